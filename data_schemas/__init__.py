@@ -1,0 +1,1 @@
+"""What lies on disk, as types. Imports nothing of ours, and never torch."""

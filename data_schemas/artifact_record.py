@@ -1,0 +1,105 @@
+"""``artifact.json``: what an artifact was made from, what it holds, and the proof that it is whole."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import FileEntry, read_json, write_json
+
+RECORD_NAME = "artifact.json"
+LOG_FOLDER = "logs"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class InputRecord:
+    """One input, as a fingerprint saw it.
+
+    Args:
+        digest: hash of the input's content.
+        location: where it lay; for people and for later stages, never hashed.
+        parts: digests of its parts (a teacher's files, say), so that a change can be named.
+    """
+
+    digest: str
+    location: str = ""
+    parts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ArtifactRecord:
+    """The commit record of an artifact, written last: a folder without it is not an artifact.
+
+    Args:
+        stage: name of the stage that made it.
+        version: that stage's version.
+        fingerprint: hash of what was asked for: stage, version, parameters and the inputs' digests.
+        digest: root hash over the outputs. Files under ``logs/`` are listed but left out of it, for they hold times.
+        params: resolved parameters, defaults included.
+        inputs: name to what it was.
+        files: every file of the artifact but this record.
+        counts: what was made, and what was dropped and why.
+        metrics: measures, flat; empty but for stages that measure.
+        uses: digests of the artifacts that it read on the way, beside its inputs.
+        created: when, in UTC, ISO 8601; not hashed.
+        environment: library versions and device; not hashed.
+    """
+
+    stage: str
+    version: int
+    fingerprint: str
+    digest: str
+    params: dict[str, Any]
+    inputs: dict[str, InputRecord]
+    files: tuple[FileEntry, ...]
+    counts: dict[str, Any]
+    metrics: dict[str, float]
+    uses: tuple[str, ...]
+    created: str
+    environment: dict[str, str]
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+    def problems(self, root: Path, *, read: bool) -> dict[str, str]:
+        """Name each file under ``root`` that is not what the record says, with what is wrong.
+
+        Args:
+            root: the artifact's folder.
+            read: compare every byte; else sizes alone.
+        """
+        found = {file.path: file.problem(root, read=read) for file in self.files}
+        return {path: problem for path, problem in found.items() if problem}
+
+    def write(self, root: Path) -> None:
+        """Write the record into the artifact's folder, as the last of its files."""
+        write_json(root / RECORD_NAME, dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, root: Path) -> "ArtifactRecord":
+        """Read the record of the artifact in folder ``root``.
+
+        Raises:
+            ProtoRKDError: there is none, or it is damaged, or it is of a newer kind.
+        """
+        path = root / RECORD_NAME
+        values = read_json(path)
+        try:
+            if values["schema_version"] > SCHEMA_VERSION:
+                raise ProtoRKDError(
+                    f"{path} must be of schema version {SCHEMA_VERSION} or older; got {values['schema_version']}. "
+                    "Use the newer protorkd that wrote it."
+                )
+            files = tuple(FileEntry(**file) for file in values.pop("files"))
+            inputs = {name: InputRecord(**entry) for name, entry in values.pop("inputs").items()}
+            uses = tuple(values.pop("uses"))
+            return cls(files=files, inputs=inputs, uses=uses, **values)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ProtoRKDError(
+                f"{path} must be an artifact's record; {error!r}. Remove {root} and run its stage again."
+            ) from error

@@ -1,0 +1,168 @@
+"""Whole files or none: the one way in which this project writes to disk, and how it hashes what is there."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_schemas.errors import ProtoRKDError
+
+PARTIAL_SUFFIX = ".partial"
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file of an artifact, as its record lists it.
+
+    Args:
+        path: relative to the artifact's folder, with forward slashes.
+        size: in bytes.
+        sha256: of the bytes, in hexadecimal.
+    """
+
+    path: str
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, root: Path, path: str) -> "FileEntry":
+        """Read ``root/path`` once and describe it."""
+        file = root / path
+        return cls(path=path, size=file.stat().st_size, sha256=hash_file(file))
+
+    def problem(self, root: Path, *, read: bool) -> str | None:
+        """Say what is wrong with the file under ``root``, or None.
+
+        Args:
+            root: the artifact's folder.
+            read: compare every byte, not the size alone.
+        """
+        file = root / self.path
+        try:
+            size = file.stat().st_size
+        except FileNotFoundError:
+            return "missing"
+        if size != self.size:
+            return f"has {size} bytes instead of {self.size}"
+        if read and hash_file(file) != self.sha256:
+            return "has other bytes than were written"
+        return None
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a whole file: temporary name beside it, fsync, rename, fsync of the folder. Makes parent folders.
+
+    Raises:
+        ProtoRKDError: the disk is full or the folder cannot be written; what stood there before still stands.
+    """
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            file.write(data)
+
+    write_atomic_by(path, write)
+
+
+def write_atomic_by(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a whole file through a library that wants a path: ``write`` gets the temporary one.
+
+    Raises:
+        ProtoRKDError: as `write_atomic`.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        fsync(partial)
+        partial.replace(path)
+        fsync(path.parent)
+    except OSError as error:
+        raise disk_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a journal and force it to disk; a torn last line is the reader's to ignore."""
+    try:
+        torn = path.exists() and path.stat().st_size > 0 and not _ends_with_newline(path)
+        with path.open("ab") as file:
+            file.write((b"\n" if torn else b"") + line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as a whole file, keys sorted, readable by eye."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, text.encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        ProtoRKDError: the file is absent or not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ProtoRKDError(f"{path} must exist; it does not.") from error
+    except ValueError as error:
+        raise ProtoRKDError(
+            f"{path} must be JSON; {error}. Remove the folder around it and run its stage again."
+        ) from error
+
+
+def fsync(path: Path) -> None:
+    """Force a file or a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def disk_error(path: Path, error: OSError) -> ProtoRKDError:
+    """Turn an operating system's refusal to write into what a user can do about it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "Free some space and run the same command again: what was whole is kept."
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        advice = "Give --store a folder that you may write to."
+    else:
+        advice = "Mend the disk or choose another --store, and run the same command again: what was whole is kept."
+    return ProtoRKDError(f"{path} must be writable; {error.strerror or error}. {advice}")
+
+
+def list_files(root: Path) -> list[str]:
+    """Every file below ``root``, relative, with forward slashes, sorted; left-overs of killed writes are passed over."""
+    return sorted(
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*")
+        if path.is_file() and not path.name.endswith(PARTIAL_SUFFIX)
+    )
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

@@ -1,0 +1,233 @@
+"""Manifests: text tables of image paths and captions, one pair a row, as users and earlier tools write them."""
+
+import csv
+from collections import Counter
+from dataclasses import dataclass
+from mmap import mmap
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_schemas.delimited import Positions, Rows, read_rows
+from data_schemas.errors import ProtoRKDError
+from data_schemas.quoting import decide_quoting
+from data_schemas.text_file import BOM, excerpt, line_end, open_text
+
+QUOTINGS = ("auto", "csv", "none")
+SCHEMA = pa.schema({"row": pa.int64(), "image": pa.large_string(), "caption": pa.large_string()})
+
+_VALUE_CHARS = 200
+_REASONS = (
+    "accepted",
+    "too few fields",
+    "too many fields",
+    "malformed quoted field",
+    "empty caption",
+    "empty image path",
+)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A row that is left out of the pairs.
+
+    Args:
+        row: the line of the file in which it begins, as an editor counts; the header is line 1.
+        reason: a short sentence, one of a fixed few.
+        value: the row as it stands in the file, cut to 200 characters.
+    """
+
+    row: int
+    reason: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The pairs of a manifest in file order, and what was left out.
+
+    Args:
+        path: the file.
+        table: one pair a row: ``row`` (int64, the line of the file), ``image`` and ``caption`` (large_string, as
+            written, byte for byte).
+        rejections: the rows that are not in the table, in file order.
+        quoting: ``csv`` or ``none``, as the file was read.
+    """
+
+    path: Path
+    table: pa.Table
+    rejections: tuple[Rejection, ...]
+    quoting: str
+
+
+def read_manifest(
+    path: Path | str,
+    *,
+    image_key: str = "filepath",
+    caption_key: str = "title",
+    separator: str = "\t",
+    quoting: str = "auto",
+    limit: int = 0,
+    max_bad_fraction: float = 0.01,
+) -> Manifest:
+    r"""Read the image-caption pairs of a text table with a header.
+
+    Images and captions stay as they are: ``NA``, ``null`` and ``12`` are captions, and no whitespace is stripped. A
+    byte-order mark, CRLF line ends and blank lines are no part of the data.
+
+    Args:
+        path: a UTF-8 file.
+        image_key: column of the image paths.
+        caption_key: column of the captions.
+        separator: one ASCII character between the fields; a backslash and a ``t`` also mean a tab.
+        quoting: ``csv`` if double quotes enclose fields, ``none`` if they are text; ``auto`` finds out from the whole
+            file.
+        limit: read the first so many good pairs only; 0 reads all.
+        max_bad_fraction: rejected rows beyond this share of the manifest stop the stage.
+
+    Raises:
+        ProtoRKDError: an argument is out of its range; the file cannot be read, is not UTF-8 text or has no rows; a
+            column is missing or named twice; the quotes contradict each other; too many rows are rejected.
+    """
+    path = Path(path)
+    separator = "\t" if separator == r"\t" else separator
+    _check_arguments(separator, quoting=quoting, limit=limit, max_bad_fraction=max_bad_fraction)
+    data = open_text(path)
+    header_end = line_end(data, 0)
+    names, header_quoted = _read_header(data[:header_end], separator, quoting=quoting, path=path)
+    image, caption = _find_columns(names, image_key=image_key, caption_key=caption_key, separator=separator, path=path)
+    if quoting == "auto" and header_quoted:
+        quoting = "csv"
+    elif quoting == "auto":
+        quoting = decide_quoting(data, start=header_end, num_columns=len(names), separator=separator, path=path)
+    pairs = _Pairs(num_columns=len(names), image=image, caption=caption, limit=limit)
+    for rows in read_rows(data, start=header_end, line=2, separator=separator, quoting=quoting):
+        pairs.add(rows)
+        if pairs.complete:
+            break
+    pairs.check(data, path, max_bad_fraction=max_bad_fraction)
+    return Manifest(path, pa.Table.from_batches(pairs.batches, SCHEMA), pairs.rejections(data), quoting)
+
+
+class _Pairs:
+    """Good pairs and rejected rows, gathered block by block.
+
+    A rejected row stays four numbers until someone wants it: a wrong file may reject millions.
+    """
+
+    def __init__(self, *, num_columns: int, image: int, caption: int, limit: int) -> None:
+        self.num_columns = num_columns
+        self.image = image
+        self.caption = caption
+        self.limit = limit
+        self.batches: list[pa.RecordBatch] = []
+        self.num_pairs = 0
+        self.num_rows = 0
+        # (rejected rows, 4): line, reason, first byte, end.
+        self.rejected: list[Positions] = []
+
+    @property
+    def complete(self) -> bool:
+        return self.num_pairs == self.limit > 0
+
+    def add(self, rows: Rows) -> None:
+        verdicts, images, captions = self._judge(rows)
+        accepted = np.flatnonzero(verdicts == 0)
+        if self.limit and self.num_pairs + len(accepted) >= self.limit:
+            accepted = accepted[: self.limit - self.num_pairs]
+            verdicts = verdicts[: accepted[-1] + 1]
+        pairs = [pa.array(rows.lines[accepted]), images[: len(accepted)], captions[: len(accepted)]]
+        self.batches.append(pa.record_batch(pairs, SCHEMA))
+        self.num_pairs += len(accepted)
+        self.num_rows += len(verdicts)
+        rejected = np.flatnonzero(verdicts)
+        self.rejected.append(np.stack([rows.lines[rejected], verdicts[rejected], *rows.spans(rejected)], axis=1))
+
+    def _judge(self, rows: Rows) -> tuple[npt.NDArray[np.int64], pa.LargeStringArray, pa.LargeStringArray]:
+        """Return an index into the reasons for each row, and the images and captions of those accepted."""
+        verdicts = np.zeros(len(rows), np.int64)
+        verdicts[rows.num_fields < self.num_columns] = 1
+        verdicts[rows.num_fields > self.num_columns] = 2
+        verdicts[rows.malformed] = 3
+        whole = np.flatnonzero(verdicts == 0)
+        images, captions = rows.column(whole, self.image), rows.column(whole, self.caption)
+        verdicts[whole[_is_blank(captions)]] = 4
+        verdicts[whole[_is_blank(images)]] = 5
+        accepted = pa.array(verdicts[whole] == 0)
+        return verdicts, images.filter(accepted), captions.filter(accepted)
+
+    def rejections(self, data: mmap, limit: int | None = None) -> tuple[Rejection, ...]:
+        rejected = np.concatenate(self.rejected)[:limit].tolist()
+        return tuple(
+            Rejection(line, _REASONS[reason], excerpt(data, start=start, end=end, chars=_VALUE_CHARS))
+            for line, reason, start, end in rejected
+        )
+
+    def check(self, data: mmap, path: Path, *, max_bad_fraction: float) -> None:
+        if self.num_rows == 0:
+            raise ProtoRKDError(f"{path} must hold rows of pairs; got only a header. Add rows below the header.")
+        num_rejected = self.num_rows - self.num_pairs
+        if self.num_pairs and num_rejected / self.num_rows <= max_bad_fraction:
+            return
+        counts = Counter(reason for block in self.rejected for reason in block[:, 1].tolist())
+        reasons = ", ".join(f"{count:,} {_REASONS[reason]}" for reason, count in counts.most_common())
+        first = "".join(f"\n  {path}:{r.row}: {r.reason}: {r.value!r}" for r in self.rejections(data, limit=3))
+        rule = f"at most a share of {max_bad_fraction:g}" if self.num_pairs else "not all"
+        raise ProtoRKDError(
+            f"Rejected rows of {path} must be {rule}; got {num_rejected:,} of {self.num_rows:,} ({reasons})."
+            f" The first:{first}\nMend the file{' or raise --max-bad-fraction' if self.num_pairs else ''}."
+        )
+
+
+def _check_arguments(separator: str, *, quoting: str, limit: int, max_bad_fraction: float) -> None:
+    if len(separator) != 1 or not separator.isascii() or separator in '"\r\n\0':
+        raise ProtoRKDError(
+            f"--separator must be one ASCII character, no quote and no line end; got {separator!r}. \\t is a tab."
+        )
+    if quoting not in QUOTINGS:
+        raise ProtoRKDError(f"--quoting must be one of {', '.join(QUOTINGS)}; got {quoting!r}. Leave it out for auto.")
+    if limit < 0:
+        raise ProtoRKDError(f"--limit must be 0 or more; got {limit}. 0 reads all pairs.")
+    if not 0 <= max_bad_fraction <= 1:
+        raise ProtoRKDError(f"--max-bad-fraction must be from 0 to 1; got {max_bad_fraction}. 0.01 is one row in 100.")
+
+
+def _read_header(line: bytes, separator: str, *, quoting: str, path: Path) -> tuple[list[str], bool]:
+    """Return the columns' names, and whether any of them is in quotes."""
+    header = line.removeprefix(BOM).decode().removesuffix("\n").removesuffix("\r")
+    plain = header.split(separator)
+    if quoting == "none" or not any(name.startswith('"') for name in plain):
+        return plain, False
+    try:
+        return next(csv.reader([header], delimiter=separator, strict=True)), True
+    except csv.Error as error:
+        raise ProtoRKDError(
+            f"Header of {path} must quote its names as csv does; got {header[:_VALUE_CHARS]!r}. "
+            "Mend it, or take quotes as text with --quoting none."
+        ) from error
+
+
+def _find_columns(names: list[str], *, image_key: str, caption_key: str, separator: str, path: Path) -> tuple[int, int]:
+    found = ", ".join(map(repr, names))
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    for flag, key in (("--image-key", image_key), ("--caption-key", caption_key)):
+        if key not in names:
+            hint = f" It has one column only: is {separator!r} the right --separator?" if len(names) == 1 else ""
+            raise ProtoRKDError(
+                f"{path} must have a column {key!r} ({flag}); got columns {found}. "
+                f"Name the right one with {flag}.{hint}"
+            )
+    if twice:
+        raise ProtoRKDError(f"Columns of {path} must have different names; got {found}. Rename one {twice[0]!r}.")
+    if image_key == caption_key:
+        raise ProtoRKDError(f"--image-key and --caption-key must name two columns; got {image_key!r} for both.")
+    return names.index(image_key), names.index(caption_key)
+
+
+def _is_blank(column: pa.LargeStringArray) -> npt.NDArray[np.bool_]:
+    blank = pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))
+    result: npt.NDArray[np.bool_] = blank.to_numpy(zero_copy_only=False)
+    return result

@@ -1,0 +1,145 @@
+"""Teacher embeddings on disk: one row a distinct caption, in a zarr v3 array sharded by rows, with checksums."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+import zarr.codecs
+from numpy.typing import NDArray
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import fsync
+
+ARRAY_NAME = "embeddings.zarr"
+SCHEMA_VERSION = 1
+_KIND = "protorkd teacher embeddings"
+_CHUNK_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows ``start`` to ``stop`` of the array, in one file.
+
+    Args:
+        path: of the file, relative to the artifact's folder.
+        start: first row.
+        stop: row after the last.
+    """
+
+    path: str
+    start: int
+    stop: int
+
+
+class TeacherEmbeddings:
+    """The array of an artifact, written and read by whole shards.
+
+    zarr reads a missing shard as fill values and does not force anything to disk: which shards are whole is for the
+    artifact's journal and record to say. Each inner chunk ends in a CRC-32C, so altered bytes fail to read.
+
+    Shapes:
+        array: (rows, dim), float16 or float32; row k belongs to the caption of row k.
+    """
+
+    def __init__(self, root: Path, array: "zarr.Array[Any]") -> None:
+        self._root = root
+        self._array = array
+
+    @classmethod
+    def create(cls, root: Path, *, rows: int, dim: int, dtype: str, shard_rows: int) -> "TeacherEmbeddings":
+        """Write the array's metadata into the folder ``root``; shard files that lie there stay.
+
+        Args:
+            root: the artifact's folder.
+            rows: number of distinct captions.
+            dim: width of an embedding.
+            dtype: "float16" or "float32".
+            shard_rows: rows in one shard file, a multiple of 256.
+        """
+        path = root / ARRAY_NAME
+        (path / "zarr.json").unlink(missing_ok=True)
+        array = zarr.create_array(
+            path,
+            shape=(rows, dim),
+            dtype=dtype,
+            chunks=(_CHUNK_ROWS, dim),
+            shards=(shard_rows, dim),
+            compressors=[zarr.codecs.Crc32cCodec()],
+            fill_value=float("nan"),
+            attributes={"kind": _KIND, "schema_version": SCHEMA_VERSION},
+        )
+        fsync(path / "zarr.json")
+        return cls(root, array)
+
+    @classmethod
+    def open(cls, root: Path) -> "TeacherEmbeddings":
+        """Open the array of the artifact in folder ``root`` for reading.
+
+        Raises:
+            ProtoRKDError: there is none, it is something else, or a shard is missing or empty.
+        """
+        path = root / ARRAY_NAME
+        try:
+            array = zarr.open_array(path, mode="r")
+        except Exception as error:  # zarr raises many kinds
+            raise ProtoRKDError(f"{path} must be a zarr array; {error}. Run encode-teacher again.") from error
+        if array.attrs.get("kind") != _KIND or array.ndim != 2:
+            raise ProtoRKDError(f"{path} must hold {_KIND}; got {dict(array.attrs)}.")
+        embeddings = cls(root, array)
+        for shard in embeddings.shards():
+            file = root / shard.path
+            if not file.is_file() or not file.stat().st_size:
+                raise ProtoRKDError(f"{file} must hold rows {shard.start} to {shard.stop}; it is missing or empty.")
+        return embeddings
+
+    @property
+    def rows(self) -> int:
+        """Number of distinct captions."""
+        return int(self._array.shape[0])
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return int(self._array.shape[1])
+
+    @property
+    def dtype(self) -> "np.dtype[Any]":
+        """Of the stored numbers."""
+        return np.dtype(self._array.dtype)
+
+    def shards(self) -> Iterator[Shard]:
+        """All shards, in row order."""
+        shard_rows = (self._array.shards or self._array.chunks)[0]
+        for number, start in enumerate(range(0, self.rows, shard_rows)):
+            path = f"{ARRAY_NAME}/c/{number}/0"
+            yield Shard(path=path, start=start, stop=min(start + shard_rows, self.rows))
+
+    def write(self, shard: Shard, values: NDArray[Any]) -> None:
+        """Write one whole shard and force it to disk.
+
+        Shapes:
+            values: (stop - start, dim), the array's dtype, finite.
+        """
+        self._array[shard.start : shard.stop] = values
+        path = self._root / shard.path
+        fsync(path)
+        fsync(path.parent)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Read rows ``start`` to ``stop``.
+
+        Raises:
+            ProtoRKDError: the bytes do not pass their checksum.
+
+        Shapes:
+            returns: (stop - start, dim), the array's dtype.
+        """
+        try:
+            values: NDArray[Any] = np.asarray(self._array[start:stop])
+        except ValueError as error:
+            path = self._root / ARRAY_NAME
+            raise ProtoRKDError(f"{path} must be as it was written; rows {start} to {stop}: {error}.") from error
+        return values

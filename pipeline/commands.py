@@ -1,0 +1,259 @@
+"""Click commands made from stages, and the commands about artifacts: status, why, verify, gc."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from data_schemas.artifact_record import RECORD_NAME
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import list_files
+from pipeline.draft import JOURNAL_NAME, digests_in_use, is_held
+from pipeline.fingerprint import digest_of_files, fingerprint
+from pipeline.log import show_log
+from pipeline.options import click_options, take
+from pipeline.runner import Outcome, context_of, plan_stage, run_stage
+from pipeline.stage import Stage
+from pipeline.store import DRAFT_PREFIX, Artifact, Store
+
+AnyStage = Stage[Any, Any, Any]
+
+
+def store_option() -> click.Option:
+    """``--store``, the same for every command."""
+    return click.Option(
+        ["--store"],
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("store"),
+        show_default=True,
+        envvar="PROTORKD_STORE",
+        show_envvar=True,
+        help="Folder of all artifacts.",
+    )
+
+
+def stage_command(stage: AnyStage) -> click.Command:
+    """Make a stage's subcommand from its declaration."""
+
+    def run(store: Path, force: bool, as_json: bool, **values: Any) -> None:
+        show_log()
+        outcome = run_stage(stage, **_options(stage, values), context=context_of(Store(store), force=force))
+        if as_json:
+            click.echo(json.dumps(outcome.as_json(), ensure_ascii=False))
+        else:
+            show_outcome(outcome)
+
+    force = click.Option(["--force"], is_flag=True, help="Run again though the artifact is there.")
+    as_json = click.Option(["--json", "as_json"], is_flag=True, help="Print the outcome as one JSON object on stdout.")
+    return _command(stage, run, [store_option(), force, as_json])
+
+
+def why_command(stage: AnyStage) -> click.Command:
+    """Make the command that says, without running it, whether a stage would run and because of which field."""
+
+    def why(store: Path, **values: Any) -> None:
+        options = _options(stage, values)
+        options.pop("runtime")
+        plan = plan_stage(stage, **options, context=context_of(Store(store)))
+        if plan.artifact is not None:
+            click.echo(f"{stage.name} would not run: unchanged, {plan.artifact.path} has it.")
+            return
+        click.echo(f"{stage.name} would run as {plan.fingerprint[:12]}: {plan.reason()}")
+
+    return _command(stage, why, [store_option()])
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """Print what a stage made, for people."""
+    record = outcome.artifact.record
+    for name, value in record.counts.items():
+        click.echo(f"  {name.replace('_', ' '):<32} {_brief(value)}")
+    for name, value in record.metrics.items():
+        click.echo(f"  {name:<48} {value:8.2f}")
+    click.echo(f"{record.stage} {outcome.status}: {outcome.artifact.path}")
+
+
+@click.command(params=[store_option()])
+def status(store: Path) -> None:
+    """List the artifacts: what exists, from what, how big."""
+    opened = Store(store)
+    artifacts = opened.artifacts()
+    names = {artifact.record.digest: artifact.name for artifact in artifacts}
+    if not artifacts:
+        click.echo(f"{store} holds no artifacts.")
+    for artifact in artifacts:
+        record = artifact.record
+        sources = [
+            names.get(entry.digest) or f"{name} {entry.location or entry.digest[:12]}"
+            for name, entry in record.inputs.items()
+        ]
+        damage = record.problems(artifact.path, read=False)
+        state = f"  NOT WHOLE: {', '.join(damage)}" if damage else ""
+        click.echo(
+            f"{artifact.name}  {human_size(record.size)}  {record.created[:19]}  from {'; '.join(sources)}{state}"
+        )
+    for path in opened.leftovers():
+        click.echo(
+            f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}  {_leftover_state(opened, path)}"
+        )
+
+
+@click.command(params=[store_option()])
+@click.argument("references", nargs=-1)
+def verify(store: Path, references: tuple[str, ...]) -> None:
+    """Read every byte of the artifacts again and prove that they are what their records say.
+
+    REFERENCES are fingerprints or their beginnings; without any, all artifacts are read.
+    """
+    chosen = _chosen(Store(store), references)
+    num_bad = 0
+    for artifact in chosen:
+        problems = artifact_problems(artifact)
+        num_bad += bool(problems)
+        click.echo(f"{artifact.name}: {'whole' if not problems else 'NOT WHOLE'}")
+        for path, problem in problems.items():
+            click.echo(f"  {artifact.path / path}: {problem}")
+    if num_bad:
+        raise ProtoRKDError(
+            f"Every artifact must be as it was written; {num_bad} of {len(chosen)} are not. "
+            "Run their stages again with the same options: what is not whole is made anew."
+        )
+
+
+@click.command(params=[store_option()])
+@click.option(
+    "--drop", multiple=True, metavar="REF", help="Also remove this artifact, by fingerprint or its beginning."
+)
+@click.option("--yes", is_flag=True, help="Remove without asking.")
+@click.pass_context
+def gc(context: click.Context, store: Path, drop: tuple[str, ...], yes: bool) -> None:
+    """Remove what nothing refers to, after showing it with its size.
+
+    That is: what killed runs left, and artifacts that no student or report was made from and that are not the newest
+    of their stage. Students and reports stay until they are named by --drop.
+    """
+    opened = Store(store)
+    paths = garbage(
+        opened, kept_stages=context.obj, drop=[found.path for found in _chosen(opened, drop)] if drop else []
+    )
+    for path in paths:
+        click.echo(f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}")
+    if not paths:
+        click.echo("Nothing to remove.")
+        return
+    total = human_size(sum(map(_size, paths)))
+    if not yes and not click.confirm(f"Remove these {len(paths)} ({total})?"):
+        click.echo("Nothing removed.")
+        return
+    for path in paths:
+        opened.remove(path)
+    click.echo(f"Removed {len(paths)} ({total}).")
+
+
+def garbage(store: Store, *, kept_stages: Sequence[str], drop: Sequence[Path] = ()) -> list[Path]:
+    """Find the folders that ``gc`` removes.
+
+    Args:
+        store: where.
+        kept_stages: stages whose artifacts stay though nothing refers to them.
+        drop: artifacts to remove even so.
+
+    Raises:
+        ProtoRKDError: something that stays was made from an artifact to be dropped.
+    """
+    artifacts = store.artifacts()
+    newest = {artifact.record.stage: artifact.path for artifact in artifacts}
+    roots = [
+        artifact
+        for artifact in artifacts
+        if artifact.path not in drop
+        and (artifact.record.stage in kept_stages or newest[artifact.record.stage] == artifact.path)
+    ]
+    live = digests_in_use(store)
+    queue = list(roots)
+    for artifact in queue:  # grows while it is walked
+        wanted = {entry.digest for entry in artifact.record.inputs.values()} | set(artifact.record.uses)
+        queue += [other for other in artifacts if other.record.digest in wanted - live]
+        live |= wanted
+    live |= {artifact.record.digest for artifact in roots}
+    for artifact in artifacts:
+        if artifact.path in drop and artifact.record.digest in live:
+            raise ProtoRKDError(
+                f"--drop must name an artifact that nothing was made from; got {artifact.name}. "
+                "Drop what was made from it as well."
+            )
+    unheld = [path for path in store.leftovers() if not _is_live(store, path)]
+    return unheld + [artifact.path for artifact in artifacts if artifact.record.digest not in live]
+
+
+def artifact_problems(artifact: Artifact) -> dict[str, str]:
+    """Read an artifact whole; name each file that is not as written, and what the record itself gets wrong."""
+    record = artifact.record
+    problems = record.problems(artifact.path, read=True)
+    known = {file.path for file in record.files} | {RECORD_NAME, JOURNAL_NAME}
+    problems |= {path: "is not in the record" for path in list_files(artifact.path) if path not in known}
+    digested = [file for file in record.files if not file.path.startswith("logs/")]
+    inputs = {name: entry.digest for name, entry in record.inputs.items()}
+    if digest_of_files(digested) != record.digest:
+        problems[RECORD_NAME] = "its digest does not follow from its files"
+    elif fingerprint(record.stage, record.version, record.params, inputs) != record.fingerprint:
+        problems[RECORD_NAME] = "its fingerprint does not follow from its parameters and inputs"
+    return problems
+
+
+def human_size(size: float) -> str:
+    """Bytes as people read them: 12.3 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _command(stage: AnyStage, callback: Callable[..., None], common: list[click.Option]) -> click.Command:
+    own = [option for kind in (stage.inputs, stage.params, stage.runtime) for option in click_options(kind)]
+    return click.Command(stage.name, callback=callback, params=[*own, *common], help=stage.summary)
+
+
+def _options(stage: AnyStage, values: dict[str, Any]) -> dict[str, Any]:
+    kinds = {"params": stage.params, "inputs": stage.inputs, "runtime": stage.runtime}
+    return {name: take(kind, values) for name, kind in kinds.items()}
+
+
+def _chosen(store: Store, references: Sequence[str]) -> list[Artifact]:
+    known = store.artifacts()
+    if not references:
+        return known
+    chosen = []
+    for reference in references:
+        fitting = [artifact for artifact in known if artifact.record.fingerprint.startswith(reference)]
+        if len(fitting) != 1:
+            names = ", ".join(artifact.name for artifact in (fitting or known)) or "none"
+            raise ProtoRKDError(
+                f"A reference must fit exactly one artifact in {store.root}; got {reference!r}. Known: {names}."
+            )
+        chosen += fitting
+    return chosen
+
+
+def _leftover_name(path: Path) -> str:
+    prefix, _, name = path.name.rpartition("-")
+    return f"{name[:12]}{' (unfinished)' if prefix or not (path / RECORD_NAME).exists() else ''}"
+
+
+def _leftover_state(store: Store, path: Path) -> str:
+    return "in the making" if _is_live(store, path) else "left by a killed run; the same command goes on from it"
+
+
+def _is_live(store: Store, path: Path) -> bool:
+    return is_held(store, path.parent.name, path.name.removeprefix(DRAFT_PREFIX))
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _brief(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)

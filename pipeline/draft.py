@@ -1,0 +1,221 @@
+"""An artifact in the making: a locked folder with a journal of what is whole, renamed into place when all is."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import filelock
+
+from data_schemas.artifact_record import LOG_FOLDER, RECORD_NAME, ArtifactRecord
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import FileEntry, append_line, disk_error, fsync, list_files, read_json, write_json
+from pipeline.fingerprint import digest_of_files
+from pipeline.log import log
+from pipeline.store import HOLDER_PREFIX, LOCK_PREFIX, OLD_PREFIX, Store
+
+JOURNAL_NAME = "journal.jsonl"
+STATE_FOLDER = "state"
+
+
+class Draft:
+    """The folder that a stage writes into. Made by `open_draft`, which holds the lock.
+
+    What a stage has written whole it says with `adopt`; after a kill, `is_whole` tells which of these still stand.
+
+    Args:
+        path: the folder.
+        resumed: whether an earlier run left something here.
+    """
+
+    def __init__(self, path: Path, *, resumed: bool) -> None:
+        self.path = path
+        self.resumed = resumed
+        self._entries = _read_journal(path / JOURNAL_NAME)
+
+    @property
+    def state(self) -> Path:
+        """Folder for what only a resume needs; it does not become part of the artifact."""
+        return self.path / STATE_FOLDER
+
+    @property
+    def logs(self) -> Path:
+        """Folder for what holds times; it becomes part of the artifact, not of its digest."""
+        return self.path / LOG_FOLDER
+
+    def adopt(self, path: str) -> None:
+        """Note in the journal that the file ``path``, relative to the draft, is whole."""
+        entry = FileEntry.of(self.path, path)
+        append_line(self.path / JOURNAL_NAME, json.dumps(asdict(entry), sort_keys=True))
+        self._entries[path] = entry
+
+    def is_whole(self, path: str) -> bool:
+        """Whether the file was adopted and still has the same bytes."""
+        entry = self._entries.get(path)
+        return entry is not None and entry.problem(self.path, read=True) is None
+
+    def clear(self) -> None:
+        """Start from nothing."""
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True)
+        self._entries = {}
+        self.resumed = False
+
+    def seal(self, record: ArtifactRecord) -> ArtifactRecord:
+        """Complete ``record`` with the files and their digest, and write it as the last file of the folder."""
+        entries = []
+        for path in list_files(self.path):
+            if path in (RECORD_NAME, JOURNAL_NAME) or path.startswith(f"{STATE_FOLDER}/"):
+                continue
+            known = self._entries.get(path)
+            entries.append(
+                known if known and not known.problem(self.path, read=False) else FileEntry.of(self.path, path)
+            )
+            fsync(self.path / path)
+        for folder in {(self.path / entry.path).parent for entry in entries}:
+            fsync(folder)
+        digested = [entry for entry in entries if not entry.path.startswith(f"{LOG_FOLDER}/")]
+        sealed = replace(record, files=tuple(entries), digest=digest_of_files(digested))
+        sealed.write(self.path)
+        return sealed
+
+
+@contextlib.contextmanager
+def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = ()) -> Iterator[None]:
+    """Hold the lock of one piece of work; wait for whoever holds it, and say who that is.
+
+    Args:
+        store: where.
+        stage: whose.
+        fingerprint: of the request.
+        uses: digests of the artifacts that the work reads, so that ``gc`` leaves them alone meanwhile.
+    """
+    folder = store.root / stage
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / f"{LOCK_PREFIX}{fingerprint}")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            log.info("%s: waiting for %s, which does the same work", stage, holder(store, stage, fingerprint))
+            lock.acquire()
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    holder_path = folder / f"{HOLDER_PREFIX}{fingerprint}"
+    try:
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S")}
+        write_json(holder_path, {**who, "uses": list(uses)})
+        yield
+    finally:
+        holder_path.unlink(missing_ok=True)
+        lock.release()
+
+
+def holder(store: Store, stage: str, fingerprint: str) -> str:
+    """Who holds the lock, for a message."""
+    try:
+        who = read_json(store.root / stage / f"{HOLDER_PREFIX}{fingerprint}")
+        return f"process {who['pid']} on {who['host']} (since {who['since']})"
+    except (ProtoRKDError, KeyError, TypeError):
+        return "another process"
+
+
+def digests_in_use(store: Store) -> set[str]:
+    """Digests of the artifacts that live processes read."""
+    used: set[str] = set()
+    for path in store.root.glob(f"*/{HOLDER_PREFIX}*"):
+        if is_held(store, path.parent.name, path.name.removeprefix(HOLDER_PREFIX)):
+            with contextlib.suppress(ProtoRKDError, KeyError, TypeError):
+                used |= set(read_json(path)["uses"])
+    return used
+
+
+def is_held(store: Store, stage: str, fingerprint: str) -> bool:
+    """Whether a live process holds the lock of this work."""
+    path = store.root / stage / f"{LOCK_PREFIX}{fingerprint}"
+    if not path.exists():
+        return False
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def open_draft(store: Store, stage: str, fingerprint: str, *, fresh: bool = False) -> Draft:
+    """Open the draft of work whose lock is held; a damaged artifact becomes its draft, so that its good files serve.
+
+    Args:
+        store: where.
+        stage: whose.
+        fingerprint: of the request.
+        fresh: take over nothing; an artifact that stands there stands until the new one is whole.
+    """
+    path = store.draft_folder(stage, fingerprint)
+    final = store.folder(stage, fingerprint)
+    if fresh and path.exists():
+        store.remove(path)
+    elif not fresh and final.exists():
+        _demote(final, path)
+    resumed = path.is_dir() and any(path.iterdir())
+    path.mkdir(parents=True, exist_ok=True)
+    return Draft(path, resumed=resumed)
+
+
+def commit(store: Store, draft: Draft, record: ArtifactRecord) -> ArtifactRecord:
+    """Put a finished draft in its place; an artifact that stands there is replaced."""
+    try:
+        sealed = draft.seal(record)
+        publish(store, draft.path, sealed)
+    except OSError as error:
+        raise disk_error(draft.path, error) from error
+    return sealed
+
+
+def publish(store: Store, draft_path: Path, record: ArtifactRecord) -> None:
+    """Rename a sealed draft into its place, without what only a resume needs."""
+    shutil.rmtree(draft_path / STATE_FOLDER, ignore_errors=True)
+    final = store.folder(record.stage, record.fingerprint)
+    old = final.with_name(f"{OLD_PREFIX}{final.name}")
+    if old.exists():
+        shutil.rmtree(old)
+    if final.exists():
+        final.rename(old)
+    draft_path.rename(final)
+    fsync(final.parent)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def _demote(final: Path, draft_path: Path) -> None:
+    """Turn a damaged artifact back into a draft; its journal, or else its record, tells what was whole."""
+    if draft_path.exists():
+        shutil.rmtree(draft_path)
+    if not (final / JOURNAL_NAME).exists():
+        with contextlib.suppress(ProtoRKDError):
+            for entry in ArtifactRecord.read(final).files:
+                append_line(final / JOURNAL_NAME, json.dumps(asdict(entry), sort_keys=True))
+    (final / RECORD_NAME).unlink(missing_ok=True)
+    final.rename(draft_path)
+    fsync(final.parent)
+
+
+def _read_journal(path: Path) -> dict[str, FileEntry]:
+    """Last entry of each file; a line that a kill has torn counts for nothing."""
+    entries: dict[str, FileEntry] = {}
+    if path.exists():
+        for line in path.read_bytes().splitlines():
+            try:
+                entry = FileEntry(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            entries[entry.path] = entry
+    return entries

@@ -1,0 +1,65 @@
+"""Fingerprints: what a run was asked to do, as a hash. Digests: what it wrote, as a hash."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import FileEntry
+
+FINGERPRINT_LENGTH = 32
+
+
+def canonical(value: Any) -> Any:
+    """Reduce a value to the one JSON form that is hashed.
+
+    Raises:
+        ProtoRKDError: the value has no canonical form (a path, a set, a NaN, an object).
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+    elif isinstance(value, Mapping):
+        if all(isinstance(key, str) for key in value):
+            return {key: canonical(value[key]) for key in sorted(value)}
+    elif isinstance(value, list | tuple):
+        return [canonical(item) for item in value]
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: canonical(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    raise ProtoRKDError(f"A parameter must be text, a finite number, a flag or a list of these; got {value!r}.")
+
+
+def canonical_json(value: Any) -> bytes:
+    """Encode the canonical form: sorted keys, no spaces, UTF-8."""
+    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def hash_json(value: Any) -> str:
+    """SHA-256 of the canonical JSON, in hexadecimal."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def fingerprint(stage: str, version: int, params: Any, inputs: Mapping[str, str]) -> str:
+    """Name a run by what it was asked to do.
+
+    Args:
+        stage: the stage's name.
+        version: the stage's version; raised when the same parameters come to mean other output.
+        params: the resolved parameters, defaults included; a dataclass or a mapping.
+        inputs: name of each input to its digest.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    identity = {"stage": stage, "version": version, "params": canonical(params), "inputs": dict(inputs)}
+    return hash_json(identity)[:FINGERPRINT_LENGTH]
+
+
+def digest_of_files(files: Iterable[FileEntry]) -> str:
+    """Root hash over paths, sizes and bytes of an artifact's files, in any order of arrival."""
+    return hash_json([[file.path, file.size, file.sha256] for file in sorted(files, key=lambda file: file.path)])

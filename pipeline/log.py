@@ -1,0 +1,24 @@
+"""The log: one line when a stage starts, skips and ends, on stderr."""
+
+import logging
+import sys
+
+log = logging.getLogger("protorkd")
+
+
+class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to whatever ``sys.stderr`` is at that moment, so that a captured stderr receives it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def show_log() -> None:
+    """Send the log's lines to stderr; calling it again changes nothing."""
+    if not log.handlers:
+        handler = _StderrHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False

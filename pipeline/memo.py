@@ -1,0 +1,121 @@
+"""Digests of files outside the store, remembered for as long as the files stay as they were."""
+
+import contextlib
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import disk_error, hash_file
+
+_SETTLED_S = 2.0
+_BATCH = 2048
+
+
+class FileDigests:
+    """SHA-256 of files by content, read once: a file with the same size, times and inode is not read again.
+
+    As in git's index, a file that was changed less than two seconds ago is hashed but not remembered, because its
+    next change might not move its time stamp.
+
+    Args:
+        database: where the memory lies; None keeps none.
+    """
+
+    def __init__(self, database: Path | None) -> None:
+        self._database = database
+
+    def digest(self, path: Path) -> str:
+        """SHA-256 of one file.
+
+        Raises:
+            ProtoRKDError: the file cannot be read.
+        """
+        [digest] = self.digests([path])
+        if digest is None:
+            raise ProtoRKDError(f"{path} must be a readable file; it is missing or closed to you.")
+        return digest
+
+    def digests(self, paths: Sequence[Path]) -> list[str | None]:
+        """SHA-256 of each file, in order; None where it is missing or unreadable."""
+        found: list[str | None] = []
+        with self._open() as memory, ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            for start in range(0, len(paths), _BATCH):
+                found += _batch(memory, pool, paths[start : start + _BATCH])
+        return found
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection | None]:
+        if self._database is None:
+            yield None
+            return
+        try:
+            self._database.parent.mkdir(parents=True, exist_ok=True)
+            memory = sqlite3.connect(self._database, timeout=60)
+            memory.execute(
+                "CREATE TABLE IF NOT EXISTS digests (key BLOB PRIMARY KEY, sha256 TEXT NOT NULL) WITHOUT ROWID"
+            )
+        except OSError as error:
+            raise disk_error(self._database, error) from error
+        except sqlite3.Error as error:
+            raise ProtoRKDError(
+                f"{self._database} must be writable; {error}. Remove it, or choose another --store."
+            ) from error
+        with contextlib.closing(memory):
+            try:
+                yield memory
+            except sqlite3.Error as error:
+                raise ProtoRKDError(f"{self._database} must be sound; {error}. Remove it: it is made anew.") from error
+
+
+def _batch(memory: sqlite3.Connection | None, pool: ThreadPoolExecutor, paths: Sequence[Path]) -> list[str | None]:
+    keys = list(pool.map(_key, paths))
+    known = _recall(memory, [key for key in keys if key is not None])
+    missing = [index for index, key in enumerate(keys) if key is not None and key not in known]
+    read = dict(zip(missing, pool.map(_hash_or_none, [paths[index] for index in missing]), strict=True))
+    newest = time.time_ns() - int(_SETTLED_S * 1e9)
+    if memory is not None and read:
+        rows = [(keys[i], digest) for i, digest in read.items() if digest and _changed_ns(paths[i]) < newest]
+        with contextlib.suppress(sqlite3.Error), memory:
+            memory.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", rows)
+    return [None if key is None else known.get(key) or read.get(index) for index, key in enumerate(keys)]
+
+
+def _recall(memory: sqlite3.Connection | None, keys: Sequence[bytes]) -> dict[bytes, str]:
+    if memory is None or not keys:
+        return {}
+    known: dict[bytes, str] = {}
+    for start in range(0, len(keys), 500):
+        some = keys[start : start + 500]
+        marks = ",".join("?" * len(some))
+        known.update(memory.execute(f"SELECT key, sha256 FROM digests WHERE key IN ({marks})", some))  # noqa: S608
+    return known
+
+
+def _key(path: Path) -> bytes | None:
+    """Hash of all that changes when a file's bytes do: place, inode, size and both times."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    facts = (os.path.abspath(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # noqa: PTH100
+    return hashlib.sha256(repr(facts).encode()).digest()[:16]
+
+
+def _changed_ns(path: Path) -> int:
+    try:
+        stat = path.stat()
+    except OSError:
+        return time.time_ns()
+    return max(stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+def _hash_or_none(path: Path) -> str | None:
+    try:
+        return hash_file(path)
+    except OSError:
+        return None

@@ -1,0 +1,216 @@
+"""Runs a stage once for each distinct request: reuse, explain, draft, resume, commit."""
+
+import dataclasses
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord, InputRecord
+from data_schemas.errors import ProtoRKDError
+from pipeline.draft import commit, locked, open_draft, publish
+from pipeline.explain import Difference, nearest
+from pipeline.fingerprint import canonical, fingerprint
+from pipeline.log import log
+from pipeline.memo import FileDigests
+from pipeline.stage import Context, Input, Stage
+from pipeline.store import MEMO_NAME, Artifact, Store
+
+_LIBRARIES = ("torch", "torchvision", "sentence-transformers", "zarr", "pyarrow", "numpy")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of a stage came to.
+
+    Args:
+        artifact: the artifact, made now or before.
+        status: "created" or "unchanged".
+        seconds: how long the call took.
+    """
+
+    artifact: Artifact
+    status: str
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        record = self.artifact.record
+        return {
+            "stage": record.stage,
+            "fingerprint": record.fingerprint,
+            "digest": record.digest,
+            "path": str(self.artifact.path),
+            "status": self.status,
+            "seconds": round(self.seconds, 3),
+            "counts": record.counts,
+            **({"metrics": record.metrics} if record.metrics else {}),
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call of a stage would do.
+
+    Args:
+        fingerprint: of the request.
+        inputs: identified by content.
+        artifact: the intact artifact that answers the request, or None.
+        damage: files that keep an artifact from being intact, with what is wrong.
+        earlier: the nearest earlier run, or None.
+        differences: what differs from it.
+    """
+
+    fingerprint: str
+    inputs: Mapping[str, Input]
+    artifact: Artifact | None
+    damage: Mapping[str, str]
+    earlier: ArtifactRecord | None
+    differences: list[Difference]
+
+    def reason(self) -> str:
+        """Why the stage runs, in one line."""
+        if self.damage:
+            path, problem = next(iter(self.damage.items()))
+            return f"{len(self.damage)} file(s) of the artifact are not whole, first {path}: {problem}"
+        if self.earlier is None:
+            return "nothing like it in the store"
+        changed = "; ".join(map(str, self.differences)) or "nothing differs"
+        return f"against {self.earlier.fingerprint[:12]}: {changed}"
+
+
+def context_of(store: Store, *, force: bool = False) -> Context:
+    """Put together what a stage is given beside its options."""
+    return Context(store=store, file_digests=FileDigests(store.root / MEMO_NAME), force=force)
+
+
+def plan_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, context: Context) -> Plan:
+    """Find out, without doing any work, whether a stage would run and why.
+
+    Raises:
+        ProtoRKDError: an input is missing or cannot be read.
+    """
+    found = stage.identify(inputs, params, context)
+    digests = {name: entry.digest for name, entry in found.items()}
+    request = fingerprint(stage.name, stage.version, params, digests)
+    artifact, damage = _intact(context.store, stage.name, request)
+    if artifact is not None:
+        return Plan(request, found, artifact, {}, None, [])
+    records = [artifact.record for artifact in context.store.artifacts(stage.name)]
+    near = None if damage else nearest(records, version=stage.version, params=params, inputs=found)
+    earlier, differing = near or (None, [])
+    return Plan(request, found, None, damage, earlier, differing)
+
+
+def run_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime: Any, context: Context) -> Outcome:
+    """Make the artifact that is asked for, or find it made.
+
+    Args:
+        stage: its declaration.
+        params: what changes the output.
+        inputs: where the inputs lie.
+        runtime: what changes only how fast or where it runs.
+        context: the store; ``force`` makes the artifact anew though it is there.
+
+    Raises:
+        ProtoRKDError: something that the user can mend. Whatever was whole by then serves the next run.
+    """
+    start = time.monotonic()
+    plan = plan_stage(stage, params=params, inputs=inputs, context=context)
+    if plan.artifact is not None and not context.force:
+        return _unchanged(plan.artifact, plan.inputs, start)
+    log.info("%s: making %s (%s)", stage.name, plan.fingerprint[:12], "forced" if context.force else plan.reason())
+    uses = [entry.digest for entry in plan.inputs.values()]
+    with locked(context.store, stage.name, plan.fingerprint, uses=uses):
+        if not context.force:
+            artifact, _ = _intact(context.store, stage.name, plan.fingerprint)
+            artifact = artifact or _publish_sealed(context.store, stage.name, plan.fingerprint)
+            if artifact is not None:
+                return _unchanged(artifact, plan.inputs, start)
+        record = _make(stage, params, plan, runtime, context)
+    artifact = Artifact(path=context.store.folder(stage.name, plan.fingerprint), record=record)
+    seconds = time.monotonic() - start
+    log.info("%s: made %s, digest %s, in %.1f s", stage.name, artifact.path, record.digest[:12], seconds)
+    return Outcome(artifact=artifact, status="created", seconds=seconds)
+
+
+def _make(stage: Stage[Any, Any, Any], params: Any, plan: Plan, runtime: Any, context: Context) -> ArtifactRecord:
+    draft = open_draft(context.store, stage.name, plan.fingerprint, fresh=context.force)
+    if draft.resumed:
+        log.info("%s: going on from what an earlier run left", stage.name)
+    result = stage.run(params, plan.inputs, draft, runtime, context)
+    record = ArtifactRecord(
+        stage=stage.name,
+        version=stage.version,
+        fingerprint=plan.fingerprint,
+        digest="",
+        params=canonical(params),
+        inputs={
+            name: InputRecord(digest=entry.digest, location=entry.location, parts=dict(entry.parts))
+            for name, entry in plan.inputs.items()
+        },
+        files=(),
+        counts=dict(result.counts),
+        metrics=dict(result.metrics),
+        uses=result.uses,
+        created=datetime.now(UTC).isoformat(timespec="microseconds"),
+        environment={**_environment(), **result.environment},
+    )
+    return commit(context.store, draft, record)
+
+
+def _intact(store: Store, stage: str, request: str) -> tuple[Artifact | None, Mapping[str, str]]:
+    try:
+        artifact = store.find(stage, request)
+    except ProtoRKDError:
+        return None, {RECORD_NAME: "cannot be read"}
+    if artifact is None:
+        return None, {}
+    damage = artifact.record.problems(artifact.path, read=False)
+    return (None, damage) if damage else (artifact, {})
+
+
+def _publish_sealed(store: Store, stage: str, request: str) -> Artifact | None:
+    """Finish a commit that was killed between its record and its rename."""
+    draft_path = store.draft_folder(stage, request)
+    if not (draft_path / RECORD_NAME).is_file():
+        return None
+    try:
+        record = ArtifactRecord.read(draft_path)
+    except ProtoRKDError:
+        return None
+    if record.problems(draft_path, read=True):
+        (draft_path / RECORD_NAME).unlink()
+        return None
+    publish(store, draft_path, record)
+    return store.find(stage, request)
+
+
+def _unchanged(artifact: Artifact, inputs: Mapping[str, Input], start: float) -> Outcome:
+    """Take the artifact as it is; where an input has moved, the record learns its new place."""
+    record = artifact.record
+    moved = {
+        name: dataclasses.replace(record.inputs[name], location=entry.location)
+        for name, entry in inputs.items()
+        if record.inputs[name].location != entry.location
+    }
+    if moved:
+        record = dataclasses.replace(record, inputs={**record.inputs, **moved})
+        record.write(artifact.path)
+        artifact = dataclasses.replace(artifact, record=record)
+    log.info("%s: unchanged, using %s", record.stage, artifact.path)
+    return Outcome(artifact=artifact, status="unchanged", seconds=time.monotonic() - start)
+
+
+def _environment() -> dict[str, str]:
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    return {"python": platform.python_version(), "platform": sys.platform, **versions}

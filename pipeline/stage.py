@@ -1,0 +1,89 @@
+"""What a stage is: three dataclasses of options, how its inputs are identified, and its function."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from pipeline.draft import Draft
+from pipeline.memo import FileDigests
+from pipeline.store import Store
+
+P = TypeVar("P")
+I = TypeVar("I")  # noqa: E741 - params, inputs, runtime
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input, identified by its content.
+
+    Args:
+        digest: hash of the content; this alone is hashed into the fingerprint.
+        location: where it lies, for people and for later stages.
+        parts: digests of its parts, so that a change can be named.
+        value: the opened thing, for the stage's function.
+    """
+
+    digest: str
+    location: str = ""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage is given beside its options.
+
+    Args:
+        store: for reading other artifacts and for artifacts of its own that it makes on the way.
+        file_digests: content hashes of files outside the store.
+        force: make everything anew; take over nothing from earlier artifacts.
+    """
+
+    store: Store
+    file_digests: FileDigests
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage's function tells about its work.
+
+    Args:
+        counts: what was made, and what was dropped and why.
+        metrics: measures, flat.
+        uses: digests of the artifacts that it read or made on the way, beside its inputs.
+        environment: what the run found, such as the device; kept in the record, never hashed.
+    """
+
+    counts: Mapping[str, Any]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    uses: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage(Generic[P, I, R]):
+    """A declaration: the command line, the fingerprint and the runner all read it.
+
+    Args:
+        name: of the subcommand, and of the folder in the store.
+        version: raised when the same parameters come to mean other output.
+        summary: one sentence for ``--help``.
+        params: dataclass of what changes the output; hashed.
+        inputs: dataclass of where the inputs lie; hashed by content.
+        runtime: dataclass of what changes only how fast or where it runs; not hashed.
+        identify: finds the inputs and hashes their content. Runs on every call, so it must be quick and without torch.
+        run: does the work: writes into the draft, says what it did.
+        keep: whether ``gc`` keeps its artifacts though nothing refers to them.
+    """
+
+    name: str
+    version: int
+    summary: str
+    params: type[P]
+    inputs: type[I]
+    runtime: type[R]
+    identify: Callable[[I, P, Context], Mapping[str, Input]]
+    run: Callable[[P, Mapping[str, Input], Draft, R, Context], Result]
+    keep: bool = False

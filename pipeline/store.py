@@ -1,0 +1,148 @@
+"""The artifact store: ``<store>/<stage>/<fingerprint>/``, each artifact absent or complete."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import fsync
+
+DRAFT_PREFIX = ".draft-"
+LOCK_PREFIX = ".lock-"
+HOLDER_PREFIX = ".holder-"
+OLD_PREFIX = ".old-"
+MEMO_NAME = "file-digests.sqlite"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A committed artifact: its folder and its record."""
+
+    path: Path
+    record: ArtifactRecord
+
+    @property
+    def name(self) -> str:
+        """Stage and short fingerprint, as people read it."""
+        return f"{self.record.stage} {self.record.fingerprint[:12]}"
+
+    def require_whole(self, paths: tuple[str, ...] = (), *, read: bool = False) -> None:
+        """Refuse an artifact that is not what its record says.
+
+        Args:
+            paths: prefixes of the files to look at; none means all.
+            read: compare every byte; else sizes alone.
+
+        Raises:
+            ProtoRKDError: a file is missing or altered.
+        """
+        files = [file for file in self.record.files if not paths or file.path.startswith(paths)]
+        for file in files:
+            if problem := file.problem(self.path, read=read):
+                raise ProtoRKDError(
+                    f"{self.path / file.path} must be as it was written; it {_verb(problem)}. "
+                    f"Run {self.record.stage} again with the same options: it makes anew what is not whole."
+                )
+
+
+class Store:
+    """All artifacts below one folder.
+
+    Args:
+        root: the folder; made when something is first written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, stage: str, fingerprint: str) -> Path:
+        """Where the artifact lies or would lie."""
+        return self.root / stage / fingerprint
+
+    def draft_folder(self, stage: str, fingerprint: str) -> Path:
+        """Where the artifact is being made."""
+        return self.root / stage / f"{DRAFT_PREFIX}{fingerprint}"
+
+    def find(self, stage: str, fingerprint: str) -> Artifact | None:
+        """Open an artifact by what was asked for, or None when it is absent. Files are not looked at."""
+        path = self.folder(stage, fingerprint)
+        if not (path / RECORD_NAME).is_file():
+            return None
+        return Artifact(path=path, record=ArtifactRecord.read(path))
+
+    def artifacts(self, stage: str | None = None) -> list[Artifact]:
+        """List committed artifacts, of one stage or of all, oldest first."""
+        folders = self._stage_folders() if stage is None else [self.root / stage]
+        found = [
+            Artifact(path=path, record=ArtifactRecord.read(path))
+            for folder in folders
+            if folder.is_dir()
+            for path in sorted(folder.iterdir())
+            if not path.name.startswith(".") and (path / RECORD_NAME).is_file()
+        ]
+        return sorted(found, key=lambda artifact: (artifact.record.created, artifact.record.fingerprint))
+
+    def leftovers(self) -> Iterator[Path]:
+        """Drafts, folders without a record and what a killed commit left behind."""
+        for folder in self._stage_folders():
+            for path in sorted(folder.iterdir()):
+                unfinished = path.name.startswith((DRAFT_PREFIX, OLD_PREFIX))
+                if path.is_dir() and (unfinished or not (path / RECORD_NAME).is_file()):
+                    yield path
+
+    def resolve(self, reference: str | None, *, stage: str, flag: str) -> Artifact:
+        """Open the artifact that a user names.
+
+        Args:
+            reference: a fingerprint or its beginning, a path, or None for the newest one.
+            stage: which stage's artifact is wanted.
+            flag: the option that names it, for the message.
+
+        Raises:
+            ProtoRKDError: none fits, or more than one does.
+        """
+        if reference is None:
+            known = self.artifacts(stage)
+            if not known:
+                raise ProtoRKDError(f"{self.root} must hold an artifact of {stage}; it has none. Run {stage} first.")
+            return known[-1]
+        if (path := Path(reference)).is_dir():
+            artifact = Artifact(path=path, record=ArtifactRecord.read(path))
+            if artifact.record.stage != stage:
+                raise ProtoRKDError(
+                    f"{flag} must name an artifact of {stage}; got one of {artifact.record.stage}: {path}."
+                )
+            return artifact
+        return self._by_prefix(reference, stage=stage, flag=flag)
+
+    def remove(self, path: Path) -> None:
+        """Delete a folder of the store so that a kill half-way leaves no half artifact."""
+        old = path.with_name(f"{OLD_PREFIX}{path.name.lstrip('.')}")
+        if path != old:
+            if old.exists():
+                shutil.rmtree(old)
+            path.rename(old)
+            fsync(path.parent)
+        shutil.rmtree(old)
+
+    def _by_prefix(self, prefix: str, *, stage: str, flag: str) -> Artifact:
+        known = self.artifacts(stage)
+        fitting = [artifact for artifact in known if artifact.record.fingerprint.startswith(prefix)]
+        if len(fitting) == 1:
+            return fitting[0]
+        listing = ", ".join(artifact.record.fingerprint[:12] for artifact in (fitting or known)) or "none"
+        what = "exactly one artifact" if fitting else "an artifact"
+        raise ProtoRKDError(
+            f"{flag} must name {what} of {stage} in {self.root}, by fingerprint or path; got {prefix!r}. Known: {listing}."
+        )
+
+    def _stage_folders(self) -> list[Path]:
+        if not self.root.is_dir():
+            return []
+        return [path for path in sorted(self.root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+
+
+def _verb(problem: str) -> str:
+    return "is missing" if problem == "missing" else problem

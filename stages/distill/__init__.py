@@ -1,0 +1,1 @@
+"""Stage two: an image student, trained purely against cached teacher embeddings."""

@@ -1,0 +1,49 @@
+"""What every objective asks of the two embeddings that it is given."""
+
+import torch
+from torch import Tensor, nn
+
+from data_schemas.errors import ProtoRKDError
+
+
+def check_same_batch(*, student: Tensor, teacher: Tensor) -> None:
+    """Refuse embeddings that are not two matrices with one row per pair.
+
+    Raises:
+        ProtoRKDError: If either is not a matrix, or their numbers of rows differ.
+    """
+    if student.ndim != 2 or teacher.ndim != 2 or len(student) != len(teacher):
+        raise ProtoRKDError(
+            "Student and teacher must be matrices with equally many rows; "
+            f"got {tuple(student.shape)} and {tuple(teacher.shape)}. Pass one embedding per image and per caption."
+        )
+
+
+def check_same_shape(*, student: Tensor, teacher: Tensor) -> None:
+    """Refuse embeddings that cannot be compared element by element.
+
+    Raises:
+        ProtoRKDError: If either is not a matrix, or their shapes differ.
+    """
+    check_same_batch(student=student, teacher=teacher)
+    if student.shape != teacher.shape:
+        raise ProtoRKDError(
+            "Student and teacher must have the same width; "
+            f"got {tuple(student.shape)} and {tuple(teacher.shape)}. Build the student with the teacher's "
+            "embedding_dim, or choose an objective on relations, such as --loss rkd."
+        )
+
+
+def full_precision(embeddings: Tensor) -> Tensor:
+    """Widen half precision to float32; float32 and float64 stay as they are."""
+    return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+
+
+def unit_rows(embeddings: Tensor) -> Tensor:
+    """Scale each row to length 1, in float32 or wider; a row of zeros stays zero.
+
+    Shapes:
+        embeddings: (batch, dim), float, any scale.
+        returns: (batch, dim), float32 or float64.
+    """
+    return nn.functional.normalize(full_precision(embeddings), dim=1)

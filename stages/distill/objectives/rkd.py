@@ -1,0 +1,152 @@
+"""Relational knowledge distillation: distances and angles inside the batch, without a cube of angles in memory."""
+
+import math
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from data_schemas.errors import ProtoRKDError
+from stages.distill.objectives.embeddings import check_same_batch, full_precision
+
+# Two rows coincide when their squared distance is lost in the rounding of the Gram matrix.
+_COINCIDENCE_ULPS = 32
+
+
+class RKDLoss(nn.Module):
+    """Give the student's batch the shape of the teacher's: the same relative distances, the same angles.
+
+    Park et al., RKD, 2019, arXiv:1904.05068. Value and gradient are those of the authors' code: smooth L1 averaged
+    over all batch^2 distances and all batch^3 angles, degenerate ones included as 0, on embeddings that are not
+    normalised. We depart from it in memory: it builds tensors of (batch, batch, dim) and (batch, batch, batch), here
+    the angles come from the Gram matrix, a block of vertices at a time, and are recomputed in the backward pass.
+
+    The loss ignores translation, rotation and common scale, so it fixes no position: the widths may differ, and
+    retrieval across student and teacher needs a second objective beside it. A batch of one has no relations: loss 0.
+
+    Args:
+        distance_weight: Weight of the distance term; 0 leaves the term out.
+        angle_weight: Weight of the angle term; 0 leaves the term out.
+        angle_block: Vertices whose angles are held at once, each batch^2 float32; changes memory and speed only.
+
+    Raises:
+        ProtoRKDError: If a weight is negative or not finite, both are 0, or angle_block is below 1.
+
+    Shapes:
+        student: (batch, student_dim), float; computed in float32 also under autocast.
+        teacher: (batch, teacher_dim), float; gets no gradient.
+        returns: (), float32, at least 0.
+    """
+
+    def __init__(self, *, distance_weight: float = 0.5, angle_weight: float = 1.0, angle_block: int = 16) -> None:
+        super().__init__()
+        weights = (distance_weight, angle_weight)
+        if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
+            raise ProtoRKDError(
+                "distance_weight and angle_weight of rkd must be finite, not negative and not both 0; "
+                f"got {distance_weight} and {angle_weight}. The paper's are 0.5 and 1."
+            )
+        if angle_block < 1:
+            raise ProtoRKDError(f"angle_block of rkd must be at least 1; got {angle_block}. The default is 16.")
+        self.distance_weight = distance_weight
+        self.angle_weight = angle_weight
+        self.angle_block = angle_block
+
+    def forward(self, *, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the weighted sum of the distance and the angle term."""
+        check_same_batch(student=student, teacher=teacher)
+        with torch.autocast(student.device.type, enabled=False):
+            student_relations = Relations.of(student)
+            teacher_relations = Relations.of(teacher.detach())
+            loss = student_relations.gram.new_zeros(())
+            if self.distance_weight:
+                loss = loss + self.distance_weight * distance_loss(student_relations, teacher_relations)
+            if self.angle_weight:
+                loss = loss + self.angle_weight * angle_loss(
+                    student_relations, teacher_relations, block=self.angle_block
+                )
+        return loss
+
+
+class Relations(NamedTuple):
+    """Inner products and distances of a set of embeddings, up to translation and scale.
+
+    Shapes:
+        gram: (batch, batch), float32 or float64, of the embeddings after centring and scaling.
+        distances: (batch, batch), the same dtype, 0 where two rows coincide.
+        inverse_distances: (batch, batch), the same dtype, 0 where two rows coincide.
+    """
+
+    gram: Tensor
+    distances: Tensor
+    inverse_distances: Tensor
+
+    @classmethod
+    def of(cls, embeddings: Tensor) -> Self:
+        """Relate the rows of ``embeddings``, (batch, dim), float; gradients are finite also where rows coincide."""
+        embeddings = _standardised(full_precision(embeddings))
+        gram = embeddings @ embeddings.T
+        # The diagonal of this very product, so that the rounding of equal rows cancels.
+        squared_norms = gram.diagonal()
+        norm_sums = squared_norms[:, None] + squared_norms[None, :]
+        squared_distances = norm_sums - 2 * gram
+        coincide = squared_distances <= _COINCIDENCE_ULPS * torch.finfo(gram.dtype).eps * norm_sums
+        coincide.fill_diagonal_(fill_value=True)
+        # Masked before the root as well as after: its gradient at 0 is infinite, and 0 times that is not a number.
+        distances = squared_distances.masked_fill(coincide, 1.0).sqrt()
+        return cls(gram, distances.masked_fill(coincide, 0.0), distances.reciprocal().masked_fill(coincide, 0.0))
+
+
+def distance_loss(student: Relations, teacher: Relations) -> Tensor:
+    """Smooth L1 between distances, each divided by its side's mean over distinct pairs, averaged over batch^2."""
+    return nn.functional.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
+
+
+def angle_loss(student: Relations, teacher: Relations, *, block: int) -> Tensor:
+    """Smooth L1 between the cosines of the angles at i between j and k, averaged over batch^3.
+
+    Args:
+        student: Relations of the student's embeddings.
+        teacher: Relations of the teacher's embeddings.
+        block: Vertices i at once; no tensor has more than block * batch^2 elements.
+    """
+    num_rows = len(student.gram)
+    total = student.gram.new_zeros(())
+    for start in range(0, num_rows, block):
+        vertices = slice(start, start + block)
+        total = total + checkpoint(
+            _angle_loss_sum, student, teacher, vertices, use_reentrant=False, preserve_rng_state=False
+        )
+    return total / num_rows**3
+
+
+def _standardised(embeddings: Tensor) -> Tensor:
+    """Move the mean to 0 and the mean square to 1, so that the Gram matrix keeps its precision.
+
+    Mean and scale count as constants: relations ignore both, so the gradient is the same, and exact.
+    """
+    centred = embeddings - embeddings.detach().mean(dim=0)
+    scale = centred.detach().square().mean().sqrt()
+    return centred / scale.clamp_min(torch.finfo(scale.dtype).tiny)
+
+
+def _relative_distances(relations: Relations) -> Tensor:
+    distances = relations.distances
+    num_pairs = max(1, len(distances) * (len(distances) - 1))
+    mean = distances.sum() / num_pairs
+    return distances / mean.clamp_min(torch.finfo(mean.dtype).eps)
+
+
+def _angle_loss_sum(student: Relations, teacher: Relations, vertices: slice) -> Tensor:
+    return nn.functional.smooth_l1_loss(_cosines(student, vertices), _cosines(teacher, vertices), reduction="sum")
+
+
+def _cosines(relations: Relations, vertices: slice) -> Tensor:
+    """Cosine of the angle at i between j and k, 0 where i coincides with j or k: (vertices, batch, batch)."""
+    gram = relations.gram
+    # (e_j - e_i).(e_k - e_i) = G_jk - G_ij - G_ik + G_ii, with the last term shared out between the two before it.
+    offsets = gram[vertices] - gram.diagonal()[vertices, None] / 2
+    inner = gram[None, :, :] - offsets[:, :, None] - offsets[:, None, :]
+    inverse = relations.inverse_distances[vertices]
+    return inner * inverse[:, :, None] * inverse[:, None, :]

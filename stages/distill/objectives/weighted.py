@@ -1,0 +1,38 @@
+"""The weighted sum of several objectives, each term known on its own."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from data_schemas.errors import ProtoRKDError
+
+
+class WeightedObjectives(nn.Module):
+    """Train on a weighted sum of objectives and report every term.
+
+    Args:
+        objectives: Weight and objective by name; the weights are constants and not part of the state.
+
+    Raises:
+        ProtoRKDError: If there is no objective.
+
+    Shapes:
+        student: (batch, student_dim), float.
+        teacher: (batch, teacher_dim), float; gets no gradient.
+        returns: the total, (), float; and by name each term before its weight, (), float, detached.
+    """
+
+    def __init__(self, objectives: Mapping[str, tuple[float, nn.Module]]) -> None:
+        super().__init__()
+        if not objectives:
+            raise ProtoRKDError("--loss must be given at least once; got none. Write for example --loss simreg=1.")
+        self.weights = {name: weight for name, (weight, _) in objectives.items()}
+        self.objectives = nn.ModuleDict({name: objective for name, (_, objective) in objectives.items()})
+
+    def forward(self, *, student: Tensor, teacher: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted total and the detached terms by name."""
+        terms: dict[str, Tensor] = {
+            name: objective(student=student, teacher=teacher) for name, objective in self.objectives.items()
+        }
+        total = sum((self.weights[name] * term for name, term in terms.items()), start=student.new_zeros(()))
+        return total, {name: term.detach() for name, term in terms.items()}

@@ -1,0 +1,95 @@
+"""What a scene shows, and the words for it.
+
+Word-embedding teachers read a caption through sentence-transformers' WhitespaceTokenizer, which drops English stop
+words, among them "one" to "six", "eight", "nine", "once", "top" and "bottom". Captions therefore write digits as
+numerals and say single, twice, thrice, upper and lower: every attribute reaches the teacher.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stages.draw_scenes.dice import Dice
+
+COLOURS = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink")
+# Where a group sits: 0 is left or upper, 1 is right or lower.
+POSITIONS: dict[str, tuple[float, float]] = {
+    "upper left": (0.0, 0.0),
+    "upper right": (1.0, 0.0),
+    "lower left": (0.0, 1.0),
+    "lower right": (1.0, 1.0),
+    "centre": (0.5, 0.5),
+}
+SIZE_WORDS = {True: ("big", "large"), False: ("small", "tiny")}
+COUNT_PHRASES = {
+    1: ("a single {}", "a lone {}"),
+    2: ("a double {}", "a {} drawn twice"),
+    3: ("a triple {}", "a {} drawn thrice"),
+}
+
+_DIGIT_PHRASES = ("{size} {colour} {digit}", "{size} {colour} digit {digit}", "{size} handwritten {digit} in {colour}")
+_CORNER_PHRASES = ("at the {}", "in the {} corner")
+_CENTRE_PHRASES = ("in the centre", "in the middle")
+_OPENINGS = ("", "", "a picture of ", "a drawing of ")
+_ENDINGS = ("", " on a {} background")
+_GROUP_NUMBERS = (1, 1, 2, 2, 2, 3)
+
+
+@dataclass(frozen=True)
+class Group:
+    """One to three drawings of the same digit, side by side.
+
+    Args:
+        digit: from 0 to 9.
+        colour: one of ``COLOURS``.
+        is_big: a big digit is about half as tall again as a small one.
+        count: from 1 to 3.
+        position: a key of ``POSITIONS``.
+    """
+
+    digit: int
+    colour: str
+    is_big: bool
+    count: int
+    position: str
+
+
+def plan_groups(dice: Dice) -> tuple[Group, ...]:
+    """Choose one to three groups that differ in colour and in position."""
+    num_groups = dice.pick(_GROUP_NUMBERS)
+    colours = dice.sample(COLOURS, num_groups)
+    positions = dice.sample(tuple(POSITIONS), num_groups)
+    return tuple(
+        _plan_group(dice, colour=colour, position=position, is_alone=num_groups == 1)
+        for colour, position in zip(colours, positions, strict=True)
+    )
+
+
+def _plan_group(dice: Dice, *, colour: str, position: str, is_alone: bool) -> Group:
+    digit, count = dice.below(10), 1 + dice.below(3)
+    # Three big digits fill more than half the width, so that they would cover a neighbouring group.
+    is_big = dice.pick((True, False)) and (is_alone or count < 3)
+    return Group(digit=digit, colour=colour, is_big=is_big, count=count, position=position)
+
+
+def write_caption(groups: Sequence[Group], *, background: str, dice: Dice) -> str:
+    """Describe a scene in one of many wordings.
+
+    Each group's digit, colour, size, count and position is always said; the background only in some captions.
+
+    Args:
+        groups: at least one.
+        background: "dark" or "light".
+        dice: chooses the wording.
+    """
+    phrases = [_describe(group, dice) for group in groups]
+    listed = " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
+    return dice.pick(_OPENINGS) + listed + dice.pick(_ENDINGS).format(background)
+
+
+def _describe(group: Group, dice: Dice) -> str:
+    size = dice.pick(SIZE_WORDS[group.is_big])
+    digit = dice.pick(_DIGIT_PHRASES).format(size=size, colour=group.colour, digit=group.digit)
+    counted = dice.pick(COUNT_PHRASES[group.count]).format(digit)
+    if group.position == "centre":
+        return f"{counted} {dice.pick(_CENTRE_PHRASES)}"
+    return f"{counted} {dice.pick(_CORNER_PHRASES).format(group.position)}"

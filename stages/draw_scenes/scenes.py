@@ -1,0 +1,197 @@
+"""Captioned scenes drawn from handwritten digits, and the files that hold them."""
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import write_atomic
+from stages.draw_scenes.captions import COLOURS, POSITIONS, Group, plan_groups, write_caption
+from stages.draw_scenes.dice import Dice
+from stages.draw_scenes.glyphs import Split, glyph, instance_rows
+
+_SCENE_STREAMS: dict[Split, int] = {"train": 0, "test": 1}
+_DIGIT_STREAMS: dict[Split, int] = {"train": 2, "test": 3}
+_SMALLEST_IMAGE = 32
+
+# Both sets of inks go by the same names: yellow that is clear on a dark background vanishes on a light one.
+_INKS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "dark": (
+        (238, 50, 45),
+        (255, 145, 20),
+        (255, 232, 50),
+        (70, 205, 70),
+        (60, 226, 218),
+        (80, 130, 255),
+        (165, 85, 235),
+        (255, 130, 195),
+    ),
+    "light": (
+        (215, 25, 30),
+        (240, 115, 0),
+        (222, 185, 0),
+        (30, 150, 45),
+        (0, 175, 175),
+        (30, 75, 225),
+        (115, 40, 175),
+        (240, 85, 165),
+    ),
+}
+_TINTS: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "dark": ((24, 25, 30), (32, 24, 42), (18, 32, 44), (40, 30, 28), (22, 36, 30)),
+    "light": ((246, 245, 240), (232, 240, 250), (250, 237, 233), (235, 246, 235), (243, 238, 250)),
+}
+_RAMPS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, 1))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and the caption that tells what is drawn in it.
+
+    Shapes:
+        image: (size, size, 3), uint8, RGB.
+    """
+
+    image: NDArray[np.uint8]
+    caption: str
+
+
+def draw_scenes(*, split: Split, num_scenes: int, image_size: int, seed: int) -> Iterator[Scene]:
+    """Draw scenes of one to three groups of digits.
+
+    A scene depends on its index, the split, the seed and the image size, not on how many others are drawn. The two
+    splits share no handwritten instance.
+
+    Args:
+        split: which instances to draw from.
+        num_scenes: how many to yield.
+        image_size: side in pixels, at least 32.
+        seed: another seed gives other scenes.
+
+    Raises:
+        ProtoRKDError: the image size is under 32 pixels.
+    """
+    _check_image_size(image_size)
+    rows = instance_rows(split)
+
+    def scenes() -> Iterator[Scene]:
+        for index in range(num_scenes):
+            dice = Dice(seed=seed, stream=_SCENE_STREAMS[split], index=index)
+            yield _draw(plan_groups(dice), rows=rows, image_size=image_size, dice=dice)
+
+    return scenes()
+
+
+def write_scenes(scenes: Iterable[Scene], folder: Path, *, split: Split) -> int:
+    """Write pictures to ``<folder>/images/<split>`` and their manifest to ``<folder>/<split>.tsv``.
+
+    The manifest has the columns filepath and title, with paths relative to itself; it is written last.
+
+    Returns:
+        How many scenes were written.
+    """
+    lines = ["filepath\ttitle"]
+    for index, scene in enumerate(scenes):
+        path = f"images/{split}/{index:05d}.jpg"
+        write_atomic(folder / path, _encode_jpeg(scene.image))
+        lines.append(f"{path}\t{scene.caption}")
+    write_atomic(folder / f"{split}.tsv", ("\n".join(lines) + "\n").encode())
+    return len(lines) - 1
+
+
+def write_digit_folders(folder: Path, *, image_size: int, seed: int, num_per_class: int) -> None:
+    """Write pictures of one digit each to ``<folder>/digits/<split>/<digit>``, for classification.
+
+    Folder names are the numerals "0" to "9", which are also the captions' words for the digits.
+
+    Args:
+        folder: where ``digits`` is made.
+        image_size: side in pixels, at least 32.
+        seed: another seed gives other pictures.
+        num_per_class: pictures of each digit in each of the two splits.
+
+    Raises:
+        ProtoRKDError: the image size is under 32 pixels.
+    """
+    _check_image_size(image_size)
+    for split, stream in _DIGIT_STREAMS.items():
+        rows = instance_rows(split)
+        for digit in range(10):
+            for index in range(num_per_class):
+                dice = Dice(seed=seed, stream=stream, index=index * 10 + digit)
+                group = Group(
+                    digit=digit,
+                    colour=dice.pick(COLOURS),
+                    is_big=dice.pick((True, False)),
+                    count=1,
+                    position=dice.pick(tuple(POSITIONS)),
+                )
+                scene = _draw((group,), rows=rows, image_size=image_size, dice=dice)
+                write_atomic(folder / f"digits/{split}/{digit}/{index:04d}.jpg", _encode_jpeg(scene.image))
+
+
+def _draw(groups: Sequence[Group], *, rows: Sequence[Sequence[int]], image_size: int, dice: Dice) -> Scene:
+    background = dice.pick(("dark", "light"))
+    caption = write_caption(groups, background=background, dice=dice)
+    canvas = _paper(dice.pick(_TINTS[background]), dice.pick(_RAMPS), image_size).copy()
+    for group in groups:
+        ink = np.array(_INKS[background][COLOURS.index(group.colour)], dtype=np.float32)
+        _draw_group(canvas, group, ink=ink, rows=rows[group.digit], dice=dice)
+    return Scene(image=canvas.round().astype(np.uint8), caption=caption)
+
+
+def _draw_group(
+    canvas: NDArray[np.float32], group: Group, *, ink: NDArray[np.float32], rows: Sequence[int], dice: Dice
+) -> None:
+    size = canvas.shape[0]
+    height, gap = _digit_height(group, size) + dice.below(1 + size // 48), max(1, size // 48)
+    glyphs = [glyph(dice.pick(rows), height) for _ in range(group.count)]
+    width = sum(mask.shape[1] for mask in glyphs) + gap * (group.count - 1)
+    horizontal, vertical = POSITIONS[group.position]
+    left, top = _offset(size, width, horizontal, dice), _offset(size, height, vertical, dice)
+    for mask in glyphs:
+        region = canvas[top : top + height, left : left + mask.shape[1]]
+        region += mask * (ink - region)
+        left += mask.shape[1] + gap
+
+
+def _digit_height(group: Group, image_size: int) -> int:
+    if not group.is_big:
+        return round(image_size * 0.2)
+    return round(image_size * (0.32 if group.count < 3 else 0.28))
+
+
+def _offset(size: int, extent: int, alignment: float, dice: Dice) -> int:
+    """Place an extent near one side (0 or 1) or the middle (0.5) of the image, moved a little at random."""
+    margin = size // 32
+    inward = margin + dice.below(1 + size // 24)
+    if alignment == 0.5:
+        return (size - extent) // 2 + dice.below(1 + 2 * margin) - margin
+    return inward if alignment == 0 else size - extent - inward
+
+
+@lru_cache(maxsize=256)
+def _paper(tint: tuple[int, int, int], ramp: tuple[int, int], image_size: int) -> NDArray[np.float32]:
+    """Make a background of one tint that grows a little lighter in the ramp's direction."""
+    steps = np.linspace(-4, 4, image_size, dtype=np.float32)
+    shade = ramp[0] * steps[np.newaxis, :, np.newaxis] + ramp[1] * steps[:, np.newaxis, np.newaxis]
+    return np.asarray(np.clip(np.array(tint, dtype=np.float32) + shade, 0, 255), dtype=np.float32)
+
+
+def _encode_jpeg(image: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def _check_image_size(image_size: int) -> None:
+    if image_size < _SMALLEST_IMAGE:
+        raise ProtoRKDError(
+            f"image size must be at least {_SMALLEST_IMAGE} pixels; got {image_size}. Smaller digits cannot be read."
+        )

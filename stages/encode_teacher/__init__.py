@@ -1,0 +1,1 @@
+"""Stage one: every distinct caption through the frozen teacher, once."""

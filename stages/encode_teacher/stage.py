@@ -1,0 +1,123 @@
+"""encode-teacher: every distinct caption of a manifest through the frozen teacher, once.
+
+Takes:  a manifest of image-caption pairs and a sentence-transformers model (or a file of word vectors).
+Does:   finds the distinct captions, takes over what earlier artifacts know, embeds the rest, shard by shard.
+Gives:  embeddings.zarr (row k: the embedding of caption k), captions.parquet, pairs.parquet, rejected.parquet.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_schemas.errors import ProtoRKDError
+from pipeline.draft import Draft
+from pipeline.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
+from pipeline.stage import Context, Input, Result, Stage
+from stages.recipe import Recipe
+from stages.teacher_identity import identify_teacher
+
+SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";"}
+
+
+@dataclass(frozen=True)
+class EncodeInputs:
+    """Where the inputs lie; hashed by content."""
+
+    manifest: Path = option(help="File of image-caption pairs with a header; image paths are relative to its folder.")
+    teacher: str = option(
+        help="Model of sentence-transformers, by name or folder, or a file of GloVe word vectors.",
+        metavar="NAME_OR_PATH",
+    )
+
+
+@dataclass(frozen=True)
+class EncodeParams(Recipe):
+    """What changes the output."""
+
+    image_key: str = option("filepath", help="Column of image paths.")
+    caption_key: str = option("title", help="Column of captions.")
+    separator: str = option("tab", help="Between columns.", choices=tuple(SEPARATORS))
+    quoting: str = option(
+        "auto",
+        help="Whether fields are quoted as csv does it; auto looks at the whole file.",
+        choices=("auto", "csv", "none"),
+    )
+    limit: int = option(0, help="Take the first so many pairs. 0: all.", check=NOT_NEGATIVE)
+    shard_rows: int = option(
+        8192,
+        help="Captions in one shard file: what an interrupted run loses at most.",
+        check=Check("be a positive multiple of 256", lambda rows: rows > 0 and rows % 256 == 0),
+    )
+
+
+@dataclass(frozen=True)
+class EncodeRuntime:
+    """What changes only how fast or where it runs; not hashed."""
+
+    device: str = option("auto", help="Where the teacher runs: auto, cpu, cuda, ...")
+    batch_tokens: int = option(
+        8192, help="Tokens in one batch of the teacher, padding included; fewer need less memory.", check=POSITIVE
+    )
+    max_bad_fraction: float = option(
+        0.01, help="Rejected rows beyond this share of the manifest stop the stage.", check=FRACTION
+    )
+
+
+def encode_teacher(
+    params: EncodeParams, inputs: Mapping[str, Input], out: Draft, runtime: EncodeRuntime, context: Context
+) -> Result:
+    """Write one embedding per distinct caption, in order of first appearance, and which picture goes with which."""
+    from data_schemas.manifest import read_manifest
+    from data_schemas.pair_index import write_pairs, write_rejected
+    from stages.caption_embeddings import write_caption_embeddings
+    from stages.encode_teacher.captions import index_captions
+
+    manifest = read_manifest(
+        inputs["manifest"].value,
+        image_key=params.image_key,
+        caption_key=params.caption_key,
+        separator=SEPARATORS[params.separator],
+        quoting=params.quoting,
+        limit=params.limit,
+        max_bad_fraction=runtime.max_bad_fraction,
+    )
+    captions, pairs = index_captions(manifest.table)
+    write_pairs(out.path, pairs)
+    write_rejected(out.path, manifest.rejections)
+    counts = write_caption_embeddings(
+        captions,
+        out,
+        teacher=inputs["teacher"],
+        recipe=Recipe.of(params),
+        shard_rows=params.shard_rows,
+        device=runtime.device,
+        batch_tokens=runtime.batch_tokens,
+        context=context,
+    )
+    return Result(counts={"pairs": pairs.num_rows, "rejected_rows": len(manifest.rejections), **asdict(counts)})
+
+
+def identify(inputs: EncodeInputs, params: EncodeParams, context: Context) -> Mapping[str, Input]:
+    """Hash the manifest's bytes and the teacher's."""
+    if not inputs.manifest.is_file():
+        raise ProtoRKDError(f"--manifest must name a file; got {inputs.manifest}.")
+    return {
+        "manifest": Input(
+            digest=context.file_digests.digest(inputs.manifest),
+            location=str(inputs.manifest.resolve()),
+            value=inputs.manifest,
+        ),
+        "teacher": identify_teacher(inputs.teacher, file_digests=context.file_digests),
+    }
+
+
+STAGE = Stage(
+    name="encode-teacher",
+    version=1,
+    summary="Embed every caption of a manifest once, with a frozen text teacher.",
+    params=EncodeParams,
+    inputs=EncodeInputs,
+    runtime=EncodeRuntime,
+    identify=identify,
+    run=encode_teacher,
+)

@@ -1,0 +1,1 @@
+"""Stage three: what the student learned, in figures and in pictures."""

@@ -1,0 +1,106 @@
+"""Nearest-neighbour classification: do images of one class lie together, whatever the class is called?"""
+
+import torch
+from torch import Tensor
+
+from data_schemas.errors import ProtoRKDError
+from stages.evaluate.ranking import STUDENT_REMEDY, check_labels, exact_scores, unit_rows
+from stages.evaluate.zero_shot import accuracy
+
+# Similarities held at once by the torch search: 256 MiB of float32.
+_MAX_SCORES = 2**26
+
+
+@exact_scores()
+def knn_metrics(
+    *,
+    train_embeddings: Tensor,
+    train_labels: Tensor,
+    test_embeddings: Tensor,
+    test_labels: Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> dict[str, float]:
+    """Classify each test image by a vote of its k nearest training images, weighted by exp(cosine / temperature).
+
+    Wu et al., Unsupervised Feature Learning via Non-Parametric Instance Discrimination, 2018, arXiv:1805.01978, where
+    k is 200 and the temperature is 0.07. Classes with equal votes, such as those without a neighbour, count as the
+    mean over all their orders. The search is exact: by faiss where it imports, by torch otherwise.
+
+    Args:
+        train_embeddings: one row a training image.
+        train_labels: class of each training image.
+        test_embeddings: one row a test image.
+        test_labels: class of each test image.
+        k: how many neighbours vote.
+        temperature: the lower, the more the nearest neighbours decide.
+
+    Returns:
+        ``top1`` and ``top5`` (left out for five classes or fewer), as percentages.
+
+    Raises:
+        ProtoRKDError: there are fewer than k training images, or an embedding is NaN or infinite.
+        ValueError: the labels do not fit the embeddings.
+
+    Shapes:
+        train_embeddings: (train, dim), float, any scale; train_labels: (train,), int64.
+        test_embeddings: (test, dim), float, any scale; test_labels: (test,), int64.
+    """
+    if not 1 <= k <= len(train_embeddings):
+        raise ProtoRKDError(
+            f"--knn-k must be from 1 to the number of training images, {len(train_embeddings)}; got {k}. "
+            "Choose fewer neighbours or give more training images."
+        )
+    train = unit_rows(train_embeddings, name="Training image embeddings", remedy=STUDENT_REMEDY)
+    test = unit_rows(test_embeddings, name="Test image embeddings", remedy=STUDENT_REMEDY)
+    num_classes = 1 + int(max(train_labels.max(), test_labels.max()))
+    check_labels(train_labels, num_rows=len(train), num_classes=num_classes)
+    try:
+        similarities, neighbours = neighbours_by_faiss(train=train, test=test, k=k)
+    except ImportError:
+        similarities, neighbours = neighbours_by_torch(train=train, test=test, k=k)
+    votes = _vote(
+        similarities=similarities,
+        labels=train_labels.cpu()[neighbours],
+        num_classes=num_classes,
+        temperature=temperature,
+    )
+    return accuracy(scores=votes, labels=test_labels, tolerance=0.0)
+
+
+def neighbours_by_faiss(*, train: Tensor, test: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the k training rows with the largest inner product, by faiss, on all its GPUs where it sees any.
+
+    Raises:
+        ImportError: faiss is not installed, or not whole.
+
+    Shapes:
+        train: (train, dim), float32; test: (test, dim), float32.
+        returns: similarities (test, k), float32, and rows of train (test, k), int64; best first, on the CPU.
+    """
+    from faiss import IndexFlatIP, get_num_gpus, index_cpu_to_all_gpus
+
+    flat = IndexFlatIP(train.shape[1])
+    index = index_cpu_to_all_gpus(flat) if get_num_gpus() > 0 else flat
+    index.add(train.cpu().numpy())
+    similarities, neighbours = index.search(test.cpu().numpy(), k)
+    return torch.from_numpy(similarities), torch.from_numpy(neighbours)
+
+
+def neighbours_by_torch(*, train: Tensor, test: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Find the k training rows with the largest inner product, by blocks of test rows.
+
+    Shapes:
+        train: (train, dim), float32; test: (test, dim), float32.
+        returns: similarities (test, k), float32, and rows of train (test, k), int64; best first, on the CPU.
+    """
+    block = max(1, _MAX_SCORES // len(train))
+    best = [(test[start : start + block] @ train.T).topk(k, dim=1) for start in range(0, len(test), block)]
+    return torch.cat([found.values for found in best]).cpu(), torch.cat([found.indices for found in best]).cpu()
+
+
+def _vote(*, similarities: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
+    # Taken relative to the nearest neighbour, or a low temperature would overflow.
+    weights = ((similarities - similarities[:, :1]).double() / temperature).exp()
+    votes = torch.zeros(len(labels), num_classes, dtype=torch.float64)
+    return votes.scatter_add_(1, labels, weights)  # (test, classes)

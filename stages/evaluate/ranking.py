@@ -1,0 +1,113 @@
+"""What the measures of this stage share: unit rows, and hits counted fairly where scores are tied."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from data_schemas.errors import ProtoRKDError
+
+# Two cosines closer than this are the same score: float32 sums of equal rows differ by their order of addition alone.
+TIE_TOLERANCE = 1e-6
+
+STUDENT_REMEDY = "The student has probably diverged: distill it again with a smaller --lr."
+TEACHER_REMEDY = "Check the teacher: it has to give a finite embedding for every caption."
+
+
+@contextmanager
+def exact_scores() -> Iterator[None]:
+    """Measure without gradients and in full float32, whatever matmul precision the caller trained with."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+
+
+def unit_rows(embeddings: Tensor, *, name: str, remedy: str) -> Tensor:
+    """Scale every row to unit length; a zero row stays zero, so that its cosine with anything is 0.
+
+    Args:
+        embeddings: the rows; any scale, also one whose square leaves float32.
+        name: what the rows are, as an error begins: ``Image embeddings``.
+        remedy: what the user does about rows that are not finite.
+
+    Raises:
+        ProtoRKDError: a row holds NaN or infinity.
+
+    Shapes:
+        embeddings: (rows, dim), any float.
+        returns: (rows, dim), float32.
+    """
+    if embeddings.ndim != 2:
+        raise ValueError(f"{name} must have shape (rows, dim); got {tuple(embeddings.shape)}.")
+    finite = embeddings.isfinite().all(dim=1)
+    if not finite.all():
+        broken = (~finite).nonzero().flatten()
+        raise ProtoRKDError(
+            f"{name} must be finite; got NaN or infinity in {len(broken)} of {len(finite)} rows, "
+            f"the first of them row {int(broken[0])}. {remedy}"
+        )
+    wide = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+    largest = wide.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(wide.dtype).tiny)
+    return normalize((wide / largest).float(), dim=1)
+
+
+def expected_hits(*, greater: Tensor, tied: Tensor, positives: Tensor, k: int) -> Tensor:
+    """Chance that a right answer is among the first k, where equal scores come in random order.
+
+    The best right answers share one score: ``greater`` wrong answers lie above it, ``tied`` wrong ones share it. The
+    first m = k - greater places go to a random draw of the ``positives + tied`` answers, so a hit is missed with
+    probability C(tied, m) / C(tied + positives, m).
+
+    Shapes:
+        greater, tied, positives: (queries,), int64; positives from 1.
+        returns: (queries,), float64, from 0 to 1.
+    """
+    places = k - greater
+    missed = torch.ones(len(greater), dtype=torch.float64, device=greater.device)
+    for place in range(k):
+        factor = (tied - place).clamp_min(0) / (tied + positives - place).clamp_min(1).double()
+        missed = torch.where(place < places, missed * factor, missed)
+    return 1 - missed
+
+
+def expected_ranks(*, greater: Tensor, tied: Tensor, positives: Tensor) -> Tensor:
+    """Mean place, from 1, of the first right answer, where equal scores come in random order.
+
+    Shapes:
+        greater, tied, positives: (queries,), int64; positives from 1.
+        returns: (queries,), float64.
+    """
+    return 1 + greater + tied / (positives + 1).double()
+
+
+def expected_label_hits(*, scores: Tensor, labels: Tensor, k: int, tolerance: float) -> Tensor:
+    """Chance that each row's label is among its k best-scored classes, where equal scores come in random order.
+
+    Shapes:
+        scores: (rows, classes), float.
+        labels: (rows,), int64, from 0 to classes - 1.
+        returns: (rows,), float64, from 0 to 1.
+    """
+    own = scores.gather(1, labels[:, None])
+    greater = (scores > own + tolerance).sum(dim=1)
+    tied = (scores >= own - tolerance).sum(dim=1) - greater - 1
+    return expected_hits(greater=greater, tied=tied, positives=torch.ones_like(tied), k=k)
+
+
+def check_labels(labels: Tensor, *, num_rows: int, num_classes: int) -> None:
+    """Refuse labels that do not fit their embeddings.
+
+    Raises:
+        ValueError: there are no labels, another number of them than rows, or one out of range.
+    """
+    if labels.shape != (num_rows,) or num_rows == 0:
+        raise ValueError(f"labels must have shape ({num_rows},) and not be empty; got {tuple(labels.shape)}.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(f"labels must lie from 0 to {num_classes - 1}; got {low} to {high}.")

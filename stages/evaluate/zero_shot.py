@@ -1,0 +1,153 @@
+"""Zero-shot classification: an image belongs to the class whose name, put into prompts, lies nearest."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from data_schemas.errors import ProtoRKDError
+from stages.evaluate.ranking import (
+    STUDENT_REMEDY,
+    TEACHER_REMEDY,
+    TIE_TOLERANCE,
+    check_labels,
+    exact_scores,
+    expected_label_hits,
+    unit_rows,
+)
+
+TEMPLATES: tuple[str, ...] = (
+    "{}",
+    "a photo of a {}",
+    "a picture of the {}",
+    "an image that shows a {}",
+    "a {} seen from close by",
+    "a {} seen from far away",
+    "a small, blurred photo of a {}",
+    "there is a {} in the picture",
+)
+
+
+def fill(template: str, class_name: str) -> str:
+    """Put a class name into a prompt template, wherever ``{}`` stands; all else stays as written.
+
+    Raises:
+        ProtoRKDError: the template has no ``{}``.
+
+    Example:
+        >>> fill("a photo of a {}", "jet plane")
+        'a photo of a jet plane'
+    """
+    if "{}" not in template:
+        raise ProtoRKDError(
+            f"--template must hold {{}} where the class name goes; got {template!r}. "
+            'Write it like --template "a photo of a {}".'
+        )
+    return template.replace("{}", class_name)
+
+
+def class_name_from_folder(folder_name: str) -> str:
+    """Read a class name from its folder's name.
+
+    Example:
+        >>> class_name_from_folder("jet_plane")
+        'jet plane'
+    """
+    return " ".join(folder_name.replace("_", " ").split())
+
+
+@exact_scores()
+def class_embeddings(prompt_embeddings: Tensor) -> Tensor:
+    """Average the prompts of each class into one embedding, every prompt with equal weight.
+
+    Raises:
+        ProtoRKDError: an embedding is NaN or infinite.
+
+    Shapes:
+        prompt_embeddings: (classes, templates, dim), float, any scale.
+        returns: (classes, dim), float32, unit rows; zero where the prompts cancel out.
+    """
+    classes, templates, dim = prompt_embeddings.shape
+    rows = unit_rows(prompt_embeddings.reshape(-1, dim), name="Prompt embeddings", remedy=TEACHER_REMEDY)
+    return normalize(rows.reshape(classes, templates, dim).mean(dim=1), dim=1)
+
+
+@exact_scores()
+def class_scores(*, image_embeddings: Tensor, class_embeddings: Tensor) -> Tensor:
+    """Cosine similarity of every image with every class.
+
+    Raises:
+        ProtoRKDError: an embedding is NaN or infinite.
+
+    Shapes:
+        image_embeddings: (images, dim), float, any scale.
+        class_embeddings: (classes, dim), float, any scale.
+        returns: (images, classes), float32, from -1 to 1.
+    """
+    images = unit_rows(image_embeddings, name="Image embeddings", remedy=STUDENT_REMEDY)
+    classes = unit_rows(class_embeddings, name="Class embeddings", remedy=TEACHER_REMEDY)
+    return images @ classes.to(images.device).T
+
+
+def zero_shot_metrics(*, image_embeddings: Tensor, labels: Tensor, class_embeddings: Tensor) -> dict[str, float]:
+    """Measure zero-shot accuracy. Equal similarities count as the mean over all orders of the tied classes.
+
+    Returns:
+        ``top1``, ``top5`` (left out for five classes or fewer, where it says nothing) and ``mean_per_class``, the mean
+        top-1 accuracy of the classes that have images; percentages.
+
+    Raises:
+        ProtoRKDError: an embedding is NaN or infinite.
+        ValueError: the labels do not fit the images or the classes.
+
+    Shapes:
+        image_embeddings: (images, dim), float, any scale.
+        labels: (images,), int64, rows of class_embeddings.
+        class_embeddings: (classes, dim), float, any scale.
+    """
+    scores = class_scores(image_embeddings=image_embeddings, class_embeddings=class_embeddings)
+    metrics = accuracy(scores=scores, labels=labels, tolerance=TIE_TOLERANCE)
+    per_class = per_class_top1(scores=scores, labels=labels)
+    return {**metrics, "mean_per_class": float(per_class[~per_class.isnan()].mean())}
+
+
+def accuracy(*, scores: Tensor, labels: Tensor, tolerance: float) -> dict[str, float]:
+    """Give ``top1``, and ``top5`` for more than five classes, as percentages.
+
+    Args:
+        scores: the higher, the likelier the class.
+        labels: the right class of each row.
+        tolerance: scores that differ by less are tied, and count as the mean over their orders.
+
+    Raises:
+        ValueError: the labels do not fit the scores.
+
+    Shapes:
+        scores: (rows, classes), float.
+        labels: (rows,), int64.
+    """
+    num_rows, num_classes = scores.shape
+    check_labels(labels, num_rows=num_rows, num_classes=num_classes)
+    labels = labels.to(scores.device)
+    return {
+        f"top{k}": 100 * float(expected_label_hits(scores=scores, labels=labels, k=k, tolerance=tolerance).mean())
+        for k in (1, 5)
+        if k == 1 or num_classes > k
+    }
+
+
+def per_class_top1(*, scores: Tensor, labels: Tensor) -> Tensor:
+    """Top-1 accuracy of each class as a percentage, NaN for a class without images.
+
+    Raises:
+        ValueError: the labels do not fit the scores.
+
+    Shapes:
+        scores: (images, classes), float, from `class_scores`.
+        labels: (images,), int64.
+        returns: (classes,), float64, on the CPU.
+    """
+    num_rows, num_classes = scores.shape
+    check_labels(labels, num_rows=num_rows, num_classes=num_classes)
+    hits = expected_label_hits(scores=scores, labels=labels.to(scores.device), k=1, tolerance=TIE_TOLERANCE).cpu()
+    correct = torch.bincount(labels.cpu(), weights=hits, minlength=num_classes)
+    return 100 * correct / torch.bincount(labels.cpu(), minlength=num_classes)

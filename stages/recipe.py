@@ -1,0 +1,26 @@
+"""How a teacher embeds a caption: the options that encoding and evaluation share."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pipeline.options import NOT_NEGATIVE, option
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """With a teacher's identity, this settles the embedding of a caption."""
+
+    max_tokens: int = option(
+        0, help="Longest caption in tokens; the rest is cut off. 0: the teacher's own limit.", check=NOT_NEGATIVE
+    )
+    prompt: str = option("", help="Text put before every caption, for teachers that were trained with one.")
+    truncate_dim: int = option(0, help="Keep the first so many dimensions of an embedding. 0: all.", check=NOT_NEGATIVE)
+    embedding_dtype: str = option(
+        "float16", help="Numbers that are stored; float16 halves disk and memory.", choices=("float16", "float32")
+    )
+
+    @classmethod
+    def of(cls, values: Any) -> "Recipe":
+        """Take the recipe out of a stage's parameters, or out of a record's."""
+        read = values.__getitem__ if isinstance(values, dict) else lambda name: getattr(values, name)
+        return cls(**{field.name: read(field.name) for field in fields(cls)})
