@@ -69,9 +69,7 @@ class Rows:
         return text
 
 
-def read_rows(
-    data: mmap, *, start: int, line: int, separator: str, quoting: str, block_bytes: int = BLOCK_BYTES
-) -> Iterator[Rows]:
+def read_rows(data: mmap, *, start: int, line: int, separator: str, quoting: str) -> Iterator[Rows]:
     r"""Yield all rows of a file, in order and in blocks.
 
     A row ends at a newline, with or without a carriage return before it; any other carriage return is text.
@@ -83,12 +81,11 @@ def read_rows(
         separator: one ASCII character between the fields.
         quoting: ``none`` takes every double quote as text; ``csv`` reads a field in double quotes as one that may hold
             separators, newlines and doubled quotes.
-        block_bytes: bytes to look at together; more take more memory.
     """
     matches = quoted_field(separator).finditer(data, start) if quoting == "csv" else iter(())
     match = next(matches, None)
     while start < len(data):
-        end = line_end(data, start + block_bytes)
+        end = line_end(data, start + BLOCK_BYTES)
         quoted, malformed = array("q"), array("q")
         while match and match.start() < end:
             if match[1] is None:

@@ -1,5 +1,6 @@
 """The stages: each one a folder whose ``stage.py`` is read first."""
 
+from stages.distill.stage import STAGE as DISTILL
 from stages.encode_teacher.stage import STAGE as ENCODE_TEACHER
 
-STAGES = (ENCODE_TEACHER,)
+STAGES = (ENCODE_TEACHER, DISTILL)

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +15,11 @@ from data_schemas.teacher_embeddings import ARRAY_NAME, Shard, TeacherEmbeddings
 from pipeline.draft import Draft
 from pipeline.progress import progress
 from pipeline.stage import Context, Input
-from stages.device import choose_device
 from stages.known_captions import KnownRows, find_known_rows
 from stages.recipe import Recipe
-from stages.teacher import Teacher
+
+if TYPE_CHECKING:
+    from stages.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,11 @@ def write_caption_embeddings(
     )
 
 
-def _load(teacher: Input, recipe: Recipe, device: str) -> Teacher:
+def _load(teacher: Input, recipe: Recipe, device: str) -> "Teacher":
+    """Load the teacher; its libraries take seconds to import, which a run that reuses all rows is spared."""
+    from stages.device import choose_device
+    from stages.teacher import Teacher
+
     return Teacher(
         teacher.value,
         max_tokens=recipe.max_tokens,
@@ -119,7 +124,7 @@ def _shard_values(
     embeddings: TeacherEmbeddings,
     *,
     known: KnownRows | None,
-    load_teacher: Callable[[], Teacher],
+    load_teacher: Callable[[], "Teacher"],
     batch_tokens: int,
 ) -> tuple[NDArray[Any], int]:
     """One shard's rows, and how many of them the teacher had to embed."""

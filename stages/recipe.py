@@ -24,3 +24,7 @@ class Recipe:
         """Take the recipe out of a stage's parameters, or out of a record's."""
         read = values.__getitem__ if isinstance(values, dict) else lambda name: getattr(values, name)
         return cls(**{field.name: read(field.name) for field in fields(cls)})
+
+    def as_dict(self) -> dict[str, Any]:
+        """By name, as records and student.json hold it."""
+        return {field.name: getattr(self, field.name) for field in fields(Recipe)}

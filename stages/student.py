@@ -127,7 +127,7 @@ def _probe_feature_dim(backbone: nn.Module, name: str, image_size: int) -> int:
 def _image_size_error(name: str, image_size: int, error: Exception) -> ProtoRKDError:
     return ProtoRKDError(
         f"--image-size must suit --student {name}; got {image_size} ({error}). "
-        "Try 224, which every backbone takes, or a larger multiple of 32."
+        "Pass --image-size 224, which every backbone takes."
     )
 
 

@@ -12,11 +12,13 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
+from stages.images import open_image
+
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 DIRECTIONS = {"text_to_image": "caption → image", "image_to_text": "image → caption"}
 TASKS = {"zero_shot": "zero-shot", "knn": "nearest neighbours"}
-MEASURES = {"top1": "Top-1", "top5": "Top-5", "mean_per_class": "Mean per class"}
+MEASURES = {"top1": "Top-1", "top5": "Top-5", "mean_per_class": "Class mean"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class ClassExample:
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """Top-1 accuracy of one class as a percentage, and how many images it rests on."""
+    """Top-1 accuracy of one class, a percentage, and how many images, from 1, it rests on."""
 
     class_name: str
     top1: float
@@ -119,8 +121,8 @@ class _Cell:
 
     value: str
     chance: str
-    share: float
-    chance_share: float
+    share: float | None
+    chance_share: float | None
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,9 @@ def render_page(report: Mapping[str, Any], galleries: Sequence[Gallery]) -> str:
         tables=[table for table in (_retrieval_table(report), _classification_table(report)) if table.rows],
         galleries=galleries,
         chance_top1={
-            entry["name"]: entry["chance"]["top1"] for entry in report["sets"] if "top1" in entry.get("chance", {})
+            entry["name"]: entry.get("chance", {}).get("top1")
+            for entry in report["sets"]
+            if entry["task"] == "zero_shot"
         },
     )
 
@@ -187,13 +191,9 @@ def thumbnail(image: Path | Image.Image, size: int = 96) -> str:
         size: longer side in pixels at most; smaller images stay as they are.
 
     Raises:
-        ProtoRKDError: the file cannot be read as an image.
+        ImageRejected: the file cannot be read as an image.
     """
-    if isinstance(image, Path):
-        from stages.images import open_image  # keeps the checks of image files out of the page
-
-        image = open_image(image)
-    shrunk = _on_white(image)
+    shrunk = _on_white(open_image(image) if isinstance(image, Path) else image)
     shrunk.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=None)
     # Pasted into a fresh image, so that no comment or profile of the file travels along.
     bare = Image.new("RGB", shrunk.size)
@@ -253,11 +253,12 @@ def _cell(entry: Mapping[str, Any], measure: str) -> _Cell | None:
         return None
     value, chance = entry["metrics"][measure], entry.get("chance", {}).get(measure)
     is_share = not measure.endswith("median_rank")  # a rank has no bar: it is no part of 100
+    write = _number if is_share else _rank
     return _Cell(
-        value=_number(value),
-        chance="" if chance is None else _number(chance),
-        share=value if is_share else math.nan,
-        chance_share=chance if is_share and chance is not None else math.nan,
+        value=write(value),
+        chance="" if chance is None else write(chance),
+        share=value if is_share else None,
+        chance_share=chance if is_share else None,
     )
 
 
@@ -266,6 +267,10 @@ def _number(value: float) -> str:
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 or value == 0 else f"{value:.2f}"
+
+
+def _rank(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
 
 
 def _similarity(value: float) -> str:

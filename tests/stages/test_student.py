@@ -31,7 +31,6 @@ def test_build_student__is_the_same_from_both_of_its_homes() -> None:
         pytest.param("inception_v3", 96, 2048, marks=slow),
         pytest.param("convnext_tiny", 32, 768, marks=slow),
         pytest.param("vit_b_32", 64, 768, marks=slow),
-        pytest.param("maxvit_t", 224, 512, marks=slow),
     ],
 )
 def test_student__has_the_stated_shapes_in_train_and_eval_mode(name: str, image_size: int, feature_dim: int) -> None:

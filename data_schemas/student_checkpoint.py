@@ -1,0 +1,96 @@
+"""A student on disk: weights as safetensors, and beside them in JSON all that it takes to use them."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import read_json, write_json
+
+WEIGHTS_NAME = "student.safetensors"
+CONFIG_NAME = "student.json"
+CHECKPOINT_FOLDER = "checkpoints"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TeacherRecord:
+    """Which teacher a student was distilled from.
+
+    Args:
+        identity: digest of its bytes.
+        dim: width of its embeddings.
+        recipe: how it embedded the captions: max_tokens, prompt, truncate_dim, embedding_dtype.
+    """
+
+    identity: str
+    dim: int
+    recipe: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the student's input: short side to ``image_size``, centre crop, scale to 0..1, normalise.
+
+    Args:
+        image_size: side of the square input, in pixels.
+        mean: of each RGB channel, subtracted.
+        std: of each RGB channel, divided by.
+        interpolation: of the resize, antialiased.
+    """
+
+    image_size: int
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: str = "bicubic"
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """What ``student.json`` holds.
+
+    Args:
+        backbone: name of the torchvision model.
+        embedding_dim: width of the student's embeddings.
+        projection_layers: of the head.
+        preprocessing: of its pictures.
+        teacher: whose embeddings it learned.
+        losses: objectives and weights that it learned by.
+    """
+
+    backbone: str
+    embedding_dim: int
+    projection_layers: int
+    preprocessing: Preprocessing
+    teacher: TeacherRecord
+    losses: dict[str, float]
+    schema_version: int = SCHEMA_VERSION
+
+    def write(self, root: Path) -> None:
+        """Write ``student.json`` into an artifact's folder."""
+        write_json(root / CONFIG_NAME, dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, root: Path) -> "StudentConfig":
+        """Read ``student.json`` from an artifact's folder.
+
+        Raises:
+            ProtoRKDError: it is missing, damaged or of a newer kind.
+        """
+        path = root / CONFIG_NAME
+        values = read_json(path)
+        try:
+            if values["schema_version"] > SCHEMA_VERSION:
+                raise ProtoRKDError(f"{path} must be of schema version {SCHEMA_VERSION} or older; use a newer protorkd.")
+            preprocessing = values.pop("preprocessing")
+            preprocessing |= {name: tuple(preprocessing[name]) for name in ("mean", "std")}
+            teacher = TeacherRecord(**values.pop("teacher"))
+            return cls(preprocessing=Preprocessing(**preprocessing), teacher=teacher, **values)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ProtoRKDError(f"{path} must describe a student; {error!r}. Run distill again.") from error
+
+
+def checkpoint_path(epoch: int) -> str:
+    """Path of the weights after an epoch, relative to the artifact's folder; epochs count from 1."""
+    return f"{CHECKPOINT_FOLDER}/epoch_{epoch}.safetensors"

@@ -1,0 +1,89 @@
+"""The teacher's embeddings as one table that a training step gathers rows from."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_schemas.teacher_embeddings import TeacherEmbeddings
+from pipeline.log import log
+
+PLACEMENTS = ("auto", "device", "ram", "mapped")
+_AUTO_SHARE = 0.5  # of the free memory that a table may take
+
+
+class Targets:
+    """Cached embeddings by caption row.
+
+    Args:
+        table: (captions, dim), float16 or float32, on the device, in RAM or mapped from a file.
+        device: where gathered rows are wanted.
+    """
+
+    def __init__(self, table: Tensor, device: torch.device) -> None:
+        self._table = table
+        self._device = device
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return self._table.shape[1]
+
+    def is_zero(self) -> Tensor:
+        """Which captions have the zero vector: (captions,), bool, on the CPU."""
+        parts = [(part == 0).all(dim=1).cpu() for part in self._table.split(1 << 18)]
+        return torch.cat(parts)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Take the embeddings of caption rows.
+
+        Shapes:
+            rows: (batch,), int64.
+            returns: (batch, dim), float32, on the device.
+        """
+        found = self._table.index_select(0, rows.to(self._table.device, non_blocking=True))
+        return found.to(self._device, non_blocking=True).float()
+
+
+def load_targets(embeddings: TeacherEmbeddings, *, placement: str, device: torch.device, scratch: Path) -> Targets:
+    """Read all embeddings once into a table.
+
+    Args:
+        embeddings: verified.
+        placement: "device", "ram", "mapped" (a scratch file), or "auto": the first of these with room for it.
+        device: where gathered rows are wanted.
+        scratch: file for the mapped table.
+    """
+    rows, dim, dtype = embeddings.rows, embeddings.dim, embeddings.dtype
+    if placement == "auto":
+        placement = _choose(rows * dim * dtype.itemsize, device)
+    if placement == "mapped":
+        scratch.parent.mkdir(parents=True, exist_ok=True)
+        values = np.memmap(scratch, dtype=dtype, mode="w+", shape=(rows, dim))
+    else:
+        values = np.empty((rows, dim), dtype=dtype)
+    for shard in embeddings.shards():
+        values[shard.start : shard.stop] = embeddings.read(shard.start, shard.stop)
+    table = torch.from_numpy(values)
+    if placement == "device":
+        table = table.to(device)
+    log.info("distill: %d x %d targets, placed: %s", rows, dim, placement)
+    return Targets(table, device)
+
+
+def _choose(size: int, device: torch.device) -> str:
+    if device.type == "cuda" and size < _AUTO_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return "device"
+    return "ram" if size < _AUTO_SHARE * _free_memory() else "mapped"
+
+
+def _free_memory() -> int:
+    """Memory that can be had without swapping, in bytes; where the system does not tell, 4 GB."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 4 << 30

@@ -1,0 +1,100 @@
+"""What an interrupted training goes on from, in one whole file: safetensors with JSON in its header, never a pickle."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from data_schemas.files import write_atomic_by
+from pipeline.log import log
+
+_HEADER = "protorkd"
+
+
+@dataclass
+class TrainingProgress:
+    """How far training has come.
+
+    Args:
+        step: optimizer steps taken, over all epochs.
+        rejected: why a pair, by its number, had no picture.
+        checkpoints: weights that were kept, relative to the artifact's folder.
+    """
+
+    step: int = 0
+    rejected: dict[int, str] = field(default_factory=dict)
+    checkpoints: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A saved state, read but not yet put back."""
+
+    progress: TrainingProgress
+    tensors: Mapping[str, Tensor]
+
+    def restore(self, *, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+        """Put weights, optimizer and random state back.
+
+        Args:
+            modules: by the names that they were saved under; changed in place.
+            optimizer: over the same parameters; changed in place.
+        """
+        for name, module in modules.items():
+            module.load_state_dict(self._below(name))
+        state: dict[int, dict[str, Any]] = {}
+        for name, tensor in self._below("optimizer").items():
+            index, _, key = name.partition("/")
+            state.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        torch.set_rng_state(self.tensors["random/cpu"])
+        if torch.cuda.is_available() and "random/cuda" in self.tensors:
+            torch.cuda.set_rng_state(self.tensors["random/cuda"])
+
+    def _below(self, name: str) -> dict[str, Tensor]:
+        prefix = f"{name}/"
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+
+def save_training_state(
+    path: Path, progress: TrainingProgress, *, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> None:
+    """Write progress, weights, optimizer and random state as one whole file.
+
+    Args:
+        path: the file.
+        progress: how far.
+        modules: by name.
+        optimizer: its state follows the order of its parameters.
+    """
+    tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
+    tensors["random/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {_HEADER: json.dumps(dataclasses.asdict(progress))}
+    write_atomic_by(path, lambda partial: safetensors.torch.save_file(whole, partial, metadata=header))
+
+
+def load_training_state(path: Path) -> TrainingState | None:
+    """Read what `save_training_state` wrote, or None when nothing whole is there."""
+    if not path.exists():
+        return None
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            values = json.loads(file.metadata()[_HEADER])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        rejected = {int(pair): reason for pair, reason in values.pop("rejected").items()}
+        return TrainingState(TrainingProgress(rejected=rejected, **values), tensors)
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        log.info("distill: starting over, the saved state cannot be read: %s", error)
+        return None

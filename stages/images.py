@@ -1,0 +1,148 @@
+"""Pictures from disk, whatever users have there, as plain upright RGB."""
+
+import stat
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+MAX_PIXELS = 89_478_485
+"""Pillow's own limit, 256 MiB of RGB: what asks for more is refused before it is decoded."""
+
+# Pillow warns of metadata that it cannot make out. Only pixels count here, and their number has its own limit.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..+ImagePlugin$")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# Each format by the bytes that it begins with. Formats that start other programs (EPS) are not here.
+_READERS: dict[tuple[bytes, ...], type[ImageFile]] = {
+    (b"\xff\xd8\xff",): JpegImageFile,
+    (b"\x89PNG\r\n\x1a\n",): PngImageFile,
+    (b"RIFF",): WebPImageFile,
+    (b"GIF87a", b"GIF89a"): GifImageFile,
+    (b"BM",): BmpImageFile,
+    (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"): TiffImageFile,
+    (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"Pf"): PpmImageFile,
+}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LA", "La", "PA", "RGBA", "RGBa")
+
+
+class ImageRejected(Exception):  # noqa: N818 -- it is a verdict, which loaders count, not an error of the program
+    """A file that is no usable picture; loaders catch it and count it.
+
+    Args:
+        reason: a short sentence; what differs from file to file follows a colon.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def open_image(path: Path | str) -> Image.Image:
+    """Decode a picture as 8-bit RGB, turned upright, without metadata.
+
+    Transparent parts show white; 16-bit grey keeps its upper 8 bits; of an animation the first frame counts.
+
+    Args:
+        path: a JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file, known by its content and not by its name.
+
+    Raises:
+        ImageRejected: the file is missing, no picture of these formats, damaged, or has more than ``MAX_PIXELS``.
+    """
+    try:
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise ImageRejected("not a file")  # a pipe would be waited for without end
+        with Path(path).open("rb") as file:
+            return _decode(file)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageRejected("missing file") from error
+    except OSError as error:
+        raise ImageRejected(f"unreadable file: {error.strerror}") from error
+    except ValueError as error:
+        raise ImageRejected("missing file") from error  # no file system has a NUL in a name
+
+
+def _decode(file: BinaryIO) -> Image.Image:
+    reader = _find_reader(file)
+    try:
+        # Not Image.open: it warns of large pictures, and calls a damaged one unidentified.
+        picture = reader(file)
+        _check_size(picture)
+        picture.load()
+        image = _to_rgb(_turn_upright(picture))
+    except (ImageRejected, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageRejected(f"more megapixels than the limit of {MAX_PIXELS / 1e6:.1f}") from error
+    except Exception as error:  # decoders meet hostile bytes with any exception at all
+        message = str(error).partition("\n")[0] or type(error).__name__
+        raise ImageRejected(f"truncated or damaged: {message}") from error
+    image.info.clear()  # or a later reader would find the orientation and turn it again
+    return image
+
+
+def _find_reader(file: BinaryIO) -> type[ImageFile]:
+    head = file.read(12)
+    file.seek(0)
+    for beginnings, reader in _READERS.items():
+        if head.startswith(beginnings) and (reader is not WebPImageFile or head.endswith(b"WEBP")):
+            return reader
+    raise ImageRejected("not a readable image (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM)")
+
+
+def _check_size(image: Image.Image) -> None:
+    num_pixels = image.width * image.height
+    if num_pixels > MAX_PIXELS:
+        raise ImageRejected(f"{num_pixels / 1e6:.1f} megapixels, more than the limit of {MAX_PIXELS / 1e6:.1f}")
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # damaged metadata of a sound picture
+        return image
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return _from_grey(np.asarray(image) >> 8)
+    if image.mode in ("I", "F"):
+        return _from_wide_samples(np.asarray(image), is_float=image.mode == "F")
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise ImageRejected(f"colour mode {image.mode}, which has no conversion to RGB")
+    if image.has_transparency_data:
+        seen = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_wide_samples(samples: np.ndarray, *, is_float: bool) -> Image.Image:
+    """Scale samples that came in 32 bits; Pillow hands out 16-bit PGM and TIFF like this, too."""
+    highest = 1 if is_float else 65535
+    if not ((samples >= 0) & (samples <= highest)).all():
+        raise ImageRejected(f"{'float' if is_float else 'integer'} samples outside 0 to {highest}, of unknown scale")
+    return _from_grey(np.rint(samples * 255) if is_float else samples >> 8)
+
+
+def _from_grey(samples: np.ndarray) -> Image.Image:
+    return Image.fromarray(samples.astype(np.uint8)).convert("RGB")
