@@ -1,6 +1,8 @@
 """``artifact.json``: what an artifact was made from, what it holds, and the proof that it is whole."""
 
 import dataclasses
+import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.files import FileEntry, read_json, write_json
 
 RECORD_NAME = "artifact.json"
+JOURNAL_NAME = "journal.jsonl"
 LOG_FOLDER = "logs"
 SCHEMA_VERSION = 1
 
@@ -36,7 +39,7 @@ class ArtifactRecord:
         stage: name of the stage that made it.
         version: that stage's version.
         fingerprint: hash of what was asked for: stage, version, parameters and the inputs' digests.
-        digest: root hash over the outputs. Files under ``logs/`` are listed but left out of it, for they hold times.
+        digest: root hash over `digested_files`.
         params: resolved parameters, defaults included.
         inputs: name to what it was.
         files: every file of the artifact but this record.
@@ -66,6 +69,13 @@ class ArtifactRecord:
         """Bytes of all files together."""
         return sum(file.size for file in self.files)
 
+    @property
+    def digested_files(self) -> tuple[FileEntry, ...]:
+        """The outputs: all files but the logs and the journal, which tell when and in how many runs they were made."""
+        return tuple(
+            file for file in self.files if file.path != JOURNAL_NAME and not file.path.startswith(f"{LOG_FOLDER}/")
+        )
+
     def problems(self, root: Path, *, read: bool) -> dict[str, str]:
         """Name each file under ``root`` that is not what the record says, with what is wrong.
 
@@ -78,7 +88,8 @@ class ArtifactRecord:
 
     def write(self, root: Path) -> None:
         """Write the record into the artifact's folder, as the last of its files."""
-        write_json(root / RECORD_NAME, dataclasses.asdict(self))
+        values = json.loads(json.dumps(dataclasses.asdict(self)))
+        write_json(root / RECORD_NAME, {**values, "checksum": _checksum(values)})
 
     @classmethod
     def read(cls, root: Path) -> "ArtifactRecord":
@@ -88,18 +99,25 @@ class ArtifactRecord:
             ProtoRKDError: there is none, or it is damaged, or it is of a newer kind.
         """
         path = root / RECORD_NAME
+        advice = "Run its stage again with the same options: what is whole is taken over."
         values = read_json(path)
         try:
+            checksum = values.pop("checksum")
             if values["schema_version"] > SCHEMA_VERSION:
                 raise ProtoRKDError(
                     f"{path} must be of schema version {SCHEMA_VERSION} or older; got {values['schema_version']}. "
                     "Use the newer protorkd that wrote it."
                 )
+            if checksum != _checksum(values):
+                raise ProtoRKDError(f"{path} must be as it was written; its checksum does not fit. {advice}")
             files = tuple(FileEntry(**file) for file in values.pop("files"))
             inputs = {name: InputRecord(**entry) for name, entry in values.pop("inputs").items()}
             uses = tuple(values.pop("uses"))
             return cls(files=files, inputs=inputs, uses=uses, **values)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ProtoRKDError(
-                f"{path} must be an artifact's record; {error!r}. Remove {root} and run its stage again."
-            ) from error
+            raise ProtoRKDError(f"{path} must be an artifact's record; {error!r}. {advice}") from error
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    """Hash of the record's own values, so that `verify` finds an altered record too."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

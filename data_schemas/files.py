@@ -47,12 +47,14 @@ class FileEntry:
         file = root / self.path
         try:
             size = file.stat().st_size
-        except FileNotFoundError:
+            if size != self.size:
+                return f"has {size} bytes instead of {self.size}"
+            if read and hash_file(file) != self.sha256:
+                return "has other bytes than were written"
+        except (FileNotFoundError, NotADirectoryError):
             return "missing"
-        if size != self.size:
-            return f"has {size} bytes instead of {self.size}"
-        if read and hash_file(file) != self.sha256:
-            return "has other bytes than were written"
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
         return None
 
 
@@ -114,7 +116,7 @@ def append_line(path: Path, line: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON as a whole file, keys sorted, readable by eye."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, text.encode() + b"\n")
+    write_atomic(path, text.encode(errors="surrogatepass") + b"\n")  # a path may hold bytes that are not UTF-8
 
 
 def read_json(path: Path) -> Any:
@@ -154,7 +156,7 @@ def disk_error(path: Path, error: OSError) -> ProtoRKDError:
 
 
 def list_files(root: Path) -> list[str]:
-    """Every file below ``root``, relative, with forward slashes, sorted; left-overs of killed writes are passed over."""
+    """Every file below ``root``, relative, with forward slashes, sorted, but for left-overs of killed writes."""
     return sorted(
         path.relative_to(root).as_posix()
         for path in root.rglob("*")

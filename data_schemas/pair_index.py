@@ -93,8 +93,9 @@ def _write(path: Path, table: pa.Table) -> None:
 def _read(path: Path, schema: pa.Schema) -> pa.Table:
     try:
         table = pq.read_table(path, page_checksum_verification=True)
-    except (OSError, pa.ArrowInvalid) as error:
+        names = table.schema.names
+    except (OSError, ValueError, pa.ArrowException) as error:  # a damaged footer decodes to anything
         raise ProtoRKDError(f"{path} must be a whole parquet file; {error}. Run its stage again.") from error
     if not table.schema.equals(schema):
-        raise ProtoRKDError(f"{path} must have the columns {schema.names}; got {table.schema.names}.")
+        raise ProtoRKDError(f"{path} must have the columns {schema.names}; got {names}.")
     return table

@@ -82,7 +82,9 @@ class StudentConfig:
         values = read_json(path)
         try:
             if values["schema_version"] > SCHEMA_VERSION:
-                raise ProtoRKDError(f"{path} must be of schema version {SCHEMA_VERSION} or older; use a newer protorkd.")
+                raise ProtoRKDError(
+                    f"{path} must be of schema version {SCHEMA_VERSION} or older; use a newer protorkd."
+                )
             preprocessing = values.pop("preprocessing")
             preprocessing |= {name: tuple(preprocessing[name]) for name in ("mean", "std")}
             teacher = TeacherRecord(**values.pop("teacher"))

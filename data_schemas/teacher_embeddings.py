@@ -11,7 +11,7 @@ import zarr.codecs
 from numpy.typing import NDArray
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import fsync
+from data_schemas.files import disk_error, fsync
 
 ARRAY_NAME = "embeddings.zarr"
 SCHEMA_VERSION = 1
@@ -58,20 +58,26 @@ class TeacherEmbeddings:
             dim: width of an embedding.
             dtype: "float16" or "float32".
             shard_rows: rows in one shard file, a multiple of 256.
+
+        Raises:
+            ProtoRKDError: the disk is full or the folder cannot be written.
         """
         path = root / ARRAY_NAME
-        (path / "zarr.json").unlink(missing_ok=True)
-        array = zarr.create_array(
-            path,
-            shape=(rows, dim),
-            dtype=dtype,
-            chunks=(_CHUNK_ROWS, dim),
-            shards=(shard_rows, dim),
-            compressors=[zarr.codecs.Crc32cCodec()],
-            fill_value=float("nan"),
-            attributes={"kind": _KIND, "schema_version": SCHEMA_VERSION},
-        )
-        fsync(path / "zarr.json")
+        try:
+            (path / "zarr.json").unlink(missing_ok=True)
+            array = zarr.create_array(
+                path,
+                shape=(rows, dim),
+                dtype=dtype,
+                chunks=(_CHUNK_ROWS, dim),
+                shards=(shard_rows, dim),
+                compressors=[zarr.codecs.Crc32cCodec()],
+                fill_value=float("nan"),
+                attributes={"kind": _KIND, "schema_version": SCHEMA_VERSION},
+            )
+            fsync(path / "zarr.json")
+        except OSError as error:
+            raise disk_error(path, error) from error
         return cls(root, array)
 
     @classmethod
@@ -120,13 +126,19 @@ class TeacherEmbeddings:
     def write(self, shard: Shard, values: NDArray[Any]) -> None:
         """Write one whole shard and force it to disk.
 
+        Raises:
+            ProtoRKDError: the disk is full or the folder cannot be written.
+
         Shapes:
             values: (stop - start, dim), the array's dtype, finite.
         """
-        self._array[shard.start : shard.stop] = values
         path = self._root / shard.path
-        fsync(path)
-        fsync(path.parent)
+        try:
+            self._array[shard.start : shard.stop] = values
+            fsync(path)
+            fsync(path.parent)
+        except OSError as error:
+            raise disk_error(path, error) from error
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Read rows ``start`` to ``stop``.

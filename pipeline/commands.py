@@ -1,5 +1,6 @@
 """Click commands made from stages, and the commands about artifacts: status, why, verify, gc."""
 
+import contextlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,13 +11,13 @@ import click
 from data_schemas.artifact_record import RECORD_NAME
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import list_files
-from pipeline.draft import JOURNAL_NAME, digests_in_use, is_held
+from pipeline.draft import digests_in_use, is_held
 from pipeline.fingerprint import digest_of_files, fingerprint
 from pipeline.log import show_log
 from pipeline.options import click_options, take
 from pipeline.runner import Outcome, context_of, plan_stage, run_stage
 from pipeline.stage import Stage
-from pipeline.store import DRAFT_PREFIX, Artifact, Store
+from pipeline.store import Artifact, Store
 
 AnyStage = Stage[Any, Any, Any]
 
@@ -81,7 +82,8 @@ def status(store: Path) -> None:
     opened = Store(store)
     artifacts = opened.artifacts()
     names = {artifact.record.digest: artifact.name for artifact in artifacts}
-    if not artifacts:
+    unreadable = opened.unreadable()
+    if not artifacts and not unreadable:
         click.echo(f"{store} holds no artifacts.")
     for artifact in artifacts:
         record = artifact.record
@@ -94,6 +96,8 @@ def status(store: Path) -> None:
         click.echo(
             f"{artifact.name}  {human_size(record.size)}  {record.created[:19]}  from {'; '.join(sources)}{state}"
         )
+    for path in unreadable:
+        click.echo(f"{path.parent.name} {path.name[:12]}  {human_size(_size(path))}  NOT WHOLE: {RECORD_NAME}")
     for path in opened.leftovers():
         click.echo(
             f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}  {_leftover_state(opened, path)}"
@@ -107,8 +111,12 @@ def verify(store: Path, references: tuple[str, ...]) -> None:
 
     REFERENCES are fingerprints or their beginnings; without any, all artifacts are read.
     """
-    chosen = _chosen(Store(store), references)
-    num_bad = 0
+    opened = Store(store)
+    chosen = _chosen(opened, references)
+    unreadable = {} if references else opened.unreadable()
+    for folder, error in unreadable.items():
+        click.echo(f"{folder.parent.name} {folder.name[:12]}: NOT WHOLE\n  {error}")
+    num_bad = len(unreadable)
     for artifact in chosen:
         problems = artifact_problems(artifact)
         num_bad += bool(problems)
@@ -117,8 +125,8 @@ def verify(store: Path, references: tuple[str, ...]) -> None:
             click.echo(f"  {artifact.path / path}: {problem}")
     if num_bad:
         raise ProtoRKDError(
-            f"Every artifact must be as it was written; {num_bad} of {len(chosen)} are not. "
-            "Run their stages again with the same options: what is not whole is made anew."
+            f"Every artifact must be as it was written; {num_bad} of {len(chosen) + len(unreadable)} are not. "
+            "Run their stages again with the same options, and with --force where sizes are right and bytes are not."
         )
 
 
@@ -135,9 +143,8 @@ def gc(context: click.Context, store: Path, drop: tuple[str, ...], yes: bool) ->
     of their stage. Students and reports stay until they are named by --drop.
     """
     opened = Store(store)
-    paths = garbage(
-        opened, kept_stages=context.obj, drop=[found.path for found in _chosen(opened, drop)] if drop else []
-    )
+    dropped = [found.path for found in _chosen(opened, drop)] if drop else []
+    paths = garbage(opened, kept_stages=context.obj, drop=dropped)
     for path in paths:
         click.echo(f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}")
     if not paths:
@@ -147,9 +154,13 @@ def gc(context: click.Context, store: Path, drop: tuple[str, ...], yes: bool) ->
     if not yes and not click.confirm(f"Remove these {len(paths)} ({total})?"):
         click.echo("Nothing removed.")
         return
+    now = set(garbage(opened, kept_stages=context.obj, drop=dropped))  # runs may have begun while the question stood
     for path in paths:
-        opened.remove(path)
-    click.echo(f"Removed {len(paths)} ({total}).")
+        if path in now:
+            opened.remove(path)
+        else:
+            click.echo(f"{path} is in use by now, and stays.")
+    click.echo(f"Removed {len(now & set(paths))} of {len(paths)} ({total}).")
 
 
 def garbage(store: Store, *, kept_stages: Sequence[str], drop: Sequence[Path] = ()) -> list[Path]:
@@ -161,18 +172,20 @@ def garbage(store: Store, *, kept_stages: Sequence[str], drop: Sequence[Path] = 
         drop: artifacts to remove even so.
 
     Raises:
-        ProtoRKDError: something that stays was made from an artifact to be dropped.
+        ProtoRKDError: something that stays was made from an artifact to be dropped, or a record cannot be read.
     """
+    if damaged := store.unreadable():
+        raise next(iter(damaged.values()))  # what it was made from is not known
     artifacts = store.artifacts()
-    newest = {artifact.record.stage: artifact.path for artifact in artifacts}
+    newest = {artifact.record.stage: artifact.path for artifact in artifacts if artifact.path not in drop}
     roots = [
         artifact
         for artifact in artifacts
         if artifact.path not in drop
-        and (artifact.record.stage in kept_stages or newest[artifact.record.stage] == artifact.path)
+        and (artifact.record.stage in kept_stages or newest.get(artifact.record.stage) == artifact.path)
     ]
     live = digests_in_use(store)
-    queue = list(roots)
+    queue = roots + [artifact for artifact in artifacts if artifact.record.digest in live]
     for artifact in queue:  # grows while it is walked
         wanted = {entry.digest for entry in artifact.record.inputs.values()} | set(artifact.record.uses)
         queue += [other for other in artifacts if other.record.digest in wanted - live]
@@ -192,11 +205,10 @@ def artifact_problems(artifact: Artifact) -> dict[str, str]:
     """Read an artifact whole; name each file that is not as written, and what the record itself gets wrong."""
     record = artifact.record
     problems = record.problems(artifact.path, read=True)
-    known = {file.path for file in record.files} | {RECORD_NAME, JOURNAL_NAME}
+    known = {file.path for file in record.files} | {RECORD_NAME}
     problems |= {path: "is not in the record" for path in list_files(artifact.path) if path not in known}
-    digested = [file for file in record.files if not file.path.startswith("logs/")]
     inputs = {name: entry.digest for name, entry in record.inputs.items()}
-    if digest_of_files(digested) != record.digest:
+    if digest_of_files(record.digested_files) != record.digest:
         problems[RECORD_NAME] = "its digest does not follow from its files"
     elif fingerprint(record.stage, record.version, record.params, inputs) != record.fingerprint:
         problems[RECORD_NAME] = "its fingerprint does not follow from its parameters and inputs"
@@ -228,6 +240,9 @@ def _chosen(store: Store, references: Sequence[str]) -> list[Artifact]:
         return known
     chosen = []
     for reference in references:
+        for path, error in store.unreadable().items():
+            if path.name.startswith(reference):
+                raise error
         fitting = [artifact for artifact in known if artifact.record.fingerprint.startswith(reference)]
         if len(fitting) != 1:
             names = ", ".join(artifact.name for artifact in (fitting or known)) or "none"
@@ -248,11 +263,15 @@ def _leftover_state(store: Store, path: Path) -> str:
 
 
 def _is_live(store: Store, path: Path) -> bool:
-    return is_held(store, path.parent.name, path.name.removeprefix(DRAFT_PREFIX))
+    return is_held(store, path.parent.name, path.name.rpartition("-")[2])
 
 
 def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    size = 0
+    for file in path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # of a draft in the making
+            size += file.stat().st_size if file.is_file() else 0
+    return size
 
 
 def _brief(value: Any) -> str:

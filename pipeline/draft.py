@@ -8,18 +8,26 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import filelock
 
-from data_schemas.artifact_record import LOG_FOLDER, RECORD_NAME, ArtifactRecord
+from data_schemas.artifact_record import JOURNAL_NAME, LOG_FOLDER, RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import FileEntry, append_line, disk_error, fsync, list_files, read_json, write_json
+from data_schemas.files import (
+    PARTIAL_SUFFIX,
+    FileEntry,
+    append_line,
+    disk_error,
+    fsync,
+    list_files,
+    read_json,
+    write_json,
+)
 from pipeline.fingerprint import digest_of_files
 from pipeline.log import log
 from pipeline.store import HOLDER_PREFIX, LOCK_PREFIX, OLD_PREFIX, Store
 
-JOURNAL_NAME = "journal.jsonl"
 STATE_FOLDER = "state"
 
 
@@ -37,6 +45,7 @@ class Draft:
         self.path = path
         self.resumed = resumed
         self._entries = _read_journal(path / JOURNAL_NAME)
+        self._seen_whole: set[str] = set()
 
     @property
     def state(self) -> Path:
@@ -53,11 +62,14 @@ class Draft:
         entry = FileEntry.of(self.path, path)
         append_line(self.path / JOURNAL_NAME, json.dumps(asdict(entry), sort_keys=True))
         self._entries[path] = entry
+        self._seen_whole.add(path)
 
     def is_whole(self, path: str) -> bool:
         """Whether the file was adopted and still has the same bytes."""
         entry = self._entries.get(path)
-        return entry is not None and entry.problem(self.path, read=True) is None
+        whole = entry is not None and entry.problem(self.path, read=True) is None
+        (self._seen_whole.add if whole else self._seen_whole.discard)(path)
+        return whole
 
     def clear(self) -> None:
         """Start from nothing."""
@@ -65,23 +77,25 @@ class Draft:
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True)
         self._entries = {}
+        self._seen_whole = set()
         self.resumed = False
 
     def seal(self, record: ArtifactRecord) -> ArtifactRecord:
         """Complete ``record`` with the files and their digest, and write it as the last file of the folder."""
         entries = []
         for path in list_files(self.path):
-            if path in (RECORD_NAME, JOURNAL_NAME) or path.startswith(f"{STATE_FOLDER}/"):
+            if path == RECORD_NAME or path.startswith(f"{STATE_FOLDER}/"):
                 continue
-            known = self._entries.get(path)
+            # What an earlier run adopted may have been written again since: only this run's own word is taken.
+            known = self._entries[path] if path in self._seen_whole else None
             entries.append(
                 known if known and not known.problem(self.path, read=False) else FileEntry.of(self.path, path)
             )
             fsync(self.path / path)
-        for folder in {(self.path / entry.path).parent for entry in entries}:
-            fsync(folder)
-        digested = [entry for entry in entries if not entry.path.startswith(f"{LOG_FOLDER}/")]
-        sealed = replace(record, files=tuple(entries), digest=digest_of_files(digested))
+        for folder in {folder for entry in entries for folder in PurePosixPath(entry.path).parents}:
+            fsync(self.path / folder)
+        sealed = replace(record, files=tuple(entries))
+        sealed = replace(sealed, digest=digest_of_files(sealed.digested_files))
         sealed.write(self.path)
         return sealed
 
@@ -167,6 +181,8 @@ def open_draft(store: Store, stage: str, fingerprint: str, *, fresh: bool = Fals
         _demote(final, path)
     resumed = path.is_dir() and any(path.iterdir())
     path.mkdir(parents=True, exist_ok=True)
+    for partial in list(path.rglob(f"*{PARTIAL_SUFFIX}")):
+        partial.unlink()
     return Draft(path, resumed=resumed)
 
 
@@ -196,12 +212,13 @@ def publish(store: Store, draft_path: Path, record: ArtifactRecord) -> None:
 
 
 def _demote(final: Path, draft_path: Path) -> None:
-    """Turn a damaged artifact back into a draft; its journal, or else its record, tells what was whole."""
+    """Turn a damaged artifact back into a draft; its journal and its record tell what was whole."""
     if draft_path.exists():
         shutil.rmtree(draft_path)
-    if not (final / JOURNAL_NAME).exists():
-        with contextlib.suppress(ProtoRKDError):
-            for entry in ArtifactRecord.read(final).files:
+    with contextlib.suppress(ProtoRKDError):
+        known = _read_journal(final / JOURNAL_NAME)
+        for entry in ArtifactRecord.read(final).digested_files:
+            if known.get(entry.path) != entry:
                 append_line(final / JOURNAL_NAME, json.dumps(asdict(entry), sort_keys=True))
     (final / RECORD_NAME).unlink(missing_ok=True)
     final.rename(draft_path)

@@ -1,5 +1,6 @@
 """Fingerprints: what a run was asked to do, as a hash. Digests: what it wrote, as a hash."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,11 +20,15 @@ def canonical(value: Any) -> Any:
     Raises:
         ProtoRKDError: the value has no canonical form (a path, a set, a NaN, an object).
     """
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | int):
         return value
-    if isinstance(value, float):
-        if math.isfinite(value):
+    if isinstance(value, str):
+        with contextlib.suppress(UnicodeEncodeError):  # bytes of a command line that are not UTF-8
+            value.encode()
             return value
+    elif isinstance(value, float):
+        if math.isfinite(value):
+            return value + 0.0  # -0.0 becomes 0.0, which is the same number
     elif isinstance(value, Mapping):
         if all(isinstance(key, str) for key in value):
             return {key: canonical(value[key]) for key in sorted(value)}

@@ -56,20 +56,20 @@ class FileDigests:
         try:
             self._database.parent.mkdir(parents=True, exist_ok=True)
             memory = sqlite3.connect(self._database, timeout=60)
-            memory.execute(
-                "CREATE TABLE IF NOT EXISTS digests (key BLOB PRIMARY KEY, sha256 TEXT NOT NULL) WITHOUT ROWID"
-            )
         except OSError as error:
             raise disk_error(self._database, error) from error
         except sqlite3.Error as error:
-            raise ProtoRKDError(
-                f"{self._database} must be writable; {error}. Remove it, or choose another --store."
-            ) from error
+            raise ProtoRKDError(f"{self._database} must be writable; {error}. Choose another --store.") from error
         with contextlib.closing(memory):
             try:
+                memory.execute(
+                    "CREATE TABLE IF NOT EXISTS digests (key BLOB PRIMARY KEY, sha256 TEXT NOT NULL) WITHOUT ROWID"
+                )
                 yield memory
             except sqlite3.Error as error:
-                raise ProtoRKDError(f"{self._database} must be sound; {error}. Remove it: it is made anew.") from error
+                raise ProtoRKDError(
+                    f"{self._database} must be a sound and writable database; {error}. Remove it: it is made anew."
+                ) from error
 
 
 def _batch(memory: sqlite3.Connection | None, pool: ThreadPoolExecutor, paths: Sequence[Path]) -> list[str | None]:

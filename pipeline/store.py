@@ -1,5 +1,6 @@
 """The artifact store: ``<store>/<stage>/<fingerprint>/``, each artifact absent or complete."""
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,9 +42,11 @@ class Artifact:
         files = [file for file in self.record.files if not paths or file.path.startswith(paths)]
         for file in files:
             if problem := file.problem(self.path, read=read):
+                # A run sees for itself that a size is wrong, and takes over the rest.
+                force = "" if file.problem(self.path, read=False) else " and --force"
                 raise ProtoRKDError(
                     f"{self.path / file.path} must be as it was written; it {_verb(problem)}. "
-                    f"Run {self.record.stage} again with the same options: it makes anew what is not whole."
+                    f"Run {self.record.stage} again with the same options{force}."
                 )
 
 
@@ -73,16 +76,22 @@ class Store:
         return Artifact(path=path, record=ArtifactRecord.read(path))
 
     def artifacts(self, stage: str | None = None) -> list[Artifact]:
-        """List committed artifacts, of one stage or of all, oldest first."""
-        folders = self._stage_folders() if stage is None else [self.root / stage]
-        found = [
-            Artifact(path=path, record=ArtifactRecord.read(path))
-            for folder in folders
-            if folder.is_dir()
-            for path in sorted(folder.iterdir())
-            if not path.name.startswith(".") and (path / RECORD_NAME).is_file()
-        ]
+        """List committed artifacts, of one stage or of all, oldest first; those of `unreadable` are passed over."""
+        found = []
+        for path in self._committed(stage):
+            with contextlib.suppress(ProtoRKDError):
+                found.append(Artifact(path=path, record=ArtifactRecord.read(path)))
         return sorted(found, key=lambda artifact: (artifact.record.created, artifact.record.fingerprint))
+
+    def unreadable(self, stage: str | None = None) -> dict[Path, ProtoRKDError]:
+        """Find the artifacts, of one stage or of all, whose record is damaged."""
+        found = {}
+        for path in self._committed(stage):
+            try:
+                ArtifactRecord.read(path)
+            except ProtoRKDError as error:
+                found[path] = error
+        return found
 
     def leftovers(self) -> Iterator[Path]:
         """Drafts, folders without a record and what a killed commit left behind."""
@@ -104,6 +113,8 @@ class Store:
             ProtoRKDError: none fits, or more than one does.
         """
         if reference is None:
+            if damaged := self.unreadable(stage):
+                raise next(iter(damaged.values()))  # it might be the newest
             known = self.artifacts(stage)
             if not known:
                 raise ProtoRKDError(f"{self.root} must hold an artifact of {stage}; it has none. Run {stage} first.")
@@ -128,6 +139,9 @@ class Store:
         shutil.rmtree(old)
 
     def _by_prefix(self, prefix: str, *, stage: str, flag: str) -> Artifact:
+        for path, error in self.unreadable(stage).items():
+            if path.name.startswith(prefix):
+                raise error
         known = self.artifacts(stage)
         fitting = [artifact for artifact in known if artifact.record.fingerprint.startswith(prefix)]
         if len(fitting) == 1:
@@ -135,8 +149,15 @@ class Store:
         listing = ", ".join(artifact.record.fingerprint[:12] for artifact in (fitting or known)) or "none"
         what = "exactly one artifact" if fitting else "an artifact"
         raise ProtoRKDError(
-            f"{flag} must name {what} of {stage} in {self.root}, by fingerprint or path; got {prefix!r}. Known: {listing}."
+            f"{flag} must name {what} of {stage} in {self.root}, by fingerprint or path; got {prefix!r}. "
+            f"Known: {listing}."
         )
+
+    def _committed(self, stage: str | None) -> Iterator[Path]:
+        for folder in self._stage_folders():
+            for path in sorted(folder.iterdir()) if stage in (None, folder.name) else ():
+                if not path.name.startswith(".") and (path / RECORD_NAME).is_file():
+                    yield path
 
     def _stage_folders(self) -> list[Path]:
         if not self.root.is_dir():

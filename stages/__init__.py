@@ -2,5 +2,6 @@
 
 from stages.distill.stage import STAGE as DISTILL
 from stages.encode_teacher.stage import STAGE as ENCODE_TEACHER
+from stages.evaluate.stage import STAGE as EVALUATE
 
-STAGES = (ENCODE_TEACHER, DISTILL)
+STAGES = (ENCODE_TEACHER, DISTILL, EVALUATE)

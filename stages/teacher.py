@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, WordEmbeddings
+from sentence_transformers.sentence_transformer.modules import Pooling, Router, Transformer, WordEmbeddings
 
 from data_schemas.errors import ProtoRKDError
+from pipeline.log import log
 from stages.teacher_identity import TeacherSource
 
 _SORT_CHARACTERS_PER_TOKEN = 4
@@ -47,32 +47,36 @@ class Teacher:
         self._prompt = prompt or None
         self._truncate_dim = truncate_dim or None
         if max_tokens:
+            limit = self._model.max_seq_length
+            if limit and max_tokens > limit:
+                raise ProtoRKDError(f"--max-tokens must be at most the teacher's own limit, {limit}; got {max_tokens}.")
             self._model.max_seq_length = max_tokens
         # A model that also takes pictures would open a caption that looks like a path or an address.
-        self._wrap = set(self._model.modalities) != {"text"}
+        self._wrap, self._route = False, {}
+        if set(self._model.modalities) != {"text"}:
+            self._wrap, self._route = _force_text(self._model[0])
         full_dim = self._model.get_embedding_dimension()
         if full_dim is None or truncate_dim > full_dim:
             raise ProtoRKDError(f"--truncate-dim must be at most the teacher's width, {full_dim}; got {truncate_dim}.")
         self.dim = truncate_dim or full_dim
 
     def token_counts(self, captions: Sequence[str]) -> NDArray[np.int64]:
-        """Number of tokens of each caption, as the model would see it.
+        """Number of tokens of each caption, as the model would see it, with the prompt.
 
         Shapes:
             returns: (captions,), int64.
         """
         limit = self._model.max_seq_length or np.iinfo(np.int64).max
         tokenizer: Any = self._model.tokenizer
+        texts = [f"{self._prompt or ''}{caption}" for caption in captions]
         try:
             if callable(tokenizer):
-                encoded = tokenizer(list(captions), add_special_tokens=True, truncation=False, verbose=False)[
-                    "input_ids"
-                ]
+                encoded = tokenizer(texts, add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
             else:
-                encoded = [tokenizer.tokenize(caption) for caption in captions]
+                encoded = [tokenizer.tokenize(text) for text in texts]
             counts = [len(tokens) for tokens in encoded]
-        except Exception:  # noqa: BLE001 - a tokenizer of an unknown kind: lengths only order the work
-            counts = [len(caption) // _SORT_CHARACTERS_PER_TOKEN + 1 for caption in captions]
+        except Exception:
+            counts = [len(text) // _SORT_CHARACTERS_PER_TOKEN + 1 for text in texts]
         return np.minimum(np.asarray(counts, dtype=np.int64), limit)
 
     def encode(self, captions: Sequence[str], *, batch_tokens: int) -> NDArray[np.float32]:
@@ -92,14 +96,22 @@ class Teacher:
 
     def _encode_batch(self, captions: list[str]) -> NDArray[np.float32]:
         encoded = self._model.encode(
-            [{"text": caption} for caption in captions] if self._wrap else captions,  # type: ignore[arg-type]
+            [{"text": caption} for caption in captions] if self._wrap else captions,
             prompt=self._prompt,
             batch_size=len(captions),
             truncate_dim=self._truncate_dim,
             show_progress_bar=False,
             convert_to_numpy=True,
+            **self._route,
         )
         return np.asarray(encoded, dtype=np.float32)
+
+
+def _force_text(first: Any) -> tuple[bool, dict[str, str]]:
+    """How a model that takes more than text is told that a caption is text: in a dict, by choosing a route, or both."""
+    route = {"modality": "text"} if isinstance(first, Router) else {}
+    entry = first.sub_modules.get("text", [first])[0] if route else first
+    return isinstance(entry, Transformer), route
 
 
 def token_batches(counts: NDArray[np.int64], *, batch_tokens: int) -> Iterator[NDArray[np.int64]]:
@@ -138,13 +150,33 @@ def _load(source: TeacherSource, device: str) -> SentenceTransformer:
 
 def _word_embeddings(source: TeacherSource, device: str) -> SentenceTransformer:
     """Average of word vectors: what ``average_word_embeddings_glove.6B.300d`` is, from GloVe's own text file."""
+    passed_over = _Counter()
+    logger = logging.getLogger(WordEmbeddings.__module__)
+    logger.addHandler(passed_over)
     try:
         words = WordEmbeddings.from_text_file(str(source.path))
+        if not words.get_embedding_dimension():
+            raise ValueError("its first line has no numbers")
     except (ValueError, UnicodeDecodeError, RuntimeError, AttributeError, IndexError, OSError) as error:
         raise ProtoRKDError(
             f"--teacher must name a text file of word vectors (a word and its numbers a line, as GloVe writes them); "
             f"got {source.name}: {error}."
         ) from error
+    finally:
+        logger.removeHandler(passed_over)
+    if passed_over.count:
+        log.info("%d lines of %s have another width than the first and are passed over", passed_over.count, source.name)
     return SentenceTransformer(
         modules=[words, Pooling(words.get_embedding_dimension(), pooling_mode="mean")], device=device
     )
+
+
+class _Counter(logging.Handler):
+    """Counts errors that a library only logs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += 1

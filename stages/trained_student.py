@@ -34,4 +34,5 @@ def load_student(config: StudentConfig, weights: Path, *, device: torch.device) 
         student.load_state_dict(safetensors.torch.load_file(weights))
     except (OSError, safetensors.SafetensorError, RuntimeError) as error:
         raise ProtoRKDError(f"{weights} must hold the weights of a {config.backbone} student; {error}.") from error
-    return student.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return student.eval()

@@ -1,7 +1,6 @@
 """The pictures of training, in an order that depends on the seed and the epoch alone."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -9,29 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from stages.image_batches import Batch, collate
 from stages.image_set import ImageSet
 from stages.images import ImageRejected, open_image
 from stages.transforms import TrainTransform
 
 Request = tuple[int, int]  # epoch, pair
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pictures that could be read, and the pairs whose pictures could not.
-
-    Shapes:
-        images: (batch, 3, size, size), uint8.
-        pairs: (batch,), int64: which pair each picture belongs to.
-    """
-
-    images: Tensor
-    pairs: Tensor
-    rejected: dict[int, str]
-
-    def pin_memory(self) -> "Batch":
-        """Put the tensors where a GPU copies them from in the background."""
-        return Batch(self.images.pin_memory(), self.pairs.pin_memory(), self.rejected)
 
 
 class PairImages(Dataset[tuple[int, Tensor | str]]):
@@ -106,22 +88,14 @@ class BatchRequests:
                 yield [(epoch, int(pair)) for pair in chosen]
 
 
-def load_batches(dataset: PairImages, requests: BatchRequests, *, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+def load_batches(dataset: PairImages, requests: BatchRequests, *, workers: int, pin_memory: bool) -> Iterable[Batch]:
     """Read the requested batches, in order, ahead of training."""
     return DataLoader(
         dataset,
-        batch_sampler=requests,  # type: ignore[arg-type]
+        batch_sampler=requests,
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # its own, or starting to read would move the global one, from which dropout draws
     )
-
-
-def collate(samples: Sequence[tuple[int, Tensor | str]]) -> Batch:
-    """Stack the pictures that could be read; keep the reasons of the others."""
-    images = [image for _, image in samples if isinstance(image, Tensor)]
-    pairs = [pair for pair, image in samples if isinstance(image, Tensor)]
-    rejected = {pair: reason for pair, reason in samples if isinstance(reason, str)}
-    stacked = torch.stack(images) if images else torch.empty(0, dtype=torch.uint8)
-    return Batch(images=stacked, pairs=torch.tensor(pairs, dtype=torch.int64), rejected=rejected)

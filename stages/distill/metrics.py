@@ -11,7 +11,7 @@ from torch import Tensor
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import append_line, write_atomic
 from pipeline.log import log
-from stages.distill.data import Batch
+from stages.image_batches import Batch
 
 _NEVER = 1 << 62
 

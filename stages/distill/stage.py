@@ -1,7 +1,7 @@
 """distill: an image student, trained purely against cached teacher embeddings.
 
 Takes:  an artifact of encode-teacher, and the pictures that its pair index names.
-Does:   trains a backbone with a projection head so that a picture lands where its caption lies. Never loads the teacher.
+Does:   trains a backbone and a projection head so that a picture lands where its caption lies; loads no teacher.
 Gives:  student.safetensors and student.json, checkpoints/epoch_N.safetensors, rejected.parquet, logs/metrics.jsonl.
 """
 

@@ -1,15 +1,18 @@
 """The teacher's embeddings as one table that a training step gathers rows from."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data_schemas.teacher_embeddings import TeacherEmbeddings
 from pipeline.log import log
 
 PLACEMENTS = ("auto", "device", "ram", "mapped")
+_BLOCK_ROWS = 1 << 18
 _AUTO_SHARE = 0.5  # of the free memory that a table may take
 
 
@@ -32,8 +35,8 @@ class Targets:
 
     def is_zero(self) -> Tensor:
         """Which captions have the zero vector: (captions,), bool, on the CPU."""
-        parts = [(part == 0).all(dim=1).cpu() for part in self._table.split(1 << 18)]
-        return torch.cat(parts)
+        starts = range(0, len(self._table), _BLOCK_ROWS)
+        return torch.cat([(self._table[start : start + _BLOCK_ROWS] == 0).all(dim=1).cpu() for start in starts])
 
     def gather(self, rows: Tensor) -> Tensor:
         """Take the embeddings of caption rows.
@@ -58,6 +61,7 @@ def load_targets(embeddings: TeacherEmbeddings, *, placement: str, device: torch
     rows, dim, dtype = embeddings.rows, embeddings.dim, embeddings.dtype
     if placement == "auto":
         placement = _choose(rows * dim * dtype.itemsize, device)
+    values: NDArray[Any]
     if placement == "mapped":
         scratch.parent.mkdir(parents=True, exist_ok=True)
         values = np.memmap(scratch, dtype=dtype, mode="w+", shape=(rows, dim))

@@ -133,13 +133,13 @@ def train(
         for batch in metrics.timed(batches):
             done.rejected |= batch.rejected
             _check_rejected(done, dataset, conduct.max_rejected)
-            if len(batch.pairs) > 1:  # batch normalisation needs two
+            if len(batch.rows) > 1:  # batch normalisation needs two
                 factor = warmup_cosine(done.step, warmup_steps=schedule.warmup_steps, total_steps=total_steps)
                 for group in optimizer.param_groups:
                     group["lr"] = schedule.lr * factor
                 with in_precision():
                     embeddings = student(normalize(batch.images))
-                loss, terms = objectives(student=embeddings.float(), teacher=targets.gather(caption_rows[batch.pairs]))
+                loss, terms = objectives(student=embeddings.float(), teacher=targets.gather(caption_rows[batch.rows]))
                 optimizer.zero_grad(set_to_none=True)
                 scaler.scale(loss).backward()
                 scaler.unscale_(optimizer)
@@ -147,9 +147,9 @@ def train(
                 scaler.step(optimizer)
                 scaler.update()
                 values = {"loss": loss, **terms, "grad_norm": grad_norm}
-                metrics.add(num_images=len(batch.pairs), lr=schedule.lr * factor, values=values)
+                metrics.add(num_images=len(batch.rows), lr=schedule.lr * factor, values=values)
             done.step += 1
-            advance(len(batch.pairs) + len(batch.rejected))
+            advance(len(batch.rows) + len(batch.rejected))
             epoch, step_in_epoch = divmod(done.step, requests.steps_per_epoch)
             metrics.write_when_due(done.step, epoch=done.step / requests.steps_per_epoch)
             due = time.monotonic() - saved_at > 60 * conduct.save_every_minutes

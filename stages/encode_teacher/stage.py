@@ -13,10 +13,9 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.draft import Draft
 from pipeline.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage
+from stages.manifest_format import ManifestFormat
 from stages.recipe import Recipe
 from stages.teacher_identity import identify_teacher
-
-SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";"}
 
 
 @dataclass(frozen=True)
@@ -31,17 +30,9 @@ class EncodeInputs:
 
 
 @dataclass(frozen=True)
-class EncodeParams(Recipe):
+class EncodeParams(Recipe, ManifestFormat):
     """What changes the output."""
 
-    image_key: str = option("filepath", help="Column of image paths.")
-    caption_key: str = option("title", help="Column of captions.")
-    separator: str = option("tab", help="Between columns.", choices=tuple(SEPARATORS))
-    quoting: str = option(
-        "auto",
-        help="Whether fields are quoted as csv does it; auto looks at the whole file.",
-        choices=("auto", "csv", "none"),
-    )
     limit: int = option(0, help="Take the first so many pairs. 0: all.", check=NOT_NEGATIVE)
     shard_rows: int = option(
         8192,
@@ -67,20 +58,11 @@ def encode_teacher(
     params: EncodeParams, inputs: Mapping[str, Input], out: Draft, runtime: EncodeRuntime, context: Context
 ) -> Result:
     """Write one embedding per distinct caption, in order of first appearance, and which picture goes with which."""
-    from data_schemas.manifest import read_manifest
     from data_schemas.pair_index import write_pairs, write_rejected
     from stages.caption_embeddings import write_caption_embeddings
     from stages.encode_teacher.captions import index_captions
 
-    manifest = read_manifest(
-        inputs["manifest"].value,
-        image_key=params.image_key,
-        caption_key=params.caption_key,
-        separator=SEPARATORS[params.separator],
-        quoting=params.quoting,
-        limit=params.limit,
-        max_bad_fraction=runtime.max_bad_fraction,
-    )
+    manifest = params.read(inputs["manifest"].value, limit=params.limit, max_bad_fraction=runtime.max_bad_fraction)
     captions, pairs = index_captions(manifest.table)
     write_pairs(out.path, pairs)
     write_rejected(out.path, manifest.rejections)

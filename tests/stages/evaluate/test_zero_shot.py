@@ -3,15 +3,8 @@ import pytest
 import torch
 
 from data_schemas.errors import ProtoRKDError
-from stages.evaluate.zero_shot import (
-    TEMPLATES,
-    class_embeddings,
-    class_name_from_folder,
-    class_scores,
-    fill,
-    per_class_top1,
-    zero_shot_metrics,
-)
+from stages.evaluate.prompts import TEMPLATES, class_name_from_folder, fill
+from stages.evaluate.zero_shot import class_embeddings, class_scores, per_class_top1, zero_shot_metrics
 
 
 def some_set(num_classes: int, *, num_images: int = 60) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -1,0 +1,44 @@
+# Needs Python 3.11 or newer, git and make; the first target that is run makes the environment.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lint bench clean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@echo "  Another Python: make test PYTHON=python3.12 VENV=build/py312"
+
+env: $(READY) ## Make the environment, or bring it up to pyproject.toml and constraints.txt.
+
+demo: $(READY) ## Draw scenes, encode, distill and evaluate: the whole way on a CPU, in minutes.
+	$(BIN)/python cli.py demo
+
+test: $(READY) ## Run the tests; the real-data ones too where PROTORKD_TEST_DATA names the data.
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## Check style, format and types.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(READY) ## Measure the ratios that README quotes; writes build/benchmarks.json.
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove the environment and what the targets made; the store stays.
+	rm -rf $(VENV) build dist protorkd.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+	  "PYTHON must be 3.11 or newer; got $(PYTHON), $$($(PYTHON) --version 2>&1). Try make PYTHON=python3.12." >&2; \
+	  exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@# uv links packages from its cache; where that lies on another file system it is told to copy, lest it warns.
+	@cache=$$($(BIN)/uv cache dir) && mkdir -p "$$cache" && touch $(VENV)/.probe && \
+	  { ln -f $(VENV)/.probe "$$cache/.protorkd-probe" 2>/dev/null || export UV_LINK_MODE="$${UV_LINK_MODE:-copy}"; } && \
+	  rm -f $(VENV)/.probe "$$cache/.protorkd-probe" && \
+	  $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e . --group dev
+	@touch $@

@@ -1,0 +1,34 @@
+"""Pictures in batches, with those that could not be read told apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures that could be read, and why the others could not.
+
+    Shapes:
+        images: (batch, 3, size, size), uint8.
+        rows: (batch,), int64: the pair or the place in a set that each picture belongs to.
+    """
+
+    images: Tensor
+    rows: Tensor
+    rejected: dict[int, str]
+
+    def pin_memory(self) -> "Batch":
+        """Put the tensors where a GPU copies them from in the background."""
+        return Batch(self.images.pin_memory(), self.rows.pin_memory(), self.rejected)
+
+
+def collate(samples: Sequence[tuple[int, Tensor | str]]) -> Batch:
+    """Stack the pictures that could be read; keep the reasons of the others."""
+    images = [image for _, image in samples if isinstance(image, Tensor)]
+    rows = [row for row, image in samples if isinstance(image, Tensor)]
+    rejected = {row: reason for row, reason in samples if isinstance(reason, str)}
+    stacked = torch.stack(images) if images else torch.empty(0, dtype=torch.uint8)
+    return Batch(images=stacked, rows=torch.tensor(rows, dtype=torch.int64), rejected=rejected)

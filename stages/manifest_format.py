@@ -1,0 +1,42 @@
+"""How a manifest is written: the options that encoding and evaluation share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_schemas.manifest import QUOTINGS, Manifest, read_manifest
+from pipeline.options import option
+
+SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";"}
+
+
+@dataclass(frozen=True)
+class ManifestFormat:
+    """Columns and punctuation of a manifest."""
+
+    image_key: str = option("filepath", help="Column of image paths.")
+    caption_key: str = option("title", help="Column of captions.")
+    separator: str = option("tab", help="Between columns.", choices=tuple(SEPARATORS))
+    quoting: str = option(
+        "auto", help="Whether fields are quoted as csv does it; auto looks at the whole file.", choices=QUOTINGS
+    )
+
+    def read(self, path: Path, *, limit: int = 0, max_bad_fraction: float) -> Manifest:
+        """Read a manifest that is written so.
+
+        Args:
+            path: the file.
+            limit: take the first so many pairs; 0 takes all.
+            max_bad_fraction: rejected rows beyond this share of the file are an error.
+
+        Raises:
+            ProtoRKDError: as `read_manifest`.
+        """
+        return read_manifest(
+            path,
+            image_key=self.image_key,
+            caption_key=self.caption_key,
+            separator=SEPARATORS[self.separator],
+            quoting=self.quoting,
+            limit=limit,
+            max_bad_fraction=max_bad_fraction,
+        )
