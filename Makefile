@@ -30,15 +30,16 @@ bench: $(READY) ## Measure the ratios that README quotes; writes build/benchmark
 clean: ## Remove the environment and what the targets made; the store stays.
 	rm -rf $(VENV) build dist protorkd.egg-info .pytest_cache .mypy_cache .ruff_cache
 
+# uv links files from its cache, and warns at length where it cannot: there it is told to copy. Python compiles what it
+# imports once, unless PYTHONDONTWRITEBYTECODE forbids: then all is compiled here, lest every import take twice as long.
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
-	  "PYTHON must be 3.11 or newer; got $(PYTHON), $$($(PYTHON) --version 2>&1). Try make PYTHON=python3.12." >&2; \
-	  exit 1; }
+	@$(PYTHON) -c 'import sys; version = sys.version_info[:2]; sys.exit(version < (3, 11) and \
+	  "PYTHON must be 3.11 or newer; got $(PYTHON), which is %d.%d. Try make PYTHON=python3.12." % version)'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@# uv links packages from its cache; where that lies on another file system it is told to copy, lest it warns.
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install -qq --disable-pip-version-check uv
 	@cache=$$($(BIN)/uv cache dir) && mkdir -p "$$cache" && touch $(VENV)/.probe && \
 	  { ln -f $(VENV)/.probe "$$cache/.protorkd-probe" 2>/dev/null || export UV_LINK_MODE="$${UV_LINK_MODE:-copy}"; } && \
 	  rm -f $(VENV)/.probe "$$cache/.protorkd-probe" && \
-	  $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e . --group dev
+	  $(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e . --group dev \
+	    $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
 	@touch $@

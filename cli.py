@@ -1,12 +1,25 @@
-"""The command line: one subcommand a stage, and the commands about artifacts."""
+"""The command line: one subcommand a stage, the commands about artifacts, and the demo."""
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import click
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.commands import gc, stage_command, status, verify, why_command
+from pipeline.commands import gc, show_outcome, stage_command, status, store_option, verify, why_command
+from pipeline.log import show_log
+from pipeline.runner import Outcome, context_of, run_stage
+from pipeline.store import Store
 from stages import STAGES
+from stages.distill.stage import STAGE as DISTILL
+from stages.distill.stage import DistillInputs, DistillParams
+from stages.draw_scenes.stage import DIGITS_NAME, WORDS_NAME, DrawInputs, DrawParams
+from stages.draw_scenes.stage import STAGE as DRAW_SCENES
+from stages.encode_teacher.stage import STAGE as ENCODE_TEACHER
+from stages.encode_teacher.stage import EncodeInputs, EncodeParams
+from stages.evaluate.stage import STAGE as EVALUATE
+from stages.evaluate.stage import EvaluateInputs, EvaluateParams
 
 
 class _Commands(click.Group):
@@ -34,6 +47,40 @@ def cli(context: click.Context) -> None:
 @cli.group()
 def why() -> None:
     """Say whether a stage would run, and because of which field, before any work is done."""
+
+
+@cli.command(params=[store_option()])
+def demo(store: Path) -> None:
+    """Run the whole road on scenes drawn from handwritten digits: no download, a few minutes on two cores."""
+    show_log()
+    context = context_of(Store(store))
+
+    def run(stage: Any, params: Any, inputs: Any) -> Outcome:
+        return run_stage(stage, params=params, inputs=inputs, runtime=stage.runtime(), context=context)
+
+    scenes = run(DRAW_SCENES, DrawParams(), DrawInputs()).artifact.path
+    encoded = run(
+        ENCODE_TEACHER,
+        EncodeParams(),
+        EncodeInputs(manifest=scenes / "train.tsv", teacher=str(scenes / WORDS_NAME)),
+    )
+    distilled = run(
+        DISTILL,
+        DistillParams(image_size=48, epochs=6, batch_size=64, lr=2e-3, warmup_steps=60),
+        DistillInputs(embeddings=str(encoded.artifact.path)),
+    )
+    digits = str(scenes / DIGITS_NAME)
+    evaluated = run(
+        EVALUATE,
+        EvaluateParams(template=("a {}", "a picture of a {}")),
+        EvaluateInputs(
+            student=str(distilled.artifact.path),
+            retrieval=(f"scenes={scenes / 'test.tsv'}",),
+            zero_shot=(digits,),
+            knn=(digits,),
+        ),
+    )
+    show_outcome(evaluated, page=EVALUATE.page)
 
 
 for _stage in STAGES:

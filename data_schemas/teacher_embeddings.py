@@ -134,6 +134,7 @@ class TeacherEmbeddings:
         """
         path = self._root / shard.path
         try:
+            path.unlink(missing_ok=True)  # zarr reads what stands there, and fails where that is torn
             self._array[shard.start : shard.stop] = values
             fsync(path)
             fsync(path.parent)

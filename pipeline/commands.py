@@ -44,7 +44,7 @@ def stage_command(stage: AnyStage) -> click.Command:
         if as_json:
             click.echo(json.dumps(outcome.as_json(), ensure_ascii=False))
         else:
-            show_outcome(outcome)
+            show_outcome(outcome, page=stage.page)
 
     force = click.Option(["--force"], is_flag=True, help="Run again though the artifact is there.")
     as_json = click.Option(["--json", "as_json"], is_flag=True, help="Print the outcome as one JSON object on stdout.")
@@ -66,14 +66,16 @@ def why_command(stage: AnyStage) -> click.Command:
     return _command(stage, why, [store_option()])
 
 
-def show_outcome(outcome: Outcome) -> None:
-    """Print what a stage made, for people."""
+def show_outcome(outcome: Outcome, *, page: str = "") -> None:
+    """Print what a stage made, for people, and which of its files to open."""
     record = outcome.artifact.record
     for name, value in record.counts.items():
         click.echo(f"  {name.replace('_', ' '):<32} {_brief(value)}")
     for name, value in record.metrics.items():
         click.echo(f"  {name:<48} {value:8.2f}")
     click.echo(f"{record.stage} {outcome.status}: {outcome.artifact.path}")
+    if page:
+        click.echo(f"open {outcome.artifact.path / page}")
 
 
 @click.command(params=[store_option()])

@@ -20,6 +20,7 @@ from data_schemas.files import (
     append_line,
     disk_error,
     fsync,
+    fsync_all,
     list_files,
     read_json,
     write_json,
@@ -91,9 +92,8 @@ class Draft:
             entries.append(
                 known if known and not known.problem(self.path, read=False) else FileEntry.of(self.path, path)
             )
-            fsync(self.path / path)
-        for folder in {folder for entry in entries for folder in PurePosixPath(entry.path).parents}:
-            fsync(self.path / folder)
+        folders = {folder for entry in entries for folder in PurePosixPath(entry.path).parents}
+        fsync_all([*(self.path / entry.path for entry in entries), *(self.path / folder for folder in folders)])
         sealed = replace(record, files=tuple(entries))
         sealed = replace(sealed, digest=digest_of_files(sealed.digested_files))
         sealed.write(self.path)

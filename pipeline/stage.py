@@ -76,6 +76,7 @@ class Stage(Generic[P, I, R]):
         identify: finds the inputs and hashes their content. Runs on every call, so it must be quick and without torch.
         run: does the work: writes into the draft, says what it did.
         keep: whether ``gc`` keeps its artifacts though nothing refers to them.
+        page: file of the artifact that people open, or none.
     """
 
     name: str
@@ -87,3 +88,4 @@ class Stage(Generic[P, I, R]):
     identify: Callable[[I, P, Context], Mapping[str, Input]]
     run: Callable[[P, Mapping[str, Input], Draft, R, Context], Result]
     keep: bool = False
+    page: str = ""

@@ -1,7 +1,8 @@
 """The stages: each one a folder whose ``stage.py`` is read first."""
 
 from stages.distill.stage import STAGE as DISTILL
+from stages.draw_scenes.stage import STAGE as DRAW_SCENES
 from stages.encode_teacher.stage import STAGE as ENCODE_TEACHER
 from stages.evaluate.stage import STAGE as EVALUATE
 
-STAGES = (ENCODE_TEACHER, DISTILL, EVALUATE)
+STAGES = (ENCODE_TEACHER, DISTILL, EVALUATE, DRAW_SCENES)

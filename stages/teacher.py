@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Router, Transformer, WordEmbeddings
+from sentence_transformers.sentence_transformer.modules import Pooling, Router, WordEmbeddings
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
@@ -42,7 +42,7 @@ class Teacher:
         truncate_dim: int = 0,
         device: str = "cpu",
     ) -> None:
-        self._model = _load(source, device)
+        self._model = _text_route(_load(source, device))
         self._model.eval()
         self._prompt = prompt or None
         self._truncate_dim = truncate_dim or None
@@ -52,9 +52,7 @@ class Teacher:
                 raise ProtoRKDError(f"--max-tokens must be at most the teacher's own limit, {limit}; got {max_tokens}.")
             self._model.max_seq_length = max_tokens
         # A model that also takes pictures would open a caption that looks like a path or an address.
-        self._wrap, self._route = False, {}
-        if set(self._model.modalities) != {"text"}:
-            self._wrap, self._route = _force_text(self._model[0])
+        self._wrap = set(self._model.modalities) != {"text"}
         full_dim = self._model.get_embedding_dimension()
         if full_dim is None or truncate_dim > full_dim:
             raise ProtoRKDError(f"--truncate-dim must be at most the teacher's width, {full_dim}; got {truncate_dim}.")
@@ -102,16 +100,8 @@ class Teacher:
             truncate_dim=self._truncate_dim,
             show_progress_bar=False,
             convert_to_numpy=True,
-            **self._route,
         )
         return np.asarray(encoded, dtype=np.float32)
-
-
-def _force_text(first: Any) -> tuple[bool, dict[str, str]]:
-    """How a model that takes more than text is told that a caption is text: in a dict, by choosing a route, or both."""
-    route = {"modality": "text"} if isinstance(first, Router) else {}
-    entry = first.sub_modules.get("text", [first])[0] if route else first
-    return isinstance(entry, Transformer), route
 
 
 def token_batches(counts: NDArray[np.int64], *, batch_tokens: int) -> Iterator[NDArray[np.int64]]:
@@ -171,6 +161,20 @@ def _word_embeddings(source: TeacherSource, device: str) -> SentenceTransformer:
     )
 
 
+def _text_route(model: SentenceTransformer) -> SentenceTransformer:
+    """A model that routes captions and pictures apart, without what is for pictures."""
+    first: Any = model[0]
+    if not isinstance(first, Router) or "text" not in first.sub_modules:
+        return model
+    return SentenceTransformer(
+        modules=[*first.sub_modules["text"], *list(model)[1:]],
+        device=str(model.device),
+        prompts=model.prompts,
+        default_prompt_name=model.default_prompt_name,
+        truncate_dim=model.truncate_dim,
+    )
+
+
 class _Counter(logging.Handler):
     """Counts errors that a library only logs."""
 
@@ -178,5 +182,5 @@ class _Counter(logging.Handler):
         super().__init__(logging.ERROR)
         self.count = 0
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, _record: logging.LogRecord) -> None:
         self.count += 1

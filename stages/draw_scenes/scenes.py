@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import write_atomic
+from data_schemas.files import write_atomic, write_unsynced
 from stages.draw_scenes.captions import COLOURS, POSITIONS, Group, plan_groups, write_caption
 from stages.draw_scenes.dice import Dice
 from stages.draw_scenes.glyphs import Split, glyph, instance_rows
@@ -99,7 +99,7 @@ def write_scenes(scenes: Iterable[Scene], folder: Path, *, split: Split) -> int:
     lines = ["filepath\ttitle"]
     for index, scene in enumerate(scenes):
         path = f"images/{split}/{index:05d}.jpg"
-        write_atomic(folder / path, _encode_jpeg(scene.image))
+        write_unsynced(folder / path, _encode_jpeg(scene.image))
         lines.append(f"{path}\t{scene.caption}")
     write_atomic(folder / f"{split}.tsv", ("\n".join(lines) + "\n").encode())
     return len(lines) - 1
@@ -133,7 +133,7 @@ def write_digit_folders(folder: Path, *, image_size: int, seed: int, num_per_cla
                     position=dice.pick(tuple(POSITIONS)),
                 )
                 scene = _draw((group,), rows=rows, image_size=image_size, dice=dice)
-                write_atomic(folder / f"digits/{split}/{digit}/{index:04d}.jpg", _encode_jpeg(scene.image))
+                write_unsynced(folder / f"digits/{split}/{digit}/{index:04d}.jpg", _encode_jpeg(scene.image))
 
 
 def _draw(groups: Sequence[Group], *, rows: Sequence[Sequence[int]], image_size: int, dice: Dice) -> Scene:

@@ -8,6 +8,7 @@ Gives:  report.json (metrics, sizes, chance) and report.html (what captions find
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from data_schemas.evaluation_report import PAGE_NAME
 from pipeline.draft import Draft
 from pipeline.options import FRACTION, POSITIVE, option
 from pipeline.stage import Context, Input, Result, Stage
@@ -84,4 +85,5 @@ STAGE = Stage(
     identify=identify,
     run=evaluate,
     keep=True,
+    page=PAGE_NAME,
 )

@@ -42,13 +42,8 @@ def test_artifact_record__refuses_every_altered_byte(record, tmp_path):
     good = path.read_bytes()
     for position in range(0, len(good) - 1, 7):
         path.write_bytes(good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :])
-        try:
-            read = ArtifactRecord.read(tmp_path)
-        except ProtoRKDError as error:
-            assert str(path) in str(error)
-        else:  # white space between the values
-            path.write_bytes(good)
-            assert read == ArtifactRecord.read(tmp_path)
+        with pytest.raises(ProtoRKDError, match=r"artifact\.json must"):
+            ArtifactRecord.read(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "3", '{"schema_version": 1}'])

@@ -25,7 +25,7 @@ def test_hash_file__is_sha256(tmp_path):
 def test_write_atomic__makes_parents_and_leaves_only_the_file(tmp_path):
     write_atomic(tmp_path / "a/b/c.bin", b"bytes")
     assert (tmp_path / "a/b/c.bin").read_bytes() == b"bytes"
-    assert os.listdir(tmp_path / "a/b") == ["c.bin"]
+    assert list((tmp_path / "a/b").iterdir()) == [tmp_path / "a/b/c.bin"]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -38,7 +38,7 @@ def test_write_atomic__leaves_the_old_file_when_the_disk_is_full(tmp_path, monke
         with pytest.raises(ProtoRKDError, match=r"a\.bin must be writable; No space left.*Free some space"):
             write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["a.bin"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_write_atomic_by__removes_the_partial_file_of_a_failed_writer(tmp_path):
@@ -48,7 +48,7 @@ def test_write_atomic_by__removes_the_partial_file_of_a_failed_writer(tmp_path):
 
     with pytest.raises(RuntimeError):
         files.write_atomic_by(tmp_path / "a.bin", half)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_write_atomic__says_that_a_folder_is_a_file(tmp_path):
@@ -135,3 +135,19 @@ def test_list_files__is_sorted_and_passes_over_partial_files(tmp_path):
     for name in ("b", "a/z", "a/.x.0123.partial", "a.txt"):
         write_atomic(tmp_path / "root" / name, b"")
     assert list_files(tmp_path / "root") == ["a.txt", "a/z", "b"]
+
+
+def test_write_unsynced__makes_parents_and_says_that_it_cannot_write(tmp_path):
+    files.write_unsynced(tmp_path / "a/b", b"bytes")
+    assert (tmp_path / "a/b").read_bytes() == b"bytes"
+    with pytest.raises(ProtoRKDError, match="must be writable"):
+        files.write_unsynced(tmp_path / "a/b/c", b"bytes")
+
+
+@pytest.mark.parametrize(("num", "calls"), [(3, ["fsync"] * 3), (257, ["sync"])])
+def test_fsync_all__forces_many_files_by_one_call(tmp_path, monkeypatch, num, calls):
+    called = []
+    monkeypatch.setattr(os, "fsync", lambda _: called.append("fsync"))
+    monkeypatch.setattr(os, "sync", lambda: called.append("sync"))
+    files.fsync_all([tmp_path] * num)
+    assert called == calls

@@ -1,0 +1,1 @@
+"""Measures what README claims in figures: ``python -m benchmarks``."""

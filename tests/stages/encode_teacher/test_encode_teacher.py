@@ -1,0 +1,320 @@
+"""Stage one from the command line: each caption once, in order, taken over where it is known, resumed where it broke."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from workbench import Cli, counted_captions
+
+import stages.teacher
+from data_schemas.pair_index import read_captions, read_pairs, read_rejected
+from data_schemas.teacher_embeddings import TeacherEmbeddings
+
+Write = Callable[..., Path]
+
+CAPTIONS = ["red circle", "blue square", "red circle", "green stripe", "blue square", "yellow"]
+
+
+@pytest.fixture
+def encode(run_cli: Cli, word_vectors: Path) -> Callable[..., dict[str, Any]]:
+    def run(manifest: Path, *args: object, teacher: Path = word_vectors) -> dict[str, Any]:
+        return run_cli("encode-teacher", "--manifest", manifest, "--teacher", teacher, *args)
+
+    return run
+
+
+@pytest.fixture
+def num_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of what has gone through the teacher, call by call."""
+    sizes: list[int] = []
+    real = stages.teacher.Teacher.encode
+
+    def encode(self: Any, captions: Sequence[str], *, batch_tokens: int) -> Any:
+        sizes.append(len(captions))
+        return real(self, captions, batch_tokens=batch_tokens)
+
+    monkeypatch.setattr(stages.teacher.Teacher, "encode", encode)
+    return sizes
+
+
+def rows_of(outcome: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Embedding by caption."""
+    root = Path(outcome["path"])
+    embeddings = TeacherEmbeddings.open(root)
+    return dict(zip(read_captions(root).to_pylist(), embeddings.read(0, embeddings.rows), strict=True))
+
+
+def counts_of(outcome: dict[str, Any]) -> tuple[int, int]:
+    return outcome["counts"]["encoded_captions"], outcome["counts"]["reused_captions"]
+
+
+def test_encode__embeds_distinct_captions_once_in_order_of_appearance(encode: Any, write_manifest: Write) -> None:
+    outcome = encode(write_manifest(CAPTIONS))
+    root = Path(outcome["path"])
+    assert read_captions(root).to_pylist() == ["red circle", "blue square", "green stripe", "yellow"]
+    pairs = read_pairs(root)
+    assert pairs["caption_row"].to_pylist() == [0, 1, 0, 2, 1, 3]
+    assert pairs["image"].to_pylist() == [f"{index}.jpg" for index in range(6)]
+    assert pairs["manifest_row"].to_pylist() == [2, 3, 4, 5, 6, 7]  # lines of the file; the header is line 1
+    assert outcome["counts"] == {
+        "pairs": 6,
+        "rejected_rows": 0,
+        "captions": 4,
+        "encoded_captions": 4,
+        "reused_captions": 0,
+        "resumed_captions": 0,
+        "zero_captions": 0,
+    }
+
+
+def test_encode__stores_what_the_model_gives_to_half_precision(
+    encode: Any, write_manifest: Write, bert_folder: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    rows = rows_of(encode(write_manifest(CAPTIONS), teacher=bert_folder))
+    expected = SentenceTransformer(str(bert_folder), device="cpu").encode(list(rows), show_progress_bar=False)
+    stored = np.stack(list(rows.values()))
+    assert stored.dtype == np.float16
+    np.testing.assert_allclose(stored, expected, atol=1e-3)
+
+
+def test_encode__stores_float32_when_told_to(encode: Any, write_manifest: Write) -> None:
+    manifest = write_manifest(CAPTIONS)
+    wide = rows_of(encode(manifest, "--embedding-dtype", "float32"))
+    half = rows_of(encode(manifest))
+    assert all(row.dtype == np.float32 for row in wide.values())
+    for caption, row in wide.items():
+        np.testing.assert_array_equal(row.astype(np.float16), half[caption])
+
+
+def test_encode__is_readable_with_zarr_alone(encode: Any, write_manifest: Write) -> None:
+    import zarr
+
+    outcome = encode(write_manifest(CAPTIONS))
+    array = zarr.open_array(Path(outcome["path"]) / "embeddings.zarr", mode="r")
+    np.testing.assert_array_equal(array[:], np.stack(list(rows_of(outcome).values())))
+
+
+def test_encode__counts_captions_of_which_the_teacher_knows_no_word(encode: Any, write_manifest: Write) -> None:
+    outcome = encode(write_manifest(["red", "unheard", "of", "blue of"]))
+    assert outcome["counts"]["zero_captions"] == 2
+    assert not rows_of(outcome)["unheard"].any()
+
+
+def test_encode__writes_down_rejected_rows(encode: Any, tmp_path: Path) -> None:
+    manifest = tmp_path / "pairs.tsv"
+    manifest.write_text("filepath\ttitle\na.jpg\tred\nb.jpg\t\nc.jpg\tblue\n")
+    outcome = encode(manifest, "--max-bad-fraction", 0.5)
+    assert outcome["counts"]["rejected_rows"] == 1
+    [rejection] = read_rejected(Path(outcome["path"]))
+    assert (rejection.row, rejection.reason) == (3, "empty caption")
+
+
+def test_encode__takes_the_first_pairs_under_a_limit(encode: Any, write_manifest: Write) -> None:
+    outcome = encode(write_manifest(CAPTIONS), "--limit", 2)
+    assert list(rows_of(outcome)) == CAPTIONS[:2]
+    assert outcome["counts"]["pairs"] == 2
+
+
+def test_encode__changes_nothing_when_asked_again(
+    encode: Any, write_manifest: Write, num_encoded: list[int], tmp_path: Path
+) -> None:
+    first = encode(write_manifest(CAPTIONS))
+    again = encode(write_manifest(CAPTIONS, name="renamed.tsv"), "--batch-tokens", 7)
+    assert (first["status"], again["status"]) == ("created", "unchanged")
+    assert (again["digest"], again["fingerprint"]) == (first["digest"], first["fingerprint"])
+    assert num_encoded == [4]
+
+
+@pytest.mark.parametrize("kind", ["subset", "shuffle", "renamed images"])
+def test_encode__embeds_nothing_when_all_is_known(
+    kind: str, encode: Any, write_manifest: Write, num_encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = rows_of(encode(write_manifest(CAPTIONS)))
+    monkeypatch.setattr(stages.teacher, "_load", _explode)
+    captions = {"subset": CAPTIONS[1:4], "shuffle": CAPTIONS[::-1], "renamed images": CAPTIONS}[kind]
+    outcome = encode(write_manifest(captions, images=[f"new/{index}.png" for index in range(len(captions))]))
+    assert outcome["status"] == "created"
+    assert counts_of(outcome) == (0, len(set(captions)))
+    assert num_encoded == [4]
+    for caption, row in rows_of(outcome).items():
+        np.testing.assert_array_equal(row, before[caption])
+
+
+def test_encode__embeds_only_the_new_captions_of_a_superset(
+    encode: Any, write_manifest: Write, num_encoded: list[int]
+) -> None:
+    before = rows_of(encode(write_manifest(CAPTIONS)))
+    outcome = encode(write_manifest(["purple", *CAPTIONS, "orange stripe", "purple"]))
+    assert counts_of(outcome) == (2, 4)
+    assert num_encoded == [4, 2]
+    rows = rows_of(outcome)
+    assert list(rows)[0] == "purple"
+    assert all((rows[caption] == before[caption]).all() for caption in before)
+    assert rows["orange stripe"].any()
+
+
+def test_encode__gathers_known_captions_from_several_artifacts(encode: Any, write_manifest: Write) -> None:
+    encode(write_manifest(["red", "blue"], name="a.tsv"))
+    encode(write_manifest(["green", "yellow"], name="b.tsv"))
+    outcome = encode(write_manifest(["yellow", "red", "orange", "green", "blue"]))
+    assert counts_of(outcome) == (1, 4)
+    fresh = encode(write_manifest(["yellow", "red", "orange", "green", "blue"]), "--force")
+    assert counts_of(fresh) == (5, 0)
+    assert fresh["digest"] == outcome["digest"]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [("--prompt", "blue "), ("--truncate-dim", 4), ("--max-tokens", 3), ("--embedding-dtype", "float32")],
+    ids=lambda recipe: recipe[0],
+)
+def test_encode__takes_nothing_over_from_another_recipe(
+    recipe: tuple[object, ...], encode: Any, write_manifest: Write
+) -> None:
+    manifest = write_manifest(CAPTIONS)
+    first, other = encode(manifest), encode(manifest, *recipe)
+    assert first["fingerprint"] != other["fingerprint"]
+    assert counts_of(other) == (4, 0)
+
+
+def test_encode__takes_nothing_over_from_another_teacher_of_the_same_name(
+    encode: Any, write_manifest: Write, word_vectors: Path, tmp_path: Path
+) -> None:
+    manifest, teacher = write_manifest(CAPTIONS), tmp_path / "words.txt"
+    shutil.copy(word_vectors, teacher)
+    first = encode(manifest, teacher=teacher)
+    teacher.write_text(teacher.read_text().replace("red ", "red 1", 1))
+    other = encode(manifest, teacher=teacher)
+    assert counts_of(other) == (4, 0)
+    assert not (rows_of(first)["red circle"] == rows_of(other)["red circle"]).all()
+
+
+def test_encode__passes_over_an_artifact_that_is_damaged(encode: Any, write_manifest: Write) -> None:
+    first = encode(write_manifest(CAPTIONS))
+    before = rows_of(first)
+    [shard] = Path(first["path"]).glob("embeddings.zarr/c/*/0")
+    damaged = bytearray(shard.read_bytes())
+    damaged[5] ^= 0xFF  # the size stays: only the checksum tells
+    shard.write_bytes(damaged)
+    outcome = encode(write_manifest([*CAPTIONS, "purple"]))
+    assert counts_of(outcome) == (5, 0)
+    for caption, row in before.items():
+        np.testing.assert_array_equal(rows_of(outcome)[caption], row)
+
+
+@pytest.mark.parametrize("name", ["captions.parquet", "embeddings.zarr/zarr.json"])
+def test_encode__passes_over_an_artifact_with_a_file_missing(name: str, encode: Any, write_manifest: Write) -> None:
+    (Path(encode(write_manifest(CAPTIONS))["path"]) / name).unlink()
+    assert counts_of(encode(write_manifest([*CAPTIONS, "purple"]))) == (5, 0)
+
+
+def test_encode__mends_an_artifact_that_has_lost_a_file(encode: Any, write_manifest: Write) -> None:
+    manifest = write_manifest(CAPTIONS)
+    first = encode(manifest)
+    next(Path(first["path"]).glob("embeddings.zarr/c/*/0")).unlink()
+    again = encode(manifest)
+    assert (again["status"], again["digest"]) == ("created", first["digest"])
+
+
+def test_encode__redoes_only_missing_shards_after_an_interruption(
+    encode: Any, write_manifest: Write, monkeypatch: pytest.MonkeyPatch, store: Path, tmp_path: Path
+) -> None:
+    manifest, words = write_manifest(counted_captions(900)), ("--shard-rows", 256)
+    undisturbed = encode(manifest, *words, "--store", tmp_path / "undisturbed")
+    real, sizes = stages.teacher.Teacher.encode, []
+
+    def breaks_on_third(self: Any, captions: Sequence[str], *, batch_tokens: int) -> Any:
+        sizes.append(len(captions))
+        if len(sizes) == 3:
+            raise RuntimeError("power cut")
+        return real(self, captions, batch_tokens=batch_tokens)
+
+    monkeypatch.setattr(stages.teacher.Teacher, "encode", breaks_on_third)
+    with pytest.raises(RuntimeError, match="power cut"):
+        encode(manifest, *words)
+    assert not [path for path in (store / "encode-teacher").iterdir() if not path.name.startswith(".")]
+    resumed = encode(manifest, *words)
+    assert sizes == [256, 256, 256, 256, 132]
+    assert resumed["digest"] == undisturbed["digest"]
+    assert resumed["counts"]["resumed_captions"] == 512
+    assert resumed["counts"]["encoded_captions"] == 388
+
+
+def test_encode__redoes_a_shard_that_was_altered_after_an_interruption(
+    encode: Any, write_manifest: Write, monkeypatch: pytest.MonkeyPatch, store: Path, tmp_path: Path
+) -> None:
+    manifest, words = write_manifest(counted_captions(600)), ("--shard-rows", 256)
+    undisturbed = encode(manifest, *words, "--store", tmp_path / "undisturbed")
+    with monkeypatch.context() as broken:
+        broken.setattr(stages.teacher.Teacher, "encode", _third_call_raises(stages.teacher.Teacher.encode))
+        with pytest.raises(RuntimeError, match="power cut"):
+            encode(manifest, *words)
+    [first, _] = sorted(store.glob("encode-teacher/.draft-*/embeddings.zarr/c/*/0"))
+    first.write_bytes(b"\0" * first.stat().st_size)
+    resumed = encode(manifest, *words)
+    assert resumed["counts"]["resumed_captions"] == 256
+    assert resumed["digest"] == undisturbed["digest"]
+
+
+def test_encode__says_which_dtype_holds_numbers_that_float16_does_not(
+    run_cli: Cli, write_manifest: Write, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "large.txt"
+    teacher.write_text("red 1 2 3\nblue 1 70000 2\n")
+    words = ("encode-teacher", "--manifest", write_manifest(["red", "blue"]), "--teacher", teacher)
+    message = run_cli.fails(*words)
+    assert "float16 cannot hold 70000 (caption 'blue'). Use --embedding-dtype float32." in message
+    assert run_cli(*words, "--embedding-dtype", "float32")["status"] == "created"
+
+
+def test_encode__refuses_a_teacher_that_gives_no_finite_numbers(
+    run_cli: Cli, write_manifest: Write, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "broken.txt"
+    teacher.write_text("red 1 2 3\nblue 1 nan 2\n")
+    message = run_cli.fails("encode-teacher", "--manifest", write_manifest(["red", "blue"]), "--teacher", teacher)
+    assert "it gave NaN or infinity for 1 captions, first 'blue'" in message
+
+
+def test_encode__names_what_is_missing(run_cli: Cli, write_manifest: Write, word_vectors: Path, tmp_path: Path) -> None:
+    manifest, missing = write_manifest(["red"]), tmp_path / "missing.txt"
+    assert f"--manifest must name a file; got {missing}" in run_cli.fails(
+        "encode-teacher", "--manifest", missing, "--teacher", word_vectors
+    )
+    assert f"got {missing}, which is not there" in run_cli.fails(
+        "encode-teacher", "--manifest", manifest, "--teacher", missing
+    )
+    assert "--shard-rows must be a positive multiple of 256; got 100" in run_cli.fails(
+        "encode-teacher", "--manifest", manifest, "--teacher", word_vectors, "--shard-rows", 100
+    )
+
+
+def test_encode__records_the_recipe_and_the_teacher(encode: Any, write_manifest: Write, bert_folder: Path) -> None:
+    outcome = encode(write_manifest(CAPTIONS), "--prompt", "red ", "--max-tokens", 6, teacher=bert_folder)
+    record = json.loads((Path(outcome["path"]) / "artifact.json").read_text())
+    assert (record["params"]["prompt"], record["params"]["max_tokens"]) == ("red ", 6)
+    assert "model.safetensors" in record["inputs"]["teacher"]["parts"]
+    assert "device" not in record["params"]
+
+
+def _explode(*args: object, **kwargs: object) -> None:
+    raise AssertionError("the teacher was loaded")
+
+
+def _third_call_raises(real: Callable[..., Any]) -> Callable[..., Any]:
+    calls = 0
+
+    def encode(self: Any, captions: Sequence[str], *, batch_tokens: int) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise RuntimeError("power cut")
+        return real(self, captions, batch_tokens=batch_tokens)
+
+    return encode
