@@ -1,10 +1,13 @@
 """Pictures in batches, with those that could not be read told apart."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from data_schemas.errors import ProtoRKDError
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,24 @@ class Batch:
     def pin_memory(self) -> "Batch":
         """Put the tensors where a GPU copies them from in the background."""
         return Batch(self.images.pin_memory(), self.rows.pin_memory(), self.rejected)
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Turn the death of a process that reads pictures into an error that says what to do.
+
+    Raises:
+        ProtoRKDError: a worker was killed, most often for want of memory.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ProtoRKDError(
+            f"The processes that read pictures must stay alive; {error}. Run the same command again, with fewer "
+            "--workers if memory or /dev/shm ran out."
+        ) from error
 
 
 def collate(samples: Sequence[tuple[int, Tensor | str]]) -> Batch:

@@ -1,4 +1,4 @@
-"""What tests share beside fixtures: small pictures with captions, tiny teachers, and the command line in this process."""
+"""What fixtures and tests are made of: small pictures with captions, a tiny teacher, the command line in-process."""
 
 import contextlib
 import csv

@@ -111,7 +111,7 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
     root = inputs.image_root or Path(artifact.record.inputs["manifest"].location).parent
     paths = read_pairs(artifact.path)["image"].to_pylist()
     images = identify_images(root, paths, identity=inputs.image_identity, file_digests=context.file_digests)
-    embeddings = Input(digest=artifact.record.digest, location=str(artifact.path), value=artifact)
+    embeddings = Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=artifact)
     return {"embeddings": embeddings, "images": images}
 
 

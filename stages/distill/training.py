@@ -21,6 +21,7 @@ from stages.distill.precision import autocast
 from stages.distill.stop import stop_requests
 from stages.distill.targets import Targets
 from stages.distill.training_state import TrainingProgress, load_training_state, save_training_state
+from stages.image_batches import worker_errors
 from stages.student import Student
 from stages.trained_student import save_weights
 from stages.transforms import Normalize
@@ -128,6 +129,7 @@ def train(
     total, before = len(pairs) * schedule.epochs, min(done.step * schedule.batch_size, len(pairs) * schedule.epochs)
     with (
         stop_requests() as stop,
+        worker_errors(),
         progress("distilling", total=total, unit="pictures", done=before) as advance,
     ):
         for batch in metrics.timed(batches):

@@ -11,7 +11,7 @@ from data_schemas.files import write_atomic_by
 from data_schemas.student_checkpoint import StudentConfig
 from pipeline.progress import progress
 from stages.device import choose_device
-from stages.image_batches import collate
+from stages.image_batches import collate, worker_errors
 from stages.image_set import ImageSet
 from stages.images import ImageRejected, open_image
 from stages.trained_student import load_student
@@ -76,7 +76,7 @@ def student_embeddings(
     )
     embeddings, rows = [torch.empty(0, config.embedding_dim)], [torch.empty(0, dtype=torch.int64)]
     rejected: dict[int, str] = {}
-    with progress("embedding pictures", total=len(images.paths), unit="pictures") as advance:
+    with worker_errors(), progress("embedding pictures", total=len(images.paths), unit="pictures") as advance:
         for batch in loader:
             rejected |= batch.rejected
             if len(batch.rows):

@@ -85,13 +85,16 @@ class _Embedder:
             batch_size=runtime.batch_size,
             batch_tokens=runtime.batch_tokens,
         )
+        self._images: dict[str, ImageEmbeddings] = {}
         self.used: list[str] = []
 
     def images(self, images: Input) -> ImageEmbeddings:
-        """One row a readable picture."""
-        found = embed_images(self._student, images, runtime=self._runtime, context=self._context)
-        self.used.append(found.digest)
-        return found
+        """One row a readable picture; the same pictures are embedded once, whatever task asks for them."""
+        if images.digest not in self._images:
+            found = embed_images(self._student, images, runtime=self._runtime, context=self._context)
+            self._images[images.digest] = found
+            self.used.append(found.digest)
+        return self._images[images.digest]
 
     def captions(self, captions: tuple[str, ...]) -> Tensor:
         """One row a caption: (captions, dim), float32."""

@@ -1,4 +1,4 @@
-"""Stage one from the command line: each caption once, in order, taken over where it is known, resumed where it broke."""
+"""Stage one from the command line: each caption once, in order, taken over where known, resumed where it broke."""
 
 import json
 import shutil
@@ -154,7 +154,7 @@ def test_encode__embeds_only_the_new_captions_of_a_superset(
     assert counts_of(outcome) == (2, 4)
     assert num_encoded == [4, 2]
     rows = rows_of(outcome)
-    assert list(rows)[0] == "purple"
+    assert next(iter(rows)) == "purple"
     assert all((rows[caption] == before[caption]).all() for caption in before)
     assert rows["orange stripe"].any()
 
