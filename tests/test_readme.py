@@ -1,0 +1,60 @@
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+import cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+
+
+def documented_commands() -> list[str]:
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [line.split("#")[0].strip() for line in lines if line.startswith("python cli.py")]
+        found += re.findall(r"`(python cli\.py [^`]+)`", (ROOT / page).read_text())
+    return sorted(set(found))
+
+
+def documented_targets() -> list[str]:
+    text = "\n".join((ROOT / page).read_text() for page in PAGES)
+    return sorted(set(re.findall(r"\bmake ([a-z]+)\b(?= *(?:#|`|$))", text, re.MULTILINE)))
+
+
+def test_readme__documents_every_stage() -> None:
+    text = "\n".join(documented_commands())
+    for command in ("encode-teacher", "distill", "evaluate", "why", "status", "verify", "gc"):
+        assert f"python cli.py {command}" in text
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_readme__commands_are_understood(command: str) -> None:
+    arguments = shlex.split(command)[2:]
+    group: click.Command = cli.cli
+    context = click.Context(group, info_name="cli.py")
+    while isinstance(group, click.Group):
+        name, command_found, arguments = group.resolve_command(context, arguments)
+        assert command_found is not None, name
+        group = command_found
+        context = click.Context(group, info_name=name, parent=context)
+    # Raises a usage error for an option that is not there, or a value that is not allowed.
+    group.parse_args(context, arguments)
+
+
+def test_readme__make_targets_exist() -> None:
+    targets = documented_targets()
+    assert {"demo", "test"} <= set(targets)
+    makefile = (ROOT / "Makefile").read_text()
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_readme__links_lead_somewhere() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
+            assert (ROOT / link).exists(), f"{page}: {link}"
