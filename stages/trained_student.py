@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import write_atomic_by
+from data_schemas.files import write_atomic
 from data_schemas.student_checkpoint import StudentConfig
 from stages.student import Student, build_student
 
@@ -15,7 +15,7 @@ from stages.student import Student, build_student
 def save_weights(student: Student, path: Path) -> None:
     """Write the weights as a whole safetensors file."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
-    write_atomic_by(path, lambda partial: safetensors.torch.save_file(tensors, partial))
+    write_atomic(path, safetensors.torch.save(tensors))
 
 
 def load_student(config: StudentConfig, weights: Path, *, device: torch.device) -> Student:

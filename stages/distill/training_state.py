@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from data_schemas.files import write_atomic_by
+from data_schemas.files import write_atomic
 from pipeline.log import log
 
 _HEADER = "protorkd"
@@ -82,7 +82,7 @@ def save_training_state(
         tensors["random/cuda"] = torch.cuda.get_rng_state()
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {_HEADER: json.dumps(dataclasses.asdict(progress))}
-    write_atomic_by(path, lambda partial: safetensors.torch.save_file(whole, partial, metadata=header))
+    write_atomic(path, safetensors.torch.save(whole, metadata=header))
 
 
 def load_training_state(path: Path) -> TrainingState | None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data_schemas.files import write_atomic_by
+from data_schemas.files import write_atomic
 from data_schemas.student_checkpoint import StudentConfig
 from pipeline.progress import progress
 from stages.device import choose_device
@@ -84,5 +84,5 @@ def student_embeddings(
                 rows.append(batch.rows)
             advance(len(batch.rows) + len(batch.rejected))
     tensors = {"embeddings": torch.cat(embeddings), "rows": torch.cat(rows)}
-    write_atomic_by(out, lambda partial: safetensors.torch.save_file(tensors, partial))
+    write_atomic(out, safetensors.torch.save(tensors))
     return rejected

@@ -1,0 +1,58 @@
+"""The table of targets gives the same rows wherever it is kept."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data_schemas.teacher_embeddings import TeacherEmbeddings
+from stages.distill import targets as module
+from stages.distill.targets import PLACEMENTS, Targets, load_targets
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=["float16", "float32"])
+def embeddings(request: pytest.FixtureRequest, tmp_path: Path) -> TeacherEmbeddings:
+    """600 rows of width 5 in three shards; row 300 is zero."""
+    made = TeacherEmbeddings.create(tmp_path, rows=600, dim=5, dtype=request.param, shard_rows=256)
+    values = np.random.default_rng(0).normal(size=(600, 5)).astype(request.param)
+    values[300] = 0
+    for shard in made.shards():
+        made.write(shard, values[shard.start : shard.stop])
+    return TeacherEmbeddings.open(tmp_path)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_targets__are_the_stored_rows_in_any_placement(
+    placement: str, embeddings: TeacherEmbeddings, tmp_path: Path
+) -> None:
+    targets = load_targets(embeddings, placement=placement, device=CPU, scratch=tmp_path / "state" / "targets.bin")
+    rows = torch.tensor([599, 0, 300, 0, 256])
+    gathered = targets.gather(rows)
+    assert (gathered.shape, gathered.dtype, targets.dim) == ((5, 5), torch.float32, 5)
+    expected = embeddings.read(0, 600)[rows.numpy()].astype(np.float32)
+    np.testing.assert_array_equal(gathered.numpy(), expected)
+    assert targets.is_zero().nonzero().flatten().tolist() == [300]
+
+
+def test_targets__that_are_mapped_lie_in_the_scratch_file(embeddings: TeacherEmbeddings, tmp_path: Path) -> None:
+    scratch = tmp_path / "state" / "targets.bin"
+    load_targets(embeddings, placement="mapped", device=CPU, scratch=scratch)
+    assert scratch.stat().st_size == 600 * 5 * embeddings.dtype.itemsize
+
+
+def test_targets__are_mapped_where_memory_is_short(
+    embeddings: TeacherEmbeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_free_memory", lambda: 1000)
+    load_targets(embeddings, placement="auto", device=CPU, scratch=tmp_path / "targets.bin")
+    assert (tmp_path / "targets.bin").exists()
+
+
+def test_targets__find_zero_rows_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_BLOCK_ROWS", 3)
+    table = torch.ones(8, 2)
+    table[[2, 3, 7]] = 0
+    assert Targets(table, CPU).is_zero().nonzero().flatten().tolist() == [2, 3, 7]
