@@ -82,7 +82,8 @@ def table(comparisons: list[Comparison]) -> str:
         subject = f"{each.subject}, {each.unit}, against {each.baseline_name}"
         rows.append((subject, _spread(each.baseline), _spread(each.ours), _spread(each.ratios)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _spread(values: list[float]) -> str:

@@ -81,6 +81,11 @@ class Draft:
         self._seen_whole = set()
         self.resumed = False
 
+    def discard_if_empty(self) -> None:
+        """Remove the folder when nothing in it would spare a later run any work."""
+        if not self._entries and not any(path.is_file() for path in self.state.rglob("*")):
+            shutil.rmtree(self.path)
+
     def seal(self, record: ArtifactRecord) -> ArtifactRecord:
         """Complete ``record`` with the files and their digest, and write it as the last file of the folder."""
         entries = []

@@ -142,7 +142,11 @@ def _make(stage: Stage[Any, Any, Any], params: Any, plan: Plan, runtime: Any, co
     draft = open_draft(context.store, stage.name, plan.fingerprint, fresh=context.force)
     if draft.resumed:
         log.info("%s: going on from what an earlier run left", stage.name)
-    result = stage.run(params, plan.inputs, draft, runtime, context)
+    try:
+        result = stage.run(params, plan.inputs, draft, runtime, context)
+    except ProtoRKDError:
+        draft.discard_if_empty()
+        raise
     record = ArtifactRecord(
         stage=stage.name,
         version=stage.version,

@@ -11,9 +11,7 @@ import pytest
 from workbench import DISTILL, VECTOR_DIM, WORDS, Cli, Pairs, Trained, make_bert, make_manifest, make_pairs
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported: no test reaches the network
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # tiny tensors: a second thread costs more than it brings, above all on busy machines
-)
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: a second thread costs more than it brings, most on busy machines
 
 
 @pytest.fixture

@@ -276,3 +276,11 @@ def test_run_stage__goes_on_after_a_kill(toy):
     assert outcome.status == "created"
     assert outcome.artifact.record.counts["made"] <= 3
     assert outcome.artifact.record.digest == toy.run(force=True).artifact.record.digest
+
+
+@pytest.mark.parametrize(("fail_after", "num_left"), [(0, 0), (2, 1)])
+def test_run_stage__keeps_the_draft_of_a_user_error_only_when_it_spares_work(toy, monkeypatch, fail_after, num_left):
+    monkeypatch.setattr(toy_stage, "RuntimeError", ProtoRKDError, raising=False)
+    with pytest.raises(ProtoRKDError):
+        toy.run(fail_after=fail_after)
+    assert len(list(toy.store.leftovers())) == num_left
