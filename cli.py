@@ -14,7 +14,7 @@ from pipeline.store import Store
 from stages import STAGES
 from stages.distill.stage import STAGE as DISTILL
 from stages.distill.stage import DistillInputs, DistillParams
-from stages.draw_scenes.stage import DIGITS_NAME, WORDS_NAME, DrawInputs, DrawParams
+from stages.draw_scenes.stage import COLOURS_NAME, WORDS_NAME, DrawInputs, DrawParams
 from stages.draw_scenes.stage import STAGE as DRAW_SCENES
 from stages.encode_teacher.stage import STAGE as ENCODE_TEACHER
 from stages.encode_teacher.stage import EncodeInputs, EncodeParams
@@ -66,18 +66,18 @@ def demo(store: Path) -> None:
     )
     distilled = run(
         DISTILL,
-        DistillParams(image_size=48, epochs=6, batch_size=64, lr=2e-3, warmup_steps=60),
+        DistillParams(image_size=48, epochs=3, batch_size=24, lr=1.5e-3, warmup_steps=60),
         DistillInputs(embeddings=str(encoded.artifact.path)),
     )
-    digits = str(scenes / DIGITS_NAME)
+    colours = str(scenes / COLOURS_NAME)
     evaluated = run(
         EVALUATE,
-        EvaluateParams(template=("a {}", "a picture of a {}")),
+        EvaluateParams(template=("a {} digit", "a picture of a {} digit")),
         EvaluateInputs(
             student=str(distilled.artifact.path),
             retrieval=(f"scenes={scenes / 'test.tsv'}",),
-            zero_shot=(digits,),
-            knn=(digits,),
+            zero_shot=(colours,),
+            knn=(colours,),
         ),
     )
     show_outcome(evaluated, page=EVALUATE.page)

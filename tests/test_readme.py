@@ -1,9 +1,11 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+from workbench import Pairs
 
 import cli
 
@@ -58,3 +60,15 @@ def test_readme__links_lead_somewhere() -> None:
     for page in PAGES:
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
             assert (ROOT / link).exists(), f"{page}: {link}"
+
+
+def test_readme__lines_that_read_the_store_do_so(encoded: Pairs, store: Path) -> None:
+    [folder] = (store / "encode-teacher").glob("[!.]*")
+    [code] = list(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+    names: dict[str, Any] = {}
+    exec(code.replace("store/encode-teacher/<fingerprint>", str(folder)), names)
+    captions = names["captions"].to_pydict()["caption"]
+    assert names["embeddings"].shape[0] == len(captions)
+    pairs = names["pairs"].to_pydict()
+    assert tuple(pairs["image"]) == encoded.images
+    assert tuple(captions[row] for row in pairs["caption_row"]) == encoded.captions

@@ -134,7 +134,8 @@ def _build(
         {name: (weight, build_objective(name, dim=config.teacher.dim)) for name, weight in config.losses.items()}
     ).to(device)
     groups = parameter_groups(student, params.weight_decay) + parameter_groups(objectives, 0.0)
-    return student, objectives, torch.optim.AdamW([group for group in groups if group["params"]], lr=params.lr)
+    kept = [group for group in groups if group["params"]]
+    return student, objectives, torch.optim.AdamW(kept, lr=params.lr, fused=device.type in ("cpu", "cuda"))
 
 
 def _choose_pairs(images: ImageSet, is_zero: Tensor, *, max_missing: int) -> Tensor:

@@ -117,6 +117,8 @@ def train(
     scaler = torch.amp.GradScaler(conduct.device.type, enabled=conduct.precision == "fp16")
     state_path = draft.state / STATE_NAME
     done = _resume(draft, modules, optimizer)
+    if done.loss_scale:
+        scaler.load_state_dict(done.loss_scale)
     requests = BatchRequests(
         pairs.numpy(), batch_size=schedule.batch_size, epochs=schedule.epochs, seed=schedule.seed, start_step=done.step
     )
@@ -159,6 +161,7 @@ def train(
                 metrics.check_finite(done.step)
                 if step_in_epoch == 0 and (epoch % schedule.save_every_epochs == 0 or epoch == schedule.epochs):
                     _keep_weights(student, checkpoint_path(epoch), draft, done)
+                done.loss_scale = scaler.state_dict()
                 save_training_state(state_path, done, modules=modules, optimizer=optimizer)
                 saved_at = time.monotonic()
             if stop.is_set() and done.step < total_steps:

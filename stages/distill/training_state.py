@@ -26,11 +26,13 @@ class TrainingProgress:
         step: optimizer steps taken, over all epochs.
         rejected: why a pair, by its number, had no picture.
         checkpoints: weights that were kept, relative to the artifact's folder.
+        loss_scale: state of the gradient scaler; empty but under fp16.
     """
 
     step: int = 0
     rejected: dict[int, str] = field(default_factory=dict)
     checkpoints: list[str] = field(default_factory=list)
+    loss_scale: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

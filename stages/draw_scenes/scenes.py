@@ -17,7 +17,7 @@ from stages.draw_scenes.dice import Dice
 from stages.draw_scenes.glyphs import Split, glyph, instance_rows
 
 _SCENE_STREAMS: dict[Split, int] = {"train": 0, "test": 1}
-_DIGIT_STREAMS: dict[Split, int] = {"train": 2, "test": 3}
+_COLOUR_STREAMS: dict[Split, int] = {"train": 2, "test": 3}
 _SMALLEST_IMAGE = 32
 
 # Both sets of inks go by the same names: yellow that is clear on a dark background vanishes on a light one.
@@ -105,35 +105,35 @@ def write_scenes(scenes: Iterable[Scene], folder: Path, *, split: Split) -> int:
     return len(lines) - 1
 
 
-def write_digit_folders(folder: Path, *, image_size: int, seed: int, num_per_class: int) -> None:
-    """Write pictures of one digit each to ``<folder>/digits/<split>/<digit>``, for classification.
+def write_colour_folders(folder: Path, *, image_size: int, seed: int, num_per_class: int) -> None:
+    """Write pictures of one digit each to ``<folder>/colours/<split>/<colour>``, for classification by colour.
 
-    Folder names are the numerals "0" to "9", which are also the captions' words for the digits.
+    Folder names are the captions' words for the colours.
 
     Args:
-        folder: where ``digits`` is made.
+        folder: where ``colours`` is made.
         image_size: side in pixels, at least 32.
         seed: another seed gives other pictures.
-        num_per_class: pictures of each digit in each of the two splits.
+        num_per_class: pictures of each colour in each of the two splits.
 
     Raises:
         ProtoRKDError: the image size is under 32 pixels.
     """
     _check_image_size(image_size)
-    for split, stream in _DIGIT_STREAMS.items():
+    for split, stream in _COLOUR_STREAMS.items():
         rows = instance_rows(split)
-        for digit in range(10):
+        for place, colour in enumerate(COLOURS):
             for index in range(num_per_class):
-                dice = Dice(seed=seed, stream=stream, index=index * 10 + digit)
+                dice = Dice(seed=seed, stream=stream, index=index * len(COLOURS) + place)
                 group = Group(
-                    digit=digit,
-                    colour=dice.pick(COLOURS),
+                    digit=dice.below(10),
+                    colour=colour,
                     is_big=dice.pick((True, False)),
                     count=1,
                     position=dice.pick(tuple(POSITIONS)),
                 )
                 scene = _draw((group,), rows=rows, image_size=image_size, dice=dice)
-                write_unsynced(folder / f"digits/{split}/{digit}/{index:04d}.jpg", _encode_jpeg(scene.image))
+                write_unsynced(folder / f"colours/{split}/{colour}/{index:04d}.jpg", _encode_jpeg(scene.image))
 
 
 def _draw(groups: Sequence[Group], *, rows: Sequence[Sequence[int]], image_size: int, dice: Dice) -> Scene:

@@ -2,7 +2,7 @@
 
 Takes:  nothing: the handwritten digits come with scikit-learn.
 Does:   draws captioned scenes of coloured digits, and makes word vectors from the captions of the training scenes.
-Gives:  train.tsv and test.tsv with images/, digits/train and digits/test (one folder a class), words.txt (a teacher).
+Gives:  train.tsv and test.tsv with images/, colours/train and colours/test (one folder a class), words.txt (a teacher).
 """
 
 import csv
@@ -15,8 +15,8 @@ from pipeline.options import NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage
 
 WORDS_NAME = "words.txt"
-DIGITS_NAME = "digits"
-_DIGITS_PER_CLASS = 40
+COLOURS_NAME = "colours"
+_PICTURES_PER_COLOUR = 40
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class DrawInputs:
 class DrawParams:
     """What changes the output."""
 
-    train_scenes: int = option(4000, help="Scenes to train on.", check=POSITIVE)
+    train_scenes: int = option(2500, help="Scenes to train on.", check=POSITIVE)
     test_scenes: int = option(500, help="Scenes to test on, drawn from other handwriting.", check=POSITIVE)
     scene_size: int = option(
         64, help="Side of a scene, in pixels.", check=Check("be 32 or more", lambda size: size >= 32)
@@ -46,7 +46,7 @@ def draw(params: DrawParams, inputs: Mapping[str, Input], out: Draft, runtime: D
     """Draw the scenes, write their manifests, and make a teacher of their words."""
     from data_schemas.files import write_atomic
     from stages.draw_scenes.glyphs import Split
-    from stages.draw_scenes.scenes import draw_scenes, write_digit_folders, write_scenes
+    from stages.draw_scenes.scenes import draw_scenes, write_colour_folders, write_scenes
     from stages.draw_scenes.word_vectors import format_glove, word_vectors
 
     out.clear()
@@ -54,7 +54,9 @@ def draw(params: DrawParams, inputs: Mapping[str, Input], out: Draft, runtime: D
     for split, num_scenes in sizes.items():
         scenes = draw_scenes(split=split, num_scenes=num_scenes, image_size=params.scene_size, seed=params.scene_seed)
         write_scenes(scenes, out.path, split=split)
-    write_digit_folders(out.path, image_size=params.scene_size, seed=params.scene_seed, num_per_class=_DIGITS_PER_CLASS)
+    write_colour_folders(
+        out.path, image_size=params.scene_size, seed=params.scene_seed, num_per_class=_PICTURES_PER_COLOUR
+    )
     rows = csv.DictReader(io.StringIO((out.path / "train.tsv").read_text()), delimiter="\t", quoting=csv.QUOTE_NONE)
     vectors = word_vectors([row["title"] for row in rows], dim=params.word_dim)
     write_atomic(out.path / WORDS_NAME, format_glove(vectors))

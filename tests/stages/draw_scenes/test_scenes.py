@@ -9,7 +9,7 @@ from PIL import Image
 
 from data_schemas.errors import ProtoRKDError
 from stages.draw_scenes.captions import COLOURS
-from stages.draw_scenes.scenes import Scene, draw_scenes, write_digit_folders, write_scenes
+from stages.draw_scenes.scenes import Scene, draw_scenes, write_colour_folders, write_scenes
 from stages.draw_scenes.word_vectors import split_words
 
 HUES = {"red": 0, "orange": 29, "yellow": 52, "green": 125, "turquoise": 178, "blue": 226, "purple": 274, "pink": 330}
@@ -111,13 +111,16 @@ def test_written_scenes__are_pictures_and_a_manifest_of_relative_paths(tmp_path:
             assert np.abs(np.asarray(picture).astype(int) - scene.image).mean() < 8
 
 
-def test_digit_folders__hold_each_digit_in_both_splits(tmp_path: Path) -> None:
-    write_digit_folders(tmp_path, image_size=32, seed=0, num_per_class=2)
+def test_colour_folders__hold_each_colour_in_both_splits(tmp_path: Path) -> None:
+    write_colour_folders(tmp_path, image_size=32, seed=0, num_per_class=2)
     found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jpg"))
     assert found == [
-        f"digits/{split}/{digit}/{k:04d}.jpg" for split in ("test", "train") for digit in range(10) for k in range(2)
+        f"colours/{split}/{colour}/{k:04d}.jpg"
+        for split in ("test", "train")
+        for colour in sorted(HUES)
+        for k in range(2)
     ]
-    assert len({(tmp_path / path).read_bytes() for path in found}) == 40
+    assert len({(tmp_path / path).read_bytes() for path in found}) == 32
 
 
 def _is_ink(image: np.ndarray) -> np.ndarray:

@@ -1,0 +1,163 @@
+"""Stage three from the command line: figures that an independent computation gives, a page, and nothing done twice."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from workbench import COLOURS, SHAPES, Cli, Pairs, draw_picture, make_manifest
+
+from data_schemas.evaluation_report import read_report
+from data_schemas.teacher_embeddings import TeacherEmbeddings
+
+EVALUATE = ("evaluate", "--device", "cpu", "--workers", 0)
+
+
+@pytest.fixture
+def pictures(encoded_session: tuple[Path, Pairs], tmp_path: Path) -> Pairs:
+    """The 24 pictures that the student was trained on, in a folder that the test may change."""
+    pairs = encoded_session[1]
+    root = shutil.copytree(pairs.root, tmp_path / "set")
+    return Pairs(root, root / "pairs.tsv", pairs.images, pairs.captions)
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """A folder of class folders with train/ and test/: six colours, a picture of each shape."""
+    root = tmp_path / "shapes"
+    for split in ("train", "test"):
+        for colour in COLOURS[:6]:
+            for shape in SHAPES:
+                path = root / split / colour / f"{shape}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draw_picture(path, colour, shape, 40)
+    return root
+
+
+def embeddings_of(store: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Unit rows of the only image and caption embeddings in a store."""
+    [images] = store.glob("image-embeddings/[!.]*/image_embeddings.safetensors")
+    [captions] = store.glob("caption-embeddings/[!.]*")
+    rows = load_file(images)["embeddings"]
+    table = TeacherEmbeddings.open(captions)
+    texts = table.read(0, table.rows).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True), texts / np.linalg.norm(texts, axis=1, keepdims=True)
+
+
+def test_evaluate__gives_the_recall_of_a_naive_ranking(trained: Any, pictures: Pairs, run_cli: Cli) -> None:
+    metrics = run_cli(*EVALUATE, "--retrieval", pictures.manifest)["metrics"]
+    images, captions = embeddings_of(run_cli.store)
+    scores = captions @ images.T  # captions are distinct, in the order of the pictures
+    for direction, table in (("text_to_image", scores), ("image_to_text", scores.T)):
+        ranks = [1 + int((row > row[index]).sum()) for index, row in enumerate(table)]
+        for k in (1, 5, 10):
+            assert metrics[f"pairs/{direction}/recall@{k}"] == pytest.approx(100 * np.mean([r <= k for r in ranks]))
+        assert metrics[f"pairs/{direction}/median_rank"] == np.median(ranks)
+
+
+def test_evaluate__writes_a_report_and_a_page_with_pictures(
+    trained: Any, pictures: Pairs, classes: Path, run_cli: Cli
+) -> None:
+    outcome = run_cli(
+        *EVALUATE, "--retrieval", f"own={pictures.manifest}", "--zero-shot", classes, "--knn", classes, "--knn-k", 3
+    )
+    assert outcome["status"] == "created"
+    names = set(outcome["metrics"])
+    assert {"own/text_to_image/recall@10", "own/mean_recall", "shapes/zero_shot/top1", "shapes/knn/top5"} <= names
+    assert all(0 <= value <= 100 for name, value in outcome["metrics"].items() if "rank" not in name)
+    folder = Path(outcome["path"])
+    report = read_report(folder)
+    assert report["metrics"] == outcome["metrics"]
+    assert [entry["task"] for entry in report["sets"]] == ["retrieval", "zero_shot", "knn"]
+    assert report["teacher"]["identity"]
+    assert report["student"]["backbone"] == "squeezenet1_1"
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") > 100
+    assert pictures.captions[0] in page
+    assert run_cli.run("verify").exit_code == 0
+
+
+def test_evaluate__changes_nothing_when_asked_again(trained: Any, pictures: Pairs, run_cli: Cli) -> None:
+    first = run_cli(*EVALUATE, "--retrieval", pictures.manifest)
+    before = {path: path.stat().st_mtime_ns for path in run_cli.store.rglob("*")}
+    again = run_cli(*EVALUATE, "--retrieval", pictures.manifest)
+    assert (again["status"], again["digest"]) == ("unchanged", first["digest"])
+    after = {path: path.stat().st_mtime_ns for path in run_cli.store.rglob("*")}
+    assert {path for path in before | after if before.get(path) != after.get(path)} <= {run_cli.store}
+
+
+def test_evaluate__embeds_nothing_again_when_a_setting_changes(
+    trained: Any, classes: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import stages.evaluate.image_features
+
+    three = run_cli(*EVALUATE, "--knn", classes, "--knn-k", 3)
+    monkeypatch.setattr(stages.evaluate.image_features, "student_embeddings", None)
+    one = run_cli(*EVALUATE, "--knn", classes, "--knn-k", 1)
+    assert one["status"] == "created"
+    assert one["fingerprint"] != three["fingerprint"]
+
+
+def test_evaluate__takes_several_captions_of_a_picture_together(trained: Any, pictures: Pairs, run_cli: Cli) -> None:
+    images = [image for image in pictures.images for _ in range(2)]
+    captions = [text for caption in pictures.captions for text in (caption, f"one {caption}")]
+    manifest = make_manifest(pictures.root / "twice.tsv", images, captions)
+    outcome = run_cli(*EVALUATE, "--retrieval", manifest)
+    [entry] = read_report(Path(outcome["path"]))["sets"]
+    assert (entry["num_images"], entry["num_captions"]) == (24, 48)
+    assert entry["chance"]["text_to_image/recall@1"] == pytest.approx(100 / 24)
+    assert entry["chance"]["image_to_text/recall@1"] == pytest.approx(100 * 2 / 48)
+
+
+def test_evaluate__refuses_another_teacher(
+    trained: Any, pictures: Pairs, run_cli: Cli, word_vectors: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(word_vectors.read_text().replace("0.1", "0.2", 1))
+    message = run_cli.fails(*EVALUATE, "--retrieval", pictures.manifest, "--teacher", other)
+    assert "--teacher must be the one that the student was distilled from" in message
+    moved = shutil.copy(word_vectors, tmp_path / "same-bytes-elsewhere.txt")
+    assert run_cli(*EVALUATE, "--retrieval", pictures.manifest, "--teacher", moved)["status"] == "created"
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_evaluate__counts_pictures_that_cannot_be_read(
+    trained: Any, pictures: Pairs, run_cli: Cli, damage: str
+) -> None:
+    victim = pictures.root / pictures.images[3]
+    victim.unlink() if damage == "missing" else victim.write_bytes(victim.read_bytes()[:200])
+    message = run_cli.fails(*EVALUATE, "--retrieval", pictures.manifest)
+    assert "--max-bad-fraction" in message
+    assert pictures.images[3] in message
+    outcome = run_cli(*EVALUATE, "--retrieval", pictures.manifest, "--max-bad-fraction", 0.1)
+    [entry] = read_report(Path(outcome["path"]))["sets"]
+    assert (entry["rejected"], entry["num_images"], entry["num_captions"]) == (1, 23, 23)
+
+
+def test_evaluate__measures_other_pictures_anew(trained: Any, pictures: Pairs, run_cli: Cli) -> None:
+    first = run_cli(*EVALUATE, "--retrieval", pictures.manifest)
+    shutil.copy(pictures.root / pictures.images[1], pictures.root / pictures.images[0])
+    second = run_cli(*EVALUATE, "--retrieval", pictures.manifest)
+    assert second["status"] == "created"
+    assert second["fingerprint"] != first["fingerprint"]
+
+
+def test_evaluate__says_what_it_must_be_given(trained: Any, run_cli: Cli, classes: Path, tmp_path: Path) -> None:
+    assert "Pass --retrieval, --zero-shot or --knn" in run_cli.fails(*EVALUATE)
+    assert "nothing there" in run_cli.fails(*EVALUATE, "--retrieval", tmp_path / "absent.tsv")
+    assert "--template must hold {}" in run_cli.fails(*EVALUATE, "--zero-shot", classes, "--template", "a photo")
+    twice = ("--zero-shot", classes, "--zero-shot", classes / "test")
+    assert "its own name" in run_cli.fails(*EVALUATE, *twice)
+
+
+def test_evaluate__notes_which_embeddings_it_used(
+    trained: Any, pictures: Pairs, run_cli: Cli, write_manifest: Callable[..., Path]
+) -> None:
+    outcome = run_cli(*EVALUATE, "--retrieval", pictures.manifest)
+    record = json.loads((Path(outcome["path"]) / "artifact.json").read_text())
+    assert len(record["uses"]) == 2
+    assert "Nothing to remove" in run_cli.run("gc", "--yes").stdout
