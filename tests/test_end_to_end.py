@@ -1,5 +1,6 @@
 """Processes that are killed while they work: what they leave is absent or whole, and the next run ends the same."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,3 +121,26 @@ def test_encode__that_is_killed_and_run_again_redoes_no_whole_shard(
     assert 256 * shard <= outcome["counts"]["resumed_captions"] < 5000
     assert outcome["counts"]["encoded_captions"] == 5000 - outcome["counts"]["resumed_captions"]
     assert outcome["digest"] == Cli(tmp_path / "undisturbed")(*words)["digest"]
+
+
+@slow
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "evaluate/.draft-*",
+        "image-embeddings/[!.]*/artifact.json",
+        "caption-embeddings/.draft-*/embeddings.zarr/zarr.json",
+    ],
+)
+def test_evaluate__that_is_killed_and_run_again_ends_with_the_same_digest(
+    moment: str, start: Any, trained: dict[str, Any], encoded_session: tuple[Path, Pairs], run_cli: Cli, tmp_path: Path
+) -> None:
+    other = Cli(tmp_path / "undisturbed")
+    shutil.copytree(run_cli.store, other.store)
+    words = ("evaluate", "--device", "cpu", "--workers", 0, "--retrieval", encoded_session[1].manifest)
+    undisturbed = other(*words)
+    kill_when(start(*words), run_cli.store, moment)
+    assert not list(run_cli.store.glob("evaluate/[!.]*"))
+    outcome = run_cli(*words)
+    assert (outcome["status"], outcome["digest"]) == ("created", undisturbed["digest"])
+    assert "NOT WHOLE" not in run_cli.run("verify").stdout
