@@ -51,10 +51,11 @@ class TrainingState:
         """
         for name, module in modules.items():
             module.load_state_dict(self._below(name))
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Any]] = {}
         for name, tensor in self._below("optimizer").items():
             index, _, key = name.partition("/")
-            state.setdefault(int(index), {})[key] = tensor
+            state.setdefault(int(index), {})[key] = _laid_out_like(parameters[int(index)], tensor)
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         torch.set_rng_state(self.tensors["random/cpu"])
         if torch.cuda.is_available() and "random/cuda" in self.tensors:
@@ -63,6 +64,13 @@ class TrainingState:
     def _below(self, name: str) -> dict[str, Tensor]:
         prefix = f"{name}/"
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+
+def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """Give a moment its parameter's memory format: fused optimizers walk through both by address."""
+    if tensor.shape != parameter.shape:
+        return tensor
+    return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
 
 
 def save_training_state(

@@ -77,3 +77,27 @@ def test_state__of_another_kind_is_none(tmp_path: Path) -> None:
     path = tmp_path / "training.safetensors"
     safetensors.torch.save_file({"weight": torch.zeros(1)}, path)
     assert load_training_state(path) is None
+
+
+def test_state__lays_moments_out_as_the_fused_optimizer_walks_its_parameters(tmp_path: Path) -> None:
+    def build() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        student = nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return student, torch.optim.AdamW(student.parameters(), lr=0.1, fused=True)
+
+    def train(student: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        images = torch.arange(150.0).view(2, 3, 5, 5).to(memory_format=torch.channels_last)
+        optimizer.zero_grad()
+        (student(images) / 100).square().sum().backward()
+        optimizer.step()
+
+    undisturbed, optimizer = build()
+    train(undisturbed, optimizer)
+    save_training_state(tmp_path / "state", PROGRESS, modules={"student": undisturbed}, optimizer=optimizer)
+    train(undisturbed, optimizer)
+    resumed, optimizer = build()
+    state = load_training_state(tmp_path / "state")
+    assert state is not None
+    state.restore(modules={"student": resumed}, optimizer=optimizer)
+    train(resumed, optimizer)
+    torch.testing.assert_close(resumed.weight, undisturbed.weight, rtol=0, atol=0)
