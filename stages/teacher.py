@@ -5,6 +5,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.log import log
 from stages.teacher_identity import TeacherSource
 
 _SORT_CHARACTERS_PER_TOKEN = 4
+_CUTS_WORD_VECTORS_SINCE = (6, 2)
 
 
 class Teacher:
@@ -47,6 +49,11 @@ class Teacher:
         self._prompt = prompt or None
         self._truncate_dim = truncate_dim or None
         if max_tokens:
+            if source.kind == "word-vectors" and _library_version() < _CUTS_WORD_VECTORS_SINCE:
+                raise ProtoRKDError(
+                    "--max-tokens must be 0 for word vectors, which sentence-transformers cuts off only since 6.2; "
+                    f"got {max_tokens}. Leave it out, or upgrade sentence-transformers."
+                )
             limit = self._model.max_seq_length
             if limit and max_tokens > limit:
                 raise ProtoRKDError(f"--max-tokens must be at most the teacher's own limit, {limit}; got {max_tokens}.")
@@ -102,6 +109,10 @@ class Teacher:
             convert_to_numpy=True,
         )
         return np.asarray(encoded, dtype=np.float32)
+
+
+def _library_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in metadata.version("sentence-transformers").split(".")[:2])
 
 
 def token_batches(counts: NDArray[np.int64], *, batch_tokens: int) -> Iterator[NDArray[np.int64]]:

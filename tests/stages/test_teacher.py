@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,11 @@ def test_max_tokens__cuts_off_the_rest(bert_folder: Path) -> None:
     assert short.token_counts(["red circle blue square"]).tolist() == [4]
 
 
-def test_max_tokens__works_on_word_vectors_too(word_vectors: Path) -> None:
+def test_max_tokens__works_on_word_vectors_too_or_is_refused(word_vectors: Path) -> None:
+    if tuple(int(part) for part in metadata.version("sentence-transformers").split(".")[:2]) < (6, 2):
+        with pytest.raises(ProtoRKDError, match="--max-tokens must be 0 for word vectors"):
+            Teacher(find_teacher(str(word_vectors)), max_tokens=1)
+        return
     first = Teacher(find_teacher(str(word_vectors)), max_tokens=1)
     [cut, whole] = first.encode(["red circle", "red"], batch_tokens=64)
     np.testing.assert_array_equal(cut, whole)
