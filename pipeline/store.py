@@ -9,6 +9,7 @@ from pathlib import Path
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import fsync
+from pipeline.log import log
 
 DRAFT_PREFIX = ".draft-"
 LOCK_PREFIX = ".lock-"
@@ -118,6 +119,7 @@ class Store:
             known = self.artifacts(stage)
             if not known:
                 raise ProtoRKDError(f"{self.root} must hold an artifact of {stage}; it has none. Run {stage} first.")
+            log.info("using %s%s", known[-1].name, f", the newest of {len(known)}" if len(known) > 1 else "")
             return known[-1]
         if (path := Path(reference)).is_dir():
             artifact = Artifact(path=path, record=ArtifactRecord.read(path))

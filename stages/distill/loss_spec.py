@@ -1,7 +1,7 @@
 """What ``--loss`` says, read before torch is imported."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from data_schemas.errors import ProtoRKDError
 
@@ -34,6 +34,16 @@ def parse_losses(specs: Iterable[str]) -> dict[str, float]:
     if not weights:
         raise ProtoRKDError(f"--loss must be given at least once; got none. {_EXAMPLE}")
     return weights
+
+
+def format_losses(weights: Mapping[str, float]) -> tuple[str, ...]:
+    """Write weights by objective name as ``--loss`` takes them, each in its shortest form.
+
+    Example:
+        >>> format_losses({"simreg": 1.0, "rkd": 0.5})
+        ('simreg=1', 'rkd=0.5')
+    """
+    return tuple(f"{name}={int(weight) if weight.is_integer() else weight}" for name, weight in weights.items())
 
 
 def _parse_weight(text: str, spec: str) -> float:

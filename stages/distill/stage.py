@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.draft import Draft
 from pipeline.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage
-from stages.distill.loss_spec import parse_losses
+from stages.distill.loss_spec import format_losses, parse_losses
 from stages.image_set import IDENTITIES, identify_images
 
 
@@ -69,6 +69,10 @@ class DistillParams:
     save_every_epochs: int = option(1, help="Keep the weights after every so many epochs.", check=POSITIVE)
     seed: int = option(0, help="Of the first weights, the order and the crops.", check=NOT_NEGATIVE)
 
+    def __post_init__(self) -> None:
+        """Write the losses one way: ``simreg``, ``simreg=1`` and ``simreg=1.0`` ask for the same training."""
+        object.__setattr__(self, "loss", format_losses(parse_losses(self.loss)))
+
 
 @dataclass(frozen=True)
 class DistillRuntime:
@@ -105,7 +109,6 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
     """Find the cached embeddings, and hash the pictures that their pair index names."""
     from data_schemas.pair_index import PAIRS_NAME, read_pairs
 
-    parse_losses(params.loss)
     artifact = context.store.resolve(inputs.embeddings, stage="encode-teacher", flag="--embeddings")
     artifact.require_whole((PAIRS_NAME,), read=True)
     root = inputs.image_root or Path(artifact.record.inputs["manifest"].location).parent

@@ -9,6 +9,7 @@ from data_schemas.student_checkpoint import CONFIG_NAME, WEIGHTS_NAME, StudentCo
 from pipeline.stage import Context, Input
 from pipeline.store import Artifact
 from stages.evaluate.features import LoadedStudent
+from stages.evaluate.prompts import fill
 from stages.evaluate.sets import (
     check_names,
     identify_labelled,
@@ -32,6 +33,8 @@ def find_inputs(inputs: "EvaluateInputs", params: "EvaluateParams", context: Con
     """
     if not (inputs.retrieval or inputs.zero_shot or inputs.knn):
         raise ProtoRKDError("evaluate must be given a set; got none. Pass --retrieval, --zero-shot or --knn.")
+    for template in params.template:
+        fill(template, "")
     digests = context.file_digests
     artifact = context.store.resolve(inputs.student, stage="distill", flag="--student")
     artifact.require_whole((WEIGHTS_NAME, CONFIG_NAME), read=True)

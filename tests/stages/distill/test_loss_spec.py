@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.loss_spec import parse_losses
+from stages.distill.loss_spec import format_losses, parse_losses
+from stages.distill.stage import DistillParams
 
 
 def test_parse_losses__reads_names_and_weights_in_order() -> None:
@@ -43,3 +44,13 @@ def test_parse_losses__refuses_what_it_cannot_weigh_and_names_the_flag(specs: tu
 def test_loss_spec__does_not_import_torch() -> None:
     script = "import sys, stages.distill.loss_spec; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.5, 2.0, 1e-7, 0.1 + 0.2, 1e20])
+def test_format_losses__is_read_back_exactly(weight: float) -> None:
+    assert parse_losses(format_losses({"rkd": weight})) == {"rkd": weight}
+
+
+@pytest.mark.parametrize("spec", ["simreg", "simreg=1", "simreg=1.0", " simreg = 1e0 "])
+def test_distill_params__write_a_loss_one_way(spec: str) -> None:
+    assert DistillParams(loss=(spec,)) == DistillParams(loss=("simreg=1",))
