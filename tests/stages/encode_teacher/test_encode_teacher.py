@@ -318,3 +318,13 @@ def _third_call_raises(real: Callable[..., Any]) -> Callable[..., Any]:
         return real(self, captions, batch_tokens=batch_tokens)
 
     return encode
+
+
+def test_encode__names_a_store_that_cannot_be_written(
+    run_cli: Cli, write_manifest: Callable[..., Path], word_vectors: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    words = ("encode-teacher", "--manifest", write_manifest(["red circle"]), "--teacher", word_vectors)
+    message = run_cli.fails(*words, "--store", tmp_path / "file" / "store")
+    assert str(tmp_path / "file" / "store") in message
+    assert "Give --store a folder that you may write to" in message
