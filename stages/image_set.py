@@ -1,6 +1,7 @@
 """The pictures that pairs name: where they lie, and their identity by content."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_dig
     missing: frozenset[int] = frozenset()
     if identity == "content":
         distinct = list(dict.fromkeys(paths))
-        found = file_digests.digests([root / path for path in distinct])
+        found = file_digests.digests([os.path.join(root, path) for path in distinct])  # noqa: PTH118
         by_path = dict(zip(distinct, found, strict=True))
         for path in paths:
             hasher.update((by_path[path] or "missing").encode())
