@@ -9,7 +9,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.measure import Comparison, compare_time
 from data_schemas.manifest import read_manifest
-from stages.encode_teacher.stage import EncodeRuntime
 from stages.teacher import Teacher
 from stages.teacher_identity import find_teacher
 
@@ -27,16 +26,15 @@ def compare_encoding(*, manifest: Path, teacher_folder: Path, num_captions: int,
     captions = _captions(manifest, num_captions)
     teacher = Teacher(find_teacher(str(teacher_folder)))
     plain = SentenceTransformer(str(teacher_folder), device="cpu", local_files_only=True)
-    batch_tokens = EncodeRuntime().batch_tokens
 
     def ours() -> NDArray[np.float32]:
-        return teacher.encode(captions, batch_tokens=batch_tokens)
+        return teacher.encode(captions)
 
     def direct() -> NDArray[np.float32]:
         return np.asarray(plain.encode(captions, batch_size=32, show_progress_bar=False))
 
     np.testing.assert_allclose(ours(), direct(), atol=1e-4)
-    subject = f"teacher, {len(captions)} captions in batches of {batch_tokens} tokens: time"
+    subject = f"teacher, {len(captions)} captions in batches of equal length: time"
     return [
         compare_time(subject, baseline_name="batches of 32 captions", baseline=direct, ours=ours, num_pairs=num_pairs)
     ]

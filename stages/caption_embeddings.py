@@ -64,7 +64,7 @@ def write_caption_embeddings(
         recipe: how it embeds.
         shard_rows: rows in one shard.
         device: where the teacher runs.
-        batch_tokens: tokens in one batch of the teacher, padding included.
+        batch_tokens: tokens in one batch of the teacher, padding included; 0 takes what suits the device.
         context: the store.
 
     Raises:

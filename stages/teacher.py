@@ -19,6 +19,7 @@ from stages.teacher_identity import TeacherSource
 
 _SORT_CHARACTERS_PER_TOKEN = 4
 _CUTS_WORD_VECTORS_SINCE = (6, 2)
+_CPU_BATCH_TOKENS, _GPU_BATCH_TOKENS = 1024, 16384
 
 
 class Teacher:
@@ -84,16 +85,18 @@ class Teacher:
             counts = [len(text) // _SORT_CHARACTERS_PER_TOKEN + 1 for text in texts]
         return np.minimum(np.asarray(counts, dtype=np.int64), limit)
 
-    def encode(self, captions: Sequence[str], *, batch_tokens: int) -> NDArray[np.float32]:
+    def encode(self, captions: Sequence[str], *, batch_tokens: int = 0) -> NDArray[np.float32]:
         """Embed captions, in batches of near-equal length whose padded size stays within a token budget.
 
         Args:
             captions: kept in order, whatever the batches.
-            batch_tokens: tokens in one batch, padding included; a longer caption makes a batch of its own.
+            batch_tokens: tokens in one batch, padding included; a longer caption makes a batch of its own. 0 takes
+                what suits the device: a CPU's cache is small, a GPU wants to be filled.
 
         Shapes:
             returns: (captions, dim), float32.
         """
+        batch_tokens = batch_tokens or (_CPU_BATCH_TOKENS if self._model.device.type == "cpu" else _GPU_BATCH_TOKENS)
         embeddings = np.empty((len(captions), self.dim), dtype=np.float32)
         for rows in token_batches(self.token_counts(captions), batch_tokens=batch_tokens):
             embeddings[rows] = self._encode_batch([captions[row] for row in rows])

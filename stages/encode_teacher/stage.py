@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.draft import Draft
-from pipeline.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
+from pipeline.options import FRACTION, NOT_NEGATIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage
 from stages.manifest_format import ManifestFormat
 from stages.recipe import Recipe
@@ -47,7 +47,9 @@ class EncodeRuntime:
 
     device: str = option("auto", help="Where the teacher runs: auto, cpu, cuda, ...")
     batch_tokens: int = option(
-        8192, help="Tokens in one batch of the teacher, padding included; fewer need less memory.", check=POSITIVE
+        0,
+        help="Tokens in one batch of the teacher, padding included. 0: 1,024 on a CPU, 16,384 on a GPU.",
+        check=NOT_NEGATIVE,
     )
     max_bad_fraction: float = option(
         0.01, help="Rejected rows beyond this share of the manifest stop the stage.", check=FRACTION
