@@ -53,4 +53,6 @@ def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_dig
     else:
         for path in paths:
             hasher.update(path.encode() + b"\0")
-    return Input(digest=hasher.hexdigest(), location=str(root), value=ImageSet(root=root, paths=paths, missing=missing))
+    return Input(
+        digest=hasher.hexdigest(), location=str(root.resolve()), value=ImageSet(root=root, paths=paths, missing=missing)
+    )

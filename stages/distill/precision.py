@@ -7,7 +7,6 @@ import torch
 
 from data_schemas.errors import ProtoRKDError
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 

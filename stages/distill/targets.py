@@ -11,7 +11,6 @@ from torch import Tensor
 from data_schemas.teacher_embeddings import TeacherEmbeddings
 from pipeline.log import log
 
-PLACEMENTS = ("auto", "device", "ram", "mapped")
 _BLOCK_ROWS = 1 << 18
 _AUTO_SHARE = 0.5  # of the free memory that a table may take
 

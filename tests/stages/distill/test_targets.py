@@ -7,10 +7,15 @@ import pytest
 import torch
 
 from data_schemas.teacher_embeddings import TeacherEmbeddings
+from pipeline.options import click_options
 from stages.distill import targets as module
-from stages.distill.targets import PLACEMENTS, Targets, load_targets
+from stages.distill.stage import DistillRuntime
+from stages.distill.targets import Targets, load_targets
 
 CPU = torch.device("cpu")
+
+# The choices that the option offers.
+[PLACEMENTS] = [option.type.choices for option in click_options(DistillRuntime) if option.name == "targets_placement"]
 
 
 @pytest.fixture(params=["float16", "float32"])
