@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
-from stages.evaluate.ranking import STUDENT_REMEDY, check_labels, exact_scores, unit_rows
 from stages.evaluate.zero_shot import accuracy
+from stages.ranking import STUDENT_REMEDY, check_labels, exact_scores, unit_rows
 
 # Similarities held at once by the torch search: 256 MiB of float32.
 _MAX_SCORES = 2**26

@@ -23,10 +23,10 @@ from stages.evaluate.page import (
     thumbnail,
 )
 from stages.evaluate.prompts import class_name_from_folder, fill
-from stages.evaluate.retrieval import chance_recall, retrieval_metrics, top_captions, top_images
 from stages.evaluate.sets import LabelledSet, RetrievalSet, Splits
 from stages.evaluate.zero_shot import class_embeddings, class_scores, per_class_top1, zero_shot_metrics
 from stages.image_set import ImageSet
+from stages.retrieval import chance_recall, retrieval_metrics, top_captions, top_images
 
 NUM_QUERIES = 12
 _FOUND_IMAGES, _FOUND_CAPTIONS, _EXAMPLES = 6, 5, 24

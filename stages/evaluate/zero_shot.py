@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stages.evaluate.ranking import (
+from stages.ranking import (
     STUDENT_REMEDY,
     TEACHER_REMEDY,
     TIE_TOLERANCE,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.evaluate.ranking import (
+from stages.ranking import (
     STUDENT_REMEDY,
     TEACHER_REMEDY,
     TIE_TOLERANCE,

@@ -1,4 +1,4 @@
-"""What the measures of this stage share: unit rows, and hits counted fairly where scores are tied."""
+"""What measures share: unit rows, and hits counted fairly where scores are tied."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

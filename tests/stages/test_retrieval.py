@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
-from stages.evaluate.retrieval import chance_recall, retrieval_metrics, top_captions, top_images
+from stages.retrieval import chance_recall, retrieval_metrics, top_captions, top_images
 
 
 def naive_hit(scores: list[float], right: set[int], k: int) -> float:
