@@ -41,7 +41,7 @@ def cli(context: click.Context) -> None:
     encode-teacher embeds every caption once, distill trains a student against the cache, evaluate measures it.
     Each stage runs once for each distinct request; run it again and it says "unchanged".
     """
-    context.obj = tuple(stage.name for stage in STAGES if stage.keep)
+    context.obj = STAGES
 
 
 @cli.group()
@@ -53,7 +53,7 @@ def why() -> None:
 def demo(store: Path) -> None:
     """Run the whole road on scenes drawn from handwritten digits: no download, a few minutes on two cores."""
     show_log()
-    context = context_of(Store(store))
+    context = context_of(Store(store), stages=STAGES)
 
     def run(stage: Any, params: Any, inputs: Any) -> Outcome:
         return run_stage(stage, params=params, inputs=inputs, runtime=stage.runtime(), context=context)

@@ -48,9 +48,9 @@ def direct_rkd(*, student: Tensor, teacher: Tensor) -> Tensor:
 def _relative_distances(embeddings: Tensor) -> Tensor:
     squares = embeddings.square().sum(dim=1)
     squared = squares[:, None] + squares[None, :] - 2 * embeddings @ embeddings.T
-    others = ~torch.eye(len(embeddings), dtype=torch.bool)
+    others = ~torch.eye(len(embeddings), dtype=torch.bool, device=embeddings.device)
     distances = squared.clamp_min(1e-12).sqrt() * others
-    return distances / distances[others].mean()
+    return distances / (distances.sum() / (len(distances) * (len(distances) - 1)))
 
 
 def _angles(embeddings: Tensor) -> Tensor:

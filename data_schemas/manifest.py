@@ -18,6 +18,7 @@ from data_schemas.text_file import BOM, excerpt, line_end, open_text
 
 QUOTINGS = ("auto", "csv", "none")
 SCHEMA = pa.schema({"row": pa.int64(), "image": pa.large_string(), "caption": pa.large_string()})
+LABELLED_SCHEMA = SCHEMA.append(pa.field("label", pa.large_string()))
 
 _VALUE_CHARS = 200
 _REASONS = (
@@ -52,7 +53,7 @@ class Manifest:
     Args:
         path: the file.
         table: one pair a row: ``row`` (int64, the line of the file), ``image`` and ``caption`` (large_string, as
-            written, byte for byte).
+            written, byte for byte); where labels were asked for, also ``label`` (large_string, null where blank).
         rejections: the rows that are not in the table, in file order.
         quoting: ``csv`` or ``none``, as the file was read.
     """
@@ -68,6 +69,7 @@ def read_manifest(
     *,
     image_key: str = "filepath",
     caption_key: str = "title",
+    label_column: str = "",
     separator: str = "\t",
     quoting: str = "auto",
     limit: int = 0,
@@ -82,6 +84,7 @@ def read_manifest(
         path: a UTF-8 file.
         image_key: column of the image paths.
         caption_key: column of the captions.
+        label_column: column of the labels, in which a field may be blank; "" reads none.
         separator: one ASCII character between the fields; a backslash and a ``t`` also mean a tab.
         quoting: ``csv`` if double quotes enclose fields, ``none`` if they are text; ``auto`` finds out from the whole
             file.
@@ -98,18 +101,23 @@ def read_manifest(
     data = open_text(path)
     header_end = line_end(data, 0)
     names, header_quoted = _read_header(data[:header_end], separator, quoting=quoting, path=path)
-    image, caption = _find_columns(names, image_key=image_key, caption_key=caption_key, separator=separator, path=path)
+    fields = _find_columns(
+        names,
+        {"--image-key": image_key, "--caption-key": caption_key, "--label-column": label_column},
+        separator=separator,
+        path=path,
+    )
     if quoting == "auto" and header_quoted:
         quoting = "csv"
     elif quoting == "auto":
         quoting = decide_quoting(data, start=header_end, num_columns=len(names), separator=separator, path=path)
-    pairs = _Pairs(num_columns=len(names), image=image, caption=caption, limit=limit)
+    pairs = _Pairs(num_columns=len(names), fields=fields, limit=limit)
     for rows in read_rows(data, start=header_end, line=2, separator=separator, quoting=quoting):
         pairs.add(rows)
         if pairs.complete:
             break
     pairs.check(data, path, max_bad_fraction=max_bad_fraction)
-    return Manifest(path, pa.Table.from_batches(pairs.batches, SCHEMA), pairs.rejections(data), quoting)
+    return Manifest(path, pa.Table.from_batches(pairs.batches, pairs.schema), pairs.rejections(data), quoting)
 
 
 class _Pairs:
@@ -118,10 +126,10 @@ class _Pairs:
     A rejected row stays four numbers until someone wants it: a wrong file may reject millions.
     """
 
-    def __init__(self, *, num_columns: int, image: int, caption: int, limit: int) -> None:
+    def __init__(self, *, num_columns: int, fields: list[int], limit: int) -> None:
         self.num_columns = num_columns
-        self.image = image
-        self.caption = caption
+        self.fields = fields  # of image, caption and, where asked for, label
+        self.schema = LABELLED_SCHEMA if len(fields) == 3 else SCHEMA
         self.limit = limit
         self.batches: list[pa.RecordBatch] = []
         self.num_pairs = 0
@@ -134,30 +142,31 @@ class _Pairs:
         return self.num_pairs == self.limit > 0
 
     def add(self, rows: Rows) -> None:
-        verdicts, images, captions = self._judge(rows)
+        verdicts, columns = self._judge(rows)
         accepted = np.flatnonzero(verdicts == 0)
         if self.limit and self.num_pairs + len(accepted) >= self.limit:
             accepted = accepted[: self.limit - self.num_pairs]
             verdicts = verdicts[: accepted[-1] + 1]
-        pairs = [pa.array(rows.lines[accepted]), images[: len(accepted)], captions[: len(accepted)]]
-        self.batches.append(pa.record_batch(pairs, SCHEMA))
+        pairs = [pa.array(rows.lines[accepted]), *(column[: len(accepted)] for column in columns)]
+        self.batches.append(pa.record_batch(pairs, self.schema))
         self.num_pairs += len(accepted)
         self.num_rows += len(verdicts)
         rejected = np.flatnonzero(verdicts)
         self.rejected.append(np.stack([rows.lines[rejected], verdicts[rejected], *rows.spans(rejected)], axis=1))
 
-    def _judge(self, rows: Rows) -> tuple[npt.NDArray[np.int64], pa.LargeStringArray, pa.LargeStringArray]:
-        """Return an index into the reasons for each row, and the images and captions of those accepted."""
+    def _judge(self, rows: Rows) -> tuple[npt.NDArray[np.int64], list[pa.LargeStringArray]]:
+        """Return an index into the reasons for each row, and the columns of those accepted."""
         verdicts = np.zeros(len(rows), np.int64)
         verdicts[rows.num_fields < self.num_columns] = 1
         verdicts[rows.num_fields > self.num_columns] = 2
         verdicts[rows.malformed] = 3
         whole = np.flatnonzero(verdicts == 0)
-        images, captions = rows.column(whole, self.image), rows.column(whole, self.caption)
+        images, captions, *labels = (rows.column(whole, field) for field in self.fields)
         verdicts[whole[_is_blank(captions)]] = 4
         verdicts[whole[_is_blank(images)]] = 5
+        labels = [pc.if_else(pa.array(_is_blank(column)), None, column) for column in labels]
         accepted = pa.array(verdicts[whole] == 0)
-        return verdicts, images.filter(accepted), captions.filter(accepted)
+        return verdicts, [column.filter(accepted) for column in (images, captions, *labels)]
 
     def rejections(self, data: mmap, limit: int | None = None) -> tuple[Rejection, ...]:
         rejected = np.concatenate(self.rejected)[:limit].tolist()
@@ -210,10 +219,12 @@ def _read_header(line: bytes, separator: str, *, quoting: str, path: Path) -> tu
         ) from error
 
 
-def _find_columns(names: list[str], *, image_key: str, caption_key: str, separator: str, path: Path) -> tuple[int, int]:
+def _find_columns(names: list[str], keys: dict[str, str], *, separator: str, path: Path) -> list[int]:
+    """Return where the columns stand that flags ask for; the label's only if it has a name."""
+    keys = {flag: key for flag, key in keys.items() if key or flag != "--label-column"}
     found = ", ".join(map(repr, names))
     twice = [name for name, count in Counter(names).items() if count > 1]
-    for flag, key in (("--image-key", image_key), ("--caption-key", caption_key)):
+    for flag, key in keys.items():
         if key not in names:
             hint = f" It has one column only: is {separator!r} the right --separator?" if len(names) == 1 else ""
             raise ProtoRKDError(
@@ -222,9 +233,10 @@ def _find_columns(names: list[str], *, image_key: str, caption_key: str, separat
             )
     if twice:
         raise ProtoRKDError(f"Columns of {path} must have different names; got {found}. Rename one {twice[0]!r}.")
-    if image_key == caption_key:
-        raise ProtoRKDError(f"--image-key and --caption-key must name two columns; got {image_key!r} for both.")
-    return names.index(image_key), names.index(caption_key)
+    if keys["--image-key"] == keys["--caption-key"]:
+        key = keys["--image-key"]
+        raise ProtoRKDError(f"--image-key and --caption-key must name two columns; got {key!r} for both.")
+    return [names.index(key) for key in keys.values()]
 
 
 def _is_blank(column: pa.LargeStringArray) -> npt.NDArray[np.bool_]:

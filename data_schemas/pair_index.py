@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic_by
@@ -22,6 +25,7 @@ PAIRS_SCHEMA = pa.schema(
     ],
     metadata={"protorkd": "pairs 1"},
 )
+LABELLED_PAIRS_SCHEMA = PAIRS_SCHEMA.append(pa.field("label", pa.large_string()))
 CAPTIONS_SCHEMA = pa.schema(
     [pa.field("caption_row", pa.int64(), nullable=False), pa.field("caption", pa.large_string(), nullable=False)],
     metadata={"protorkd": "captions 1"},
@@ -41,9 +45,11 @@ def write_pairs(root: Path, table: pa.Table) -> None:
 
     Args:
         root: the artifact's folder.
-        table: manifest_row, image (as the manifest writes it) and caption_row, one row a pair, in manifest order.
+        table: manifest_row, image (as the manifest writes it) and caption_row, one row a pair, in manifest order; where
+            pairs have labels also label, null for those that have none.
     """
-    _write(root / PAIRS_NAME, table.cast(PAIRS_SCHEMA))
+    labelled = "label" in table.column_names
+    _write(root / PAIRS_NAME, table.cast(LABELLED_PAIRS_SCHEMA if labelled else PAIRS_SCHEMA))
 
 
 def read_pairs(root: Path) -> pa.Table:
@@ -52,7 +58,26 @@ def read_pairs(root: Path) -> pa.Table:
     Raises:
         ProtoRKDError: it is missing, damaged or of another kind.
     """
-    return _read(root / PAIRS_NAME, PAIRS_SCHEMA)
+    return _read(root / PAIRS_NAME, PAIRS_SCHEMA, LABELLED_PAIRS_SCHEMA)
+
+
+def read_labels(root: Path) -> tuple[list[str], NDArray[np.int64]]:
+    """Read the names of the distinct labels, sorted, and which of them each pair has.
+
+    Raises:
+        ProtoRKDError: as `read_pairs`.
+
+    Shapes:
+        returns: the names, none where pairs have no labels; (pairs,), int64, places among the names, -1 for a pair
+            without a label.
+    """
+    table = read_pairs(root)
+    if "label" not in table.column_names:
+        return [], np.full(table.num_rows, -1)
+    labels = table["label"]
+    names = sorted(label for label in labels.unique().to_pylist() if label)
+    places = pc.index_in(labels, value_set=pa.array(names, pa.large_string()))
+    return names, places.fill_null(-1).to_numpy().astype(np.int64)
 
 
 def write_captions(root: Path, captions: pa.Array) -> None:
@@ -90,12 +115,12 @@ def _write(path: Path, table: pa.Table) -> None:
     write_atomic_by(path, lambda partial: pq.write_table(table, partial, write_page_checksum=True))
 
 
-def _read(path: Path, schema: pa.Schema) -> pa.Table:
+def _read(path: Path, *schemas: pa.Schema) -> pa.Table:
     try:
         table = pq.read_table(path, page_checksum_verification=True)
         names = table.schema.names
     except (OSError, ValueError, pa.ArrowException) as error:  # a damaged footer decodes to anything
         raise ProtoRKDError(f"{path} must be a whole parquet file; {error}. Run its stage again.") from error
-    if not table.schema.equals(schema):
-        raise ProtoRKDError(f"{path} must have the columns {schema.names}; got {names}.")
+    if not any(table.schema.equals(schema) for schema in schemas):
+        raise ProtoRKDError(f"{path} must have the columns {schemas[0].names}; got {names}.")
     return table

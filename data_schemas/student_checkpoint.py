@@ -13,6 +13,9 @@ CONFIG_NAME = "student.json"
 CHECKPOINT_FOLDER = "checkpoints"
 SCHEMA_VERSION = 1
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True)
 class TeacherRecord:
@@ -35,14 +38,14 @@ class Preprocessing:
 
     Args:
         image_size: side of the square input, in pixels.
-        mean: of each RGB channel, subtracted.
+        mean: of each RGB channel, subtracted; ImageNet's, unless the student started from weights that want others.
         std: of each RGB channel, divided by.
         interpolation: of the resize, antialiased.
     """
 
     image_size: int
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bicubic"
 
 
@@ -51,7 +54,7 @@ class StudentConfig:
     """What ``student.json`` holds.
 
     Args:
-        backbone: name of the torchvision model.
+        backbone: name of a torchvision model, a wide ResNet, or an image tower of OpenCLIP.
         embedding_dim: width of the student's embeddings.
         projection_layers: of the head.
         preprocessing: of its pictures.

@@ -15,6 +15,7 @@ from pipeline.draft import digests_in_use, is_held
 from pipeline.fingerprint import digest_of_files, fingerprint
 from pipeline.log import show_log
 from pipeline.options import click_options, take
+from pipeline.peers import is_first_process
 from pipeline.runner import Outcome, context_of, plan_stage, run_stage
 from pipeline.stage import Stage
 from pipeline.store import Artifact, Store
@@ -39,8 +40,14 @@ def stage_command(stage: AnyStage) -> click.Command:
     """Make a stage's subcommand from its declaration."""
 
     def run(store: Path, force: bool, as_json: bool, **values: Any) -> None:
-        show_log()
-        outcome = run_stage(stage, **_options(stage, values), context=context_of(Store(store), force=force))
+        show_log(quiet=not is_first_process())
+        options = _options(stage, values)
+        if stage.join is None and not is_first_process():
+            return
+        context = context_of(Store(store), force=force, stages=_stages())
+        outcome = run_stage(stage, **options, context=context)
+        if not is_first_process():
+            return
         if as_json:
             click.echo(json.dumps(outcome.as_json(), ensure_ascii=False))
         else:
@@ -57,7 +64,7 @@ def why_command(stage: AnyStage) -> click.Command:
     def why(store: Path, **values: Any) -> None:
         options = _options(stage, values)
         options.pop("runtime")
-        plan = plan_stage(stage, **options, context=context_of(Store(store)))
+        plan = plan_stage(stage, **options, context=context_of(Store(store), stages=_stages()))
         if plan.artifact is not None:
             click.echo(f"{stage.name} would not run: unchanged, {plan.artifact.path} has it.")
             return
@@ -137,16 +144,16 @@ def verify(store: Path, references: tuple[str, ...]) -> None:
     "--drop", multiple=True, metavar="REF", help="Also remove this artifact, by fingerprint or its beginning."
 )
 @click.option("--yes", is_flag=True, help="Remove without asking.")
-@click.pass_context
-def gc(context: click.Context, store: Path, drop: tuple[str, ...], yes: bool) -> None:
+def gc(store: Path, drop: tuple[str, ...], yes: bool) -> None:
     """Remove what nothing refers to, after showing it with its size.
 
     That is: what killed runs left, and artifacts that no student or report was made from and that are not the newest
     of their stage. Students and reports stay until they are named by --drop.
     """
     opened = Store(store)
+    kept = [stage.name for stage in _stages() if stage.keep]
     dropped = [found.path for found in _chosen(opened, drop)] if drop else []
-    paths = garbage(opened, kept_stages=context.obj, drop=dropped)
+    paths = garbage(opened, kept_stages=kept, drop=dropped)
     for path in paths:
         click.echo(f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}")
     if not paths:
@@ -156,7 +163,7 @@ def gc(context: click.Context, store: Path, drop: tuple[str, ...], yes: bool) ->
     if not yes and not click.confirm(f"Remove these {len(paths)} ({total})?"):
         click.echo("Nothing removed.")
         return
-    now = set(garbage(opened, kept_stages=context.obj, drop=dropped))  # runs may have begun while the question stood
+    now = set(garbage(opened, kept_stages=kept, drop=dropped))  # runs may have begun while the question stood
     for path in paths:
         if path in now:
             opened.remove(path)
@@ -229,6 +236,11 @@ def human_size(size: float) -> str:
 def _command(stage: AnyStage, callback: Callable[..., None], common: list[click.Option]) -> click.Command:
     own = [option for kind in (stage.inputs, stage.params, stage.runtime) for option in click_options(kind)]
     return click.Command(stage.name, callback=callback, params=[*own, *common], help=stage.summary)
+
+
+def _stages() -> Sequence[AnyStage]:
+    """All stages, as the command line's group hands them down; none where a command is run by itself."""
+    return click.get_current_context().obj or ()
 
 
 def _options(stage: AnyStage, values: dict[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,11 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
         super().emit(record)
 
 
-def show_log() -> None:
-    """Send the log's lines to stderr; calling it again changes nothing."""
+def show_log(*, quiet: bool = False) -> None:
+    """Send the log's lines to stderr, warnings alone where ``quiet``; calling it again changes nothing."""
     if not log.handlers:
         handler = _StderrHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
-        log.setLevel(logging.INFO)
+        log.setLevel(logging.WARNING if quiet else logging.INFO)
         log.propagate = False

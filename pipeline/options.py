@@ -46,6 +46,7 @@ class Check:
 
 POSITIVE = Check("be above 0", lambda value: value > 0)
 NOT_NEGATIVE = Check("be 0 or more", lambda value: value >= 0)
+BELOW_ONE = Check("be 0 or more and below 1", lambda value: 0 <= value < 1)
 FRACTION = Check("lie between 0 and 1", lambda value: 0 <= value <= 1)
 
 

@@ -45,8 +45,9 @@ class _PlainProgress:
             rate = (self._done - self._done_before) / (now - self._start)
             left_s = (self._total - self._done) / rate if rate else 0.0
             log.info(
-                "%s: %d of %d %s, %.0f/s, %.0f s left", self._label, self._done, self._total, self._unit, rate, left_s
-            )
+                "%s: %d of %d %s, %s, %.0f s left",
+                self._label, self._done, self._total, self._unit, _per_second(rate), left_s,
+            )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -64,6 +65,10 @@ def _bar(label: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
             nonlocal so_far
             so_far += units
             rate = so_far / max(time.monotonic() - start, 1e-9)
-            bar.update(task, advance=units, rate=f"{rate:.0f}/s")
+            bar.update(task, advance=units, rate=_per_second(rate))
 
         yield advance
+
+
+def _per_second(rate: float) -> str:
+    return f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2f}/s"

@@ -4,7 +4,7 @@ import dataclasses
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -12,11 +12,12 @@ from typing import Any
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord, InputRecord
 from data_schemas.errors import ProtoRKDError
-from pipeline.draft import commit, locked, open_draft, publish
+from pipeline.draft import Draft, commit, locked, open_draft, publish
 from pipeline.explain import Difference, nearest
 from pipeline.fingerprint import canonical, fingerprint
 from pipeline.log import log
 from pipeline.memo import FileDigests
+from pipeline.peers import Alone, num_processes
 from pipeline.stage import Context, Input, Stage
 from pipeline.store import MEMO_NAME, Artifact, Store
 
@@ -83,9 +84,25 @@ class Plan:
         return f"against {self.earlier.fingerprint[:12]}: {changed}"
 
 
-def context_of(store: Store, *, force: bool = False) -> Context:
+def context_of(store: Store, *, force: bool = False, stages: Iterable[Stage[Any, Any, Any]] = ()) -> Context:
     """Put together what a stage is given beside its options."""
-    return Context(store=store, file_digests=FileDigests(store.root / MEMO_NAME), force=force)
+    by_name = {stage.name: stage for stage in stages}
+    return Context(store=store, file_digests=FileDigests(store.root / MEMO_NAME), force=force, stages=by_name)
+
+
+def make_artifact(
+    stage_name: str, *, params: Mapping[str, Any], inputs: Mapping[str, Any], context: Context
+) -> Artifact:
+    """Find, or make, the artifact of another stage that a stage needs on its way; options left out are defaults."""
+    stage = context.stages[stage_name]
+    outcome = run_stage(
+        stage,
+        params=stage.params(**params),
+        inputs=stage.inputs(**inputs),
+        runtime=stage.runtime(),
+        context=dataclasses.replace(context, force=False, peers=Alone()),
+    )
+    return outcome.artifact
 
 
 def plan_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, context: Context) -> Plan:
@@ -119,9 +136,23 @@ def run_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime:
     Raises:
         ProtoRKDError: something that the user can mend. Whatever was whole by then serves the next run.
     """
-    start = time.monotonic()
+    if num_processes() == 1 or stage.join is None:
+        return _lead(stage, params, inputs, runtime, context)
+    peers = stage.join()
+    context = dataclasses.replace(context, peers=peers)
+    try:
+        run = _lead if peers.is_first else _follow
+        return run(stage, params, inputs, runtime, context)
+    finally:
+        peers.leave()
+
+
+def _lead(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, context: Context) -> Outcome:
+    """Plan, lock, run and commit; the others hear what they have to do, and when it is done."""
+    start, peers = time.monotonic(), context.peers
     plan = plan_stage(stage, params=params, inputs=inputs, context=context)
     if plan.artifact is not None and not context.force:
+        peers.broadcast(_Order(plan.fingerprint, run=False))
         return _unchanged(plan.artifact, plan.inputs, start)
     log.info("%s: making %s (%s)", stage.name, plan.fingerprint[:12], "forced" if context.force else plan.reason())
     uses = [entry.digest for entry in plan.inputs.values()]
@@ -130,18 +161,51 @@ def run_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime:
             artifact, _ = _intact(context.store, stage.name, plan.fingerprint)
             artifact = artifact or _publish_sealed(context.store, stage.name, plan.fingerprint)
             if artifact is not None:
+                peers.broadcast(_Order(plan.fingerprint, run=False))
                 return _unchanged(artifact, plan.inputs, start)
         record = _make(stage, params, plan, runtime, context)
+    peers.broadcast("committed")
     artifact = Artifact(path=context.store.folder(stage.name, plan.fingerprint), record=record)
     seconds = time.monotonic() - start
     log.info("%s: made %s, digest %s, in %.1f s", stage.name, artifact.path, record.digest[:12], seconds)
     return Outcome(artifact=artifact, status="created", seconds=seconds)
 
 
+def _follow(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, context: Context) -> Outcome:
+    """Do the first process's bidding; its draft is read here, never written."""
+    start = time.monotonic()
+    order: _Order = context.peers.broadcast(None)
+    if order.run:
+        found = stage.identify(inputs, params, context)
+        digests = {name: entry.digest for name, entry in found.items()}
+        if fingerprint(stage.name, stage.version, params, digests) != order.fingerprint:
+            raise ProtoRKDError(
+                f"Every process of {stage.name} must see the same options and inputs; this one's differ from the "
+                "first's. Start all with one command, on folders that all of them reach."
+            )
+        draft = Draft(context.store.draft_folder(stage.name, order.fingerprint), resumed=False)
+        stage.run(params, found, draft, runtime, context)
+        context.peers.broadcast(None)
+    artifact = context.store.find(stage.name, order.fingerprint)
+    if artifact is None:
+        raise ProtoRKDError(f"{context.store.root} must be one folder for all processes of {stage.name}; got another.")
+    status = "created" if order.run else "unchanged"
+    return Outcome(artifact=artifact, status=status, seconds=time.monotonic() - start)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What the first process tells the others: which artifact, and whether it has to be made."""
+
+    fingerprint: str
+    run: bool
+
+
 def _make(stage: Stage[Any, Any, Any], params: Any, plan: Plan, runtime: Any, context: Context) -> ArtifactRecord:
     draft = open_draft(context.store, stage.name, plan.fingerprint, fresh=context.force)
     if draft.resumed:
         log.info("%s: going on from what an earlier run left", stage.name)
+    context.peers.broadcast(_Order(plan.fingerprint, run=True))
     try:
         result = stage.run(params, plan.inputs, draft, runtime, context)
     except ProtoRKDError:

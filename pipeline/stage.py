@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from pipeline.draft import Draft
 from pipeline.memo import FileDigests
+from pipeline.peers import Alone, JoinPeers, Peers
 from pipeline.store import Store
 
 P = TypeVar("P")
@@ -38,11 +39,15 @@ class Context:
         store: for reading other artifacts and for artifacts of its own that it makes on the way.
         file_digests: content hashes of files outside the store.
         force: make everything anew; take over nothing from earlier artifacts.
+        stages: by name, those that another stage may ask for an artifact of.
+        peers: the processes that run the stage together.
     """
 
     store: Store
     file_digests: FileDigests
     force: bool = False
+    stages: "Mapping[str, Stage[Any, Any, Any]]" = field(default_factory=dict)
+    peers: Peers = field(default_factory=Alone)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ class Stage(Generic[P, I, R]):
         run: does the work: writes into the draft, says what it did.
         keep: whether ``gc`` keeps its artifacts though nothing refers to them.
         page: file of the artifact that people open, or none.
+        join: meets the other processes that torchrun started, for a stage that several processes run together; a
+            stage without it is run by the first of them alone.
     """
 
     name: str
@@ -89,3 +96,4 @@ class Stage(Generic[P, I, R]):
     run: Callable[[P, Mapping[str, Input], Draft, R, Context], Result]
     keep: bool = False
     page: str = ""
+    join: JoinPeers | None = None

@@ -1,5 +1,7 @@
 """Which device the work runs on."""
 
+import os
+
 import torch
 
 from data_schemas.errors import ProtoRKDError
@@ -8,18 +10,25 @@ from data_schemas.errors import ProtoRKDError
 def choose_device(name: str) -> torch.device:
     """Turn ``--device`` into a device: "auto" takes a GPU where there is one.
 
+    Of several GPUs a process that torchrun started takes the one of its number; "cuda:1" names one for all.
+
     Raises:
         ProtoRKDError: torch does not know the device, or it is not there.
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return _own_gpu()
         return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
     try:
-        device = torch.device(name)
+        device = _own_gpu() if name == "cuda" else torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ProtoRKDError(
             f"--device must be a device that torch can use here (auto, cpu, cuda, ...); got {name}."
         ) from error
     return device
+
+
+def _own_gpu() -> torch.device:
+    local_rank = os.environ.get("LOCAL_RANK")
+    return torch.device("cuda" if local_rank is None else f"cuda:{local_rank}")

@@ -20,11 +20,12 @@ class ManifestFormat:
         "auto", help="Whether fields are quoted as csv does it; auto looks at the whole file.", choices=QUOTINGS
     )
 
-    def read(self, path: Path, *, limit: int = 0, max_bad_fraction: float) -> Manifest:
+    def read(self, path: Path, *, label_column: str = "", limit: int = 0, max_bad_fraction: float) -> Manifest:
         """Read a manifest that is written so.
 
         Args:
             path: the file.
+            label_column: column of labels; "" reads none.
             limit: take the first so many pairs; 0 takes all.
             max_bad_fraction: rejected rows beyond this share of the file are an error.
 
@@ -35,6 +36,7 @@ class ManifestFormat:
             path,
             image_key=self.image_key,
             caption_key=self.caption_key,
+            label_column=label_column,
             separator=SEPARATORS[self.separator],
             quoting=self.quoting,
             limit=limit,

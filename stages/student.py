@@ -1,16 +1,14 @@
-"""The image student: any torchvision backbone without its classifier, and a projection head to the teacher's width."""
+"""The image student: a backbone without classifier, and a projection head to the teacher's width."""
 
-import difflib
+from collections import OrderedDict
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
-import torch
-import torchvision
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
-
-_NUM_CLASSES = 1000  # every torchvision classifier is built for ImageNet's classes
+from stages.backbones import build_backbone
 
 
 class Student(nn.Module):
@@ -33,6 +31,7 @@ class Student(nn.Module):
         self.head = head
         self.feature_dim = feature_dim
         self.embedding_dim = embedding_dim
+        self.backbone_is_frozen = False
 
     def features(self, images: Tensor) -> Tensor:
         """Return what the projection head sees, (batch, feature_dim), float: the input of probes."""
@@ -44,10 +43,22 @@ class Student(nn.Module):
         embeddings: Tensor = self.head(self.features(images))
         return embeddings
 
+    def train(self, mode: bool = True) -> Self:
+        """Set train or eval mode; a frozen backbone stays in eval mode, where nothing of it moves."""
+        super().train(mode)
+        if self.backbone_is_frozen:
+            self.backbone.eval()
+        return self
 
-def list_backbones() -> list[str]:
-    """Name every backbone that `build_student` takes: torchvision's classification models, sorted."""
-    return list(torchvision.models.list_models(module=torchvision.models))
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights; what carries no versions of modules, as a safetensors file, is taken to be of today's.
+
+        Without this, torchvision's mnasnet refuses all that was not written by ``torch.save``.
+        """
+        versioned = OrderedDict(state_dict)
+        versions = getattr(state_dict, "_metadata", None) or getattr(self.state_dict(), "_metadata", None)
+        versioned._metadata = versions  # type: ignore[attr-defined]
+        return super().load_state_dict(versioned, strict=strict, assign=assign)
 
 
 def build_student(
@@ -56,9 +67,9 @@ def build_student(
     """Make an untrained student in train mode, after one image of the given size has passed through its backbone.
 
     Args:
-        name: One of `list_backbones`.
+        name: One of `stages.backbones.list_backbones`, or an image tower of OpenCLIP.
         embedding_dim: Width of the embeddings, which is the teacher's.
-        image_size: Side of the square images in pixels; vit and maxvit take this size alone ever after.
+        image_size: Side of the square images in pixels; transformers take this size alone ever after.
         projection_layers: Linear layers between features and embedding; all but the last are followed by batch
             normalisation and ReLU, and 0 makes the features the embedding.
         hidden_dim: Width between projection layers, of which there must be at least 2; None is the features' width.
@@ -70,65 +81,25 @@ def build_student(
         >>> build_student("resnet18", embedding_dim=384, image_size=64)(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 384])
     """
-    backbone = _build_backbone(name, image_size)
-    feature_dim = _probe_feature_dim(backbone, name, image_size)
+    backbone, feature_dim = build_backbone(name, image_size=image_size)
     head = _build_head(feature_dim, embedding_dim, num_layers=projection_layers, hidden_dim=hidden_dim)
     return Student(backbone=backbone, head=head, feature_dim=feature_dim, embedding_dim=embedding_dim)
 
 
-def _build_backbone(name: str, image_size: int) -> nn.Module:
-    known = list_backbones()
-    if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=3)
-        suggestion = f" Nearest: {', '.join(nearest)}." if nearest else ""
+def freeze_backbone(student: Student) -> None:
+    """Train the head alone: the backbone gets no gradient, and its running statistics and dropout stay still.
+
+    Raises:
+        ProtoRKDError: If the head has nothing to train.
+    """
+    if not any(parameter.requires_grad for parameter in student.head.parameters()):
         raise ProtoRKDError(
-            f"--student must be a torchvision classification model; got {name!r}.{suggestion} "
-            f"Known: {', '.join(known)}."
+            "--freeze-backbone must leave something to train; got a student without projection head. "
+            "Pass --projection-layers 1."
         )
-    if image_size < 1:
-        raise ProtoRKDError(f"--image-size must be at least 1 pixel; got {image_size}. The usual size is 224.")
-    try:
-        backbone: nn.Module = torchvision.models.get_model(name, weights=None, **_model_options(name, image_size))
-    except (AssertionError, ValueError) as error:  # sizes that patches or windows do not divide
-        raise _image_size_error(name, image_size, error) from error
-    classifiers = [path for path, module in backbone.named_modules() if _is_classifier(module)]
-    backbone.set_submodule(classifiers[-1], nn.Identity())
-    return backbone
-
-
-def _model_options(name: str, image_size: int) -> dict[str, Any]:
-    if name.startswith("vit_"):
-        return {"image_size": image_size}
-    if name.startswith("maxvit_"):
-        return {"input_size": (image_size, image_size)}
-    if name in ("googlenet", "inception_v3"):
-        # Auxiliary classifiers would make the training output a tuple; their own initialisation is slow, and warns.
-        return {"aux_logits": False, "init_weights": False}
-    return {}
-
-
-def _is_classifier(module: nn.Module) -> bool:
-    if isinstance(module, nn.Conv2d):  # squeezenet classifies each position, then pools
-        return module.kernel_size == (1, 1) and module.out_channels == _NUM_CLASSES
-    return isinstance(module, nn.Linear) and module.out_features == _NUM_CLASSES
-
-
-@torch.no_grad()
-def _probe_feature_dim(backbone: nn.Module, name: str, image_size: int) -> int:
-    backbone.eval()
-    try:
-        features: Tensor = backbone(torch.zeros(1, 3, image_size, image_size))
-    except RuntimeError as error:
-        raise _image_size_error(name, image_size, error) from error
-    backbone.train()
-    return features.shape[1]
-
-
-def _image_size_error(name: str, image_size: int, error: Exception) -> ProtoRKDError:
-    return ProtoRKDError(
-        f"--image-size must suit --student {name}; got {image_size} ({error}). "
-        "Pass --image-size 224, which every backbone takes."
-    )
+    student.backbone.requires_grad_(False)
+    student.backbone_is_frozen = True
+    student.train(student.training)
 
 
 def _build_head(feature_dim: int, embedding_dim: int, *, num_layers: int, hidden_dim: int | None) -> nn.Module:

@@ -62,7 +62,7 @@ def undisturbed_long(encoded_session: tuple[Path, Pairs], encoded: Pairs, tmp_pa
 def test_distill__that_is_killed_and_run_again_ends_with_the_same_digest(
     start: Any, undisturbed_long: dict[str, Any], run_cli: Cli
 ) -> None:
-    kill_when(start(*LONG), run_cli.store, "distill/.draft-*/state/training.safetensors")
+    kill_when(start(*LONG), run_cli.store, "distill/.draft-*/state/latest.safetensors")
     assert not list(run_cli.store.glob("distill/[!.]*"))
     resumed = run_cli.run(*LONG, "--json")
     assert "distill: going on from step" in resumed.stderr
@@ -85,7 +85,7 @@ def test_distill__that_is_asked_to_stop_exits_with_status_1_and_goes_on_later(
     start: Any, undisturbed_long: dict[str, Any], run_cli: Cli
 ) -> None:
     process = start(*LONG)
-    wait_for(process, run_cli.store, "distill/.draft-*/state/training.safetensors")
+    wait_for(process, run_cli.store, "distill/.draft-*/state/latest.safetensors")
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=KILL_TIMEOUT_S)
     assert process.returncode == 1
@@ -99,7 +99,7 @@ def test_distill__of_two_processes_with_the_same_work_the_second_waits(
     start: Any, undisturbed_long: dict[str, Any], run_cli: Cli
 ) -> None:
     first = start(*LONG)
-    wait_for(first, run_cli.store, "distill/.draft-*/state/training.safetensors")
+    wait_for(first, run_cli.store, "distill/.draft-*/state/latest.safetensors")
     second = start(*LONG)
     outputs = [process.communicate(timeout=KILL_TIMEOUT_S) for process in (first, second)]
     assert [process.returncode for process in (first, second)] == [0, 0], outputs

@@ -3,6 +3,9 @@
 import contextlib
 import csv
 import json
+import multiprocessing
+import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,19 +151,52 @@ def counted_captions(num: int) -> list[str]:
 @contextlib.contextmanager
 def at_step(step: int, action: Callable[[], object]) -> Iterator[None]:
     """Do something inside the step that follows after ``step`` are done."""
-    import stages.distill.training
+    from stages.distill.training import Training
 
-    real = stages.distill.training.warmup_cosine
+    real = Training._confer
 
-    def warmup_cosine(done: int, **words: int) -> float:
-        if done == step:
+    def confer(training: Training, *args: Any) -> Any:
+        if training._progress.step == step:
             action()
-        return real(done, **words)
+        return real(training, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages.distill.training, "warmup_cosine", warmup_cosine)
+        patch.setattr(Training, "_confer", confer)
         yield
 
 
 def power_cut() -> None:
     raise RuntimeError("power cut")
+
+
+def on_ranks(size: int, work: Callable[[Any], Any]) -> list[Any]:
+    """Run a function on several processes that have met, as torchrun would start them; what each returns, by rank.
+
+    The processes are forked, so ``work`` may be any function; tensors come back as numpy arrays.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+
+    def run(rank: int) -> None:
+        from stages.ranks import join_ranks
+
+        os.environ.update(meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        ranks = join_ranks()
+        results.put((rank, work(ranks)))
+        ranks.leave()
+
+    processes = [context.Process(target=run, args=(rank,)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    try:
+        found = dict(results.get(timeout=60) for _ in processes)
+    finally:
+        for process in processes:
+            process.join(timeout=60)
+            process.kill()
+    assert [process.exitcode for process in processes] == [0] * size
+    return [found[rank] for rank in range(size)]

@@ -1,5 +1,6 @@
 """The pictures of training, in an order that depends on the seed and the epoch alone."""
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -8,88 +9,150 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from data_schemas.errors import ProtoRKDError
 from stages.image_batches import Batch, collate
 from stages.image_set import ImageSet
 from stages.images import ImageRejected, open_image
 from stages.transforms import TrainTransform
 
-Request = tuple[int, int]  # epoch, pair
+Request = tuple[int, int]  # epoch, example
 
 
-class PairImages(Dataset[tuple[int, Tensor | str]]):
-    """A picture for each request of an epoch and a pair, cropped the same on every run.
+class ExampleImages(Dataset[tuple[int, Tensor | str]]):
+    """A picture for each request of an epoch and an example, augmented the same on every run.
 
     Args:
         images: one picture a pair.
+        pairs: whose picture each example shows.
         transform: what training does to them.
-        seed: of the crops.
+        seed: of the augmentation.
+
+    Shapes:
+        pairs: (examples,), int64.
     """
 
-    def __init__(self, images: ImageSet, transform: TrainTransform, *, seed: int) -> None:
+    def __init__(self, images: ImageSet, pairs: NDArray[np.int64], transform: TrainTransform, *, seed: int) -> None:
         self._images = images
+        self._pairs = pairs
         self._transform = transform
         self._seed = seed
 
-    def path_of(self, pair: int) -> str:
-        """The path of a pair's picture, as its manifest writes it."""
-        return self._images.paths[pair]
+    def path_of(self, example: int) -> str:
+        """The path of an example's picture, as its manifest writes it."""
+        return self._images.paths[int(self._pairs[example])]
 
     def __getitem__(self, request: Request) -> tuple[int, Tensor | str]:
-        """Read one picture: the pair, and the picture as (3, size, size) uint8 or why there is none."""
-        epoch, pair = request
+        """Read one picture: the example, and the picture as (3, size, size) uint8 or why there is none."""
+        epoch, example = request
+        pair = int(self._pairs[example])
         try:
             image = open_image(self._images.full_path(pair))
         except ImageRejected as error:
-            return pair, error.reason
+            return example, error.reason
         [seed] = np.random.SeedSequence([self._seed, epoch, pair]).generate_state(1)
-        return pair, self._transform(image, seed=int(seed))
+        return example, self._transform(image, seed=int(seed))
 
 
-def epoch_order(num_pairs: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of pairs in an epoch: a function of the seed and the epoch, on any machine.
+def epoch_order(num_examples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of examples in an epoch over all of them: a function of the seed and the epoch, on any machine.
 
     Shapes:
-        returns: (num_pairs,), int64: every pair once.
+        returns: (num_examples,), int64: every example once.
     """
-    return np.random.default_rng([seed, epoch]).permutation(num_pairs)
+    return np.random.default_rng([seed, epoch]).permutation(num_examples)
+
+
+def episodes(num_examples: int, size: int, *, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Draw the examples of one epoch after the other, without end: a function of the seed, on any machine.
+
+    Episodes walk through one order of all examples after the other, so that every example is seen before any is seen
+    again. An episode in which one order ends goes on with those of the next that it does not hold yet.
+
+    Shapes:
+        yields: (size,), int64: no example twice.
+    """
+    rest = np.empty(0, np.int64)
+    for walk in itertools.count():
+        order = epoch_order(num_examples, seed=seed, epoch=walk)
+        if len(rest):
+            is_new = np.ones(num_examples, np.bool_)
+            is_new[rest] = False
+            places = np.flatnonzero(is_new[order])[: size - len(rest)]
+            yield np.concatenate([rest, order[places]])
+            order = np.delete(order, places)
+        end = len(order) - len(order) % size
+        yield from order[:end].reshape(-1, size)
+        rest = order[end:]
 
 
 class BatchRequests:
-    """Requests of all batches from a step on, across epochs, so that reading never pauses between them.
+    """Requests of all micro-batches from a step on, across epochs, so that reading never pauses between them.
+
+    A step's batch is cut into its micro-batches, and each of them into a part for every rank, both as evenly as can be
+    and in order: the parts of all ranks, one after the other, are what one process alone asks for.
 
     Args:
-        pairs: the pairs to train on.
-        batch_size: pairs in a batch. The last one of an epoch may be smaller; a single pair that is left joins it.
+        examples: the examples to train on.
+        batch_size: examples in a step, over all micro-batches and ranks. The last step of an epoch may have fewer; if
+            they are too few for 2 in each part, they join the step before.
         epochs: in all.
         seed: of the order.
-        start_step: the first batch to request, counted over all epochs.
+        start_step: the first step to request, counted over all epochs.
+        episode_size: examples in an epoch; 0 takes all.
+        rank: whose part is asked for.
+        num_ranks: processes that train together.
+        accumulate: micro-batches in a step.
+
+    Raises:
+        ProtoRKDError: batches or episodes are too small for 2 examples in each part, or an episode is larger than the
+            whole.
     """
 
     def __init__(
-        self, pairs: NDArray[np.int64], *, batch_size: int, epochs: int, seed: int, start_step: int = 0
+        self,
+        examples: NDArray[np.int64],
+        *,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        start_step: int = 0,
+        episode_size: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
+        accumulate: int = 1,
     ) -> None:
-        self._pairs = pairs
+        least = 2 * num_ranks * accumulate  # batch normalisation needs two
+        size = episode_size or len(examples)
+        _check_sizes(least, batch_size=batch_size, episode_size=episode_size, num_examples=len(examples))
+        self._examples = examples
         self._batch_size = batch_size
         self._epochs = epochs
         self._seed = seed
         self._start_step = start_step
-        self.steps_per_epoch = max(1, -(-(len(pairs) - 1) // batch_size))
+        self._episode_size = size
+        self._rank, self._num_ranks = rank, num_ranks
+        self.micro_batches_per_step = accumulate
+        self.steps_per_epoch = -(-(size - least + 1) // batch_size)
 
     def __len__(self) -> int:
-        return self._epochs * self.steps_per_epoch - self._start_step
+        steps = self._epochs * self.steps_per_epoch - self._start_step
+        return steps * self.micro_batches_per_step
 
     def __iter__(self) -> Iterator[list[Request]]:
-        first_epoch, first_batch = divmod(self._start_step, self.steps_per_epoch)
-        for epoch in range(first_epoch, self._epochs):
-            order = self._pairs[epoch_order(len(self._pairs), seed=self._seed, epoch=epoch)]
-            for batch in range(first_batch if epoch == first_epoch else 0, self.steps_per_epoch):
-                stop = len(order) if batch == self.steps_per_epoch - 1 else (batch + 1) * self._batch_size
-                chosen = order[batch * self._batch_size : stop]
-                yield [(epoch, int(pair)) for pair in chosen]
+        first_epoch, first_step = divmod(self._start_step, self.steps_per_epoch)
+        drawn = episodes(len(self._examples), self._episode_size, seed=self._seed)
+        for epoch, episode in enumerate(itertools.islice(drawn, first_epoch, self._epochs), start=first_epoch):
+            order = self._examples[episode]
+            for step in range(first_step if epoch == first_epoch else 0, self.steps_per_epoch):
+                stop = len(order) if step == self.steps_per_epoch - 1 else (step + 1) * self._batch_size
+                batch = order[step * self._batch_size : stop]
+                for micro_batch in np.array_split(batch, self.micro_batches_per_step):
+                    own = np.array_split(micro_batch, self._num_ranks)[self._rank]
+                    yield [(epoch, example) for example in own.tolist()]
 
 
-def load_batches(dataset: PairImages, requests: BatchRequests, *, workers: int, pin_memory: bool) -> Iterable[Batch]:
-    """Read the requested batches, in order, ahead of training."""
+def load_batches(dataset: ExampleImages, requests: BatchRequests, *, workers: int, pin_memory: bool) -> Iterable[Batch]:
+    """Read the requested micro-batches, in order, ahead of training."""
     return DataLoader(
         dataset,
         batch_sampler=requests,
@@ -99,3 +162,23 @@ def load_batches(dataset: PairImages, requests: BatchRequests, *, workers: int, 
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # its own, or starting to read would move the global one, from which dropout draws
     )
+
+
+def _check_sizes(least: int, *, batch_size: int, episode_size: int, num_examples: int) -> None:
+    reason = "2 examples for each process and micro-batch"
+    if batch_size < least:
+        raise ProtoRKDError(
+            f"--batch-size must be {least} or more, {reason}; got {batch_size}. "
+            "Raise it, or start fewer processes, or lower --accumulate-steps."
+        )
+    if episode_size > num_examples:
+        raise ProtoRKDError(
+            f"--episode-size must be at most the number of examples, {num_examples}; got {episode_size}. "
+            "Lower it, or leave it out: 0 takes all."
+        )
+    if (episode_size or num_examples) < least:
+        found = f"--episode-size {episode_size}" if episode_size else num_examples
+        raise ProtoRKDError(
+            f"An epoch must have {least} examples or more, {reason}; got {found}. "
+            "Give it more, or start fewer processes, or lower --accumulate-steps."
+        )

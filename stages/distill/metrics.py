@@ -1,37 +1,67 @@
 """Metrics of training: summed on the device, read every so many steps, one JSON line each time."""
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from data_schemas.errors import ProtoRKDError
 from data_schemas.files import append_line, write_atomic
-from pipeline.log import log
+from stages.distill.live_view import LogView, View, open_view
+from stages.distill.reporters import Reporter
 from stages.image_batches import Batch
 
 _NEVER = 1 << 62
 
 
 class Metrics:
-    """Writes ``metrics.jsonl``.
+    """Writes ``metrics.jsonl``, shows its lines, and passes them to reporters.
+
+    A number that is not finite is null in the file, and stays what it is elsewhere.
 
     Args:
-        path: of the file; lines of steps that a resumed run takes again are dropped.
-        keep_to_step: the last step whose line stays.
-        every: steps between lines.
+        path: of the file.
+        every: steps between lines of training.
+        reporters: what else takes the lines.
+        enabled: False on all ranks but the first: nothing is written, shown or reported.
     """
 
-    def __init__(self, path: Path, *, keep_to_step: int, every: int) -> None:
+    def __init__(self, path: Path, *, every: int, reporters: Sequence[Reporter] = (), enabled: bool = True) -> None:
         self._path = path
         self._every = every
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= keep_to_step]
-        write_atomic(path, "".join(f"{line}\n" for line in kept).encode())
+        self._reporters = reporters
+        self._enabled = enabled
+        self._view: View = LogView(lambda _: None)
         self._reset()
+
+    def start(self, step: int) -> None:
+        """Go on after a step; lines of later ones, which are taken again, are dropped."""
+        if not self._enabled:
+            return
+        lines = self._path.read_text(errors="replace").splitlines() if self._path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= step]
+        write_atomic(self._path, "".join(f"{line}\n" for line in kept).encode())
+        for reporter in self._reporters:
+            reporter.start(step)
+        self._reset()
+
+    @contextlib.contextmanager
+    def shown(self, step: int, *, total_steps: int) -> Iterator[None]:
+        """Show what goes on, as a table on a terminal and as lines elsewhere; close the reporters in the end.
+
+        Args:
+            step: steps that an earlier run took.
+            total_steps: of the whole training.
+        """
+        with contextlib.ExitStack() as stack:
+            for reporter in self._reporters:
+                stack.callback(reporter.close)
+            if self._enabled:
+                self._view = stack.enter_context(open_view(total_steps=total_steps, done=step))
+            yield
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches, and note how long each was waited for."""
@@ -44,57 +74,77 @@ class Metrics:
                 return
             yield batch
 
-    def add(self, *, num_images: int, lr: float, values: dict[str, Tensor]) -> None:
-        """Take one step's numbers, without waiting for the device.
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of something other than training, such as validation, out of pictures per second."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since += time.monotonic() - start
+
+    def add(self, *, num_images: int, values: Mapping[str, Tensor]) -> None:
+        """Take the numbers of a micro-batch, without waiting for the device.
 
         Args:
-            num_images: pictures in the step.
-            lr: the step's learning rate.
+            num_images: pictures in it, over all ranks.
             values: scalars by name, "loss" among them.
         """
+        self._num_images += num_images
+        self._sum(values)
+
+    def add_step(self, *, lr: float, grad_norm: Tensor) -> None:
+        """Take the numbers of an optimizer step, without waiting for the device.
+
+        Args:
+            lr: learning rate.
+            grad_norm: the gradient's norm, a scalar.
+        """
+        self._lr = lr
+        self._sum({"grad_norm": grad_norm})
+
+    def write_when_due(self, step: int, *, epoch: float) -> None:
+        """Count a step as taken, and write a line of means since the last if this step is one that has a line."""
+        if not self._enabled:
+            return
+        self._view.advance()
+        if step % self._every or not self._sums:
+            return
+        elapsed_s = time.monotonic() - self._since
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        rate, waiting = self._num_images / elapsed_s, self._wait_s / elapsed_s
+        speed = {"images_per_s": round(rate, 1), "data_wait_share": round(waiting, 4)}
+        self.write(step, epoch=epoch, values={**means, "lr": self._lr, **speed})
+        self._reset()
+
+    def write(self, step: int, *, epoch: float, values: Mapping[str, float]) -> None:
+        """Write a line at once.
+
+        Args:
+            step: the step that it belongs to.
+            epoch: epochs up to it.
+            values: numbers by name.
+        """
+        if not self._enabled:
+            return
+        place = {"step": step, "epoch": round(epoch, 4)}
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        append_line(self._path, json.dumps(place | finite, allow_nan=False))
+        self._view.show({**place, **values})
+        for reporter in self._reporters:
+            reporter.report(step, {"epoch": epoch, **values})
+
+    def _sum(self, values: Mapping[str, Tensor]) -> None:
+        if not self._enabled:
+            return
         for name, value in values.items():
             number = value.detach().float()
             self._sums[name] = self._sums[name] + number if name in self._sums else number
-        self._num_steps += 1
-        self._num_images += num_images
-        self._lr = lr
-
-    def write_when_due(self, step: int, *, epoch: float) -> None:
-        """Write a line if this step is one that has a line.
-
-        Raises:
-            ProtoRKDError: as `check_finite`.
-        """
-        if step % self._every or not self._num_steps:
-            return
-        self.check_finite(step)
-        elapsed_s = time.monotonic() - self._since
-        rate, waiting = self._num_images / elapsed_s, self._wait_s / elapsed_s
-        means = {name: float(value) / self._num_steps for name, value in self._sums.items()}
-        line = {"step": step, "epoch": round(epoch, 4), **means, "lr": self._lr}
-        timing = {"images_per_s": round(rate, 1), "data_wait_share": round(waiting, 4)}
-        append_line(self._path, json.dumps(line | timing))
-        log.info(
-            "distill: step %d, epoch %.2f, loss %.5f, lr %.2e, %.0f pictures/s, %.0f %% of the time waiting for data",
-            step, epoch, means["loss"], self._lr, rate, 100 * waiting,
-        )  # fmt: skip
-        self._reset()
-
-    def check_finite(self, step: int) -> None:
-        """Stop before a state is saved that has nothing to go on from.
-
-        Raises:
-            ProtoRKDError: the loss is NaN or infinite.
-        """
-        if "loss" in self._sums and not math.isfinite(float(self._sums["loss"])):
-            raise ProtoRKDError(
-                f"The loss must stay finite; it is not, within the {self._num_steps} steps up to step {step}. "
-                "Try a lower --lr, more --warmup-steps or --precision fp32."
-            )
+            self._counts[name] = self._counts.get(name, 0) + 1
 
     def _reset(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._num_steps = 0
+        self._counts: dict[str, int] = {}
         self._num_images = 0
         self._wait_s = 0.0
         self._lr = 0.0

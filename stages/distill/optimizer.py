@@ -1,9 +1,53 @@
-"""Which parameters decay, and how the learning rate moves."""
+"""Which parameters decay, which betas suit an architecture, and how the learning rate moves."""
 
 import math
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class AdamWSettings:
+    """What AdamW is given; 0 leaves beta2 or eps to the architecture, as CLIP's authors chose them.
+
+    Args:
+        lr: peak learning rate.
+        weight_decay: decay of weight matrices and kernels.
+        beta1: decay of the gradient's running mean.
+        beta2: decay of its running square; 0: 0.98 for transformers, 0.999 for the rest.
+        eps: added to the root of that square; 0: 1e-6 for transformers, 1e-8 for the rest.
+    """
+
+    lr: float
+    weight_decay: float
+    beta1: float = 0.9
+    beta2: float = 0.0
+    eps: float = 0.0
+
+
+def build_optimizer(student: nn.Module, objectives: nn.Module, settings: AdamWSettings) -> torch.optim.AdamW:
+    """Make AdamW over the parameters that train; those of the objectives do not decay.
+
+    Radford et al., CLIP, 2021, arXiv:2103.00020, table 18, gives transformers another beta2 and eps.
+    """
+    transformer = any(isinstance(module, nn.MultiheadAttention) for module in student.modules())
+    groups = parameter_groups(student, settings.weight_decay) + parameter_groups(objectives, 0.0)
+    device = next(student.parameters()).device
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.lr,
+        betas=(settings.beta1, settings.beta2 or (0.98 if transformer else 0.999)),
+        eps=settings.eps or (1e-6 if transformer else 1e-8),
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def trained_parameters(*modules: nn.Module) -> list[nn.Parameter]:
+    """The parameters of several modules that are not frozen."""
+    return [one for one in chain.from_iterable(module.parameters() for module in modules) if one.requires_grad]
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -18,7 +62,7 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     Returns:
         Always two groups, decaying first; either may be empty.
     """
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    trainable = trained_parameters(module)
     return [
         {"params": [parameter for parameter in trainable if not _is_vector(parameter)], "weight_decay": weight_decay},
         {"params": [parameter for parameter in trainable if _is_vector(parameter)], "weight_decay": 0.0},

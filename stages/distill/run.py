@@ -1,161 +1,252 @@
 """What the distill stage does, put together: pairs, targets, student, objectives, training, files."""
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import Rejection
-from data_schemas.pair_index import read_pairs, write_rejected
+from data_schemas.pair_index import write_rejected
 from data_schemas.student_checkpoint import WEIGHTS_NAME, Preprocessing, StudentConfig, TeacherRecord
 from data_schemas.teacher_embeddings import ARRAY_NAME, TeacherEmbeddings
 from pipeline.draft import Draft
-from pipeline.log import log
-from pipeline.stage import Result
+from pipeline.stage import Context, Input, Result
 from pipeline.store import Artifact
 from stages.device import choose_device
-from stages.distill.data import PairImages
+from stages.distill.data import BatchRequests, ExampleImages
+from stages.distill.ema import EMA
 from stages.distill.loss_spec import parse_losses
-from stages.distill.objectives import WeightedObjectives, build_objective
-from stages.distill.optimizer import parameter_groups
-from stages.distill.precision import choose_precision
-from stages.distill.targets import load_targets
-from stages.distill.training import Conduct, Schedule, train
+from stages.distill.metrics import Metrics
+from stages.distill.optimizer import AdamWSettings, build_optimizer
+from stages.distill.precision import autocast, choose_precision
+from stages.distill.reporters import make_reporters
+from stages.distill.setup import (
+    PrototypeMaps,
+    TrainingPairs,
+    choose_pairs,
+    make_objectives,
+    make_student,
+    named_prototypes,
+    speed_up,
+)
+from stages.distill.targets import Targets, load_targets
+from stages.distill.training import Conduct, Schedule, Training
+from stages.distill.training_state import TrainingProgress
+from stages.distill.validation import Validation
 from stages.image_set import ImageSet
+from stages.ranks import Ranks, ranks_of
 from stages.recipe import Recipe
-from stages.student import Student, build_student
 from stages.trained_student import save_weights
-from stages.transforms import Normalize, TrainTransform
+from stages.transforms import AUGMENTATIONS, EvalTransform, Normalize, TrainTransform
 from stages.workers import num_workers
 
 if TYPE_CHECKING:
     from stages.distill.stage import DistillParams, DistillRuntime
 
+METRICS_NAME = "metrics.jsonl"
+
 
 def train_student(
-    params: "DistillParams", runtime: "DistillRuntime", *, embeddings: Artifact, images: ImageSet, draft: Draft
+    params: "DistillParams", runtime: "DistillRuntime", *, inputs: Mapping[str, Input], draft: Draft, context: Context
 ) -> Result:
-    """Train a student against an artifact of embeddings, into a draft.
+    """Train a student against an artifact of embeddings, into a draft; the first of several processes writes.
 
     Raises:
         ProtoRKDError: the embeddings are damaged, the student or an objective is unknown, too many pictures cannot be
             read, or the loss is no longer finite.
     """
+    embeddings: Artifact = inputs["embeddings"].value
+    images: ImageSet = inputs["images"].value
+    ranks = ranks_of(context.peers)
     device = choose_device(runtime.device)
     precision = choose_precision(params.precision, device)
-    losses = parse_losses(params.loss)
     embeddings.require_whole((ARRAY_NAME,), read=True)
     targets = load_targets(
         TeacherEmbeddings.open(embeddings.path),
         placement=runtime.targets_placement,
         device=device,
-        scratch=draft.state / "targets.bin",
+        scratch=draft.state / f"targets-{ranks.rank}.bin",
     )
-    config = StudentConfig(
-        backbone=params.student,
-        embedding_dim=params.projection_dim or targets.dim,
-        projection_layers=params.projection_layers,
-        preprocessing=Preprocessing(image_size=params.image_size),
-        teacher=TeacherRecord(
-            identity=embeddings.record.inputs["teacher"].digest,
-            dim=targets.dim,
-            recipe=Recipe.of(embeddings.record.params).as_dict(),
-        ),
-        losses=losses,
+    max_bad = int(runtime.max_bad_fraction * len(images.paths))
+    pairs = choose_pairs(params, embeddings=embeddings, images=images, targets=targets, max_missing=max_bad)
+    torch.manual_seed(params.seed)
+    student, preprocessing = make_student(params, inputs, teacher_dim=targets.dim, device=device, ranks=ranks)
+    maps = PrototypeMaps(
+        named=named_prototypes(inputs, dim=targets.dim),
+        embeddings=embeddings,
+        num_captions=targets.num_captions,
+        device=device,
+        ranks=ranks,
+        context=context,
     )
-    student, objectives, optimizer = _build(params, config, device)
-    table = read_pairs(embeddings.path)
-    caption_rows = torch.from_numpy(table["caption_row"].to_numpy().copy())
-    is_zero = targets.is_zero()[caption_rows]
-    chosen = _choose_pairs(images, is_zero, max_missing=int(runtime.max_bad_fraction * table.num_rows))
-    done = train(
+    objectives = make_objectives(params, targets=targets, prototypes=maps, num_labels=pairs.num_labels, device=device)
+    ema = EMA(student, decay=params.ema_decay) if params.ema_decay else None
+    speed_up(student, compile_=runtime.compile, checkpoint_gradients=runtime.checkpoint_gradients)
+    normalize = Normalize(preprocessing, device)
+    conduct = Conduct(
+        device=device,
+        precision=precision,
+        workers=num_workers(runtime.workers),
+        save_every_minutes=runtime.save_every_minutes,
+        max_rejected=max_bad - len(images.missing),
+    )
+    settings = AdamWSettings(
+        lr=params.lr, weight_decay=params.weight_decay, beta1=params.beta1, beta2=params.beta2, eps=params.eps
+    )
+    training = Training(
         student,
         objectives,
-        optimizer,
-        dataset=PairImages(
-            images,
-            TrainTransform(image_size=params.image_size, crop_min_scale=params.crop_min_scale),
-            seed=params.seed,
-        ),
-        pairs=chosen,
-        caption_rows=caption_rows,
+        build_optimizer(student, objectives, settings),
+        ema=ema,
+        dataset=ExampleImages(images, pairs.examples.pairs, _augmentation(params, preprocessing), seed=params.seed),
+        examples=pairs.examples,
         targets=targets,
-        normalize=Normalize(config.preprocessing, device),
+        normalize=normalize,
+        requests=lambda start_step: BatchRequests(
+            np.arange(pairs.examples.num),
+            batch_size=params.batch_size,
+            epochs=params.epochs,
+            seed=params.seed,
+            start_step=start_step,
+            episode_size=params.episode_size,
+            rank=ranks.rank,
+            num_ranks=ranks.size,
+            accumulate=params.accumulate_steps,
+        ),
+        manifest_rows=torch.from_numpy(pairs.manifest_rows[pairs.examples.pairs]),
+        validate=_validation(
+            params,
+            pairs=pairs,
+            images=images,
+            targets=targets,
+            preprocessing=preprocessing,
+            normalize=normalize,
+            conduct=conduct,
+            ranks=ranks,
+        ),
         schedule=Schedule(
             epochs=params.epochs,
-            batch_size=params.batch_size,
             lr=params.lr,
             warmup_steps=params.warmup_steps,
             max_grad_norm=params.max_grad_norm,
             save_every_epochs=params.save_every_epochs,
             seed=params.seed,
         ),
-        conduct=Conduct(
-            device=device,
-            precision=precision,
-            workers=num_workers(runtime.workers),
-            log_every_steps=runtime.log_every_steps,
-            save_every_minutes=runtime.save_every_minutes,
-            max_rejected=int(runtime.max_bad_fraction * table.num_rows) - len(images.missing),
+        conduct=conduct,
+        metrics=Metrics(
+            draft.logs / METRICS_NAME,
+            every=runtime.log_every_steps,
+            reporters=make_reporters(runtime.report_to, draft.logs, draft.path.name, asdict(params))
+            if ranks.is_first
+            else (),
+            enabled=ranks.is_first,
         ),
+        ranks=ranks,
         draft=draft,
     )
-    save_weights(student, draft.path / WEIGHTS_NAME)
-    config.write(draft.path)
-    reasons = dict.fromkeys(images.missing, "missing file") | done.rejected
-    rows = table["manifest_row"].to_pylist()
-    rejections = [Rejection(row=rows[pair], reason=reasons[pair], value=images.paths[pair]) for pair in sorted(reasons)]
+    done = training.run()
+    if ranks.is_first:
+        save_weights(student if ema is None else ema.shadow, draft.path / WEIGHTS_NAME)
+        _config(params, preprocessing, targets, embeddings, embedding_dim=student.embedding_dim).write(draft.path)
+        _write_rejected(draft, pairs, images, done)
+    return Result(
+        counts=_counts(params, pairs, images, done),
+        uses=tuple(sorted(maps.used)),
+        environment={"device": _describe(device), "precision": precision, "processes": str(ranks.size)},
+    )
+
+
+def _augmentation(params: "DistillParams", preprocessing: Preprocessing) -> TrainTransform:
+    return TrainTransform(
+        image_size=params.image_size,
+        augmentation=AUGMENTATIONS[params.augmentation],
+        crop_min_scale=params.crop_min_scale,
+        interpolation=preprocessing.interpolation,
+    )
+
+
+def _validation(
+    params: "DistillParams",
+    *,
+    pairs: TrainingPairs,
+    images: ImageSet,
+    targets: Targets,
+    preprocessing: Preprocessing,
+    normalize: Normalize,
+    conduct: Conduct,
+    ranks: Ranks,
+) -> Validation | None:
+    if not len(pairs.held_out):
+        return None
+    if params.projection_dim not in (0, targets.dim):
+        raise ProtoRKDError(
+            f"--validation-fraction must go with embeddings of the teacher's width, {targets.dim}; got "
+            f"--projection-dim {params.projection_dim}. Leave one of them out."
+        )
+    return Validation(
+        images,
+        torch.from_numpy(pairs.held_out),
+        caption_rows=torch.from_numpy(pairs.caption_rows),
+        targets=targets,
+        transform=EvalTransform(preprocessing),
+        normalize=normalize,
+        in_precision=autocast(conduct.precision, conduct.device),
+        ranks=ranks,
+        batch_size=params.batch_size,
+        workers=conduct.workers,
+    )
+
+
+def _config(
+    params: "DistillParams", preprocessing: Preprocessing, targets: Targets, embeddings: Artifact, *, embedding_dim: int
+) -> StudentConfig:
+    return StudentConfig(
+        backbone=params.student,
+        embedding_dim=embedding_dim,
+        projection_layers=params.projection_layers,
+        preprocessing=preprocessing,
+        teacher=TeacherRecord(
+            identity=embeddings.record.inputs["teacher"].digest,
+            dim=targets.dim,
+            recipe=Recipe.of(embeddings.record.params).as_dict(),
+        ),
+        losses=parse_losses(params.loss),
+    )
+
+
+def _reasons(images: ImageSet, pairs: TrainingPairs, done: TrainingProgress) -> dict[int, str]:
+    """Why a pair, by its number, had no picture."""
+    unreadable = {int(pairs.examples.pairs[example]): reason for example, reason in done.rejected.items()}
+    return dict.fromkeys(images.missing, "missing file") | unreadable
+
+
+def _write_rejected(draft: Draft, pairs: TrainingPairs, images: ImageSet, done: TrainingProgress) -> None:
+    reasons = _reasons(images, pairs, done)
+    rows = pairs.manifest_rows
+    rejections = [
+        Rejection(row=int(rows[pair]), reason=reasons[pair], value=images.paths[pair]) for pair in sorted(reasons)
+    ]
     write_rejected(draft.path, rejections)
-    counts = {
-        "pairs": table.num_rows,
-        "trained_pairs": len(chosen) - len(done.rejected),
-        "rejected_images": len(rejections),
-        "rejected_reasons": dict(Counter(rejection.reason for rejection in rejections)),
-        "zero_captions_left_out": int(is_zero.sum()),
+
+
+def _counts(
+    params: "DistillParams", pairs: TrainingPairs, images: ImageSet, done: TrainingProgress
+) -> dict[str, object]:
+    reasons = _reasons(images, pairs, done)
+    return {
+        "pairs": pairs.num,
+        "training_examples": pairs.examples.num - len(done.rejected),
+        "validation_pairs": len(pairs.held_out),
+        "rejected_images": len(reasons),
+        "rejected_reasons": dict(Counter(reasons.values())),
+        "zero_captions_left_out": pairs.num_zero,
         "epochs": params.epochs,
         "steps": done.step,
     }
-    return Result(counts=counts, environment={"device": _describe(device), "precision": precision})
-
-
-def _build(
-    params: "DistillParams", config: StudentConfig, device: torch.device
-) -> tuple[Student, WeightedObjectives, torch.optim.Optimizer]:
-    torch.manual_seed(params.seed)
-    student = build_student(
-        config.backbone,
-        embedding_dim=config.embedding_dim,
-        image_size=config.preprocessing.image_size,
-        projection_layers=config.projection_layers,
-    ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objectives = WeightedObjectives(
-        {name: (weight, build_objective(name, dim=config.teacher.dim)) for name, weight in config.losses.items()}
-    ).to(device)
-    groups = parameter_groups(student, params.weight_decay) + parameter_groups(objectives, 0.0)
-    kept = [group for group in groups if group["params"]]
-    return student, objectives, torch.optim.AdamW(kept, lr=params.lr, fused=device.type in ("cpu", "cuda"))
-
-
-def _choose_pairs(images: ImageSet, is_zero: Tensor, *, max_missing: int) -> Tensor:
-    """Pairs with a picture and with a caption that the teacher knows: (training pairs,), int64."""
-    if len(images.missing) > max_missing:
-        first = images.full_path(min(images.missing))
-        raise ProtoRKDError(
-            f"At most {max_missing} pictures may be missing (--max-bad-fraction); got {len(images.missing)} of "
-            f"{len(images.paths)}, first {first}. Pass --image-root, mend the paths, or raise --max-bad-fraction."
-        )
-    usable = ~is_zero
-    usable[list(images.missing)] = False
-    if images.missing:
-        log.info("distill: %d pictures are missing; their pairs are left out", len(images.missing))
-    if is_zero.any():
-        log.info("distill: %d pairs are left out, for the teacher knows no word of their captions", int(is_zero.sum()))
-    chosen = usable.nonzero().flatten()
-    if len(chosen) < 2:
-        raise ProtoRKDError(f"Training must have 2 usable pairs or more; got {len(chosen)}. Look at the manifest.")
-    return chosen
 
 
 def _describe(device: torch.device) -> str:

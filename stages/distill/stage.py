@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_schemas.errors import ProtoRKDError
 from pipeline.draft import Draft
-from pipeline.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
+from pipeline.options import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
+from pipeline.peers import Peers
 from pipeline.stage import Context, Input, Result, Stage
-from stages.distill.loss_spec import format_losses, parse_losses
+from stages.distill.loss_spec import format_loss_options, format_losses, parse_loss_options, parse_losses
 from stages.image_set import IDENTITIES, identify_images
 
 
@@ -29,6 +31,17 @@ class DistillInputs:
         help="What makes a picture the same: its bytes (read once, remembered), or its path alone.",
         choices=IDENTITIES,
     )
+    init_from: Path | None = option(
+        None,
+        help="Weights that the backbone starts from: MoCo, SimCLR, SwAV, torchvision, SEED or a student of ours, told "
+        "apart by their keys.",
+        metavar="FILE",
+    )
+    prototypes: str | None = option(
+        None,
+        help="Artifact of prototypes for the objectives that relate to them. Default: made as their options ask.",
+        metavar="REF",
+    )
 
 
 @dataclass(frozen=True)
@@ -36,8 +49,16 @@ class DistillParams:
     """What changes the output."""
 
     student: str = option(
-        "resnet18", help="Backbone: any classification model of torchvision, by name.", metavar="NAME"
+        "resnet18",
+        help="Backbone: a classification model of torchvision, resnet50w2/w4/w5, or an image tower of OpenCLIP.",
+        metavar="NAME",
     )
+    pretrained: str = option(
+        "",
+        help="Published weights that the backbone starts from: torchvision, or open-clip:TAG. Default: random.",
+        metavar="NAME",
+    )
+    freeze_backbone: bool = option(False, help="Train the projection head alone.")
     image_size: int = option(224, help="Side of the student's square input, in pixels.", check=POSITIVE)
     projection_layers: int = option(
         1, help="Linear layers between backbone and embedding. 0: none.", check=NOT_NEGATIVE
@@ -46,32 +67,82 @@ class DistillParams:
     loss: tuple[str, ...] = option(
         ("simreg=1",), help="Objective and its weight; repeat it for a weighted sum.", metavar="NAME=WEIGHT"
     )
-    epochs: int = option(10, help="Passes over the pairs.", check=POSITIVE)
-    batch_size: int = option(128, help="Pairs in a step.", check=Check("be 2 or more", lambda size: size >= 2))
+    loss_option: tuple[str, ...] = option(
+        (), help="Option of an objective, such as seed.queue-size=65536; repeatable.", metavar="NAME.OPTION=VALUE"
+    )
+    epochs: int = option(10, help="Passes over the examples, or over as many as --episode-size says.", check=POSITIVE)
+    episode_size: int = option(
+        0,
+        help="Examples in an epoch, drawn from the whole so that each is seen before any is seen again. 0: the whole.",
+        check=NOT_NEGATIVE,
+    )
+    captions_per_image: str = option(
+        "each",
+        help="Of an image with several captions: each is an example of its own; or the image is one example, with a "
+        "caption drawn every epoch (sample), their mean, or the first.",
+        choices=("each", "sample", "mean", "first"),
+    )
+    batch_size: int = option(
+        128,
+        help="Examples in a step, over all processes and micro-batches.",
+        check=Check("be 2 or more", lambda size: size >= 2),
+    )
+    accumulate_steps: int = option(
+        1,
+        help="Micro-batches that a step is cut into, for want of memory; objectives see one micro-batch at a time.",
+        check=POSITIVE,
+    )
     lr: float = option(5e-4, help="Peak learning rate of AdamW.", check=POSITIVE)
     weight_decay: float = option(0.05, help="Decay of AdamW; gains and biases have none.", check=NOT_NEGATIVE)
+    beta1: float = option(0.9, help="Decay of AdamW's mean of gradients.", check=BELOW_ONE)
+    beta2: float = option(
+        0.0, help="Decay of AdamW's mean of squares. 0: 0.98 for transformers, 0.999 for others.", check=BELOW_ONE
+    )
+    eps: float = option(0.0, help="Epsilon of AdamW. 0: 1e-6 for transformers, 1e-8 for others.", check=NOT_NEGATIVE)
     warmup_steps: int = option(
         200, help="Steps over which the learning rate rises; a cosine follows, down to 0.", check=NOT_NEGATIVE
     )
     max_grad_norm: float = option(
         10.0, help="Longer gradients are scaled down to this norm. 0: never.", check=NOT_NEGATIVE
     )
+    ema_decay: float = option(
+        0.0, help="Keep a running mean of the weights with this decay, and give that out. 0: none.", check=BELOW_ONE
+    )
+    augmentation: str = option(
+        "crop",
+        help="What training does to pictures. crop: a random resized crop of 0.9 to 1.0 of the area; light: crops from "
+        "0.5, flips, colour; none: as in evaluation.",
+        choices=("crop", "light", "none"),
+    )
     crop_min_scale: float = option(
-        0.9,
-        help="Least share of a picture's area that a random crop keeps.",
-        check=Check("be above 0 and at most 1", lambda scale: 0 < scale <= 1),
+        0.0,
+        help="Least share of a picture's area that a random crop keeps. 0: the augmentation's own.",
+        check=FRACTION,
+    )
+    validation_fraction: float = option(
+        0.0,
+        help="Share of the images that is held out, on which retrieval is measured after every epoch. 0: none.",
+        check=BELOW_ONE,
     )
     precision: str = option(
         "auto",
         help="Of the matrix products; auto: bf16 where the device has it, else fp32.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
+    sync_batchnorm: bool = option(
+        False, help="Normalise over the batch of all processes, so that their number changes nothing."
+    )
     save_every_epochs: int = option(1, help="Keep the weights after every so many epochs.", check=POSITIVE)
-    seed: int = option(0, help="Of the first weights, the order and the crops.", check=NOT_NEGATIVE)
+    seed: int = option(
+        0, help="Of the first weights, the order, the crops and the held-out images.", check=NOT_NEGATIVE
+    )
 
     def __post_init__(self) -> None:
         """Write the losses one way: ``simreg``, ``simreg=1`` and ``simreg=1.0`` ask for the same training."""
-        object.__setattr__(self, "loss", format_losses(parse_losses(self.loss)))
+        losses = parse_losses(self.loss)
+        options = format_loss_options(parse_loss_options(self.loss_option, losses))
+        object.__setattr__(self, "loss", format_losses(losses))
+        object.__setattr__(self, "loss_option", options)
 
 
 @dataclass(frozen=True)
@@ -85,7 +156,14 @@ class DistillRuntime:
         help="Where the teacher's embeddings are kept while training.",
         choices=("auto", "device", "ram", "mapped"),
     )
+    compile: bool = option(False, help="Compile the student with torch.compile: slow to begin, faster on a GPU.")
+    checkpoint_gradients: bool = option(
+        False, help="Recompute the backbone's blocks in the backward pass: less memory, a third more time."
+    )
     log_every_steps: int = option(50, help="Steps between lines of metrics.", check=POSITIVE)
+    report_to: tuple[str, ...] = option(
+        (), help="Also send metrics to this tracker; repeatable.", choices=("tensorboard", "wandb")
+    )
     save_every_minutes: float = option(
         10.0, help="Minutes between saved states within an epoch: what a kill loses at most.", check=POSITIVE
     )
@@ -100,9 +178,7 @@ def distill(
     """Train the student to the end of its schedule and write it down."""
     from stages.distill.run import train_student
 
-    return train_student(
-        params, runtime, embeddings=inputs["embeddings"].value, images=inputs["images"].value, draft=out
-    )
+    return train_student(params, runtime, inputs=inputs, draft=out, context=context)
 
 
 def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> Mapping[str, Input]:
@@ -115,12 +191,32 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
     paths = read_pairs(artifact.path)["image"].to_pylist()
     images = identify_images(root, paths, identity=inputs.image_identity, file_digests=context.file_digests)
     embeddings = Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=artifact)
-    return {"embeddings": embeddings, "images": images}
+    found = {"embeddings": embeddings, "images": images}
+    if inputs.init_from is not None:
+        found["init_from"] = _weights(inputs.init_from, context)
+    if inputs.prototypes is not None:
+        prototypes = context.store.resolve(inputs.prototypes, stage="prototypes", flag="--prototypes")
+        location = str(prototypes.path.resolve())
+        found["prototypes"] = Input(digest=prototypes.record.digest, location=location, value=prototypes)
+    return found
+
+
+def _weights(path: Path, context: Context) -> Input:
+    if not path.is_file():
+        raise ProtoRKDError(f"--init-from must name a file of weights; got {path}. Check the path.")
+    return Input(digest=context.file_digests.digest(path), location=str(path.resolve()), value=path)
+
+
+def join() -> Peers:
+    """Meet the other processes that torchrun started."""
+    from stages.ranks import join_ranks
+
+    return join_ranks()
 
 
 STAGE = Stage(
     name="distill",
-    version=1,
+    version=2,
     summary="Train an image student against cached teacher embeddings.",
     params=DistillParams,
     inputs=DistillInputs,
@@ -128,4 +224,5 @@ STAGE = Stage(
     identify=identify,
     run=distill,
     keep=True,
+    join=join,
 )

@@ -32,6 +32,11 @@ class Targets:
         """Width of an embedding."""
         return self._table.shape[1]
 
+    @property
+    def num_captions(self) -> int:
+        """How many captions there are."""
+        return len(self._table)
+
     def is_zero(self) -> Tensor:
         """Which captions have the zero vector: (captions,), bool, on the CPU."""
         starts = range(0, len(self._table), _BLOCK_ROWS)

@@ -1,9 +1,9 @@
 """The training loop: pictures in, cached targets beside them, one optimizer step after the other."""
 
-import math
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +12,26 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import checkpoint_path
 from pipeline.draft import Draft
 from pipeline.log import log
-from pipeline.progress import progress
-from stages.distill.data import BatchRequests, PairImages, load_batches
+from stages.distill.data import BatchRequests, ExampleImages, load_batches
+from stages.distill.ema import EMA
+from stages.distill.examples import Examples
+from stages.distill.finite import LossWatch
 from stages.distill.metrics import Metrics
 from stages.distill.objectives import WeightedObjectives
 from stages.distill.optimizer import warmup_cosine
 from stages.distill.precision import autocast
+from stages.distill.step import TrainingStep, seed_step
 from stages.distill.stop import stop_requests
 from stages.distill.targets import Targets
 from stages.distill.training_state import TrainingProgress, load_training_state, save_training_state
-from stages.image_batches import worker_errors
+from stages.distill.validation import Validation
+from stages.image_batches import Batch, worker_errors
+from stages.ranks import Ranks
 from stages.student import Student
 from stages.trained_student import save_weights
 from stages.transforms import Normalize
 
-STATE_NAME = "training.safetensors"
-METRICS_NAME = "metrics.jsonl"
+STATE_NAME = "latest.safetensors"
 
 
 @dataclass(frozen=True)
@@ -35,17 +39,15 @@ class Schedule:
     """How long and how fast.
 
     Args:
-        epochs: passes over the pairs.
-        batch_size: pairs a step.
+        epochs: of `steps_per_epoch` steps each.
         lr: peak learning rate.
         warmup_steps: steps of linear rise to it; a cosine falls from there to 0.
         max_grad_norm: longer gradients are scaled down to this norm; 0 leaves them.
         save_every_epochs: weights are kept after so many epochs, and after the last.
-        seed: of the order and the crops.
+        seed: of dropout.
     """
 
     epochs: int
-    batch_size: int
     lr: float
     warmup_steps: int
     max_grad_norm: float
@@ -61,7 +63,6 @@ class Conduct:
         device: where the student trains.
         precision: fp32, bf16 or fp16.
         workers: processes that read pictures; 0 reads in this one.
-        log_every_steps: steps between lines of metrics.
         save_every_minutes: minutes between saved states within an epoch.
         max_rejected: unreadable pictures beyond this number stop the training.
     """
@@ -69,131 +70,216 @@ class Conduct:
     device: torch.device
     precision: str
     workers: int
-    log_every_steps: int
     save_every_minutes: float
     max_rejected: int
 
 
-def train(
-    student: Student,
-    objectives: WeightedObjectives,
-    optimizer: torch.optim.Optimizer,
-    *,
-    dataset: PairImages,
-    pairs: Tensor,
-    caption_rows: Tensor,
-    targets: Targets,
-    normalize: Normalize,
-    schedule: Schedule,
-    conduct: Conduct,
-    draft: Draft,
-) -> TrainingProgress:
-    """Train to the end of the schedule, from wherever the draft's saved state stands.
+class Training:
+    """A student in training, from wherever the draft's saved state stands to the end of its schedule.
 
-    On the CPU a run that was killed and gone on with ends with the weights of one that was not.
+    On one process of a CPU, a run that was killed and gone on with ends with the weights of one that was not. Every
+    rank runs the same loop; the first alone writes.
 
     Args:
         student: changed in place; its weights after each kept epoch go into the draft.
         objectives: changed in place where they have state.
         optimizer: over the parameters of both.
-        dataset: pictures by epoch and pair.
-        pairs: which pairs to train on.
-        caption_rows: caption row by pair.
-        targets: embeddings by caption row.
-        normalize: bytes to the student's input.
+        ema: running mean of the student's weights, which then is what is kept and validated; or none.
+        dataset: pictures by epoch and example.
+        examples: the captions and labels that belong to them.
+        targets: the teacher's embeddings by caption row.
+        normalize: from bytes to the student's input.
+        requests: a maker of the batches that remain after so many steps.
+        manifest_rows: by example, for messages.
+        validate: measures the student on held-out images after every epoch, on all ranks; or none.
         schedule: how long and how fast.
-        conduct: where, and what is noted on the way.
-        draft: where checkpoints, state and metrics go.
-
-    Raises:
-        ProtoRKDError: the loss is no longer finite, too many pictures cannot be read, or the process was asked to stop.
-
-    Shapes:
-        pairs: (training pairs,), int64.
-        caption_rows: (all pairs,), int64.
+        conduct: what does not change the result.
+        metrics: where the numbers go.
+        ranks: who trains together.
+        draft: where weights and states go.
     """
-    modules: dict[str, nn.Module] = {"student": student, "objectives": objectives}
-    parameters = list(chain(student.parameters(), objectives.parameters()))
-    scaler = torch.amp.GradScaler(conduct.device.type, enabled=conduct.precision == "fp16")
-    state_path = draft.state / STATE_NAME
-    done = _resume(draft, modules, optimizer)
-    if done.loss_scale:
-        scaler.load_state_dict(done.loss_scale)
-    requests = BatchRequests(
-        pairs.numpy(), batch_size=schedule.batch_size, epochs=schedule.epochs, seed=schedule.seed, start_step=done.step
-    )
-    total_steps = done.step + len(requests)
-    batches = load_batches(dataset, requests, workers=conduct.workers, pin_memory=conduct.device.type == "cuda")
-    metrics = Metrics(draft.logs / METRICS_NAME, keep_to_step=done.step, every=conduct.log_every_steps)
-    in_precision = autocast(conduct.precision, conduct.device)
-    student.train()
-    saved_at = time.monotonic()
-    total, before = len(pairs) * schedule.epochs, min(done.step * schedule.batch_size, len(pairs) * schedule.epochs)
-    with (
-        stop_requests() as stop,
-        worker_errors(),
-        progress("distilling", total=total, unit="pictures", done=before) as advance,
-    ):
-        for batch in metrics.timed(batches):
-            done.rejected |= batch.rejected
-            _check_rejected(done, dataset, conduct.max_rejected)
-            if len(batch.rows) > 1:  # batch normalisation needs two
-                factor = warmup_cosine(done.step, warmup_steps=schedule.warmup_steps, total_steps=total_steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = schedule.lr * factor
-                with in_precision():
-                    embeddings = student(normalize(batch.images))
-                loss, terms = objectives(student=embeddings.float(), teacher=targets.gather(caption_rows[batch.rows]))
-                optimizer.zero_grad(set_to_none=True)
-                scaler.scale(loss).backward()
-                scaler.unscale_(optimizer)
-                grad_norm = nn.utils.clip_grad_norm_(parameters, schedule.max_grad_norm or math.inf)
-                scaler.step(optimizer)
-                scaler.update()
-                values = {"loss": loss, **terms, "grad_norm": grad_norm}
-                metrics.add(num_images=len(batch.rows), lr=schedule.lr * factor, values=values)
-            done.step += 1
-            advance(len(batch.rows) + len(batch.rejected))
-            epoch, step_in_epoch = divmod(done.step, requests.steps_per_epoch)
-            metrics.write_when_due(done.step, epoch=done.step / requests.steps_per_epoch)
-            due = time.monotonic() - saved_at > 60 * conduct.save_every_minutes
-            if step_in_epoch == 0 or due or stop.is_set():
-                metrics.check_finite(done.step)
-                if step_in_epoch == 0 and (epoch % schedule.save_every_epochs == 0 or epoch == schedule.epochs):
-                    _keep_weights(student, checkpoint_path(epoch), draft, done)
-                done.loss_scale = scaler.state_dict()
-                save_training_state(state_path, done, modules=modules, optimizer=optimizer)
-                saved_at = time.monotonic()
-            if stop.is_set() and done.step < total_steps:
-                raise ProtoRKDError(
-                    f"distill was asked to stop and did, after step {done.step} of {total_steps}. "
-                    "Run the same command again: it goes on from there."
-                )
-    return done
 
-
-def _resume(draft: Draft, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> TrainingProgress:
-    saved = load_training_state(draft.state / STATE_NAME)
-    if saved is None:
-        return TrainingProgress()
-    if missing := [path for path in saved.progress.checkpoints if not draft.is_whole(path)]:
-        log.info("distill: starting over, %s is not whole", missing[0])
-        return TrainingProgress()
-    saved.restore(modules=modules, optimizer=optimizer)
-    log.info("distill: going on from step %d", saved.progress.step)
-    return saved.progress
-
-
-def _keep_weights(student: Student, path: str, draft: Draft, done: TrainingProgress) -> None:
-    save_weights(student, draft.path / path)
-    draft.adopt(path)
-    done.checkpoints.append(path)
-
-
-def _check_rejected(done: TrainingProgress, dataset: PairImages, max_rejected: int) -> None:
-    if len(done.rejected) > max_rejected:
-        examples = "; ".join(f"{dataset.path_of(pair)}: {reason}" for pair, reason in list(done.rejected.items())[:3])
-        raise ProtoRKDError(
-            f"At most {max_rejected} pictures may be unreadable (--max-bad-fraction); got {len(done.rejected)} so far, "
-            f"first: {examples}. Mend them, or raise --max-bad-fraction."
+    def __init__(
+        self,
+        student: Student,
+        objectives: WeightedObjectives,
+        optimizer: torch.optim.Optimizer,
+        *,
+        ema: EMA | None,
+        dataset: ExampleImages,
+        examples: Examples,
+        targets: Targets,
+        normalize: Normalize,
+        requests: Callable[[int], BatchRequests],
+        manifest_rows: Tensor,
+        validate: Validation | None,
+        schedule: Schedule,
+        conduct: Conduct,
+        metrics: Metrics,
+        ranks: Ranks,
+        draft: Draft,
+    ) -> None:
+        self._student, self._objectives, self._optimizer, self._ema = student, objectives, optimizer, ema
+        self._dataset, self._examples, self._targets = dataset, examples, targets
+        self._requests, self._manifest_rows, self._validate = requests, manifest_rows, validate
+        self._schedule, self._conduct, self._metrics, self._ranks = schedule, conduct, metrics, ranks
+        self._draft = draft
+        self._scaler = torch.amp.GradScaler(conduct.device.type, enabled=conduct.precision == "fp16")
+        self._step = TrainingStep(
+            student,
+            objectives,
+            optimizer,
+            ranks=ranks,
+            normalize=normalize,
+            in_precision=autocast(conduct.precision, conduct.device),
+            loss_scaler=self._scaler,
+            max_grad_norm=schedule.max_grad_norm,
         )
+        self._watch = LossWatch(conduct.device)
+        self._progress = TrainingProgress()
+        self._last_good = "none yet: it would start anew"
+        self._modules: dict[str, nn.Module] = {"student": student, "objectives": objectives}
+        if ema is not None:
+            self._modules["ema"] = ema
+
+    def run(self) -> TrainingProgress:
+        """Train to the end.
+
+        Raises:
+            ProtoRKDError: too many pictures cannot be read, the loss is no longer finite, or a stop was asked for.
+        """
+        self._resume()
+        done, schedule, conduct = self._progress, self._schedule, self._conduct
+        requests = self._requests(done.step)
+        total_steps = schedule.epochs * requests.steps_per_epoch
+        pin_memory = conduct.device.type == "cuda"
+        batches = load_batches(self._dataset, requests, workers=conduct.workers, pin_memory=pin_memory)
+        self._student.train()
+        self._saved_at = time.monotonic()
+        with stop_requests() as stop, worker_errors(), self._metrics.shown(done.step, total_steps=total_steps):
+            seed_step(seed=schedule.seed, step=done.step, rank=self._ranks.rank)
+            for number, batch in enumerate(self._metrics.timed(batches), start=1):
+                last = number % requests.micro_batches_per_step == 0
+                word = self._confer(batch, stop)
+                if word.least_rows > 1:  # batch normalisation needs two
+                    self._learn(batch, requests, word, last=last)
+                if not last:
+                    continue
+                self._finish_step(total_steps)
+                epoch, step_in_epoch = divmod(done.step, requests.steps_per_epoch)
+                self._metrics.write_when_due(done.step, epoch=done.step / requests.steps_per_epoch)
+                if step_in_epoch == 0:
+                    self._finish_epoch(epoch)
+                if step_in_epoch == 0 or word.save or word.stop:
+                    self._save()
+                if word.stop and done.step < total_steps:
+                    raise ProtoRKDError(
+                        f"distill was asked to stop and did, after step {done.step} of {total_steps}. "
+                        "Run the same command again: it goes on from there."
+                    )
+        return done
+
+    def _learn(self, batch: Batch, requests: BatchRequests, word: "_Word", *, last: bool) -> None:
+        epoch = self._progress.step // requests.steps_per_epoch
+        loss, terms = self._step.accumulate(
+            batch.images,
+            teacher=self._examples.targets(batch.rows, epoch, self._targets.gather),
+            rows=self._examples.caption_rows(batch.rows, epoch),
+            labels=self._examples.labels(batch.rows),
+            share=1 / requests.micro_batches_per_step,
+            last=last,
+        )
+        rows = self._manifest_rows[batch.rows].tolist()
+        self._watch.look(loss, step=self._progress.step + 1, rows=rows, last_good=self._last_good)
+        self._metrics.add(num_images=word.num_rows, values={"loss": loss, **terms})
+
+    def _finish_step(self, total_steps: int) -> None:
+        done, schedule = self._progress, self._schedule
+        lr = schedule.lr * warmup_cosine(done.step, warmup_steps=schedule.warmup_steps, total_steps=total_steps)
+        if self._step.has_gradients:
+            self._metrics.add_step(lr=lr, grad_norm=self._step.update(lr))
+            if self._ema is not None:
+                self._ema.update(self._student)
+        done.step += 1
+        seed_step(seed=schedule.seed, step=done.step, rank=self._ranks.rank)
+
+    def _finish_epoch(self, epoch: int) -> None:
+        self._watch.settle(self._last_good)
+        student = self._student if self._ema is None else self._ema.shadow
+        if self._validate is not None:
+            with self._metrics.paused():
+                figures = self._validate(student)
+            self._metrics.write(self._progress.step, epoch=epoch, values=figures)
+        if epoch % self._schedule.save_every_epochs == 0 or epoch == self._schedule.epochs:
+            path = checkpoint_path(epoch)
+            self._progress.checkpoints.append(path)
+            if self._ranks.is_first:
+                save_weights(student, self._draft.path / path)
+                self._draft.adopt(path)
+
+    def _save(self) -> None:
+        self._watch.settle(self._last_good)
+        self._progress.loss_scale = self._scaler.state_dict()
+        self._saved_at = time.monotonic()
+        self._last_good = f"that after step {self._progress.step}, from which the same command goes on"
+        if self._ranks.is_first:
+            path = self._draft.state / STATE_NAME
+            save_training_state(path, self._progress, modules=self._modules, optimizer=self._optimizer)
+
+    def _confer(self, batch: Batch, stop: threading.Event) -> "_Word":
+        """Tell the other ranks of this one's part of a micro-batch, so that all take the same turns."""
+        due = time.monotonic() - self._saved_at > 60 * self._conduct.save_every_minutes
+        numbers = self._ranks.exchange(torch.tensor([len(batch.rows), len(batch.rejected), stop.is_set(), due]))
+        num_rows, num_rejected, stops, dues = numbers.T
+        if num_rejected.any():
+            for rejected in self._ranks.gather_objects(batch.rejected):
+                self._progress.rejected |= rejected
+            self._check_rejected()
+        return _Word(
+            num_rows=int(num_rows.sum()),
+            least_rows=int(num_rows.min()),
+            stop=bool(stops.any()),
+            save=bool(dues[0]),
+        )
+
+    def _check_rejected(self) -> None:
+        rejected, most = self._progress.rejected, self._conduct.max_rejected
+        if len(rejected) > most:
+            named = [f"{self._dataset.path_of(example)}: {reason}" for example, reason in list(rejected.items())[:3]]
+            raise ProtoRKDError(
+                f"At most {most} pictures may be unreadable (--max-bad-fraction); got {len(rejected)} so far, "
+                f"first: {'; '.join(named)}. Mend them, or raise --max-bad-fraction."
+            )
+
+    def _resume(self) -> None:
+        saved = load_training_state(self._draft.state / STATE_NAME)
+        if saved is not None and not all(map(self._draft.is_whole, saved.progress.checkpoints)):
+            log.info("distill: starting over, a checkpoint that was kept is not whole")
+            saved = None
+        if self._ranks.broadcast(saved is not None):
+            if saved is None:
+                raise ProtoRKDError(f"{self._draft.path} must be one folder for all processes; got another here.")
+            self._progress = saved.progress
+            saved.restore(modules=self._modules, optimizer=self._optimizer)
+            if self._progress.loss_scale:
+                self._scaler.load_state_dict(self._progress.loss_scale)
+            self._last_good = f"that after step {self._progress.step}"
+            log.info("distill: going on from step %d", self._progress.step)
+        self._metrics.start(self._progress.step)
+
+
+@dataclass(frozen=True)
+class _Word:
+    """What all ranks know of a micro-batch.
+
+    Args:
+        num_rows: pictures that could be read, over all ranks.
+        least_rows: on the rank that has fewest.
+        stop: whether any rank was asked to stop.
+        save: whether the first rank finds it time to save.
+    """
+
+    num_rows: int
+    least_rows: int
+    stop: bool
+    save: bool

@@ -24,7 +24,7 @@ class TrainingProgress:
 
     Args:
         step: optimizer steps taken, over all epochs.
-        rejected: why a pair, by its number, had no picture.
+        rejected: why an example, by its number, had no picture.
         checkpoints: weights that were kept, relative to the artifact's folder.
         loss_scale: state of the gradient scaler; empty but under fp16.
     """
@@ -43,7 +43,7 @@ class TrainingState:
     tensors: Mapping[str, Tensor]
 
     def restore(self, *, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
-        """Put weights, optimizer and random state back.
+        """Put weights and optimizer back.
 
         Args:
             modules: by the names that they were saved under; changed in place.
@@ -57,9 +57,6 @@ class TrainingState:
             index, _, key = name.partition("/")
             state.setdefault(int(index), {})[key] = _laid_out_like(parameters[int(index)], tensor)
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        torch.set_rng_state(self.tensors["random/cpu"])
-        if torch.cuda.is_available() and "random/cuda" in self.tensors:
-            torch.cuda.set_rng_state(self.tensors["random/cuda"])
 
     def _below(self, name: str) -> dict[str, Tensor]:
         prefix = f"{name}/"
@@ -76,7 +73,7 @@ def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
 def save_training_state(
     path: Path, progress: TrainingProgress, *, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write progress, weights, optimizer and random state as one whole file.
+    """Write progress, weights and optimizer as one whole file; random numbers are a function of seed and step.
 
     Args:
         path: the file.
@@ -87,9 +84,6 @@ def save_training_state(
     tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in state.items()}
-    tensors["random/cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {_HEADER: json.dumps(dataclasses.asdict(progress))}
     write_atomic(path, safetensors.torch.save(whole, metadata=header))

@@ -7,10 +7,10 @@ def index_captions(table: pa.Table) -> tuple[pa.Array, pa.Table]:
     """Number the distinct captions in order of first appearance.
 
     Args:
-        table: row, image and caption, in manifest order.
+        table: row, image and caption, in manifest order; perhaps label.
 
     Returns:
-        The distinct captions, and the pair index: manifest_row, image, caption_row.
+        The distinct captions, and the pair index: manifest_row, image, caption_row, and label if the table has it.
     """
     encoded = table["caption"].combine_chunks().dictionary_encode()
     if isinstance(encoded, pa.ChunkedArray):
@@ -20,4 +20,6 @@ def index_captions(table: pa.Table) -> tuple[pa.Array, pa.Table]:
         "image": table["image"],
         "caption_row": encoded.indices.cast(pa.int64()),
     }
+    if "label" in table.column_names:
+        columns["label"] = table["label"]
     return encoded.dictionary, pa.table(columns)

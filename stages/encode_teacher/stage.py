@@ -33,6 +33,12 @@ class EncodeInputs:
 class EncodeParams(Recipe, ManifestFormat):
     """What changes the output."""
 
+    label_column: str = option(
+        "",
+        help="Column of labels, kept in the pair index for the objectives that use them. A field may be empty. "
+        "Default: none.",
+        metavar="NAME",
+    )
     limit: int = option(0, help="Take the first so many pairs. 0: all.", check=NOT_NEGATIVE)
     shard_rows: int = option(
         8192,
@@ -60,11 +66,16 @@ def encode_teacher(
     params: EncodeParams, inputs: Mapping[str, Input], out: Draft, runtime: EncodeRuntime, context: Context
 ) -> Result:
     """Write one embedding per distinct caption, in order of first appearance, and which picture goes with which."""
-    from data_schemas.pair_index import write_pairs, write_rejected
+    from data_schemas.pair_index import read_labels, write_pairs, write_rejected
     from stages.caption_embeddings import write_caption_embeddings
     from stages.encode_teacher.captions import index_captions
 
-    manifest = params.read(inputs["manifest"].value, limit=params.limit, max_bad_fraction=runtime.max_bad_fraction)
+    manifest = params.read(
+        inputs["manifest"].value,
+        label_column=params.label_column,
+        limit=params.limit,
+        max_bad_fraction=runtime.max_bad_fraction,
+    )
     captions, pairs = index_captions(manifest.table)
     write_pairs(out.path, pairs)
     write_rejected(out.path, manifest.rejections)
@@ -78,7 +89,13 @@ def encode_teacher(
         batch_tokens=runtime.batch_tokens,
         context=context,
     )
-    return Result(counts={"pairs": pairs.num_rows, "rejected_rows": len(manifest.rejections), **asdict(counts)})
+    labels = {}
+    if params.label_column:
+        names, _ = read_labels(out.path)
+        labels = {"labels": len(names), "unlabelled_pairs": pairs["label"].null_count}
+    return Result(
+        counts={"pairs": pairs.num_rows, "rejected_rows": len(manifest.rejections), **labels, **asdict(counts)}
+    )
 
 
 def identify(inputs: EncodeInputs, params: EncodeParams, context: Context) -> Mapping[str, Input]:

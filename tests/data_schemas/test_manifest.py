@@ -77,6 +77,20 @@ def test_read_manifest__takes_columns_by_name(manifest):
     assert pairs(read) == [("a.jpg", "a cat")]
 
 
+def test_read_manifest__takes_labels_where_asked_for_and_null_for_blank_ones(manifest, small_blocks):
+    text = "kind\tfilepath\ttitle\ncat\ta\tone\n\tb\ttwo\nbad\n \tc\tthree\ncat\td\t\nNA\te\tfour\n"
+    read = manifest(text, label_column="kind", max_bad_fraction=0.5)
+    assert read.table.schema.names == ["row", "image", "caption", "label"]
+    assert read.table["image"].to_pylist() == ["a", "b", "c", "e"]
+    assert read.table["label"].to_pylist() == ["cat", None, None, "NA"]
+    read.table.validate(full=True)
+    assert manifest(text, label_column="kind", limit=2).table["label"].to_pylist() == ["cat", None]
+
+
+def test_read_manifest__takes_captions_as_labels_too(manifest):
+    assert manifest(HEADER + "a\tcat\n", label_column="title").table["label"].to_pylist() == ["cat"]
+
+
 def test_read_manifest__takes_a_separator_as_a_shell_passes_it(manifest):
     assert pairs(manifest(HEADER + "a.jpg\ta cat\n", separator=r"\t")) == [("a.jpg", "a cat")]
 
@@ -303,6 +317,8 @@ def test_read_manifest__names_the_columns_and_the_flag_where_one_is_missing(erro
     assert "must have a column 'filepath' (--image-key); got columns 'file', 'title'" in message
     assert "--separator" not in message
     assert "must have a column 'text' (--caption-key)" in error(HEADER + "a\tb\n", caption_key="text")
+    message = error(HEADER + "a\tb\n", label_column="kind")
+    assert "must have a column 'kind' (--label-column); got columns 'filepath', 'title'" in message
 
 
 def test_read_manifest__asks_for_the_separator_where_there_is_one_column(error):

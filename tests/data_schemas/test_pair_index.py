@@ -1,3 +1,4 @@
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -8,6 +9,7 @@ from data_schemas.pair_index import (
     CAPTIONS_NAME,
     PAIRS_NAME,
     read_captions,
+    read_labels,
     read_pairs,
     read_rejected,
     write_captions,
@@ -21,6 +23,33 @@ PAIRS = pa.table({"manifest_row": [0, 1, 3], "image": ["a.jpg", "ü.jpg", "a.jpg
 def test_pairs__come_back_as_written(tmp_path):
     write_pairs(tmp_path, PAIRS)
     assert read_pairs(tmp_path).to_pydict() == PAIRS.to_pydict()
+
+
+def test_pairs__come_back_with_the_labels_they_were_written_with(tmp_path):
+    labelled = PAIRS.append_column("label", pa.array(["dog", None, "cat"]))
+    write_pairs(tmp_path, labelled)
+    assert read_pairs(tmp_path).to_pydict() == labelled.to_pydict()
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "places"),
+    [
+        (["dog", "cat", "dog"], ["cat", "dog"], [1, 0, 1]),
+        (["b", None, "B"], ["B", "b"], [1, -1, 0]),
+        (["é", "", "z"], ["z", "é"], [1, -1, 0]),
+        ([None, None, None], [], [-1, -1, -1]),
+    ],
+)
+def test_labels__are_numbered_by_sorted_name(tmp_path, labels, names, places):
+    write_pairs(tmp_path, PAIRS.append_column("label", pa.array(labels, pa.large_string())))
+    found, numbers = read_labels(tmp_path)
+    assert (found, numbers.tolist(), numbers.dtype) == (names, places, np.int64)
+
+
+def test_labels__are_none_where_pairs_have_none(tmp_path):
+    write_pairs(tmp_path, PAIRS)
+    names, numbers = read_labels(tmp_path)
+    assert (names, numbers.tolist(), numbers.dtype) == ([], [-1, -1, -1], np.int64)
 
 
 def test_pairs__are_readable_by_plain_pyarrow(tmp_path):

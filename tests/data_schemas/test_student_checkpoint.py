@@ -24,6 +24,12 @@ def test_student_config__comes_back_as_written(config, tmp_path):
     assert StudentConfig.read(tmp_path) == config
 
 
+def test_student_config__keeps_the_normalisation_of_the_starting_weights(config, tmp_path):
+    changed = Preprocessing(image_size=64, mean=(0.5, 0.5, 0.5), std=(0.228, 0.224, 0.225))
+    dataclasses.replace(config, preprocessing=changed).write(tmp_path)
+    assert StudentConfig.read(tmp_path).preprocessing == changed != config.preprocessing
+
+
 def test_student_config__refuses_a_newer_schema(config, tmp_path):
     dataclasses.replace(config, schema_version=2).write(tmp_path)
     with pytest.raises(ProtoRKDError, match="schema version 1 or older"):

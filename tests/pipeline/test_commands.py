@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import click
 import pytest
@@ -18,7 +19,7 @@ def call(toy):
 
     def run(command, *words, stdin=None):
         words = [*map(str, words), "--store", str(toy.store.root)]
-        return CliRunner().invoke(command, words, obj=(CHILD.name,), input=stdin)
+        return CliRunner().invoke(command, words, obj=(replace(CHILD, keep=True),), input=stdin)
 
     return run
 

@@ -7,7 +7,8 @@ from torch import nn
 import stages.distill.student
 import stages.student
 from data_schemas.errors import ProtoRKDError
-from stages.student import Student, build_student, list_backbones
+from stages.backbones import list_backbones, torchvision_backbones
+from stages.student import Student, build_student, freeze_backbone
 
 slow = pytest.mark.slow
 
@@ -48,7 +49,7 @@ def test_student__has_the_stated_shapes_in_train_and_eval_mode(name: str, image_
 
 
 @slow
-@pytest.mark.parametrize("name", list_backbones())
+@pytest.mark.parametrize("name", torchvision_backbones())
 def test_student__is_made_of_every_backbone_without_its_classifier(name: str) -> None:
     student = build_student(name, embedding_dim=7)
     with torch.no_grad():
@@ -141,3 +142,43 @@ def test_build_student__repeats_itself_under_one_seed() -> None:
         students.append(build_student("squeezenet1_1", embedding_dim=7, image_size=32))
     first, second = (student.state_dict() for student in students)
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_student__takes_weights_that_carry_no_versions_of_modules() -> None:
+    student, other = build_tiny(), build_tiny()
+    student.load_state_dict(dict(other.state_dict()))
+    torch.testing.assert_close(student.state_dict(), other.state_dict())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        student.load_state_dict({})
+
+
+def test_freeze_backbone__lets_a_step_change_the_head_alone() -> None:
+    student = build_student("mobilenet_v3_small", embedding_dim=7, image_size=32, projection_layers=2)
+    freeze_backbone(student)
+    student.train()
+    before = {key: tensor.clone() for key, tensor in student.state_dict().items()}
+    optimizer = torch.optim.AdamW([one for one in student.parameters() if one.requires_grad], lr=1.0, weight_decay=1.0)
+    student(torch.randn(4, 3, 32, 32)).square().mean().backward()
+    optimizer.step()
+    after = student.state_dict()
+    changed = {key for key in after if not torch.equal(before[key], after[key])}
+    assert changed == {key for key in after if key.startswith("head.")}
+    assert all(one.grad is None for one in student.backbone.parameters())
+
+
+def test_freeze_backbone__keeps_it_in_eval_mode_and_the_head_in_the_mode_asked_for() -> None:
+    student = build_student("mobilenet_v3_small", embedding_dim=7, image_size=32)
+    freeze_backbone(student)
+    for mode in (True, False, True):
+        assert student.train(mode) is student
+        assert student.head.training is mode
+        assert not any(module.training for module in student.backbone.modules())
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(student.features(images), student.features(images))
+
+
+@pytest.mark.usefixtures("tiny_backbone")
+def test_freeze_backbone__refuses_a_student_without_head() -> None:
+    with pytest.raises(ProtoRKDError, match="--freeze-backbone must leave something to train"):
+        freeze_backbone(build_tiny(projection_layers=0, embedding_dim=12))

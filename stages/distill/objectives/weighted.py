@@ -1,5 +1,6 @@
 """The weighted sum of several objectives, each term known on its own."""
 
+import inspect
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ class WeightedObjectives(nn.Module):
     Shapes:
         student: (batch, student_dim), float.
         teacher: (batch, teacher_dim), float; gets no gradient.
+        rows: (batch,), int64: the corpus row of each caption; reaches the objectives that take it.
+        labels: (batch,), int64, -1 where unknown; reaches the objectives that take it.
         returns: the total, (), float; and by name each term before its weight, (), float, detached.
     """
 
@@ -28,11 +31,20 @@ class WeightedObjectives(nn.Module):
             raise ProtoRKDError("--loss must be given at least once; got none. Write for example --loss simreg=1.")
         self.weights = {name: weight for name, (weight, _) in objectives.items()}
         self.objectives = nn.ModuleDict({name: objective for name, (_, objective) in objectives.items()})
+        self._takes = {name: _keywords(objective) for name, objective in self.objectives.items()}
 
-    def forward(self, *, student: Tensor, teacher: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, *, student: Tensor, teacher: Tensor, rows: Tensor | None = None, labels: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted total and the detached terms by name."""
-        terms: dict[str, Tensor] = {
-            name: objective(student=student, teacher=teacher) for name, objective in self.objectives.items()
-        }
+        beside = {"rows": rows, "labels": labels}
+        terms: dict[str, Tensor] = {}
+        for name, objective in self.objectives.items():
+            taken = {key: value for key, value in beside.items() if key in self._takes[name]}
+            terms[name] = objective(student=student, teacher=teacher, **taken)
         total = sum((self.weights[name] * term for name, term in terms.items()), start=student.new_zeros(()))
         return total, {name: term.detach() for name, term in terms.items()}
+
+
+def _keywords(objective: nn.Module) -> set[str]:
+    return set(inspect.signature(objective.forward).parameters)

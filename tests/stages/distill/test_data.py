@@ -1,7 +1,7 @@
-"""Order and crops are functions of the seed, the epoch and the pair; nothing else moves them."""
+"""Order and crops are functions of the seed, the epoch and the example; nothing else moves them."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +9,27 @@ import pytest
 import torch
 from workbench import Pairs
 
-from stages.distill.data import BatchRequests, PairImages, epoch_order, load_batches
+from data_schemas.errors import ProtoRKDError
+from stages.distill.data import BatchRequests, ExampleImages, Request, episodes, epoch_order, load_batches
 from stages.image_batches import Batch, collate
 from stages.image_set import ImageSet
 from stages.transforms import TrainTransform
 
-PAIRS = np.array([3, 5, 8, 13, 21, 34, 55, 89, 144], dtype=np.int64)
+EXAMPLES = np.array([3, 5, 8, 13, 21, 34, 55, 89, 144], dtype=np.int64)
 
 
-def requests_of(num_pairs: int, batch_size: int, **words: int) -> BatchRequests:
-    return BatchRequests(PAIRS[:num_pairs], batch_size=batch_size, **{"epochs": 2, "seed": 0} | words)
+def requests_of(num_examples: int, batch_size: int, **words: int) -> BatchRequests:
+    return BatchRequests(EXAMPLES[:num_examples], batch_size=batch_size, **{"epochs": 2, "seed": 0} | words)
 
 
-def dataset_of(pairs: Pairs, *, seed: int = 0) -> PairImages:
+def joined(parts: Iterable[list[Request]]) -> list[Request]:
+    return list(itertools.chain.from_iterable(parts))
+
+
+def dataset_of(pairs: Pairs, *, seed: int = 0) -> ExampleImages:
     images = ImageSet(root=pairs.root, paths=pairs.images)
-    return PairImages(images, TrainTransform(image_size=16, crop_min_scale=0.3), seed=seed)
+    transform = TrainTransform(image_size=16, crop_min_scale=0.3)
+    return ExampleImages(images, np.arange(len(pairs.images)), transform, seed=seed)
 
 
 def test_epoch_order__is_pinned_by_seed_and_epoch() -> None:
@@ -34,22 +40,106 @@ def test_epoch_order__is_pinned_by_seed_and_epoch() -> None:
     assert len(orders) == 9
 
 
-def test_requests__take_every_pair_once_an_epoch() -> None:
-    requests = list(requests_of(9, 4, epochs=3))
-    for epoch in range(3):
-        taken = [pair for batch in requests for at, pair in batch if at == epoch]
-        assert sorted(taken) == PAIRS.tolist()
-    assert requests[:2] != [[(0, pair) for _, pair in batch] for batch in requests[2:4]]
+@pytest.mark.parametrize(("num_examples", "size"), [(10, 1), (10, 3), (10, 5), (10, 7), (10, 9), (10, 10), (97, 60)])
+def test_episodes__show_every_example_before_any_comes_again(num_examples: int, size: int) -> None:
+    drawn = list(itertools.islice(episodes(num_examples, size, seed=0), 4 * num_examples))
+    assert all(len(set(episode.tolist())) == size == len(episode) for episode in drawn)
+    stream = np.concatenate(drawn)
+    for start in range(0, len(stream) - num_examples + 1, num_examples):
+        assert sorted(stream[start : start + num_examples]) == list(range(num_examples))
+
+
+def test_episodes__of_the_whole_are_the_orders_of_the_epochs() -> None:
+    for epoch, episode in enumerate(itertools.islice(episodes(50, 50, seed=3), 4)):
+        assert episode.tolist() == epoch_order(50, seed=3, epoch=epoch).tolist()
+
+
+def test_episodes__differ_by_seed() -> None:
+    first, second = (next(episodes(50, 20, seed=seed)).tolist() for seed in (0, 1))
+    assert first != second
+
+
+@pytest.mark.parametrize("start_step", range(9))
+def test_requests__go_on_exactly_within_episodes(start_step: int) -> None:
+    words = {"epochs": 4, "episode_size": 7}  # of 9: the second and third episode each have the end of an order
+    requests = list(requests_of(9, 3, **words))
+    assert len(requests) == 8
+    assert list(requests_of(9, 3, **words, start_step=start_step)) == requests[start_step:]
+    for epoch in range(4):
+        taken = [example for batch in requests for at, example in batch if at == epoch]
+        assert len(set(taken)) == len(taken) == 7
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("num_examples", [24, 37, 47, 48, 60])
+def test_requests__of_all_ranks_and_micro_batches_make_up_the_batch(
+    num_examples: int, accumulate: int, num_ranks: int
+) -> None:
+    def requests(**words: int) -> list[list[Request]]:
+        made = BatchRequests(np.arange(num_examples), batch_size=12, epochs=2, seed=1, **words)
+        batches = list(made)
+        assert len(made) == len(batches) == 2 * made.steps_per_epoch * made.micro_batches_per_step
+        return batches
+
+    words = {"num_ranks": num_ranks, "accumulate": accumulate}
+    parts = [requests(rank=rank, **words) for rank in range(num_ranks)]
+    assert len({len(of_rank) for of_rank in parts}) == 1
+    micro_batches = [joined(of_ranks) for of_ranks in zip(*parts, strict=True)]
+    for of_ranks, micro_batch in zip(zip(*parts, strict=True), micro_batches, strict=True):
+        sizes = [len(part) for part in of_ranks]
+        assert min(sizes) >= 2
+        assert max(sizes) - min(sizes) <= 1
+        assert len({epoch for epoch, _ in micro_batch}) == 1
+    steps = [joined(micro_batches[at : at + accumulate]) for at in range(0, len(micro_batches), accumulate)]
+    alone = requests()
+    assert joined(steps) == joined(alone)
+    remainder = num_examples % 12
+    if remainder == 0 or remainder >= 2 * num_ranks * accumulate:
+        assert steps == alone
+    else:  # what is left is too little for all, and joins the step before
+        assert [len(step) for step in steps[: len(steps) // 2]] == [12] * (num_examples // 12 - 1) + [12 + remainder]
+
+
+@pytest.mark.parametrize("start_step", range(5))
+def test_requests__count_steps_and_not_micro_batches(start_step: int) -> None:
+    rest = requests_of(9, 5, accumulate=2, start_step=start_step)
+    assert rest.steps_per_epoch == 2
+    assert list(rest) == list(requests_of(9, 5, accumulate=2))[2 * start_step :]
+    assert len(rest) == 2 * (4 - start_step)
 
 
 @pytest.mark.parametrize(
-    ("num_pairs", "batch_size", "sizes"),
+    ("words", "message"),
+    [
+        ({"batch_size": 3, "num_ranks": 2}, "--batch-size must be 4 or more, .*; got 3"),
+        ({"batch_size": 7, "num_ranks": 2, "accumulate": 2}, "--batch-size must be 8 or more, .*--accumulate-steps"),
+        ({"batch_size": 4, "episode_size": 10}, "--episode-size must be at most the number of examples, 9; got 10"),
+        ({"batch_size": 8, "episode_size": 3, "num_ranks": 2}, "must have 4 examples or more, .* got --episode-size 3"),
+        ({"batch_size": 16, "num_ranks": 5}, "must have 10 examples or more, .* got 9"),
+    ],
+)
+def test_requests__refuse_parts_of_fewer_than_two(words: dict[str, int], message: str) -> None:
+    with pytest.raises(ProtoRKDError, match=message):
+        requests_of(9, **words)
+
+
+def test_requests__take_every_example_once_an_epoch() -> None:
+    requests = list(requests_of(9, 4, epochs=3))
+    for epoch in range(3):
+        taken = [example for batch in requests for at, example in batch if at == epoch]
+        assert sorted(taken) == EXAMPLES.tolist()
+    assert requests[:2] != [[(0, example) for _, example in batch] for batch in requests[2:4]]
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "batch_size", "sizes"),
     [(8, 4, [4, 4]), (9, 4, [4, 5]), (7, 4, [4, 3]), (6, 4, [4, 2]), (5, 4, [5]), (3, 2, [3]), (2, 4, [2])],
 )
-def test_requests__let_a_single_pair_that_is_left_join_the_last_batch(
-    num_pairs: int, batch_size: int, sizes: list[int]
+def test_requests__let_a_single_example_that_is_left_join_the_last_batch(
+    num_examples: int, batch_size: int, sizes: list[int]
 ) -> None:
-    requests = requests_of(num_pairs, batch_size)
+    requests = requests_of(num_examples, batch_size)
     assert [len(batch) for batch in requests] == sizes * 2
     assert requests.steps_per_epoch == len(sizes)
     assert len(requests) == len(sizes) * 2
@@ -60,6 +150,19 @@ def test_requests__go_on_exactly_where_they_were_left(start_step: int) -> None:
     rest = requests_of(7, 3, epochs=3, start_step=start_step)
     assert list(rest) == list(requests_of(7, 3, epochs=3))[start_step:]
     assert len(rest) == 6 - start_step
+
+
+def test_dataset__shows_an_example_the_picture_of_its_pair(pairs_folder: Callable[[int, int], Pairs]) -> None:
+    pairs = pairs_folder(3, 40)
+    images, transform = ImageSet(root=pairs.root, paths=pairs.images), TrainTransform(image_size=16)
+    dataset = ExampleImages(images, np.array([2, 0]), transform, seed=0)
+    by_pair = ExampleImages(images, np.arange(3), transform, seed=0)
+    for example, pair in enumerate([2, 0]):
+        number, image = dataset[(5, example)]
+        assert number == example
+        assert isinstance(image, torch.Tensor)
+        assert torch.equal(image, torch.as_tensor(by_pair[(5, pair)][1]))
+        assert dataset.path_of(example) == pairs.images[pair]
 
 
 def test_dataset__crops_by_seed_epoch_and_pair_alone(pairs_folder: Callable[[int, int], Pairs]) -> None:
@@ -124,4 +227,4 @@ def test_collate__takes_a_batch_of_which_nothing_could_be_read() -> None:
 
 def test_dataset__names_a_picture_as_its_manifest_does(tmp_path: Path) -> None:
     images = ImageSet(root=tmp_path, paths=["a/b.jpg"])
-    assert PairImages(images, TrainTransform(image_size=8, crop_min_scale=1.0), seed=0).path_of(0) == "a/b.jpg"
+    assert ExampleImages(images, np.arange(1), TrainTransform(image_size=8), seed=0).path_of(0) == "a/b.jpg"

@@ -7,6 +7,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from stages.distill.step import seed_step
 from stages.distill.training_state import TrainingProgress, load_training_state, save_training_state
 
 PROGRESS = TrainingProgress(step=2, rejected={7: "missing file"}, checkpoints=["checkpoints/epoch_1.safetensors"])
@@ -20,7 +21,8 @@ def make(seed: int) -> tuple[dict[str, nn.Module], torch.optim.Optimizer]:
     return {"student": student, "objectives": objectives}, torch.optim.AdamW(parameters, lr=0.1)
 
 
-def step(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
+def step(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, number: int) -> None:
+    seed_step(seed=0, step=number, rank=0)
     loss = modules["objectives"](modules["student"](torch.arange(12.0).view(3, 4))).square().sum()
     optimizer.zero_grad()
     loss.backward()
@@ -30,22 +32,22 @@ def step(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> Non
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     modules, optimizer = make(0)
-    step(modules, optimizer)
-    step(modules, optimizer)
-    save_training_state(tmp_path / "state" / "training.safetensors", PROGRESS, modules=modules, optimizer=optimizer)
-    return tmp_path / "state" / "training.safetensors"
+    for number in range(2):
+        step(modules, optimizer, number)
+    save_training_state(tmp_path / "state" / "latest.safetensors", PROGRESS, modules=modules, optimizer=optimizer)
+    return tmp_path / "state" / "latest.safetensors"
 
 
 def test_state__goes_on_as_if_nothing_had_happened(saved: Path) -> None:
     undisturbed, optimizer = make(0)
-    for _ in range(5):
-        step(undisturbed, optimizer)
+    for number in range(5):
+        step(undisturbed, optimizer, number)
     modules, other_optimizer = make(1)
     state = load_training_state(saved)
     assert state is not None
     state.restore(modules=modules, optimizer=other_optimizer)
-    for _ in range(3):
-        step(modules, other_optimizer)
+    for number in range(2, 5):
+        step(modules, other_optimizer, number)
     for name, module in modules.items():
         for key, tensor in module.state_dict().items():
             torch.testing.assert_close(tensor, undisturbed[name].state_dict()[key], rtol=0, atol=0)
@@ -59,12 +61,12 @@ def test_state__keeps_progress_with_pairs_as_numbers(saved: Path) -> None:
 
 def test_state__is_one_safetensors_file(saved: Path) -> None:
     tensors = safetensors.torch.load_file(saved)
-    assert {"student/0.weight", "student/1.running_mean", "optimizer/0/exp_avg", "random/cpu"} <= tensors.keys()
+    assert {"student/0.weight", "student/1.running_mean", "optimizer/0/exp_avg"} <= tensors.keys()
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
 def test_state__that_is_absent_is_none(tmp_path: Path) -> None:
-    assert load_training_state(tmp_path / "training.safetensors") is None
+    assert load_training_state(tmp_path / "latest.safetensors") is None
 
 
 @pytest.mark.parametrize("size", [0, 5, 100, -1])
@@ -74,7 +76,7 @@ def test_state__that_is_torn_is_none(saved: Path, size: int) -> None:
 
 
 def test_state__of_another_kind_is_none(tmp_path: Path) -> None:
-    path = tmp_path / "training.safetensors"
+    path = tmp_path / "latest.safetensors"
     safetensors.torch.save_file({"weight": torch.zeros(1)}, path)
     assert load_training_state(path) is None
 

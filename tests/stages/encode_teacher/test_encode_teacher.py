@@ -11,7 +11,7 @@ import pytest
 from workbench import Cli, counted_captions
 
 import stages.teacher
-from data_schemas.pair_index import read_captions, read_pairs, read_rejected
+from data_schemas.pair_index import read_captions, read_labels, read_pairs, read_rejected
 from data_schemas.teacher_embeddings import TeacherEmbeddings
 
 Write = Callable[..., Path]
@@ -113,6 +113,22 @@ def test_encode__writes_down_rejected_rows(encode: Any, tmp_path: Path) -> None:
     assert outcome["counts"]["rejected_rows"] == 1
     [rejection] = read_rejected(Path(outcome["path"]))
     assert (rejection.row, rejection.reason) == (3, "empty caption")
+
+
+def test_encode__keeps_labels_where_asked_for(encode: Any, run_cli: Cli, word_vectors: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "pairs.tsv"
+    manifest.write_text("filepath\ttitle\tkind\na.jpg\tred\tshirt\nb.jpg\tblue\t\nc.jpg\tred\that\n")
+    outcome = encode(manifest, "--label-column", "kind")
+    assert read_pairs(Path(outcome["path"]))["label"].to_pylist() == ["shirt", None, "hat"]
+    names, labels = read_labels(Path(outcome["path"]))
+    assert (names, labels.tolist()) == (["hat", "shirt"], [1, -1, 0])
+    assert (outcome["counts"]["labels"], outcome["counts"]["unlabelled_pairs"]) == (2, 1)
+    plain = encode(manifest)
+    assert "label" not in read_pairs(Path(plain["path"])).column_names
+    assert counts_of(plain) == (0, 2)
+    words = ("encode-teacher", "--manifest", manifest, "--teacher", word_vectors)
+    message = run_cli.fails(*words, "--label-column", "sort")
+    assert "must have a column 'sort' (--label-column); got columns 'filepath', 'title', 'kind'" in message
 
 
 def test_encode__takes_the_first_pairs_under_a_limit(encode: Any, write_manifest: Write) -> None:

@@ -1,0 +1,134 @@
+"""Every objective at a large batch: time and memory of a step, and memory of the formula written down directly."""
+
+import statistics
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.measure import peak_memory
+from benchmarks.rkd import direct_rkd
+from stages.distill.objectives import OBJECTIVES, build_objective
+
+Loss = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step of an objective costs, beyond what it holds between steps.
+
+    Args:
+        name: The objective.
+        seconds: Forward and backward, median.
+        megabytes: Peak of what torch holds beside the objective's state and its arguments.
+        direct_megabytes: The same of the direct formula, counted from shapes; None where ours is the direct formula.
+    """
+
+    name: str
+    seconds: float
+    megabytes: float
+    direct_megabytes: float | None
+
+
+def objective_costs(*, batch_size: int, dim: int, num_runs: int) -> list[Cost]:
+    """Measure every objective, on the CPU, at the options that it comes with."""
+    generator = torch.Generator().manual_seed(0)
+    teacher = functional.normalize(torch.randn(batch_size, dim, generator=generator), dim=1)
+    start = functional.normalize(torch.randn(batch_size, dim, generator=generator), dim=1)
+    costs = []
+    for name in sorted(OBJECTIVES):
+        torch.manual_seed(0)
+        objective = build_objective(name, dim=dim)
+        step = _step(objective, student=start, teacher=teacher)
+        step()
+        seconds = statistics.median(_seconds(step) for _ in range(num_runs))
+        direct = DIRECT.get(name)
+        counted = peak_memory_of_shapes(direct, batch_size=batch_size, dim=dim) / 1e6 if direct else None
+        costs.append(Cost(name, seconds, peak_memory(step) / 1e6, counted))
+    return costs
+
+
+def costs_table(costs: list[Cost]) -> str:
+    """One line an objective, in Markdown."""
+    lines = ["| objective | seconds a step | peak MB | direct formula, MB | ratio |", "|---|---|---|---|---|"]
+    for cost in costs:
+        direct = "" if cost.direct_megabytes is None else f"{cost.direct_megabytes:,.0f}"
+        ratio = "" if cost.direct_megabytes is None else f"{cost.direct_megabytes / cost.megabytes:.1f}"
+        lines.append(f"| `{cost.name}` | {cost.seconds:.2f} | {cost.megabytes:,.0f} | {direct} | {ratio} |")
+    return "\n".join(lines)
+
+
+def peak_memory_of_shapes(loss: Loss, *, batch_size: int, dim: int) -> int:
+    """Most bytes that forward and backward of a loss hold at a time, counted without holding them.
+
+    The loss runs on tensors that have shapes and no content, so that it may be larger than any machine.
+    """
+    student = torch.empty(batch_size, dim, device="meta", requires_grad=True)
+    teacher = torch.empty(batch_size, dim, device="meta")
+    with _Storages() as storages:
+        torch.autograd.grad(loss(student=student, teacher=teacher), student)
+        peak: int = storages.peak
+    return peak
+
+
+class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the storages that are alive."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._alive: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation, and note the storages of what it returns."""
+        result = function(*args, **(kwargs or {}))
+        given = {_identity(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and _identity(leaf) not in given | self._alive.keys():
+                storage = leaf.untyped_storage()
+                self._alive[_identity(leaf)] = storage.nbytes()
+                weakref.finalize(storage, self._alive.pop, _identity(leaf), None)
+        self.peak = max(self.peak, sum(self._alive.values()))
+        return result
+
+
+def _identity(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _direct_queue(*, student: Tensor, teacher: Tensor) -> Tensor:
+    """Scores against a queue as published code has them: the queue copied, own score and queue scores joined."""
+    queue = torch.empty(65536, student.shape[1], device=student.device)
+    copied = queue.clone()
+    student, teacher = functional.normalize(student, dim=1), functional.normalize(teacher, dim=1)
+    own = (student * teacher).sum(dim=1, keepdim=True)
+    scores = torch.cat([own, student @ copied.T], dim=1) / 0.07
+    with torch.no_grad():
+        own_teacher = (teacher * teacher).sum(dim=1, keepdim=True)
+        target = functional.softmax(torch.cat([own_teacher, teacher @ copied.T], dim=1) / 1e-4, dim=1)
+    return -(target * functional.log_softmax(scores, dim=1)).sum(dim=1).mean()
+
+
+DIRECT: dict[str, Loss] = {"rkd": direct_rkd, "seed": _direct_queue}
+
+
+def _step(objective: torch.nn.Module, *, student: Tensor, teacher: Tensor) -> Callable[[], object]:
+    def step() -> None:
+        leaf = student.clone().requires_grad_()
+        objective.zero_grad(set_to_none=True)
+        objective(student=leaf, teacher=teacher).backward()
+
+    return step
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start

@@ -1,0 +1,146 @@
+"""Objectives against one another on real pairs: equal data, student and steps; run again, it goes on where it stood."""
+
+import argparse
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.log import show_log
+from pipeline.runner import context_of, run_stage
+from pipeline.stage import Context
+from pipeline.store import Artifact, Store
+from stages import STAGES
+from stages.distill.stage import STAGE as DISTILL
+from stages.distill.stage import DistillInputs, DistillParams
+from stages.encode_teacher.stage import STAGE as ENCODE_TEACHER
+from stages.encode_teacher.stage import EncodeInputs, EncodeParams
+from stages.evaluate.stage import STAGE as EVALUATE
+from stages.evaluate.stage import EvaluateInputs, EvaluateParams
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What training is told about its objectives.
+
+    Args:
+        losses: values of ``--loss``.
+        options: values of ``--loss-option``.
+    """
+
+    losses: tuple[str, ...]
+    options: tuple[str, ...] = ()
+
+
+DEFAULT = "default"
+RECIPES = {
+    "simreg": Recipe(("simreg=1",)),
+    "rkd": Recipe(("rkd=1",)),
+    "seed": Recipe(("seed=1",)),
+    "compress-1q": Recipe(("compress-1q=1",)),
+    "infonce": Recipe(("infonce=1",)),
+    "proto-rkd": Recipe(("proto-rkd=1",)),
+    "simreg+proto-rkd": Recipe(("simreg=1", "proto-rkd=1")),
+    DEFAULT: Recipe(DistillParams().loss, DistillParams().loss_option),
+}
+
+
+def main() -> None:
+    """Train a student by every recipe and seed, evaluate each, and print what they reached."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes", description=main.__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="Folder with coco22k/ and cifar10/.")
+    parser.add_argument("--teacher", required=True, help="Teacher, by name or folder.")
+    parser.add_argument("--store", type=Path, default=Path("build/recipes"), help="Store of all runs.")
+    parser.add_argument("--recipe", action="append", choices=[*RECIPES], help="Run this one; repeatable. Default: all.")
+    parser.add_argument("--seed", action="append", type=int, help="Train with this one; repeatable. Default: 0 and 1.")
+    parser.add_argument("--student", default="resnet18")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--warmup-steps", type=int, default=50)
+    parser.add_argument("--projection-layers", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("build/recipes.json"), help="Where the figures go.")
+    given = parser.parse_args()
+    show_log()
+    context = context_of(Store(given.store), stages=STAGES)
+    embeddings = run_stage(
+        ENCODE_TEACHER,
+        params=EncodeParams(),
+        inputs=EncodeInputs(manifest=given.data / "coco22k" / "train.tsv", teacher=given.teacher),
+        runtime=ENCODE_TEACHER.runtime(),
+        context=context,
+    ).artifact
+    results: dict[str, list[dict[str, float]]] = {}
+    for seed in given.seed or (0, 1):
+        for name in given.recipe or RECIPES:
+            params = DistillParams(
+                student=given.student,
+                image_size=given.image_size,
+                projection_layers=given.projection_layers,
+                loss=RECIPES[name].losses,
+                loss_option=RECIPES[name].options,
+                epochs=given.epochs,
+                batch_size=given.batch_size,
+                lr=given.lr,
+                warmup_steps=given.warmup_steps,
+                seed=seed,
+            )
+            metrics = _train_and_measure(params, embeddings, data=given.data, context=context)
+            results.setdefault(name, []).append(metrics)
+            settings = {key: value for key, value in vars(given).items() if isinstance(value, int | float | str)}
+            given.out.parent.mkdir(parents=True, exist_ok=True)
+            given.out.write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
+    print(table(results))
+
+
+def table(results: dict[str, list[dict[str, float]]]) -> str:
+    """One line a recipe in Markdown: means over the seeds, and the mean recall of each seed."""
+    columns = {
+        "text to image R@10": "test/text_to_image/recall@10",
+        "image to text R@10": "test/image_to_text/recall@10",
+        "zero-shot top-1": "cifar10/zero_shot/top1",
+        "kNN top-1": "cifar10/knn/top1",
+    }
+    lines = [f"| recipe | mean recall | of each seed | {' | '.join(columns)} |", "|---" * (3 + len(columns)) + "|"]
+    for name, runs in results.items():
+        recalls = [run["test/mean_recall"] for run in runs]
+        means = [_mean(run[metric] for run in runs) for metric in columns.values()]
+        each = ", ".join(f"{recall:.2f}" for recall in recalls)
+        lines.append(f"| `{name}` | {_mean(recalls)} | {each} | {' | '.join(means)} |")
+    return "\n".join(lines)
+
+
+def _train_and_measure(
+    params: DistillParams, embeddings: Artifact, *, data: Path, context: Context
+) -> dict[str, float]:
+    student = run_stage(
+        DISTILL,
+        params=params,
+        inputs=DistillInputs(embeddings=str(embeddings.path)),
+        runtime=DISTILL.runtime(),
+        context=context,
+    ).artifact
+    cifar = str(data / "cifar10")
+    measured = run_stage(
+        EVALUATE,
+        params=EvaluateParams(),
+        inputs=EvaluateInputs(
+            student=str(student.path),
+            retrieval=(str(data / "coco22k" / "test.tsv"),),
+            zero_shot=(f"{cifar}/test",),
+            knn=(cifar,),
+        ),
+        runtime=EVALUATE.runtime(),
+        context=context,
+    )
+    return dict(measured.artifact.record.metrics)
+
+
+def _mean(values: Any) -> str:
+    return f"{statistics.fmean(values):.2f}"
+
+
+if __name__ == "__main__":
+    main()

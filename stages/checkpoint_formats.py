@@ -1,0 +1,155 @@
+"""Files of weights that others wrote: read without running anything, and told apart by their keys."""
+
+import argparse
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.student_checkpoint import IMAGENET_MEAN, IMAGENET_STD
+
+_CONTAINERS = ("classy_state_dict", "base_model", "model", "trunk", "state_dict", "model_state_dict")
+# Names in torchvision's published files that its loaders put right: of densenet's layers, and of vit's.
+_OLD_NAMES = (
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
+)
+
+
+@dataclass(frozen=True)
+class CheckpointFormat:
+    """Whose file it is, and where in it the backbone lies.
+
+    Args:
+        name: What people call it.
+        prefix: What the keys of the backbone begin with; all others belong to something else.
+        mark: What some key begins with in this format alone; the prefix, unless others have it too.
+        dropped: What keys of heads begin with, after the prefix.
+        mean: Of each RGB channel, subtracted from the pictures in training.
+        std: Of each RGB channel, divided by.
+    """
+
+    name: str
+    prefix: str
+    mark: str = ""
+    dropped: tuple[str, ...] = ()
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def fits(self, keys: list[str]) -> bool:
+        """Tell whether keys are of this format."""
+        return any(key.startswith(self.mark or self.prefix) for key in keys)
+
+    def strip(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keep the backbone, under torchvision's names of today."""
+        dropped = tuple(self.prefix + head for head in self.dropped)
+        return {
+            _rename(key.removeprefix(self.prefix)): value
+            for key, value in tensors.items()
+            if key.startswith(self.prefix) and not key.startswith(dropped)
+        }
+
+
+_SWAV_STD = (0.228, 0.224, 0.225)  # sic: SwAV's own training code divides red by 0.228
+
+OPEN_CLIP = "OpenCLIP"
+PROTORKD = "ProtoRKD student"
+TORCHVISION = CheckpointFormat("torchvision", "")
+
+# The first that fits is taken; what begins alike stands with the longer beginning first.
+FORMATS = (
+    CheckpointFormat("MoCo v1 or v2", "module.encoder_q."),
+    CheckpointFormat("MoCo v3", "module.base_encoder."),
+    CheckpointFormat("SimCLR of SEED", "module.module.module."),
+    CheckpointFormat("SEED student", "module.student."),
+    CheckpointFormat("SimCLR of VISSL", "_feature_blocks."),
+    CheckpointFormat(PROTORKD, "backbone."),
+    CheckpointFormat(OPEN_CLIP, "module.visual."),
+    CheckpointFormat(OPEN_CLIP, "visual."),
+    *(
+        CheckpointFormat("SwAV or DeepCluster-v2", "module.", mark, ("projection_head.", "prototypes"), std=_SWAV_STD)
+        for mark in ("module.projection_head.", "module.prototypes")
+    ),
+    CheckpointFormat("torchvision in DataParallel", "module."),
+)
+
+
+def recognise(tensors: Mapping[str, Tensor]) -> CheckpointFormat:
+    """Tell whose file it is; keys without any known beginning are taken to be torchvision's own."""
+    keys = list(tensors)
+    return next((one for one in FORMATS if one.fits(keys)), TORCHVISION)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from safetensors or from what ``torch.save`` wrote, whatever else lies around it.
+
+    Raises:
+        ProtoRKDError: If there is no such file, it is damaged, holds no tensors by name, or needs code to be run.
+    """
+    if not path.is_file():
+        raise ProtoRKDError(f"--init-from must be a file of weights; got {path}, which is no file. Mend the path.")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        with torch.serialization.safe_globals(_harmless_globals()):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ProtoRKDError(
+            f"{path} must hold tensors and plain values alone; got {_describe_code(path, error)}, and nothing of it "
+            "was run. Where you trust the file, load it yourself and torch.save its state dict alone."
+        ) from error
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ProtoRKDError(f"{path} must be a whole file of weights; got {error}. Fetch it again.") from error
+    tensors = _find_tensors(checkpoint)
+    if not tensors:
+        keys = ", ".join(str(key) for key in checkpoint) if isinstance(checkpoint, Mapping) else type(checkpoint)
+        raise ProtoRKDError(
+            f"{path} must hold tensors by name, bare or under one of {', '.join(_CONTAINERS)}; got {keys}."
+        )
+    return tensors
+
+
+def _find_tensors(checkpoint: object) -> dict[str, Tensor]:
+    if not isinstance(checkpoint, Mapping):
+        return {}
+    for name in _CONTAINERS:
+        if found := _find_tensors(checkpoint.get(name)):
+            return found
+    return {str(key): value for key, value in checkpoint.items() if isinstance(value, Tensor)}
+
+
+def _harmless_globals() -> list[Any]:
+    """Types beside tensors that training scripts save: their options, and numbers of numpy."""
+    scalar = np.float64(0).__reduce__()[0]
+    return [
+        argparse.Namespace,
+        np.dtype,
+        *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"},
+        *((scalar, f"{module}.multiarray.scalar") for module in ("numpy.core", "numpy._core")),
+    ]
+
+
+def _describe_code(path: Path, error: pickle.UnpicklingError) -> str:
+    """Name what would have been called; torch's own message is not for users, for it says how to call it."""
+    try:
+        with torch.serialization.safe_globals(_harmless_globals()):
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (ValueError, RuntimeError, pickle.UnpicklingError):  # the format of before 2020, which it does not read
+        names = re.findall(r"GLOBAL (\S+)", str(error))
+    return f"calls of {', '.join(names)}" if names else "other things"
+
+
+def _rename(key: str) -> str:
+    for old, new in _OLD_NAMES:
+        key = old.sub(new, key)
+    return key

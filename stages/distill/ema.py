@@ -1,0 +1,60 @@
+"""A running mean of the student's weights, which is often the better student."""
+
+import copy
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from stages.student import Student
+
+
+class EMA(nn.Module):
+    """A second student whose weights follow the first one's as an exponential moving average.
+
+    After its update number n, from 0, the mean has the decay min(decay, (1 + n) / (10 + n)), so that the first random
+    weights are soon forgotten. The running statistics of batch normalisation are averaged like weights, for they belong
+    to the averaged weights more than the last batch's do; whole numbers are copied. Ranks that start from the same
+    weights and take the same steps hold the same mean, without a word between them.
+
+    Args:
+        student: copied, with its device and memory format. Copy before it is compiled or wrapped.
+        decay: of the mean, from 0 to below 1; the mean looks back over some 1 / (1 - decay) steps.
+    """
+
+    shadow: Student
+    """The averaged student, in eval mode and without gradients."""
+
+    def __init__(self, student: Student, *, decay: float) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be from 0 to below 1; got {decay}.")
+        self.shadow = copy.deepcopy(student).requires_grad_(False).eval()
+        self._decay = decay
+        self._num_updates = 0
+
+    @torch.no_grad()
+    def update(self, student: nn.Module) -> None:
+        """Move the mean towards the student; call it after every optimizer step."""
+        decay = min(self._decay, (1 + self._num_updates) / (10 + self._num_updates))
+        self._num_updates += 1
+        means, values = list(_tensors(self.shadow)), list(_tensors(student))
+        floats = [index for index, mean in enumerate(means) if mean.is_floating_point()]
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        average([means[index] for index in floats], [values[index] for index in floats], None)
+        for mean, value in zip(means, values, strict=True):
+            if not mean.is_floating_point():
+                mean.copy_(value)
+
+    def get_extra_state(self) -> Tensor:
+        """The number of updates, for the state dict."""
+        return torch.tensor(self._num_updates)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the number of updates back."""
+        self._num_updates = int(state)
+
+
+def _tensors(module: nn.Module) -> chain[Tensor]:
+    return chain(module.parameters(), module.buffers())

@@ -1,0 +1,90 @@
+"""DINO: the student's assignment to trainable prototypes follows the teacher's, centred and sharpened."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from data_schemas.errors import ProtoRKDError
+from stages.distill.objectives.embeddings import check_same_shape, unit_rows
+from stages.distill.objectives.queue import check_above_zero
+
+
+class DINOLoss(nn.Module):
+    """Assign each image to prototypes as its caption is assigned, after a running centre is taken off.
+
+    Caron et al., DINO, 2021, arXiv:2104.14294: cross-entropy of softmax((P t - c) / teacher_temperature) and
+    softmax(P s / student_temperature), averaged over the batch. c, the running mean of P t over earlier batches,
+    starts at 0 and keeps a few prototypes from taking all captions.
+
+    We depart from the paper in that the teacher is a constant text model and no average of the student: P is the only
+    layer of its head, rows of unit length (its weight normalisation), and both sides score against the same P, as the
+    student last changed it. The teacher's side gives P no gradient, and its temperature does not warm up.
+
+    Args:
+        dim: Width of the embeddings.
+        num_prototypes: Rows of P; each costs dim float32, and again as much for gradient and optimizer each.
+        teacher_temperature: Of the target; lower is sharper.
+        student_temperature: Of the student's scores.
+        momentum: Share of the centre that a batch leaves in place; 1 never moves it.
+
+    Raises:
+        ProtoRKDError: If num_prototypes is below 2, a temperature is not finite and above 0, or the momentum is not
+            from 0 to 1.
+
+    Shapes:
+        student: (batch, dim), float, any scale.
+        teacher: (batch, dim), float, any scale; gets no gradient.
+        returns: (), float32, at least 0.
+    """
+
+    centre: Tensor
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_prototypes: int = 65536,
+        teacher_temperature: float = 0.04,
+        student_temperature: float = 0.1,
+        momentum: float = 0.9,
+    ) -> None:
+        super().__init__()
+        check_above_zero("dino", teacher_temperature=teacher_temperature, student_temperature=student_temperature)
+        check_prototype_options("dino", num_prototypes=num_prototypes, momentum=momentum)
+        self.teacher_temperature = teacher_temperature
+        self.student_temperature = student_temperature
+        self.momentum = momentum
+        self.prototypes = random_prototypes(num_prototypes, dim)
+        self.register_buffer("centre", torch.zeros(num_prototypes))
+
+    def forward(self, *, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the mean cross-entropy; in training, move the centre after that."""
+        check_same_shape(student=student, teacher=teacher)
+        with torch.autocast(student.device.type, enabled=False):
+            prototypes = unit_rows(self.prototypes)
+            student, teacher = unit_rows(student).to(prototypes.dtype), unit_rows(teacher).to(prototypes.dtype)
+            with torch.no_grad():
+                scores = teacher @ prototypes.T  # (batch, num_prototypes)
+                assignment = ((scores - self.centre) / self.teacher_temperature).softmax(dim=1)
+                if self.training:
+                    self.centre.lerp_(scores.mean(dim=0), 1 - self.momentum)
+            return cross_entropy((student / self.student_temperature) @ prototypes.T, assignment)
+
+
+def random_prototypes(num_prototypes: int, dim: int) -> nn.Parameter:
+    """Random directions from torch's global generator, (num_prototypes, dim), float32; training may change lengths."""
+    return nn.Parameter(unit_rows(torch.randn(num_prototypes, dim)))
+
+
+def check_prototype_options(objective: str, *, num_prototypes: int, momentum: float) -> None:
+    """Refuse what leaves nothing to assign to, or makes a running mean diverge.
+
+    Raises:
+        ProtoRKDError: If num_prototypes is below 2 or the momentum is not from 0 to 1.
+    """
+    if num_prototypes < 2:
+        raise ProtoRKDError(
+            f"num_prototypes of {objective} must be at least 2; got {num_prototypes}. The default is 65536."
+        )
+    if not 0 <= momentum <= 1:
+        raise ProtoRKDError(f"momentum of {objective} must be from 0 to 1; got {momentum}. The default is 0.9.")

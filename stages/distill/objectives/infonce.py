@@ -1,0 +1,170 @@
+"""InfoNCE: of all captions of the batch, each image is to find its own, and each caption its image."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad
+
+from data_schemas.errors import ProtoRKDError
+from stages.distill.objectives.embeddings import check_same_shape, full_precision, unit_rows
+from stages.distill.objectives.queue import CorpusDraw, check_above_zero
+from stages.distill.objectives.space import Corpus
+
+
+class InfoNCELoss(nn.Module):
+    """Contrast each pair with all other pairs of the batch, in both directions.
+
+    Radford et al., CLIP, 2021, arXiv:2103.00020: cross-entropy of scale * s t^T against the diagonal, along rows and
+    along columns, the mean of both. The scale is learnt through its logarithm and brought back to ``max_scale`` before
+    a step uses it, so that its gradient does not vanish there.
+
+    We depart from the paper in that the teacher is constant: every caption of the corpus can be a negative at the cost
+    of a look-up. ``corpus_negatives`` of them, others at every step, join those that an image is told from; captions
+    have no more images to be told from.
+
+    Args:
+        corpus: All teacher embeddings; needed for corpus_negatives.
+        temperature: Inverse of the scale; where it is learnt, of the first step.
+        learn_temperature: Learn the scale; otherwise it stays.
+        max_scale: The scale never exceeds it.
+        label_smoothing: Share of the target that is spread evenly over all that is compared.
+        merge_duplicates: Equal captions of the batch share the target, instead of being negatives of one another.
+        corpus_negatives: Captions drawn from the corpus at each step; each costs dim and a few times batch float32.
+
+    Raises:
+        ProtoRKDError: If a number is out of range, or corpus_negatives is above 0 without a corpus.
+
+    Shapes:
+        student: (batch, dim), float, any scale.
+        teacher: (batch, dim), float, any scale; gets no gradient.
+        rows: (batch,), int64: the corpus row of each caption; without them equal embeddings are equal captions, and
+            a pair's own caption may be drawn as its negative.
+        returns: (), float32, at least 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        corpus: Corpus | None = None,
+        temperature: float = 0.07,
+        learn_temperature: bool = True,
+        max_scale: float = 100.0,
+        label_smoothing: float = 0.0,
+        merge_duplicates: bool = False,
+        corpus_negatives: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ProtoRKDError(f"label_smoothing of infonce must be at least 0 and below 1; got {label_smoothing}.")
+        self.logit_scale = new_logit_scale(
+            "infonce", temperature=temperature, learn_temperature=learn_temperature, max_scale=max_scale
+        )
+        self.max_scale = max_scale
+        self.label_smoothing = label_smoothing
+        self.merge_duplicates = merge_duplicates
+        self.negatives = _draw_from(corpus, corpus_negatives) if corpus_negatives else None
+
+    def forward(self, *, student: Tensor, teacher: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return the mean of both directions' cross-entropies; in training, go on to the next negatives after that."""
+        check_same_shape(student=student, teacher=teacher)
+        with torch.autocast(student.device.type, enabled=False):
+            student = bounded_scale(self.logit_scale, self.max_scale, training=self.training) * unit_rows(student)
+            if self.merge_duplicates:
+                positives = same_captions(teacher, rows)
+            else:
+                positives = torch.eye(len(teacher), dtype=torch.bool, device=teacher.device)
+            teacher = unit_rows(teacher.detach()).to(student.dtype)
+            logits = student @ teacher.T
+            to_image = positive_loss(logits.T, positives, label_smoothing=self.label_smoothing)
+            if self.negatives is None:
+                to_text = positive_loss(logits, positives, label_smoothing=self.label_smoothing)
+            else:
+                keys, key_rows = self.negatives.keys()
+                is_own = None if rows is None else pad(rows[:, None] == key_rows, (len(teacher), 0))
+                to_text = positive_loss(
+                    torch.cat([logits, student @ keys.to(student.dtype).T], dim=1),  # (batch, batch + negatives)
+                    pad(positives, (0, len(keys))),
+                    label_smoothing=self.label_smoothing,
+                    left_out=is_own,
+                )
+                if self.training:
+                    self.negatives.advance(teacher)
+            return (to_text + to_image) / 2
+
+
+def positive_loss(
+    logits: Tensor, positives: Tensor, *, label_smoothing: float = 0.0, left_out: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of each row's scores against its positives in equal shares, averaged over rows.
+
+    Args:
+        logits: Scaled scores.
+        positives: Which columns are positives of a row; each row has one at least.
+        label_smoothing: Share of the target that is spread evenly over all columns.
+        left_out: Which columns a row does without; none of them a positive.
+
+    Shapes:
+        logits: (rows, columns).
+        positives, left_out: (rows, columns), bool.
+        returns: ().
+    """
+    wanted = _even_shares(positives, logits.dtype)
+    if label_smoothing:
+        compared = torch.ones_like(positives) if left_out is None else ~left_out
+        wanted = wanted.lerp(_even_shares(compared, logits.dtype), label_smoothing)
+    if left_out is not None:
+        logits = logits.masked_fill(left_out, torch.finfo(logits.dtype).min)  # -inf * 0 would be no number
+    return cross_entropy(logits, wanted)
+
+
+def same_captions(teacher: Tensor, rows: Tensor | None) -> Tensor:
+    """Say which pairs have the same caption: by corpus row, or where those are unknown, by equal embeddings.
+
+    Shapes:
+        teacher: (batch, dim).
+        rows: (batch,), int64.
+        returns: (batch, batch), bool; the diagonal is true.
+    """
+    if rows is None:
+        _, rows = torch.unique(full_precision(teacher.detach()), dim=0, return_inverse=True)
+    return rows[:, None] == rows
+
+
+def new_logit_scale(objective: str, *, temperature: float, learn_temperature: bool, max_scale: float) -> nn.Parameter:
+    """Make the logarithm of the scale that a temperature stands for; a parameter that trains if it is to be learnt.
+
+    Raises:
+        ProtoRKDError: If a number is not finite and above 0, or the temperature is below 1 / max_scale.
+    """
+    check_above_zero(objective, temperature=temperature, max_scale=max_scale)
+    if 1 / temperature > max_scale:
+        raise ProtoRKDError(
+            f"temperature of {objective} must be at least 1 / max_scale, {1 / max_scale:g}; got {temperature}. "
+            "Start higher, or raise max_scale."
+        )
+    return nn.Parameter(torch.tensor(-math.log(temperature)), requires_grad=learn_temperature)
+
+
+def bounded_scale(logit_scale: Tensor, max_scale: float, *, training: bool) -> Tensor:
+    """Return the scale; in training the parameter itself is brought back first, as CLIP's authors do after a step."""
+    if not training:
+        return logit_scale.clamp(max=math.log(max_scale)).exp()
+    with torch.no_grad():
+        logit_scale.clamp_(max=math.log(max_scale))
+    return logit_scale.exp()
+
+
+def _even_shares(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return mask.to(dtype) / mask.sum(dim=1, keepdim=True)
+
+
+def _draw_from(corpus: Corpus | None, size: int) -> CorpusDraw:
+    if size < 0:
+        raise ProtoRKDError(f"corpus_negatives of infonce must not be negative; got {size}. 0 draws none.")
+    if corpus is None:
+        raise ProtoRKDError(
+            f"corpus_negatives of infonce must be 0 where no corpus of teacher embeddings is given; got {size}. "
+            "Pass corpus=, or leave the option out."
+        )
+    return CorpusDraw(corpus, size)

@@ -1,0 +1,74 @@
+"""ProtoCPC: assignment to trainable prototypes as a contrastive objective, with a running prior over them."""
+
+import torch
+from torch import Tensor, nn
+
+from stages.distill.objectives.dino import check_prototype_options, random_prototypes
+from stages.distill.objectives.embeddings import check_same_shape, unit_rows
+from stages.distill.objectives.queue import check_above_zero
+
+
+class ProtoCPCLoss(nn.Module):
+    """Assign each image to prototypes as its caption is, more than captions are on average.
+
+    Lee, ProtoCPC, 2021, arXiv:2112.11390. With p = softmax(P t / teacher_temperature), scores z = P s /
+    student_temperature and a prior over prototypes: logsumexp(z + log prior) - p.z, averaged over the batch. The prior
+    is the running mean of num_prototypes * p over earlier batches and starts at 1, where the loss is the
+    cross-entropy of `DINOLoss` without a centre. The best scores are log(p / prior), so a prototype that all captions
+    share tells nothing, and cannot attract the student.
+
+    We depart from the paper in that the teacher is a constant text model, P is the only layer of its head, rows of unit
+    length, and both sides score against the same P; the teacher's side gives P no gradient. Targets are the softmax
+    alone, without Sinkhorn's iterations, and the teacher's temperature does not warm up.
+
+    Args:
+        dim: Width of the embeddings.
+        num_prototypes: Rows of P; each costs dim float32, and again as much for gradient and optimizer each.
+        teacher_temperature: Of the target; lower is sharper.
+        student_temperature: Of the student's scores.
+        momentum: Share of the prior that a batch leaves in place; 1 keeps it uniform.
+
+    Raises:
+        ProtoRKDError: If num_prototypes is below 2, a temperature is not finite and above 0, or the momentum is not
+            from 0 to 1.
+
+    Shapes:
+        student: (batch, dim), float, any scale.
+        teacher: (batch, dim), float, any scale; gets no gradient.
+        returns: (), float32; can be negative.
+    """
+
+    prior: Tensor
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_prototypes: int = 65536,
+        teacher_temperature: float = 0.04,
+        student_temperature: float = 0.1,
+        momentum: float = 0.9,
+    ) -> None:
+        super().__init__()
+        check_above_zero("protocpc", teacher_temperature=teacher_temperature, student_temperature=student_temperature)
+        check_prototype_options("protocpc", num_prototypes=num_prototypes, momentum=momentum)
+        self.teacher_temperature = teacher_temperature
+        self.student_temperature = student_temperature
+        self.momentum = momentum
+        self.prototypes = random_prototypes(num_prototypes, dim)
+        self.register_buffer("prior", torch.ones(num_prototypes))
+
+    def forward(self, *, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the mean loss; in training, move the prior after that."""
+        check_same_shape(student=student, teacher=teacher)
+        with torch.autocast(student.device.type, enabled=False):
+            prototypes = unit_rows(self.prototypes)
+            student, teacher = unit_rows(student).to(prototypes.dtype), unit_rows(teacher).to(prototypes.dtype)
+            with torch.no_grad():
+                assignment = ((teacher / self.teacher_temperature) @ prototypes.T).softmax(dim=1)
+                # A prototype that no caption is near fades below what float32 holds; its logarithm stays finite.
+                log_prior = self.prior.clamp(min=torch.finfo(self.prior.dtype).tiny).log()
+                if self.training:
+                    self.prior.lerp_(len(self.prior) * assignment.mean(dim=0), 1 - self.momentum)
+            scores = (student / self.student_temperature) @ prototypes.T  # (batch, num_prototypes)
+            return (torch.logsumexp(scores + log_prior, dim=1) - (assignment * scores).sum(dim=1)).mean()

@@ -1,0 +1,126 @@
+"""One optimizer step: pictures and targets of one or more micro-batches, on one process or many."""
+
+import contextlib
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from stages.distill.objectives import WeightedObjectives
+from stages.distill.optimizer import trained_parameters
+from stages.ranks import Ranks
+from stages.transforms import Normalize
+
+
+class TrainingStep:
+    """Forward, loss over the batch of all ranks, backward; then, once a step, the optimizer.
+
+    Args:
+        student: trained in place.
+        objectives: trained in place where they have parameters; every rank computes them over the gathered batch, so
+            that their state is the same on all ranks.
+        optimizer: over the parameters of both.
+        ranks: who trains together.
+        normalize: from bytes to the student's input.
+        in_precision: a maker of contexts for the student's matrix products.
+        loss_scaler: for fp16.
+        max_grad_norm: longer gradients are scaled down to this norm; 0 leaves them.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        objectives: WeightedObjectives,
+        optimizer: torch.optim.Optimizer,
+        *,
+        ranks: Ranks,
+        normalize: Normalize,
+        in_precision: Callable[[], AbstractContextManager[object]],
+        loss_scaler: torch.amp.GradScaler,
+        max_grad_norm: float,
+    ) -> None:
+        self._student = student
+        self._forward = _parallel(student, ranks)
+        self._objectives = objectives
+        self._optimizer = optimizer
+        self._ranks = ranks
+        self._normalize = normalize
+        self._in_precision = in_precision
+        self._loss_scaler = loss_scaler
+        self._max_grad_norm = max_grad_norm or math.inf
+        self._synced = True
+        self.has_gradients = False
+
+    def accumulate(
+        self, images: Tensor, *, teacher: Tensor, rows: Tensor, labels: Tensor, share: float, last: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add the gradients of a micro-batch, of which every rank gives its part.
+
+        Args:
+            images: this rank's part.
+            teacher: targets of this rank's part.
+            rows: their caption rows.
+            labels: their labels.
+            share: what the micro-batch's loss counts for in the step; all of a step add up to 1.
+            last: whether the optimizer follows; until then ranks need not agree on gradients.
+
+        Shapes:
+            images: (own, 3, size, size), uint8.
+            teacher: (own, dim), float.
+            rows, labels: (own,), int64.
+            returns: the loss, (), float32, and its terms by name; the same on all ranks.
+        """
+        with contextlib.ExitStack() as stack:
+            if not last and isinstance(self._forward, DistributedDataParallel):
+                stack.enter_context(self._forward.no_sync())
+            with self._in_precision():
+                embeddings = self._forward(self._normalize(images))
+            device = embeddings.device
+            loss, terms = self._objectives(
+                student=self._ranks.gather_rows(embeddings.float()),
+                teacher=self._ranks.gather_rows(teacher),
+                rows=self._ranks.gather_rows(rows.to(device)),
+                labels=self._ranks.gather_rows(labels.to(device)),
+            )
+            self._loss_scaler.scale(share * loss).backward()
+        self._synced, self.has_gradients = last, True
+        return loss.detach(), terms
+
+    def update(self, lr: float) -> Tensor:
+        """Move the parameters by what has been accumulated; give the gradient's norm before clipping."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._ranks.average_gradients(self._objectives)
+        if not self._synced:  # the step's last micro-batch was left out, and it was to bring the ranks together
+            self._ranks.average_gradients(self._student)
+            self._synced = True
+        self._loss_scaler.unscale_(self._optimizer)
+        parameters = trained_parameters(self._student, self._objectives)
+        grad_norm = nn.utils.clip_grad_norm_(parameters, self._max_grad_norm)
+        self._loss_scaler.step(self._optimizer)
+        self._loss_scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.has_gradients = False
+        return grad_norm
+
+
+def seed_step(*, seed: int, step: int, rank: int) -> None:
+    """Make dropout a function of seed, step and rank, so that a resumed step draws what an undisturbed one draws."""
+    [number] = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(number >> np.uint64(1)))
+
+
+def _parallel(student: nn.Module, ranks: Ranks) -> nn.Module:
+    if ranks.size == 1:
+        return student
+    device = next(student.parameters()).device
+    return DistributedDataParallel(
+        student,
+        device_ids=[device] if device.type == "cuda" else None,
+        process_group=ranks.group,
+        gradient_as_bucket_view=True,
+    )

@@ -1,0 +1,142 @@
+"""What a set of prototypes looks like: how many captions each has, and which lie at the heart of some of them."""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jinja2 import Environment, StrictUndefined
+from numpy.typing import NDArray
+
+from data_schemas.prototypes import UNASSIGNED, Prototypes
+
+GROUPS = {
+    "largest": ("The largest", "What most captions are about."),
+    "smallest": ("The smallest", "What hardly any caption is about; empty prototypes are left out."),
+    "tightest": ("The tightest", "Captions most alike, among the prototypes of at least median size."),
+    "spread": ("Across all sizes", "Spread evenly, from large to small."),
+}
+PROTOTYPES_PER_GROUP = 6
+CAPTIONS_PER_PROTOTYPE = 8
+
+
+def build_report(
+    prototypes: Prototypes,
+    *,
+    captions: pa.Array,
+    embeddings_digest: str,
+    num_fitted: int,
+    mean_cosines: Sequence[float],
+) -> dict[str, Any]:
+    """Sum up prototypes and their captions. Holds no time, host or path: equal prototypes give equal reports.
+
+    Args:
+        prototypes: at least one of them with a caption.
+        captions: all distinct captions, by row.
+        embeddings_digest: of the artifact that the captions come from.
+        num_fitted: captions that k-means saw.
+        mean_cosines: of these with their nearest centroid, iteration by iteration.
+    """
+    sizes = prototypes.sizes
+    filled = sizes[sizes > 0]
+    is_known = prototypes.assignment != UNASSIGNED
+    sums = np.bincount(
+        prototypes.assignment[is_known],
+        weights=prototypes.cosines[is_known].astype(np.float64),
+        minlength=len(sizes),
+    )
+    means = sums / np.maximum(sizes, 1)
+    hearts = _Hearts(prototypes)
+    return {
+        "embeddings": embeddings_digest,
+        "dim": prototypes.centroids.shape[1],
+        "num_captions": len(prototypes.assignment),
+        "num_zero_captions": int((~is_known).sum()),
+        "num_fitted_captions": num_fitted,
+        "num_prototypes": len(sizes),
+        "num_empty": int((sizes == 0).sum()),
+        "sizes": sorted(sizes.tolist(), reverse=True),
+        "smallest_size": int(filled.min()),
+        "median_size": float(np.median(filled)),
+        "largest_size": int(filled.max()),
+        "mean_cosine": float(sums.sum() / filled.sum()),
+        "mean_cosine_by_iteration": list(mean_cosines),
+        "examples": [
+            {
+                "group": group,
+                "prototype": number,
+                "size": int(sizes[number]),
+                "mean_cosine": float(means[number]),
+                "captions": [
+                    {"row": row, "caption": captions[row].as_py(), "cosine": float(prototypes.cosines[row])}
+                    for row in hearts.rows(number, CAPTIONS_PER_PROTOTYPE)
+                ],
+            }
+            for group, numbers in choose_examples(sizes, means).items()
+            for number in numbers
+        ],
+    }
+
+
+def choose_examples(sizes: NDArray[np.int64], means: NDArray[np.float64]) -> dict[str, list[int]]:
+    """Choose prototypes to show, by group; none twice, and no empty one.
+
+    Args:
+        sizes: captions of each prototype.
+        means: their mean cosine with it.
+    """
+    numbers = np.flatnonzero(sizes)
+    by_size = numbers[np.lexsort((numbers, -sizes[numbers]))]
+    common = numbers[sizes[numbers] >= np.median(sizes[numbers])]
+    by_mean = common[np.lexsort((common, -means[common]))]
+    chosen: dict[str, list[int]] = {}
+    for group, order in (("largest", by_size), ("smallest", by_size[::-1]), ("tightest", by_mean)):
+        chosen[group] = _without(order, chosen)[:PROTOTYPES_PER_GROUP]
+    left = _without(by_size, chosen)
+    num = min(PROTOTYPES_PER_GROUP, len(left))
+    chosen["spread"] = [left[int((place + 0.5) * len(left) / num)] for place in range(num)]
+    return chosen
+
+
+def render_page(report: Mapping[str, Any]) -> str:
+    """Write the page of a report: one HTML file that loads nothing and runs nothing; all captions are escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(cosine=_cosine, thousands="{:,}".format)
+    template = environment.from_string(files(__package__).joinpath("report.html").read_text("utf-8"))
+    return template.render(report=report, bins=size_bins(report["sizes"]), groups=GROUPS)
+
+
+def size_bins(sizes: Sequence[int]) -> list[tuple[str, int]]:
+    """Count prototypes by size: none, 1, 2 to 3, 4 to 7 and so on, each range twice as wide as the one before.
+
+    Example:
+        >>> size_bins([5, 4, 1, 1, 0])
+        [('0', 1), ('1', 2), ('2 to 3', 0), ('4 to 7', 2)]
+    """
+    widths = [int(size).bit_length() for size in sizes]
+    labels = ["0", "1", *(f"{1 << (width - 1):,} to {(1 << width) - 1:,}" for width in range(2, max(widths) + 1))]
+    first = 0 if 0 in widths else 1
+    return [(labels[width], widths.count(width)) for width in range(first, max(widths) + 1)]
+
+
+class _Hearts:
+    """Finds the captions of a prototype, the nearest to its centroid first, the earlier row first among equals."""
+
+    def __init__(self, prototypes: Prototypes) -> None:
+        self._order = np.lexsort((-prototypes.cosines, prototypes.assignment))  # stable
+        self._sorted = prototypes.assignment[self._order]
+
+    def rows(self, number: int, num: int) -> list[int]:
+        start, stop = np.searchsorted(self._sorted, (number, number + 1))
+        found: list[int] = self._order[start : min(stop, start + num)].tolist()
+        return found
+
+
+def _without(order: NDArray[np.int64], chosen: Mapping[str, list[int]]) -> list[int]:
+    taken = {number for numbers in chosen.values() for number in numbers}
+    return [number for number in order.tolist() if number not in taken]
+
+
+def _cosine(value: float) -> str:
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")

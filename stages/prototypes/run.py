@@ -1,0 +1,155 @@
+"""What the prototypes stage does, put together: rows, k-means, assignment, report, page."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import write_atomic
+from data_schemas.pair_index import CAPTIONS_NAME, read_captions
+from data_schemas.prototypes import PAGE_NAME, UNASSIGNED, Prototypes, write_report
+from data_schemas.teacher_embeddings import ARRAY_NAME, TeacherEmbeddings
+from pipeline.draft import Draft
+from pipeline.log import log
+from pipeline.stage import Result
+from pipeline.store import Artifact
+from stages.device import choose_device
+from stages.prototypes.kmeans import assign, fit_prototypes
+from stages.prototypes.report import build_report, render_page
+from stages.ranking import TEACHER_REMEDY, unit_rows
+
+if TYPE_CHECKING:
+    from stages.prototypes.stage import PrototypesParams, PrototypesRuntime
+
+
+def make_prototypes(
+    params: "PrototypesParams", runtime: "PrototypesRuntime", *, embeddings: Artifact, draft: Draft
+) -> Result:
+    """Cluster an artifact of embeddings into a draft. Captions with the zero vector take no part.
+
+    Raises:
+        ProtoRKDError: the embeddings are damaged, or there are fewer captions than prototypes.
+    """
+    device = choose_device(runtime.device)
+    embeddings.require_whole((ARRAY_NAME, CAPTIONS_NAME), read=True)
+    table = TeacherEmbeddings.open(embeddings.path)
+    known = known_captions(table)
+    if num_zero := table.rows - len(known):
+        log.info("prototypes: %d captions are left out, for the teacher knows no word of them", num_zero)
+    check_enough(params.num_prototypes, num_captions=len(known), num_zero=num_zero)
+    fitted = _draw(known, params.captions_per_prototype * params.num_prototypes, seed=params.seed)
+    fit = fit_prototypes(
+        _unit_table(table, fitted),
+        num_prototypes=params.num_prototypes,
+        iterations=params.iterations,
+        restarts=params.restarts,
+        seed=params.seed,
+        method=params.method,
+        device=device,
+    )
+    prototypes = _assign_all(table, known, fit.centroids, device=device)
+    prototypes.write(draft.path)
+    report = build_report(
+        prototypes,
+        captions=read_captions(embeddings.path),
+        embeddings_digest=embeddings.record.digest,
+        num_fitted=len(fitted),
+        mean_cosines=fit.mean_cosines,
+    )
+    write_report(draft.path, report)
+    write_atomic(draft.path / PAGE_NAME, render_page(report).encode())
+    counts = {
+        "captions": table.rows,
+        "zero_captions": num_zero,
+        "fitted_captions": len(fitted),
+        "prototypes": params.num_prototypes,
+        "empty_prototypes": report["num_empty"],
+        "smallest_size": report["smallest_size"],
+        "median_size": report["median_size"],
+        "largest_size": report["largest_size"],
+        "iterations": len(fit.mean_cosines),
+    }
+    metrics = {"mean_cosine": report["mean_cosine"]}
+    return Result(counts=counts, metrics=metrics, environment={"device": device.type, "kmeans": fit.engine})
+
+
+def known_captions(embeddings: TeacherEmbeddings) -> NDArray[np.int64]:
+    """Find the captions of which the teacher knows anything: the rows that are not zero, in order.
+
+    Raises:
+        ProtoRKDError: a row holds NaN or infinity.
+    """
+    known = []
+    for shard in embeddings.shards():
+        values = embeddings.read(shard.start, shard.stop)
+        broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if len(broken):
+            raise ProtoRKDError(
+                f"Caption embeddings must be finite; got NaN or infinity in row {shard.start + broken[0]} of "
+                f"{ARRAY_NAME}. {TEACHER_REMEDY}"
+            )
+        known.append(shard.start + np.flatnonzero(values.any(axis=1)))
+    return np.concatenate([np.empty(0, np.int64), *known])
+
+
+def check_enough(num_prototypes: int, *, num_captions: int, num_zero: int) -> None:
+    """Refuse more prototypes than captions that the teacher knows.
+
+    Raises:
+        ProtoRKDError: there are more.
+    """
+    if not num_captions:
+        raise ProtoRKDError(
+            f"The teacher must know some of the captions; got {num_zero} zero vectors and nothing else. "
+            "Encode the captions with another teacher."
+        )
+    if num_prototypes > num_captions:
+        beside = f", beside {num_zero} of which the teacher knows no word" if num_zero else ""
+        raise ProtoRKDError(
+            f"--num-prototypes must be at most {num_captions}, the number of distinct captions{beside}; "
+            f"got {num_prototypes}. Ask for fewer, or encode more captions."
+        )
+
+
+def _draw(known: NDArray[np.int64], num: int, *, seed: int) -> NDArray[np.int64]:
+    """Draw ``num`` of the rows, in order; 0, or more than there are, takes all."""
+    if num == 0 or num >= len(known):
+        return known
+    return np.sort(np.random.default_rng(seed).choice(known, size=num, replace=False, shuffle=False))
+
+
+def _unit_table(embeddings: TeacherEmbeddings, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    table = np.empty((len(rows), embeddings.dim), np.float32)
+    filled = 0
+    for shard_rows, values in _unit_shards(embeddings, rows):
+        table[filled : filled + len(shard_rows)] = values
+        filled += len(shard_rows)
+    return table
+
+
+def _assign_all(
+    embeddings: TeacherEmbeddings,
+    rows: NDArray[np.int64],
+    centroids: NDArray[np.float32],
+    *,
+    device: torch.device,
+) -> Prototypes:
+    assignment = np.full(embeddings.rows, UNASSIGNED, np.int32)
+    cosines = np.zeros(embeddings.rows, np.float32)
+    for shard_rows, values in _unit_shards(embeddings, rows):
+        assignment[shard_rows], cosines[shard_rows] = assign(values, centroids, device=device)
+    return Prototypes(centroids=centroids, assignment=assignment, cosines=cosines)
+
+
+def _unit_shards(
+    embeddings: TeacherEmbeddings, rows: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Shard by shard, those of the ``rows`` (in order) that lie in it, and their unit vectors in float32."""
+    for shard in embeddings.shards():
+        inside = rows[slice(*np.searchsorted(rows, (shard.start, shard.stop)))]
+        if len(inside):
+            values = torch.from_numpy(embeddings.read(shard.start, shard.stop)[inside - shard.start])
+            yield inside, unit_rows(values, name="Caption embeddings", remedy=TEACHER_REMEDY).numpy()

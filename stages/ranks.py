@@ -1,0 +1,174 @@
+"""The processes that train one student together: torch.distributed, met through what torchrun put into the environment.
+
+One process alone is the same thing with nobody to wait for, so that code above never asks whether there are others.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from data_schemas.errors import ProtoRKDError
+from pipeline.peers import Peers
+
+# The first process may hash a million pictures, or wait for another run, before it says what to do.
+_PATIENCE = timedelta(days=7)
+# Within a step nobody is that late: one who has hung is found out.
+_STEP_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together.
+
+    Args:
+        rank: its number, from 0.
+        size: how many there are.
+        group: what their tensors are exchanged by; None for a process alone.
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def gather_rows(self, rows: Tensor) -> Tensor:
+        """Put the rows of all ranks one after the other; the numbers of rows may differ.
+
+        A loss that every rank computes from the gathered rows, and whose parameter gradients are then averaged over
+        the ranks as DistributedDataParallel does, has the gradient of one process with the whole batch: what flows
+        back to a rank's own rows is multiplied by the number of ranks, which that average divides by.
+
+        Shapes:
+            rows: (own, ...), any dtype, on the training device.
+            returns: (sum of own, ...), the same dtype; gradients reach the own rows alone.
+        """
+        if self.size == 1:
+            return rows
+        counts = self.exchange(torch.tensor([len(rows)]))[:, 0].tolist()
+        padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+        padded[: len(rows)] = rows.detach()
+        parts = [torch.empty_like(padded) for _ in counts]
+        distributed.all_gather(parts, padded, group=self.group)
+        gathered = [part[:count] for part, count in zip(parts, counts, strict=True)]
+        gathered[self.rank] = _GradientTimes.apply(rows, self.size)
+        return torch.cat(gathered)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Add up all ranks' values; a gradient that flows back is added up over the ranks likewise.
+
+        Shapes:
+            values: any, float, on the training device; equal on all ranks.
+            returns: the same.
+        """
+        return values if self.size == 1 else _Sum.apply(values, self.group)
+
+    def exchange(self, numbers: Tensor) -> Tensor:
+        """Tell all ranks a few numbers of this one's.
+
+        Shapes:
+            numbers: (count,), int64, on the CPU.
+            returns: (ranks, count), int64, on the CPU.
+        """
+        if self.size == 1:
+            return numbers[None]
+        parts = [torch.empty_like(numbers) for _ in range(self.size)]
+        distributed.all_gather(parts, numbers)
+        return torch.stack(parts)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order; small ones."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """The first rank's value, in all of them; small ones."""
+        if self.size == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def average_gradients(self, module: nn.Module) -> None:
+        """Give all ranks the mean of the gradients of a module that no DistributedDataParallel wraps."""
+        if self.size == 1:
+            return
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                distributed.all_reduce(parameter.grad, group=self.group)
+                parameter.grad /= self.size
+
+    def leave(self) -> None:
+        """Close what connects this process to the others."""
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def join_ranks() -> Ranks:
+    """Meet the processes that the launcher started with this one.
+
+    Raises:
+        ProtoRKDError: they cannot be reached.
+    """
+    try:
+        distributed.init_process_group("gloo", timeout=_PATIENCE)
+        backend = "gloo"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            backend = "nccl"
+        group = distributed.new_group(backend=backend, timeout=_STEP_TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise ProtoRKDError(
+            f"The processes of a run must reach one another; {error}. Start them with torchrun, and check "
+            "MASTER_ADDR and MASTER_PORT."
+        ) from error
+    return Ranks(rank=distributed.get_rank(), size=distributed.get_world_size(), group=group)
+
+
+def ranks_of(peers: Peers) -> Ranks:
+    """The ranks that the runner met for a stage, or this process alone."""
+    return peers if isinstance(peers, Ranks) else Ranks()
+
+
+class _GradientTimes(torch.autograd.Function):
+    """The identity, whose gradient is multiplied."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor, factor: int) -> Tensor:
+        """Return the rows."""
+        context.factor = factor
+        return rows.view_as(rows)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Multiply."""
+        return gradient * context.factor, None
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks, whose gradient is the sum over ranks."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor, group: Any) -> Tensor:
+        """Add up."""
+        context.group = group
+        total = values.clone()
+        distributed.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Add up what flows back."""
+        total = gradient.clone()
+        distributed.all_reduce(total, group=context.group)
+        return total, None

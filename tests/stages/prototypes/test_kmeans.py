@@ -1,0 +1,195 @@
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import stages.prototypes.kmeans
+from data_schemas.errors import ProtoRKDError
+from stages.prototypes.kmeans import Fit, assign, fit_prototypes
+
+CPU = torch.device("cpu")
+METHODS = ("faiss", "torch")
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def text_like_rows(num: int = 3000, dim: int = 32) -> np.ndarray:
+    """Directions with a common mean, few leading dimensions, and topics of very different sizes."""
+    numbers = np.random.default_rng(0)
+    scales = 1 / np.sqrt(np.arange(1, dim + 1))
+    topics = numbers.normal(size=(200, dim)) * scales
+    chosen = np.minimum(numbers.zipf(1.4, size=num), 200) - 1
+    return unit(topics[chosen] + 0.6 * scales * numbers.normal(size=(num, dim)) + 0.3)
+
+
+def fit(rows: np.ndarray, num_prototypes: int, **options: Any) -> Fit:
+    chosen = {"iterations": 20, "restarts": 1, "seed": 0, "method": "torch", "device": CPU, **options}
+    if chosen["method"] == "faiss":
+        pytest.importorskip("faiss")
+    return fit_prototypes(rows, num_prototypes=num_prototypes, **chosen)
+
+
+def mean_cosine(rows: np.ndarray, found: Fit) -> float:
+    return float((rows @ found.centroids.T).max(axis=1).mean())
+
+
+@every_method
+def test_fit__gives_float32_centroids_of_unit_length(method: str) -> None:
+    centroids = fit(text_like_rows(), 40, method=method).centroids
+    assert (centroids.shape, centroids.dtype) == ((40, 32), np.float32)
+    np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_prototypes", [10, 100, 400])
+def test_fit__is_about_as_good_by_torch_as_by_faiss(num_prototypes: int) -> None:
+    rows = text_like_rows()
+    found = {method: fit(rows, num_prototypes, method=method) for method in METHODS}
+    cosines = {method: mean_cosine(rows, each) for method, each in found.items()}
+    assert cosines["torch"] == pytest.approx(cosines["faiss"], rel=0.01)
+    assert found["torch"].mean_cosines[-1] == pytest.approx(found["faiss"].mean_cosines[-1], rel=0.01)
+
+
+def test_fit__recovers_planted_clusters() -> None:
+    numbers = np.random.default_rng(1)
+    centres = unit(numbers.normal(size=(12, 24)))
+    labels = np.repeat(np.arange(12), [20, 20, 25, 25, 30, 30, 40, 50, 60, 80, 100, 120])
+    rows = unit(centres[labels] + 0.01 * numbers.normal(size=(600, 24)))
+    found = fit(rows, 12, restarts=3)
+    nearest, _ = assign(rows, found.centroids, device=CPU)
+    assert len({*zip(labels.tolist(), nearest.tolist(), strict=True)}) == 12  # one prototype a label, and back
+    assert (centres @ found.centroids.T).max(axis=1).min() > 0.999
+
+
+def test_fit__follows_the_formula() -> None:
+    """Lloyd's iterations by loops, from the same start."""
+    rows = text_like_rows(300, 8)
+    start = fit(rows, 6, iterations=1)
+    centroids = start.centroids.astype(np.float64)
+    for _ in range(4):
+        nearest = (rows @ centroids.T).argmax(axis=1)
+        centroids = np.stack([rows[nearest == number].sum(axis=0, dtype=np.float64) for number in range(6)])
+        centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+    np.testing.assert_allclose(fit(rows, 6, iterations=5).centroids, centroids, atol=1e-5)
+
+
+@every_method
+def test_fit__never_gets_worse_by_iterating(method: str) -> None:
+    cosines = np.array(fit(text_like_rows(), 40, method=method).mean_cosines)
+    assert 1 < len(cosines) <= 20
+    assert (np.diff(cosines) > -1e-6).all()
+    assert cosines[-1] > cosines[0] + 0.01
+
+
+@every_method
+def test_fit__gives_the_same_bytes_for_the_same_seed_and_others_for_another(method: str) -> None:
+    rows = text_like_rows()
+    first, again, other = (fit(rows, 40, method=method, seed=seed, restarts=2).centroids for seed in (3, 3, 4))
+    assert first.tobytes() == again.tobytes()
+    assert first.tobytes() != other.tobytes()
+
+
+@every_method
+def test_fit__keeps_the_best_of_its_restarts(method: str) -> None:
+    rows = text_like_rows(600, 16)
+
+    def reached(seed: int, restarts: int) -> float:
+        return fit(rows, 12, method=method, iterations=5, seed=seed, restarts=restarts).mean_cosines[-1]
+
+    one, many = (np.array([reached(seed, restarts) for seed in range(4)]) for restarts in (1, 6))
+    assert (many >= one).all()
+    assert many.mean() > one.mean()
+
+
+def test_fit__does_not_depend_on_the_size_of_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = text_like_rows(500, 16)
+    whole = fit(rows, 20)
+    monkeypatch.setattr(stages.prototypes.kmeans, "_MAX_SCORES", 20 * 7)
+    np.testing.assert_allclose(fit(rows, 20).centroids, whole.centroids, atol=1e-5)
+
+
+@every_method
+def test_fit__fits_on_all_rows(method: str) -> None:
+    """faiss by itself draws 256 rows a centroid; the mean of one cluster tells whether it did."""
+    rows = text_like_rows(2000, 8)
+    expected = unit(rows.sum(axis=0, dtype=np.float64, keepdims=True))
+    np.testing.assert_allclose(fit(rows, 1, method=method).centroids, expected, atol=1e-5)
+
+
+@every_method
+def test_fit__gives_each_row_its_own_prototype_where_there_are_as_many(method: str) -> None:
+    rows = text_like_rows(20, 8)
+    found = fit(rows, 20, method=method)
+    assert sorted(assign(rows, found.centroids, device=CPU)[0].tolist()) == list(range(20))
+    assert found.mean_cosines[-1] == pytest.approx(1)
+
+
+@every_method
+def test_fit__bears_rows_of_equal_direction(method: str) -> None:
+    rows = np.repeat(unit(np.random.default_rng(0).normal(size=(5, 8))), 20, axis=0)
+    centroids = fit(rows, 16, method=method).centroids  # more than there are directions
+    np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-6)
+    assert assign(rows, centroids, device=CPU)[1].min() > 0.999
+
+
+@every_method
+def test_fit__gives_a_direction_to_rows_that_cancel_out(method: str) -> None:
+    rows = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32)
+    np.testing.assert_allclose(np.linalg.norm(fit(rows, 1, method=method).centroids, axis=1), 1, atol=1e-6)
+
+
+def test_update__gives_empty_prototypes_half_of_the_largest_cluster() -> None:
+    rows = torch.from_numpy(text_like_rows(100, 8))
+    nearest = torch.zeros(100, dtype=torch.int64)
+    nearest[:20] = 1
+    before = torch.from_numpy(text_like_rows(4, 8))
+    centroids = stages.prototypes.kmeans._update(rows, nearest, before)
+    _, found = stages.prototypes.kmeans._nearest(rows, centroids)
+    means = unit(np.stack([rows[20:].sum(dim=0).numpy(), rows[:20].sum(dim=0).numpy()]))
+    np.testing.assert_allclose(centroids.numpy()[1], means[1], atol=1e-6)  # the small cluster is left alone
+    np.testing.assert_allclose(centroids.numpy()[[0, 2, 3]], means[[0, 0, 0]], atol=3e-3)
+    assert len({0, 2, 3} & set(found[20:].tolist())) > 1
+
+
+@pytest.mark.parametrize("broken", [ImportError("no module"), RuntimeError("nvidia-cublas-cu12 is missing"), "empty"])
+def test_fit__does_without_faiss_unless_it_is_asked_for(
+    broken: Exception | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise broken if isinstance(broken, Exception) else AttributeError(name)
+
+    monkeypatch.setitem(sys.modules, "faiss", Broken())
+    rows = text_like_rows(100, 8)
+    assert fit(rows, 4, method="auto").engine == "torch"
+    with pytest.raises(ProtoRKDError, match=r"--method faiss must find faiss; .* or use --method torch\."):
+        fit_prototypes(rows, num_prototypes=4, iterations=1, restarts=1, seed=0, method="faiss", device=CPU)
+
+
+def test_fit__says_what_computed() -> None:
+    pytest.importorskip("faiss")
+    rows = text_like_rows(100, 8)
+    assert fit(rows, 4, method="auto").engine == fit(rows, 4, method="faiss").engine == "faiss-cpu"
+    assert fit(rows, 4, method="torch").engine == "torch"
+
+
+def test_assign__finds_the_largest_cosine() -> None:
+    rows, centroids = text_like_rows(50, 8), text_like_rows(9, 8)
+    nearest, cosines = assign(rows, centroids, device=CPU)
+    assert (nearest.dtype, cosines.dtype) == (np.int32, np.float32)
+    scores = rows.astype(np.float64) @ centroids.astype(np.float64).T
+    np.testing.assert_array_equal(nearest, scores.argmax(axis=1))
+    np.testing.assert_allclose(cosines, scores.max(axis=1), atol=1e-6)
+
+
+@pytest.mark.gpu
+@every_method
+def test_fit__is_as_good_and_the_same_every_time_on_a_gpu(method: str) -> None:
+    rows, device = text_like_rows(), torch.device("cuda")
+    first, again = (fit(rows, 40, method=method, device=device) for _ in range(2))
+    assert mean_cosine(rows, first) == pytest.approx(mean_cosine(rows, fit(rows, 40, method=method)), rel=0.01)
+    np.testing.assert_allclose(first.centroids, again.centroids, atol=1e-5)
