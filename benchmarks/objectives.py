@@ -1,5 +1,6 @@
 """Every objective at a large batch: time and memory of a step, and memory of the formula written down directly."""
 
+import argparse
 import statistics
 import time
 import weakref
@@ -132,3 +133,17 @@ def _seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print what a step of every objective costs on the CPU, at one batch size and width."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.objectives", description=main.__doc__)
+    parser.add_argument("--batch-size", type=int, default=1024, help="Embeddings on each side.")
+    parser.add_argument("--dim", type=int, default=768, help="Their width.")
+    parser.add_argument("--runs", type=int, default=3, help="Timed steps of each objective.")
+    given = parser.parse_args()
+    print(costs_table(objective_costs(batch_size=given.batch_size, dim=given.dim, num_runs=given.runs)))
+
+
+if __name__ == "__main__":
+    main()

@@ -60,6 +60,8 @@ def _is_block(module: nn.Module) -> bool:
 
 
 def _forward(block: nn.Module, compute: Callable[..., Tensor], *inputs: Any, **options: Any) -> Tensor:
+    # densenet hands every layer the same list, and appends to it before the second pass.
+    inputs = tuple(list(value) if isinstance(value, list) else value for value in inputs)
     output: Tensor = checkpoint(
         compute, *inputs, use_reentrant=False, context_fn=functools.partial(_contexts, block), **options
     )

@@ -4,6 +4,8 @@ One process alone is the same thing with nobody to wait for, so that code above 
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -133,6 +135,24 @@ def join_ranks() -> Ranks:
             "MASTER_ADDR and MASTER_PORT."
         ) from error
     return Ranks(rank=distributed.get_rank(), size=distributed.get_world_size(), group=group)
+
+
+@contextmanager
+def peer_errors() -> Iterator[None]:
+    """Turn a connection that another process broke into an error that says where to look.
+
+    Raises:
+        ProtoRKDError: another process ended, or hung for longer than a step may take.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise ProtoRKDError(
+            f"Another process of this run has ended, or does not answer; its own message says why ({error}). Mend that "
+            "and run the same command again: it goes on from the last saved state."
+        ) from error
 
 
 def ranks_of(peers: Peers) -> Ranks:

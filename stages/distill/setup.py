@@ -74,7 +74,7 @@ def choose_pairs(
     """
     table = read_pairs(embeddings.path)
     names, labels = read_labels(embeddings.path)
-    caption_rows = table["caption_row"].to_numpy()
+    caption_rows = table["caption_row"].to_numpy().copy()  # torch wants arrays that it could write to
     is_zero = targets.is_zero().numpy()[caption_rows]
     usable = _usable(images, is_zero, max_missing=max_missing)
     to_train, held_out = split_validation(table, usable, fraction=params.validation_fraction, seed=params.seed)

@@ -26,7 +26,7 @@ from stages.distill.targets import Targets
 from stages.distill.training_state import TrainingProgress, load_training_state, save_training_state
 from stages.distill.validation import Validation
 from stages.image_batches import Batch, worker_errors
-from stages.ranks import Ranks
+from stages.ranks import Ranks, peer_errors
 from stages.student import Student
 from stages.trained_student import save_weights
 from stages.transforms import Normalize
@@ -156,7 +156,12 @@ class Training:
         batches = load_batches(self._dataset, requests, workers=conduct.workers, pin_memory=pin_memory)
         self._student.train()
         self._saved_at = time.monotonic()
-        with stop_requests() as stop, worker_errors(), self._metrics.shown(done.step, total_steps=total_steps):
+        with (
+            stop_requests() as stop,
+            worker_errors(),
+            peer_errors(),
+            self._metrics.shown(done.step, total_steps=total_steps),
+        ):
             seed_step(seed=schedule.seed, step=done.step, rank=self._ranks.rank)
             for number, batch in enumerate(self._metrics.timed(batches), start=1):
                 last = number % requests.micro_batches_per_step == 0
