@@ -15,16 +15,17 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ProtoRKDError: torch does not know the device, or it is not there.
     """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return _own_gpu()
+    if name == "auto" and not torch.cuda.is_available():
         return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
     try:
-        device = _own_gpu() if name == "cuda" else torch.device(name)
+        device = _own_gpu() if name in ("auto", "cuda") else torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
+        rank = os.environ.get("LOCAL_RANK")
+        is_own = rank is not None and name in ("auto", "cuda")
+        process = f" in process {rank} of this machine. Start no more processes than it has GPUs" if is_own else ""
         raise ProtoRKDError(
-            f"--device must be a device that torch can use here (auto, cpu, cuda, ...); got {name}."
+            f"--device must be a device that torch can use here (auto, cpu, cuda, ...); got {name}{process}."
         ) from error
     return device
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.models.convnext import CNBlock
@@ -44,7 +45,7 @@ def enable_gradient_checkpointing(backbone: nn.Module) -> int:
     blocks = [module for module in backbone.modules() if _is_block(module)]
     if not blocks:
         raise ProtoRKDError(
-            f"--gradient-checkpointing must have a --student of known blocks; got {type(backbone).__name__}. "
+            f"--checkpoint-gradients must have a --student of known blocks; got {type(backbone).__name__}. "
             f"Leave it out, or pass one of the families {', '.join(_BLOCKS)}, or a ResNet or ViT of OpenCLIP."
         )
     for block in blocks:
@@ -62,6 +63,9 @@ def _is_block(module: nn.Module) -> bool:
 def _forward(block: nn.Module, compute: Callable[..., Tensor], *inputs: Any, **options: Any) -> Tensor:
     # densenet hands every layer the same list, and appends to it before the second pass.
     inputs = tuple(list(value) if isinstance(value, list) else value for value in inputs)
+    if torch.compiler.is_compiling():  # the compiler keeps what a second pass would do to buffers out of it
+        compiled: Tensor = checkpoint(compute, *inputs, use_reentrant=False, **options)
+        return compiled
     output: Tensor = checkpoint(
         compute, *inputs, use_reentrant=False, context_fn=functools.partial(_contexts, block), **options
     )

@@ -73,7 +73,7 @@ class Ranks:
         return values if self.size == 1 else _Sum.apply(values, self.group)
 
     def exchange(self, numbers: Tensor) -> Tensor:
-        """Tell all ranks a few numbers of this one's.
+        """Tell all ranks a few numbers of this one's, who must not be late by more than a step.
 
         Shapes:
             numbers: (count,), int64, on the CPU.
@@ -82,7 +82,7 @@ class Ranks:
         if self.size == 1:
             return numbers[None]
         parts = [torch.empty_like(numbers) for _ in range(self.size)]
-        distributed.all_gather(parts, numbers)
+        distributed.all_gather(parts, numbers, group=self.group)
         return torch.stack(parts)
 
     def gather_objects(self, value: Any) -> list[Any]:
@@ -90,7 +90,8 @@ class Ranks:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        distributed.all_gather_object(values, value)
+        with peer_errors():
+            distributed.all_gather_object(values, value)
         return values
 
     def broadcast(self, value: Any) -> Any:
@@ -98,7 +99,8 @@ class Ranks:
         if self.size == 1:
             return value
         box = [value]
-        distributed.broadcast_object_list(box, src=0)
+        with peer_errors():
+            distributed.broadcast_object_list(box, src=0)
         return box[0]
 
     def average_gradients(self, module: nn.Module) -> None:
@@ -125,9 +127,11 @@ def join_ranks() -> Ranks:
     try:
         distributed.init_process_group("gloo", timeout=_PATIENCE)
         backend = "gloo"
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-            backend = "nccl"
+        if distributed.is_nccl_available() and torch.cuda.is_available():
+            backend = "cpu:gloo,cuda:nccl"  # --device cpu is still to be had
+            local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+            if local_rank < torch.cuda.device_count():  # else `choose_device` refuses it
+                torch.cuda.set_device(local_rank)
         group = distributed.new_group(backend=backend, timeout=_STEP_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise ProtoRKDError(

@@ -30,7 +30,9 @@ class EMA(nn.Module):
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be from 0 to below 1; got {decay}.")
-        self.shadow = copy.deepcopy(student).requires_grad_(False).eval()
+        layers = [module for module in student.modules() if isinstance(module, nn.SyncBatchNorm)]
+        shared = {id(layer.process_group): layer.process_group for layer in layers}  # which cannot be copied
+        self.shadow = copy.deepcopy(student, shared).requires_grad_(False).eval()
         self._decay = decay
         self._num_updates = 0
 

@@ -1,5 +1,7 @@
 """A training that has left the finite numbers is stopped before anything of it is saved."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from data_schemas.errors import ProtoRKDError
 
 
 class LossWatch:
-    """Looks at every step's loss; on a GPU one step later, so that the device is never waited for.
+    """Looks at every step's loss and gradient; on a GPU one step later, so that the device is never waited for.
 
     Args:
         device: where the losses are.
@@ -15,48 +17,59 @@ class LossWatch:
 
     def __init__(self, device: torch.device) -> None:
         self._waits = device.type == "cuda"
-        self._pending: tuple[int, list[int], Tensor] | None = None
+        self._pending: list[tuple[torch.cuda.Event, _Number]] = []
 
-    def look(self, loss: Tensor, *, step: int, rows: list[int], last_good: str) -> None:
-        """Take the loss of a step, and judge those that have arrived.
+    def look(self, value: Tensor, *, name: str = "loss", step: int, rows: list[int], last_good: str) -> None:
+        """Take a number of a step, and judge those of earlier steps.
 
         Args:
-            loss: (), float.
+            value: (), float.
+            name: what it is, for the message.
             step: the step's number, from 1.
             rows: manifest rows of the step's pictures, for the message.
             last_good: what can be gone on from, for the message.
 
         Raises:
-            ProtoRKDError: a loss is infinite or not a number.
+            ProtoRKDError: it, or one before it, is infinite or NaN.
         """
         if not self._waits:
-            _judge(loss, step, rows, last_good)
+            _judge(_Number(value, name, step, rows), last_good)
             return
-        self.settle(last_good)
+        self._settle(step, last_good)
         arriving = torch.empty((), pin_memory=True)
-        arriving.copy_(loss.detach(), non_blocking=True)
+        arriving.copy_(value.detach(), non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
-        self._event, self._pending = event, (step, rows, arriving)
+        event.record(torch.cuda.current_stream(value.device))  # which need not be the current device's
+        self._pending.append((event, _Number(arriving, name, step, rows)))
 
     def settle(self, last_good: str) -> None:
         """Judge what has not been judged, before a state is saved.
 
         Raises:
-            ProtoRKDError: a loss is infinite or not a number.
+            ProtoRKDError: some of it is infinite or NaN.
         """
-        if self._pending is None:
-            return
-        self._event.synchronize()
-        (step, rows, loss), self._pending = self._pending, None
-        _judge(loss, step, rows, last_good)
+        self._settle(None, last_good)
+
+    def _settle(self, before: int | None, last_good: str) -> None:
+        while self._pending and (before is None or self._pending[0][1].step < before):
+            event, number = self._pending.pop(0)
+            event.synchronize()
+            _judge(number, last_good)
 
 
-def _judge(loss: Tensor, step: int, rows: list[int], last_good: str) -> None:
-    if loss.isfinite():
+class _Number(NamedTuple):
+    value: Tensor
+    name: str
+    step: int
+    rows: list[int]
+
+
+def _judge(number: _Number, last_good: str) -> None:
+    value, name, step, rows = number
+    if value.isfinite():
         return
     named = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
     raise ProtoRKDError(
-        f"The loss must stay finite; got {float(loss)} at step {step} (manifest rows {named}). Nothing of that step is "
-        f"kept; the last good state is {last_good}. Try a lower --lr, more --warmup-steps or --precision fp32."
+        f"The {name} must stay finite; got {float(value)} at step {step} (manifest rows {named}). Nothing of that step "
+        f"is kept; the last good state is {last_good}. Try a lower --lr, more --warmup-steps or --precision fp32."
     )

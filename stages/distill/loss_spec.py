@@ -108,7 +108,7 @@ def _canonical(value: str) -> str:
     try:
         number = float(value)
     except ValueError:
-        return value
+        return value.lower() if value.lower() in ("true", "false") else value
     return _shortest(number) if math.isfinite(number) else value
 
 

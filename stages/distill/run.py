@@ -219,9 +219,11 @@ def _config(
 
 
 def _reasons(images: ImageSet, pairs: TrainingPairs, done: TrainingProgress) -> dict[int, str]:
-    """Why a pair, by its number, had no picture."""
-    unreadable = {int(pairs.examples.pairs[example]): reason for example, reason in done.rejected.items()}
-    return dict.fromkeys(images.missing, "missing file") | unreadable
+    """Why a pair, by its number, had no picture; pairs of one picture share its fate."""
+    unreadable = {images.paths[pairs.examples.pairs[example]]: reason for example, reason in done.rejected.items()}
+    sharing = enumerate(images.paths) if unreadable else ()
+    found = {pair: unreadable[path] for pair, path in sharing if path in unreadable}
+    return dict.fromkeys(images.missing, "missing file") | found
 
 
 def _write_rejected(draft: Draft, pairs: TrainingPairs, images: ImageSet, done: TrainingProgress) -> None:

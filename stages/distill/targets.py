@@ -1,11 +1,10 @@
 """The teacher's embeddings as one table that a training step gathers rows from."""
 
+import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from data_schemas.teacher_embeddings import TeacherEmbeddings
@@ -65,17 +64,14 @@ def load_targets(embeddings: TeacherEmbeddings, *, placement: str, device: torch
     rows, dim, dtype = embeddings.rows, embeddings.dim, embeddings.dtype
     if placement == "auto":
         placement = _choose(rows * dim * dtype.itemsize, device)
-    values: NDArray[Any]
     if placement == "mapped":
         scratch.parent.mkdir(parents=True, exist_ok=True)
-        values = np.memmap(scratch, dtype=dtype, mode="w+", shape=(rows, dim))
+        table = torch.from_numpy(np.memmap(scratch, dtype=dtype, mode="w+", shape=(rows, dim)))
     else:
-        values = np.empty((rows, dim), dtype=dtype)
+        kind = torch.from_numpy(np.empty(0, dtype)).dtype
+        table = torch.empty(rows, dim, dtype=kind, device=device if placement == "device" else "cpu")
     for shard in embeddings.shards():
-        values[shard.start : shard.stop] = embeddings.read(shard.start, shard.stop)
-    table = torch.from_numpy(values)
-    if placement == "device":
-        table = table.to(device)
+        table[shard.start : shard.stop] = torch.from_numpy(embeddings.read(shard.start, shard.stop))
     log.info("distill: %d x %d targets, placed: %s", rows, dim, placement)
     return Targets(table, device)
 
@@ -83,7 +79,8 @@ def load_targets(embeddings: TeacherEmbeddings, *, placement: str, device: torch
 def _choose(size: int, device: torch.device) -> str:
     if device.type == "cuda" and size < _AUTO_SHARE * torch.cuda.mem_get_info(device)[0]:
         return "device"
-    return "ram" if size < _AUTO_SHARE * _free_memory() else "mapped"
+    num_neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine: each takes a table
+    return "ram" if size < _AUTO_SHARE * _free_memory() / num_neighbours else "mapped"
 
 
 def _free_memory() -> int:

@@ -136,6 +136,7 @@ class Training:
             max_grad_norm=schedule.max_grad_norm,
         )
         self._watch = LossWatch(conduct.device)
+        self._rows_in_step: list[int] = []
         self._progress = TrainingProgress()
         self._last_good = "none yet: it would start anew"
         self._modules: dict[str, nn.Module] = {"student": student, "objectives": objectives}
@@ -146,7 +147,8 @@ class Training:
         """Train to the end.
 
         Raises:
-            ProtoRKDError: too many pictures cannot be read, the loss is no longer finite, or a stop was asked for.
+            ProtoRKDError: too many pictures cannot be read, the loss or its gradient is no longer finite, or a stop was
+                asked for.
         """
         self._resume()
         done, schedule, conduct = self._progress, self._schedule, self._conduct
@@ -194,17 +196,22 @@ class Training:
             share=1 / requests.micro_batches_per_step,
             last=last,
         )
-        rows = self._manifest_rows[batch.rows].tolist()
-        self._watch.look(loss, step=self._progress.step + 1, rows=rows, last_good=self._last_good)
+        self._rows_in_step += self._manifest_rows[batch.rows].tolist()
+        self._watch.look(loss, step=self._progress.step + 1, rows=self._rows_in_step, last_good=self._last_good)
         self._metrics.add(num_images=word.num_rows, values={"loss": loss, **terms})
 
     def _finish_step(self, total_steps: int) -> None:
         done, schedule = self._progress, self._schedule
         lr = schedule.lr * warmup_cosine(done.step, warmup_steps=schedule.warmup_steps, total_steps=total_steps)
         if self._step.has_gradients:
-            self._metrics.add_step(lr=lr, grad_norm=self._step.update(lr))
+            grad_norm = self._step.update(lr)
+            self._metrics.add_step(lr=lr, grad_norm=grad_norm)
+            if not self._scaler.is_enabled():  # which leaves out the steps whose gradient is not finite
+                rows = self._rows_in_step
+                self._watch.look(grad_norm, name="gradient", step=done.step + 1, rows=rows, last_good=self._last_good)
             if self._ema is not None:
                 self._ema.update(self._student)
+        self._rows_in_step = []
         done.step += 1
         seed_step(seed=schedule.seed, step=done.step, rank=self._ranks.rank)
 
@@ -268,6 +275,8 @@ class Training:
             saved.restore(modules=self._modules, optimizer=self._optimizer)
             if self._progress.loss_scale:
                 self._scaler.load_state_dict(self._progress.loss_scale)
+        self._progress.count_by(self._requests(0).steps_per_epoch)
+        if self._progress.step:
             self._last_good = f"that after step {self._progress.step}"
             log.info("distill: going on from step %d", self._progress.step)
         self._metrics.start(self._progress.step)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +28,24 @@ class TrainingProgress:
         rejected: why an example, by its number, had no picture.
         checkpoints: weights that were kept, relative to the artifact's folder.
         loss_scale: state of the gradient scaler; empty but under fp16.
+        steps_per_epoch: that `step` was counted by; 0 before the first state.
     """
 
     step: int = 0
     rejected: dict[int, str] = field(default_factory=dict)
     checkpoints: list[str] = field(default_factory=list)
     loss_scale: dict[str, float] = field(default_factory=dict)
+    steps_per_epoch: int = 0
+
+    def count_by(self, steps_per_epoch: int) -> None:
+        """Keep the place where an epoch has more or fewer steps than before.
+
+        With the number of processes it changes whether the last examples of an epoch are enough for a step of their
+        own; those of a step that now takes them in are seen twice in that epoch.
+        """
+        epoch, step_in_epoch = divmod(self.step, self.steps_per_epoch or steps_per_epoch)
+        self.step = epoch * steps_per_epoch + min(step_in_epoch, steps_per_epoch - 1)
+        self.steps_per_epoch = steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,10 @@ class TrainingState:
             optimizer: over the same parameters; changed in place.
         """
         for name, module in modules.items():
-            module.load_state_dict(self._below(name))
+            state_dict = OrderedDict(self._below(name))
+            # The file has no versions of modules, without which torchvision's mnasnet refuses it, also within EMA.
+            state_dict._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
+            module.load_state_dict(state_dict)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Any]] = {}
         for name, tensor in self._below("optimizer").items():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
+from torchvision.models.resnet import BasicBlock
 
 from data_schemas.errors import ProtoRKDError
 from stages.backbones import build_backbone
@@ -92,6 +93,23 @@ def test_checkpointed__stays_so_when_copied_and_works_on_its_own_weights() -> No
     images = torch.randn(2, 3, 32, 32)
     assert not copied(images).any()
     assert backbone(images).any()
+
+
+def test_checkpointed__compiles_to_the_same_gradients_and_buffers() -> None:
+    def seen(*, compiled: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        backbone = nn.Sequential(BasicBlock(4, 4))
+        enable_gradient_checkpointing(backbone)
+        if compiled:
+            backbone.compile(backend="aot_eager")
+        backbone(torch.randn(2, 4, 6, 6)).square().mean().backward()
+        return [
+            *backbone.buffers(),
+            *(parameter.grad for parameter in backbone.parameters() if parameter.grad is not None),
+        ]
+
+    for ours, expected in zip(seen(compiled=True), seen(compiled=False), strict=True):
+        torch.testing.assert_close(ours, expected)
 
 
 def test_checkpointed__can_be_enabled_twice() -> None:

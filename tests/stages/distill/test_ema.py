@@ -1,8 +1,11 @@
 """The running mean of the student's weights."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from workbench import on_ranks
 
 from stages.distill.ema import EMA
 from stages.student import Student
@@ -78,6 +81,16 @@ def test_ema__goes_on_from_its_state_dict() -> None:
     ema.update(student)
     resumed.update(student)
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in ema.state_dict().items())
+
+
+def test_ema__shares_the_group_that_batch_statistics_are_exchanged_by() -> None:
+    def shared(ranks: Any) -> bool:
+        layer = nn.SyncBatchNorm(4, process_group=ranks.group)
+        ema = EMA(Student(backbone=layer, head=nn.Identity(), feature_dim=4, embedding_dim=4), decay=0.9)
+        assert isinstance(ema.shadow.backbone, nn.SyncBatchNorm)
+        return ema.shadow.backbone is not layer and ema.shadow.backbone.process_group is ranks.group
+
+    assert on_ranks(2, shared) == [True, True]
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])

@@ -1,9 +1,7 @@
 """A loss that is no number: what is said, what is kept, and where the same command goes on."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -30,7 +28,7 @@ def broken_from(step: int, *, loss: float = 1.0, gradient: float = 1.0) -> Itera
     def forward(objective: SimRegLoss, *, student: Tensor, teacher: Tensor) -> Tensor:
         calls.append(None)
         if len(calls) >= step:
-            student.register_hook(lambda found: gradient * found)
+            student.register_hook(lambda found: gradient * found)  # type: ignore[no-untyped-call]
             return loss * real(objective, student=student, teacher=teacher)
         return real(objective, student=student, teacher=teacher)
 
@@ -79,7 +77,7 @@ def test_loss_watch__keeps_no_weights_of_a_gradient_that_is_not_finite(
 ) -> None:
     with broken_from(step, gradient=float("nan")):
         message = run_cli.fails(*DISTILL)
-    assert f"The gradient's norm must stay finite; got nan at step {step}" in message
+    assert f"The gradient must stay finite; got nan at step {step}" in message
     assert run_cli(*DISTILL)["digest"] == undisturbed.outcome["digest"]
 
 
@@ -99,6 +97,7 @@ def test_loss_watch__names_eight_rows_at_most() -> None:
 def test_loss_watch__on_a_gpu_judges_a_step_later_and_before_a_save() -> None:
     watch = LossWatch(torch.device("cuda"))
     nan = torch.tensor(torch.nan, device="cuda")
+    watch.look(torch.tensor(1.0, device="cuda"), step=1, rows=[2], last_good="none")
     watch.look(nan, step=1, rows=[2], last_good="none")
     with pytest.raises(ProtoRKDError, match="got nan at step 1"):
         watch.look(nan, step=2, rows=[3], last_good="none")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.distill.optimizer import parameter_groups, warmup_cosine
+from stages.distill.optimizer import AdamWSettings, build_optimizer, parameter_groups, warmup_cosine
 
 
 def test_parameter_groups__spare_biases_and_gains() -> None:
@@ -38,6 +38,31 @@ def test_parameter_groups__train_also_where_one_is_empty() -> None:
     module(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     assert not torch.equal(before, module.weight)
+
+
+CONVOLUTIONS = nn.Conv2d(3, 4, 3)
+TRANSFORMER = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MultiheadAttention(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("student", "betas", "eps"), [(CONVOLUTIONS, (0.9, 0.999), 1e-8), (TRANSFORMER, (0.9, 0.98), 1e-6)]
+)
+def test_build_optimizer__suits_the_architecture_unless_told(
+    student: nn.Module, betas: tuple[float, float], eps: float
+) -> None:
+    own = build_optimizer(student, nn.Module(), AdamWSettings(lr=0.1, weight_decay=0.2)).defaults
+    assert (own["lr"], own["betas"], own["eps"]) == (0.1, betas, eps)
+    settings = AdamWSettings(lr=0.1, weight_decay=0.2, beta1=0.5, beta2=0.6, eps=0.7)
+    told = build_optimizer(student, nn.Module(), settings).defaults
+    assert (told["betas"], told["eps"]) == ((0.5, 0.6), 0.7)
+
+
+def test_build_optimizer__trains_objectives_without_decay() -> None:
+    objectives = nn.Linear(2, 3)
+    groups = build_optimizer(CONVOLUTIONS, objectives, AdamWSettings(lr=0.1, weight_decay=0.2)).param_groups
+    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert decays[id(CONVOLUTIONS.weight)] == 0.2
+    assert [decays[id(parameter)] for parameter in objectives.parameters()] == [0.0, 0.0]
 
 
 def test_warmup_cosine__rises_linearly_from_its_first_step_to_one() -> None:

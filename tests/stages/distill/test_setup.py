@@ -11,7 +11,7 @@ import torch
 from workbench import DISTILL, WORDS, Cli, Pairs
 
 from data_schemas.prototypes import Prototypes
-from stages.distill.objectives.proto_rkd import ProtoRKDLoss
+from stages.distill.setup import PrototypeMaps
 
 PROTO = (*DISTILL, "--epochs", 1, "--log-every-steps", 1, "--loss", "proto-rkd=1")
 
@@ -47,18 +47,16 @@ def test_prototypes__are_made_on_the_way_once_and_kept_for_the_student(encoded: 
     assert before["fingerprint"] not in kept
 
 
-def test_prototypes__that_are_named_are_taken(
-    encoded: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prototypes__that_are_named_are_taken(encoded: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     four, five = (run_cli("prototypes", "--num-prototypes", num) for num in (4, 5))
     seen: list[torch.Tensor] = []
-    real = ProtoRKDLoss.__init__
+    real = PrototypeMaps.__call__
 
-    def look(objective: ProtoRKDLoss, **options: Any) -> None:
-        seen.append(options["prototypes"](1024))
-        real(objective, **options)
+    def look(maps: PrototypeMaps, num_prototypes: int) -> torch.Tensor:
+        seen.append(real(maps, num_prototypes))
+        return seen[-1]
 
-    monkeypatch.setattr(ProtoRKDLoss, "__init__", look)
+    monkeypatch.setattr(PrototypeMaps, "__call__", look)
     words = (*PROTO, "--prototypes")
     by_name = run_cli(*words, four["fingerprint"][:12])
     assert run_cli(*words, four["path"])["status"] == "unchanged"

@@ -61,3 +61,14 @@ def test_targets__find_zero_rows_across_blocks(monkeypatch: pytest.MonkeyPatch) 
     table = torch.ones(8, 2)
     table[[2, 3, 7]] = 0
     assert Targets(table, CPU).is_zero().nonzero().flatten().tolist() == [2, 3, 7]
+
+
+def test_targets__leave_room_for_those_of_the_other_processes(
+    embeddings: TeacherEmbeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = embeddings.rows * embeddings.dim * embeddings.dtype.itemsize
+    monkeypatch.setattr(module, "_free_memory", lambda: 3 * size)
+    for num_processes, is_mapped in (("1", False), ("2", True)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", num_processes)
+        load_targets(embeddings, placement="auto", device=CPU, scratch=tmp_path / "targets.bin")
+        assert (tmp_path / "targets.bin").exists() is is_mapped

@@ -7,8 +7,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from stages.distill.ema import EMA
 from stages.distill.step import seed_step
 from stages.distill.training_state import TrainingProgress, load_training_state, save_training_state
+from stages.student import build_student
 
 PROGRESS = TrainingProgress(step=2, rejected={7: "missing file"}, checkpoints=["checkpoints/epoch_1.safetensors"])
 
@@ -59,6 +61,17 @@ def test_state__keeps_progress_with_pairs_as_numbers(saved: Path) -> None:
     assert state.progress == PROGRESS
 
 
+@pytest.mark.parametrize(
+    ("step", "steps_per_epoch", "expected"), [(8, 3, 6), (9, 3, 7), (11, 3, 8), (11, 5, 13), (9, 4, 9), (12, 3, 9)]
+)
+def test_progress__keeps_its_place_where_an_epoch_has_other_steps(
+    step: int, steps_per_epoch: int, expected: int
+) -> None:
+    progress = TrainingProgress(step=step, steps_per_epoch=4)
+    progress.count_by(steps_per_epoch)
+    assert (progress.step, progress.steps_per_epoch) == (expected, steps_per_epoch)
+
+
 def test_state__is_one_safetensors_file(saved: Path) -> None:
     tensors = safetensors.torch.load_file(saved)
     assert {"student/0.weight", "student/1.running_mean", "optimizer/0/exp_avg"} <= tensors.keys()
@@ -79,6 +92,20 @@ def test_state__of_another_kind_is_none(tmp_path: Path) -> None:
     path = tmp_path / "latest.safetensors"
     safetensors.torch.save_file({"weight": torch.zeros(1)}, path)
     assert load_training_state(path) is None
+
+
+def test_state__goes_on_with_a_student_and_a_mean_that_ask_for_versions_of_modules(tmp_path: Path) -> None:
+    student = build_student("mnasnet0_5", embedding_dim=4, image_size=32)
+    modules: dict[str, nn.Module] = {"student": student, "ema": EMA(student, decay=0.9)}
+    optimizer = torch.optim.AdamW(student.parameters())
+    save_training_state(tmp_path / "state", PROGRESS, modules=modules, optimizer=optimizer)
+    bias = student.head[0].bias.detach()  # type: ignore[index, union-attr]
+    kept = bias.clone()
+    bias += 1
+    state = load_training_state(tmp_path / "state")
+    assert state is not None
+    state.restore(modules=modules, optimizer=optimizer)
+    assert torch.equal(bias, kept)
 
 
 def test_state__lays_moments_out_as_the_fused_optimizer_walks_its_parameters(tmp_path: Path) -> None:
