@@ -12,6 +12,7 @@ from workbench import on_ranks
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.peers import Alone
+from stages.device import choose_device
 from stages.distill.objectives import WeightedObjectives, build_objective
 from stages.distill.sync_batchnorm import sync_batchnorm
 from stages.ranks import Ranks, join_ranks, ranks_of
@@ -105,6 +106,24 @@ def test_ranks__exchange_and_broadcast() -> None:
         return numbers.tolist(), objects, ranks.broadcast(f"said by {ranks.rank}")
 
     assert on_ranks(2, talk) == [([[0, 7], [1, 7]], [{0: "bad"}, {1: "bad"}], "said by 0")] * 2
+
+
+def test_ranks__say_that_another_process_has_ended() -> None:
+    def talk(ranks: Ranks) -> str:
+        if ranks.is_first:
+            return ""
+        with pytest.raises(ProtoRKDError) as caught:
+            ranks.broadcast(None)
+        return str(caught.value)
+
+    assert "Another process of this run has ended" in on_ranks(2, talk)[1]
+
+
+def test_choose_device__says_that_there_are_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "99")
+    with pytest.raises(ProtoRKDError, match=r"got auto in process 99 of this machine\. Start no more processes than"):
+        choose_device("auto")
 
 
 def test_ranks__of_a_process_alone_change_nothing() -> None:
