@@ -140,11 +140,10 @@ def run_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime:
         return _lead(stage, params, inputs, runtime, context)
     peers = stage.join()
     context = dataclasses.replace(context, peers=peers)
-    try:
-        run = _lead if peers.is_first else _follow
-        return run(stage, params, inputs, runtime, context)
-    finally:
-        peers.leave()
+    run = _lead if peers.is_first else _follow
+    outcome = run(stage, params, inputs, runtime, context)
+    peers.leave()
+    return outcome
 
 
 def _lead(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, context: Context) -> Outcome:

@@ -5,16 +5,19 @@ import os
 import torch
 
 from data_schemas.errors import ProtoRKDError
+from pipeline.peers import num_processes
 
 
 def choose_device(name: str) -> torch.device:
     """Turn ``--device`` into a device: "auto" takes a GPU where there is one.
 
-    Of several GPUs a process that torchrun started takes the one of its number; "cuda:1" names one for all.
+    Of several GPUs a process that torchrun started takes the one of its number.
 
     Raises:
         ProtoRKDError: torch does not know the device, or it is not there.
     """
+    if name.startswith("cuda:") and num_processes() > 1:
+        raise ProtoRKDError(f"--device must be auto, cpu or cuda for several processes; got {name}, which is one GPU.")
     if name == "auto" and not torch.cuda.is_available():
         return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
     try:

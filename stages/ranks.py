@@ -4,7 +4,7 @@ One process alone is the same thing with nobody to wait for, so that code above 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,24 +29,30 @@ class Ranks:
     Args:
         rank: its number, from 0.
         size: how many there are.
-        group: what their tensors are exchanged by; None for a process alone.
+        group: what their tensors are exchanged by, within a step; None for a process alone.
+        patient_group: what the first process's word is waited for by.
     """
 
     rank: int = 0
     size: int = 1
     group: Any = None
+    patient_group: Any = None
 
     @property
     def is_first(self) -> bool:
         """Whether this is the process that writes."""
         return self.rank == 0
 
-    def gather_rows(self, rows: Tensor) -> Tensor:
+    def gather_rows(self, rows: Tensor, *, counts: Sequence[int] | None = None) -> Tensor:
         """Put the rows of all ranks one after the other; the numbers of rows may differ.
 
         A loss that every rank computes from the gathered rows, and whose parameter gradients are then averaged over
         the ranks as DistributedDataParallel does, has the gradient of one process with the whole batch: what flows
         back to a rank's own rows is multiplied by the number of ranks, which that average divides by.
+
+        Args:
+            rows: this rank's.
+            counts: how many rows each rank has, where that is known; else the ranks tell one another.
 
         Shapes:
             rows: (own, ...), any dtype, on the training device.
@@ -54,7 +60,8 @@ class Ranks:
         """
         if self.size == 1:
             return rows
-        counts = self.exchange(torch.tensor([len(rows)]))[:, 0].tolist()
+        if counts is None:
+            counts = self.exchange(torch.tensor([len(rows)]))[:, 0].tolist()
         padded = rows.new_zeros((max(counts), *rows.shape[1:]))
         padded[: len(rows)] = rows.detach()
         parts = [torch.empty_like(padded) for _ in counts]
@@ -91,16 +98,16 @@ class Ranks:
             return [value]
         values: list[Any] = [None] * self.size
         with peer_errors():
-            distributed.all_gather_object(values, value)
+            distributed.all_gather_object(values, value, group=self.patient_group)
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """The first rank's value, in all of them; small ones."""
+        """The first rank's value, in all of them; small ones. The others wait for days if need be."""
         if self.size == 1:
             return value
         box = [value]
         with peer_errors():
-            distributed.broadcast_object_list(box, src=0)
+            distributed.broadcast_object_list(box, src=0, group=self.patient_group)
         return box[0]
 
     def average_gradients(self, module: nn.Module) -> None:
@@ -113,7 +120,7 @@ class Ranks:
                 parameter.grad /= self.size
 
     def leave(self) -> None:
-        """Close what connects this process to the others."""
+        """Close what connects this process to the others, all being well; else its end is what they have to notice."""
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
@@ -125,7 +132,7 @@ def join_ranks() -> Ranks:
         ProtoRKDError: they cannot be reached.
     """
     try:
-        distributed.init_process_group("gloo", timeout=_PATIENCE)
+        distributed.init_process_group("gloo", timeout=_STEP_TIMEOUT)
         backend = "gloo"
         if distributed.is_nccl_available() and torch.cuda.is_available():
             backend = "cpu:gloo,cuda:nccl"  # --device cpu is still to be had
@@ -133,12 +140,15 @@ def join_ranks() -> Ranks:
             if local_rank < torch.cuda.device_count():  # else `choose_device` refuses it
                 torch.cuda.set_device(local_rank)
         group = distributed.new_group(backend=backend, timeout=_STEP_TIMEOUT)
+        patient_group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise ProtoRKDError(
             f"The processes of a run must reach one another; {error}. Start them with torchrun, and check "
             "MASTER_ADDR and MASTER_PORT."
         ) from error
-    return Ranks(rank=distributed.get_rank(), size=distributed.get_world_size(), group=group)
+    return Ranks(
+        rank=distributed.get_rank(), size=distributed.get_world_size(), group=group, patient_group=patient_group
+    )
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -56,7 +56,15 @@ class TrainingStep:
         self.has_gradients = False
 
     def accumulate(
-        self, images: Tensor, *, teacher: Tensor, rows: Tensor, labels: Tensor, share: float, last: bool
+        self,
+        images: Tensor,
+        *,
+        teacher: Tensor,
+        rows: Tensor,
+        labels: Tensor,
+        counts: Sequence[int],
+        share: float,
+        last: bool,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Add the gradients of a micro-batch, of which every rank gives its part.
 
@@ -65,6 +73,7 @@ class TrainingStep:
             teacher: targets of this rank's part.
             rows: their caption rows.
             labels: their labels.
+            counts: how many pictures each rank gives.
             share: what the micro-batch's loss counts for in the step; all of a step add up to 1.
             last: whether the optimizer follows; until then ranks need not agree on gradients.
 
@@ -81,10 +90,10 @@ class TrainingStep:
                 embeddings = self._forward(self._normalize(images))
             device = embeddings.device
             loss, terms = self._objectives(
-                student=self._ranks.gather_rows(embeddings.float()),
-                teacher=self._ranks.gather_rows(teacher),
-                rows=self._ranks.gather_rows(rows.to(device)),
-                labels=self._ranks.gather_rows(labels.to(device)),
+                student=self._ranks.gather_rows(embeddings.float(), counts=counts),
+                teacher=self._ranks.gather_rows(teacher, counts=counts),
+                rows=self._ranks.gather_rows(rows.to(device), counts=counts),
+                labels=self._ranks.gather_rows(labels.to(device), counts=counts),
             )
             self._loss_scaler.scale(share * loss).backward()
         self._synced, self.has_gradients = last, True

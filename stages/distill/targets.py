@@ -67,6 +67,7 @@ def load_targets(embeddings: TeacherEmbeddings, *, placement: str, device: torch
     if placement == "mapped":
         scratch.parent.mkdir(parents=True, exist_ok=True)
         table = torch.from_numpy(np.memmap(scratch, dtype=dtype, mode="w+", shape=(rows, dim)))
+        scratch.unlink()  # the mapping holds it until the process ends, however that comes about
     else:
         kind = torch.from_numpy(np.empty(0, dtype)).dtype
         table = torch.empty(rows, dim, dtype=kind, device=device if placement == "device" else "cpu")

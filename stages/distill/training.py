@@ -168,7 +168,7 @@ class Training:
             for number, batch in enumerate(self._metrics.timed(batches), start=1):
                 last = number % requests.micro_batches_per_step == 0
                 word = self._confer(batch, stop)
-                if word.least_rows > 1:  # batch normalisation needs two
+                if min(word.counts) > 1:  # batch normalisation needs two
                     self._learn(batch, requests, word, last=last)
                 if not last:
                     continue
@@ -193,12 +193,13 @@ class Training:
             teacher=self._examples.targets(batch.rows, epoch, self._targets.gather),
             rows=self._examples.caption_rows(batch.rows, epoch),
             labels=self._examples.labels(batch.rows),
+            counts=word.counts,
             share=1 / requests.micro_batches_per_step,
             last=last,
         )
         self._rows_in_step += self._manifest_rows[batch.rows].tolist()
         self._watch.look(loss, step=self._progress.step + 1, rows=self._rows_in_step, last_good=self._last_good)
-        self._metrics.add(num_images=word.num_rows, values={"loss": loss, **terms})
+        self._metrics.add(num_images=sum(word.counts), values={"loss": loss, **terms})
 
     def _finish_step(self, total_steps: int) -> None:
         done, schedule = self._progress, self._schedule
@@ -248,8 +249,7 @@ class Training:
                 self._progress.rejected |= rejected
             self._check_rejected()
         return _Word(
-            num_rows=int(num_rows.sum()),
-            least_rows=int(num_rows.min()),
+            counts=num_rows.tolist(),
             stop=bool(stops.any()),
             save=bool(dues[0]),
         )
@@ -287,13 +287,11 @@ class _Word:
     """What all ranks know of a micro-batch.
 
     Args:
-        num_rows: pictures that could be read, over all ranks.
-        least_rows: on the rank that has fewest.
+        counts: pictures that could be read, by rank.
         stop: whether any rank was asked to stop.
         save: whether the first rank finds it time to save.
     """
 
-    num_rows: int
-    least_rows: int
+    counts: list[int]
     stop: bool
     save: bool

@@ -11,14 +11,14 @@ from data_schemas.errors import ProtoRKDError
 from stages.distill.objectives.agreement import choose_prototypes, column_loss, row_loss, with_own_caption
 from stages.distill.objectives.embeddings import check_same_shape, unit_rows
 from stages.distill.objectives.landmarks import PrototypeMap, build_map, build_student_scale
-from stages.distill.objectives.queue import CorpusDraw, check_above_zero
+from stages.distill.objectives.queue import CorpusDraw, StepCount, check_above_zero
 from stages.distill.objectives.rkd import RKDLoss
 from stages.distill.objectives.space import Corpus, PrototypeSource
 
 TARGETS = ("soft", "hard")
 
 
-class ProtoRKDLoss(nn.Module):
+class ProtoRKDLoss(StepCount):
     """Relate each image to prototypes of the teacher's space as its caption relates to them.
 
     A batch is a keyhole on the teacher's space; prototypes are a map of all of it. As the teacher is constant, so is
@@ -62,8 +62,6 @@ class ProtoRKDLoss(nn.Module):
         rows: (batch,), int64: the corpus row of each caption; with own_caption, it is left out where it is drawn too.
         returns: (), float32, at least 0 up to rounding.
     """
-
-    step: Tensor
 
     def __init__(
         self,
@@ -121,7 +119,6 @@ class ProtoRKDLoss(nn.Module):
         if self.coarse_map is not None:
             _check_differ(self.map.centroids, self.coarse_map.centroids)
         self.corpus_draw = _draw_from(corpus, corpus_landmarks) if corpus_landmarks else None
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
     def forward(self, *, student: Tensor, teacher: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the loss, this batch counted in the student's own map; in training, keep that map and go on."""

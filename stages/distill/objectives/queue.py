@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,22 @@ class EmbeddingQueue(nn.Module):
         self.pointer.add_(len(newest)).remainder_(size)
 
 
-class CorpusDraw(nn.Module):
+class StepCount(nn.Module):
+    """How many steps a module has taken, as part of its state; kept on the CPU, where reading it waits for nothing."""
+
+    step: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.step = self.step.cpu()
+        return self
+
+
+class CorpusDraw(StepCount):
     """Other rows of the corpus at every step, all exact: the teacher is constant, so none of them is ever stale.
 
     A draw follows from the number of steps taken, so all processes and a resumed run see the same. No row comes twice
@@ -64,14 +79,12 @@ class CorpusDraw(nn.Module):
         size: Rows in a draw.
     """
 
-    step: Tensor
     whole: Tensor | None
 
     def __init__(self, corpus: Corpus, size: int) -> None:
         super().__init__()
         self._corpus = corpus
         self._size = size
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         fits = corpus.num_captions <= size
         whole = unit_rows(corpus.gather(torch.arange(corpus.num_captions))) if fits else None
         self.register_buffer("whole", whole, persistent=False)
