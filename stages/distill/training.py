@@ -168,8 +168,10 @@ class Training:
             for number, batch in enumerate(self._metrics.timed(batches), start=1):
                 last = number % requests.micro_batches_per_step == 0
                 word = self._confer(batch, stop)
-                if min(word.counts) > 1:  # batch normalisation needs two
+                if min(word.counts) > 1:
                     self._learn(batch, requests, word, last=last)
+                else:
+                    log.info("distill: a batch of step %d has too few readable pictures to learn from", done.step + 1)
                 if not last:
                     continue
                 self._finish_step(total_steps)
