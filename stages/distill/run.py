@@ -33,6 +33,7 @@ from stages.distill.setup import (
     named_prototypes,
     speed_up,
 )
+from stages.distill.smoothing import TargetSmoothing
 from stages.distill.targets import Targets, load_targets
 from stages.distill.training import Conduct, Schedule, Training
 from stages.distill.training_state import TrainingProgress
@@ -105,6 +106,7 @@ def train_student(
         dataset=ExampleImages(images, pairs.examples.pairs, _augmentation(params, preprocessing), seed=params.seed),
         examples=pairs.examples,
         targets=targets,
+        smooth=_smoothing(params, targets),
         normalize=normalize,
         requests=lambda start_step: BatchRequests(
             np.arange(pairs.examples.num),
@@ -166,6 +168,17 @@ def _augmentation(params: "DistillParams", preprocessing: Preprocessing) -> Trai
         augmentation=AUGMENTATIONS[params.augmentation],
         crop_min_scale=params.crop_min_scale,
         interpolation=preprocessing.interpolation,
+    )
+
+
+def _smoothing(params: "DistillParams", targets: Targets) -> TargetSmoothing | None:
+    if not params.target_smoothing:
+        return None
+    return TargetSmoothing.over(
+        targets,
+        share=params.target_smoothing,
+        temperature=params.smoothing_temperature,
+        num_landmarks=params.smoothing_landmarks,
     )
 
 

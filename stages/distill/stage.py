@@ -70,6 +70,17 @@ class DistillParams:
     loss_option: tuple[str, ...] = option(
         (), help="Option of an objective, such as seed.queue-size=65536; repeatable.", metavar="NAME.OPTION=VALUE"
     )
+    target_smoothing: float = option(
+        0.0,
+        help="Share of a target that is the mean of the captions like it, over the whole corpus. 0: none.",
+        check=FRACTION,
+    )
+    smoothing_temperature: float = option(
+        0.1, help="Of the likeness in --target-smoothing; lower ones look at nearer captions.", check=POSITIVE
+    )
+    smoothing_landmarks: int = option(
+        16384, help="Captions of the corpus that --target-smoothing looks at, drawn once.", check=POSITIVE
+    )
     epochs: int = option(10, help="Passes over the examples, or over as many as --episode-size says.", check=POSITIVE)
     episode_size: int = option(
         0,

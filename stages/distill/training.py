@@ -20,6 +20,7 @@ from stages.distill.metrics import Metrics
 from stages.distill.objectives import WeightedObjectives
 from stages.distill.optimizer import warmup_cosine
 from stages.distill.precision import autocast
+from stages.distill.smoothing import TargetSmoothing
 from stages.distill.step import TrainingStep, seed_step
 from stages.distill.stop import stop_requests
 from stages.distill.targets import Targets
@@ -88,6 +89,7 @@ class Training:
         dataset: pictures by epoch and example.
         examples: the captions and labels that belong to them.
         targets: the teacher's embeddings by caption row.
+        smooth: what is done to targets before objectives see them; or none.
         normalize: from bytes to the student's input.
         requests: a maker of the batches that remain after so many steps.
         manifest_rows: by example, for messages.
@@ -109,6 +111,7 @@ class Training:
         dataset: ExampleImages,
         examples: Examples,
         targets: Targets,
+        smooth: TargetSmoothing | None,
         normalize: Normalize,
         requests: Callable[[int], BatchRequests],
         manifest_rows: Tensor,
@@ -120,7 +123,7 @@ class Training:
         draft: Draft,
     ) -> None:
         self._student, self._objectives, self._optimizer, self._ema = student, objectives, optimizer, ema
-        self._dataset, self._examples, self._targets = dataset, examples, targets
+        self._dataset, self._examples, self._targets, self._smooth = dataset, examples, targets, smooth
         self._requests, self._manifest_rows, self._validate = requests, manifest_rows, validate
         self._schedule, self._conduct, self._metrics, self._ranks = schedule, conduct, metrics, ranks
         self._draft = draft
@@ -190,9 +193,10 @@ class Training:
 
     def _learn(self, batch: Batch, requests: BatchRequests, word: "_Word", *, last: bool) -> None:
         epoch = self._progress.step // requests.steps_per_epoch
+        teacher = self._examples.targets(batch.rows, epoch, self._targets.gather)
         loss, terms = self._step.accumulate(
             batch.images,
-            teacher=self._examples.targets(batch.rows, epoch, self._targets.gather),
+            teacher=teacher if self._smooth is None else self._smooth(teacher),
             rows=self._examples.caption_rows(batch.rows, epoch),
             labels=self._examples.labels(batch.rows),
             counts=word.counts,
