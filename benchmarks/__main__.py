@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.encoding import compare_encoding
 from benchmarks.measure import Comparison, table
+from benchmarks.retrieval import compare_retrieval
 from benchmarks.rkd import compare_rkd
 
 _DATA = "PROTORKD_TEST_DATA"
@@ -23,11 +24,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("--batch-size", type=int, default=256, help="Embeddings on each side of rkd.")
     parser.add_argument("--dim", type=int, default=384, help="Width of the embeddings of rkd.")
+    parser.add_argument("--images", type=int, default=1000, help="Pictures of retrieval, with five captions each.")
+    parser.add_argument("--image-dim", type=int, default=768, help="Width of the embeddings of retrieval.")
     parser.add_argument("--captions", type=int, default=768, help="Captions that the teacher embeds.")
     parser.add_argument("--pairs", type=int, default=3, help="Timed pairs of each comparison.")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks.json"), help="Where the JSON goes.")
     given = parser.parse_args()
     comparisons = compare_rkd(batch_size=given.batch_size, dim=given.dim, num_pairs=given.pairs)
+    comparisons += compare_retrieval(num_images=given.images, dim=given.image_dim, num_pairs=given.pairs)
     comparisons += _compare_encoding(num_captions=given.captions, num_pairs=given.pairs)
     print(table(comparisons))
     write_json(given.out, comparisons)

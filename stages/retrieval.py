@@ -32,15 +32,69 @@ class Matches(NamedTuple):
     ranks: Tensor
 
 
-class _Standing(NamedTuple):
-    """Where the best right answer of each query stands: see `expected_hits`."""
+class Standing(NamedTuple):
+    """Where the best right answer of each query stands, where equal scores are tied: see `expected_hits`.
+
+    Shapes:
+        greater, tied, positives: (queries,), int64, on the CPU; positives from 1.
+    """
 
     greater: Tensor
     tied: Tensor
     positives: Tensor
 
+    def hits(self, *, k: int) -> Tensor:
+        """Chance that a right answer is among the first k: (queries,), float64, from 0 to 1; recall@k is its mean."""
+        return expected_hits(greater=self.greater, tied=self.tied, positives=self.positives, k=k)
 
-@exact_scores()
+    def ranks(self) -> Tensor:
+        """Expected place, from 1, of the first right answer: (queries,), float64."""
+        return expected_ranks(greater=self.greater, tied=self.tied, positives=self.positives)
+
+
+class RetrievalStandings(NamedTuple):
+    """What one comparison of all captions with all images gives: every measure follows from it without another.
+
+    Args:
+        text_to_image: one query a caption; its image is the one right answer.
+        image_to_text: one query an image; any of its captions is a right answer.
+    """
+
+    text_to_image: Standing
+    image_to_text: Standing
+
+    def metrics(self, *, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+        """Sum up as `retrieval_metrics` says.
+
+        Raises:
+            ValueError: there is no cut-off, or one below 1.
+        """
+        if not ks or min(ks) < 1:
+            raise ValueError(f"ks must be whole numbers from 1; got {tuple(ks)}.")
+        directions = self._asdict()
+        metrics = {
+            f"{direction}/recall@{k}": 100 * float(standing.hits(k=k).mean())
+            for direction, standing in directions.items()
+            for k in ks
+        }
+        metrics["mean_recall"] = sum(metrics.values()) / len(metrics)
+        for direction, standing in directions.items():
+            metrics[f"{direction}/median_rank"] = float(np.median(standing.ranks().numpy()))
+        return metrics
+
+
+class RetrievalRanks(NamedTuple):
+    """Expected place, from 1, of the first right answer to each query.
+
+    Shapes:
+        captions: (captions,), float64, place of each caption's image among the images.
+        images: (images,), float64, place of the first of each image's captions among the captions.
+    """
+
+    captions: Tensor
+    images: Tensor
+
+
 def retrieval_metrics(
     *,
     image_embeddings: Tensor,
@@ -74,6 +128,49 @@ def retrieval_metrics(
         caption_embeddings: (captions, dim), float, any scale.
         caption_image: (captions,), int64.
     """
+    standings = retrieval_standings(
+        image_embeddings=image_embeddings,
+        caption_embeddings=caption_embeddings,
+        caption_image=caption_image,
+        block=block,
+    )
+    return standings.metrics(ks=ks)
+
+
+def retrieval_ranks(
+    *, image_embeddings: Tensor, caption_embeddings: Tensor, caption_image: Tensor, block: int = 1024
+) -> RetrievalRanks:
+    """Find the expected rank of every query, both ways.
+
+    Who wants the metrics too takes both from `retrieval_standings`, and compares once.
+
+    Args:
+        image_embeddings: as in `retrieval_metrics`, with what it raises.
+        caption_embeddings: as there.
+        caption_image: as there.
+        block: as there.
+    """
+    standings = retrieval_standings(
+        image_embeddings=image_embeddings,
+        caption_embeddings=caption_embeddings,
+        caption_image=caption_image,
+        block=block,
+    )
+    return RetrievalRanks(captions=standings.text_to_image.ranks(), images=standings.image_to_text.ranks())
+
+
+@exact_scores()
+def retrieval_standings(
+    *, image_embeddings: Tensor, caption_embeddings: Tensor, caption_image: Tensor, block: int = 1024
+) -> RetrievalStandings:
+    """Compare every caption with every image once, block by block.
+
+    Args:
+        image_embeddings: as in `retrieval_metrics`, with what it raises.
+        caption_embeddings: as there.
+        caption_image: as there.
+        block: as there.
+    """
     images, captions = _unit_pair(image_embeddings, caption_embeddings)
     num_captions_of = _count_captions(caption_image, num_captions=len(captions), num_images=len(images))
     caption_image = caption_image.to(images.device)
@@ -88,17 +185,16 @@ def retrieval_metrics(
     for rows in _blocks(len(captions), block):
         for columns in _blocks(len(images), block):
             scores = captions[rows] @ images[columns].T  # (block, block)
-            caption_above[rows] += (scores > caption_score[rows, None] + TIE_TOLERANCE).sum(dim=1)
-            caption_level[rows] += (scores >= caption_score[rows, None] - TIE_TOLERANCE).sum(dim=1)
-            image_above[columns] += (scores > image_score[columns] + TIE_TOLERANCE).sum(dim=0)
-            image_level[columns] += (scores >= image_score[columns] - TIE_TOLERANCE).sum(dim=0)
+            caption_above[rows] += (scores > caption_score[rows, None] + TIE_TOLERANCE).sum(dim=1, dtype=torch.int32)
+            caption_level[rows] += (scores >= caption_score[rows, None] - TIE_TOLERANCE).sum(dim=1, dtype=torch.int32)
+            image_above[columns] += (scores > image_score[columns] + TIE_TOLERANCE).sum(dim=0, dtype=torch.int32)
+            image_level[columns] += (scores >= image_score[columns] - TIE_TOLERANCE).sum(dim=0, dtype=torch.int32)
 
     best = caption_score >= image_score[caption_image] - TIE_TOLERANCE
     positives = torch.bincount(caption_image[best].cpu(), minlength=len(num_captions_of))
-    return _summary(
+    return RetrievalStandings(
         text_to_image=_standing(above=caption_above, level=caption_level, positives=torch.ones(len(captions))),
         image_to_text=_standing(above=image_above, level=image_level, positives=positives),
-        ks=ks,
     )
 
 
@@ -121,13 +217,11 @@ def chance_recall(*, caption_image: Tensor, num_images: int, ks: Sequence[int] =
     num_captions = len(caption_image)
     positives = _count_captions(caption_image, num_captions=num_captions, num_images=num_images)
     nothing, one = torch.zeros(num_captions, dtype=torch.int64), torch.ones(num_captions, dtype=torch.int64)
-    return _summary(
-        text_to_image=_Standing(greater=nothing, tied=(num_images - 1) * one, positives=one),
-        image_to_text=_Standing(
-            greater=torch.zeros_like(positives), tied=num_captions - positives, positives=positives
-        ),
-        ks=ks,
+    standings = RetrievalStandings(
+        text_to_image=Standing(greater=nothing, tied=(num_images - 1) * one, positives=one),
+        image_to_text=Standing(greater=torch.zeros_like(positives), tied=num_captions - positives, positives=positives),
     )
+    return standings.metrics(ks=ks)
 
 
 @exact_scores()
@@ -210,25 +304,10 @@ def _count_captions(caption_image: Tensor, *, num_captions: int, num_images: int
     return counts
 
 
-def _standing(*, above: Tensor, level: Tensor, positives: Tensor) -> _Standing:
+def _standing(*, above: Tensor, level: Tensor, positives: Tensor) -> Standing:
     greater, positives = above.cpu(), positives.to(torch.int64)
     # A right answer on the edge of the tolerance may miss the count of level scores: hence the clamp.
-    return _Standing(greater=greater, tied=(level.cpu() - greater - positives).clamp_min(0), positives=positives)
-
-
-def _summary(*, text_to_image: _Standing, image_to_text: _Standing, ks: Sequence[int]) -> dict[str, float]:
-    if not ks or min(ks) < 1:
-        raise ValueError(f"ks must be whole numbers from 1; got {tuple(ks)}.")
-    directions = {"text_to_image": text_to_image, "image_to_text": image_to_text}
-    metrics = {
-        f"{direction}/recall@{k}": 100 * float(expected_hits(**standing._asdict(), k=k).mean())
-        for direction, standing in directions.items()
-        for k in ks
-    }
-    metrics["mean_recall"] = sum(metrics.values()) / len(metrics)
-    for direction, standing in directions.items():
-        metrics[f"{direction}/median_rank"] = float(np.median(expected_ranks(**standing._asdict()).numpy()))
-    return metrics
+    return Standing(greater=greater, tied=(level.cpu() - greater - positives).clamp_min(0), positives=positives)
 
 
 def _best(scores: Tensor, *, is_right: Tensor, k: int) -> Matches:

@@ -42,7 +42,10 @@ def find_inputs(inputs: "EvaluateInputs", params: "EvaluateParams", context: Con
     found = {"student": Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=student)}
     if inputs.retrieval or inputs.zero_shot:
         found["teacher"] = _find_teacher(inputs.teacher, student, context)
-    retrieval = [read_retrieval_set(path, form=params, file_digests=digests) for path in inputs.retrieval]
+    retrieval = [
+        read_retrieval_set(path, form=params, file_digests=digests, image_root=inputs.image_root)
+        for path in inputs.retrieval
+    ]
     zero_shot = [read_labelled_set(path, file_digests=digests) for path in inputs.zero_shot]
     splits = [read_labelled_splits(path, file_digests=digests) for path in inputs.knn]
     names = {

@@ -10,6 +10,7 @@ from data_schemas.manifest import Rejection
 from pipeline.fingerprint import hash_json
 from pipeline.memo import FileDigests
 from pipeline.stage import Input
+from stages.evaluate.caption_sets import read_caption_set, split_argument
 from stages.evaluate.image_folder import ImageFolder, read_image_folder, read_splits, split_name
 from stages.image_set import identify_images
 from stages.manifest_format import ManifestFormat
@@ -22,9 +23,9 @@ class RetrievalSet:
     Args:
         name: what reports call it.
         images: distinct pictures, identified.
-        captions: one an element, in manifest order.
+        captions: one an element, in the order of the file.
         caption_image: number of the picture that each caption describes.
-        rejections: rows of the manifest that were left out.
+        rejections: rows or entries of the file that were left out.
     """
 
     name: str
@@ -55,24 +56,32 @@ class Splits:
     test: LabelledSet
 
 
-def read_retrieval_set(argument: str, *, form: ManifestFormat, file_digests: FileDigests) -> RetrievalSet:
-    """Read ``TSV`` or ``NAME=TSV``; without a name the set is called as the file without its suffix.
+def read_retrieval_set(
+    argument: str, *, form: ManifestFormat, file_digests: FileDigests, image_root: Path | None = None
+) -> RetrievalSet:
+    """Read ``PATH``, ``NAME=PATH``, ``PATH#SPLIT`` or ``NAME=PATH#SPLIT``, in any format of `read_caption_set`.
+
+    Without a name the set is called as the file without its suffix, with ``_SPLIT`` where the format has splits.
+
+    Args:
+        argument: what the user gives.
+        form: how a manifest is written.
+        file_digests: of pictures, as far as they are known.
+        image_root: folder of the pictures; by default they are looked for near the file.
 
     Raises:
-        ProtoRKDError: the manifest cannot be read.
+        ProtoRKDError: as `read_caption_set`.
     """
-    name, path = split_name(argument)
-    manifest = form.read(path, max_bad_fraction=1.0)
-    encoded = manifest.table["image"].combine_chunks().dictionary_encode()
-    images = identify_images(
-        path.resolve().parent, encoded.dictionary.to_pylist(), identity="content", file_digests=file_digests
-    )
+    name, path, split = split_argument(argument)
+    pairs = read_caption_set(path, split=split, image_root=image_root, form=form)
+    encoded = pa.array(pairs.images, pa.large_string()).dictionary_encode()
+    images = identify_images(pairs.root, encoded.dictionary.to_pylist(), identity="content", file_digests=file_digests)
     return RetrievalSet(
-        name=name or path.stem,
+        name=name or pairs.name,
         images=images,
-        captions=tuple(manifest.table["caption"].to_pylist()),
+        captions=pairs.captions,
         caption_image=tuple(encoded.indices.to_pylist()),
-        rejections=tuple(manifest.rejections),
+        rejections=pairs.rejections,
     )
 
 

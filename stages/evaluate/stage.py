@@ -7,6 +7,7 @@ Gives:  report.json (metrics, sizes, chance) and report.html (what captions find
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from data_schemas.evaluation_report import PAGE_NAME
 from pipeline.draft import Draft
@@ -27,7 +28,13 @@ class EvaluateInputs:
         None, help="The student's teacher. Default: where encode-teacher found it.", metavar="NAME_OR_PATH"
     )
     retrieval: tuple[str, ...] = option(
-        (), help="Manifest to retrieve on, both ways; repeatable; NAME=TSV names the set.", metavar="TSV"
+        (),
+        help="Pictures and captions to retrieve on, both ways; repeatable; NAME=PATH names the set. A manifest, COCO's "
+        "captions, Karpathy's JSON, or the files of Flickr8k and Flickr30k; PATH#SPLIT takes another split than test.",
+        metavar="PATH",
+    )
+    image_root: Path | None = option(
+        None, help="Folder with the pictures of --retrieval. Default: where each format has them.", metavar="FOLDER"
     )
     zero_shot: tuple[str, ...] = option(
         (), help="Folder of class folders to classify by prompts; repeatable.", metavar="FOLDER"

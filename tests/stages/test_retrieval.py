@@ -1,13 +1,21 @@
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from data_schemas.errors import ProtoRKDError
-from stages.retrieval import chance_recall, retrieval_metrics, top_captions, top_images
+from stages.retrieval import (
+    chance_recall,
+    retrieval_metrics,
+    retrieval_ranks,
+    retrieval_standings,
+    top_captions,
+    top_images,
+)
 
 
 def naive_hit(scores: list[float], right: set[int], k: int) -> float:
@@ -128,6 +136,81 @@ def test_retrieval_metrics__count_a_zero_vector_as_cosine_zero() -> None:
     _, captions, caption_image = some_pairs(4)
     chance = chance_recall(caption_image=caption_image, num_images=7)
     assert measure(torch.zeros(7, 5), captions, caption_image) == pytest.approx(chance)
+
+
+def naive_expected_rank(scores: list[float], right: set[int]) -> float:
+    """Place of the first right one, from 1, as the mean over all orders of the candidates that share its score."""
+    best = max(scores[index] for index in right)
+    level = [index for index, value in enumerate(scores) if value == best]
+    first = [1 + min(place for place, index in enumerate(order) if index in right) for order in permutations(level)]
+    return float(np.mean(first)) + sum(value > best for value in scores)
+
+
+def rounded_table(images: Tensor, captions: Tensor) -> list[list[float]]:
+    """Cosines, (captions, images), in which rounding no longer tells equal ones apart."""
+    cosines = functional.cosine_similarity(captions[:, None].double(), images[None].double(), dim=2)
+    return [[round(value, 9) for value in row] for row in cosines.tolist()]
+
+
+@pytest.mark.parametrize("values", [1000, 2])
+def test_retrieval_ranks__are_the_mean_over_all_orders_of_tied_candidates(values: int) -> None:
+    generator = torch.Generator().manual_seed(8)
+    caption_image = torch.tensor([0, 2, 1, 1, 0, 3, 2, 1])
+    images = torch.randint(values, (4, 3), generator=generator).float()
+    captions = torch.randint(values, (8, 3), generator=generator).float()
+    table = rounded_table(images, captions)
+    ranks = retrieval_ranks(image_embeddings=images, caption_embeddings=captions, caption_image=caption_image, block=3)
+    assert ranks.captions.shape == (8,)
+    assert ranks.images.shape == (4,)
+    assert ranks.captions.dtype == ranks.images.dtype == torch.float64
+    own = caption_image.tolist()
+    assert ranks.captions.tolist() == pytest.approx(
+        [naive_expected_rank(row, {image}) for row, image in zip(table, own, strict=True)]
+    )
+    assert ranks.images.tolist() == pytest.approx(
+        [
+            naive_expected_rank([row[image] for row in table], {c for c, each in enumerate(own) if each == image})
+            for image in range(4)
+        ]
+    )
+
+
+def test_retrieval_metrics__count_any_of_five_captions_as_in_the_usual_protocol() -> None:
+    generator = torch.Generator().manual_seed(9)
+    images = torch.randn(40, 8, generator=generator)
+    caption_image = torch.arange(40).repeat_interleave(5)
+    captions = images[caption_image] + 2 * torch.randn(200, 8, generator=generator)
+    table = np.array(rounded_table(images, captions))
+    metrics = measure(images, captions, caption_image, block=32)
+    for k in (1, 5, 10):
+        found_images = [own in np.argsort(-row)[:k] for row, own in zip(table, caption_image.tolist(), strict=True)]
+        found_captions = [image in np.argsort(-table[:, image])[:k] // 5 for image in range(40)]
+        assert metrics[f"text_to_image/recall@{k}"] == pytest.approx(100 * np.mean(found_images))
+        assert metrics[f"image_to_text/recall@{k}"] == pytest.approx(100 * np.mean(found_captions))
+
+
+def test_retrieval_standings__give_metrics_and_what_they_are_the_means_of() -> None:
+    images, captions, caption_image = some_pairs(10)
+    images[3] = images[4]
+    standings = retrieval_standings(image_embeddings=images, caption_embeddings=captions, caption_image=caption_image)
+    ranks = retrieval_ranks(image_embeddings=images, caption_embeddings=captions, caption_image=caption_image)
+    metrics = standings.metrics(ks=(1, 3))
+    assert metrics == measure(images, captions, caption_image, ks=(1, 3))
+    for direction, own, of_direction in (
+        ("text_to_image", standings.text_to_image, ranks.captions),
+        ("image_to_text", standings.image_to_text, ranks.images),
+    ):
+        assert torch.equal(own.ranks(), of_direction)
+        assert metrics[f"{direction}/median_rank"] == np.median(of_direction.numpy())
+        for k in (1, 3):
+            assert own.hits(k=k).shape == of_direction.shape
+            assert metrics[f"{direction}/recall@{k}"] == 100 * own.hits(k=k).mean()
+
+
+def test_retrieval_metrics__refuse_a_cut_off_below_one() -> None:
+    for ks in ((), (0, 1)):
+        with pytest.raises(ValueError, match="whole numbers from 1"):
+            measure(*some_pairs(0), ks=ks)
 
 
 @pytest.mark.parametrize("num_images", [6, 20])

@@ -1,0 +1,68 @@
+"""Retrieval block by block, against the whole matrix of similarities, ranked by counting or by sorting."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.measure import Comparison, compare_peak_memory, compare_time
+from stages.retrieval import retrieval_ranks
+
+CAPTIONS_AN_IMAGE = 5
+
+
+def compare_retrieval(*, num_images: int, dim: int, num_pairs: int) -> list[Comparison]:
+    """Compare time and memory of the ranks of all queries, both ways, after a check that all ways agree.
+
+    Args:
+        num_images: Pictures; five captions describe each.
+        dim: Width of the embeddings.
+        num_pairs: Timed pairs of calls.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(num_images, dim, generator=generator)
+    caption_image = torch.arange(num_images).repeat_interleave(CAPTIONS_AN_IMAGE)
+    captions = images[caption_image] + 4 * torch.randn(len(caption_image), dim, generator=generator)
+
+    def ours() -> tuple[Tensor, Tensor]:
+        return retrieval_ranks(image_embeddings=images, caption_embeddings=captions, caption_image=caption_image)
+
+    comparisons = []
+    subject = f"retrieval, {len(captions):,} captions x {num_images:,} images x {dim}"
+    for name, rank in (("the whole matrix, counted", counted_ranks), ("the whole matrix, sorted", sorted_ranks)):
+
+        def direct(rank: Callable[[Tensor, Tensor], Tensor] = rank) -> tuple[Tensor, Tensor]:
+            scores, is_right = whole_matrix(images=images, captions=captions, caption_image=caption_image)
+            return rank(scores, is_right), rank(scores.T, is_right.T)
+
+        for found, expected in zip(ours(), direct(), strict=True):
+            _check_ranks(found, expected)
+        comparisons += [
+            compare_time(f"{subject}: time", baseline_name=name, baseline=direct, ours=ours, num_pairs=num_pairs),
+            compare_peak_memory(f"{subject}: peak memory", baseline_name=name, baseline=direct, ours=ours),
+        ]
+    return comparisons
+
+
+def whole_matrix(*, images: Tensor, captions: Tensor, caption_image: Tensor) -> tuple[Tensor, Tensor]:
+    """Every cosine, and where the right answers are: (captions, images), float32 and bool."""
+    scores = functional.normalize(captions, dim=1) @ functional.normalize(images, dim=1).T
+    return scores, caption_image[:, None] == torch.arange(len(images))
+
+
+def counted_ranks(scores: Tensor, is_right: Tensor) -> Tensor:
+    """One more than the candidates above the best right one: (queries,), int64."""
+    best = scores.masked_fill(~is_right, -torch.inf).amax(dim=1, keepdim=True)
+    return 1 + (scores > best).sum(dim=1)
+
+
+def sorted_ranks(scores: Tensor, is_right: Tensor) -> Tensor:
+    """Place of the first right one when all candidates are sorted: (queries,), int64."""
+    order = scores.argsort(dim=1, descending=True)
+    return 1 + is_right.gather(1, order).int().argmax(dim=1)
+
+
+def _check_ranks(found: Tensor, expected: Tensor) -> None:
+    """Ranks may differ by the few candidates whose cosines rounding alone tells apart."""
+    torch.testing.assert_close(found, expected.double(), rtol=1e-3, atol=1.0)
