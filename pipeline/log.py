@@ -20,5 +20,5 @@ def show_log(*, quiet: bool = False) -> None:
         handler = _StderrHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
-        log.setLevel(logging.WARNING if quiet else logging.INFO)
         log.propagate = False
+    log.setLevel(logging.WARNING if quiet else logging.INFO)

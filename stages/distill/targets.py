@@ -20,9 +20,11 @@ class Targets:
     Args:
         table: (captions, dim), float16 or float32, on the device, in RAM or mapped from a file.
         device: where gathered rows are wanted.
+        placement: where the table is: "device", "ram" or "mapped".
     """
 
-    def __init__(self, table: Tensor, device: torch.device) -> None:
+    def __init__(self, table: Tensor, device: torch.device, *, placement: str = "ram") -> None:
+        self.placement = placement
         self._table = table
         self._device = device
 
@@ -74,7 +76,7 @@ def load_targets(embeddings: TeacherEmbeddings, *, placement: str, device: torch
     for shard in embeddings.shards():
         table[shard.start : shard.stop] = torch.from_numpy(embeddings.read(shard.start, shard.stop))
     log.info("distill: %d x %d targets, placed: %s", rows, dim, placement)
-    return Targets(table, device)
+    return Targets(table, device, placement=placement)
 
 
 def _choose(size: int, device: torch.device) -> str:

@@ -42,18 +42,20 @@ def test_targets__are_the_stored_rows_in_any_placement(
     assert targets.is_zero().nonzero().flatten().tolist() == [300]
 
 
-def test_targets__that_are_mapped_lie_in_the_scratch_file(embeddings: TeacherEmbeddings, tmp_path: Path) -> None:
+def test_targets__that_are_mapped_leave_no_file_behind(embeddings: TeacherEmbeddings, tmp_path: Path) -> None:
     scratch = tmp_path / "state" / "targets.bin"
-    load_targets(embeddings, placement="mapped", device=CPU, scratch=scratch)
-    assert scratch.stat().st_size == 600 * 5 * embeddings.dtype.itemsize
+    targets = load_targets(embeddings, placement="mapped", device=CPU, scratch=scratch)
+    assert targets.placement == "mapped"
+    assert not scratch.exists()
+    np.testing.assert_array_equal(targets.gather(torch.tensor([5])).numpy(), embeddings.read(5, 6).astype(np.float32))
 
 
 def test_targets__are_mapped_where_memory_is_short(
     embeddings: TeacherEmbeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_free_memory", lambda: 1000)
-    load_targets(embeddings, placement="auto", device=CPU, scratch=tmp_path / "targets.bin")
-    assert (tmp_path / "targets.bin").exists()
+    targets = load_targets(embeddings, placement="auto", device=CPU, scratch=tmp_path / "targets.bin")
+    assert targets.placement == "mapped"
 
 
 def test_targets__find_zero_rows_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +70,7 @@ def test_targets__leave_room_for_those_of_the_other_processes(
 ) -> None:
     size = embeddings.rows * embeddings.dim * embeddings.dtype.itemsize
     monkeypatch.setattr(module, "_free_memory", lambda: 3 * size)
-    for num_processes, is_mapped in (("1", False), ("2", True)):
+    for num_processes, placement in (("1", "ram"), ("2", "mapped")):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", num_processes)
-        load_targets(embeddings, placement="auto", device=CPU, scratch=tmp_path / "targets.bin")
-        assert (tmp_path / "targets.bin").exists() is is_mapped
+        targets = load_targets(embeddings, placement="auto", device=CPU, scratch=tmp_path / "targets.bin")
+        assert targets.placement == placement

@@ -1,0 +1,262 @@
+"""Two students on the same pictures: how far apart they are, how sure that is, and whether chance explains it."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.outcomes import RANK, Outcomes
+from pipeline.log import log
+from stages.evaluate.intervals import (
+    NUM_RESAMPLES,
+    Interval,
+    Places,
+    Values,
+    class_mean_replicates,
+    group_places,
+    mean_replicates,
+    median_replicates,
+    percentile_interval,
+)
+
+NUM_PERMUTATIONS = 2000
+_MAX_DRAWS = 2**20  # coins tossed at once
+_ROUNDING = 1e-9  # relative: equal sums, added up in another order, differ by less
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A metric of two students on the same pictures.
+
+    Args:
+        name: of the metric, as reports have it: ``cifar10/zero_shot/top1``.
+        first: the metric of student A.
+        second: the metric of student B.
+        interval: 95 % of ``difference``, by the paired bootstrap: both students on the same resamples.
+        p_value: how often a difference of this size or more, in either direction, comes about where it is a toss-up on
+            each picture which student gave which answer. By random tosses it is never below 1 / (tosses + 1).
+    """
+
+    name: str
+    first: float
+    second: float
+    interval: Interval
+    p_value: float
+
+    @property
+    def difference(self) -> float:
+        """B - A in the metric's unit: percentage points, or ranks."""
+        return self.second - self.first
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How much is drawn.
+
+    Args:
+        seed: of resamples and of permutations.
+        num_resamples: for the interval.
+        num_permutations: for a p-value that is not exact.
+    """
+
+    seed: int = 0
+    num_resamples: int = NUM_RESAMPLES
+    num_permutations: int = NUM_PERMUTATIONS
+
+
+def compare_outcomes(
+    first: Sequence[Outcomes], second: Sequence[Outcomes], *, draws: Draws | None = None
+) -> list[Difference]:
+    """Compare two evaluations in every metric of the sets and tasks that both have.
+
+    Measures are summed up as in reports: 100 times the mean, the median of ranks, and ``mean_per_class`` from the
+    ``top1`` of labelled pictures. A task that only one evaluation has is logged and left out.
+
+    Args:
+        first: of student A.
+        second: of student B.
+        draws: how much is drawn, and the seed.
+
+    Raises:
+        ProtoRKDError: they share no set and task, or one whose pictures, captions, labels or measures differ.
+    """
+    theirs = {found.name: found for found in second}
+    ours = {found.name for found in first}
+    for name in sorted(ours ^ theirs.keys()):
+        log.info("comparison: %s is left out: only one of the two evaluations has it", name)
+    if not ours & theirs.keys():
+        raise ProtoRKDError(
+            f"Two evaluations must share a set and a task to be compared; got {sorted(ours)} and {sorted(theirs)}. "
+            "Evaluate both students on the same sets."
+        )
+    pairs = (_align(found, theirs[found.name]) for found in first if found.name in theirs)
+    return [difference for pair in pairs for difference in _compare(*pair, draws or Draws())]
+
+
+def compare_means(
+    name: str, *, first: Values, second: Values, groups: Places | None = None, draws: Draws
+) -> Difference:
+    """Compare means of paired values; the p-value is by sign flips, which for right and wrong is exact McNemar.
+
+    Args:
+        name: of the metric.
+        first: values of student A.
+        second: values of student B, of the same queries.
+        groups: picture of each value, from `group_places`, where a picture has several; None where each has one.
+        draws: how much is drawn.
+
+    Shapes:
+        first, second: (values,), float64; groups: (values,), int64.
+    """
+    gain = second - first
+    replicates = mean_replicates(gain, groups=groups, seed=draws.seed, num_resamples=draws.num_resamples)
+    gains = gain if groups is None else np.bincount(groups, weights=gain).astype(np.float64)
+    interval = percentile_interval(replicates, num_pictures=len(gains))
+    return Difference(name, float(first.mean()), float(second.mean()), interval, sign_flip_p_value(gains, draws=draws))
+
+
+def compare_class_means(name: str, *, first: Values, second: Values, labels: Places, draws: Draws) -> Difference:
+    """Compare means over classes of the mean within each; arguments as of `compare_means`, with a label a picture."""
+    sizes = np.bincount(labels)
+    weights = 1 / (sizes[labels] * np.count_nonzero(sizes))
+    gain = second - first
+    replicates = class_mean_replicates(gain, labels=labels, seed=draws.seed, num_resamples=draws.num_resamples)
+    interval = percentile_interval(replicates, num_pictures=len(gain))
+    p_value = sign_flip_p_value(gain * weights, draws=draws)
+    return Difference(name, float(first @ weights), float(second @ weights), interval, p_value)
+
+
+def compare_medians(
+    name: str, *, first: Values, second: Values, groups: Places | None = None, draws: Draws
+) -> Difference:
+    """Compare medians of paired values; in the p-value, the two students' values of a picture change places."""
+    places = np.arange(len(first)) if groups is None else groups
+    replicates = [
+        median_replicates(values, groups=groups, seed=draws.seed, num_resamples=draws.num_resamples)
+        for values in (first, second)
+    ]
+    num_pictures = len(np.unique(places))
+    interval = percentile_interval(replicates[1] - replicates[0], num_pictures=num_pictures)
+    medians = float(np.median(first)), float(np.median(second))
+    return Difference(name, *medians, interval, _swap_p_value(first, second, places, draws=draws))
+
+
+def sign_flip_p_value(gains: Values, *, draws: Draws) -> float:
+    """Two-sided p-value of a sum whose terms are as likely to have one sign as the other.
+
+    Exact where all terms but zeros have one size, as for a picture that one student gets right and the other wrong;
+    else by random signs.
+
+    Shapes:
+        gains: (pictures,), float64.
+    """
+    sizes = np.abs(gains[gains != 0])
+    if len(sizes) == 0:
+        return 1.0
+    if np.ptp(sizes) <= _ROUNDING * sizes.max():
+        return _fair_coin_p_value(int(np.count_nonzero(gains > 0)), int(np.count_nonzero(gains < 0)))
+    observed = abs(float(gains.sum()))
+    tosses = _tosses(len(sizes), draws)
+    sums = np.concatenate([2 * (heads @ sizes) - sizes.sum() for heads in tosses])
+    return _share_at_least(np.abs(sums), observed, scale=float(sizes.sum()))
+
+
+def _fair_coin_p_value(heads: int, tails: int) -> float:
+    """Two-sided probability of a split at least as uneven as this."""
+    total = heads + tails
+    numbers = np.arange(min(heads, tails))
+    # log C(total, k) for k up to the smaller part, each from the one before
+    logs = np.concatenate([[0.0], np.cumsum(np.log(total - numbers) - np.log(numbers + 1))])
+    return min(1.0, 2 * float(np.exp(logs - total * np.log(2)).sum()))
+
+
+def _swap_p_value(first: Values, second: Values, places: Places, *, draws: Draws) -> float:
+    observed = abs(float(np.median(second) - np.median(first)))
+    sizes = []
+    for heads in _tosses(int(places.max()) + 1, draws):
+        swapped = heads[:, places] > 0  # (block, values)
+        one, other = np.where(swapped, second, first), np.where(swapped, first, second)
+        sizes.append(np.abs(np.median(other, axis=1) - np.median(one, axis=1)))
+    return _share_at_least(np.concatenate(sizes), observed, scale=float(np.abs(first).max()))
+
+
+def _share_at_least(sizes: Values, observed: float, *, scale: float) -> float:
+    """Share of random outcomes at least as large as the observed one, which is counted among them."""
+    return float((1 + np.count_nonzero(sizes >= observed - _ROUNDING * scale)) / (1 + len(sizes)))
+
+
+def _tosses(num_pictures: int, draws: Draws) -> Iterator[Values]:
+    """Yield a coin a picture, for all permutations: (block, pictures), 0 or 1."""
+    generator = np.random.default_rng(draws.seed)
+    block = max(1, _MAX_DRAWS // num_pictures)
+    for start in range(0, draws.num_permutations, block):
+        rows = min(block, draws.num_permutations - start)
+        yield generator.integers(2, size=(rows, num_pictures), dtype=np.uint8).astype(np.float64)
+
+
+def _compare(first: Outcomes, second: Outcomes, draws: Draws) -> Iterator[Difference]:
+    pictures = group_places(first.pictures)
+    groups = pictures if len(first.queries) else None
+    for measure, values in first.measures.items():
+        pair = {"first": values, "second": second.measures[measure]}
+        if measure == RANK:
+            yield compare_medians(f"{first.name}/median_rank", **pair, groups=groups, draws=draws)
+            continue
+        pair = {student: 100 * found for student, found in pair.items()}
+        yield compare_means(f"{first.name}/{measure}", **pair, groups=groups, draws=draws)
+        if measure == "top1" and len(first.labels):
+            labels = group_places(first.labels)
+            yield compare_class_means(f"{first.name}/mean_per_class", **pair, labels=labels, draws=draws)
+
+
+def _align(first: Outcomes, second: Outcomes) -> tuple[Outcomes, Outcomes]:
+    """Bring both into one order, that of pictures and queries."""
+    rows = [_keys(found) for found in (first, second)]
+    alone = [sorted((Counter(own) - Counter(other)).elements()) for own, other in (rows, rows[::-1])]
+    if any(alone):
+        found = " and ".join(
+            f"{len(keys)} in the {which} alone, first {': '.join(filter(None, keys[0]))!r}"
+            for which, keys in zip(("first", "second"), alone, strict=True)
+            if keys
+        )
+        raise ProtoRKDError(
+            f"Two evaluations must hold the same pictures and captions of {first.name} to be compared; got {found}. "
+            "Evaluate both students on one set."
+        )
+    if first.measures.keys() != second.measures.keys():
+        raise ProtoRKDError(
+            f"Two evaluations must have the same measures of {first.name} to be compared; got {sorted(first.measures)} "
+            f"and {sorted(second.measures)}. Evaluate both students with the same options."
+        )
+    ordered = [
+        _reordered(found, sorted(range(len(own)), key=own.__getitem__))
+        for found, own in zip((first, second), rows, strict=True)
+    ]
+    _check_labels(*ordered)
+    return ordered[0], ordered[1]
+
+
+def _keys(found: Outcomes) -> list[tuple[str, str]]:
+    return list(zip(found.pictures, found.queries or [""] * len(found.pictures), strict=True))
+
+
+def _reordered(found: Outcomes, order: list[int]) -> Outcomes:
+    return replace(
+        found,
+        pictures=[found.pictures[row] for row in order],
+        queries=[found.queries[row] for row in order if len(found.queries)],
+        labels=[found.labels[row] for row in order if len(found.labels)],
+        predicted=[found.predicted[row] for row in order if len(found.predicted)],
+        measures={name: values[order] for name, values in found.measures.items()},
+    )
+
+
+def _check_labels(first: Outcomes, second: Outcomes) -> None:
+    for picture, ours, theirs in zip(first.pictures, first.labels, second.labels, strict=False):
+        if ours != theirs:
+            raise ProtoRKDError(
+                f"Two evaluations must give a picture of {first.name} one label to be compared; got {ours} and "
+                f"{theirs} for {picture}. Evaluate both students on one set."
+            )
