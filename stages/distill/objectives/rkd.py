@@ -51,7 +51,7 @@ class RKDLoss(nn.Module):
                 f"got {distance_weight} and {angle_weight}. The paper's are 0.5 and 1."
             )
         if angle_block < 0:
-            raise ProtoRKDError(f"angle_block of rkd must not be negative; got {angle_block}. 0 chooses by the batch.")
+            raise ProtoRKDError(f"angle_block of rkd must be 0 or more; got {angle_block}. 0 chooses by the batch.")
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight
         self.angle_block = angle_block
