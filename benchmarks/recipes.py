@@ -27,10 +27,12 @@ class Recipe:
     Args:
         losses: values of ``--loss``.
         options: values of ``--loss-option``.
+        target_smoothing: value of ``--target-smoothing``.
     """
 
     losses: tuple[str, ...]
     options: tuple[str, ...] = ()
+    target_smoothing: float = 0.0
 
 
 DEFAULT = "default"
@@ -42,7 +44,9 @@ RECIPES = {
     "infonce": Recipe(("infonce=1",)),
     "proto-rkd": Recipe(("proto-rkd=1",)),
     "simreg+proto-rkd": Recipe(("simreg=1", "proto-rkd=1")),
-    DEFAULT: Recipe(DistillParams().loss, DistillParams().loss_option),
+    "infonce+proto-rkd": Recipe(("infonce=1", "proto-rkd=0.5")),
+    "infonce, smoothed": Recipe(("infonce=1",), target_smoothing=0.5),
+    DEFAULT: Recipe(DistillParams().loss, DistillParams().loss_option, DistillParams().target_smoothing),
 }
 
 
@@ -81,6 +85,7 @@ def main() -> None:
                 projection_layers=given.projection_layers,
                 loss=RECIPES[name].losses,
                 loss_option=RECIPES[name].options,
+                target_smoothing=RECIPES[name].target_smoothing,
                 epochs=given.epochs,
                 batch_size=given.batch_size,
                 lr=given.lr,
