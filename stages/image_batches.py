@@ -1,13 +1,17 @@
 """Pictures in batches, with those that could not be read told apart."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from data_schemas.errors import ProtoRKDError
+from stages.images import ImageRejected, open_image
+from stages.transforms import EvalTransform
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,31 @@ class Batch:
     def pin_memory(self) -> "Batch":
         """Put the tensors where a GPU copies them from in the background."""
         return Batch(self.images.pin_memory(), self.rows.pin_memory(), self.rejected)
+
+
+class EvalPictures(Dataset[tuple[int, Tensor | str]]):
+    """Pictures by their number, as evaluation sees them, or why there is none.
+
+    Args:
+        path_of: from a number to a file.
+        num: how many there are.
+        transform: what is done to each.
+    """
+
+    def __init__(self, path_of: Callable[[int], Path | str], num: int, transform: EvalTransform) -> None:
+        self._path_of = path_of
+        self._num = num
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return self._num
+
+    def __getitem__(self, number: int) -> tuple[int, Tensor | str]:
+        """Read one: its number, and the picture as (3, size, size) uint8 or the reason."""
+        try:
+            return number, self._transform(open_image(self._path_of(number)))
+        except ImageRejected as error:
+            return number, error.reason
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Batch normalisation over the batch of all ranks, also where torch's own SyncBatchNorm, made for GPUs, does not go."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -15,8 +17,8 @@ def sync_batchnorm(module: nn.Module, ranks: Ranks, device: torch.device) -> nn.
     if ranks.size == 1:
         return module
     if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module, ranks.group)  # type: ignore[no-untyped-call]
-        return converted
+        convert: Callable[..., nn.Module] = nn.SyncBatchNorm.convert_sync_batchnorm
+        return convert(module, ranks.group)
     for child in module.modules():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             child.forward = _SyncedForward(child, ranks)  # type: ignore[assignment, method-assign]

@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from stages.distill.targets import Targets
-from stages.image_batches import collate
+from stages.image_batches import EvalPictures, collate
 from stages.image_set import ImageSet
-from stages.images import ImageRejected, open_image
 from stages.ranks import Ranks
 from stages.retrieval import retrieval_metrics
 from stages.transforms import EvalTransform, Normalize
@@ -80,7 +78,7 @@ class Validation:
         self._caption_rows = torch.tensor([row for name in names for row in captions_of[name]], dtype=torch.int64)
         num_captions = torch.tensor([len(captions_of[name]) for name in names])
         self._caption_image = torch.arange(len(names)).repeat_interleave(num_captions)
-        self._pictures = _Pictures(self._paths, transform)
+        self._pictures = EvalPictures(self._paths.__getitem__, len(self._paths), transform)
         self._targets, self._normalize, self._in_precision = targets, normalize, in_precision
         self._ranks, self._batch_size, self._workers = ranks, batch_size, workers
         self._num_rejected = 0
@@ -169,18 +167,6 @@ class Validation:
                 len(rejected), len(self._paths), self._paths[image], rejected[image],
             )  # fmt: skip
         self._num_rejected = len(rejected)
-
-
-class _Pictures(Dataset[tuple[int, Tensor | str]]):
-    def __init__(self, paths: Sequence[Path], transform: EvalTransform) -> None:
-        self._paths = paths
-        self._transform = transform
-
-    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
-        try:
-            return index, self._transform(open_image(self._paths[index]))
-        except ImageRejected as error:
-            return index, error.reason
 
 
 def _draw(names: list[str], most: int) -> list[str]:

@@ -4,34 +4,17 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from data_schemas.files import write_atomic
 from data_schemas.student_checkpoint import StudentConfig
 from pipeline.progress import progress
 from stages.device import choose_device
-from stages.image_batches import collate, worker_errors
+from stages.image_batches import EvalPictures, collate, worker_errors
 from stages.image_set import ImageSet
-from stages.images import ImageRejected, open_image
 from stages.trained_student import load_student
 from stages.transforms import EvalTransform, Normalize
 from stages.workers import num_workers
-
-
-class _Pictures(Dataset[tuple[int, Tensor | str]]):
-    def __init__(self, images: ImageSet, transform: EvalTransform) -> None:
-        self._images = images
-        self._transform = transform
-
-    def __len__(self) -> int:
-        return len(self._images.paths)
-
-    def __getitem__(self, row: int) -> tuple[int, Tensor | str]:
-        try:
-            return row, self._transform(open_image(self._images.full_path(row)))
-        except ImageRejected as error:
-            return row, error.reason
 
 
 @torch.inference_mode()
@@ -68,7 +51,7 @@ def student_embeddings(
     student = load_student(config, weights, device=place)
     normalize = Normalize(config.preprocessing, place)
     loader = DataLoader(
-        _Pictures(images, EvalTransform(config.preprocessing)),
+        EvalPictures(images.full_path, len(images.paths), EvalTransform(config.preprocessing)),
         batch_size=batch_size,
         num_workers=min(num_workers(workers), -(-len(images.paths) // batch_size)),
         collate_fn=collate,

@@ -4,14 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
-from stages.distill.objectives.embeddings import check_same_shape, unit_rows
-from stages.distill.objectives.queue import (
-    EmbeddingQueue,
-    build_negatives,
-    check_above_zero,
-    mean_over_rows,
-    starting_rows,
-)
+from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
+from stages.distill.objectives.queue import EmbeddingQueue, build_negatives, mean_over_rows, starting_rows
 from stages.distill.objectives.space import Corpus
 
 

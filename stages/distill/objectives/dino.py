@@ -5,8 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.embeddings import check_same_shape, unit_rows
-from stages.distill.objectives.queue import check_above_zero
+from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
 
 
 class DINOLoss(nn.Module):

@@ -1,5 +1,7 @@
 """What every objective asks of the two embeddings that it is given."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -47,3 +49,14 @@ def unit_rows(embeddings: Tensor) -> Tensor:
         returns: (batch, dim), float32 or float64.
     """
     return nn.functional.normalize(full_precision(embeddings), dim=1)
+
+
+def check_above_zero(objective: str, **options: float) -> None:
+    """Refuse an option, by its name, that is not a finite number above 0.
+
+    Raises:
+        ProtoRKDError: If one is not.
+    """
+    for name, value in options.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ProtoRKDError(f"{name} of {objective} must be a finite number above 0; got {value}.")

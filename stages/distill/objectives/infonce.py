@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.embeddings import check_same_shape, full_precision, unit_rows
-from stages.distill.objectives.queue import CorpusDraw, check_above_zero
+from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, full_precision, unit_rows
+from stages.distill.objectives.queue import CorpusDraw
 from stages.distill.objectives.space import Corpus
 
 

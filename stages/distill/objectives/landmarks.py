@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.embeddings import unit_rows
-from stages.distill.objectives.queue import check_above_zero
+from stages.distill.objectives.embeddings import check_above_zero, unit_rows
 from stages.distill.objectives.space import PrototypeSource
 
 _MAX_SCALE = 100.0  # CLIP's: beyond it, training becomes unstable

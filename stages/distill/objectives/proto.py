@@ -5,9 +5,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.embeddings import check_same_shape, unit_rows
+from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
 from stages.distill.objectives.landmarks import build_map, build_student_scale
-from stages.distill.objectives.queue import check_above_zero
 from stages.distill.objectives.space import PrototypeSource
 
 TARGETS = ("prototype", "caption")

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
 from stages.distill.objectives.agreement import choose_prototypes, column_loss, row_loss, with_own_caption
-from stages.distill.objectives.embeddings import check_same_shape, unit_rows
+from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
 from stages.distill.objectives.landmarks import PrototypeMap, build_map, build_student_scale
-from stages.distill.objectives.queue import CorpusDraw, StepCount, check_above_zero
+from stages.distill.objectives.queue import CorpusDraw, StepCount
 from stages.distill.objectives.rkd import RKDLoss
 from stages.distill.objectives.space import Corpus, PrototypeSource
 

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.distill.objectives.dino import check_prototype_options, random_prototypes
-from stages.distill.objectives.embeddings import check_same_shape, unit_rows
-from stages.distill.objectives.queue import check_above_zero
+from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
 
 
 class ProtoCPCLoss(nn.Module):

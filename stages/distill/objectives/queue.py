@@ -1,6 +1,5 @@
 """What a batch is compared with beyond itself: a queue of earlier embeddings, or rows drawn from the corpus."""
 
-import math
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -207,17 +206,6 @@ class _MeanOverRows(torch.autograd.Function):
     def backward(ctx: Any, grad_mean: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return grad_mean * gradient, None, None
-
-
-def check_above_zero(objective: str, **options: float) -> None:
-    """Refuse an option, by its name, that is not a finite number above 0.
-
-    Raises:
-        ProtoRKDError: If one is not.
-    """
-    for name, value in options.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ProtoRKDError(f"{name} of {objective} must be a finite number above 0; got {value}.")
 
 
 def _check_queue_size(objective: str, queue_size: int) -> None:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from stages.distill.objectives.embeddings import check_same_shape, unit_rows
-from stages.distill.objectives.queue import build_negatives, check_above_zero, mean_over_rows
+from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
+from stages.distill.objectives.queue import build_negatives, mean_over_rows
 from stages.distill.objectives.space import Corpus
 from stages.ranking import exact_scores
 

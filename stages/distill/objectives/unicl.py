@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.embeddings import check_same_shape, unit_rows
+from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
 from stages.distill.objectives.infonce import bounded_scale, new_logit_scale, positive_loss, same_captions
-from stages.distill.objectives.queue import check_above_zero
 
 
 class UniCLLoss(nn.Module):
