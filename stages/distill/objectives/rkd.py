@@ -13,7 +13,7 @@ from stages.distill.objectives.embeddings import check_same_batch, full_precisio
 # Two rows coincide when their squared distance is lost in the rounding of the Gram matrix.
 _COINCIDENCE_ULPS = 32
 # Angles held at once. Larger blocks come fresh from the system each time on a CPU, page by page: twice as slow.
-_BLOCK_ELEMENTS_CPU, _BLOCK_ELEMENTS_GPU = 1 << 22, 1 << 25
+_BLOCK_ELEMENTS_CPU, _BLOCK_ELEMENTS_GPU = 1 << 20, 1 << 25
 
 
 class RKDLoss(nn.Module):
@@ -31,7 +31,7 @@ class RKDLoss(nn.Module):
         distance_weight: Weight of the distance term; 0 leaves the term out.
         angle_weight: Weight of the angle term; 0 leaves the term out.
         angle_block: Vertices whose angles are held at once, each batch^2 float32; changes memory and speed only. 0: as
-            many as make 16 MB on a CPU, which is as fast as it gets there, and 128 MB on a GPU.
+            many as make 4 MB on a CPU, which is as fast as it gets there, and 128 MB on a GPU.
 
     Raises:
         ProtoRKDError: If a weight is negative or not finite, both are 0, or angle_block is below 0.
