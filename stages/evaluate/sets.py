@@ -49,6 +49,25 @@ class LabelledSet:
 
 
 @dataclass(frozen=True)
+class ClassSet:
+    """Pictures with classes, for every task that its splits allow.
+
+    Args:
+        name: what reports call it.
+        class_names: as people say them, in label order.
+        mean_per_class: whether its figures are by convention the mean of the accuracies of its classes.
+        train: for probes and nearest neighbours, or None.
+        test: what is measured, or None.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    mean_per_class: bool = False
+    train: LabelledSet | None = None
+    test: LabelledSet | None = None
+
+
+@dataclass(frozen=True)
 class Splits:
     """Training and test pictures with the same classes."""
 
