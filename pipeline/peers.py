@@ -1,8 +1,11 @@
 """Several processes that run one stage together, as torchrun starts them: the first decides and writes."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
+
+from data_schemas.errors import ProtoRKDError
 
 
 class Peers(Protocol):
@@ -14,6 +17,9 @@ class Peers(Protocol):
 
     def broadcast(self, value: Any) -> Any:
         """Return the first process's value in all of them; the others wait for it, however long it takes."""
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Return every process's value, in their order; all wait for the last, however long it takes."""
 
     def leave(self) -> None:
         """Part from the others."""
@@ -31,8 +37,34 @@ class Alone:
         """Return the value."""
         return value
 
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Return the value, as the only one."""
+        return [value]
+
     def leave(self) -> None:
         """There is nobody to part from."""
+
+
+@contextmanager
+def agreed(peers: Peers) -> Iterator[None]:
+    """Fail in all processes where the block fails in one: at its end they wait for one another.
+
+    Every process must come here, with nothing between that waits for the others; what is no user's error ends the
+    process at once, which the others notice.
+
+    Raises:
+        ProtoRKDError: the block raised it, here or elsewhere; the same everywhere, that of the first that has one.
+    """
+    own: ProtoRKDError | None = None
+    try:
+        yield
+    except ProtoRKDError as error:
+        own = error
+    texts = [text for text in peers.gather_objects(None if own is None else str(own)) if text is not None]
+    if own is not None and str(own) == texts[0]:
+        raise own
+    if texts:
+        raise ProtoRKDError(texts[0]) from own
 
 
 def num_processes() -> int:

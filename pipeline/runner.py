@@ -1,5 +1,6 @@
 """Runs a stage once for each distinct request: reuse, explain, draft, resume, commit."""
 
+import contextlib
 import dataclasses
 import platform
 import sys
@@ -17,7 +18,7 @@ from pipeline.explain import Difference, nearest
 from pipeline.fingerprint import canonical, fingerprint
 from pipeline.log import log
 from pipeline.memo import FileDigests
-from pipeline.peers import Alone, num_processes
+from pipeline.peers import Alone, agreed, num_processes
 from pipeline.stage import Context, Input, Stage
 from pipeline.store import MEMO_NAME, Artifact, Store
 
@@ -136,45 +137,90 @@ def run_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime:
     Raises:
         ProtoRKDError: something that the user can mend. Whatever was whole by then serves the next run.
     """
-    if num_processes() == 1 or stage.join is None:
-        return _lead(stage, params, inputs, runtime, context)
-    peers = stage.join()
+    peers = Alone() if num_processes() == 1 or stage.join is None else stage.join()
     context = dataclasses.replace(context, peers=peers)
-    run = _lead if peers.is_first else _follow
-    outcome = run(stage, params, inputs, runtime, context)
+    if stage.prepare is not None:
+        inputs = stage.prepare(inputs, params, runtime, context)
+    outcome = _run_by_all(stage, params, inputs, runtime, context)
     peers.leave()
     return outcome
 
 
+def run_within(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime: Any, context: Context) -> Outcome:
+    """Make or find an artifact inside the run of another stage, by the processes that have met for that one.
+
+    All of them call this, in one order. A stage that agrees is run by all; any other by the first alone, while the
+    others wait.
+
+    Args:
+        stage: its declaration.
+        params: what changes the output.
+        inputs: where the inputs lie.
+        runtime: what changes only how fast or where it runs.
+        context: of the outer stage, with its peers.
+
+    Raises:
+        ProtoRKDError: as `run_stage`; the same in all processes, which may go on together.
+    """
+    if stage.agrees:
+        return _run_by_all(stage, params, inputs, runtime, context)
+    peers, outcome = context.peers, None
+    with agreed(peers):
+        if peers.is_first:
+            alone = dataclasses.replace(context, peers=Alone())
+            outcome = _run_by_all(stage, params, inputs, runtime, alone)
+    return _shared(stage, outcome, context)
+
+
+def _run_by_all(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, context: Context) -> Outcome:
+    """Lead, or follow the first process; a stage that does not agree ends the process that fails."""
+    outcome = None
+    with agreed(context.peers) if stage.agrees else contextlib.nullcontext():
+        if context.peers.is_first:
+            outcome = _lead(stage, params, inputs, runtime, context)
+        else:
+            _follow(stage, params, inputs, runtime, context)
+    return _shared(stage, outcome, context)
+
+
+def _shared(stage: Stage[Any, Any, Any], outcome: Outcome | None, context: Context) -> Outcome:
+    """Tell all processes what the first one came to, once it is committed."""
+    shared: Outcome = context.peers.broadcast(outcome)
+    with agreed(context.peers):
+        is_here = context.peers.is_first or context.store.find(stage.name, shared.artifact.record.fingerprint)
+        if not is_here:
+            raise ProtoRKDError(
+                f"{context.store.root} must be one folder for all processes of {stage.name}; got another."
+            )
+    return shared
+
+
 def _lead(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, context: Context) -> Outcome:
-    """Plan, lock, run and commit; the others hear what they have to do, and when it is done."""
+    """Plan, lock, run and commit; the others hear what they have to do."""
     start, peers = time.monotonic(), context.peers
-    plan = plan_stage(stage, params=params, inputs=inputs, context=context)
-    if plan.artifact is not None and not context.force:
-        peers.broadcast(_Order(plan.fingerprint, run=False))
-        return _unchanged(plan.artifact, plan.inputs, start)
-    log.info("%s: making %s (%s)", stage.name, plan.fingerprint[:12], "forced" if context.force else plan.reason())
-    uses = [entry.digest for entry in plan.inputs.values()]
-    with locked(context.store, stage.name, plan.fingerprint, uses=uses):
-        if not context.force:
-            artifact, _ = _intact(context.store, stage.name, plan.fingerprint)
-            artifact = artifact or _publish_sealed(context.store, stage.name, plan.fingerprint)
-            if artifact is not None:
-                peers.broadcast(_Order(plan.fingerprint, run=False))
-                return _unchanged(artifact, plan.inputs, start)
-        record = _make(stage, params, plan, runtime, context)
-    peers.broadcast("committed")
+    with contextlib.ExitStack() as held:
+        with agreed(peers):
+            plan = plan_stage(stage, params=params, inputs=inputs, context=context)
+            claimed = _claim(stage, plan, context, held)
+        peers.broadcast(_Order(plan.fingerprint, run=isinstance(claimed, Draft)))
+        if isinstance(claimed, Artifact):
+            return _unchanged(claimed, plan.inputs, start)
+        record = _make(stage, params, plan, runtime, context, draft=claimed)
     artifact = Artifact(path=context.store.folder(stage.name, plan.fingerprint), record=record)
     seconds = time.monotonic() - start
     log.info("%s: made %s, digest %s, in %.1f s", stage.name, artifact.path, record.digest[:12], seconds)
     return Outcome(artifact=artifact, status="created", seconds=seconds)
 
 
-def _follow(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, context: Context) -> Outcome:
-    """Do the first process's bidding; its draft is read here, never written."""
-    start = time.monotonic()
-    order: _Order = context.peers.broadcast(None)
-    if order.run:
+def _follow(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, context: Context) -> None:
+    """Do the first process's bidding; of its draft only the state is written here."""
+    peers = context.peers
+    with agreed(peers):
+        pass  # the first plans
+    order: _Order = peers.broadcast(None)
+    if not order.run:
+        return
+    with agreed(peers):
         found = stage.identify(inputs, params, context)
         digests = {name: entry.digest for name, entry in found.items()}
         if fingerprint(stage.name, stage.version, params, digests) != order.fingerprint:
@@ -182,14 +228,8 @@ def _follow(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any,
                 f"Every process of {stage.name} must see the same options and inputs; this one's differ from the "
                 "first's. Start all with one command, on folders that all of them reach."
             )
-        draft = Draft(context.store.draft_folder(stage.name, order.fingerprint), resumed=False)
-        stage.run(params, found, draft, runtime, context)
-        context.peers.broadcast(None)
-    artifact = context.store.find(stage.name, order.fingerprint)
-    if artifact is None:
-        raise ProtoRKDError(f"{context.store.root} must be one folder for all processes of {stage.name}; got another.")
-    status = "created" if order.run else "unchanged"
-    return Outcome(artifact=artifact, status=status, seconds=time.monotonic() - start)
+    draft = Draft(context.store.draft_folder(stage.name, order.fingerprint), resumed=False)
+    stage.run(params, found, draft, runtime, context)
 
 
 @dataclass(frozen=True)
@@ -200,12 +240,30 @@ class _Order:
     run: bool
 
 
-def _make(stage: Stage[Any, Any, Any], params: Any, plan: Plan, runtime: Any, context: Context) -> ArtifactRecord:
+def _claim(stage: Stage[Any, Any, Any], plan: Plan, context: Context, held: contextlib.ExitStack) -> Artifact | Draft:
+    """Find the artifact made, or open its draft under its lock, which ``held`` keeps."""
+    if plan.artifact is not None and not context.force:
+        return plan.artifact
+    log.info("%s: making %s (%s)", stage.name, plan.fingerprint[:12], "forced" if context.force else plan.reason())
+    uses = [entry.digest for entry in plan.inputs.values()]
+    held.enter_context(locked(context.store, stage.name, plan.fingerprint, uses=uses))
+    if not context.force:
+        artifact, _ = _intact(context.store, stage.name, plan.fingerprint)
+        artifact = artifact or _publish_sealed(context.store, stage.name, plan.fingerprint)
+        if artifact is not None:
+            return artifact
     draft = open_draft(context.store, stage.name, plan.fingerprint, fresh=context.force)
     if draft.resumed:
         log.info("%s: going on from what an earlier run left", stage.name)
-    context.peers.broadcast(_Order(plan.fingerprint, run=True))
+    return draft
+
+
+def _make(
+    stage: Stage[Any, Any, Any], params: Any, plan: Plan, runtime: Any, context: Context, *, draft: Draft
+) -> ArtifactRecord:
     try:
+        with agreed(context.peers):
+            pass  # the others look whether they see the same inputs
         result = stage.run(params, plan.inputs, draft, runtime, context)
     except ProtoRKDError:
         draft.discard_if_empty()

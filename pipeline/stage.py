@@ -84,6 +84,11 @@ class Stage(Generic[P, I, R]):
         page: file of the artifact that people open, or none.
         join: meets the other processes that torchrun started, for a stage that several processes run together; a
             stage without it is run by the first of them alone.
+        agrees: whether what fails in one of several processes that run its function fails in all of them
+            (`pipeline.peers.agreed`), or fails when none of the others waits inside the function any more. Such a stage
+            ends with one error everywhere, and can be run inside another by all the processes that run that one.
+        prepare: what a run does before it is planned, in every process that has met, such as waiting for an input;
+            gives the inputs to plan with.
     """
 
     name: str
@@ -97,3 +102,5 @@ class Stage(Generic[P, I, R]):
     keep: bool = False
     page: str = ""
     join: JoinPeers | None = None
+    agrees: bool = False
+    prepare: Callable[[I, P, R, Context], I] | None = None
