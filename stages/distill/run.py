@@ -150,10 +150,11 @@ def train_student(
         ranks=ranks,
         draft=draft,
     )
+    if ranks.is_first:  # before the first checkpoint, so that evaluation can watch
+        _config(params, preprocessing, targets, embeddings, embedding_dim=student.embedding_dim).write(draft.path)
     done = training.run()
     if ranks.is_first:
         save_weights(student if ema is None else ema.shadow, draft.path / WEIGHTS_NAME)
-        _config(params, preprocessing, targets, embeddings, embedding_dim=student.embedding_dim).write(draft.path)
         _write_rejected(draft, pairs, images, done)
     return Result(
         counts=_counts(params, pairs, images, done),

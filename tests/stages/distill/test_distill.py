@@ -140,6 +140,7 @@ def test_distill__ends_with_the_same_bytes_whichever_file_of_the_draft_is_lost(
     files = sorted(path.relative_to(store) for path in draft.rglob("*") if path.is_file())
     assert {path.name for path in files} == {
         "journal.jsonl",
+        "student.json",
         "epoch_1.safetensors",
         "metrics.jsonl",
         "latest.safetensors",
