@@ -45,7 +45,7 @@ class Draft:
     def __init__(self, path: Path, *, resumed: bool) -> None:
         self.path = path
         self.resumed = resumed
-        self._entries = _read_journal(path / JOURNAL_NAME)
+        self._entries = read_journal(path / JOURNAL_NAME)
         self._seen_whole: set[str] = set()
 
     @property
@@ -221,7 +221,7 @@ def _demote(final: Path, draft_path: Path) -> None:
     if draft_path.exists():
         shutil.rmtree(draft_path)
     with contextlib.suppress(ProtoRKDError):
-        known = _read_journal(final / JOURNAL_NAME)
+        known = read_journal(final / JOURNAL_NAME)
         for entry in ArtifactRecord.read(final).digested_files:
             if known.get(entry.path) != entry:
                 append_line(final / JOURNAL_NAME, json.dumps(asdict(entry), sort_keys=True))
@@ -230,8 +230,8 @@ def _demote(final: Path, draft_path: Path) -> None:
     fsync(final.parent)
 
 
-def _read_journal(path: Path) -> dict[str, FileEntry]:
-    """Last entry of each file; a line that a kill has torn counts for nothing."""
+def read_journal(path: Path) -> dict[str, FileEntry]:
+    """Read the last entry of each file; a line that a kill has torn counts for nothing."""
     entries: dict[str, FileEntry] = {}
     if path.exists():
         for line in path.read_bytes().splitlines():

@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import Rejection
 from data_schemas.pair_index import read_rejected, write_rejected
-from data_schemas.student_checkpoint import StudentConfig
 from data_schemas.teacher_embeddings import TeacherEmbeddings
 from pipeline.draft import Draft
 from pipeline.fingerprint import hash_json
 from pipeline.options import option
-from pipeline.runner import run_stage
+from pipeline.peers import agreed
+from pipeline.runner import run_within
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store import Artifact
+from stages.evaluate.checkpoints import LoadedStudent
 from stages.evaluate.sets import distinct_captions
 from stages.recipe import Recipe
 
@@ -32,12 +32,16 @@ _SHARD_ROWS = 8192
 class ImageEmbeddings:
     """A student's embeddings of the pictures of a set that could be read.
 
+    Its tensors are mapped from a file: what is not looked at is not read.
+
     Shapes:
         embeddings: (readable, dim), float32.
+        features: (readable, feature_dim), float32: what the projection head sees.
         rows: (readable,), int64, ascending: the picture's place in the set.
     """
 
     embeddings: "Tensor"
+    features: "Tensor"
     rows: "Tensor"
     rejections: tuple[Rejection, ...]
     digest: str
@@ -72,44 +76,25 @@ class FeatureRuntime:
     batch_tokens: int
 
 
-@dataclass(frozen=True)
-class LoadedStudent:
-    """A student to be measured.
-
-    Args:
-        config: what its folder says of it.
-        artifact: where it lies.
-        weights: its file of weights, relative to the artifact.
-    """
-
-    config: StudentConfig
-    artifact: Artifact
-    weights: str
-
-    @property
-    def identity(self) -> str:
-        """Hash of the weights and of what is done to pictures."""
-        files = {file.path: file.sha256 for file in self.artifact.record.files}
-        return hash_json([files[self.weights], self.config.backbone, self.config.preprocessing])
-
-
 def embed_images(
     student: LoadedStudent, images: Input, *, runtime: FeatureRuntime, context: Context
 ) -> ImageEmbeddings:
-    """Embed the pictures of a set, or find them embedded."""
+    """Embed the pictures of a set, or find them embedded; the processes of the context each embed their part.
+
+    Raises:
+        ProtoRKDError: no picture can be read, or the weights are gone or do not fit; the same in all processes.
+    """
     import safetensors.torch
 
-    inputs = _Inputs(
-        found={"student": Input(student.identity, str(student.artifact.path), value=student), "images": images}
-    )
-    outcome = run_stage(IMAGE_EMBEDDINGS, params=_NoParams(), inputs=inputs, runtime=runtime, context=context)
-    path = outcome.artifact.path
-    outcome.artifact.require_whole(read=True)
-    tensors = safetensors.torch.load_file(path / _FEATURES_NAME)
+    inputs = _Inputs(found={"student": Input(student.identity, str(student.folder), value=student), "images": images})
+    outcome = run_within(IMAGE_EMBEDDINGS, params=_NoParams(), inputs=inputs, runtime=runtime, context=context)
+    _require_whole(outcome.artifact, context)
+    tensors = safetensors.torch.load_file(outcome.artifact.path / _FEATURES_NAME)
     return ImageEmbeddings(
         embeddings=tensors["embeddings"],
+        features=tensors.get("features", tensors["embeddings"]),
         rows=tensors["rows"],
-        rejections=tuple(read_rejected(path)),
+        rejections=tuple(read_rejected(outcome.artifact.path)),
         digest=outcome.artifact.record.digest,
     )
 
@@ -117,7 +102,7 @@ def embed_images(
 def embed_captions(
     captions: tuple[str, ...], *, teacher: Input, recipe: Recipe, runtime: FeatureRuntime, context: Context
 ) -> tuple["Tensor", str]:
-    """Embed captions as the student's teacher embedded those that it was distilled from.
+    """Embed captions as the student's teacher embedded those that it was distilled from; the first process does it.
 
     Returns:
         One row a caption, and the digest of the artifact that they come from.
@@ -132,8 +117,8 @@ def embed_captions(
     params = _CaptionParams(**recipe.as_dict())
     given = Input(digest=hash_json(distinct.to_pylist()), value=distinct)
     inputs = _Inputs(found={"captions": given, "teacher": teacher})
-    outcome = run_stage(CAPTION_EMBEDDINGS, params=params, inputs=inputs, runtime=runtime, context=context)
-    outcome.artifact.require_whole(read=True)
+    outcome = run_within(CAPTION_EMBEDDINGS, params=params, inputs=inputs, runtime=runtime, context=context)
+    _require_whole(outcome.artifact, context)
     embeddings = TeacherEmbeddings.open(outcome.artifact.path)
     table = embeddings.read(0, embeddings.rows).astype(np.float32)
     return torch.from_numpy(table[np.asarray(places)]), outcome.artifact.record.digest
@@ -143,25 +128,26 @@ def _embed_images(
     params: _NoParams, inputs: Mapping[str, Input], out: Draft, runtime: FeatureRuntime, context: Context
 ) -> Result:
     from stages.evaluate.image_features import student_embeddings
+    from stages.ranks import ranks_of
 
-    student: LoadedStudent = inputs["student"].value
     images: ImageSet = inputs["images"].value
+    ranks = ranks_of(context.peers)
     rejected = student_embeddings(
-        student.config,
-        student.artifact.path / student.weights,
+        inputs["student"].value,
         images,
         out=out.path / _FEATURES_NAME,
+        scratch=out.state,
+        ranks=ranks,
         device=runtime.device,
         workers=runtime.workers,
         batch_size=runtime.batch_size,
     )
-    rejections = [
-        Rejection(row=row, reason=reason, value=images.paths[row]) for row, reason in sorted(rejected.items())
-    ]
-    write_rejected(out.path, rejections)
-    if len(rejections) == len(images.paths):
-        raise ProtoRKDError(f"A set must have readable pictures; got none of {len(images.paths)} below {images.root}.")
-    return Result(counts={"images": len(images.paths), "rejected_images": len(rejections)})
+    if ranks.is_first:
+        reasons = sorted(rejected.items())
+        write_rejected(
+            out.path, [Rejection(row=row, reason=reason, value=images.paths[row]) for row, reason in reasons]
+        )
+    return Result(counts={"images": len(images.paths), "rejected_images": len(rejected)})
 
 
 def _embed_captions(
@@ -183,19 +169,27 @@ def _embed_captions(
     return Result(counts=asdict(counts))
 
 
+def _require_whole(artifact: Artifact, context: Context) -> None:
+    """Read what is about to be used once, whatever the number of processes."""
+    with agreed(context.peers):
+        if context.peers.is_first:
+            artifact.require_whole(read=True)
+
+
 def _given(inputs: _Inputs, _params: object, _context: Context) -> Mapping[str, Input]:
     return inputs.found
 
 
 IMAGE_EMBEDDINGS = Stage(
     name="image-embeddings",
-    version=1,
+    version=2,
     summary="Embed the pictures of a set with a student.",
     params=_NoParams,
     inputs=_Inputs,
     runtime=FeatureRuntime,
     identify=_given,
     run=_embed_images,
+    agrees=True,
 )
 
 CAPTION_EMBEDDINGS = Stage(

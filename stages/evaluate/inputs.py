@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import CONFIG_NAME, WEIGHTS_NAME, StudentConfig
+from data_schemas.student_checkpoint import CONFIG_NAME, WEIGHTS_NAME
 from pipeline.stage import Context, Input
 from pipeline.store import Artifact
-from stages.evaluate.features import LoadedStudent
+from stages.evaluate.checkpoints import LAST, LoadedStudent, finished_checkpoints
 from stages.evaluate.prompts import fill
 from stages.evaluate.sets import (
     check_names,
@@ -38,7 +38,7 @@ def find_inputs(inputs: "EvaluateInputs", params: "EvaluateParams", context: Con
     digests = context.file_digests
     artifact = context.store.resolve(inputs.student, stage="distill", flag="--student")
     artifact.require_whole((WEIGHTS_NAME, CONFIG_NAME), read=True)
-    student = LoadedStudent(config=StudentConfig.read(artifact.path), artifact=artifact, weights=WEIGHTS_NAME)
+    [student] = finished_checkpoints(artifact, LAST)
     found = {"student": Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=student)}
     if inputs.retrieval or inputs.zero_shot:
         found["teacher"] = _find_teacher(inputs.teacher, student, context)
@@ -88,7 +88,8 @@ def teacher_name(student: LoadedStudent, teacher: Input | None, context: Context
     return path.name if path.is_file() else "/".join(path.parts[-2:])
 
 
-def _recorded_teacher(artifact: Artifact, context: Context) -> str:
+def _recorded_teacher(artifact: Artifact | None, context: Context) -> str:
+    assert artifact is not None
     location = _recorded_location(artifact, context)
     if location is None:
         raise ProtoRKDError(
@@ -98,7 +99,8 @@ def _recorded_teacher(artifact: Artifact, context: Context) -> str:
     return location
 
 
-def _recorded_location(artifact: Artifact, context: Context) -> str | None:
+def _recorded_location(artifact: Artifact | None, context: Context) -> str | None:
+    assert artifact is not None
     wanted = artifact.record.inputs["embeddings"].digest
     for embeddings in context.store.artifacts("encode-teacher"):
         if embeddings.record.digest == wanted:

@@ -12,7 +12,8 @@ from data_schemas.files import write_atomic
 from pipeline.draft import Draft
 from pipeline.log import log
 from pipeline.stage import Context, Input, Result
-from stages.evaluate.features import FeatureRuntime, ImageEmbeddings, LoadedStudent, embed_captions, embed_images
+from stages.evaluate.checkpoints import LoadedStudent
+from stages.evaluate.features import FeatureRuntime, ImageEmbeddings, embed_captions, embed_images
 from stages.evaluate.inputs import teacher_name
 from stages.evaluate.page import render_page
 from stages.evaluate.sets import LabelledSet, RetrievalSet, Splits
@@ -113,7 +114,7 @@ def _report(
     config = student.config
     return {
         "student": {
-            "fingerprint": student.artifact.record.fingerprint,
+            "fingerprint": student.fingerprint,
             "backbone": config.backbone,
             "image_size": config.preprocessing.image_size,
             "embedding_dim": config.embedding_dim,
