@@ -4,35 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from photos import SIZE, hash_folder, photo, write_pictures
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from pipeline.memo import FileDigests
 from pipeline.runner import context_of
-from pipeline.stage import Context
 from pipeline.store import Store
-from stages.evaluate.overlap import (
-    FEATURELESS,
-    HASHED,
-    UNREADABLE,
-    OverlapPair,
-    PictureHashes,
-    find_overlap,
-    hash_pictures,
-    look_at,
-)
-from stages.image_set import identify_images
-
-SIZE = (120, 90)
-
-
-def photo(seed: int) -> Image.Image:
-    """Something like a photo: smooth patches of many sizes and colours."""
-    generator = np.random.default_rng(seed)
-    pixels = np.full((SIZE[1], SIZE[0], 3), 128.0)
-    for cells in (3, 6, 12, 24):
-        patches = Image.fromarray(generator.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
-        pixels += (np.asarray(patches.resize(SIZE, Image.Resampling.BICUBIC), dtype=np.float64) - 128) / (cells / 3)
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+from stages.evaluate.overlap import OverlapPair, find_overlap
+from stages.evaluate.picture_hashes import FEATURELESS, HASHED, UNREADABLE, PictureHashes, look_at
 
 
 def drawing(seed: int) -> Image.Image:
@@ -199,26 +177,8 @@ def test_overlap__refuses_a_distance_out_of_range(max_distance: int) -> None:
         find_overlap(evaluation=hashes, training=hashes, max_distance=max_distance)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Three photos, the first twice in the same bytes and once as a JPEG, and a file that is no picture."""
-    root = tmp_path / "pictures"
-    root.mkdir()
-    for seed in range(3):
-        photo(seed).save(root / f"{seed}.png")
-    (root / "copy.png").write_bytes((root / "0.png").read_bytes())
-    photo(0).save(root / "0.jpg", quality=70)
-    (root / "broken.png").write_bytes(b"no picture")
-    (root / "other.png").write_bytes(b"no picture")
-    return root
-
-
-def hash_folder(root: Path, paths: list[str], context: Context) -> PictureHashes:
-    images = identify_images(root, paths, identity="content", file_digests=FileDigests(None))
-    return hash_pictures(images, workers=0, context=context)
-
-
-def test_overlap__tells_exact_copies_from_near_ones(folder: Path, tmp_path: Path) -> None:
+def test_overlap__tells_exact_copies_from_near_ones(tmp_path: Path) -> None:
+    folder = write_pictures(tmp_path / "pictures")
     context = context_of(Store(tmp_path / "store"))
     evaluation = hash_folder(folder, ["2.png", "copy.png", "broken.png"], context)
     training = hash_folder(folder, ["1.png", "0.jpg", "0.png", "missing.png", "other.png"], context)
@@ -229,50 +189,3 @@ def test_overlap__tells_exact_copies_from_near_ones(folder: Path, tmp_path: Path
     )
     assert (found.num_evaluation, found.num_training, found.num_exact, found.num_near) == (2, 3, 1, 0)
     assert training.kinds.tolist() == [HASHED, HASHED, HASHED, UNREADABLE, UNREADABLE]
-
-
-def test_picture_hashes__are_made_once_for_a_set(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    context = context_of(Store(tmp_path / "store"))
-    first = hash_folder(folder, ["0.png", "1.png"], context)
-    monkeypatch.setattr("stages.evaluate.overlap._look", None)
-    again = hash_folder(folder, ["0.png", "1.png"], context)
-    assert again.digest == first.digest
-    assert again.hashes.tolist() == first.hashes.tolist() == [look_at(photo(seed)).hash for seed in range(2)]
-
-
-def test_picture_hashes__have_one_row_for_a_picture_that_comes_twice(folder: Path, tmp_path: Path) -> None:
-    context = context_of(Store(tmp_path / "store"))
-    twice = hash_folder(folder, ["0.png", "0.png", "1.png"], context)
-    copied = hash_folder(folder, ["0.png", "copy.png", "1.png"], context)  # the same bytes in the same order
-    assert (twice.paths, len(twice.hashes)) == (("0.png", "1.png"), 2)
-    assert (copied.paths, len(copied.hashes)) == (("0.png", "copy.png", "1.png"), 3)
-
-
-def test_picture_hashes__go_on_from_the_last_whole_shard(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import stages.evaluate.overlap as overlap
-
-    context, look, looked = context_of(Store(tmp_path / "store")), overlap._look, []
-    monkeypatch.setattr(overlap, "_SHARD_ROWS", 1)
-
-    def look_twice(path: Path) -> object:
-        looked.append(path.name)
-        if len(looked) == 3:
-            raise RuntimeError("power cut")
-        return look(path)
-
-    monkeypatch.setattr(overlap, "_look", look_twice)
-    paths = ["0.png", "1.png", "2.png"]
-    with pytest.raises(RuntimeError, match="power cut"):
-        hash_folder(folder, paths, context)
-    assert len(hash_folder(folder, paths, context).hashes) == 3
-    assert looked == ["0.png", "1.png", "2.png", "2.png"]
-
-
-def test_picture_hashes__count_what_cannot_be_compared(folder: Path, tmp_path: Path) -> None:
-    Image.new("RGB", (40, 40), "red").save(folder / "flat.png")
-    store = Store(tmp_path / "store")
-    hash_folder(folder, ["0.png", "flat.png", "broken.png", "missing.png"], context_of(store))
-    [artifact] = store.artifacts("picture-hashes")
-    assert artifact.record.counts == {"images": 4, "unreadable_images": 2, "featureless_images": 1}
