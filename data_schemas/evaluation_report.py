@@ -1,5 +1,31 @@
-"""The report of an evaluation on disk: what was measured on which set, with chance beside it, in JSON."""
+"""The report of an evaluation on disk, in JSON: what was measured on which set, how sure that is, and what failed.
 
+Metrics are called ``<set>/<task>/<measure>``, those of retrieval ``<set>/<measure>``, such as
+``test/text_to_image/recall@10``; accuracies and recalls are percentages from 0 to 100, ranks count from 1.
+
+The report:
+    student: ``fingerprint`` of its artifact, ``checkpoint``, and what it is: ``backbone``, ``losses``, ...
+    teacher: ``name``, ``identity``, ``dim`` and ``recipe``.
+    sets: an entry for each set and task of the last checkpoint.
+    metrics: those of the last checkpoint, by their names.
+    checkpoints: ``name``, ``epoch`` (null where unknown) and ``metrics`` of each, in order of epoch.
+    failures: ``name`` (of the set), ``task``, ``checkpoint`` and ``reason`` of each task that could not be done.
+    absent: ``name``, ``places`` and ``reason`` of each set that was looked for and is not there.
+    overlap: ``name`` of each set and what it shares with the training pictures: ``num_evaluation``, ``num_training``,
+        ``num_exact``, ``num_near``, ``num_featureless``, and as ``pairs`` the first of them, each with ``evaluation``,
+        ``training``, ``exact`` and ``distance``.
+
+An entry:
+    name, task: of the set; retrieval, zero_shot, knn, ...
+    num_images or num_pairs: how many pictures, or pairs of captions, were measured; other sizes are ``num_x``, too.
+    rejected, first_rejected: how many pictures or rows were left out, and the first of them with its reason.
+    metrics: measure to value.
+    intervals: measure to ``low`` and ``high`` (95 %) and ``num_pictures``, where a measure has one.
+    chance: measure to what guessing gives, where that is known.
+    any other key: a setting of the task, such as ``k`` or ``templates``.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +34,21 @@ from data_schemas.files import read_json, write_json
 
 REPORT_NAME = "report.json"
 PAGE_NAME = "report.html"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+LAST = "last"
+RETRIEVAL = "retrieval"
 
-_KEYS = {"student", "teacher", "sets", "metrics"}
-_SET_KEYS = {"name", "task", "num_images", "rejected", "metrics", "chance"}
+_OBJECTS = ("student", "teacher", "metrics")
+_LISTS = {
+    "sets": {"name", "task", "rejected", "metrics", "intervals", "chance"},
+    "checkpoints": {"name", "epoch", "metrics"},
+    "failures": {"name", "task", "checkpoint", "reason"},
+    "absent": {"name", "places", "reason"},
+    "overlap": {"name", "num_evaluation", "num_training", "num_exact", "num_near", "num_featureless", "pairs"},
+}
+_SIZES = ("num_images", "num_pairs")
+_MEASURES = ("metrics", "intervals", "chance")
+_ADVICE = "Run evaluate again with the same options."
 
 
 def write_report(root: Path, report: dict[str, Any]) -> None:
@@ -19,26 +56,71 @@ def write_report(root: Path, report: dict[str, Any]) -> None:
 
     Args:
         root: the artifact's folder.
-        report: ``student`` and ``teacher`` (what they are), ``sets`` (one entry a task and set: name, task, sizes,
-            metrics and chance under the same keys) and ``metrics`` (flat: set, direction and measure; percentages from
-            0 to 100, ranks from 1). The schema's version is added.
+        report: as above; the schema's version is added.
     """
     write_json(root / REPORT_NAME, {"schema_version": SCHEMA_VERSION, **report})
 
 
 def read_report(root: Path) -> dict[str, Any]:
-    """Read ``report.json`` from an artifact's folder.
+    """Read ``report.json`` from an artifact's folder; one of version 1 gets the keys that it lacks.
 
     Raises:
         ProtoRKDError: it is missing, damaged or of a newer kind.
     """
     path = root / REPORT_NAME
     report = read_json(path)
-    if not isinstance(report, dict) or not report.keys() >= _KEYS:
-        raise ProtoRKDError(f"{path} must be an evaluation's report; it lacks some of {sorted(_KEYS)}.")
-    if report["schema_version"] > SCHEMA_VERSION:
-        raise ProtoRKDError(f"{path} must be of schema version {SCHEMA_VERSION} or older; use a newer protorkd.")
-    for entry in report["sets"]:
-        if not entry.keys() >= _SET_KEYS:
-            raise ProtoRKDError(f"{path} must tell of every set {sorted(_SET_KEYS)}; got {sorted(entry)}.")
-    return report
+    version = report.get("schema_version") if isinstance(report, dict) else None
+    if not isinstance(version, int):
+        raise ProtoRKDError(f"{path} must be an evaluation's report; it has no schema_version. {_ADVICE}")
+    if version > SCHEMA_VERSION:
+        raise ProtoRKDError(
+            f"{path} must be of schema version {SCHEMA_VERSION} or older; got {version}. Use a newer protorkd."
+        )
+    filled: dict[str, Any] = _filled_in(report) if version == 1 else report
+    _check_report(filled, path)
+    return filled
+
+
+def metric_prefix(entry: Mapping[str, Any]) -> str:
+    """What the names of an entry's metrics begin with: ``cifar10/zero_shot``, and for retrieval the set alone."""
+    name = str(entry["name"])
+    return name if entry["task"] == RETRIEVAL else f"{name}/{entry['task']}"
+
+
+def _filled_in(report: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 told of one checkpoint, without intervals, failures and overlap."""
+    filled = {
+        "checkpoints": [{"name": LAST, "epoch": None, "metrics": report.get("metrics", {})}],
+        **{key: [] for key in ("failures", "absent", "overlap")},
+        **report,
+        "schema_version": SCHEMA_VERSION,
+    }
+    if isinstance(report.get("student"), dict):
+        filled["student"] = {"checkpoint": LAST, **report["student"]}
+    if isinstance(report.get("sets"), list):
+        filled["sets"] = [{"intervals": {}, **entry} if isinstance(entry, dict) else entry for entry in report["sets"]]
+    return filled
+
+
+def _check_report(report: dict[str, Any], path: Path) -> None:
+    for key in _OBJECTS:
+        _check_kind(report, key, dict, path)
+    for key, wanted in _LISTS.items():
+        _check_kind(report, key, list, path)
+        for place, element in enumerate(report[key]):
+            if not isinstance(element, dict) or not element.keys() >= wanted:
+                got = sorted(element) if isinstance(element, dict) else repr(element)[:60]
+                raise ProtoRKDError(f"{path}: {key}[{place}] must have {sorted(wanted)}; got {got}. {_ADVICE}")
+            for measures in wanted.intersection(_MEASURES):
+                _check_kind(element, measures, dict, path, f"{key}[{place}].")
+    for place, entry in enumerate(report["sets"]):
+        if not entry.keys() & _SIZES:
+            raise ProtoRKDError(
+                f"{path}: sets[{place}] must have one of {', '.join(_SIZES)}; got {sorted(entry)}. {_ADVICE}"
+            )
+
+
+def _check_kind(parent: dict[str, Any], key: str, kind: type, path: Path, above: str = "") -> None:
+    if not isinstance(parent.get(key), kind):
+        rule, got = "an object" if kind is dict else "a list", repr(parent[key])[:60] if key in parent else "nothing"
+        raise ProtoRKDError(f"{path}: {above}{key} must be {rule}; got {got}. {_ADVICE}")
