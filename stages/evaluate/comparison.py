@@ -20,10 +20,7 @@ from stages.evaluate.intervals import (
     median_replicates,
     percentile_interval,
 )
-
-NUM_PERMUTATIONS = 2000
-_MAX_DRAWS = 2**20  # coins tossed at once
-_ROUNDING = 1e-9  # relative: equal sums, added up in another order, differ by less
+from stages.evaluate.p_values import NUM_PERMUTATIONS, sign_flip_p_value, swap_p_value
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,8 @@ def compare_means(
     replicates = mean_replicates(gain, groups=groups, seed=draws.seed, num_resamples=draws.num_resamples)
     gains = gain if groups is None else np.bincount(groups, weights=gain).astype(np.float64)
     interval = percentile_interval(replicates, num_pictures=len(gains))
-    return Difference(name, float(first.mean()), float(second.mean()), interval, sign_flip_p_value(gains, draws=draws))
+    p_value = sign_flip_p_value(gains, seed=draws.seed, num_permutations=draws.num_permutations)
+    return Difference(name, float(first.mean()), float(second.mean()), interval, p_value)
 
 
 def compare_class_means(name: str, *, first: Values, second: Values, labels: Places, draws: Draws) -> Difference:
@@ -124,7 +122,7 @@ def compare_class_means(name: str, *, first: Values, second: Values, labels: Pla
     gain = second - first
     replicates = class_mean_replicates(gain, labels=labels, seed=draws.seed, num_resamples=draws.num_resamples)
     interval = percentile_interval(replicates, num_pictures=len(gain))
-    p_value = sign_flip_p_value(gain * weights, draws=draws)
+    p_value = sign_flip_p_value(gain * weights, seed=draws.seed, num_permutations=draws.num_permutations)
     return Difference(name, float(first @ weights), float(second @ weights), interval, p_value)
 
 
@@ -140,60 +138,10 @@ def compare_medians(
     num_pictures = len(np.unique(places))
     interval = percentile_interval(replicates[1] - replicates[0], num_pictures=num_pictures)
     medians = float(np.median(first)), float(np.median(second))
-    return Difference(name, *medians, interval, _swap_p_value(first, second, places, draws=draws))
-
-
-def sign_flip_p_value(gains: Values, *, draws: Draws) -> float:
-    """Two-sided p-value of a sum whose terms are as likely to have one sign as the other.
-
-    Exact where all terms but zeros have one size, as for a picture that one student gets right and the other wrong;
-    else by random signs.
-
-    Shapes:
-        gains: (pictures,), float64.
-    """
-    sizes = np.abs(gains[gains != 0])
-    if len(sizes) == 0:
-        return 1.0
-    if np.ptp(sizes) <= _ROUNDING * sizes.max():
-        return _fair_coin_p_value(int(np.count_nonzero(gains > 0)), int(np.count_nonzero(gains < 0)))
-    observed = abs(float(gains.sum()))
-    tosses = _tosses(len(sizes), draws)
-    sums = np.concatenate([2 * (heads @ sizes) - sizes.sum() for heads in tosses])
-    return _share_at_least(np.abs(sums), observed, scale=float(sizes.sum()))
-
-
-def _fair_coin_p_value(heads: int, tails: int) -> float:
-    """Two-sided probability of a split at least as uneven as this."""
-    total = heads + tails
-    numbers = np.arange(min(heads, tails))
-    # log C(total, k) for k up to the smaller part, each from the one before
-    logs = np.concatenate([[0.0], np.cumsum(np.log(total - numbers) - np.log(numbers + 1))])
-    return min(1.0, 2 * float(np.exp(logs - total * np.log(2)).sum()))
-
-
-def _swap_p_value(first: Values, second: Values, places: Places, *, draws: Draws) -> float:
-    observed = abs(float(np.median(second) - np.median(first)))
-    sizes = []
-    for heads in _tosses(int(places.max()) + 1, draws):
-        swapped = heads[:, places] > 0  # (block, values)
-        one, other = np.where(swapped, second, first), np.where(swapped, first, second)
-        sizes.append(np.abs(np.median(other, axis=1) - np.median(one, axis=1)))
-    return _share_at_least(np.concatenate(sizes), observed, scale=float(np.abs(first).max()))
-
-
-def _share_at_least(sizes: Values, observed: float, *, scale: float) -> float:
-    """Share of random outcomes at least as large as the observed one, which is counted among them."""
-    return float((1 + np.count_nonzero(sizes >= observed - _ROUNDING * scale)) / (1 + len(sizes)))
-
-
-def _tosses(num_pictures: int, draws: Draws) -> Iterator[Values]:
-    """Yield a coin a picture, for all permutations: (block, pictures), 0 or 1."""
-    generator = np.random.default_rng(draws.seed)
-    block = max(1, _MAX_DRAWS // num_pictures)
-    for start in range(0, draws.num_permutations, block):
-        rows = min(block, draws.num_permutations - start)
-        yield generator.integers(2, size=(rows, num_pictures), dtype=np.uint8).astype(np.float64)
+    p_value = swap_p_value(
+        first=first, second=second, groups=places, seed=draws.seed, num_permutations=draws.num_permutations
+    )
+    return Difference(name, *medians, interval, p_value)
 
 
 def _compare(first: Outcomes, second: Outcomes, draws: Draws) -> Iterator[Difference]:

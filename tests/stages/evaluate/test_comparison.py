@@ -1,4 +1,3 @@
-import itertools
 import logging
 from dataclasses import replace
 from typing import Any
@@ -15,7 +14,6 @@ from stages.evaluate.comparison import (
     compare_means,
     compare_medians,
     compare_outcomes,
-    sign_flip_p_value,
 )
 
 DRAWS = Draws(seed=0, num_resamples=300, num_permutations=300)
@@ -50,31 +48,6 @@ def retrieved(ranks: Values, **changes: Any) -> Outcomes:
         measures={"recall@5": (ranks <= 5).astype(np.float64), "rank": ranks},
     )
     return replace(outcomes, **changes)
-
-
-@pytest.mark.parametrize(("better", "worse"), [(0, 1), (3, 1), (8, 0), (30, 12), (400, 320), (5, 5)])
-def test_sign_flip_p_value__is_mcnemars_for_right_and_wrong(better: int, worse: int) -> None:
-    from scipy.stats import binomtest
-
-    gains = np.repeat([1.0, -1.0, 0.0], [better, worse, 50])
-    expected = binomtest(better, better + worse).pvalue
-    assert sign_flip_p_value(gains, draws=DRAWS) == pytest.approx(expected, rel=1e-9)
-    assert sign_flip_p_value(100 * gains, draws=DRAWS) == pytest.approx(expected, rel=1e-9)
-
-
-def test_sign_flip_p_value__holds_for_very_many_pictures() -> None:
-    assert sign_flip_p_value(np.repeat([1.0, -1.0], [26_000, 24_000]), draws=DRAWS) == pytest.approx(3.9e-19, rel=0.1)
-
-
-def test_sign_flip_p_value__is_near_that_of_all_sign_flips() -> None:
-    gains = np.array([0.5, 1.0, -0.25, 2.0, 0.75, -0.5, 1.5, 0.3, 0.0, 1.1])
-    flips = np.array(list(itertools.product([-1, 1], repeat=len(gains))))
-    expected = np.mean(np.abs(flips @ gains) >= gains.sum() - 1e-9)
-    assert sign_flip_p_value(gains, draws=Draws(num_permutations=20_000)) == pytest.approx(expected, rel=0.15)
-
-
-def test_sign_flip_p_value__is_one_where_nothing_differs() -> None:
-    assert sign_flip_p_value(np.zeros(5), draws=DRAWS) == 1
 
 
 def test_compare_means__has_an_interval_narrower_than_that_of_unpaired_students() -> None:
