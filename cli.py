@@ -18,6 +18,7 @@ from stages.draw_scenes.stage import COLOURS_NAME, WORDS_NAME, DrawInputs, DrawP
 from stages.draw_scenes.stage import STAGE as DRAW_SCENES
 from stages.encode_teacher.stage import STAGE as ENCODE_TEACHER
 from stages.encode_teacher.stage import EncodeInputs, EncodeParams
+from stages.evaluate.compare import compare
 from stages.evaluate.stage import STAGE as EVALUATE
 from stages.evaluate.stage import EvaluateInputs, EvaluateParams
 
@@ -86,7 +87,7 @@ def demo(store: Path) -> None:
 for _stage in STAGES:
     cli.add_command(stage_command(_stage))
     why.add_command(why_command(_stage))
-for _command in (status, verify, gc):
+for _command in (compare, status, verify, gc):
     cli.add_command(_command)
 
 

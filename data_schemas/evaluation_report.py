@@ -38,7 +38,11 @@ SCHEMA_VERSION = 2
 LAST = "last"
 RETRIEVAL = "retrieval"
 
-_OBJECTS = ("student", "teacher", "metrics")
+_OBJECTS: dict[str, set[str]] = {
+    "student": {"fingerprint", "checkpoint", "backbone"},
+    "teacher": {"name"},
+    "metrics": set(),
+}
 _LISTS = {
     "sets": {"name", "task", "rejected", "metrics", "intervals", "chance"},
     "checkpoints": {"name", "epoch", "metrics"},
@@ -103,8 +107,10 @@ def _filled_in(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_report(report: dict[str, Any], path: Path) -> None:
-    for key in _OBJECTS:
+    for key, wanted in _OBJECTS.items():
         _check_kind(report, key, dict, path)
+        if not report[key].keys() >= wanted:
+            raise ProtoRKDError(f"{path}: {key} must have {sorted(wanted)}; got {sorted(report[key])}. {_ADVICE}")
     for key, wanted in _LISTS.items():
         _check_kind(report, key, list, path)
         for place, element in enumerate(report[key]):

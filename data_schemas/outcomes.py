@@ -13,6 +13,7 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic_by
 
 OUTCOMES_NAME = "outcomes.parquet"
+OUTCOMES_FOLDER = "outcomes"
 RANK = "rank"
 
 KEY_SCHEMA = pa.schema(
@@ -78,14 +79,19 @@ class Outcomes:
         return f"{self.set_name}/{self.task}"
 
 
+def outcomes_folder(checkpoint: str) -> str:
+    """Folder of a checkpoint's outcomes, relative to the evaluation's folder."""
+    return f"{OUTCOMES_FOLDER}/{checkpoint}"
+
+
 def write_outcomes(root: Path, outcomes: Sequence[Outcomes]) -> None:
-    """Write the outcomes of an evaluation into an artifact's folder.
+    """Write the outcomes of a checkpoint's evaluation.
 
     Writes: a row a query, sets and tasks one after another: set, task, picture, query ("" where a picture has but
     one), label and predicted (null without), and float64 for every measure (null where a task has none of the name).
 
     Args:
-        root: the artifact's folder.
+        root: the folder; in an artifact of evaluate its `outcomes_folder`.
         outcomes: at most one of a set and a task.
 
     Raises:
@@ -103,7 +109,7 @@ def write_outcomes(root: Path, outcomes: Sequence[Outcomes]) -> None:
 
 
 def read_outcomes(root: Path) -> list[Outcomes]:
-    """Read the outcomes of an evaluation, as `write_outcomes` took them.
+    """Read the outcomes of a checkpoint's evaluation, as `write_outcomes` took them.
 
     Raises:
         ProtoRKDError: they are missing, damaged, of another kind, or a column has values for a part of a task alone.

@@ -102,6 +102,8 @@ def test_entry__must_have_every_key(tmp_path: Path, key: str) -> None:
         ({"sets": ["pets"]}, r"sets\[0\] must have .*; got 'pets'\."),
         ({"sets": [{**PICTURES, "metrics": 3}]}, r"sets\[0\]\.metrics must be an object; got 3"),
         ({"metrics": None}, "metrics must be an object; got None"),
+        ({"student": {"fingerprint": "ab12"}}, r"student must have \['backbone', .*; got \['fingerprint'\]"),
+        ({"teacher": {}}, r"teacher must have \['name'\]; got \[\]"),
         ({"checkpoints": [{"name": "last", "metrics": {}}]}, r"checkpoints\[0\] must have .*'epoch'"),
         ({"failures": [{"name": "pets"}]}, r"failures\[0\] must have .*'reason'"),
         ({"absent": [{"name": "dtd"}]}, r"absent\[0\] must have .*'places'"),
