@@ -259,10 +259,11 @@ def test_distill__lists_known_names_for_an_unknown_one(encoded: Pairs, run_cli: 
     assert "simreg-l1" in message
 
 
-def test_distill__stops_when_the_loss_is_no_longer_finite(encoded: Pairs, run_cli: Cli) -> None:
+def test_distill__stops_when_the_loss_is_no_longer_finite(encoded: Pairs, run_cli: Cli, store: Path) -> None:
     message = run_cli.fails(*DISTILL, "--lr", 1e30)
     assert "The loss must stay finite" in message
     assert "Try a lower --lr" in message
+    assert not list(store.glob("distill/.draft-*"))
 
 
 def test_distill__leaves_out_captions_of_which_the_teacher_knows_no_word(
