@@ -1,4 +1,7 @@
-"""The one error type that reaches a user without a traceback."""
+"""The one error type that reaches a user without a traceback, and its kind that has something to show."""
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class ProtoRKDError(Exception):
@@ -6,3 +9,16 @@ class ProtoRKDError(Exception):
 
     The message reads ``<thing> must <rule>; got <value>.`` and then says what to do next.
     """
+
+
+class PartialError(ProtoRKDError):
+    """A stage did a part of its work and could not do the rest; there is no artifact, but the part can be looked at.
+
+    Args:
+        message: as of any such error.
+        found: what ``--json`` prints of the part.
+    """
+
+    def __init__(self, message: str, found: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.found = found

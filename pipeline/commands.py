@@ -9,14 +9,15 @@ from typing import Any
 import click
 
 from data_schemas.artifact_record import RECORD_NAME
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import PartialError, ProtoRKDError
 from data_schemas.files import list_files
 from pipeline.draft import digests_in_use, is_held
 from pipeline.fingerprint import digest_of_files, fingerprint
 from pipeline.log import show_log
 from pipeline.options import click_options, take
 from pipeline.peers import is_first_process
-from pipeline.runner import Outcome, context_of, plan_stage, run_stage
+from pipeline.plan import plan_stage
+from pipeline.runner import Outcome, context_of, run_stage
 from pipeline.stage import Stage
 from pipeline.store import Artifact, Store
 
@@ -45,7 +46,12 @@ def stage_command(stage: AnyStage) -> click.Command:
         if stage.join is None and not is_first_process():
             return
         context = context_of(Store(store), force=force, stages=_stages())
-        outcome = run_stage(stage, **options, context=context)
+        try:
+            outcome = run_stage(stage, **options, context=context)
+        except PartialError as error:
+            if as_json and is_first_process():
+                click.echo(json.dumps({"stage": stage.name, "status": "failed", **error.found}, ensure_ascii=False))
+            raise
         if not is_first_process():
             return
         if as_json:

@@ -1,7 +1,8 @@
-"""Runs a stage once for each distinct request: reuse, explain, draft, resume, commit."""
+"""Runs a stage once for each distinct request: reuse, draft, resume, commit."""
 
 import contextlib
 import dataclasses
+import logging
 import platform
 import sys
 import time
@@ -14,11 +15,11 @@ from typing import Any
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord, InputRecord
 from data_schemas.errors import ProtoRKDError
 from pipeline.draft import Draft, commit, locked, open_draft, publish
-from pipeline.explain import Difference, nearest
 from pipeline.fingerprint import canonical, fingerprint
 from pipeline.log import log
 from pipeline.memo import FileDigests
 from pipeline.peers import Alone, agreed, num_processes
+from pipeline.plan import Plan, intact, plan_stage
 from pipeline.stage import Context, Input, Stage
 from pipeline.store import MEMO_NAME, Artifact, Store
 
@@ -54,37 +55,6 @@ class Outcome:
         }
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a call of a stage would do.
-
-    Args:
-        fingerprint: of the request.
-        inputs: identified by content.
-        artifact: the intact artifact that answers the request, or None.
-        damage: files that keep an artifact from being intact, with what is wrong.
-        earlier: the nearest earlier run, or None.
-        differences: what differs from it.
-    """
-
-    fingerprint: str
-    inputs: Mapping[str, Input]
-    artifact: Artifact | None
-    damage: Mapping[str, str]
-    earlier: ArtifactRecord | None
-    differences: list[Difference]
-
-    def reason(self) -> str:
-        """Why the stage runs, in one line."""
-        if self.damage:
-            path, problem = next(iter(self.damage.items()))
-            return f"{len(self.damage)} file(s) of the artifact are not whole, first {path}: {problem}"
-        if self.earlier is None:
-            return "nothing like it in the store"
-        changed = "; ".join(map(str, self.differences)) or "nothing differs"
-        return f"against {self.earlier.fingerprint[:12]}: {changed}"
-
-
 def context_of(store: Store, *, force: bool = False, stages: Iterable[Stage[Any, Any, Any]] = ()) -> Context:
     """Put together what a stage is given beside its options."""
     by_name = {stage.name: stage for stage in stages}
@@ -104,24 +74,6 @@ def make_artifact(
         context=dataclasses.replace(context, force=False, peers=Alone()),
     )
     return outcome.artifact
-
-
-def plan_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, context: Context) -> Plan:
-    """Find out, without doing any work, whether a stage would run and why.
-
-    Raises:
-        ProtoRKDError: an input is missing or cannot be read.
-    """
-    found = stage.identify(inputs, params, context)
-    digests = {name: entry.digest for name, entry in found.items()}
-    request = fingerprint(stage.name, stage.version, params, digests)
-    artifact, damage = _intact(context.store, stage.name, request)
-    if artifact is not None:
-        return Plan(request, found, artifact, {}, None, [])
-    records = [artifact.record for artifact in context.store.artifacts(stage.name)]
-    near = None if damage else nearest(records, version=stage.version, params=params, inputs=found)
-    earlier, differing = near or (None, [])
-    return Plan(request, found, None, damage, earlier, differing)
 
 
 def run_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime: Any, context: Context) -> Outcome:
@@ -204,11 +156,11 @@ def _lead(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, c
             claimed = _claim(stage, plan, context, held)
         peers.broadcast(_Order(plan.fingerprint, run=isinstance(claimed, Draft)))
         if isinstance(claimed, Artifact):
-            return _unchanged(claimed, plan.inputs, start)
+            return _unchanged(stage, claimed, plan.inputs, start)
         record = _make(stage, params, plan, runtime, context, draft=claimed)
     artifact = Artifact(path=context.store.folder(stage.name, plan.fingerprint), record=record)
     seconds = time.monotonic() - start
-    log.info("%s: made %s, digest %s, in %.1f s", stage.name, artifact.path, record.digest[:12], seconds)
+    log.log(_level(stage), "%s: made %s, digest %s, in %.1f s", stage.name, artifact.path, record.digest[:12], seconds)
     return Outcome(artifact=artifact, status="created", seconds=seconds)
 
 
@@ -244,17 +196,23 @@ def _claim(stage: Stage[Any, Any, Any], plan: Plan, context: Context, held: cont
     """Find the artifact made, or open its draft under its lock, which ``held`` keeps."""
     if plan.artifact is not None and not context.force:
         return plan.artifact
-    log.info("%s: making %s (%s)", stage.name, plan.fingerprint[:12], "forced" if context.force else plan.reason())
+    log.log(
+        _level(stage),
+        "%s: making %s (%s)",
+        stage.name,
+        plan.fingerprint[:12],
+        "forced" if context.force else plan.reason(),
+    )
     uses = [entry.digest for entry in plan.inputs.values()]
     held.enter_context(locked(context.store, stage.name, plan.fingerprint, uses=uses))
     if not context.force:
-        artifact, _ = _intact(context.store, stage.name, plan.fingerprint)
+        artifact, _ = intact(context.store, stage.name, plan.fingerprint)
         artifact = artifact or _publish_sealed(context.store, stage.name, plan.fingerprint)
         if artifact is not None:
             return artifact
     draft = open_draft(context.store, stage.name, plan.fingerprint, fresh=context.force)
     if draft.resumed:
-        log.info("%s: going on from what an earlier run left", stage.name)
+        log.log(_level(stage), "%s: going on from what an earlier run left", stage.name)
     return draft
 
 
@@ -288,17 +246,6 @@ def _make(
     return commit(context.store, draft, record)
 
 
-def _intact(store: Store, stage: str, request: str) -> tuple[Artifact | None, Mapping[str, str]]:
-    try:
-        artifact = store.find(stage, request)
-    except ProtoRKDError:
-        return None, {RECORD_NAME: "cannot be read"}
-    if artifact is None:
-        return None, {}
-    damage = artifact.record.problems(artifact.path, read=False)
-    return (None, damage) if damage else (artifact, {})
-
-
 def _publish_sealed(store: Store, stage: str, request: str) -> Artifact | None:
     """Finish a commit that was killed between its record and its rename."""
     draft_path = store.draft_folder(stage, request)
@@ -315,7 +262,7 @@ def _publish_sealed(store: Store, stage: str, request: str) -> Artifact | None:
     return store.find(stage, request)
 
 
-def _unchanged(artifact: Artifact, inputs: Mapping[str, Input], start: float) -> Outcome:
+def _unchanged(stage: Stage[Any, Any, Any], artifact: Artifact, inputs: Mapping[str, Input], start: float) -> Outcome:
     """Take the artifact as it is; where an input has moved, the record learns its new place."""
     record = artifact.record
     moved = {
@@ -327,8 +274,12 @@ def _unchanged(artifact: Artifact, inputs: Mapping[str, Input], start: float) ->
         record = dataclasses.replace(record, inputs={**record.inputs, **moved})
         record.write(artifact.path)
         artifact = dataclasses.replace(artifact, record=record)
-    log.info("%s: unchanged, using %s", record.stage, artifact.path)
+    log.log(_level(stage), "%s: unchanged, using %s", record.stage, artifact.path)
     return Outcome(artifact=artifact, status="unchanged", seconds=time.monotonic() - start)
+
+
+def _level(stage: Stage[Any, Any, Any]) -> int:
+    return logging.DEBUG if stage.quiet else logging.INFO
 
 
 def _environment() -> dict[str, str]:

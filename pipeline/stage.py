@@ -82,6 +82,7 @@ class Stage(Generic[P, I, R]):
         run: does the work: writes into the draft, says what it did.
         keep: whether ``gc`` keeps its artifacts though nothing refers to them.
         page: file of the artifact that people open, or none.
+        quiet: whether the log leaves out its starts and ends, for a stage that others ask for by the dozen and tell of.
         join: meets the other processes that torchrun started, for a stage that several processes run together; a
             stage without it is run by the first of them alone.
         agrees: whether what fails in one of several processes that run its function fails in all of them
@@ -101,6 +102,7 @@ class Stage(Generic[P, I, R]):
     run: Callable[[P, Mapping[str, Input], Draft, R, Context], Result]
     keep: bool = False
     page: str = ""
+    quiet: bool = False
     join: JoinPeers | None = None
     agrees: bool = False
     prepare: Callable[[I, P, R, Context], I] | None = None

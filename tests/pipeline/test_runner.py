@@ -13,7 +13,8 @@ from toy_stage import TOY, ToyInputs, ToyParams
 from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.errors import ProtoRKDError
 from pipeline import draft, memo, runner
-from pipeline.runner import context_of, plan_stage
+from pipeline.plan import plan_stage
+from pipeline.runner import context_of
 
 ROOT = Path(__file__).parents[2]
 

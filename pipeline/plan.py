@@ -1,0 +1,73 @@
+"""What a call of a stage would do: find its artifact whole, or say why it has to be made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
+from data_schemas.errors import ProtoRKDError
+from pipeline.explain import Difference, nearest
+from pipeline.fingerprint import fingerprint
+from pipeline.stage import Context, Input, Stage
+from pipeline.store import Artifact, Store
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call of a stage would do.
+
+    Args:
+        fingerprint: of the request.
+        inputs: identified by content.
+        artifact: the intact artifact that answers the request, or None.
+        damage: files that keep an artifact from being intact, with what is wrong.
+        earlier: the nearest earlier run, or None.
+        differences: what differs from it.
+    """
+
+    fingerprint: str
+    inputs: Mapping[str, Input]
+    artifact: Artifact | None
+    damage: Mapping[str, str]
+    earlier: ArtifactRecord | None
+    differences: list[Difference]
+
+    def reason(self) -> str:
+        """Why the stage runs, in one line."""
+        if self.damage:
+            path, problem = next(iter(self.damage.items()))
+            return f"{len(self.damage)} file(s) of the artifact are not whole, first {path}: {problem}"
+        if self.earlier is None:
+            return "nothing like it in the store"
+        changed = "; ".join(map(str, self.differences)) or "nothing differs"
+        return f"against {self.earlier.fingerprint[:12]}: {changed}"
+
+
+def plan_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, context: Context) -> Plan:
+    """Find out, without doing any work, whether a stage would run and why.
+
+    Raises:
+        ProtoRKDError: an input is missing or cannot be read.
+    """
+    found = stage.identify(inputs, params, context)
+    digests = {name: entry.digest for name, entry in found.items()}
+    request = fingerprint(stage.name, stage.version, params, digests)
+    artifact, damage = intact(context.store, stage.name, request)
+    if artifact is not None:
+        return Plan(request, found, artifact, {}, None, [])
+    records = [artifact.record for artifact in context.store.artifacts(stage.name)]
+    near = None if damage else nearest(records, version=stage.version, params=params, inputs=found)
+    earlier, differing = near or (None, [])
+    return Plan(request, found, None, damage, earlier, differing)
+
+
+def intact(store: Store, stage: str, request: str) -> tuple[Artifact | None, Mapping[str, str]]:
+    """Open an artifact whose files have the sizes that its record says; else say what is wrong with what is there."""
+    try:
+        artifact = store.find(stage, request)
+    except ProtoRKDError:
+        return None, {RECORD_NAME: "cannot be read"}
+    if artifact is None:
+        return None, {}
+    damage = artifact.record.problems(artifact.path, read=False)
+    return (None, damage) if damage else (artifact, {})
