@@ -7,17 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from jinja2 import Environment, StrictUndefined
-from numpy.typing import NDArray
 
 from data_schemas.prototypes import UNASSIGNED, Prototypes
+from stages.prototype_examples import GROUPS, Hearts, choose_examples, cosine_sums
 
-GROUPS = {
-    "largest": ("The largest", "What most captions are about."),
-    "smallest": ("The smallest", "What hardly any caption is about; empty prototypes are left out."),
-    "tightest": ("The tightest", "Captions most alike, among the prototypes of at least median size."),
-    "spread": ("Across all sizes", "Spread evenly, from large to small."),
-}
-PROTOTYPES_PER_GROUP = 6
 CAPTIONS_PER_PROTOTYPE = 8
 
 
@@ -41,13 +34,9 @@ def build_report(
     sizes = prototypes.sizes
     filled = sizes[sizes > 0]
     is_known = prototypes.assignment != UNASSIGNED
-    sums = np.bincount(
-        prototypes.assignment[is_known],
-        weights=prototypes.cosines[is_known].astype(np.float64),
-        minlength=len(sizes),
-    )
+    sums = cosine_sums(prototypes)
     means = sums / np.maximum(sizes, 1)
-    hearts = _Hearts(prototypes)
+    hearts = Hearts(prototypes)
     return {
         "embeddings": embeddings_digest,
         "dim": prototypes.centroids.shape[1],
@@ -79,26 +68,6 @@ def build_report(
     }
 
 
-def choose_examples(sizes: NDArray[np.int64], means: NDArray[np.float64]) -> dict[str, list[int]]:
-    """Choose prototypes to show, by group; none twice, and no empty one.
-
-    Args:
-        sizes: captions of each prototype.
-        means: their mean cosine with it.
-    """
-    numbers = np.flatnonzero(sizes)
-    by_size = numbers[np.lexsort((numbers, -sizes[numbers]))]
-    common = numbers[sizes[numbers] >= np.median(sizes[numbers])]
-    by_mean = common[np.lexsort((common, -means[common]))]
-    chosen: dict[str, list[int]] = {}
-    for group, order in (("largest", by_size), ("smallest", by_size[::-1]), ("tightest", by_mean)):
-        chosen[group] = _without(order, chosen)[:PROTOTYPES_PER_GROUP]
-    left = _without(by_size, chosen)
-    num = min(PROTOTYPES_PER_GROUP, len(left))
-    chosen["spread"] = [left[int((place + 0.5) * len(left) / num)] for place in range(num)]
-    return chosen
-
-
 def render_page(report: Mapping[str, Any]) -> str:
     """Write the page of a report: one HTML file that loads nothing and runs nothing; all captions are escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -118,24 +87,6 @@ def size_bins(sizes: Sequence[int]) -> list[tuple[str, int]]:
     labels = ["0", "1", *(f"{1 << (width - 1):,} to {(1 << width) - 1:,}" for width in range(2, max(widths) + 1))]
     first = 0 if 0 in widths else 1
     return [(labels[width], widths.count(width)) for width in range(first, max(widths) + 1)]
-
-
-class _Hearts:
-    """Finds the captions of a prototype, the nearest to its centroid first, the earlier row first among equals."""
-
-    def __init__(self, prototypes: Prototypes) -> None:
-        self._order = np.lexsort((-prototypes.cosines, prototypes.assignment))  # stable
-        self._sorted = prototypes.assignment[self._order]
-
-    def rows(self, number: int, num: int) -> list[int]:
-        start, stop = np.searchsorted(self._sorted, (number, number + 1))
-        found: list[int] = self._order[start : min(stop, start + num)].tolist()
-        return found
-
-
-def _without(order: NDArray[np.int64], chosen: Mapping[str, list[int]]) -> list[int]:
-    taken = {number for numbers in chosen.values() for number in numbers}
-    return [number for number in order.tolist() if number not in taken]
 
 
 def _cosine(value: float) -> str:

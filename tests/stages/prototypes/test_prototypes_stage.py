@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from html.parser import HTMLParser
-from itertools import chain, combinations
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from data_schemas.pair_index import read_captions
 from data_schemas.prototypes import PAGE_NAME, Prototypes, read_report
 from data_schemas.teacher_embeddings import ARRAY_NAME, TeacherEmbeddings
 from pipeline.commands import stage_command, why_command
-from stages.prototypes.report import choose_examples, render_page, size_bins
+from stages.prototypes.report import render_page, size_bins
 from stages.prototypes.run import known_captions
 from stages.prototypes.stage import STAGE
 
@@ -200,23 +200,6 @@ def test_report__shows_the_captions_nearest_to_the_centroid(run_cli: Cli, shapes
         for entry in example["captions"]:
             assert (entry["caption"], entry["cosine"]) == (captions[entry["row"]], found.cosines[entry["row"]])
     assert report["mean_cosine_by_iteration"][-1] <= outcome["metrics"]["mean_cosine"] + 1e-6
-
-
-def test_choose_examples__takes_the_extremes_and_an_even_spread_and_none_twice() -> None:
-    sizes = np.array([0, *range(1, 41)])
-    means = np.where(np.arange(41) % 2, 0.9, 0.2)
-    chosen = choose_examples(sizes, means)
-    assert chosen["largest"] == [40, 39, 38, 37, 36, 35]
-    assert chosen["smallest"] == [1, 2, 3, 4, 5, 6]
-    assert chosen["tightest"] == [21, 23, 25, 27, 29, 31]
-    left = [number for number in range(34, 6, -1) if number not in chosen["tightest"]]
-    assert chosen["spread"] == [left[place] for place in (1, 5, 9, 12, 16, 20)]
-
-
-@pytest.mark.parametrize("num", [1, 5, 13])
-def test_choose_examples__shows_all_where_there_are_few(num: int) -> None:
-    chosen = choose_examples(np.arange(1, num + 1), np.ones(num))
-    assert sorted(chain.from_iterable(chosen.values())) == list(range(num))
 
 
 def test_size_bins__double_in_width() -> None:

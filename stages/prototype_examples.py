@@ -1,0 +1,73 @@
+"""Which prototypes to show of many, and which captions lie at the heart of each."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_schemas.prototypes import UNASSIGNED, Prototypes
+
+GROUPS = {
+    "largest": ("The largest", "What most captions are about."),
+    "smallest": ("The smallest", "What hardly any caption is about; empty prototypes are left out."),
+    "tightest": ("The tightest", "Captions most alike, among the prototypes of at least median size."),
+    "spread": ("Across all sizes", "Spread evenly, from large to small."),
+}
+PROTOTYPES_PER_GROUP = 6
+
+
+class Hearts:
+    """Finds the captions of a prototype, the nearest to its centroid first, the earlier row first among equals."""
+
+    def __init__(self, prototypes: Prototypes) -> None:
+        self._order = np.lexsort((-prototypes.cosines, prototypes.assignment))  # stable
+        self._sorted = prototypes.assignment[self._order]
+
+    def rows(self, number: int, num: int) -> list[int]:
+        """Rows of at most ``num`` captions of a prototype."""
+        start, stop = np.searchsorted(self._sorted, (number, number + 1))
+        found: list[int] = self._order[start : min(stop, start + num)].tolist()
+        return found
+
+
+def cosine_sums(prototypes: Prototypes) -> NDArray[np.float64]:
+    """Add up the cosines of the captions of each prototype with it.
+
+    Shapes:
+        returns: (num_prototypes,), float64; 0 for an empty one.
+    """
+    is_known = prototypes.assignment != UNASSIGNED
+    sums: NDArray[np.float64] = np.bincount(
+        prototypes.assignment[is_known],
+        weights=prototypes.cosines[is_known].astype(np.float64),
+        minlength=len(prototypes.centroids),
+    )
+    return sums
+
+
+def choose_examples(
+    sizes: NDArray[np.int64], means: NDArray[np.float64], *, num: int = PROTOTYPES_PER_GROUP
+) -> dict[str, list[int]]:
+    """Choose prototypes to show, by group; none twice, and no empty one.
+
+    Args:
+        sizes: captions of each prototype.
+        means: their mean cosine with it.
+        num: prototypes of a group at most.
+    """
+    numbers = np.flatnonzero(sizes)
+    by_size = numbers[np.lexsort((numbers, -sizes[numbers]))]
+    common = numbers[sizes[numbers] >= np.median(sizes[numbers])]
+    by_mean = common[np.lexsort((common, -means[common]))]
+    chosen: dict[str, list[int]] = {}
+    for group, order in (("largest", by_size), ("smallest", by_size[::-1]), ("tightest", by_mean)):
+        chosen[group] = _without(order, chosen)[:num]
+    left = _without(by_size, chosen)
+    num_spread = min(num, len(left))
+    chosen["spread"] = [left[int((place + 0.5) * len(left) / num_spread)] for place in range(num_spread)]
+    return chosen
+
+
+def _without(order: NDArray[np.int64], chosen: Mapping[str, list[int]]) -> list[int]:
+    taken = {number for numbers in chosen.values() for number in numbers}
+    return [number for number in order.tolist() if number not in taken]
