@@ -41,7 +41,7 @@ def cosine_sums(prototypes: Prototypes) -> NDArray[np.float64]:
         prototypes.assignment[is_known],
         weights=prototypes.cosines[is_known].astype(np.float64),
         minlength=len(prototypes.centroids),
-    )
+    ).astype(np.float64)
     return sums
 
 

@@ -1,4 +1,4 @@
-"""A map of a space: embeddings as dots in the plane, each in the colour of its group, as one SVG element."""
+"""A map of a space: embeddings as dots in the plane, each in the colour of its group."""
 
 from collections.abc import Sequence
 from html import escape
@@ -29,8 +29,7 @@ COLOURS = (
 OTHER_COLOUR = "#7b7f8a"
 
 _MIN_TSNE_POINTS = 4
-_SIDE, _MARGIN, _WIDTH = 480, 14, 720
-_DOT, _ENTRY_HEIGHT, _NAME_CHARS = 5, 26, 26
+_SIDE, _MARGIN, _DOT = 480, 14, 5
 
 Points = NDArray[np.float64]
 
@@ -45,6 +44,27 @@ class Projection(NamedTuple):
 
     points: Points
     rows: Tensor
+
+
+class LegendEntry(NamedTuple):
+    """What a colour of a map stands for: the name of a group, as it was given, and how many dots it has."""
+
+    name: str
+    colour: str
+    num_dots: int
+
+
+class DrawnMap(NamedTuple):
+    """A map, ready for an HTML page.
+
+    Args:
+        svg: one element, to stand in the page as it is: nothing in it runs or loads, and all names in it are escaped.
+        legend: its colours, in the order of the groups; the page writes them beside it, where they can be read at any
+            width.
+    """
+
+    svg: str
+    legend: tuple[LegendEntry, ...]
 
 
 @exact_scores()
@@ -101,10 +121,10 @@ def _tsne(rows: Tensor) -> Points:
 METHODS = {"pca": _pca, "tsne": _tsne}
 
 
-def draw_map(points: Points, *, groups: Sequence[int], group_names: Sequence[str], title: str) -> str:
-    """Draw dots and a legend as one SVG element, to stand in an HTML page as it is: nothing in it runs or loads.
+def draw_map(points: Points, *, groups: Sequence[int], group_names: Sequence[str], title: str) -> DrawnMap:
+    """Draw dots, and say what their colours mean.
 
-    The ten largest groups have a colour each, all others share grey. Text takes the colour of the page's text.
+    The ten largest groups have a colour each, all others share grey.
 
     Args:
         points: where the dots are, from `project`; both axes have one scale.
@@ -128,16 +148,11 @@ def draw_map(points: Points, *, groups: Sequence[int], group_names: Sequence[str
     dots = _place(points)
     layers = _layers(members, group_names)
     body = "".join(_dots(dots[is_in], colour=colour, name=name) for name, colour, is_in in reversed(layers))
-    legend = "".join(
-        _entry(place, colour=colour, name=name, count=int(is_in.sum()))
-        for place, (name, colour, is_in) in enumerate(layers)
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_SIDE} {_SIDE}" role="img"'
+        f' aria-label="{escape(title)}">{body}</svg>'
     )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_SIDE}" role="img"'
-        f' aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="14">'
-        f'<rect x=".5" y=".5" width="{_SIDE - 1}" height="{_SIDE - 1}" rx="12" fill="none" stroke="currentColor"'
-        f' stroke-opacity=".15"/>{body}{legend}</svg>'
-    )
+    return DrawnMap(svg, tuple(LegendEntry(name, colour, int(is_in.sum())) for name, colour, is_in in layers))
 
 
 def _layers(members: NDArray[np.int64], names: Sequence[str]) -> list[tuple[str, str, NDArray[Any]]]:
@@ -165,13 +180,4 @@ def _dots(dots: Points, *, colour: str, name: str) -> str:
     return (
         f'<path stroke="{colour}" stroke-width="{_DOT}" stroke-linecap="round" d="{path}">'
         f"<title>{escape(name)}</title></path>"
-    )
-
-
-def _entry(place: int, *, colour: str, name: str, count: int) -> str:
-    y = _MARGIN + (place + 0.5) * _ENTRY_HEIGHT
-    short = name if len(name) <= _NAME_CHARS else f"{name[: _NAME_CHARS - 1]}…"
-    return (
-        f'<g><title>{escape(f"{name}: {count:,}")}</title><circle cx="{_SIDE + 28}" cy="{y:g}" r="6" fill="{colour}"/>'
-        f'<text x="{_SIDE + 42}" y="{y:g}" dy=".35em" fill="currentColor">{escape(short)}</text></g>'
     )

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from data_schemas.errors import ProtoRKDError
-from stages.evaluate.map import COLOURS, OTHER_COLOUR, draw_map, project
+from stages.evaluate.map import COLOURS, OTHER_COLOUR, DrawnMap, LegendEntry, draw_map, project
 
 
 def luminance(colour: str) -> float:
@@ -18,12 +18,13 @@ def some_rows(num_rows: int = 30) -> torch.Tensor:
     return torch.randn(num_rows, 6, generator=torch.Generator().manual_seed(num_rows))
 
 
-def a_map(groups: list[int], names: list[str], *, title: str = "Images") -> ElementTree.Element:
+def a_map(groups: list[int], names: list[str], *, title: str = "Images") -> DrawnMap:
     points = np.random.default_rng(0).normal(size=(len(groups), 2))
-    return ElementTree.fromstring(draw_map(points, groups=groups, group_names=names, title=title))
+    return draw_map(points, groups=groups, group_names=names, title=title)
 
 
-def texts(svg: ElementTree.Element, tag: str) -> list[str]:
+def texts(drawn: DrawnMap, tag: str) -> list[str]:
+    svg = ElementTree.fromstring(drawn.svg)
     return [element.text or "" for element in svg.iter(f"{{http://www.w3.org/2000/svg}}{tag}")]
 
 
@@ -72,7 +73,8 @@ def test_project__refuses_what_it_cannot_do() -> None:
 
 def test_draw_map__holds_every_dot_within_its_frame() -> None:
     points = np.random.default_rng(0).normal(size=(500, 2)) * [100, 1]
-    svg = draw_map(points, groups=[row % 2 for row in range(500)], group_names=["a", "b"], title="Images")
+    groups = [row % 2 for row in range(500)]
+    svg = draw_map(points, groups=groups, group_names=["a", "b"], title="Images").svg
     drawn = [
         tuple(float(value) for value in dot.removesuffix("h0").split())
         for path in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}path")
@@ -83,40 +85,43 @@ def test_draw_map__holds_every_dot_within_its_frame() -> None:
     assert x.min() == pytest.approx(14, abs=0.1)
     assert x.max() == pytest.approx(466, abs=0.1)
     assert np.ptp(y) == pytest.approx(452 * np.ptp(points[:, 1]) / np.ptp(points[:, 0]), abs=0.2)  # one scale
-    assert svg == draw_map(points, groups=[row % 2 for row in range(500)], group_names=["a", "b"], title="Images")
+    assert svg == draw_map(points, groups=groups, group_names=["a", "b"], title="Images").svg
 
 
 def test_draw_map__points_upwards() -> None:
-    svg = draw_map(np.array([[0.0, 0.0], [0.0, 1.0]]), groups=[0, 1], group_names=["low", "high"], title="Images")
+    points = np.array([[0.0, 0.0], [0.0, 1.0]])
+    svg = draw_map(points, groups=[0, 1], group_names=["low", "high"], title="Images").svg
     assert '"M240.0 466.0h0"><title>low' in svg
     assert '"M240.0 14.0h0"><title>high' in svg
 
 
 def test_draw_map__puts_a_collapsed_space_in_the_middle() -> None:
     points = np.ones((3, 2)) + 1e-8 * np.arange(6).reshape(3, 2)
-    svg = draw_map(points, groups=[0, 0, 0], group_names=["a"], title="Images")
+    svg = draw_map(points, groups=[0, 0, 0], group_names=["a"], title="Images").svg
     assert svg.count("M240.0 240.0h0") == 3
 
 
 def test_draw_map__escapes_names_and_title() -> None:
     evil = '</title><script>alert("&\'1")</script>'
-    svg = a_map([0, 0], [evil], title=f'"><script>{evil}')
-    assert texts(svg, "script") == []
-    assert svg.attrib["aria-label"] == f'"><script>{evil}'
-    assert texts(svg, "title") == [evil, f"{evil}: 2"]
-    assert texts(svg, "text") == ["</title><script>alert(\"&'…"]
+    drawn = a_map([0, 0], [evil], title=f'"><script>{evil}')
+    assert texts(drawn, "script") == []
+    assert ElementTree.fromstring(drawn.svg).attrib["aria-label"] == f'"><script>{evil}'
+    assert texts(drawn, "title") == [evil]
+    assert drawn.legend == (LegendEntry(evil, COLOURS[0], 2),)  # as it was given: the page escapes it
 
 
 def test_draw_map__gives_the_largest_groups_a_colour() -> None:
     sizes = [3, 1, 3, 3, 3, 3, 1, 3, 3, 3, 3, 3]
-    svg = a_map([group for group, size in enumerate(sizes) for _ in range(size)], [f"class {n}" for n in range(12)])
-    assert texts(svg, "text") == [f"class {n}" for n in range(12) if n not in (1, 6)] + ["2 others"]
-    fills = [circle.attrib["fill"] for circle in svg.iter("{http://www.w3.org/2000/svg}circle")]
-    assert fills == [*COLOURS, OTHER_COLOUR]
+    drawn = a_map([group for group, size in enumerate(sizes) for _ in range(size)], [f"class {n}" for n in range(12)])
+    names, colours, num_dots = zip(*drawn.legend, strict=True)
+    assert names == (*(f"class {n}" for n in range(12) if n not in (1, 6)), "2 others")
+    assert colours == (*COLOURS, OTHER_COLOUR)
+    assert num_dots == (*[3] * 10, 2)
+    assert texts(drawn, "title") == list(reversed(names))  # the first are drawn last, on top
 
 
 def test_draw_map__leaves_groups_without_dots_out() -> None:
-    assert texts(a_map([0, 2, 2], ["a", "b", "c"]), "text") == ["a", "c"]
+    assert [entry.name for entry in a_map([0, 2, 2], ["a", "b", "c"]).legend] == ["a", "c"]
 
 
 @pytest.mark.parametrize("colour", [*COLOURS, OTHER_COLOUR])

@@ -1,0 +1,103 @@
+"""Small pictures for the page, as data URIs."""
+
+import base64
+import functools
+import io
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from stages.image_set import ImageSet
+from stages.images import ImageRejected, open_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+THUMBNAIL_SIZE = 160
+
+_GREY = (128, 130, 134)
+
+
+class Thumbnails:
+    """Thumbnails of the readable pictures of a set, each made once.
+
+    Args:
+        pictures: the set.
+        rows: (readable,), int64: the place in the set of each picture that could be read.
+    """
+
+    def __init__(self, pictures: ImageSet, rows: "Tensor") -> None:
+        self._pictures = pictures
+        self._rows: list[int] = rows.tolist()
+        self._made: dict[int, str] = {}
+
+    def path(self, index: int) -> str:
+        """Where a readable picture lies, as the set writes it."""
+        return self._pictures.paths[self._rows[index]]
+
+    def image(self, index: int) -> str:
+        """Data URI of a readable picture, or the stand-in of one that has vanished meanwhile."""
+        if index not in self._made:
+            self._made[index] = thumbnail_or_stand_in(self._pictures.full_path(self._rows[index]))
+        return self._made[index]
+
+
+def thumbnail_or_stand_in(path: Path) -> str:
+    """Make a thumbnail, or `stand_in` where the file can no longer be read as an image."""
+    try:
+        return thumbnail(path, size=THUMBNAIL_SIZE)
+    except ImageRejected:
+        return stand_in()
+
+
+@functools.cache
+def stand_in() -> str:
+    """Data URI of the grey square that is shown in place of a picture whose file has vanished."""
+    return thumbnail(Image.new("RGB", (8, 8), _GREY))
+
+
+def thumbnail(image: Path | Image.Image, size: int = 96) -> str:
+    """Make a small JPEG of an image, as a data URI. Equal pixels give equal bytes.
+
+    Args:
+        image: a file, or a loaded image; what is transparent turns white.
+        size: longer side in pixels at most; smaller images stay as they are.
+
+    Raises:
+        ImageRejected: the file cannot be read as an image.
+    """
+    shrunk = _on_white(open_image(image) if isinstance(image, Path) else image)
+    shrunk.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=None)
+    # Pasted into a fresh image, so that no comment or profile of the file travels along.
+    bare = Image.new("RGB", shrunk.size)
+    bare.paste(shrunk)
+    buffer = io.BytesIO()
+    bare.save(buffer, format="JPEG", quality=82, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def choose_queries(num: int, total: int, seed: int = 0) -> list[int]:
+    """Choose rows spread evenly over a set, whatever the student makes of them: the same ones for every student.
+
+    Args:
+        num: how many rows; all of them where there are fewer.
+        total: number of rows in the set.
+        seed: another seed shifts the choice within its even steps.
+
+    Example:
+        >>> choose_queries(4, 2000)
+        [250, 750, 1250, 1750]
+    """
+    num = min(num, total)
+    shift = (0.5 + seed * GOLDEN_RATIO) % 1
+    return [int((place + shift) * total / num) for place in range(num)]
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layered = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
