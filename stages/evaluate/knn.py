@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
-from stages.evaluate.zero_shot import accuracy
 from stages.ranking import STUDENT_REMEDY, check_labels, exact_scores, unit_rows
 
 # Similarities held at once by the torch search: 256 MiB of float32.
@@ -12,31 +11,28 @@ _MAX_SCORES = 2**26
 
 
 @exact_scores()
-def knn_metrics(
+def knn_votes(
     *,
     train_embeddings: Tensor,
     train_labels: Tensor,
     test_embeddings: Tensor,
-    test_labels: Tensor,
-    k: int = 20,
-    temperature: float = 0.07,
-) -> dict[str, float]:
-    """Classify each test image by a vote of its k nearest training images, weighted by exp(cosine / temperature).
+    num_classes: int,
+    k: int,
+    temperature: float,
+) -> Tensor:
+    """Let the k nearest training images of each test image vote for their classes, weighted by exp(cosine / T).
 
     Wu et al., Unsupervised Feature Learning via Non-Parametric Instance Discrimination, 2018, arXiv:1805.01978, where
-    k is 200 and the temperature is 0.07. Classes with equal votes, such as those without a neighbour, count as the
-    mean over all their orders. The search is exact: by faiss where it imports, by torch otherwise.
+    k is 200 and the temperature T is 0.07. A class without a neighbour has no vote. The search is exact: by faiss
+    where it imports, by torch otherwise.
 
     Args:
         train_embeddings: one row a training image.
         train_labels: class of each training image.
         test_embeddings: one row a test image.
-        test_labels: class of each test image.
+        num_classes: how many classes there are.
         k: how many neighbours vote.
         temperature: the lower, the more the nearest neighbours decide.
-
-    Returns:
-        ``top1`` and ``top5`` (left out for five classes or fewer), as percentages.
 
     Raises:
         ProtoRKDError: there are fewer than k training images, or an embedding is NaN or infinite.
@@ -44,7 +40,8 @@ def knn_metrics(
 
     Shapes:
         train_embeddings: (train, dim), float, any scale; train_labels: (train,), int64.
-        test_embeddings: (test, dim), float, any scale; test_labels: (test,), int64.
+        test_embeddings: (test, dim), float, any scale.
+        returns: (test, classes), float64, from 0, on the CPU; relative to the vote of the nearest neighbour.
     """
     if not 1 <= k <= len(train_embeddings):
         raise ProtoRKDError(
@@ -53,19 +50,15 @@ def knn_metrics(
         )
     train = unit_rows(train_embeddings, name="Training image embeddings", remedy=STUDENT_REMEDY)
     test = unit_rows(test_embeddings, name="Test image embeddings", remedy=STUDENT_REMEDY)
-    num_classes = 1 + int(max(train_labels.max(), test_labels.max()))
     check_labels(train_labels, num_rows=len(train), num_classes=num_classes)
     try:
         similarities, neighbours = neighbours_by_faiss(train=train, test=test, k=k)
     except ImportError:
         similarities, neighbours = neighbours_by_torch(train=train, test=test, k=k)
-    votes = _vote(
-        similarities=similarities,
-        labels=train_labels.cpu()[neighbours],
-        num_classes=num_classes,
-        temperature=temperature,
-    )
-    return accuracy(scores=votes, labels=test_labels, tolerance=0.0)
+    # Taken relative to the nearest neighbour, or a low temperature would overflow.
+    weights = ((similarities - similarities[:, :1]).double() / temperature).exp()
+    votes = torch.zeros(len(test), num_classes, dtype=torch.float64)
+    return votes.scatter_add_(1, train_labels.cpu()[neighbours], weights)
 
 
 def neighbours_by_faiss(*, train: Tensor, test: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -97,10 +90,3 @@ def neighbours_by_torch(*, train: Tensor, test: Tensor, k: int) -> tuple[Tensor,
     block = max(1, _MAX_SCORES // len(train))
     best = [(test[start : start + block] @ train.T).topk(k, dim=1) for start in range(0, len(test), block)]
     return torch.cat([found.values for found in best]).cpu(), torch.cat([found.indices for found in best]).cpu()
-
-
-def _vote(*, similarities: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
-    # Taken relative to the nearest neighbour, or a low temperature would overflow.
-    weights = ((similarities - similarities[:, :1]).double() / temperature).exp()
-    votes = torch.zeros(len(labels), num_classes, dtype=torch.float64)
-    return votes.scatter_add_(1, labels, weights)  # (test, classes)

@@ -48,53 +48,6 @@ def class_scores(*, image_embeddings: Tensor, class_embeddings: Tensor) -> Tenso
     return images @ classes.to(images.device).T
 
 
-def zero_shot_metrics(*, image_embeddings: Tensor, labels: Tensor, class_embeddings: Tensor) -> dict[str, float]:
-    """Measure zero-shot accuracy. Equal similarities count as the mean over all orders of the tied classes.
-
-    Returns:
-        ``top1``, ``top5`` (left out for five classes or fewer, where it says nothing) and ``mean_per_class``, the mean
-        top-1 accuracy of the classes that have images; percentages.
-
-    Raises:
-        ProtoRKDError: an embedding is NaN or infinite.
-        ValueError: the labels do not fit the images or the classes.
-
-    Shapes:
-        image_embeddings: (images, dim), float, any scale.
-        labels: (images,), int64, rows of class_embeddings.
-        class_embeddings: (classes, dim), float, any scale.
-    """
-    scores = class_scores(image_embeddings=image_embeddings, class_embeddings=class_embeddings)
-    metrics = accuracy(scores=scores, labels=labels, tolerance=TIE_TOLERANCE)
-    per_class = per_class_top1(scores=scores, labels=labels)
-    return {**metrics, "mean_per_class": float(per_class[~per_class.isnan()].mean())}
-
-
-def accuracy(*, scores: Tensor, labels: Tensor, tolerance: float) -> dict[str, float]:
-    """Give ``top1``, and ``top5`` for more than five classes, as percentages.
-
-    Args:
-        scores: the higher, the likelier the class.
-        labels: the right class of each row.
-        tolerance: scores that differ by less are tied, and count as the mean over their orders.
-
-    Raises:
-        ValueError: the labels do not fit the scores.
-
-    Shapes:
-        scores: (rows, classes), float.
-        labels: (rows,), int64.
-    """
-    num_rows, num_classes = scores.shape
-    check_labels(labels, num_rows=num_rows, num_classes=num_classes)
-    labels = labels.to(scores.device)
-    return {
-        f"top{k}": 100 * float(expected_label_hits(scores=scores, labels=labels, k=k, tolerance=tolerance).mean())
-        for k in (1, 5)
-        if k == 1 or num_classes > k
-    }
-
-
 def per_class_top1(*, scores: Tensor, labels: Tensor) -> Tensor:
     """Top-1 accuracy of each class as a percentage, NaN for a class without images.
 

@@ -4,22 +4,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.functional import normalize
 
 from data_schemas.errors import ProtoRKDError
-from stages.evaluate.knn import knn_metrics, neighbours_by_faiss, neighbours_by_torch
+from stages.evaluate.knn import knn_votes, neighbours_by_faiss, neighbours_by_torch
 
 
-def some_splits(num_classes: int = 8) -> dict[str, Tensor]:
+def some_splits(num_classes: int = 8) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(num_classes)
     centres = torch.randn(num_classes, 6, generator=generator)
-    splits = {}
+    splits: dict[str, Any] = {"num_classes": num_classes}
     for split, size in (("train", 80), ("test", 40)):
         labels = torch.randint(num_classes, (size,), generator=generator)
         splits[f"{split}_embeddings"] = centres[labels] + torch.randn(size, 6, generator=generator)
         splits[f"{split}_labels"] = labels
     return splits
+
+
+def asked(splits: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """What the vote takes: all but the labels of the test images."""
+    return {name: value for name, value in splits.items() if name != "test_labels"} | {"temperature": 0.07} | options
 
 
 def without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,8 +38,7 @@ def without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (20, 0.07), (80, 0.5)])
-def test_knn_metrics__agree_with_scikit_learn(k: int, temperature: float) -> None:
-    from sklearn.metrics import top_k_accuracy_score
+def test_knn_votes__agree_with_scikit_learn(k: int, temperature: float) -> None:
     from sklearn.neighbors import KNeighborsClassifier
 
     splits = some_splits()
@@ -47,11 +50,9 @@ def test_knn_metrics__agree_with_scikit_learn(k: int, temperature: float) -> Non
     )
     classifier.fit(splits["train_embeddings"].double().numpy(), splits["train_labels"].numpy())
     chances = classifier.predict_proba(splits["test_embeddings"].double().numpy())
-    metrics = knn_metrics(**splits, k=k, temperature=temperature)
-    labels = splits["test_labels"].numpy()
-    assert metrics["top1"] == pytest.approx(100 * top_k_accuracy_score(labels, chances, k=1))
-    if k == 80:  # every class has neighbours, so that no votes are tied at zero
-        assert metrics["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, chances, k=5))
+    votes = knn_votes(**asked(splits, k=k, temperature=temperature))
+    assert votes.shape == (40, 8)
+    np.testing.assert_allclose(votes / votes.sum(dim=1, keepdim=True), chances, atol=1e-5)
 
 
 def test_knn_neighbours__are_the_same_by_faiss_and_by_torch() -> None:
@@ -64,11 +65,11 @@ def test_knn_neighbours__are_the_same_by_faiss_and_by_torch() -> None:
     assert by_faiss[1].tolist() == by_torch[1].tolist()
 
 
-def test_knn_metrics__are_the_same_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
-    splits = some_splits()
-    expected = knn_metrics(**splits)
+def test_knn_votes__are_the_same_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = asked(some_splits(), k=20)
+    expected = knn_votes(**given)
     without_faiss(monkeypatch)
-    assert knn_metrics(**splits) == pytest.approx(expected)
+    torch.testing.assert_close(knn_votes(**given), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_knn_neighbours__do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,34 +80,31 @@ def test_knn_neighbours__do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPa
     assert torch.equal(neighbours_by_torch(**rows, k=3)[1], expected)
 
 
-def test_knn_metrics__leave_top5_out_for_few_classes() -> None:
-    assert knn_metrics(**some_splits(num_classes=5), k=3).keys() == {"top1"}
-
-
-def test_knn_metrics__share_the_hit_among_classes_without_votes() -> None:
-    metrics = knn_metrics(
+def test_knn_votes__are_none_for_classes_without_neighbours() -> None:
+    votes = knn_votes(
         train_embeddings=torch.eye(6),
         train_labels=torch.arange(6),
         test_embeddings=torch.eye(6)[:1],
-        test_labels=torch.tensor([3]),
+        num_classes=7,
         k=1,
+        temperature=0.07,
     )
-    assert metrics == pytest.approx({"top1": 0.0, "top5": 80.0})  # four places for the five classes without a vote
+    assert votes.tolist() == [[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]
 
 
-def test_knn_metrics__stand_a_low_temperature() -> None:
+def test_knn_votes__stand_a_low_temperature() -> None:
     splits = some_splits()
-    expected = knn_metrics(**splits, k=1)["top1"]
-    assert knn_metrics(**splits, k=20, temperature=1e-6)["top1"] == pytest.approx(expected)
+    nearest = knn_votes(**asked(splits, k=1)).argmax(dim=1)
+    assert torch.equal(knn_votes(**asked(splits, k=20, temperature=1e-6)).argmax(dim=1), nearest)
 
 
 @pytest.mark.parametrize("k", [0, 81])
-def test_knn_metrics__refuse_more_neighbours_than_training_images(k: int) -> None:
+def test_knn_votes__refuse_more_neighbours_than_training_images(k: int) -> None:
     with pytest.raises(ProtoRKDError, match=rf"--knn-k must be from 1 to .* 80; got {k}\."):
-        knn_metrics(**some_splits(), k=k)
+        knn_votes(**asked(some_splits(), k=k))
 
 
-def test_knn_metrics__refuse_labels_of_another_length() -> None:
+def test_knn_votes__refuse_labels_of_another_length() -> None:
     splits = some_splits()
     with pytest.raises(ValueError, match=r"shape \(80,\)"):
-        knn_metrics(**{**splits, "train_labels": splits["train_labels"][1:]})
+        knn_votes(**asked({**splits, "train_labels": splits["train_labels"][1:]}, k=3))
