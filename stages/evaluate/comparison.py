@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.outcomes import RANK, Outcomes
+from data_schemas.outcomes import Outcomes
 from pipeline.log import log
 from stages.evaluate.intervals import (
     NUM_RESAMPLES,
@@ -15,12 +15,13 @@ from stages.evaluate.intervals import (
     Places,
     Values,
     class_mean_replicates,
-    group_places,
+    class_weights,
     mean_replicates,
     median_replicates,
     percentile_interval,
 )
 from stages.evaluate.p_values import NUM_PERMUTATIONS, sign_flip_p_value, swap_p_value
+from stages.evaluate.summary import statistics
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,7 @@ def compare_means(
 
 def compare_class_means(name: str, *, first: Values, second: Values, labels: Places, draws: Draws) -> Difference:
     """Compare means over classes of the mean within each; arguments as of `compare_means`, with a label a picture."""
-    sizes = np.bincount(labels)
-    weights = 1 / (sizes[labels] * np.count_nonzero(sizes))
+    weights = class_weights(labels)
     gain = second - first
     replicates = class_mean_replicates(gain, labels=labels, seed=draws.seed, num_resamples=draws.num_resamples)
     interval = percentile_interval(replicates, num_pictures=len(gain))
@@ -145,18 +145,15 @@ def compare_medians(
 
 
 def _compare(first: Outcomes, second: Outcomes, draws: Draws) -> Iterator[Difference]:
-    pictures = group_places(first.pictures)
-    groups = pictures if len(first.queries) else None
-    for measure, values in first.measures.items():
-        pair = {"first": values, "second": second.measures[measure]}
-        if measure == RANK:
-            yield compare_medians(f"{first.name}/median_rank", **pair, groups=groups, draws=draws)
-            continue
-        pair = {student: 100 * found for student, found in pair.items()}
-        yield compare_means(f"{first.name}/{measure}", **pair, groups=groups, draws=draws)
-        if measure == "top1" and len(first.labels):
-            labels = group_places(first.labels)
-            yield compare_class_means(f"{first.name}/mean_per_class", **pair, labels=labels, draws=draws)
+    for ours, theirs in zip(statistics(first), statistics(second), strict=True):
+        name = f"{first.name}/{ours.name}"
+        pair = {"first": ours.values, "second": theirs.values}
+        if ours.kind == "median":
+            yield compare_medians(name, **pair, groups=ours.groups, draws=draws)
+        elif ours.kind == "class_mean":
+            yield compare_class_means(name, **pair, labels=ours.groups, draws=draws)
+        else:
+            yield compare_means(name, **pair, groups=ours.groups, draws=draws)
 
 
 def _align(first: Outcomes, second: Outcomes) -> tuple[Outcomes, Outcomes]:

@@ -1,6 +1,7 @@
 """The shape of a space that images and captions share: the gap between them, and how they fill it."""
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def geometry_metrics(
     )
     metrics = {
         "modality_gap": float((_centroid(images) - _centroid(captions)).norm()),
-        "alignment": _alignment(images, captions, caption_image),
+        "alignment": float(squared_distances(images, captions, caption_image).mean()),
     }
     for name, rows in (("images", images), ("captions", captions)):
         metrics |= {f"{measure}/{name}": value for measure, value in _spread(rows).items()}
@@ -69,53 +70,73 @@ def geometry_metrics(
     return metrics
 
 
+def squared_distances(images: Tensor, captions: Tensor, caption_image: Tensor) -> Tensor:
+    """Of each caption from its image: (captions,), float64."""
+    blocks = zip(blocks_of(captions), blocks_of(caption_image), strict=True)
+    return torch.cat([(block - images[of]).double().square().sum(dim=1) for block, of in blocks])
+
+
+def covariance_of(rows: Tensor) -> Tensor:
+    """Covariance of the columns: (dim, dim), float64."""
+    centroid = _centroid(rows)
+    covariance = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+    for block in blocks_of(rows):
+        centred = block.double() - centroid
+        covariance += centred.T @ centred
+    return covariance / len(rows)
+
+
+def effective_ranks(variances: Tensor) -> Tensor:
+    """Effective rank of each spectrum: (spectra, dim), float64, to (spectra,), float64."""
+    variances = variances.clamp_min(0)
+    sums = variances.sum(dim=1)
+    share = variances / sums.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
+    ranks = torch.special.entr(share).sum(dim=1).exp()
+    # Rows this close differ by rounding alone, and the shares say nothing.
+    return torch.where(sums > TIE_TOLERANCE**2, ranks, 0.0)
+
+
+def kernel_blocks(rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield uniformity's exp(-2 squared distance) of some rows and all, 0 for a row and itself, which are no pair.
+
+    Shapes:
+        rows: (rows, dim), float32, of unit length.
+        yields: (block,), int64, which rows; and (block, rows), float32.
+    """
+    num_rows = len(rows)
+    squared_norms = rows.square().sum(dim=1)
+    for own in torch.split(torch.arange(num_rows), max(1, _MAX_DISTANCES // num_rows)):
+        squared = squared_norms[own, None] + squared_norms - 2 * rows[own] @ rows.T
+        kernel = squared.clamp_min_(0).mul_(-_UNIFORMITY_TEMPERATURE).exp_()
+        kernel[torch.arange(len(own)), own] = 0
+        yield own, kernel
+
+
+def blocks_of(rows: Tensor) -> tuple[Tensor, ...]:
+    """Take rows apart into as many as are turned to float64 at a time."""
+    return torch.split(rows, _BLOCK)
+
+
 def _centroid(rows: Tensor) -> Tensor:
     return rows.mean(dim=0, dtype=torch.float64)
-
-
-def _alignment(images: Tensor, captions: Tensor, caption_image: Tensor) -> float:
-    blocks = zip(torch.split(captions, _BLOCK), torch.split(caption_image, _BLOCK), strict=True)
-    total = math.fsum(float((block - images[of]).double().square().sum()) for block, of in blocks)
-    return total / len(captions)
 
 
 def _self_similarity(rows: Tensor) -> float:
     """Mean over all pairs of different rows: the squared norm of the sum, without each row's cosine with itself."""
     num_rows = len(rows)
     all_pairs = rows.sum(dim=0, dtype=torch.float64).square().sum()
-    own = math.fsum(float(block.double().square().sum()) for block in torch.split(rows, _BLOCK))
+    own = math.fsum(float(block.double().square().sum()) for block in blocks_of(rows))
     return (float(all_pairs) - own) / (num_rows * (num_rows - 1))
 
 
 def _uniformity(rows: Tensor) -> float:
-    num_rows = len(rows)
-    squared_norms = rows.square().sum(dim=1)
-    total = torch.zeros((), dtype=torch.float64)
-    for own in torch.split(torch.arange(num_rows), max(1, _MAX_DISTANCES // num_rows)):
-        squared = squared_norms[own, None] + squared_norms - 2 * rows[own] @ rows.T  # (block, rows)
-        kernel = squared.clamp_min_(0).mul_(-_UNIFORMITY_TEMPERATURE).exp_()
-        kernel[torch.arange(len(own)), own] = 0  # a row and itself are no pair
-        total += kernel.sum(dtype=torch.float64)
-    return float((total / (num_rows * (num_rows - 1))).log())
+    total = math.fsum(float(kernel.sum(dtype=torch.float64)) for _, kernel in kernel_blocks(rows))
+    return math.log(total / (len(rows) * (len(rows) - 1)))
 
 
 def _spread(rows: Tensor) -> dict[str, float]:
-    covariance = _covariance(rows)
-    variances = torch.linalg.eigvalsh(covariance).clamp_min(0)
-    share = variances / variances.sum().clamp_min(torch.finfo(torch.float64).tiny)
-    # Rows this close differ by rounding alone, and the shares say nothing.
-    is_collapsed = float(variances.sum()) <= TIE_TOLERANCE**2
+    covariance = covariance_of(rows)
     return {
         "feature_std": float(covariance.diagonal().clamp_min(0).sqrt().mean()),
-        "effective_rank": 0.0 if is_collapsed else float(torch.special.entr(share).sum().exp()),
+        "effective_rank": float(effective_ranks(torch.linalg.eigvalsh(covariance)[None])),
     }
-
-
-def _covariance(rows: Tensor) -> Tensor:
-    """Covariance (dim, dim), float64."""
-    centroid = _centroid(rows)
-    covariance = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
-    for block in torch.split(rows, _BLOCK):
-        centred = block.double() - centroid
-        covariance += centred.T @ centred
-    return covariance / len(rows)

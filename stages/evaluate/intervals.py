@@ -6,7 +6,7 @@ vary over sets like this one; it says nothing of other seeds of training. Where 
 bootstrap cannot know of what it never saw.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,6 +97,30 @@ def percentile_interval(replicates: Values, *, num_pictures: int) -> Interval:
     return Interval(low=float(low), high=float(high), num_pictures=num_pictures)
 
 
+def bootstrap_measures(
+    measure: Callable[[Places], Mapping[str, float]],
+    *,
+    num_pictures: int,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+) -> dict[str, Interval]:
+    """Find the intervals of measures that are no mean, such as a correlation, by taking them of every resample.
+
+    Args:
+        measure: takes the rows of a resample, (num_pictures,), int64, and gives the same measures every time.
+        num_pictures: how many are drawn from, each for itself.
+        seed: of the draws.
+        num_resamples: how many sets are drawn.
+    """
+    rows = np.arange(num_pictures)
+    resamples = _resamples(num_pictures, seed=seed, num_resamples=num_resamples)
+    replicates = [measure(np.repeat(rows, counts)) for block in resamples for counts in block]
+    return {
+        name: percentile_interval(np.array([each[name] for each in replicates]), num_pictures=num_pictures)
+        for name in replicates[0]
+    }
+
+
 def mean_replicates(values: ArrayLike, *, groups: ArrayLike | None, seed: int, num_resamples: int) -> Values:
     """Take the mean of every resample; one seed draws the same pictures, whatever their values.
 
@@ -143,6 +167,18 @@ def class_mean_replicates(values: ArrayLike, *, labels: ArrayLike, seed: int, nu
         accuracies = np.divide(sums, sizes, out=np.zeros_like(sums), where=sizes > 0)  # (block, classes)
         means.append(accuracies.sum(axis=1) / (sizes > 0).sum(axis=1))
     return np.concatenate(means)
+
+
+def class_weights(labels: Places) -> Values:
+    """Weigh pictures so that the weighted sum of their values is the mean over classes of the mean within each.
+
+    Shapes:
+        labels: (pictures,), int64, from 0.
+        returns: (pictures,), float64, 1 in sum.
+    """
+    sizes = np.bincount(labels)
+    weights: Values = 1 / (sizes[labels] * np.count_nonzero(sizes))
+    return weights
 
 
 def group_places(groups: ArrayLike) -> Places:
