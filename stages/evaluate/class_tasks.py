@@ -198,7 +198,7 @@ def class_entry(found: ClassSet, test: ImageEmbeddings, *, task: str) -> dict[st
 
 
 def _train_sizes(train: ImageEmbeddings) -> dict[str, int]:
-    return {"num_train_images": len(train.rows), "train_rejected": len(train.rejections)}
+    return {"num_train_images": len(train.rows), "num_train_rejected": len(train.rejections)}
 
 
 def labels_of(split: LabelledSet, images: ImageEmbeddings) -> Tensor:

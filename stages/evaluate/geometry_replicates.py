@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from stages.evaluate.analysis import draw_rows, paired_rows
 from stages.evaluate.geometry import blocks_of, covariance_of, effective_ranks, kernel_blocks, squared_distances
@@ -64,7 +65,9 @@ def geometry_replicates(
             own = side.sizes * side.mean_squares.sum(dim=1)
             all_pairs = (side.sizes[:, None] * side.means).square().sum(dim=1)
             replicates[f"self_similarity/{name}"] = (all_pairs - own) / (side.sizes * (side.sizes - 1))
-            replicates[f"uniformity/{name}"] = (_kernels(rows[sample], of[sample]) / (sizes * (sizes - 1))).log()
+            replicates[f"uniformity/{name}"] = (
+                _kernels(rows[sample], of[sample], num_groups=len(sizes)) / (sizes * (sizes - 1))
+            ).log()
     return {name: values.numpy() for name, values in replicates.items()}
 
 
@@ -105,10 +108,10 @@ def _rest(parts: Tensor) -> Tensor:
     return parts.sum(dim=0) - parts
 
 
-def _kernels(rows: Tensor, groups: Tensor) -> Tensor:
+def _kernels(rows: Tensor, groups: Tensor, *, num_groups: int) -> Tensor:
     """Sum of the uniformity's kernel over all pairs of different rows without each group: (groups,), float64."""
-    is_member = torch.nn.functional.one_hot(groups).float()  # (rows, groups)
-    between = torch.zeros(is_member.shape[1], is_member.shape[1], dtype=torch.float64)
+    is_member = one_hot(groups, num_groups).float()  # (rows, groups)
+    between = torch.zeros(num_groups, num_groups, dtype=torch.float64)
     for own, kernel in kernel_blocks(rows):
         between.index_add_(0, groups[own], (kernel @ is_member).double())
     return between.sum() - between.sum(dim=0) - between.sum(dim=1) + between.diagonal()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from data_schemas.evaluation_report import metric_prefix
 from data_schemas.manifest import Rejection
 from data_schemas.outcomes import Outcomes
 from stages.evaluate.intervals import Interval
@@ -24,17 +25,12 @@ class Measured:
 
     @property
     def prefix(self) -> str:
-        """What stands before each measure in flat names: the set alone for retrieval, else set and task."""
-        name, task = self.entry["name"], self.entry["task"]
-        return str(name) if task == "retrieval" else f"{name}/{task}"
+        """What stands before each measure in flat names."""
+        return metric_prefix(self.entry)
 
     def flat(self) -> dict[str, float]:
         """Metrics by set, task or direction, and measure: ``test/text_to_image/recall@10``, ``cifar10/knn/top1``."""
         return {f"{self.prefix}/{key}": value for key, value in self.entry["metrics"].items()}
-
-    def flat_intervals(self) -> dict[str, dict[str, float]]:
-        """Intervals under the names of `flat`."""
-        return {f"{self.prefix}/{key}": value for key, value in self.entry["intervals"].items()}
 
 
 def rejected(*rejections: Rejection) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from stages.evaluate.measured import Measured, as_json
 from stages.evaluate.neighbourhoods import neighbourhood_chance, neighbourhood_metrics
 from stages.evaluate.sets import ClassSet, RetrievalSet
 
+_SIDES = ("images", "captions")
 # Of more rows than these a measure of all their pairs takes a sample.
 _UNIFORMITY_ROWS = 5_000
 _STRUCTURE_ROWS = 2_000
@@ -40,8 +41,7 @@ def geometry(found: RetrievalSet, images: ImageEmbeddings, embed_captions: Embed
     """
     rows = captioned_rows(found, images, embed_captions)
     metrics = geometry_metrics(**rows.all(), uniformity_rows=_UNIFORMITY_ROWS, seed=seed)
-    sides = ("images", "captions")
-    num_rows = {side: int(metrics.pop(f"uniformity_num_rows/{side}", 0)) for side in sides}
+    num_rows = {f"num_uniformity_{side}": int(metrics.pop(f"uniformity_num_rows/{side}", 0)) for side in _SIDES}
     groups = torch.from_numpy(random_groups(len(rows.images), seed=seed))
     replicates = (
         geometry_replicates(**rows.all(), groups=groups, uniformity_rows=_UNIFORMITY_ROWS, seed=seed)
@@ -53,7 +53,7 @@ def geometry(found: RetrievalSet, images: ImageEmbeddings, embed_captions: Embed
         for name, values in replicates.items()
     }
     entry = captioned_entry(found, images, rows, task="geometry") | {
-        "uniformity_num_rows": num_rows,
+        **num_rows,
         "metrics": metrics,
         "intervals": as_json({name: intervals[name] for name in metrics if name in intervals}),
         "chance": {},

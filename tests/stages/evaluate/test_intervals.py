@@ -9,8 +9,10 @@ from stages.evaluate.intervals import (
     Interval,
     bootstrap_class_mean,
     bootstrap_mean,
+    bootstrap_measures,
     bootstrap_median,
     class_mean_replicates,
+    class_weights,
     mean_replicates,
     median_replicates,
 )
@@ -152,3 +154,18 @@ def test_bootstrap__refuses_values_that_are_none(values: list[Any]) -> None:
 def test_bootstrap__refuses_groups_of_another_length() -> None:
     with pytest.raises(ValueError, match=r"Groups must have shape \(2,\), as the values; got \(3,\)"):
         bootstrap_median([1.0, 2.0], groups=[0, 1, 1], seed=0)
+
+
+def test_bootstrap_measures__are_those_of_the_mean_for_a_mean() -> None:
+    values = np.random.default_rng(0).gamma(2.0, size=80)
+    found = bootstrap_measures(
+        lambda rows: {"mean": values[rows].mean(), "size": len(rows)}, num_pictures=80, seed=3, num_resamples=200
+    )
+    assert found["mean"] == pytest.approx(bootstrap_mean(values, seed=3, num_resamples=200))
+    assert found["size"] == Interval(80.0, 80.0, 80)
+
+
+def test_class_weights__make_the_mean_of_class_means() -> None:
+    values, labels = np.array([1.0, 0.0, 0.0, 0.0, 1.0]), np.array([0, 0, 0, 0, 2])
+    assert class_weights(labels).sum() == pytest.approx(1)
+    assert values @ class_weights(labels) == pytest.approx((1 / 4 + 1) / 2)
