@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
-from stages.evaluate.sts import ScoredPairs, read_scored_pairs, sts_metrics
+from stages.evaluate.sts import ScoredPairs, correlations, pair_cosines, read_scored_pairs
 
 EXPECTED = ScoredPairs(('A "girl" sings.', "Two dogs, wet"), ("A girl is singing.", "A plane"), (4.6, 0.0))
 PUBLISHED = (
@@ -80,7 +80,7 @@ def test_read_scored_pairs__refuses_an_absent_file(tmp_path: Path) -> None:
         read_scored_pairs(tmp_path / "sts.tsv")
 
 
-def test_sts_metrics__agree_with_scipy() -> None:
+def test_correlations__agree_with_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
     generator = torch.Generator().manual_seed(0)
     first, second = torch.randn(2, 50, 8, generator=generator)
@@ -91,19 +91,19 @@ def test_sts_metrics__agree_with_scipy() -> None:
         tuple(f"a{row}" for row in range(50)), tuple(f"b{row}" for row in range(50)), tuple(scores.tolist())
     )
     cosines = torch.nn.functional.cosine_similarity(first.double(), second.double())
-    metrics = sts_metrics(pairs, embed_by(table))
+    metrics = correlations(*pair_cosines(pairs, embed_by(table)))
     assert metrics["spearman"] == pytest.approx(stats.spearmanr(cosines, scores).statistic, abs=1e-6)
     assert metrics["pearson"] == pytest.approx(stats.pearsonr(cosines, scores).statistic, abs=1e-5)
 
 
-def test_sts_metrics__know_the_limits() -> None:
+def test_correlations__know_the_limits() -> None:
     pairs = ScoredPairs(("x", "x", "x"), ("x", "z", "y"), (5.0, 2.5, 0.0))
     table = {"x": [1.0, 0.0], "y": [0.0, 9.0], "z": [1.0, 3**0.5]}
-    assert sts_metrics(pairs, embed_by(table)) == pytest.approx({"spearman": 1.0, "pearson": 1.0})
+    assert correlations(*pair_cosines(pairs, embed_by(table))) == pytest.approx({"spearman": 1.0, "pearson": 1.0})
     alike = {key: [0.1, 0.7] for key in table}
-    assert sts_metrics(pairs, embed_by(alike)) == {"spearman": 0.0, "pearson": 0.0}
+    assert correlations(*pair_cosines(pairs, embed_by(alike))) == {"spearman": 0.0, "pearson": 0.0}
 
 
-def test_sts_metrics__refuse_embeddings_that_are_not_finite() -> None:
+def test_pair_cosines__refuse_embeddings_that_are_not_finite() -> None:
     with pytest.raises(ProtoRKDError, match="Caption embeddings must be finite"):
-        sts_metrics(EXPECTED, lambda captions: torch.full((len(captions), 2), torch.nan))
+        pair_cosines(EXPECTED, lambda captions: torch.full((len(captions), 2), torch.nan))
