@@ -20,7 +20,7 @@ An entry:
     num_images or num_pairs: how many pictures, or pairs of captions, were measured; other sizes are ``num_x``, too.
     rejected, first_rejected: how many pictures or rows were left out, and the first of them with its reason.
     metrics: measure to value.
-    intervals: measure to ``low`` and ``high`` (95 %) and ``num_pictures``, where a measure has one.
+    intervals: measure to ``low`` and ``high`` (95 %) and ``num_pictures`` (or ``num_pairs``), where a measure has one.
     chance: measure to what guessing gives, where that is known.
     any other key: a setting of the task, such as ``k`` or ``templates``.
 """
@@ -83,6 +83,11 @@ def read_report(root: Path) -> dict[str, Any]:
     filled: dict[str, Any] = _filled_in(report) if version == 1 else report
     _check_report(filled, path)
     return filled
+
+
+def interval_size(interval: Mapping[str, float]) -> int:
+    """How many pictures, or pairs of captions, an interval rests on."""
+    return int(interval.get("num_pictures", interval.get("num_pairs", 0)))
 
 
 def metric_prefix(entry: Mapping[str, Any]) -> str:

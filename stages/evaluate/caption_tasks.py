@@ -10,8 +10,9 @@ from data_schemas.outcomes import RANK, Outcomes
 from stages.evaluate.features import ImageEmbeddings
 from stages.evaluate.intervals import NUM_RESAMPLES, Interval, Places, bootstrap_measures
 from stages.evaluate.measured import Measured, as_json, rejected
+from stages.evaluate.scored_pairs import ScoredPairs
 from stages.evaluate.sets import RetrievalSet
-from stages.evaluate.sts import ScoredPairs, correlations, pair_cosines
+from stages.evaluate.sts import correlations, pair_cosines
 from stages.evaluate.summary import mean_interval, statistics, summarise
 from stages.retrieval import Standing, chance_recall, retrieval_standings
 

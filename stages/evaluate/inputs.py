@@ -1,64 +1,89 @@
-"""Finds and identifies what evaluation is given."""
+"""Finds and identifies what evaluation is given: the student's checkpoints, its teacher, its pictures, and the sets."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import CONFIG_NAME, WEIGHTS_NAME
+from data_schemas.pair_index import read_pairs
+from data_schemas.student_checkpoint import CONFIG_NAME
+from pipeline.fingerprint import hash_json
 from pipeline.stage import Context, Input
 from pipeline.store import Artifact
-from stages.evaluate.checkpoints import LAST, LoadedStudent, finished_checkpoints
-from stages.evaluate.prompts import fill
-from stages.evaluate.sets import (
-    check_names,
-    identify_labelled,
-    identify_retrieval,
-    identify_splits,
-    read_labelled_set,
-    read_labelled_splits,
-    read_retrieval_set,
-)
+from stages.evaluate.checkpoints import LoadedStudent, finished_checkpoints
+from stages.evaluate.entries import find_entries
+from stages.evaluate.task_names import NEED_TEACHER
+from stages.image_set import ImageSet
 from stages.teacher_identity import identify_teacher
 
 if TYPE_CHECKING:
     from stages.evaluate.stage import EvaluateInputs, EvaluateParams
 
+STUDENT, TEACHER, TRAINING_PICTURES, ABSENT_SETS = "student", "teacher", "training pictures", "absent sets"
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The student's weights that are to be measured.
+
+    Args:
+        students: in the order of their epochs; the last is shown in full.
+        artifact: that they lie in.
+    """
+
+    students: tuple[LoadedStudent, ...]
+    artifact: Artifact
+
 
 def find_inputs(inputs: "EvaluateInputs", params: "EvaluateParams", context: Context) -> Mapping[str, Input]:
-    """Identify student, teacher and sets; sets under names such as ``retrieval test``.
+    """Identify student, teacher, training pictures and sets; sets under names such as ``retrieval test``.
 
     Raises:
-        ProtoRKDError: nothing is to be measured, something is missing, or the teacher is not the student's.
+        ProtoRKDError: nothing is to be measured, or the student or its teacher is missing or another. A set that cannot
+            be read is among the inputs all the same, as an `UnreadSet`.
     """
-    if not (inputs.retrieval or inputs.zero_shot or inputs.knn):
-        raise ProtoRKDError("evaluate must be given a set; got none. Pass --retrieval, --zero-shot or --knn.")
-    for template in params.template:
-        fill(template, "")
-    digests = context.file_digests
     artifact = context.store.resolve(inputs.student, stage="distill", flag="--student")
-    artifact.require_whole((WEIGHTS_NAME, CONFIG_NAME), read=True)
-    [student] = finished_checkpoints(artifact, LAST)
-    found = {"student": Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=student)}
-    if inputs.retrieval or inputs.zero_shot:
-        found["teacher"] = _find_teacher(inputs.teacher, student, context)
-    retrieval = [
-        read_retrieval_set(path, form=params, file_digests=digests, image_root=inputs.image_root)
-        for path in inputs.retrieval
-    ]
-    zero_shot = [read_labelled_set(path, file_digests=digests) for path in inputs.zero_shot]
-    splits = [read_labelled_splits(path, file_digests=digests) for path in inputs.knn]
-    names = {
-        "retrieval": [each.name for each in retrieval],
-        "zero_shot": [each.folder.name for each in zero_shot],
-        "knn": [each.test.folder.name for each in splits],
+    artifact.require_whole((CONFIG_NAME,), read=True)
+    students = tuple(finished_checkpoints(artifact, params.checkpoints))
+    found = {
+        STUDENT: Input(
+            digest=artifact.record.digest,
+            location=str(artifact.path.resolve()),
+            value=Checkpoints(students=students, artifact=artifact),
+        )
     }
-    for task in names.values():
-        check_names(task)
-    found |= {f"retrieval {each.name}": identify_retrieval(each) for each in retrieval}
-    found |= {f"zero_shot {each.folder.name}": identify_labelled(each) for each in zero_shot}
-    found |= {f"knn {each.test.folder.name}": identify_splits(each) for each in splits}
+    found |= find_sets(inputs, params, student=students[-1], context=context)
+    if params.overlap:
+        found[TRAINING_PICTURES] = _training_pictures(artifact, context)
     return found
+
+
+def find_sets(
+    inputs: "EvaluateInputs", params: "EvaluateParams", *, student: LoadedStudent, context: Context
+) -> dict[str, Input]:
+    """Identify the sets, and the teacher where a task needs it.
+
+    Raises:
+        ProtoRKDError: as `find_inputs`.
+    """
+    entries, absent = find_entries(inputs, params, context)
+    found = {name: entry.identified() for name, entry in entries.items()}
+    if any(NEED_TEACHER & set(entry.tasks) for entry in entries.values()):
+        found[TEACHER] = _find_teacher(inputs.teacher, student, context)
+    if absent:
+        names = hash_json(sorted(each.name for each in absent))
+        found[ABSENT_SETS] = Input(digest=names, location=str(inputs.eval_data_dir), value=tuple(absent))
+    return found
+
+
+def teacher_name(identity: str, teacher: Input | None, context: Context) -> str:
+    """What people call the teacher: the end of its path, its name on the hub, or a piece of its identity."""
+    location = teacher.location if teacher else _recorded_teacher(identity, context)
+    if location is None:
+        return identity[:12]
+    path = Path(location)
+    return path.name if path.is_file() else "/".join(path.parts[-2:])
 
 
 def _find_teacher(name: str | None, student: LoadedStudent, context: Context) -> Input:
@@ -66,9 +91,14 @@ def _find_teacher(name: str | None, student: LoadedStudent, context: Context) ->
     if config.embedding_dim != config.teacher.dim:
         raise ProtoRKDError(
             f"Retrieval and zero-shot must have a student as wide as its teacher; got {config.embedding_dim} and "
-            f"{config.teacher.dim}. Distil without --projection-dim."
+            f"{config.teacher.dim}. Distil without --projection-dim, or pass --task knn or --task linear-probe."
         )
-    name = name or _recorded_teacher(student.artifact, context)
+    name = name or _recorded_teacher(config.teacher.identity, context)
+    if name is None:
+        raise ProtoRKDError(
+            f"--teacher must be given, for {context.store.root} no longer has the embeddings that the student was "
+            "distilled from."
+        )
     teacher = identify_teacher(name, file_digests=context.file_digests)
     if teacher.digest != config.teacher.identity:
         raise ProtoRKDError(
@@ -79,30 +109,22 @@ def _find_teacher(name: str | None, student: LoadedStudent, context: Context) ->
     return teacher
 
 
-def teacher_name(student: LoadedStudent, teacher: Input | None, context: Context) -> str:
-    """What people call the teacher: the end of its path, its name on the hub, or a piece of its identity."""
-    location = teacher.location if teacher else _recorded_location(student.artifact, context)
-    if location is None:
-        return student.config.teacher.identity[:12]
-    path = Path(location)
-    return path.name if path.is_file() else "/".join(path.parts[-2:])
-
-
-def _recorded_teacher(artifact: Artifact | None, context: Context) -> str:
-    assert artifact is not None
-    location = _recorded_location(artifact, context)
-    if location is None:
-        raise ProtoRKDError(
-            f"--teacher must be given, for {context.store.root} no longer has the embeddings that {artifact.name} was "
-            "distilled from."
-        )
-    return location
-
-
-def _recorded_location(artifact: Artifact | None, context: Context) -> str | None:
-    assert artifact is not None
-    wanted = artifact.record.inputs["embeddings"].digest
-    for embeddings in context.store.artifacts("encode-teacher"):
-        if embeddings.record.digest == wanted:
-            return embeddings.record.inputs["teacher"].location
+def _recorded_teacher(identity: str, context: Context) -> str | None:
+    """Where encode-teacher last found a teacher."""
+    for embeddings in reversed(context.store.artifacts("encode-teacher")):
+        teacher = embeddings.record.inputs["teacher"]
+        if teacher.digest == identity:
+            return teacher.location
     return None
+
+
+def _training_pictures(artifact: Artifact, context: Context) -> Input:
+    """The pictures that the student was distilled from, or a sentence where they are not to be had any more."""
+    images, wanted = artifact.record.inputs["images"], artifact.record.inputs["embeddings"].digest
+    root = Path(images.location)
+    for embeddings in context.store.artifacts("encode-teacher"):
+        if embeddings.record.digest == wanted and root.is_dir():
+            paths = read_pairs(embeddings.path)["image"].to_pylist()
+            return Input(digest=images.digest, location=images.location, value=ImageSet(root=root, paths=paths))
+    missing = f"{context.store.root} no longer has their list" if root.is_dir() else f"{root} is gone"
+    return Input(digest=hash_json("absent"), location=images.location, value=missing)

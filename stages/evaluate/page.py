@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
+from data_schemas.evaluation_report import interval_size
 from stages.evaluate import page_numbers
 from stages.evaluate.curves import find_curves
 from stages.evaluate.gallery import (
@@ -119,7 +120,7 @@ def _measures(report: Mapping[str, Any]) -> Iterator[_Measure]:
     for name, value in report["metrics"].items():
         found = known.get(name)
         written = page_numbers.interval(found["low"], found["high"], page_numbers.precise) if found else ""
-        yield _Measure(name, page_numbers.precise(value), written, found["num_pictures"] if found else 0)
+        yield _Measure(name, page_numbers.precise(value), written, interval_size(found) if found else 0)
 
 
 def _plural(num: int, noun: str) -> str:

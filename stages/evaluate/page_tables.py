@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data_schemas.evaluation_report import interval_size
 from stages.evaluate import page_numbers
 
 Entry = Mapping[str, Any]
@@ -127,7 +128,7 @@ def make_cell(entry: Entry, measure: str, write: page_numbers.Write | None = Non
     return Cell(
         value=write(value),
         interval=page_numbers.interval(*ends, write) if ends else "",
-        num_pictures=found["num_pictures"] if found else 0,
+        num_pictures=interval_size(found) if found else 0,
         chance="" if chance is None else write(chance),
         bar=Bar(value, chance, ends) if is_share else None,
         is_headline=measure == headline(entry),

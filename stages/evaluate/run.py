@@ -1,126 +1,151 @@
-"""What the evaluate stage does, put together: features, tasks, report, page."""
+"""What the evaluate stage does, put together: embeddings, measurements, report, page, tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from data_schemas.errors import ProtoRKDError
-from data_schemas.evaluation_report import PAGE_NAME, write_report
+from data_schemas.errors import PartialError, ProtoRKDError
+from data_schemas.evaluation_report import PAGE_NAME, REPORT_NAME, write_report
 from data_schemas.files import write_atomic
+from data_schemas.outcomes import outcomes_folder, write_outcomes
 from pipeline.draft import Draft
-from pipeline.log import log
 from pipeline.stage import Context, Input, Result
-from stages.evaluate.checkpoints import LoadedStudent
-from stages.evaluate.features import FeatureRuntime, ImageEmbeddings, embed_captions, embed_images
-from stages.evaluate.inputs import teacher_name
-from stages.evaluate.page import render_page
-from stages.evaluate.sets import LabelledSet, RetrievalSet, Splits
-from stages.evaluate.tasks import SetReport, knn, retrieval, zero_shot
-from stages.recipe import Recipe
+from stages.evaluate.inputs import ABSENT_SETS, STUDENT, TEACHER, TRAINING_PICTURES, Checkpoints, teacher_name
+from stages.evaluate.measured import Measured
+from stages.evaluate.measurer import Failure, Measurer, jobs_of
+from stages.evaluate.overlap_report import measure_overlap
+from stages.evaluate.sets import Entry, UnreadSet
+from stages.evaluate.show import draw_page
+from stages.evaluate.tables import METRICS_TABLE_NAME, RESULTS_NAME, metrics_table, result_lines
+from stages.ranks import ranks_of
 
 if TYPE_CHECKING:
     from stages.evaluate.stage import EvaluateParams, EvaluateRuntime
+
+_EVERY_CHECKPOINT = "every checkpoint"
+_NAMED_FAILURES = 5
+
+Found = Mapping[str, Sequence[Measured]]
+"""What was measured, by checkpoint."""
 
 
 def measure(
     params: "EvaluateParams", inputs: Mapping[str, Input], out: Draft, runtime: "EvaluateRuntime", context: Context
 ) -> Result:
-    """Measure a student on every set among the inputs.
+    """Measure every checkpoint on every set, and write what came of it; the first of several processes writes.
 
     Raises:
-        ProtoRKDError: a set has no readable picture, or student or teacher cannot be loaded.
+        PartialError: a task failed; what the others found lies in the draft.
+        ProtoRKDError: all of them failed.
     """
-    student: LoadedStudent = inputs["student"].value
-    embedder = _Embedder(student, inputs.get("teacher"), runtime, context)
-    reports = [_measure_set(entry.value, embedder, params) for entry in inputs.values() if entry.value is not None]
-    done = [report for report in reports if report is not None]
-    for each in done:
-        _check_rejected(each.entry, runtime.max_bad_fraction)
-    metrics = {name: value for report in done for name, value in report.flat().items()}
-    report = _report(student, done, metrics, teacher_name=teacher_name(student, inputs.get("teacher"), context))
-    write_report(out.path, report)
-    page = render_page(report, [each.gallery for each in done if each.gallery is not None])
-    write_atomic(out.path / PAGE_NAME, page.encode())
-    counts = {"sets": len(done), "images": sum(each.entry["num_images"] for each in done)}
-    return Result(counts=counts, metrics=metrics, uses=tuple(sorted(set(embedder.used))))
+    checkpoints: Checkpoints = inputs[STUDENT].value
+    shown = checkpoints.students[-1]
+    entries = [entry.value for entry in inputs.values() if isinstance(entry.value, Entry)]
+    readable = [entry for entry in entries if not isinstance(entry.found, UnreadSet)]
+    measurer = Measurer(params, inputs.get(TEACHER), runtime, context)
+    jobs = {student.name: jobs_of(student, readable) for student in checkpoints.students}
+    measurer.embed([job for each in jobs.values() for job in each], shown=shown)
+    if not ranks_of(context.peers).is_first:
+        return Result(counts={})
+
+    for entry in entries:
+        if isinstance(entry.found, UnreadSet):
+            measurer.fail(Failure(entry.found.name, "reading", _EVERY_CHECKPOINT, entry.found.reason))
+    found = {name: [done for job in each if (done := measurer.measure(job))] for name, each in jobs.items()}
+    if not any(found.values()):
+        raise ProtoRKDError(" ".join(dict.fromkeys(failure.reason for failure in measurer.failures)))
+
+    overlap = measure_overlap(
+        [entry.found for entry in readable],
+        training=inputs.get(TRAINING_PICTURES),
+        workers=runtime.workers,
+        context=measurer.alone,
+    )
+    report = _describe(checkpoints, inputs, context) | {
+        "sets": [measured.entry for measured in found[shown.name]],
+        "metrics": _flat(found[shown.name]),
+        "checkpoints": [
+            {"name": student.name, "epoch": student.epoch, "metrics": _flat(found[student.name])}
+            for student in checkpoints.students
+        ],
+        "failures": [asdict(failure) for failure in measurer.failures],
+        "overlap": overlap.entries,
+    }
+    page = draw_page(
+        report,
+        readable,
+        checkpoints=checkpoints,
+        embedder=measurer.embedder(shown),
+        training=inputs.get(TRAINING_PICTURES),
+        map_method=params.map,
+        seed=params.seed,
+        context=measurer.alone,
+    )
+    _write(out, report, found, page=page)
+    if measurer.failures:
+        raise _partial(out, report)
+    counts = {
+        "checkpoints": len(checkpoints.students),
+        "sets": len(readable),
+        "measurements": sum(map(len, found.values())),
+    }
+    uses = measurer.used | overlap.used | set(measurer.embedder(shown).take_used())
+    return Result(counts=counts, metrics=report["metrics"], uses=tuple(sorted(uses)))
 
 
-def _measure_set(found: object, embedder: "_Embedder", params: "EvaluateParams") -> SetReport | None:
-    match found:
-        case RetrievalSet():
-            return retrieval(found, embedder.images(found.images), embedder.captions)
-        case LabelledSet():
-            return zero_shot(found, embedder.images(found.images), embedder.captions, templates=params.template)
-        case Splits():
-            train, test = embedder.images(found.train.images), embedder.images(found.test.images)
-            return knn(found, train, test, k=params.knn_k, temperature=params.knn_temperature)
-    return None
-
-
-def _check_rejected(entry: Mapping[str, Any], max_bad_fraction: float) -> None:
-    """A set that is measured on its readable part alone is another, easier set."""
-    rejected, total = entry["rejected"], entry["rejected"] + entry["num_images"]
-    if rejected:
-        log.info("evaluate: %s: %d rows or pictures are left out", entry["name"], rejected)
-    if rejected > max_bad_fraction * total:
-        raise ProtoRKDError(
-            f"At most {max_bad_fraction:.1%} of a set may be rejected (--max-bad-fraction); {entry['name']} has "
-            f"{rejected} of {total}, first {entry['first_rejected']}. Mend them, or raise --max-bad-fraction."
-        )
-
-
-class _Embedder:
-    """Embeds pictures and captions through artifacts, and notes which."""
-
-    def __init__(
-        self, student: LoadedStudent, teacher: Input | None, runtime: "EvaluateRuntime", context: Context
-    ) -> None:
-        self._student = student
-        self._teacher = teacher
-        self._context = context
-        self._runtime = FeatureRuntime(
-            device=runtime.device,
-            workers=runtime.workers,
-            batch_size=runtime.batch_size,
-            batch_tokens=runtime.batch_tokens,
-        )
-        self._images: dict[str, ImageEmbeddings] = {}
-        self.used: list[str] = []
-
-    def images(self, images: Input) -> ImageEmbeddings:
-        """One row a readable picture; the same pictures are embedded once, whatever task asks for them."""
-        if images.digest not in self._images:
-            found = embed_images(self._student, images, runtime=self._runtime, context=self._context)
-            self._images[images.digest] = found
-            self.used.append(found.digest)
-        return self._images[images.digest]
-
-    def captions(self, captions: tuple[str, ...]) -> Tensor:
-        """One row a caption: (captions, dim), float32."""
-        assert self._teacher is not None
-        recipe = Recipe.of(self._student.config.teacher.recipe)
-        embeddings, digest = embed_captions(
-            captions, teacher=self._teacher, recipe=recipe, runtime=self._runtime, context=self._context
-        )
-        self.used.append(digest)
-        return embeddings
-
-
-def _report(
-    student: LoadedStudent, reports: list[SetReport], metrics: dict[str, float], *, teacher_name: str
-) -> dict[str, Any]:
-    config = student.config
+def _describe(checkpoints: Checkpoints, inputs: Mapping[str, Input], context: Context) -> dict[str, Any]:
+    """Say who was measured, whose pupil it is, and what was not there."""
+    shown = checkpoints.students[-1]
+    config = shown.config
+    absent = inputs[ABSENT_SETS].value if ABSENT_SETS in inputs else ()
     return {
         "student": {
-            "fingerprint": student.fingerprint,
+            "fingerprint": shown.fingerprint,
+            "checkpoint": shown.name,
             "backbone": config.backbone,
             "image_size": config.preprocessing.image_size,
             "embedding_dim": config.embedding_dim,
             "losses": [f"{name}={weight:g}" for name, weight in config.losses.items()],
         },
-        "teacher": {"name": teacher_name, **asdict(config.teacher)},
-        "sets": [report.entry for report in reports],
-        "metrics": metrics,
+        "teacher": {
+            "name": teacher_name(config.teacher.identity, inputs.get(TEACHER), context),
+            **asdict(config.teacher),
+        },
+        "absent": [
+            {"name": each.name, "places": [str(place) for place in each.places], "reason": each.reason}
+            for each in absent
+        ],
     }
+
+
+def _write(out: Draft, report: dict[str, Any], found: Found, *, page: str) -> None:
+    """Write report, page, tables and outcomes; what is adopted stays to be looked at where a task has failed."""
+    entries = {name: [measured.entry for measured in each] for name, each in found.items()}
+    write_report(out.path, report)
+    write_atomic(out.path / PAGE_NAME, page.encode())
+    write_atomic(out.path / METRICS_TABLE_NAME, metrics_table(report, entries))
+    write_atomic(out.path / RESULTS_NAME, result_lines(report, entries))
+    for name, each in found.items():
+        outcomes = [outcome for measured in each for outcome in measured.outcomes]
+        if outcomes:
+            write_outcomes(out.path / outcomes_folder(name), outcomes)
+    for path in (REPORT_NAME, PAGE_NAME, METRICS_TABLE_NAME, RESULTS_NAME):
+        out.adopt(path)
+
+
+def _partial(out: Draft, report: Mapping[str, Any]) -> PartialError:
+    failures = report["failures"]
+    named = [
+        f"{failure['name']}, {failure['task'].replace('_', ' ')} of {failure['checkpoint']}: {failure['reason']}"
+        for failure in failures[:_NAMED_FAILURES]
+    ]
+    more = f" And {len(failures) - len(named)} more." if len(failures) > len(named) else ""
+    message = (
+        f"Every task must be done for an evaluation to be whole; {len(failures)} failed. {' '.join(named)}{more} What "
+        f"the others found lies in {out.path / PAGE_NAME}; once these are mended, the same command does them alone."
+    )
+    return PartialError(message, {"path": str(out.path), "metrics": report["metrics"], "failures": failures})
+
+
+def _flat(measured: Sequence[Measured]) -> dict[str, float]:
+    return {name: value for each in measured for name, value in each.flat().items()}

@@ -1,6 +1,6 @@
 """The sets that a student is measured on: read, checked and identified by content, before torch is imported."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +11,8 @@ from pipeline.fingerprint import hash_json
 from pipeline.memo import FileDigests
 from pipeline.stage import Input
 from stages.evaluate.caption_sets import read_caption_set, split_argument
-from stages.evaluate.image_folder import ImageFolder, read_image_folder, read_splits, split_name
+from stages.evaluate.image_folder import ImageFolder
+from stages.evaluate.scored_pairs import ScoredPairs, read_scored_pairs
 from stages.image_set import identify_images
 from stages.manifest_format import ManifestFormat
 
@@ -68,15 +69,73 @@ class ClassSet:
 
 
 @dataclass(frozen=True)
-class Splits:
-    """Training and test pictures with the same classes."""
+class STSSet:
+    """Pairs of captions whose likeness people have scored: what the teacher itself is measured on.
 
-    train: LabelledSet
-    test: LabelledSet
+    Args:
+        name: what reports call it.
+        pairs: captions and scores.
+    """
+
+    name: str
+    pairs: ScoredPairs
+
+
+@dataclass(frozen=True)
+class UnreadSet:
+    """A set that could not be read, for the report; the other sets are measured all the same.
+
+    Args:
+        name: as it was given.
+        reason: a sentence, with what to do.
+    """
+
+    name: str
+    reason: str
+
+
+AnySet = RetrievalSet | ClassSet | STSSet | UnreadSet
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A set and what is asked of it.
+
+    Args:
+        found: the set.
+        tasks: names of the tasks that it is to serve, in the order of reports.
+        templates: of prompts, for zero-shot classification.
+    """
+
+    found: AnySet
+    tasks: tuple[str, ...] = ()
+    templates: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def identified(self) -> Input:
+        """Hash all that the tasks look at."""
+        match self.found:
+            case RetrievalSet():
+                digest, location = retrieval_digest(self.found), self.found.images.location
+                parts = {}
+            case ClassSet():
+                splits = {"train": self.found.train, "test": self.found.test}
+                parts = {name: labelled_digest(split) for name, split in splits.items() if split is not None}
+                digest, location = hash_json([parts, list(self.found.class_names)]), _place(self.found)
+            case STSSet():
+                digest, location, parts = sts_digest(self.found), self.found.name, {}
+            case UnreadSet():
+                digest, location, parts = hash_json(["not read", self.found.reason]), self.found.name, {}
+        whole = hash_json([digest, list(self.tasks), list(self.templates)])
+        return Input(digest=whole, location=location, parts=parts, value=self)
 
 
 def read_retrieval_set(
-    argument: str, *, form: ManifestFormat, file_digests: FileDigests, image_root: Path | None = None
+    argument: str,
+    *,
+    form: ManifestFormat,
+    file_digests: FileDigests,
+    image_root: Path | None = None,
+    image_identity: str = "content",
 ) -> RetrievalSet:
     """Read ``PATH``, ``NAME=PATH``, ``PATH#SPLIT`` or ``NAME=PATH#SPLIT``, in any format of `read_caption_set`.
 
@@ -87,6 +146,7 @@ def read_retrieval_set(
         form: how a manifest is written.
         file_digests: of pictures, as far as they are known.
         image_root: folder of the pictures; by default they are looked for near the file.
+        image_identity: as `identify_images` takes it.
 
     Raises:
         ProtoRKDError: as `read_caption_set`.
@@ -94,7 +154,8 @@ def read_retrieval_set(
     name, path, split = split_argument(argument)
     pairs = read_caption_set(path, split=split, image_root=image_root, form=form)
     encoded = pa.array(pairs.images, pa.large_string()).dictionary_encode()
-    images = identify_images(pairs.root, encoded.dictionary.to_pylist(), identity="content", file_digests=file_digests)
+    paths = encoded.dictionary.to_pylist()
+    images = identify_images(pairs.root, paths, identity=image_identity, file_digests=file_digests)
     return RetrievalSet(
         name=name or pairs.name,
         images=images,
@@ -104,43 +165,32 @@ def read_retrieval_set(
     )
 
 
-def read_labelled_set(argument: str, *, file_digests: FileDigests) -> LabelledSet:
-    """Read ``FOLDER`` or ``NAME=FOLDER`` with one sub-folder a class.
+def read_sts_set(argument: str) -> STSSet:
+    """Read ``FILE`` or ``NAME=FILE`` of scored pairs of captions; without a name the set is called as the file.
 
     Raises:
-        ProtoRKDError: as `read_image_folder`.
+        ProtoRKDError: as `read_scored_pairs`.
     """
-    name, folder = split_name(argument)
-    return _identified(read_image_folder(folder, name=name), file_digests)
+    name, path, _ = split_argument(argument)
+    return STSSet(name=name or path.stem, pairs=read_scored_pairs(path))
 
 
-def read_labelled_splits(argument: str, *, file_digests: FileDigests) -> Splits:
-    """Read ``FOLDER`` or ``NAME=FOLDER`` with train/ and test/ (or val/).
-
-    Raises:
-        ProtoRKDError: as `read_splits`.
-    """
-    name, folder = split_name(argument)
-    train, test = read_splits(folder, name=name)
-    return Splits(train=_identified(train, file_digests), test=_identified(test, file_digests))
-
-
-def identify_retrieval(found: RetrievalSet) -> Input:
+def retrieval_digest(found: RetrievalSet) -> str:
     """Hash pictures, captions and which goes with which."""
     captions = hash_json([list(found.captions), list(found.caption_image)])
-    return Input(digest=hash_json([found.images.digest, captions]), location=found.images.location, value=found)
+    return hash_json([found.images.digest, captions])
 
 
-def identify_labelled(found: LabelledSet) -> Input:
+def labelled_digest(found: LabelledSet) -> str:
     """Hash pictures, labels and class names."""
     labels = hash_json([list(found.folder.classes), list(found.folder.labels)])
-    return Input(digest=hash_json([found.images.digest, labels]), location=str(found.folder.root), value=found)
+    return hash_json([found.images.digest, labels])
 
 
-def identify_splits(found: Splits) -> Input:
-    """Hash both splits."""
-    parts = {"train": identify_labelled(found.train).digest, "test": identify_labelled(found.test).digest}
-    return Input(digest=hash_json(parts), location=str(found.test.folder.root), parts=parts, value=found)
+def sts_digest(found: STSSet) -> str:
+    """Hash captions and scores."""
+    pairs = found.pairs
+    return hash_json([list(pairs.first), list(pairs.second), list(pairs.scores)])
 
 
 def distinct_captions(captions: tuple[str, ...]) -> tuple[pa.Array, pa.Array]:
@@ -150,16 +200,16 @@ def distinct_captions(captions: tuple[str, ...]) -> tuple[pa.Array, pa.Array]:
 
 
 def check_names(names: list[str]) -> None:
-    """Refuse two sets of one task with one name.
+    """Refuse two sets of one kind with one name.
 
     Raises:
         ProtoRKDError: a name comes twice.
     """
     for name in names:
         if names.count(name) > 1:
-            raise ProtoRKDError(f"Every set of a task must have its own name; got {name} twice. Write NAME=PATH.")
+            raise ProtoRKDError(f"Every set must have its own name; got {name} twice. Write NAME=PATH.")
 
 
-def _identified(folder: ImageFolder, file_digests: FileDigests) -> LabelledSet:
-    images = identify_images(Path(folder.root), folder.images, identity="content", file_digests=file_digests)
-    return LabelledSet(folder=folder, images=images)
+def _place(found: ClassSet) -> str:
+    split = found.test or found.train
+    return str(split.folder.root) if split else ""

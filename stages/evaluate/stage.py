@@ -1,8 +1,8 @@
 """evaluate: what a student learned, in figures and in pictures.
 
 Takes:  an artifact of distill, the teacher that it was distilled from, and sets of pictures.
-Does:   image-text retrieval on manifests, zero-shot classification and nearest neighbours on image folders.
-Gives:  report.json (metrics, sizes, chance) and report.html (what captions find, and what pictures find).
+Does:   image-text retrieval, zero-shot classification, nearest neighbours, linear probes, and an analysis of the space.
+Gives:  report.json and report.html, evaluation_metrics_all.csv and results.jsonl, outcomes/CHECKPOINT/outcomes.parquet.
 """
 
 from collections.abc import Mapping
@@ -11,9 +11,11 @@ from pathlib import Path
 
 from data_schemas.evaluation_report import PAGE_NAME
 from pipeline.draft import Draft
-from pipeline.options import FRACTION, NOT_NEGATIVE, POSITIVE, option
+from pipeline.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
+from pipeline.peers import Peers
 from pipeline.stage import Context, Input, Result, Stage
-from stages.evaluate.prompts import TEMPLATES
+from stages.evaluate.task_names import TASK_GROUPS
+from stages.image_set import IDENTITIES
 from stages.manifest_format import ManifestFormat
 
 
@@ -22,7 +24,9 @@ class EvaluateInputs:
     """Where the inputs lie; hashed by content."""
 
     student: str | None = option(
-        None, help="Artifact of distill, by fingerprint or path. Default: the newest.", metavar="REF"
+        None,
+        help="Artifact of distill, by fingerprint or path; with --watch, a distill that runs. Default: the newest.",
+        metavar="REF",
     )
     teacher: str | None = option(
         None, help="The student's teacher. Default: where encode-teacher found it.", metavar="NAME_OR_PATH"
@@ -42,15 +46,66 @@ class EvaluateInputs:
     knn: tuple[str, ...] = option(
         (), help="Folder with train/ and test/ to classify by nearest neighbours; repeatable.", metavar="FOLDER"
     )
+    linear_probe: tuple[str, ...] = option(
+        (), help="Folder with train/ and test/ to classify by a linear layer; repeatable.", metavar="FOLDER"
+    )
+    eval_data_dir: Path | None = option(
+        None,
+        help="Folder of the sets that are known by name, as their authors or torchvision lay them out, and of any "
+        "folders of class folders; every task that a set allows is done.",
+        metavar="FOLDER",
+    )
+    dataset: tuple[str, ...] = option(
+        (), help="Set of --eval-data-dir to measure; repeatable. Default: all that are there.", metavar="NAME"
+    )
+    download: bool = option(False, help="Fetch the sets of --dataset into --eval-data-dir, through torchvision.")
+    sts: tuple[str, ...] = option(
+        (), help="Scored pairs of captions, such as STS-B, to measure the teacher on; repeatable.", metavar="FILE"
+    )
+    image_identity: str = option(
+        "content",
+        help="What makes a picture the same: its bytes (read once, remembered), or its path alone.",
+        choices=IDENTITIES,
+    )
 
 
 @dataclass(frozen=True)
 class EvaluateParams(ManifestFormat):
     """What changes the output."""
 
-    template: tuple[str, ...] = option(TEMPLATES, help="Prompt with {} for the class name; repeat it for an ensemble.")
+    checkpoints: str = option(
+        "last", help="Which weights of the student: last, all, or epochs such as 2,4.", metavar="WHICH"
+    )
+    task: tuple[str, ...] = option((), help="Do this task alone; repeatable. Default: all.", choices=tuple(TASK_GROUPS))
+    template: tuple[str, ...] = option(
+        (), help="Prompt with {} for the class name; repeat it for an ensemble. Default: the set's own."
+    )
+    prompts: str = option(
+        "own",
+        help="Whose prompts serve where no --template is given: this project's, or OpenCLIP's where it is installed.",
+        choices=("own", "open-clip"),
+    )
+    imagenet_names: str = option(
+        "auto",
+        help="Whose names ImageNet's classes have; auto: OpenCLIP's where it is installed, else torchvision's.",
+        choices=("auto", "open-clip", "torchvision"),
+    )
     knn_k: int = option(20, help="Nearest neighbours that vote.", check=POSITIVE)
     knn_temperature: float = option(0.07, help="The lower, the more the nearest of them decide.", check=POSITIVE)
+    probe_solver: str = option(
+        "torch",
+        help="Fits the linear probe: torch on the device, or scikit-learn on the CPU.",
+        choices=("torch", "sklearn"),
+    )
+    probe_iterations: int = option(1000, help="Steps after which a fit of the linear probe ends.", check=POSITIVE)
+    overlap: bool = option(True, help="Look for the sets' pictures among those that the student was distilled from.")
+    map: str = option("pca", help="How the map of the embeddings is laid out.", choices=("pca", "tsne"))
+    num_resamples: int = option(
+        1000,
+        help="Sets that are drawn for a 95 % interval.",
+        check=Check("be 100 or more", lambda number: number >= 100),
+    )
+    seed: int = option(0, help="Of the resamples, of samples, and of the probe's validation split.", check=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True)
@@ -66,14 +121,17 @@ class EvaluateRuntime:
         check=NOT_NEGATIVE,
     )
     max_bad_fraction: float = option(
-        0.01, help="Rejected rows and pictures beyond this share of a set stop the stage.", check=FRACTION
+        0.01, help="A set with more rejected rows and pictures than this share fails.", check=FRACTION
+    )
+    watch: bool = option(
+        False, help="Measure each checkpoint of a distill that runs as soon as it is whole, and all when it is done."
     )
 
 
 def evaluate(
     params: EvaluateParams, inputs: Mapping[str, Input], out: Draft, runtime: EvaluateRuntime, context: Context
 ) -> Result:
-    """Measure the student on every set, and write the report and the page."""
+    """Measure every checkpoint on every set, and write report, page and tables."""
     from stages.evaluate.run import measure
 
     return measure(params, inputs, out, runtime, context)
@@ -86,10 +144,28 @@ def identify(inputs: EvaluateInputs, params: EvaluateParams, context: Context) -
     return find_inputs(inputs, params, context)
 
 
+def prepare(
+    inputs: EvaluateInputs, params: EvaluateParams, runtime: EvaluateRuntime, context: Context
+) -> EvaluateInputs:
+    """With --watch, measure the checkpoints of a distillation while it runs, and wait for its end."""
+    if not runtime.watch:
+        return inputs
+    from stages.evaluate.watch import follow
+
+    return follow(inputs, params, runtime, context)
+
+
+def join() -> Peers:
+    """Meet the other processes that torchrun started."""
+    from stages.ranks import join_ranks
+
+    return join_ranks()
+
+
 STAGE = Stage(
     name="evaluate",
-    version=1,
-    summary="Measure a student: retrieval, zero-shot classification, nearest neighbours.",
+    version=2,
+    summary="Measure a student: retrieval, zero-shot classification, nearest neighbours, linear probes.",
     params=EvaluateParams,
     inputs=EvaluateInputs,
     runtime=EvaluateRuntime,
@@ -97,4 +173,7 @@ STAGE = Stage(
     run=evaluate,
     keep=True,
     page=PAGE_NAME,
+    join=join,
+    agrees=True,
+    prepare=prepare,
 )

@@ -6,7 +6,7 @@ these. Those that describe a space take their intervals from a jackknife, and le
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from stages.evaluate import caption_tasks, class_tasks, space_tasks
 from stages.evaluate.class_tasks import Space, split_of
 from stages.evaluate.features import ImageEmbeddings
 from stages.evaluate.measured import Measured
-from stages.evaluate.sets import ClassSet, RetrievalSet
+from stages.evaluate.sets import ClassSet, RetrievalSet, STSSet
 
 
 class Embedder(Protocol):
@@ -41,7 +41,7 @@ def _neighbourhoods(found: RetrievalSet, embedder: Embedder, *, seed: int, num_r
     return space_tasks.neighbourhoods(found, embedder.images(found.images), embedder.captions, seed=seed)
 
 
-def _sts(found: Any, embedder: Embedder, *, seed: int, num_resamples: int) -> Measured:
+def _sts(found: STSSet, embedder: Embedder, *, seed: int, num_resamples: int) -> Measured:
     return caption_tasks.sts(found.name, found.pairs, embedder.captions, seed=seed, num_resamples=num_resamples)
 
 

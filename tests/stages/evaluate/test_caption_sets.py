@@ -9,7 +9,7 @@ import pytest
 from data_schemas.errors import ProtoRKDError
 from pipeline.memo import FileDigests
 from stages.evaluate.caption_sets import CaptionSet, read_caption_set, split_argument
-from stages.evaluate.sets import RetrievalSet, identify_retrieval, read_retrieval_set
+from stages.evaluate.sets import RetrievalSet, read_retrieval_set, retrieval_digest
 from stages.manifest_format import ManifestFormat
 
 FORM = ManifestFormat()
@@ -347,6 +347,6 @@ def test_retrieval_set__has_one_identity_in_every_format(coco: Path) -> None:
     rows = "".join(f"{image}\t{caption}\n" for image, caption in COCO_PAIRS)
     manifest = write(pictures / "pairs.tsv", f"filepath\ttitle\n{rows}")
     arguments = (coco, f"own={coco}#val2017", flickr, f"{flickr}#all", manifest)
-    digests = {identify_retrieval(retrieval_set(argument)).digest for argument in arguments}
+    digests = {retrieval_digest(retrieval_set(argument)) for argument in arguments}
     assert len(digests) == 1
     assert retrieval_set(f"own={coco}#val2017").name == "own"

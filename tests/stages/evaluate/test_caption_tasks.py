@@ -9,7 +9,7 @@ from task_sets import by_name, embeddings, of_captions, retrieval_set
 
 from stages.evaluate.caption_tasks import captioned_rows, retrieval, sts
 from stages.evaluate.intervals import bootstrap_mean, bootstrap_median
-from stages.evaluate.sts import ScoredPairs
+from stages.evaluate.scored_pairs import ScoredPairs
 
 DRAWS: dict[str, Any] = {"seed": 1, "num_resamples": 100}
 

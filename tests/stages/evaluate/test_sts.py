@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
-from stages.evaluate.sts import ScoredPairs, correlations, pair_cosines, read_scored_pairs
+from stages.evaluate.scored_pairs import ScoredPairs, read_scored_pairs
+from stages.evaluate.sts import correlations, pair_cosines
 
 EXPECTED = ScoredPairs(('A "girl" sings.', "Two dogs, wet"), ("A girl is singing.", "A plane"), (4.6, 0.0))
 PUBLISHED = (

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pipeline.stage import Input
 from stages.evaluate.features import ImageEmbeddings
-from stages.evaluate.sts import ScoredPairs
+from stages.evaluate.scored_pairs import ScoredPairs
 from stages.evaluate.tasks import TASKS
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -1,0 +1,167 @@
+"""Evaluation of all checkpoints, and beside a distillation that runs: real processes, with time limits."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workbench import DISTILL, Cli, Pairs
+
+from data_schemas.evaluation_report import read_report
+from data_schemas.outcomes import outcomes_folder, read_outcomes
+
+ROOT = Path(__file__).parents[3]
+EVALUATE = ("evaluate", "--device", "cpu", "--workers", 0, "--num-resamples", 100, "--no-overlap")
+TIMEOUT_S = 240
+
+
+@pytest.fixture
+def pairs(encoded_session: tuple[Path, Pairs]) -> Pairs:
+    """The 24 pictures that the student was trained on."""
+    return encoded_session[1]
+
+
+@pytest.fixture
+def start(store: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Start a command as a process of its own; none outlives the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def run(*words: object) -> "subprocess.Popen[str]":
+        command = [sys.executable, str(ROOT / "cli.py"), *map(str, words), "--store", str(store)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        processes.append(process)
+        return process
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_evaluate__measures_all_checkpoints_with_a_row_each(trained: Any, pairs: Pairs, run_cli: Cli) -> None:
+    outcome = run_cli(*EVALUATE, "--retrieval", pairs.manifest, "--checkpoints", "all")
+    folder = Path(outcome["path"])
+    report = read_report(folder)
+    assert [each["name"] for each in report["checkpoints"]] == ["epoch_1", "epoch_2"]
+    assert report["student"]["checkpoint"] == "epoch_2"
+    assert report["metrics"] == report["checkpoints"][1]["metrics"] == outcome["metrics"]
+    assert report["checkpoints"][0]["metrics"] != report["metrics"]
+    rows = list(csv.DictReader((folder / "evaluation_metrics_all.csv").open(newline="")))
+    assert [row["checkpoint"] for row in rows] == ["epoch_1", "epoch_2"]
+    assert float(rows[1]["pairs/mean_recall"]) == pytest.approx(outcome["metrics"]["pairs/mean_recall"])
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert {line["task"] for line in lines} >= {"zeroshot_retrieval"}
+    for name in ("epoch_1", "epoch_2"):
+        assert {each.task for each in read_outcomes(folder / outcomes_folder(name))} == {
+            "text_to_image",
+            "image_to_text",
+        }
+    assert "<svg" in (folder / "report.html").read_text()
+
+
+def test_evaluate__of_all_checkpoints_takes_over_what_was_measured_of_one(
+    trained: Any, pairs: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_cli(*EVALUATE, "--retrieval", pairs.manifest, "--checkpoints", "1")
+    run_cli(*EVALUATE, "--retrieval", pairs.manifest)
+    import stages.evaluate.tasks
+
+    monkeypatch.setattr(stages.evaluate.tasks, "TASKS", {})
+    outcome = run_cli(*EVALUATE, "--retrieval", pairs.manifest, "--checkpoints", "all")
+    assert (outcome["status"], outcome["counts"]["checkpoints"]) == ("created", 2)
+
+
+def test_evaluate__compares_two_of_its_checkpoints(trained: Any, pairs: Pairs, run_cli: Cli) -> None:
+    outcome = run_cli(*EVALUATE, "--retrieval", pairs.manifest, "--checkpoints", "all")
+    name = outcome["fingerprint"][:12]
+    compared = run_cli.run("compare", f"{name}@epoch_1", f"{name}@epoch_2", "--json")
+    assert compared.exit_code == 0, compared.output
+    assert "pairs/text_to_image/recall@10" in compared.stdout
+
+
+def test_watch__measures_checkpoints_while_distill_runs_and_ends_with_it(
+    start: Any, encoded: Pairs, run_cli: Cli
+) -> None:
+    training = start(*DISTILL, "--epochs", 12)
+    wait_for(training, run_cli.store, "distill/.draft-*/journal.jsonl")
+    watching = start(*EVALUATE, "--retrieval", encoded.manifest, "--checkpoints", "all", "--watch", "--json")
+    _, trained_errors = training.communicate(timeout=TIMEOUT_S)
+    out, errors = watching.communicate(timeout=TIMEOUT_S)
+    assert training.returncode == 0, trained_errors
+    assert watching.returncode == 0, errors
+    outcome = json.loads(out.splitlines()[-1])
+    assert [each["epoch"] for each in read_report(Path(outcome["path"]))["checkpoints"]] == list(range(1, 13))
+    assert "evaluate: watching distill" in errors
+    assert "epoch_1: pairs/mean_recall" in errors
+
+
+def test_watch__loses_nothing_when_it_is_interrupted(start: Any, encoded: Pairs, run_cli: Cli) -> None:
+    start(*DISTILL, "--epochs", 400)
+    words = (*EVALUATE, "--retrieval", encoded.manifest, "--checkpoints", "all", "--watch")
+    deadline = time.monotonic() + TIMEOUT_S
+    while not list(run_cli.store.glob("distill/.draft-*/checkpoints/epoch_1.safetensors")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    watching = start(*words)
+    wait_for(watching, run_cli.store, "measurements/[!.]*/artifact.json")
+    watching.send_signal(signal.SIGINT)
+    _, errors = watching.communicate(timeout=60)
+    assert watching.returncode != 0
+    assert "Traceback" not in errors
+    assert "whole" in run_cli.run("verify").stdout
+
+
+def test_watch__says_that_a_distillation_was_stopped(start: Any, encoded: Pairs, run_cli: Cli) -> None:
+    training = start(*DISTILL, "--epochs", 400)
+    wait_for(training, run_cli.store, "distill/.draft-*/checkpoints/epoch_2.safetensors")
+    training.kill()
+    training.wait()
+    message = run_cli.fails(*EVALUATE, "--retrieval", encoded.manifest, "--checkpoints", "all", "--watch")
+    assert "it was stopped" in message
+    assert list(run_cli.store.glob("measurements/[!.]*"))
+
+
+def test_watch__must_go_with_all_checkpoints(trained: Any, pairs: Pairs, run_cli: Cli) -> None:
+    message = run_cli.fails(*EVALUATE, "--retrieval", pairs.manifest, "--watch")
+    assert "--checkpoints all" in message
+
+
+def test_watch__of_a_finished_student_evaluates_it(trained: Any, pairs: Pairs, run_cli: Cli) -> None:
+    words = (*EVALUATE, "--retrieval", pairs.manifest, "--checkpoints", "all")
+    assert run_cli(*words, "--watch")["fingerprint"] == run_cli(*words)["fingerprint"]
+
+
+def test_evaluate__under_torchrun_gives_what_one_process_gives(
+    trained: Any, pairs: Pairs, run_cli: Cli, tmp_path: Path
+) -> None:
+    own = shutil.copytree(pairs.root, tmp_path / "own")
+    (own / pairs.images[3]).write_bytes(b"no picture")
+    other = Cli(shutil.copytree(run_cli.store, tmp_path / "other"))
+    words = (*EVALUATE, "--retrieval", own / "pairs.tsv", "--checkpoints", "all", "--max-bad-fraction", 0.1)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    finished = subprocess.run(
+        [*torchrun, str(ROOT / "cli.py"), *map(str, words), "--store", str(run_cli.store), "--json"],
+        cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    [line] = [line for line in finished.stdout.splitlines() if line.startswith("{")]
+    together, alone = json.loads(line), other(*words)
+    assert together["fingerprint"] == alone["fingerprint"]
+    assert together["counts"] == alone["counts"]
+    assert together["metrics"] == pytest.approx(alone["metrics"], rel=1e-4, abs=1e-4)
+
+
+def wait_for(process: "subprocess.Popen[str]", store: Path, pattern: str) -> None:
+    """Wait until a file is there while the process still works."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not list(store.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

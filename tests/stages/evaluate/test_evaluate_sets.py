@@ -1,0 +1,153 @@
+"""Which sets an evaluation measures, what it says of those that are not there, and that one failure stops no other."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from set_miniatures import make_cifar10
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from workbench import COLOURS, SHAPES, Cli, Pairs, draw_picture
+
+from data_schemas.evaluation_report import read_report
+
+EVALUATE = ("evaluate", "--device", "cpu", "--workers", 0, "--num-resamples", 100, "--no-overlap")
+
+
+@pytest.fixture
+def pairs(encoded_session: tuple[Path, Pairs]) -> Pairs:
+    """The 24 pictures that the student was trained on."""
+    return encoded_session[1]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder with one set of class folders: six colours, a picture of each shape in train/ and two in test/."""
+    root = tmp_path / "data"
+    for split, shapes in (("train", SHAPES), ("test", SHAPES[:2])):
+        for colour in COLOURS[:6]:
+            for shape in shapes:
+                path = root / "shapes" / split / colour / f"{shape}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draw_picture(path, colour, shape, 40 if split == "train" else 44)
+    return root
+
+
+def test_eval_data_dir__does_every_task_that_a_set_allows(trained: Any, data: Path, run_cli: Cli) -> None:
+    outcome = run_cli(*EVALUATE, "--eval-data-dir", data, "--knn-k", 3)
+    report = read_report(Path(outcome["path"]))
+    tasks = [(entry["name"], entry["task"]) for entry in report["sets"]]
+    expected = ["zero_shot", "knn", "knn_backbone", "linear_probe", "linear_probe_backbone", "clustering"]
+    assert tasks == [("shapes", task) for task in expected]
+    absent = {each["name"]: each for each in report["absent"]}
+    assert {"imagenet", "cifar10", "sun397"} <= absent.keys()
+    assert str(data / "cifar10") in absent["cifar10"]["places"]
+
+
+def test_eval_data_dir__reads_a_set_in_its_authors_format(trained: Any, tmp_path: Path, run_cli: Cli) -> None:
+    make_cifar10(tmp_path / "data")
+    words = (*EVALUATE, "--eval-data-dir", tmp_path / "data", "--dataset", "cifar10", "--task", "zero-shot")
+    outcome = run_cli(*words)
+    [entry] = read_report(Path(outcome["path"]))["sets"]
+    assert (entry["name"], entry["num_classes"]) == ("cifar10", 3)
+    assert run_cli(*words)["status"] == "unchanged"
+    assert "whole" in run_cli.run("verify").stdout
+
+
+def test_eval_data_dir__misses_a_set_that_was_named(trained: Any, data: Path, run_cli: Cli) -> None:
+    message = run_cli.fails(*EVALUATE, "--eval-data-dir", data, "--dataset", "shapes", "--dataset", "dtd", "--knn-k", 3)
+    assert "dtd" in message
+    assert str(data / "dtd") in message
+
+
+def test_download__must_say_what_to_fetch(trained: Any, data: Path, run_cli: Cli) -> None:
+    assert "--dataset" in run_cli.fails(*EVALUATE, "--eval-data-dir", data, "--download")
+    assert "--eval-data-dir" in run_cli.fails(*EVALUATE, "--knn", data / "shapes", "--dataset", "cifar10")
+
+
+def test_evaluate__finishes_the_tasks_that_can_be_done(trained: Any, data: Path, pairs: Pairs, run_cli: Cli) -> None:
+    words = (*EVALUATE, "--retrieval", pairs.manifest, "--retrieval", data / "absent.tsv", "--knn", data / "shapes")
+    result = run_cli.run(*words, "--knn-k", 30, "--json")
+    assert result.exit_code == 1
+    assert "Traceback" not in result.output
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert told["status"] == "failed"
+    assert "pairs/mean_recall" in told["metrics"]
+    assert {failure["task"] for failure in told["failures"]} == {"reading", "knn", "knn_backbone"}
+    assert "--knn-k" in result.stderr
+    assert "absent.tsv" in result.stderr
+    page = Path(told["path"]) / "report.html"
+    assert "--knn-k" in page.read_text()
+    assert not list((run_cli.store / "evaluate").glob("[!.]*"))
+
+
+def test_evaluate__does_what_failed_once_it_is_mended(trained: Any, data: Path, pairs: Pairs, run_cli: Cli) -> None:
+    victim = data / "shapes" / "test" / "red" / "circle.jpg"
+    good = victim.read_bytes()
+    victim.write_bytes(b"no picture")
+    words = (*EVALUATE, "--retrieval", pairs.manifest, "--knn", data / "shapes", "--knn-k", 3)
+    assert "--max-bad-fraction" in run_cli.fails(*words)
+    victim.write_bytes(good)
+    outcome = run_cli(*words)
+    assert outcome["status"] == "created"
+    assert read_report(Path(outcome["path"]))["failures"] == []
+
+
+def test_evaluate__takes_the_options_of_one_set_together(trained: Any, data: Path, run_cli: Cli) -> None:
+    shapes = data / "shapes"
+    outcome = run_cli(*EVALUATE, "--zero-shot", shapes, "--knn", shapes, "--linear-probe", shapes, "--knn-k", 3)
+    assert outcome["counts"]["sets"] == 1
+    assert len(list(run_cli.store.glob("image-embeddings/[!.]*"))) == 2  # train and test, each once
+    other = run_cli.fails(*EVALUATE, "--zero-shot", f"shapes={shapes / 'train'}", "--knn", shapes, "--knn-k", 3)
+    assert "its own name" in other
+
+
+def test_task__leaves_the_others_out(trained: Any, data: Path, pairs: Pairs, run_cli: Cli) -> None:
+    words = ("--eval-data-dir", data, "--retrieval", pairs.manifest, "--knn-k", 3)
+    outcome = run_cli(*EVALUATE, *words, "--task", "knn", "--task", "analysis")
+    tasks = [entry["task"] for entry in read_report(Path(outcome["path"]))["sets"]]
+    assert tasks == ["geometry", "neighbourhoods", "knn", "knn_backbone", "clustering"]
+
+
+@pytest.mark.parametrize(("suffix", "key"), [("", "embeddings"), ("_backbone", "features")])
+def test_evaluate__agrees_with_scikit_learn(trained: Any, data: Path, run_cli: Cli, suffix: str, key: str) -> None:
+    shapes = data / "shapes"
+    metrics = run_cli(*EVALUATE, "--knn", shapes, "--linear-probe", shapes, "--knn-k", 1)["metrics"]
+    found = [load_file(path) for path in run_cli.store.glob("image-embeddings/[!.]*/image_embeddings.safetensors")]
+    test, train = sorted(found, key=lambda tensors: len(tensors["rows"]))
+    rows = [tensors[key] for tensors in (train, test)]
+    labels = [np.repeat(np.arange(6), len(tensors["rows"]) // 6) for tensors in (train, test)]
+    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in rows]
+    nearest = KNeighborsClassifier(1).fit(unit[0], labels[0])
+    assert metrics[f"shapes/knn{suffix}/top1"] == pytest.approx(100 * nearest.score(unit[1], labels[1]))
+    [entry] = [
+        entry
+        for path in run_cli.store.glob("evaluate/[!.]*")
+        for entry in read_report(path)["sets"]
+        if entry["task"] == f"linear_probe{suffix}"
+    ]
+    mean, scale = rows[0].mean(axis=0), rows[0].std(axis=0)
+    scaled = [(each - mean) / np.where(scale > 0, scale, 1) for each in rows]
+    probe = LogisticRegression(C=1 / entry["l2_weight"], max_iter=5000, tol=1e-6).fit(scaled[0], labels[0])
+    expected = 100 * probe.score(scaled[1], labels[1])
+    assert metrics[f"shapes/linear_probe{suffix}/top1"] == pytest.approx(expected, abs=100 / 12)
+
+
+def test_sts__measures_the_teacher(trained: Any, tmp_path: Path, run_cli: Cli) -> None:
+    pairs = tmp_path / "sts.tsv"
+    rows = ["red circle\tred square\t4", "red circle\tgreen stripe\t1", "blue stripe\tblue circle\t3"]
+    pairs.write_text("\n".join(["sentence1\tsentence2\tscore", *rows]) + "\n")
+    outcome = run_cli(*EVALUATE, "--sts", pairs)
+    assert set(outcome["metrics"]) == {"sts/sts/spearman", "sts/sts/pearson"}
+    assert not list(run_cli.store.glob("image-embeddings/*"))
+
+
+def test_overlap__finds_training_pictures_among_those_measured(trained: Any, pairs: Pairs, run_cli: Cli) -> None:
+    words = ("evaluate", "--device", "cpu", "--workers", 0, "--num-resamples", 100)
+    outcome = run_cli(*words, "--retrieval", pairs.manifest)
+    [found] = read_report(Path(outcome["path"]))["overlap"]
+    assert (found["name"], found["num_exact"], found["num_training"]) == ("pairs", 24, 24)
+    assert "training" in (Path(outcome["path"]) / "report.html").read_text()
