@@ -93,24 +93,31 @@ def show_outcome(outcome: Outcome, *, page: str = "") -> None:
 
 @click.command(params=[store_option()])
 def status(store: Path) -> None:
-    """List the artifacts: what exists, from what, how big."""
+    """List the artifacts: what exists, from what, how big; those that stages made on their way are summed up."""
     opened = Store(store)
     artifacts = opened.artifacts()
     names = {artifact.record.digest: artifact.name for artifact in artifacts}
     unreadable = opened.unreadable()
     if not artifacts and not unreadable:
         click.echo(f"{store} holds no artifacts.")
+    commands = {stage.name for stage in _stages()}
+    inner: dict[str, list[int]] = {}
     for artifact in artifacts:
         record = artifact.record
+        damage = record.problems(artifact.path, read=False)
+        if commands and record.stage not in commands and not damage:
+            inner.setdefault(record.stage, []).append(record.size)
+            continue
         sources = [
             names.get(entry.digest) or f"{name} {entry.location or entry.digest[:12]}"
             for name, entry in record.inputs.items()
         ]
-        damage = record.problems(artifact.path, read=False)
         state = f"  NOT WHOLE: {', '.join(damage)}" if damage else ""
         click.echo(
             f"{artifact.name}  {human_size(record.size)}  {record.created[:19]}  from {'; '.join(sources)}{state}"
         )
+    for stage_name, sizes in inner.items():
+        click.echo(f"{stage_name}  {len(sizes)} made on the way  {human_size(sum(sizes))}")
     for path in unreadable:
         click.echo(f"{path.parent.name} {path.name[:12]}  {human_size(_size(path))}  NOT WHOLE: {RECORD_NAME}")
     for path in opened.leftovers():

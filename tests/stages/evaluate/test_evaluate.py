@@ -165,3 +165,17 @@ def test_evaluate__notes_which_embeddings_it_used(
     record = json.loads((Path(outcome["path"]) / "artifact.json").read_text())
     assert len(record["uses"]) >= 2
     assert "Nothing to remove" in run_cli.run("gc", "--yes").stdout
+
+
+def test_status__sums_up_what_an_evaluation_made_on_its_way(trained: Any, pictures: Pairs, run_cli: Cli) -> None:
+    run_cli(*EVALUATE, "--retrieval", pictures.manifest)
+    lines = run_cli.run("status").stdout.splitlines()
+    made = {line.split("  ")[0]: line.split("  ")[1] for line in lines if "on the way" in line}
+    assert made == {
+        "caption-embeddings": "1 made on the way",
+        "image-embeddings": "1 made on the way",
+        "measurements": "3 made on the way",
+        "picture-hashes": "1 made on the way",
+    }
+    next(run_cli.store.glob("measurements/[!.]*/entry.json")).unlink()
+    assert "NOT WHOLE" in run_cli.run("status").stdout
