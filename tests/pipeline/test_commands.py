@@ -17,9 +17,9 @@ pytestmark = pytest.mark.usefixtures("quiet_log")
 def call(toy):
     """Run a command against the toy's store; return the click result."""
 
-    def run(command, *words, stdin=None):
+    def run(command, *words, stdin=None, stages=(TOY, replace(CHILD, keep=True))):
         words = [*map(str, words), "--store", str(toy.store.root)]
-        return CliRunner().invoke(command, words, obj=(replace(CHILD, keep=True),), input=stdin)
+        return CliRunner().invoke(command, words, obj=stages, input=stdin)
 
     return run
 
@@ -97,6 +97,15 @@ def test_status__lists_what_there_is_and_from_what(toy, said):
     assert lines[0].endswith(f"from source {toy.source}")
     assert lines[1].startswith(child.name)
     assert lines[1].endswith(f"from {first.name}")
+
+
+def test_status__sums_up_the_artifacts_of_stages_that_are_no_commands(toy, said):
+    first, child = toy.run().artifact, toy.run_child().artifact
+    lines = said(status, stages=(TOY,)).splitlines()
+    assert lines[0].startswith(first.name)
+    assert lines[1:] == [f"child  1 made on the way  {human_size(child.record.size)}"]
+    next(path for path in child.path.iterdir() if path.name != "artifact.json").unlink()
+    assert "NOT WHOLE" in said(status, stages=(TOY,))
 
 
 def test_status__shows_what_is_not_whole_and_what_is_unfinished(toy, said):
