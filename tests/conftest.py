@@ -2,13 +2,25 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from workbench import DISTILL, VECTOR_DIM, WORDS, Cli, Pairs, Trained, make_bert, make_manifest, make_pairs
+from workbench import (
+    DISTILL,
+    VECTOR_DIM,
+    WORDS,
+    Cli,
+    Pairs,
+    Trained,
+    make_bert,
+    make_manifest,
+    make_pairs,
+    start_process,
+)
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported: no test reaches the network
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: a second thread costs more than it brings, most on busy machines
@@ -94,3 +106,18 @@ def trained(undisturbed: Trained, store: Path) -> dict[str, Any]:
     """The undisturbed training, in this test's own store."""
     shutil.copytree(undisturbed.store, store)
     return undisturbed.outcome
+
+
+@pytest.fixture
+def start(store: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Start a command on this test's store as a process of its own; none outlives the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def run(*words: object, **options: Any) -> "subprocess.Popen[str]":
+        processes.append(start_process(*words, "--store", store, **options))
+        return processes[-1]
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()

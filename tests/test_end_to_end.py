@@ -3,46 +3,18 @@
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from workbench import DISTILL, Cli, Pairs, counted_captions
+from workbench import DISTILL, Cli, Pairs, counted_captions, wait_for
 
 ROOT = Path(__file__).parents[1]
 KILL_TIMEOUT_S = 240
 LONG = (*DISTILL, "--epochs", 8, "--save-every-minutes", 1e-9)
 
 slow = pytest.mark.slow
-
-
-@pytest.fixture
-def start(store: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start the command line as a process of its own; none outlives the test."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def run(*args: object) -> "subprocess.Popen[str]":
-        words = [sys.executable, str(ROOT / "cli.py"), *map(str, args), "--store", str(store)]
-        process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        processes.append(process)
-        return process
-
-    yield run
-    for process in processes:
-        process.kill()
-        process.communicate()
-
-
-def wait_for(process: "subprocess.Popen[str]", store: Path, pattern: str) -> None:
-    """Wait until a file is there while the process still works."""
-    deadline = time.monotonic() + KILL_TIMEOUT_S
-    while not list(store.glob(pattern)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def kill_when(process: "subprocess.Popen[str]", store: Path, pattern: str) -> None:

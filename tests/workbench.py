@@ -6,6 +6,9 @@ import json
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
+
+ROOT = Path(__file__).parents[1]
+PROCESS_TIMEOUT_S = 240
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "grey", "black")
 SHAPES = ("circle", "square", "stripe")
@@ -163,6 +169,27 @@ def at_step(step: int, action: Callable[[], object]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Training, "_confer", confer)
         yield
+
+
+def start_process(*words: object, script: Path = ROOT / "cli.py") -> "subprocess.Popen[str]":
+    """Start the command line, or a script that ends in it, as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(script), *map(str, words)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(process: "subprocess.Popen[str]", store: Path, pattern: str) -> None:
+    """Wait until a file is in the store while the process still works."""
+    deadline = time.monotonic() + PROCESS_TIMEOUT_S
+    while not list(store.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def power_cut() -> None:

@@ -10,6 +10,8 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.commands import gc, human_size, stage_command, status, verify, why_command
 from pipeline.draft import locked, open_draft
 
+STAGES = (TOY, replace(CHILD, keep=True))
+
 pytestmark = pytest.mark.usefixtures("quiet_log")
 
 
@@ -17,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("quiet_log")
 def call(toy):
     """Run a command against the toy's store; return the click result."""
 
-    def run(command, *words, stdin=None, stages=(TOY, replace(CHILD, keep=True))):
+    def run(command, *words, stdin=None, stages=STAGES):
         words = [*map(str, words), "--store", str(toy.store.root)]
         return CliRunner().invoke(command, words, obj=stages, input=stdin)
 

@@ -2,18 +2,16 @@
 
 import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from workbench import DISTILL, Cli, Pairs
+from workbench import DISTILL, Cli, Pairs, wait_for
 
 from data_schemas.evaluation_report import read_report
 from data_schemas.outcomes import outcomes_folder, read_outcomes
@@ -45,30 +43,6 @@ cli.main()
 def pairs(encoded_session: tuple[Path, Pairs]) -> Pairs:
     """The 24 pictures that the student was trained on."""
     return encoded_session[1]
-
-
-@pytest.fixture
-def start(store: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Start a command as a process of its own; none outlives the test."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def run(*words: object, script: Path = ROOT / "cli.py") -> "subprocess.Popen[str]":
-        command = [sys.executable, str(script), *map(str, words), "--store", str(store)]
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        processes.append(process)
-        return process
-
-    yield run
-    for process in processes:
-        process.kill()
-        process.communicate()
 
 
 def test_evaluate__measures_all_checkpoints_with_a_row_each(trained: Any, pairs: Pairs, run_cli: Cli) -> None:
@@ -184,12 +158,3 @@ def test_evaluate__under_torchrun_gives_what_one_process_gives(
     assert together["fingerprint"] == alone["fingerprint"]
     assert together["counts"] == alone["counts"]
     assert together["metrics"] == pytest.approx(alone["metrics"], rel=1e-4, abs=1e-4)
-
-
-def wait_for(process: "subprocess.Popen[str]", store: Path, pattern: str) -> None:
-    """Wait until a file is there while the process still works."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not list(store.glob(pattern)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
