@@ -105,6 +105,7 @@ def linear_probe(
     solver: str,
     max_iterations: int,
     space: Space,
+    device: torch.device,
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Measured:
@@ -117,6 +118,7 @@ def linear_probe(
         solver: "torch" or "sklearn".
         max_iterations: after how many steps a fit ends though it has not converged.
         space: "embedding", or "backbone" for the features before the projection head.
+        device: where the solver "torch" fits; it must know float64.
         seed: of the validation split and of the resamples.
         num_resamples: for the intervals, which take the fitted layer as it is.
 
@@ -125,9 +127,9 @@ def linear_probe(
             the module of that name.
     """
     fitted = probe.linear_probe(
-        train_features=_rows(train, space),
+        train_features=_rows(train, space).to(device),
         train_labels=labels_of(split_of(found, "train"), train),
-        test_features=_rows(test, space),
+        test_features=_rows(test, space).to(device),
         test_labels=labels_of(split_of(found, "test"), test),
         num_classes=len(found.class_names),
         solver=solver,

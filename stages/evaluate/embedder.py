@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import torch
 from torch import Tensor
 
 from pipeline.stage import Context, Input
+from stages.device import choose_device
 from stages.evaluate.checkpoints import LoadedStudent
 from stages.evaluate.features import FeatureRuntime, ImageEmbeddings, embed_captions, embed_images
 from stages.recipe import Recipe
@@ -30,6 +32,12 @@ class Embedder:
         self._images: dict[str, ImageEmbeddings] = {}
         self._captions: dict[tuple[str, ...], tuple[Tensor, str]] = {}
         self._used: set[str] = set()
+
+    @property
+    def fit_device(self) -> torch.device:
+        """Where linear layers are fitted on the embeddings: the student's device, if it knows float64."""
+        device = choose_device(self._runtime.device)
+        return torch.device("cpu") if device.type == "mps" else device
 
     def images(self, images: Input) -> ImageEmbeddings:
         """One row a readable picture; the same pictures are embedded once, whatever task asks for them."""

@@ -42,7 +42,7 @@ class Job:
     @property
     def name(self) -> str:
         """What people call it."""
-        return f"{self.entry.found.name} {self.task.replace('_', ' ')} of {self.student.name}"
+        return f"{self.entry.found.name}, {self.task.replace('_', ' ')} of {self.student.name}"
 
     @property
     def pictures(self) -> list[Input]:

@@ -96,6 +96,7 @@ class Measurer:
         except ProtoRKDError as error:
             self.fail(Failure(job.entry.found.name, job.task, job.student.name, str(error)))
             return None
+        log.info("evaluate: %s: %s", job.name, _in_short(measured.entry))
         return measured
 
     def fail(self, failure: Failure) -> None:
@@ -112,6 +113,13 @@ class Measurer:
 
     def _is_missing(self, job: Job) -> bool:
         return self._context.force or find_measurement(job, self._params, self._teacher, self.alone) is None
+
+
+def _in_short(entry: Mapping[str, Any]) -> str:
+    """The measure that says most, for the log."""
+    metrics = entry["metrics"]
+    measure = "mean_recall" if "mean_recall" in metrics else entry.get("headline", next(iter(metrics)))
+    return f"{measure} {metrics[measure]:.2f}"
 
 
 def jobs_of(student: LoadedStudent, entries: Sequence[Entry]) -> list[Job]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from pipeline.stage import Input
@@ -20,6 +21,10 @@ from stages.evaluate.sets import ClassSet, RetrievalSet, STSSet
 
 class Embedder(Protocol):
     """Embeds pictures with a student and captions with its teacher."""
+
+    @property
+    def fit_device(self) -> torch.device:
+        """Where linear layers are fitted on the embeddings."""
 
     def images(self, images: Input) -> ImageEmbeddings:
         """One row a readable picture."""
@@ -81,6 +86,7 @@ def _linear_probe(
         solver=solver,
         max_iterations=max_iterations,
         space=space,
+        device=embedder.fit_device,
         seed=seed,
         num_resamples=num_resamples,
     )
