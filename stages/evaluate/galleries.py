@@ -28,7 +28,7 @@ from stages.ranking import STUDENT_REMEDY, exact_scores, unit_rows
 
 _NUM_CAPTION_QUERIES, _NUM_IMAGE_QUERIES = 4, 8
 _SHEET_GROUPS = ("largest", "smallest", "tightest")
-_PROTOTYPES_PER_GROUP, _CAPTIONS_PER_SHEET, _IMAGES_PER_SHEET = 4, 4, 6
+_PROTOTYPES_PER_GROUP, _CAPTIONS_PER_SHEET, _IMAGES_PER_SHEET = 4, 3, 6
 _NUM_OVERLAPS = 6
 
 

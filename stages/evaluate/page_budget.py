@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from stages.evaluate.gallery import Gallery
 from stages.evaluate.thumbnails import choose_queries
 
-MAX_PICTURE_CHARS = 3_500_000
+MAX_PICTURE_CHARS = 3_200_000
 
 _DATA_URI = "data:image/"
 _SPREAD = ("caption_hits", "caption_queries", "image_queries", "class_examples")
