@@ -248,6 +248,12 @@ def test_overlap_examples__show_a_picture_once_and_at_most_six(tmp_path: Path) -
     assert (examples[0].exact, examples[0].distance) == (False, 2)
 
 
+def test_overlap_examples__show_the_nearest_copy_alone(tmp_path: Path) -> None:
+    copies = [OverlapPair(f"{number}.png", f"{place}.png", False, 2) for number in range(2) for place in (5, 7)]
+    shown = [(each.evaluation_path, each.training_path) for each in overlap_examples(copies, tmp_path, tmp_path)]
+    assert shown == [("0.png", "5.png"), ("1.png", "5.png")]
+
+
 def test_overlap_examples__stand_pictures_that_vanished(tmp_path: Path) -> None:
     [example] = overlap_examples([OverlapPair("a.png", "b.png", exact=True, distance=0)], tmp_path, tmp_path)
     assert example.evaluation_image == example.training_image == stand_in()
