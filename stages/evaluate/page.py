@@ -9,35 +9,12 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from data_schemas.evaluation_report import interval_size
 from stages.evaluate import page_numbers
 from stages.evaluate.curves import find_curves
-from stages.evaluate.gallery import (
-    CaptionQuery,
-    ClassAccuracy,
-    ClassExample,
-    ContactSheet,
-    FoundCaption,
-    FoundImage,
-    Gallery,
-    ImageQuery,
-    OverlapExample,
-)
+from stages.evaluate.gallery import ContactSheet, Gallery, OverlapExample
 from stages.evaluate.page_analysis import analysis_tables
 from stages.evaluate.page_budget import MAX_PICTURE_CHARS, picture_chars, pictures_in, thin_out
 from stages.evaluate.page_tables import metric_prefix, result_tables
-from stages.evaluate.thumbnails import choose_queries, stand_in, thumbnail
+from stages.evaluate.thumbnails import stand_in
 from stages.prototype_examples import GROUPS
-
-__all__ = [
-    "CaptionQuery",
-    "ClassAccuracy",
-    "ClassExample",
-    "FoundCaption",
-    "FoundImage",
-    "Gallery",
-    "ImageQuery",
-    "choose_queries",
-    "render_page",
-    "thumbnail",
-]
 
 _MANY_CLASSES = 30
 
