@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, NamedTuple
 
+from data_schemas.evaluation_report import metric_prefix
 from stages.evaluate.map import COLOURS
 from stages.evaluate.page_numbers import share
-from stages.evaluate.page_tables import CLASS_MEASURES, CLASS_TASKS, DIRECTIONS, ON_BACKBONE, headline, metric_prefix
+from stages.evaluate.page_tables import CLASS_MEASURES, CLASS_TASKS, DIRECTIONS, ON_BACKBONE, headline
 
 _WIDTH, _HEIGHT = 320, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 30, 50, 10, 24

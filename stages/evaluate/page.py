@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 
-from data_schemas.evaluation_report import interval_size
+from data_schemas.evaluation_report import interval_size, metric_prefix
 from stages.evaluate import page_numbers
 from stages.evaluate.curves import find_curves
 from stages.evaluate.gallery import ContactSheet, Gallery, OverlapExample
 from stages.evaluate.page_analysis import analysis_tables
 from stages.evaluate.page_budget import MAX_PICTURE_CHARS, picture_chars, pictures_in, thin_out
-from stages.evaluate.page_tables import metric_prefix, result_tables
+from stages.evaluate.page_tables import result_tables
 from stages.evaluate.thumbnails import stand_in
 from stages.prototype_examples import GROUPS
 

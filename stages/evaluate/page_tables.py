@@ -143,11 +143,6 @@ def headline(entry: Entry) -> str:
     return wanted if wanted in entry["metrics"] else "top1"
 
 
-def metric_prefix(entry: Entry) -> str:
-    """What the flat names of an entry's metrics begin with: retrieval has no task in them."""
-    return str(entry["name"]) if entry["task"] == "retrieval" else f"{entry['name']}/{entry['task']}"
-
-
 def size_of(entry: Entry) -> str:
     """Say how large a set is."""
     counted = ((entry.get(f"num_{what}"), what) for what in ("images", "captions", "classes", "pairs"))

@@ -14,6 +14,7 @@ from stages.evaluate.measured import Measured
 
 DRAWS: dict[str, Any] = {"seed": 1, "num_resamples": 100}
 TEMPLATES = ("{}", "a {}")
+CPU = torch.device("cpu")
 
 
 def class_prompts(num_classes: int, *, dim: int = 6) -> dict[str, torch.Tensor]:
@@ -174,7 +175,7 @@ def test_linear_probe__agrees_with_scikit_learn(space: Any) -> None:
     found, rows = class_set()
     other = {split: 9 - table.flip(0) for split, table in rows.items()}
     train, test = (embeddings(rows[split], features=other[split]) for split in ("train", "test"))
-    measured = linear_probe(found, train, test, solver="torch", max_iterations=1000, space=space, **DRAWS)
+    measured = linear_probe(found, train, test, solver="torch", max_iterations=1000, space=space, device=CPU, **DRAWS)
     tables = rows if space == "embedding" else other
     scaler = StandardScaler().fit(tables["train"].double().numpy())
     model = LogisticRegression(C=1 / measured.entry["l2_weight"], tol=1e-6, max_iter=1000)
@@ -188,7 +189,9 @@ def test_linear_probe__agrees_with_scikit_learn(space: Any) -> None:
 def test_linear_probe__takes_the_given_solver_and_iterations() -> None:
     found, rows = class_set(3)
     train, test = embeddings(rows["train"]), embeddings(rows["test"])
-    measured = linear_probe(found, train, test, solver="sklearn", max_iterations=1, space="embedding", **DRAWS)
+    measured = linear_probe(
+        found, train, test, solver="sklearn", max_iterations=1, space="embedding", device=CPU, **DRAWS
+    )
     assert (measured.entry["solver"], measured.entry["max_iterations"]) == ("sklearn", 1)
     assert measured.entry["converged"] is False
 
@@ -198,7 +201,7 @@ def test_linear_probe__refuses_a_class_without_a_readable_training_picture() -> 
     unread = tuple((labels_of(found, "train") == 4).nonzero().flatten().tolist())
     train, test = embeddings(rows["train"], unread=unread), embeddings(rows["test"])
     with pytest.raises(ProtoRKDError, match="got none for 1 of 7 classes, the first of them class 4"):
-        linear_probe(found, train, test, solver="torch", max_iterations=100, space="embedding", **DRAWS)
+        linear_probe(found, train, test, solver="torch", max_iterations=100, space="embedding", device=CPU, **DRAWS)
 
 
 def test_class_tasks__are_settled_by_the_seed() -> None:

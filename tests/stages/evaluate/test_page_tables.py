@@ -4,7 +4,7 @@ import pytest
 from page_samples import full_report, some_entry
 
 from stages.evaluate.page_analysis import analysis_tables
-from stages.evaluate.page_tables import headline, make_cell, metric_prefix, result_tables, size_of
+from stages.evaluate.page_tables import headline, make_cell, result_tables, size_of
 
 
 def test_cell__of_a_percentage_has_a_bar_and_of_a_rank_none() -> None:
@@ -44,11 +44,6 @@ def test_cell__without_interval_or_chance_leaves_them_out() -> None:
 )
 def test_headline__is_a_measure_that_the_entry_has(entry: dict[str, Any], measure: str) -> None:
     assert headline(entry) == measure
-
-
-def test_metric_prefix__names_no_task_for_retrieval() -> None:
-    assert metric_prefix({"name": "test", "task": "retrieval"}) == "test"
-    assert metric_prefix({"name": "test", "task": "geometry"}) == "test/geometry"
 
 
 def test_size_of__says_what_was_counted() -> None:

@@ -24,6 +24,7 @@ class _Embedder:
 
     def __init__(self, tables: dict[str, Tensor]) -> None:
         self.tables = tables
+        self.fit_device = torch.device("cpu")
 
     def images(self, images: Input) -> ImageEmbeddings:
         return embeddings(self.tables[images.digest], features=self.tables[images.digest].flip(1))
