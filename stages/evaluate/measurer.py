@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from stages.evaluate.stage import EvaluateParams, EvaluateRuntime
 
 
+_HEADLINES = {
+    "retrieval": "mean_recall",
+    "geometry": "modality_gap",
+    "neighbourhoods": "neighbour_overlap@10",
+    "clustering": "ari",
+    "sts": "spearman",
+}
+
+
 @dataclass(frozen=True)
 class Failure:
     """A task that could not be done, as the report tells of it.
@@ -118,7 +127,9 @@ class Measurer:
 def _in_short(entry: Mapping[str, Any]) -> str:
     """The measure that says most, for the log."""
     metrics = entry["metrics"]
-    measure = "mean_recall" if "mean_recall" in metrics else entry.get("headline", next(iter(metrics)))
+    measure = entry.get("headline") or _HEADLINES.get(entry["task"], "")
+    if measure not in metrics:
+        measure = next(iter(metrics))
     return f"{measure} {metrics[measure]:.2f}"
 
 
