@@ -1,6 +1,7 @@
 """From options to sets: what each set is asked, and what is said of those that are not there or cannot be read."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from data_schemas.errors import ProtoRKDError
@@ -44,7 +45,6 @@ def find_entries(
     _check_given(inputs, params)
     wanted = wanted_tasks(params.task)
     unread: list[UnreadSet] = []
-    reader = ClassSetReader(context.file_digests, inputs.image_identity, context.store.root / _UNPACKED)
 
     def read_captioned(argument: str) -> RetrievalSet:
         return read_retrieval_set(
@@ -56,19 +56,8 @@ def find_entries(
         )
 
     retrieval = [*_read_all(inputs.retrieval, read_captioned, unread)]
+    classes, absent = _class_sets(inputs, params, context, unread)
     sts = [*_read_all(inputs.sts, read_sts_set, unread)]
-    by_option = {
-        "zero_shot": (inputs.zero_shot, reader.test_folder),
-        "knn": (inputs.knn, reader.splits_folder),
-        "linear_probe": (inputs.linear_probe, reader.splits_folder),
-    }
-    classes = [
-        (found, OPTION_TASKS[name])
-        for name, (arguments, read) in by_option.items()
-        for found in _read_all(arguments, read, unread)
-    ]
-    known, absent = _known_sets(inputs, params, reader, unread)
-    classes += [(found, possible_tasks(found, CLASS_TASKS)) for found in known]
     for kind in (retrieval, sts):
         check_names([found.name for found in kind])
     entries = {f"retrieval {found.name}": Entry(found, choose(RETRIEVAL_TASKS, wanted)) for found in retrieval}
@@ -102,25 +91,42 @@ def _check_given(inputs: "EvaluateInputs", params: "EvaluateParams") -> None:
         fill(template, "")
 
 
+def _class_sets(
+    inputs: "EvaluateInputs", params: "EvaluateParams", context: Context, unread: list[UnreadSet]
+) -> tuple[list[tuple[ClassSet, tuple[str, ...]]], list[Absent]]:
+    """The sets of classes with the tasks that each is for, and those of --eval-data-dir that are not there."""
+    reader = ClassSetReader(context.file_digests, inputs.image_identity, context.store.root / _UNPACKED)
+    by_option = {
+        "zero_shot": (inputs.zero_shot, reader.test_folder),
+        "knn": (inputs.knn, reader.splits_folder),
+        "linear_probe": (inputs.linear_probe, reader.splits_folder),
+    }
+    given = [
+        (found, OPTION_TASKS[name])
+        for name, (arguments, read) in by_option.items()
+        for found in _read_all(arguments, read, unread)
+    ]
+    if inputs.eval_data_dir is None:
+        return given, []
+    known, absent = _known_sets(inputs.eval_data_dir, inputs, params, reader, unread)
+    return given + [(found, possible_tasks(found, CLASS_TASKS)) for found in known], absent
+
+
 def _known_sets(
-    inputs: "EvaluateInputs", params: "EvaluateParams", reader: ClassSetReader, unread: list[UnreadSet]
+    root: Path, inputs: "EvaluateInputs", params: "EvaluateParams", reader: ClassSetReader, unread: list[UnreadSet]
 ) -> tuple[list[ClassSet], list[Absent]]:
     """The sets of --eval-data-dir that are there, and those that are not; one that was named is missed."""
-    if inputs.eval_data_dir is None:
-        return [], []
     if inputs.download:
         for name in inputs.dataset:
-            download(name, inputs.eval_data_dir)
+            download(name, root)
     tasks = choose(CLASS_TASKS, wanted_tasks(params.task))
-    found, absent = find_named_sets(
-        inputs.eval_data_dir, names=inputs.dataset, tasks=tasks, imagenet_names=params.imagenet_names
-    )
+    found, absent = find_named_sets(root, names=inputs.dataset, tasks=tasks, imagenet_names=params.imagenet_names)
     by_name = {each.name: each for each in found}
     sets = [*_read_all(tuple(by_name), lambda name: reader.named_set(by_name[name]), unread)]
     if inputs.dataset:
         unread += [UnreadSet(each.name, f"{each.reason} Looked at {_places(each)}.") for each in absent]
         return sets, []
-    log.info("evaluate: %d known sets are not in %s: %s", len(absent), inputs.eval_data_dir, _names(absent))
+    log.info("evaluate: %d known sets are not in %s: %s", len(absent), root, ", ".join(each.name for each in absent))
     return sets, absent
 
 
@@ -135,7 +141,3 @@ def _read_all(arguments: tuple[str, ...], read: Callable[[str], S], unread: list
 
 def _places(absent: Absent) -> str:
     return ", ".join(map(str, absent.places))
-
-
-def _names(absent: list[Absent]) -> str:
-    return ", ".join(each.name for each in absent) or "none"
