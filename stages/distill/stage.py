@@ -65,7 +65,7 @@ class DistillParams:
     )
     projection_dim: int = option(0, help="Width of the student's embedding. 0: the teacher's.", check=NOT_NEGATIVE)
     loss: tuple[str, ...] = option(
-        ("simreg=1",), help="Objective and its weight; repeat it for a weighted sum.", metavar="NAME=WEIGHT"
+        ("infonce=1",), help="Objective and its weight; repeat it for a weighted sum.", metavar="NAME=WEIGHT"
     )
     loss_option: tuple[str, ...] = option(
         (), help="Option of an objective, such as seed.queue-size=65536; repeatable.", metavar="NAME.OPTION=VALUE"

@@ -50,7 +50,7 @@ def resnet(encoded_session: tuple[Path, Pairs], tmp_path_factory: pytest.TempPat
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "stages.teacher", None)
         patch.setitem(sys.modules, "sentence_transformers", None)
-        return Cli(store)(*RESNET, "--log-every-steps", 1)
+        return Cli(store)(*RESNET, "--loss", "simreg=1", "--log-every-steps", 1)
 
 
 def test_distill__trains_without_the_teacher_and_its_loss_falls(resnet: dict[str, Any]) -> None:

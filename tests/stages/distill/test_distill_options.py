@@ -143,7 +143,8 @@ def test_captions_per_image__say_what_an_example_is(tmp_path: Path, run_cli: Cli
 
 
 def test_accumulate_steps__changes_memory_alone_where_examples_are_apart(encoded: Pairs, run_cli: Cli) -> None:
-    whole, cut = run_cli(*STILL), run_cli(*STILL, "--accumulate-steps", 2)
+    words = (*STILL, "--loss", "simreg=1")  # which has no batch in its formula
+    whole, cut = run_cli(*words), run_cli(*words, "--accumulate-steps", 2)
     assert whole["counts"] == cut["counts"]
     assert whole["fingerprint"] != cut["fingerprint"]
     start, end = first_weights("squeezenet1_1"), weights_of(whole)
@@ -300,7 +301,8 @@ def test_augmentation__is_what_the_student_sees(encoded: Pairs, run_cli: Cli) ->
         "none": ("--augmentation", "none"),
         "other seed": ("--augmentation", "none", "--seed", 1),
     }
-    words = (*EACH_STEP, *SHUFFLENET, "--batch-size", 24, "--lr", 1e-9)  # an epoch is a step that moves nothing
+    # An epoch is a step that moves nothing, and no order of the pictures changes the loss.
+    words = (*EACH_STEP, *SHUFFLENET, "--batch-size", 24, "--lr", 1e-9, "--loss", "simreg=1")
     losses = {way: [line["loss"] for line in metrics_of(run_cli(*words, *own))] for way, own in ways.items()}
     assert len({first for first, _ in losses.values()}) == len(ways)
     assert all(
@@ -321,7 +323,8 @@ def test_label_column__gives_the_classes_that_are_trained_on(tmp_path: Path, run
         losses = [line["cross-entropy"] for line in metrics_of(run_cli(*words))]
         # So soft a choice costs little more at first than the number of classes says.
         assert losses[0] == pytest.approx(math.log(len(names)), abs=0.3)
-        assert losses[-1] < losses[0] - 0.02
+        first_epoch, last_epoch = losses[:3], losses[-3:]
+        assert sum(last_epoch) / 3 < sum(first_epoch) / 3 - 0.02
 
 
 def test_distill__hands_its_numbers_to_optimizer_and_schedule(
@@ -338,5 +341,9 @@ def test_distill__hands_its_numbers_to_optimizer_and_schedule(
     run_cli.fails(*DISTILL, *numbers, "--seed", 3)
     defaults, schedule = made[0]._optimizer.defaults, made[0]._schedule
     assert (defaults["lr"], defaults["betas"], defaults["eps"]) == (0.01, (0.8, 0.7), 1e-3)
-    assert [group["weight_decay"] for group in made[0]._optimizer.param_groups] == [0.2, 0.0]
+    assert [group["weight_decay"] for group in made[0]._optimizer.param_groups] == [
+        0.2,
+        0.0,
+        0.0,  # of the objective's scale
+    ]
     assert (schedule.epochs, schedule.lr, schedule.warmup_steps, schedule.seed) == (2, 0.01, 5, 3)

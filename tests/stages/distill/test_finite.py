@@ -13,7 +13,7 @@ from data_schemas.pair_index import read_pairs
 from pipeline.store import Store
 from stages.distill.data import epoch_order
 from stages.distill.finite import LossWatch
-from stages.distill.objectives.simreg import SimRegLoss
+from stages.distill.objectives.infonce import InfoNCELoss
 from stages.distill.training_state import load_training_state
 
 CPU = torch.device("cpu")
@@ -21,19 +21,19 @@ CPU = torch.device("cpu")
 
 @contextmanager
 def broken_from(step: int, *, loss: float = 1.0, gradient: float = 1.0) -> Iterator[None]:
-    """Multiply the loss of simreg from a step on, or its gradient alone."""
+    """Multiply the loss of infonce from a step on, or its gradient alone."""
     calls: list[None] = []
-    real = SimRegLoss.forward
+    real = InfoNCELoss.forward
 
-    def forward(objective: SimRegLoss, *, student: Tensor, teacher: Tensor) -> Tensor:
+    def forward(objective: InfoNCELoss, *, student: Tensor, teacher: Tensor, rows: Tensor) -> Tensor:
         calls.append(None)
         if len(calls) >= step:
             student.register_hook(lambda found: gradient * found)  # type: ignore[no-untyped-call]
-            return loss * real(objective, student=student, teacher=teacher)
-        return real(objective, student=student, teacher=teacher)
+            return loss * real(objective, student=student, teacher=teacher, rows=rows)
+        return real(objective, student=student, teacher=teacher, rows=rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SimRegLoss, "forward", forward)
+        patch.setattr(InfoNCELoss, "forward", forward)
         yield
 
 

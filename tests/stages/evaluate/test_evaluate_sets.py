@@ -1,6 +1,7 @@
 """Which sets an evaluation measures, what it says of those that are not there, and that one failure stops no other."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,29 @@ def test_overlap__finds_training_pictures_among_those_measured(trained: Any, pai
     [found] = read_report(Path(outcome["path"]))["overlap"]
     assert (found["name"], found["num_exact"], found["num_training"]) == ("pairs", 24, 24)
     assert "training" in (Path(outcome["path"]) / "report.html").read_text()
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif("PROTORKD_TEST_DATA" not in os.environ, reason="PROTORKD_TEST_DATA is not set")
+def test_evaluate__agrees_with_scikit_learn_on_photographs(trained: Any, tmp_path: Path, run_cli: Cli) -> None:
+    source, part = Path(os.environ["PROTORKD_TEST_DATA"]) / "cifar10", tmp_path / "cifar10"
+    for split, num in (("train", 60), ("test", 30)):
+        for folder in sorted(path for path in (source / split).iterdir() if path.is_dir()):
+            (part / split / folder.name).mkdir(parents=True)
+            for picture in sorted(folder.iterdir())[:num]:
+                (part / split / folder.name / picture.name).symlink_to(picture)
+    outcome = run_cli(*EVALUATE, "--knn", part, "--linear-probe", part)
+    entries = {entry["task"]: entry for entry in read_report(Path(outcome["path"]))["sets"]}
+    found = [load_file(path) for path in run_cli.store.glob("image-embeddings/[!.]*/image_embeddings.safetensors")]
+    test, train = sorted(found, key=lambda tensors: len(tensors["rows"]))
+    labels, wanted = np.repeat(np.arange(10), 60), np.repeat(np.arange(10), 30)
+    for suffix, key in (("", "embeddings"), ("_backbone", "features")):
+        near, far = (rows[key] / np.linalg.norm(rows[key], axis=1, keepdims=True) for rows in (train, test))
+        voters = KNeighborsClassifier(20, weights=lambda far: np.exp((1 - far**2 / 2) / 0.07), algorithm="brute")
+        expected = 100 * voters.fit(near, labels).score(far, wanted)
+        assert entries[f"knn{suffix}"]["metrics"]["top1"] == pytest.approx(expected, abs=0.4)
+        mean, scale = train[key].mean(axis=0), train[key].std(axis=0)
+        near, far = ((rows[key] - mean) / np.where(scale > 0, scale, 1) for rows in (train, test))
+        probe = entries[f"linear_probe{suffix}"]
+        fitted = LogisticRegression(C=1 / probe["l2_weight"], max_iter=5000).fit(near, labels)
+        assert probe["metrics"]["top1"] == pytest.approx(100 * fitted.score(far, wanted), abs=0.7)
