@@ -38,6 +38,15 @@ Training._finish_epoch = wait
 cli.main()
 """
 
+# Can be interrupted, also where the tests run in the background, in which a shell lets Ctrl-C be ignored.
+CAN_BE_INTERRUPTED = """
+import signal
+import cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli.main()
+"""
+
 
 @pytest.fixture
 def pairs(encoded_session: tuple[Path, Pairs]) -> Pairs:
@@ -104,14 +113,16 @@ def test_watch__measures_checkpoints_while_distill_runs_and_ends_with_it(
     assert "epoch_1: pairs/mean_recall" in errors
 
 
-def test_watch__loses_nothing_when_it_is_interrupted(start: Any, encoded: Pairs, run_cli: Cli) -> None:
+def test_watch__loses_nothing_when_it_is_interrupted(start: Any, encoded: Pairs, run_cli: Cli, tmp_path: Path) -> None:
+    script = tmp_path / "interrupted.py"
+    script.write_text(CAN_BE_INTERRUPTED)
     start(*DISTILL, "--epochs", 400)
     words = (*EVALUATE, "--retrieval", encoded.manifest, "--checkpoints", "all", "--watch")
     deadline = time.monotonic() + TIMEOUT_S
     while not list(run_cli.store.glob("distill/.draft-*/checkpoints/epoch_1.safetensors")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    watching = start(*words)
+    watching = start(*words, script=script)
     wait_for(watching, run_cli.store, "measurements/[!.]*/artifact.json")
     watching.send_signal(signal.SIGINT)
     _, errors = watching.communicate(timeout=60)
