@@ -58,10 +58,10 @@ def find_entries(
     retrieval = [*_read_all(inputs.retrieval, read_captioned, unread)]
     classes, absent = _class_sets(inputs, params, context, unread)
     sts = [*_read_all(inputs.sts, read_sts_set, unread)]
-    for kind in (retrieval, sts):
-        check_names([found.name for found in kind])
+    merged = merge_class_sets(classes)
+    check_names([found.name for found in (*retrieval, *(found for found, _ in merged), *sts)])
     entries = {f"retrieval {found.name}": Entry(found, choose(RETRIEVAL_TASKS, wanted)) for found in retrieval}
-    for found, tasks in merge_class_sets(classes):
+    for found, tasks in merged:
         chosen = choose(tasks, wanted)
         templates = params.template or templates_for(found.name, prompts=params.prompts)
         entries[f"classes {found.name}"] = Entry(found, chosen, templates=templates if "zero_shot" in chosen else ())

@@ -200,7 +200,7 @@ def distinct_captions(captions: tuple[str, ...]) -> tuple[pa.Array, pa.Array]:
 
 
 def check_names(names: list[str]) -> None:
-    """Refuse two sets of one kind with one name.
+    """Refuse two sets with one name.
 
     Raises:
         ProtoRKDError: a name comes twice.

@@ -102,8 +102,14 @@ def test_evaluate__takes_the_options_of_one_set_together(trained: Any, data: Pat
     outcome = run_cli(*EVALUATE, "--zero-shot", shapes, "--knn", shapes, "--linear-probe", shapes, "--knn-k", 3)
     assert outcome["counts"]["sets"] == 1
     assert len(list(run_cli.store.glob("image-embeddings/[!.]*"))) == 2  # train and test, each once
-    other = run_cli.fails(*EVALUATE, "--zero-shot", f"shapes={shapes / 'train'}", "--knn", shapes, "--knn-k", 3)
-    assert "its own name" in other
+
+
+def test_evaluate__refuses_one_name_for_two_sets(trained: Any, data: Path, pairs: Pairs, run_cli: Cli) -> None:
+    shapes = data / "shapes"
+    others = (("--zero-shot", f"shapes={shapes / 'train'}"), ("--retrieval", f"shapes={pairs.manifest}"))
+    for other in others:
+        message = run_cli.fails(*EVALUATE, *other, "--knn", shapes, "--knn-k", 3)
+        assert "Every set must have its own name; got shapes twice" in message
 
 
 def test_task__leaves_the_others_out(trained: Any, data: Path, pairs: Pairs, run_cli: Cli) -> None:
