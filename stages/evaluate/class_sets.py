@@ -97,9 +97,7 @@ def find_named_sets(
 
 
 def possible_tasks(found: ClassSet, wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """Which of the tasks the splits of a set allow."""
-    if found.test is None:
-        return ()
+    """Which of the tasks the splits of a set, which has test pictures, allow."""
     return tuple(task for task in wanted if found.train is not None or task not in NEED_TRAIN)
 
 

@@ -121,7 +121,9 @@ def _known_sets(
             download(name, root)
     tasks = choose(CLASS_TASKS, wanted_tasks(params.task))
     found, absent = find_named_sets(root, names=inputs.dataset, tasks=tasks, imagenet_names=params.imagenet_names)
-    by_name = {each.name: each for each in found}
+    untested = [each for each in found if each.test is None]
+    absent += [Absent(each.name, (each.place,), "It holds training pictures alone.") for each in untested]
+    by_name = {each.name: each for each in found if each.test is not None}
     sets = [*_read_all(tuple(by_name), lambda name: reader.named_set(by_name[name]), unread)]
     if inputs.dataset:
         unread += [UnreadSet(each.name, f"{each.reason} Looked at {_places(each)}.") for each in absent]

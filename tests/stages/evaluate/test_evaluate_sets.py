@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,16 @@ def test_eval_data_dir__misses_a_set_that_was_named(trained: Any, data: Path, ru
     message = run_cli.fails(*EVALUATE, "--eval-data-dir", data, "--dataset", "shapes", "--dataset", "dtd", "--knn-k", 3)
     assert "dtd" in message
     assert str(data / "dtd") in message
+
+
+def test_eval_data_dir__says_that_a_set_has_no_test_pictures(trained: Any, data: Path, run_cli: Cli) -> None:
+    shutil.copytree(data / "shapes" / "train", data / "stl10" / "train")
+    outcome = run_cli(*EVALUATE, "--eval-data-dir", data, "--task", "zero-shot")
+    [found] = [each for each in read_report(Path(outcome["path"]))["absent"] if each["name"] == "stl10"]
+    assert "must hold test pictures" in found["reason"]
+    message = run_cli.fails(*EVALUATE, "--eval-data-dir", data, "--dataset", "stl10", "--knn-k", 3)
+    assert "training pictures alone" in message
+    assert str(data / "stl10") in message
 
 
 def test_download__must_say_what_to_fetch(trained: Any, data: Path, run_cli: Cli) -> None:
