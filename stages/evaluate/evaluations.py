@@ -7,7 +7,7 @@ from typing import Any
 
 from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.errors import ProtoRKDError
-from data_schemas.evaluation_report import LAST, REPORT_NAME, read_report
+from data_schemas.evaluation_report import REPORT_NAME, read_report
 from data_schemas.outcomes import OUTCOMES_FOLDER, OUTCOMES_NAME, Outcomes, outcomes_folder, read_outcomes
 from pipeline.log import log
 from pipeline.store import Artifact, Store
@@ -128,8 +128,9 @@ def _choose(checkpoint: str | None, artifact: Artifact, *, argument: str) -> str
             f"{argument} must hold outcomes of single pictures to be compared; {artifact.name} has none, as those made "
             "by earlier versions. Run evaluate again with the same options."
         )
-    if checkpoint is None:
-        checkpoint = known[0] if len(known) == 1 else LAST
+    if checkpoint is None:  # that which the evaluation shows in full: the last that it measured
+        artifact.require_whole((REPORT_NAME,), read=True)
+        checkpoint = known[0] if len(known) == 1 else str(read_report(artifact.path)["student"]["checkpoint"])
     if checkpoint not in known:
         raise ProtoRKDError(
             f"{argument} must name a checkpoint that {artifact.name} has; got {checkpoint!r}. Choose one of "

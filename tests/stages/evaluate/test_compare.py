@@ -66,7 +66,11 @@ def make_student(store: Path, name: str) -> Artifact:
 def make_evaluation(store: Path, student: Artifact, checkpoints: Checkpoints, *, settings: str = "") -> Artifact:
     metrics = {"last": {"pets/zero_shot/top1": 50.0, "pets/clustering/ari": 0.5}}
     report = {
-        "student": {"fingerprint": student.record.fingerprint, "checkpoint": "last", "backbone": "resnet18"},
+        "student": {
+            "fingerprint": student.record.fingerprint,
+            "checkpoint": list(checkpoints)[-1] if checkpoints else "last",
+            "backbone": "resnet18",
+        },
         "teacher": {"name": "minilm"},
         "sets": [],
         "metrics": metrics["last"],
@@ -299,10 +303,11 @@ def test_compare__asks_for_outcomes_of_single_pictures(pair: Pair, run_cli: Cli,
     assert "Run evaluate again with the same options." in message
 
 
-def test_compare__asks_which_where_no_checkpoint_is_the_last(pair: Pair, run_cli: Cli, store: Path) -> None:
-    epochs = {"epoch_1": outcomes_of(5), "epoch_2": outcomes_of(6)}
-    running = make_evaluation(store, pair.students[0], epochs, settings="running")
-    assert "got 'last'. Choose one of epoch_1, epoch_2" in run_cli.fails("compare", running.path, pair.names[1])
+def test_compare__takes_the_checkpoint_that_an_evaluation_shows(pair: Pair, run_cli: Cli, store: Path) -> None:
+    epochs = {f"epoch_{epoch}": outcomes_of(epoch) for epoch in (1, 2, 10)}
+    several = make_evaluation(store, pair.students[0], epochs, settings="several")
+    compared = run_cli.run("compare", several.path, pair.names[1], "--json")
+    assert json.loads(compared.stdout)["first"]["checkpoint"] == "epoch_10"
 
 
 def test_compare__names_a_damaged_record(pair: Pair, run_cli: Cli) -> None:
