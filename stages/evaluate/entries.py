@@ -59,7 +59,8 @@ def find_entries(
     classes, absent = _class_sets(inputs, params, context, unread)
     sts = [*_read_all(inputs.sts, read_sts_set, unread)]
     merged = merge_class_sets(classes)
-    check_names([found.name for found in (*retrieval, *(found for found, _ in merged), *sts)])
+    names = [[found.name for found in retrieval], [found.name for found, _ in merged], [found.name for found in sts]]
+    check_names([name for kind in names for name in kind])
     entries = {f"retrieval {found.name}": Entry(found, choose(RETRIEVAL_TASKS, wanted)) for found in retrieval}
     for found, tasks in merged:
         chosen = choose(tasks, wanted)
