@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from pipeline.stage import Context, Input
 from stages.evaluate.overlap import find_overlap
@@ -34,6 +33,9 @@ def measure_overlap(sets: Iterable[AnySet], *, training: Input | None, workers: 
         training: an `ImageSet`, a sentence that says why there is none, or None where nobody asks.
         workers: threads that read pictures.
         context: the store.
+
+    Raises:
+        ProtoRKDError: the hashes of pictures cannot be kept or read.
     """
     pictures = dict(_pictures(sets))
     if training is None or not pictures:
@@ -41,23 +43,19 @@ def measure_overlap(sets: Iterable[AnySet], *, training: Input | None, workers: 
     if not isinstance(training.value, ImageSet):
         log.info("evaluate: overlap with the training pictures is not looked for: %s", training.value)
         return OverlapReport([], set())
-    try:
-        seen = hash_pictures(training, workers=workers, context=context)
-        entries, used = [], {seen.digest}
-        for name, images in pictures.items():
-            hashes = hash_pictures(images, workers=workers, context=context)
-            found = find_overlap(evaluation=hashes, training=seen)
-            used.add(hashes.digest)
-            entries.append(
-                {
-                    "name": name,
-                    **{key: getattr(found, key) for key in found.__dataclass_fields__ if key.startswith("num_")},
-                    "pairs": [vars(pair) for pair in found.pairs[:_LISTED_PAIRS]],
-                }
-            )
-    except ProtoRKDError as error:
-        log.info("evaluate: overlap with the training pictures could not be looked for: %s", error)
-        return OverlapReport([], set())
+    seen = hash_pictures(training, workers=workers, context=context)
+    entries, used = [], {seen.digest}
+    for name, images in pictures.items():
+        hashes = hash_pictures(images, workers=workers, context=context)
+        found = find_overlap(evaluation=hashes, training=seen)
+        used.add(hashes.digest)
+        entries.append(
+            {
+                "name": name,
+                **{key: getattr(found, key) for key in found.__dataclass_fields__ if key.startswith("num_")},
+                "pairs": [vars(pair) for pair in found.pairs[:_LISTED_PAIRS]],
+            }
+        )
     return OverlapReport(entries, used)
 
 

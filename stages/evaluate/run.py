@@ -13,7 +13,7 @@ from pipeline.stage import Context, Input, Result
 from stages.evaluate.inputs import ABSENT_SETS, STUDENT, TEACHER, TRAINING_PICTURES, Checkpoints, teacher_name
 from stages.evaluate.measured import Measured
 from stages.evaluate.measurer import Failure, Measurer, jobs_of
-from stages.evaluate.overlap_report import measure_overlap
+from stages.evaluate.overlap_report import OverlapReport, measure_overlap
 from stages.evaluate.sets import Entry, UnreadSet
 from stages.evaluate.show import draw_page
 from stages.evaluate.tables import METRICS_TABLE_NAME, RESULTS_NAME, metrics_table, result_lines
@@ -55,12 +55,16 @@ def measure(
     if not any(found.values()):
         raise ProtoRKDError(" ".join(dict.fromkeys(failure.reason for failure in measurer.failures)))
 
-    overlap = measure_overlap(
-        [entry.found for entry in readable],
-        training=inputs.get(TRAINING_PICTURES),
-        workers=runtime.workers,
-        context=measurer.alone,
-    )
+    overlap = OverlapReport([], set())
+    try:
+        overlap = measure_overlap(
+            [entry.found for entry in readable],
+            training=inputs.get(TRAINING_PICTURES),
+            workers=runtime.workers,
+            context=measurer.alone,
+        )
+    except ProtoRKDError as error:
+        measurer.fail(Failure("training pictures", "overlap", _EVERY_CHECKPOINT, str(error)))
     report = _describe(checkpoints, inputs, context) | {
         "sets": [measured.entry for measured in found[shown.name]],
         "metrics": _flat(found[shown.name]),

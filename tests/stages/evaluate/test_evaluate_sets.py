@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from workbench import COLOURS, SHAPES, Cli, Pairs, draw_picture
 
+from data_schemas.errors import ProtoRKDError
 from data_schemas.evaluation_report import read_report
 
 EVALUATE = ("evaluate", "--device", "cpu", "--workers", 0, "--num-resamples", 100, "--no-overlap")
@@ -169,6 +170,25 @@ def test_overlap__finds_training_pictures_among_those_measured(trained: Any, pai
     [found] = read_report(Path(outcome["path"]))["overlap"]
     assert (found["name"], found["num_exact"], found["num_training"]) == ("pairs", 24, 24)
     assert "training" in (Path(outcome["path"]) / "report.html").read_text()
+
+
+def test_overlap__that_cannot_be_looked_for_fails_alone(
+    trained: Any, pairs: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import stages.evaluate.overlap_report
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ProtoRKDError("The disk must have room; got none. Free some.")
+
+    words = ("evaluate", "--device", "cpu", "--workers", 0, "--num-resamples", 100, "--retrieval", pairs.manifest)
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.evaluate.overlap_report, "hash_pictures", refuse)
+        result = run_cli.run(*words, "--json")
+    told = json.loads(result.stdout.splitlines()[-1])
+    assert (result.exit_code, [failure["task"] for failure in told["failures"]]) == (1, ["overlap"])
+    assert "pairs/mean_recall" in told["metrics"]
+    assert "The disk must have room" in result.stderr
+    assert run_cli(*words)["status"] == "created"
 
 
 @pytest.mark.real_data
