@@ -8,9 +8,23 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.measure import Comparison, compare_time
+from benchmarks.settings import Settings
 from data_schemas.manifest import read_manifest
 from stages.teacher import Teacher
 from stages.teacher_identity import find_teacher
+
+
+def compare(settings: Settings) -> list[Comparison]:
+    """Compare on real captions, with a real transformer."""
+    if settings.data is None or settings.teacher is None:
+        print("encoding: skipped, it needs real captions and the dependency group minilm (see CONTRIBUTING.md).")
+        return []
+    return compare_encoding(
+        manifest=settings.data / "coco22k" / "train.tsv",
+        teacher_folder=settings.teacher,
+        num_captions=768,
+        num_pairs=settings.num_pairs,
+    )
 
 
 def compare_encoding(*, manifest: Path, teacher_folder: Path, num_captions: int, num_pairs: int) -> list[Comparison]:

@@ -1,4 +1,4 @@
-"""Two ways of doing the same thing, timed in turn, and the memory that a function asks for."""
+"""Two ways of doing the same thing, timed in turn beside what the machine can do, and the memory that they ask for."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,9 @@ class Comparison:
         baseline_name: The way that ours is compared with.
         baseline: Its measurements.
         ours: Ours, in the same order: entry i of both was measured side by side.
+        bar: The ratio that is aimed for.
+        limit_name: What bounds it physically on this machine, such as the matrix product alone.
+        limit: That, measured beside the others.
     """
 
     subject: str
@@ -31,22 +34,57 @@ class Comparison:
     baseline_name: str
     baseline: list[float]
     ours: list[float]
+    bar: float | None = None
+    limit_name: str = ""
+    limit: list[float] = field(default_factory=list)
 
     @property
     def ratios(self) -> list[float]:
         """Baseline over ours, one per pair: above 1 where ours needs less."""
         return [baseline / ours for baseline, ours in zip(self.baseline, self.ours, strict=True)]
 
+    @property
+    def shares(self) -> list[float]:
+        """Limit over ours, one per pair: 1 where nothing quicker is possible; empty where no limit was measured."""
+        return [limit / ours for limit, ours in zip(self.limit, self.ours, strict=True)] if self.limit else []
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What the machine can do at best.
+
+    Args:
+        name: Such as "copying the same bytes".
+        function: Does it.
+        share: How much of the work of one call of ours a call does; its time is divided by it.
+    """
+
+    name: str
+    function: Callable[[], object]
+    share: float = 1.0
+
 
 def compare_time(
-    subject: str, *, baseline_name: str, baseline: Callable[[], object], ours: Callable[[], object], num_pairs: int
+    subject: str,
+    *,
+    baseline_name: str,
+    baseline: Callable[[], object],
+    ours: Callable[[], object],
+    num_pairs: int,
+    bar: float | None = None,
+    limit: Limit | None = None,
 ) -> Comparison:
-    """Time both in turn; every other pair starts with ours, so that drift cancels. Call each once before: warm."""
-    times: dict[Callable[[], object], list[float]] = {baseline: [], ours: []}
+    """Time both, and the limit, in turn; every other round goes backwards, so that drift cancels. Warm them before."""
+    functions = [baseline, ours] if limit is None else [baseline, ours, limit.function]
+    times: list[list[float]] = [[] for _ in functions]
     for pair in range(num_pairs):
-        for function in (baseline, ours) if pair % 2 == 0 else (ours, baseline):
-            times[function].append(_seconds(function))
-    return Comparison(subject, "s", baseline_name, times[baseline], times[ours])
+        numbers = range(len(functions))
+        for number in numbers if pair % 2 == 0 else reversed(numbers):
+            times[number].append(seconds(functions[number]))
+    found = Comparison(subject, "s", baseline_name, baseline=times[0], ours=times[1], bar=bar)
+    if limit is None:
+        return found
+    return replace(found, limit_name=limit.name, limit=[time / limit.share for time in times[2]])
 
 
 def compare_peak_memory(
@@ -54,7 +92,7 @@ def compare_peak_memory(
 ) -> Comparison:
     """Compare the peaks of memory; what torch asks for is the same in every call, so one pair says it."""
     peaks = [[peak_memory(function) / 1e6] for function in (baseline, ours)]
-    return Comparison(subject, "MB", baseline_name, *peaks)
+    return Comparison(subject, "MB", baseline_name, baseline=peaks[0], ours=peaks[1])
 
 
 def peak_memory(function: Callable[[], object]) -> int:
@@ -77,21 +115,28 @@ def peak_memory(function: Callable[[], object]) -> int:
 
 def table(comparisons: list[Comparison]) -> str:
     """One line a comparison: medians, and from the least to the greatest in brackets."""
-    rows = [("", "baseline", "ours", "baseline / ours")]
+    rows = [("", "baseline", "ours", "baseline / ours", "bar", "share of the limit")]
     for each in comparisons:
         subject = f"{each.subject}, {each.unit}, against {each.baseline_name}"
-        rows.append((subject, _spread(each.baseline), _spread(each.ours), _spread(each.ratios)))
+        bar = (
+            ""
+            if each.bar is None
+            else f"{each.bar:g}" + ("" if statistics.median(each.ratios) >= each.bar else " (missed)")
+        )
+        share = f"{_spread(each.shares)} of {each.limit_name}" if each.shares else ""
+        rows.append((subject, _spread(each.baseline), _spread(each.ours), _spread(each.ratios), bar, share))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _spread(values: list[float]) -> str:
-    median = f"{statistics.median(values):.3g}"
-    return median if len(values) == 1 else f"{median} ({min(values):.3g} to {max(values):.3g})"
-
-
-def _seconds(function: Callable[[], object]) -> float:
+def seconds(function: Callable[[], object]) -> float:
+    """Wall-clock time of a call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
+
+
+def _spread(values: list[float]) -> str:
+    median = f"{statistics.median(values):.3g}"
+    return median if len(values) == 1 else f"{median} ({min(values):.3g} to {max(values):.3g})"

@@ -2,7 +2,6 @@
 
 import argparse
 import statistics
-import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.measure import peak_memory
+from benchmarks.measure import seconds as measure_seconds
 from benchmarks.rkd import direct_rkd
 from stages.distill.objectives import OBJECTIVES, build_objective
 
@@ -49,7 +49,7 @@ def objective_costs(*, batch_size: int, dim: int, num_runs: int) -> list[Cost]:
         objective = build_objective(name, dim=dim)
         step = _step(objective, student=start, teacher=teacher)
         step()
-        seconds = statistics.median(_seconds(step) for _ in range(num_runs))
+        seconds = statistics.median(measure_seconds(step) for _ in range(num_runs))
         direct = DIRECT.get(name)
         counted = peak_memory_of_shapes(direct, batch_size=batch_size, dim=dim) / 1e6 if direct else None
         costs.append(Cost(name, seconds, peak_memory(step) / 1e6, counted))
@@ -127,12 +127,6 @@ def _step(objective: torch.nn.Module, *, student: Tensor, teacher: Tensor) -> Ca
         objective(student=leaf, teacher=teacher).backward()
 
     return step
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def main() -> None:

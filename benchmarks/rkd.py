@@ -5,7 +5,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.measure import Comparison, compare_peak_memory, compare_time
+from benchmarks.settings import Settings
 from stages.distill.objectives.rkd import RKDLoss
+
+
+def compare(settings: Settings) -> list[Comparison]:
+    """Compare at a batch of 256, whose angles fit into memory."""
+    return compare_rkd(batch_size=256, dim=384, num_pairs=settings.num_pairs)
 
 
 def compare_rkd(*, batch_size: int, dim: int, num_pairs: int) -> list[Comparison]:

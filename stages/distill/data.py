@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data_schemas.errors import ProtoRKDError
+from stages.augmentation import Augment
 from stages.image_batches import Batch, collate
 from stages.image_set import ImageSet
 from stages.images import ImageRejected, open_image
-from stages.transforms import TrainTransform
+from stages.transforms import TrainCrop
 
 Request = tuple[int, int]  # epoch, example
 
@@ -24,17 +25,20 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
     Args:
         images: one picture a pair.
         pairs: whose picture each example shows.
-        transform: what training does to them.
-        seed: of the augmentation.
+        crop: what of them is looked at.
+        augment: what is done to it.
+        seed: of crops and augmentation.
 
     Shapes:
         pairs: (examples,), int64.
     """
 
-    def __init__(self, images: ImageSet, pairs: NDArray[np.int64], transform: TrainTransform, *, seed: int) -> None:
+    def __init__(
+        self, images: ImageSet, pairs: NDArray[np.int64], crop: TrainCrop, augment: Augment, *, seed: int
+    ) -> None:
         self._images = images
         self._pairs = pairs
-        self._transform = transform
+        self._crop, self._augment = crop, augment
         self._seed = seed
 
     def path_of(self, example: int) -> str:
@@ -49,8 +53,8 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
             image = open_image(self._images.full_path(pair))
         except ImageRejected as error:
             return example, error.reason
-        [seed] = np.random.SeedSequence([self._seed, epoch, pair]).generate_state(1)
-        return example, self._transform(image, seed=int(seed))
+        crop_seed, seed = np.random.SeedSequence([self._seed, epoch, pair]).generate_state(2).tolist()
+        return example, self._augment(self._crop(image, seed=crop_seed), seed=seed)
 
 
 def epoch_order(num_examples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:

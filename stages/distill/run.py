@@ -16,6 +16,7 @@ from data_schemas.teacher_embeddings import ARRAY_NAME, TeacherEmbeddings
 from pipeline.draft import Draft
 from pipeline.stage import Context, Input, Result
 from pipeline.store import Artifact
+from stages.augmentation import AUGMENTATIONS, Augment
 from stages.device import choose_device
 from stages.distill.data import BatchRequests, ExampleImages
 from stages.distill.ema import EMA
@@ -42,7 +43,7 @@ from stages.image_set import ImageSet
 from stages.ranks import Ranks, ranks_of
 from stages.recipe import Recipe
 from stages.trained_student import save_weights
-from stages.transforms import AUGMENTATIONS, EvalTransform, Normalize, TrainTransform
+from stages.transforms import EvalTransform, Normalize, TrainCrop
 from stages.workers import num_workers
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def train_student(
         objectives,
         build_optimizer(student, objectives, settings),
         ema=ema,
-        dataset=ExampleImages(images, pairs.examples.pairs, _augmentation(params, preprocessing), seed=params.seed),
+        dataset=_dataset(params, pairs, images, preprocessing),
         examples=pairs.examples,
         targets=targets,
         smooth=_smoothing(params, targets),
@@ -163,13 +164,16 @@ def train_student(
     )
 
 
-def _augmentation(params: "DistillParams", preprocessing: Preprocessing) -> TrainTransform:
-    return TrainTransform(
+def _dataset(
+    params: "DistillParams", pairs: TrainingPairs, images: ImageSet, preprocessing: Preprocessing
+) -> ExampleImages:
+    augmentation = AUGMENTATIONS[params.augmentation]
+    crop = TrainCrop(
         image_size=params.image_size,
-        augmentation=AUGMENTATIONS[params.augmentation],
-        crop_min_scale=params.crop_min_scale,
+        min_scale=params.crop_min_scale or augmentation.crop_min_scale,
         interpolation=preprocessing.interpolation,
     )
+    return ExampleImages(images, pairs.examples.pairs, crop, Augment(augmentation), seed=params.seed)
 
 
 def _smoothing(params: "DistillParams", targets: Targets) -> TargetSmoothing | None:

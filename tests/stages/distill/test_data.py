@@ -10,12 +10,15 @@ import torch
 from workbench import Pairs
 
 from data_schemas.errors import ProtoRKDError
+from stages.augmentation import AUGMENTATIONS, Augment
 from stages.distill.data import BatchRequests, ExampleImages, Request, episodes, epoch_order, load_batches
 from stages.image_batches import Batch, collate
 from stages.image_set import ImageSet
-from stages.transforms import TrainTransform
+from stages.transforms import TrainCrop
 
 EXAMPLES = np.array([3, 5, 8, 13, 21, 34, 55, 89, 144], dtype=np.int64)
+
+TRANSFORMS = (TrainCrop(image_size=16, min_scale=0.3), Augment(AUGMENTATIONS["light"]))
 
 
 def requests_of(num_examples: int, batch_size: int, **words: int) -> BatchRequests:
@@ -28,8 +31,7 @@ def joined(parts: Iterable[list[Request]]) -> list[Request]:
 
 def dataset_of(pairs: Pairs, *, seed: int = 0) -> ExampleImages:
     images = ImageSet(root=pairs.root, paths=pairs.images)
-    transform = TrainTransform(image_size=16, crop_min_scale=0.3)
-    return ExampleImages(images, np.arange(len(pairs.images)), transform, seed=seed)
+    return ExampleImages(images, np.arange(len(pairs.images)), *TRANSFORMS, seed=seed)
 
 
 def test_epoch_order__is_pinned_by_seed_and_epoch() -> None:
@@ -154,9 +156,9 @@ def test_requests__go_on_exactly_where_they_were_left(start_step: int) -> None:
 
 def test_dataset__shows_an_example_the_picture_of_its_pair(pairs_folder: Callable[[int, int], Pairs]) -> None:
     pairs = pairs_folder(3, 40)
-    images, transform = ImageSet(root=pairs.root, paths=pairs.images), TrainTransform(image_size=16)
-    dataset = ExampleImages(images, np.array([2, 0]), transform, seed=0)
-    by_pair = ExampleImages(images, np.arange(3), transform, seed=0)
+    images = ImageSet(root=pairs.root, paths=pairs.images)
+    dataset = ExampleImages(images, np.array([2, 0]), *TRANSFORMS, seed=0)
+    by_pair = ExampleImages(images, np.arange(3), *TRANSFORMS, seed=0)
     for example, pair in enumerate([2, 0]):
         number, image = dataset[(5, example)]
         assert number == example
@@ -227,4 +229,4 @@ def test_collate__takes_a_batch_of_which_nothing_could_be_read() -> None:
 
 def test_dataset__names_a_picture_as_its_manifest_does(tmp_path: Path) -> None:
     images = ImageSet(root=tmp_path, paths=["a/b.jpg"])
-    assert ExampleImages(images, np.arange(1), TrainTransform(image_size=8), seed=0).path_of(0) == "a/b.jpg"
+    assert ExampleImages(images, np.arange(1), *TRANSFORMS, seed=0).path_of(0) == "a/b.jpg"
