@@ -19,6 +19,7 @@ from data_schemas.files import (
     FileEntry,
     append_line,
     disk_error,
+    disk_errors,
     fsync,
     fsync_all,
     list_files,
@@ -177,43 +178,51 @@ def open_draft(store: Store, stage: str, fingerprint: str, *, fresh: bool = Fals
         stage: whose.
         fingerprint: of the request.
         fresh: take over nothing; an artifact that stands there stands until the new one is whole.
+
+    Raises:
+        ProtoRKDError: the folder cannot be written.
     """
     path = store.draft_folder(stage, fingerprint)
     final = store.folder(stage, fingerprint)
-    if fresh and path.exists():
-        store.remove(path)
-    elif not fresh and final.exists():
-        _demote(final, path)
-    resumed = path.is_dir() and any(path.iterdir())
-    path.mkdir(parents=True, exist_ok=True)
-    for partial in list(path.rglob(f"*{PARTIAL_SUFFIX}")):
-        partial.unlink()
+    with disk_errors(path):
+        if fresh and path.exists():
+            store.remove(path)
+        elif not fresh and final.exists():
+            _demote(final, path)
+        resumed = path.is_dir() and any(path.iterdir())
+        path.mkdir(parents=True, exist_ok=True)
+        for partial in list(path.rglob(f"*{PARTIAL_SUFFIX}")):
+            partial.unlink()
     return Draft(path, resumed=resumed)
 
 
 def commit(store: Store, draft: Draft, record: ArtifactRecord) -> ArtifactRecord:
     """Put a finished draft in its place; an artifact that stands there is replaced."""
-    try:
+    with disk_errors(draft.path):
         sealed = draft.seal(record)
-        publish(store, draft.path, sealed)
-    except OSError as error:
-        raise disk_error(draft.path, error) from error
+    publish(store, draft.path, sealed)
     return sealed
 
 
 def publish(store: Store, draft_path: Path, record: ArtifactRecord) -> None:
-    """Rename a sealed draft into its place, without what only a resume needs."""
-    shutil.rmtree(draft_path / STATE_FOLDER, ignore_errors=True)
+    """Rename a sealed draft into its place, without what only a resume needs.
+
+    Raises:
+        ProtoRKDError: the folder cannot be written.
+    """
     final = store.folder(record.stage, record.fingerprint)
-    old = final.with_name(f"{OLD_PREFIX}{final.name}")
-    if old.exists():
-        shutil.rmtree(old)
-    if final.exists():
-        final.rename(old)
-    draft_path.rename(final)
-    fsync(final.parent)
-    if old.exists():
-        shutil.rmtree(old)
+    with disk_errors(final):
+        shutil.rmtree(draft_path / STATE_FOLDER, ignore_errors=True)
+        fsync(draft_path)  # or a power cut might bring the state back, inside the artifact
+        old = final.with_name(f"{OLD_PREFIX}{final.name}")
+        if old.exists():
+            shutil.rmtree(old)
+        if final.exists():
+            final.rename(old)
+        draft_path.rename(final)
+        fsync(final.parent)
+        if old.exists():
+            shutil.rmtree(old)
 
 
 def _demote(final: Path, draft_path: Path) -> None:
