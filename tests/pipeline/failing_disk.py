@@ -38,8 +38,8 @@ class FailingDisk:
 
     def _call(self, name, real):
         def call(target, *args, **options):
-            place = os.readlink(f"/proc/self/fd/{target}") if name == "fsync" else os.fspath(target)
-            self._count_or_fail(name, place)
+            place = Path(f"/proc/self/fd/{target}").resolve() if name == "fsync" else target
+            self._count_or_fail(name, os.fspath(place))
             return None if name == "fsync" else real(target, *args, **options)
 
         return call

@@ -1,4 +1,4 @@
-"""After a power cut at any moment the store opens, each artifact in it is whole, and the same command ends as it would."""
+"""After a power cut at any moment the store opens, its artifacts are whole, and the same command ends as it would."""
 
 import shutil
 
@@ -25,7 +25,7 @@ def toy(tmp_path, monkeypatch):
 
 
 def states_of(toy, work):
-    cuts = PowerCuts(toy.store.root / "toy")
+    cuts = PowerCuts(toy.store.root / "toy")  # the memory of digests lies beside it: how SQLite waits cannot be seen
     with cuts.watched():
         work()
     assert cuts.num_operations > 10
@@ -78,6 +78,12 @@ def test_power_cut__in_a_forced_run_leaves_the_old_artifact_or_the_new_one(toy, 
 def test_power_cut__is_noticed_by_the_test_where_a_commit_does_not_wait_for_the_disk(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "fsync", lambda path: None)  # as write_atomic calls it
     states = states_of(toy, toy.run)
-    with pytest.raises((AssertionError, ProtoRKDError)):
-        for tree in states:
-            rerun(tree, tmp_path, toy)
+    assert any(is_wrong(tree, tmp_path, toy) for tree in states)
+
+
+def is_wrong(tree, tmp_path, toy):
+    try:
+        rerun(tree, tmp_path, toy)
+    except (AssertionError, ProtoRKDError):
+        return True
+    return False
