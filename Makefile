@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint bench clean
+.PHONY: help env demo test lint torture bench clean
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 	@echo "  Another Python: make test PYTHON=python3.12 VENV=build/py312"
 
 env: $(READY) ## Make the environment, or bring it up to pyproject.toml and constraints.txt.
@@ -23,6 +23,9 @@ lint: $(READY) ## Check style, format and types.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+torture: $(READY) ## Kill every stage at 500 random moments, and go on from what is left; takes some minutes.
+	$(BIN)/python -m tests.torture --kills 500
 
 bench: $(READY) ## Measure the ratios that README quotes; writes build/benchmarks.json.
 	$(BIN)/python -m benchmarks

@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from workbench import (
     DISTILL,
-    VECTOR_DIM,
-    WORDS,
     Cli,
     Pairs,
     Trained,
     make_bert,
     make_manifest,
     make_pairs,
+    make_word_vectors,
     start_process,
 )
 
@@ -55,11 +53,7 @@ def pairs_folder(tmp_path: Path) -> Callable[[int, int], Pairs]:
 @pytest.fixture(scope="session")
 def word_vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher: a file of word vectors in GloVe's text format."""
-    path = tmp_path_factory.mktemp("vectors") / "words.txt"
-    numbers = np.random.default_rng(0).normal(size=(len(WORDS), VECTOR_DIM))
-    lines = [f"{word} {' '.join(f'{x:.4f}' for x in row)}\n" for word, row in zip(WORDS, numbers, strict=True)]
-    path.write_text("".join(lines))
-    return path
+    return make_word_vectors(tmp_path_factory.mktemp("vectors") / "words.txt")
 
 
 @pytest.fixture(scope="session")

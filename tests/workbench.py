@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image, ImageDraw
@@ -118,6 +119,14 @@ def make_manifest(path: Path, images: Sequence[str], captions: Sequence[str]) ->
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(["filepath", "title"])
         writer.writerows(zip(images, captions, strict=True))
+    return path
+
+
+def make_word_vectors(path: Path) -> Path:
+    """Write a teacher: a file of word vectors in GloVe's text format."""
+    numbers = np.random.default_rng(0).normal(size=(len(WORDS), VECTOR_DIM))
+    lines = [f"{word} {' '.join(f'{x:.4f}' for x in row)}\n" for word, row in zip(WORDS, numbers, strict=True)]
+    path.write_text("".join(lines))
     return path
 
 
