@@ -32,6 +32,19 @@ class InputRecord:
 
 
 @dataclass(frozen=True)
+class Request:
+    """How a run's inputs were named, so that the same can be asked for again.
+
+    Args:
+        folder: where the command ran; relative names start from there.
+        inputs: by field of the stage's inputs, as given.
+    """
+
+    folder: str
+    inputs: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class ArtifactRecord:
     """The commit record of an artifact, written last: a folder without it is not an artifact.
 
@@ -48,6 +61,7 @@ class ArtifactRecord:
         uses: digests of the artifacts that it read on the way, beside its inputs.
         created: when, in UTC, ISO 8601; not hashed.
         environment: library versions and device; not hashed.
+        request: how the inputs were named; not hashed. None for what a stage made on its way.
     """
 
     stage: str
@@ -62,6 +76,7 @@ class ArtifactRecord:
     uses: tuple[str, ...]
     created: str
     environment: dict[str, str]
+    request: Request | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -113,7 +128,9 @@ class ArtifactRecord:
             files = tuple(FileEntry(**file) for file in values.pop("files"))
             inputs = {name: InputRecord(**entry) for name, entry in values.pop("inputs").items()}
             uses = tuple(values.pop("uses"))
-            return cls(files=files, inputs=inputs, uses=uses, **values)
+            request = values.pop("request", None)
+            asked = Request(**request) if request else None
+            return cls(files=files, inputs=inputs, uses=uses, request=asked, **values)
         except (KeyError, TypeError, AttributeError) as error:
             raise ProtoRKDError(f"{path} must be an artifact's record; {error!r}. {advice}") from error
 

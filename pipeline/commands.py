@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from pipeline.log import show_log
 from pipeline.options import click_options, take
 from pipeline.peers import is_first_process
 from pipeline.plan import plan_stage
+from pipeline.repair import repair, set_record_aside
 from pipeline.runner import Outcome, context_of, run_stage
-from pipeline.stage import Stage
+from pipeline.stage import Context, Stage
 from pipeline.store import Artifact, Store
 
 AnyStage = Stage[Any, Any, Any]
@@ -128,28 +129,43 @@ def status(store: Path) -> None:
 
 @click.command(params=[store_option()])
 @click.argument("references", nargs=-1)
-def verify(store: Path, references: tuple[str, ...]) -> None:
+@click.option("--repair", "mend", is_flag=True, help="Set bad files aside, and make anew what they held.")
+def verify(store: Path, references: tuple[str, ...], mend: bool) -> None:
     """Read every byte of the artifacts again and prove that they are what their records say.
 
     REFERENCES are fingerprints or their beginnings; without any, all artifacts are read.
     """
-    opened = Store(store)
+    opened = Store(store.absolute())
+    context = context_of(opened, stages=_stages())
     chosen = _chosen(opened, references)
     unreadable = {} if references else opened.unreadable()
     for folder, error in unreadable.items():
         click.echo(f"{folder.parent.name} {folder.name[:12]}: NOT WHOLE\n  {error}")
+        if mend:
+            click.echo(f"  set aside as {set_record_aside(folder, store=opened)}")
     num_bad = len(unreadable)
     for artifact in chosen:
         problems = artifact_problems(artifact)
-        num_bad += bool(problems)
         click.echo(f"{artifact.name}: {'whole' if not problems else 'NOT WHOLE'}")
         for path, problem in problems.items():
             click.echo(f"  {artifact.path / path}: {problem}")
+        mended = bool(problems) and mend and _mend(artifact, problems, context)
+        num_bad += bool(problems) and not mended
     if num_bad:
         raise ProtoRKDError(
             f"Every artifact must be as it was written; {num_bad} of {len(chosen) + len(unreadable)} are not. "
-            "Run their stages again with the same options, and with --force where sizes are right and bytes are not."
+            + ("" if mend else "Run their stages again with the same options, and with --force where sizes are right ")
+            + ("" if mend else "and bytes are not; or pass --repair, which does so.")
         )
+
+
+def _mend(artifact: Artifact, problems: Mapping[str, str], context: Context) -> bool:
+    show_log()
+    done = repair(artifact, problems, context=context)
+    for path, place in done.set_aside.items():
+        click.echo(f"  {path} set aside as {place}")
+    click.echo(f"  {done.problem or 'made whole'}")
+    return not done.problem
 
 
 @click.command(params=[store_option()])

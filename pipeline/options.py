@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,6 +97,28 @@ def take(kind: type[D], values: dict[str, Any]) -> D:
     built = kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
     check_options(built)
     return built
+
+
+def as_json(values: Any) -> dict[str, Any]:
+    """Write a dataclass of options as JSON; `from_json` reads it."""
+    found = {field.name: getattr(values, field.name) for field in dataclasses.fields(values)}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in found.items()}
+
+
+def from_json(kind: type[D], values: Mapping[str, Any]) -> D:
+    """Build the dataclass from its JSON, and check it; a field that the JSON lacks has its default.
+
+    Raises:
+        ProtoRKDError: a value breaks its rule.
+    """
+    hints = typing.get_type_hints(kind)
+    found = {field.name: values.get(field.name, field.default) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name, value in found.items():
+        if isinstance(value, list):
+            found[name] = tuple(value)
+        elif value is not None and _without_none(hints[name]) is Path:
+            found[name] = Path(value)
+    return take(kind, found)
 
 
 def _line(field: "dataclasses.Field[Any]") -> Option:

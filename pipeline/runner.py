@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import platform
 import sys
 import time
@@ -12,12 +13,13 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
-from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord, InputRecord
+from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord, InputRecord, Request
 from data_schemas.errors import ProtoRKDError
 from pipeline.draft import Draft, commit, locked, open_draft, publish
 from pipeline.fingerprint import canonical, fingerprint
 from pipeline.log import log
 from pipeline.memo import FileDigests
+from pipeline.options import as_json
 from pipeline.peers import Alone, agreed, num_processes
 from pipeline.plan import Plan, intact, plan_stage
 from pipeline.stage import Context, Input, Stage
@@ -157,7 +159,8 @@ def _lead(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, c
         peers.broadcast(_Order(plan.fingerprint, run=isinstance(claimed, Draft)))
         if isinstance(claimed, Artifact):
             return _unchanged(stage, claimed, plan.inputs, start)
-        record = _make(stage, params, plan, runtime, context, draft=claimed)
+        request = Request(os.getcwd(), as_json(inputs)) if stage.name in context.stages else None  # noqa: PTH109
+        record = _make(stage, params, plan, runtime, context, draft=claimed, request=request)
     artifact = Artifact(path=context.store.folder(stage.name, plan.fingerprint), record=record)
     seconds = time.monotonic() - start
     log.log(_level(stage), "%s: made %s, digest %s, in %.1f s", stage.name, artifact.path, record.digest[:12], seconds)
@@ -217,7 +220,14 @@ def _claim(stage: Stage[Any, Any, Any], plan: Plan, context: Context, held: cont
 
 
 def _make(
-    stage: Stage[Any, Any, Any], params: Any, plan: Plan, runtime: Any, context: Context, *, draft: Draft
+    stage: Stage[Any, Any, Any],
+    params: Any,
+    plan: Plan,
+    runtime: Any,
+    context: Context,
+    *,
+    draft: Draft,
+    request: Request | None,
 ) -> ArtifactRecord:
     try:
         with agreed(context.peers):
@@ -242,6 +252,7 @@ def _make(
         uses=result.uses,
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
         environment={**_environment(), **result.environment},
+        request=request,
     )
     return commit(context.store, draft, record)
 

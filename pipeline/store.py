@@ -15,6 +15,7 @@ DRAFT_PREFIX = ".draft-"
 LOCK_PREFIX = ".lock-"
 HOLDER_PREFIX = ".holder-"
 OLD_PREFIX = ".old-"
+SET_ASIDE_NAME = ".set-aside"
 MEMO_NAME = "file-digests.sqlite"
 
 
