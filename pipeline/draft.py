@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 
@@ -107,8 +107,10 @@ class Draft:
 
 
 @contextlib.contextmanager
-def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = ()) -> Iterator[None]:
+def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = ()) -> Iterator[Callable[[str], None]]:
     """Hold the lock of one piece of work; wait for whoever holds it, and say who that is.
+
+    Gives a function that adds to ``uses``.
 
     Args:
         store: where.
@@ -130,8 +132,15 @@ def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = 
     holder_path = folder / f"{HOLDER_PREFIX}{fingerprint}"
     try:
         who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S")}
-        write_json(holder_path, {**who, "uses": list(uses)})
-        yield
+        used = dict.fromkeys(uses)
+
+        def use(digest: str) -> None:
+            if digest not in used:
+                used[digest] = None
+                write_json(holder_path, {**who, "uses": list(used)})
+
+        write_json(holder_path, {**who, "uses": list(used)})
+        yield use
     finally:
         holder_path.unlink(missing_ok=True)
         lock.release()

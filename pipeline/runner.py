@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -75,6 +75,7 @@ def make_artifact(
         runtime=stage.runtime(),
         context=dataclasses.replace(context, force=False, peers=Alone()),
     )
+    context.use(outcome.artifact.record.digest)
     return outcome.artifact
 
 
@@ -117,13 +118,16 @@ def run_within(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime
         ProtoRKDError: as `run_stage`; the same in all processes, which may go on together.
     """
     if stage.agrees:
-        return _run_by_all(stage, params, inputs, runtime, context)
-    peers, outcome = context.peers, None
-    with agreed(peers):
-        if peers.is_first:
-            alone = dataclasses.replace(context, peers=Alone())
-            outcome = _run_by_all(stage, params, inputs, runtime, alone)
-    return _shared(stage, outcome, context)
+        outcome = _run_by_all(stage, params, inputs, runtime, context)
+    else:
+        made = None
+        with agreed(context.peers):
+            if context.peers.is_first:
+                alone = dataclasses.replace(context, peers=Alone())
+                made = _run_by_all(stage, params, inputs, runtime, alone)
+        outcome = _shared(stage, made, context)
+    context.use(outcome.artifact.record.digest)
+    return outcome
 
 
 def _run_by_all(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, context: Context) -> Outcome:
@@ -155,12 +159,13 @@ def _lead(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, c
     with contextlib.ExitStack() as held:
         with agreed(peers):
             plan = plan_stage(stage, params=params, inputs=inputs, context=context)
-            claimed = _claim(stage, plan, context, held)
+            claimed, use = _claim(stage, plan, context, held)
         peers.broadcast(_Order(plan.fingerprint, run=isinstance(claimed, Draft)))
         if isinstance(claimed, Artifact):
             return _unchanged(stage, claimed, plan.inputs, start)
         request = Request(os.getcwd(), as_json(inputs)) if stage.name in context.stages else None  # noqa: PTH109
-        record = _make(stage, params, plan, runtime, context, draft=claimed, request=request)
+        holding = dataclasses.replace(context, use=use)
+        record = _make(stage, params, plan, runtime, holding, draft=claimed, request=request)
     artifact = Artifact(path=context.store.folder(stage.name, plan.fingerprint), record=record)
     seconds = time.monotonic() - start
     log.log(_level(stage), "%s: made %s, digest %s, in %.1f s", stage.name, artifact.path, record.digest[:12], seconds)
@@ -195,10 +200,12 @@ class _Order:
     run: bool
 
 
-def _claim(stage: Stage[Any, Any, Any], plan: Plan, context: Context, held: contextlib.ExitStack) -> Artifact | Draft:
-    """Find the artifact made, or open its draft under its lock, which ``held`` keeps."""
+def _claim(
+    stage: Stage[Any, Any, Any], plan: Plan, context: Context, held: contextlib.ExitStack
+) -> tuple[Artifact | Draft, Callable[[str], None]]:
+    """Find the artifact made, or open its draft under its lock, which ``held`` keeps; and how to tell what it uses."""
     if plan.artifact is not None and not context.force:
-        return plan.artifact
+        return plan.artifact, context.use
     log.log(
         _level(stage),
         "%s: making %s (%s)",
@@ -207,16 +214,16 @@ def _claim(stage: Stage[Any, Any, Any], plan: Plan, context: Context, held: cont
         "forced" if context.force else plan.reason(),
     )
     uses = [entry.digest for entry in plan.inputs.values()]
-    held.enter_context(locked(context.store, stage.name, plan.fingerprint, uses=uses))
+    use = held.enter_context(locked(context.store, stage.name, plan.fingerprint, uses=uses))
     if not context.force:
         artifact, _ = intact(context.store, stage.name, plan.fingerprint)
         artifact = artifact or _publish_sealed(context.store, stage.name, plan.fingerprint)
         if artifact is not None:
-            return artifact
+            return artifact, use
     draft = open_draft(context.store, stage.name, plan.fingerprint, fresh=context.force)
     if draft.resumed:
         log.log(_level(stage), "%s: going on from what an earlier run left", stage.name)
-    return draft
+    return draft, use
 
 
 def _make(

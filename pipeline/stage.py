@@ -41,6 +41,7 @@ class Context:
         force: make everything anew; take over nothing from earlier artifacts.
         stages: by name, those that another stage may ask for an artifact of.
         peers: the processes that run the stage together.
+        use: tells, by its digest, of an artifact that the run has come to read, so that ``gc`` leaves it alone.
     """
 
     store: Store
@@ -48,6 +49,7 @@ class Context:
     force: bool = False
     stages: "Mapping[str, Stage[Any, Any, Any]]" = field(default_factory=dict)
     peers: Peers = field(default_factory=Alone)
+    use: Callable[[str], None] = lambda _digest: None
 
 
 @dataclass(frozen=True)

@@ -234,7 +234,7 @@ def test_gc__removes_what_killed_runs_left_but_not_what_is_held(toy, said):
 def test_gc__keeps_a_draft_that_is_taken_up_while_it_asks(toy, said, monkeypatch):
     path = open_draft(toy.store, "toy", "0" * 32).path
     lock = locked(toy.store, "toy", "0" * 32)
-    monkeypatch.setattr(click, "confirm", lambda _: lock.__enter__() is None)
+    monkeypatch.setattr(click, "confirm", lambda _: lock.__enter__() is not None)
     assert f"{path} is in use by now, and stays." in said(gc)
     lock.__exit__(None, None, None)
     assert path.exists()

@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import toy_stage
 from click.testing import CliRunner
-from toy_stage import CHILD, TOY
+from toy_stage import CHILD, TOY, ToyInputs, ToyParams, ToyRuntime, run_toy
 
-from pipeline.commands import artifact_problems, gc
+from pipeline.commands import artifact_problems, garbage, gc
+from pipeline.runner import context_of, run_stage, run_within
 from pipeline.store import HOLDER_PREFIX, LOCK_PREFIX
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +67,24 @@ def test_race__with_gc_takes_nothing_from_a_run(toy):
     assert {outcome_of(run)["status"] for run in runs} == {"created", "unchanged"}
     [artifact] = toy.store.artifacts()
     assert artifact_problems(artifact) == {}
+
+
+def test_gc__leaves_alone_what_a_run_has_made_on_its_way(toy):
+    """A stage that asks for a toy, and finds it in use while it works; afterwards nothing refers to it."""
+    seen = []
+
+    def run(params, inputs, out, runtime, context):
+        options = {"params": ToyParams(), "inputs": ToyInputs(toy.source), "runtime": ToyRuntime()}
+        inner = run_within(replace(TOY, name="inner"), **options, context=context).artifact
+        run_within(replace(TOY, name="inner"), **(options | {"params": ToyParams(scale=2.0)}), context=context)
+        seen.append((inner.path, garbage(toy.store, kept_stages=["outer"])))
+        return run_toy(params, inputs, out, runtime, context)
+
+    options = {"params": ToyParams(scale=3.0), "inputs": ToyInputs(toy.source), "runtime": ToyRuntime()}
+    run_stage(replace(TOY, name="outer", run=run), **options, context=context_of(toy.store))
+    [(inner, during)] = seen
+    assert during == []
+    assert garbage(toy.store, kept_stages=["outer"]) == [inner]
 
 
 def test_lock__of_a_dead_process_is_taken_over(toy):
