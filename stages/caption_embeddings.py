@@ -1,8 +1,7 @@
 """Embeddings of distinct captions as an artifact's files: resumed by shard, taken over row by row where known."""
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,14 +15,16 @@ from pipeline.draft import Draft
 from pipeline.progress import progress
 from pipeline.stage import Context, Input
 from stages.known_captions import KnownRows, find_known_rows
+from stages.overlap import ahead, behind
 from stages.recipe import Recipe
 
 if TYPE_CHECKING:
+    from stages.caption_batches import Batch
     from stages.teacher import Teacher
 
 
 @dataclass(frozen=True)
-class CaptionCounts:
+class WrittenCaptions:
     """What became of the distinct captions.
 
     Args:
@@ -32,6 +33,7 @@ class CaptionCounts:
         reused_captions: taken over from earlier artifacts of the same teacher and recipe.
         resumed_captions: stood whole from an interrupted run.
         zero_captions: have the zero vector (the teacher knows no word of them); training leaves them out.
+        metrics: how near the embeddings are to those in fp32, if the teacher computed in fewer bits.
     """
 
     captions: int
@@ -39,6 +41,12 @@ class CaptionCounts:
     reused_captions: int
     resumed_captions: int
     zero_captions: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """All counts, by name."""
+        return {name: value for name, value in vars(self).items() if name != "metrics"}
 
 
 def write_caption_embeddings(
@@ -51,8 +59,10 @@ def write_caption_embeddings(
     device: str,
     batch_tokens: int,
     context: Context,
-) -> CaptionCounts:
+) -> WrittenCaptions:
     """Write the embedding of each distinct caption, row by row of ``captions``.
+
+    While the teacher embeds a shard, one thread tokenizes the next and another writes the one before.
 
     Reads:  earlier artifacts of the same teacher and recipe, unless the run is forced.
     Writes: TeacherEmbeddings of shape (captions, teacher_dim), and the captions.
@@ -63,91 +73,149 @@ def write_caption_embeddings(
         teacher: identified.
         recipe: how it embeds.
         shard_rows: rows in one shard.
-        device: where the teacher runs.
+        device: where the teacher runs; several, with commas between them, share the work.
         batch_tokens: tokens in one batch of the teacher, padding included; 0 takes what suits the device.
         context: the store.
 
     Raises:
         ProtoRKDError: an embedding is not finite, or too large for the recipe's dtype.
     """
-    load_teacher = functools.cache(lambda: _load(teacher, recipe, device))
     write_captions(draft.path, captions)
     draft.adopt(CAPTIONS_NAME)
     known = None
     if not context.force:
         known = find_known_rows(captions, draft, store=context.store, teacher_digest=teacher.digest, recipe=recipe)
-    dim = known.dim if known else load_teacher().dim
+    loaded, metrics = None, {}
+    if known is None or not known.is_known.all():
+        loaded, metrics = _load(teacher, recipe, captions, device=device)
+    dim = known.dim if known else loaded.dim if loaded else 0
     embeddings = TeacherEmbeddings.create(
         draft.path, rows=len(captions), dim=dim, dtype=recipe.embedding_dtype, shard_rows=shard_rows
     )
     draft.adopt(f"{ARRAY_NAME}/zarr.json")
-    shards = list(embeddings.shards())
-    missing = [shard for shard in shards if not draft.is_whole(shard.path)]
+    writer = _Writer(embeddings, draft)
+    missing = []
+    for shard in embeddings.shards():
+        if draft.is_whole(shard.path):
+            writer.count_zeros(embeddings.read(shard.start, shard.stop))
+        else:
+            missing.append(shard)
     resumed = len(captions) - sum(shard.stop - shard.start for shard in missing)
+
+    def prepare(shard: Shard) -> _Prepared:
+        rows = np.arange(shard.start, shard.stop)
+        if known is not None:
+            rows = rows[~known.is_known[rows]]
+        chosen = captions.take(pa.array(rows))
+        batches = loaded.tokenize(chosen, batch_tokens=batch_tokens) if loaded and rows.size else []
+        return _Prepared(shard, rows, chosen, batches)
+
     encoded = 0
-    with progress("encoding captions", total=len(captions), unit="captions", done=resumed) as advance:
-        for shard in missing:
-            values, num_encoded = _shard_values(
-                shard, captions, embeddings, known=known, load_teacher=load_teacher, batch_tokens=batch_tokens
-            )
-            embeddings.write(shard, values)
-            draft.adopt(shard.path)
-            encoded += num_encoded
-            advance(len(values))
-    zero = sum(int((embeddings.read(shard.start, shard.stop) == 0).all(axis=1).sum()) for shard in shards)
-    return CaptionCounts(
+    with (
+        progress("encoding captions", total=len(captions), unit="captions", done=resumed) as advance,
+        behind(writer.write) as write,
+    ):
+        for prepared in ahead(prepare, missing):
+            fresh = loaded.embed(prepared.batches) if loaded and prepared.batches else None
+            write(prepared, fresh, known=known, advance=advance)
+            encoded += len(prepared.rows)
+    return WrittenCaptions(
         captions=len(captions),
         encoded_captions=encoded,
         reused_captions=len(captions) - resumed - encoded,
         resumed_captions=resumed,
-        zero_captions=zero,
+        zero_captions=writer.num_zero,
+        metrics=metrics,
     )
 
 
-def _load(teacher: Input, recipe: Recipe, device: str) -> "Teacher":
-    """Load the teacher; its libraries take seconds to import, which a run that reuses all rows is spared."""
-    from stages.device import choose_device
+@dataclass(frozen=True)
+class _Prepared:
+    """What the teacher is to embed of a shard.
+
+    Args:
+        shard: whose.
+        captions: that are not known, in row order.
+        batches: of them.
+
+    Shapes:
+        rows: (captions,), int64: their rows in the whole array.
+    """
+
+    shard: Shard
+    rows: NDArray[np.int64]
+    captions: pa.Array
+    batches: "list[Batch]"
+
+
+class _Writer:
+    """Writes shards, one at a time, and counts the zero vectors in them."""
+
+    def __init__(self, embeddings: TeacherEmbeddings, draft: Draft) -> None:
+        self._embeddings = embeddings
+        self._draft = draft
+        self.num_zero = 0
+
+    def count_zeros(self, values: NDArray[Any]) -> None:
+        self.num_zero += int(np.count_nonzero(~values.any(axis=1)))
+
+    def write(
+        self,
+        prepared: _Prepared,
+        fresh: NDArray[np.float32] | None,
+        *,
+        known: KnownRows | None,
+        advance: Callable[[int], None],
+    ) -> None:
+        """Put the rows that are known and those that the teacher has embedded together, on disk and in the journal."""
+        shard = prepared.shard
+        values = np.empty((shard.stop - shard.start, self._embeddings.dim), dtype=self._embeddings.dtype)
+        if known is not None:
+            is_known = known.is_known[shard.start : shard.stop]
+            values[is_known] = known.values[shard.start : shard.stop][is_known]
+        if fresh is not None:
+            values[prepared.rows - shard.start] = _store_as(fresh, self._embeddings.dtype, prepared.captions)
+        self._embeddings.write(shard, values)
+        self._draft.adopt(shard.path)
+        self.count_zeros(values)
+        advance(len(values))
+
+
+def _load(teacher: Input, recipe: Recipe, captions: pa.Array, *, device: str) -> "tuple[Teacher, dict[str, float]]":
+    """Load the teacher, and measure what fewer bits than fp32 change, if that is its precision.
+
+    Its libraries take seconds to import, which a run that reuses all rows is spared.
+    """
+    from stages.device import choose_devices
     from stages.teacher import Teacher
+    from stages.teacher_precision import draw_sample, nearness
 
-    return Teacher(
-        teacher.value,
-        max_tokens=recipe.max_tokens,
-        prompt=recipe.prompt,
-        truncate_dim=recipe.truncate_dim,
-        device=str(choose_device(device)),
-    )
+    devices = [str(found) for found in choose_devices(device)]
 
+    def load(precision: str, devices: list[str]) -> Teacher:
+        return Teacher(
+            teacher.value,
+            max_tokens=recipe.max_tokens,
+            prompt=recipe.prompt,
+            truncate_dim=recipe.truncate_dim,
+            precision=precision,
+            devices=devices,
+        )
 
-def _shard_values(
-    shard: Shard,
-    captions: pa.Array,
-    embeddings: TeacherEmbeddings,
-    *,
-    known: KnownRows | None,
-    load_teacher: Callable[[], "Teacher"],
-    batch_tokens: int,
-) -> tuple[NDArray[Any], int]:
-    """One shard's rows, and how many of them the teacher had to embed."""
-    num_rows = shard.stop - shard.start
-    values = np.empty((num_rows, embeddings.dim), dtype=embeddings.dtype)
-    is_known = np.zeros(num_rows, dtype=np.bool_)
-    if known is not None:
-        is_known = known.is_known[shard.start : shard.stop]
-        values[is_known] = known.values[shard.start : shard.stop][is_known]
-    rows = np.flatnonzero(~is_known)
-    if rows.size:
-        chosen = captions.take(pa.array(rows + shard.start)).to_pylist()
-        encoded = load_teacher().encode(chosen, batch_tokens=batch_tokens)
-        values[rows] = _store_as(encoded, embeddings.dtype, chosen)
-    return values, int(rows.size)
+    if recipe.teacher_precision == "fp32":
+        return load("fp32", devices), {}
+    sample = draw_sample(captions)
+    exact = load("fp32", devices[:1]).encode(sample)
+    loaded = load(recipe.teacher_precision, devices)
+    return loaded, nearness(loaded.encode(sample), exact, precision=recipe.teacher_precision)
 
 
-def _store_as(encoded: NDArray[np.float32], dtype: "np.dtype[Any]", captions: list[str]) -> NDArray[Any]:
+def _store_as(encoded: NDArray[np.float32], dtype: "np.dtype[Any]", captions: pa.Array) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         stored = encoded.astype(dtype)
     bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
     if bad.size:
-        caption = captions[bad[0]][:200]
+        caption = captions[int(bad[0])].as_py()[:200]
         if np.isfinite(encoded[bad[0]]).all():
             largest = np.abs(encoded[bad]).max()
             raise ProtoRKDError(

@@ -33,6 +33,15 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def choose_devices(names: str) -> list[torch.device]:
+    """Turn ``--device`` with several names, with commas between them, into devices; one may be named more than once.
+
+    Raises:
+        ProtoRKDError: as `choose_device`.
+    """
+    return [choose_device(name.strip()) for name in names.split(",")]
+
+
 def _own_gpu() -> torch.device:
     local_rank = os.environ.get("LOCAL_RANK")
     return torch.device("cuda" if local_rank is None else f"cuda:{local_rank}")

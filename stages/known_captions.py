@@ -1,6 +1,6 @@
 """Rows that need no teacher: captions which an earlier artifact of the same teacher and recipe has embedded."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -75,13 +75,12 @@ def find_known_rows(
 
 
 def _sources(store: Store, teacher_digest: str, recipe: Recipe) -> list[Artifact]:
-    wanted = asdict(recipe)
     return [
         artifact
         for stage in EMBEDDING_STAGES
         for artifact in store.artifacts(stage)
         if artifact.record.inputs["teacher"].digest == teacher_digest
-        and {name: artifact.record.params.get(name) for name in wanted} == wanted
+        and Recipe.of(artifact.record.params) == recipe
     ]
 
 

@@ -6,7 +6,7 @@ Gives:  embeddings.zarr (row k: the embedding of caption k), captions.parquet, p
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
@@ -51,7 +51,10 @@ class EncodeParams(Recipe, ManifestFormat):
 class EncodeRuntime:
     """What changes only how fast or where it runs; not hashed."""
 
-    device: str = option("auto", help="Where the teacher runs: auto, cpu, cuda, ...")
+    device: str = option(
+        "auto",
+        help="Where the teacher runs: auto, cpu, cuda, ... Several, as in cuda:0,cuda:1, share the work.",
+    )
     batch_tokens: int = option(
         0,
         help="Tokens in one batch of the teacher, padding included. 0: 1,024 on a CPU, 16,384 on a GPU.",
@@ -79,7 +82,7 @@ def encode_teacher(
     captions, pairs = index_captions(manifest.table)
     write_pairs(out.path, pairs)
     write_rejected(out.path, manifest.rejections)
-    counts = write_caption_embeddings(
+    written = write_caption_embeddings(
         captions,
         out,
         teacher=inputs["teacher"],
@@ -94,7 +97,8 @@ def encode_teacher(
         names, _ = read_labels(out.path)
         labels = {"labels": len(names), "unlabelled_pairs": pairs["label"].null_count}
     return Result(
-        counts={"pairs": pairs.num_rows, "rejected_rows": len(manifest.rejections), **labels, **asdict(counts)}
+        counts={"pairs": pairs.num_rows, "rejected_rows": len(manifest.rejections), **labels, **written.counts},
+        metrics=written.metrics,
     )
 
 

@@ -1,7 +1,7 @@
 """Embeddings that evaluation needs, as artifacts of their own: pictures once a student, captions once a teacher."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from data_schemas.manifest import Rejection
@@ -156,7 +156,7 @@ def _embed_captions(
     from stages.caption_embeddings import write_caption_embeddings
 
     captions: pa.Array = inputs["captions"].value
-    counts = write_caption_embeddings(
+    written = write_caption_embeddings(
         captions,
         out,
         teacher=inputs["teacher"],
@@ -166,7 +166,7 @@ def _embed_captions(
         batch_tokens=runtime.batch_tokens,
         context=context,
     )
-    return Result(counts=asdict(counts))
+    return Result(counts=written.counts, metrics=written.metrics)
 
 
 def _require_whole(artifact: Artifact, context: Context) -> None:

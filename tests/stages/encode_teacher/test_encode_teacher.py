@@ -13,6 +13,7 @@ from workbench import Cli, counted_captions
 import stages.teacher
 from data_schemas.pair_index import read_captions, read_labels, read_pairs, read_rejected
 from data_schemas.teacher_embeddings import TeacherEmbeddings
+from stages.caption_batches import Batch
 
 Write = Callable[..., Path]
 
@@ -31,13 +32,13 @@ def encode(run_cli: Cli, word_vectors: Path) -> Callable[..., dict[str, Any]]:
 def num_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of what has gone through the teacher, call by call."""
     sizes: list[int] = []
-    real = stages.teacher.Teacher.encode
+    real = stages.teacher.Teacher.embed
 
-    def encode(self: Any, captions: Sequence[str], *, batch_tokens: int) -> Any:
-        sizes.append(len(captions))
-        return real(self, captions, batch_tokens=batch_tokens)
+    def embed(self: Any, batches: Sequence[Batch]) -> Any:
+        sizes.append(sum(len(batch.rows) for batch in batches))
+        return real(self, batches)
 
-    monkeypatch.setattr(stages.teacher.Teacher, "encode", encode)
+    monkeypatch.setattr(stages.teacher.Teacher, "embed", embed)
     return sizes
 
 
@@ -243,15 +244,15 @@ def test_encode__redoes_only_missing_shards_after_an_interruption(
 ) -> None:
     manifest, words = write_manifest(counted_captions(900)), ("--shard-rows", 256)
     undisturbed = encode(manifest, *words, "--store", tmp_path / "undisturbed")
-    real, sizes = stages.teacher.Teacher.encode, []
+    real, sizes = stages.teacher.Teacher.embed, []
 
-    def breaks_on_third(self: Any, captions: Sequence[str], *, batch_tokens: int) -> Any:
-        sizes.append(len(captions))
+    def breaks_on_third(self: Any, batches: Sequence[Batch]) -> Any:
+        sizes.append(sum(len(batch.rows) for batch in batches))
         if len(sizes) == 3:
             raise RuntimeError("power cut")
-        return real(self, captions, batch_tokens=batch_tokens)
+        return real(self, batches)
 
-    monkeypatch.setattr(stages.teacher.Teacher, "encode", breaks_on_third)
+    monkeypatch.setattr(stages.teacher.Teacher, "embed", breaks_on_third)
     with pytest.raises(RuntimeError, match="power cut"):
         encode(manifest, *words)
     assert not [path for path in (store / "encode-teacher").iterdir() if not path.name.startswith(".")]
@@ -268,7 +269,7 @@ def test_encode__redoes_a_shard_that_was_altered_after_an_interruption(
     manifest, words = write_manifest(counted_captions(600)), ("--shard-rows", 256)
     undisturbed = encode(manifest, *words, "--store", tmp_path / "undisturbed")
     with monkeypatch.context() as broken:
-        broken.setattr(stages.teacher.Teacher, "encode", _third_call_raises(stages.teacher.Teacher.encode))
+        broken.setattr(stages.teacher.Teacher, "embed", _third_call_raises(stages.teacher.Teacher.embed))
         with pytest.raises(RuntimeError, match="power cut"):
             encode(manifest, *words)
     [first, _] = sorted(store.glob("encode-teacher/.draft-*/embeddings.zarr/c/*/0"))
@@ -326,14 +327,14 @@ def _explode(*args: object, **kwargs: object) -> None:
 def _third_call_raises(real: Callable[..., Any]) -> Callable[..., Any]:
     calls = 0
 
-    def encode(self: Any, captions: Sequence[str], *, batch_tokens: int) -> Any:
+    def embed(self: Any, batches: Sequence[Batch]) -> Any:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise RuntimeError("power cut")
-        return real(self, captions, batch_tokens=batch_tokens)
+        return real(self, batches)
 
-    return encode
+    return embed
 
 
 def test_encode__names_a_store_that_cannot_be_written(

@@ -1,0 +1,222 @@
+"""Captions made ready for the teacher's network: tokenized once, and cut into batches of near-equal length."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Dropout,
+    LayerNorm,
+    Normalize,
+    Pooling,
+    StaticEmbedding,
+    Transformer,
+    WeightedLayerPooling,
+)
+from torch import Tensor
+
+_CHARACTERS_PER_TOKEN = 4
+_TOKENIZED_AT_A_TIME = 1024
+_SUMMED_AT_A_TIME = 4096
+_PADDED_NAMES = {"input_ids", "attention_mask", "token_type_ids"}
+# What they make of a caption does not depend on how far its batch is padded.
+_INDIFFERENT_TO_PADDING = (Pooling, Dense, Dropout, LayerNorm, Normalize, WeightedLayerPooling)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Captions that go through the network together.
+
+    Args:
+        features: what the network's first module takes, on the CPU.
+
+    Shapes:
+        rows: (batch,), int64: places of the captions among those that were asked for.
+    """
+
+    rows: NDArray[np.int64]
+    features: dict[str, Any]
+
+
+class Batcher(Protocol):
+    """Makes batches of captions, every caption in one of them."""
+
+    def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:
+        """Tokenize and cut.
+
+        Args:
+            captions: strings.
+            batch_tokens: tokens in one batch, padding included; a longer caption makes a batch of its own.
+        """
+        ...
+
+
+class PaddedBatches:
+    """For transformers: a caption is tokenized once, and its batch is padded from the token ids.
+
+    Args:
+        model: one that `fits`.
+        prompt: put before each caption.
+    """
+
+    def __init__(self, model: SentenceTransformer, prompt: str | None) -> None:
+        self._model = model
+        self._prompt = prompt
+        tokenizer: Any = model.tokenizer
+        self._pads_left = tokenizer.padding_side == "left"
+        self._padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+
+    @classmethod
+    def fits(cls, model: SentenceTransformer) -> bool:
+        """Whether the model is a transformer with a fast tokenizer, and nothing behind it looks at the padding."""
+        first: Any = model[0]
+        if type(first) is not Transformer or set(model.modalities) != {"text"}:
+            return False
+        if not getattr(first.tokenizer, "is_fast", False):
+            return False
+        if not all(type(module) in _INDIFFERENT_TO_PADDING for module in list(model)[1:]):
+            return False
+        features = model.preprocess(["a", "a a"])
+        tensors = {name: value for name, value in features.items() if isinstance(value, Tensor)}
+        shapes = {value.shape for value in tensors.values()}
+        return {"input_ids", "attention_mask"} <= set(tensors) <= _PADDED_NAMES and len(shapes) == 1
+
+    def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:
+        """Tokenize and cut, as `Batcher` says."""
+        if not len(captions):
+            return []
+        order = np.argsort(np.asarray(pc.utf8_length(captions)), kind="stable")
+        texts = captions.take(pa.array(order)).to_pylist()
+        tokens: dict[str, list[NDArray[np.int64]]] = {}
+        counts, others = [], {}
+        for start in range(0, len(texts), _TOKENIZED_AT_A_TIME):
+            features = self._model.preprocess(texts[start : start + _TOKENIZED_AT_A_TIME], prompt=self._prompt)
+            padded = {name: value.numpy() for name, value in features.items() if isinstance(value, Tensor)}
+            others = {name: value for name, value in features.items() if name not in padded}
+            is_token = padded.pop("attention_mask") != 0
+            counts.append(is_token.sum(axis=1))
+            assert (is_token == self._places(counts[-1], is_token.shape[1])).all()
+            for name, values in padded.items():
+                tokens.setdefault(name, []).append(values[is_token])
+        flat = {name: np.concatenate(parts) for name, parts in tokens.items()}
+        lengths = np.concatenate(counts)
+        starts = np.cumsum(lengths) - lengths
+        batches = []
+        for rows in token_batches(lengths, batch_tokens=batch_tokens):
+            padded = self._pad(flat, starts[rows], lengths[rows])
+            features = {name: torch.from_numpy(values) for name, values in padded.items()}
+            batches.append(Batch(order[rows], {**features, **others}))
+        return batches
+
+    def _pad(
+        self, flat: dict[str, NDArray[np.int64]], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.int64]]:
+        """The captions that begin at some places of all tokens, side by side."""
+        is_token = self._places(lengths, max(int(lengths.max()), 1))
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        chosen = np.repeat(starts, lengths) + within
+        padded = {"attention_mask": is_token.astype(np.int64)}
+        for name, values in flat.items():
+            padded[name] = np.full(is_token.shape, self._padding[name], dtype=np.int64)
+            padded[name][is_token] = values[chosen]
+        return padded
+
+    def _places(self, lengths: NDArray[np.int64], width: int) -> NDArray[np.bool_]:
+        """Where tokens stand and where padding does: (captions, width), bool."""
+        places = np.arange(width)[::-1] if self._pads_left else np.arange(width)
+        is_token: NDArray[np.bool_] = places < lengths[:, None]
+        return is_token
+
+
+class StaticBatches:
+    """For static embeddings, which sum vectors without padding: batches of many captions, as they come.
+
+    Args:
+        model: one that `fits`.
+        prompt: put before each caption.
+    """
+
+    def __init__(self, model: SentenceTransformer, prompt: str | None) -> None:
+        self._model = model
+        self._prompt = prompt
+
+    @classmethod
+    def fits(cls, model: SentenceTransformer) -> bool:
+        """Whether the model begins with static embeddings."""
+        return type(model[0]) is StaticEmbedding
+
+    def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:
+        """Tokenize and cut, as `Batcher` says."""
+        parts = np.split(np.arange(len(captions)), range(_SUMMED_AT_A_TIME, len(captions), _SUMMED_AT_A_TIME))
+        return [
+            Batch(rows, self._model.preprocess(captions.take(pa.array(rows)).to_pylist(), prompt=self._prompt))
+            for rows in parts
+            if rows.size
+        ]
+
+
+class LibraryBatches:
+    """For any other model: the library makes the features of each batch, as its ``encode`` does.
+
+    Args:
+        model: any.
+        prompt: put before each caption.
+    """
+
+    def __init__(self, model: SentenceTransformer, prompt: str | None) -> None:
+        self._model = model
+        self._prompt = prompt
+        # A model that also takes pictures would open a caption that looks like a path or an address.
+        self._wrap = set(model.modalities) != {"text"}
+
+    def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:
+        """Tokenize and cut, as `Batcher` says."""
+        texts: list[str] = captions.to_pylist()
+        inputs: list[Any] = [{"text": text} for text in texts] if self._wrap else texts
+        return [
+            Batch(rows, self._model.preprocess([inputs[row] for row in rows], prompt=self._prompt))
+            for rows in token_batches(self._token_counts(texts), batch_tokens=batch_tokens)
+        ]
+
+    def _token_counts(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        limit = self._model.max_seq_length or np.inf
+        try:
+            tokenizer: Any = self._model.tokenizer
+            prompted = [f"{self._prompt or ''}{text}" for text in texts]
+            if callable(tokenizer):
+                encoded = tokenizer(prompted, add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
+            else:
+                encoded = [tokenizer.tokenize(text) for text in prompted]
+            counts = [len(tokens) for tokens in encoded]
+        except Exception:  # whatever its tokenizer is, an estimate will do
+            counts = [len(text) // _CHARACTERS_PER_TOKEN + 1 for text in texts]
+        return np.minimum(counts, limit).astype(np.int64)
+
+
+def token_batches(counts: NDArray[np.int64], *, batch_tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Cut rows, shortest first, into batches of at most ``batch_tokens`` tokens with padding; a longer row goes alone.
+
+    Where the length changes a batch also ends if it is half full, so that most batches have no padding.
+
+    Shapes:
+        counts: (rows,), int64.
+        yields: (batch,), int64: row numbers; together every row once.
+    """
+    order = np.argsort(counts, kind="stable")
+    lengths = np.maximum(counts[order], 1).tolist()
+    start = 0
+    for stop in range(1, len(order) + 1):
+        if stop < len(order):
+            over = (stop + 1 - start) * lengths[stop] > batch_tokens
+            half_full = lengths[stop] > lengths[stop - 1] and 2 * (stop - start) * lengths[stop - 1] >= batch_tokens
+            if not (over or half_full):
+                continue
+        yield order[start:stop]
+        start = stop

@@ -1,0 +1,59 @@
+"""Linear layers whose weights lie as a CPU's matrix product wants them, instead of being laid out in every call."""
+
+import torch
+from torch import Tensor, nn
+
+_ROWS_HINT = 1024  # the layout depends on it a little; any number of rows is right
+_SAMPLE_ROWS = 8
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+
+
+class PackedLinear(nn.Module):
+    """Gives what a linear layer gives, by oneDNN's product with a weight that is packed once.
+
+    It serves inference alone: ``weight`` has the shape and dtype that code may ask for, and only NaN inside.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach()
+        self.weight = torch.full((), torch.nan, dtype=weight.dtype).expand(weight.shape)
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.eval()
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """As `torch.nn.Linear`."""
+        packed: Tensor = torch.ops.mkldnn._linear_pointwise(values, self._packed, self.bias, "none", [], "")
+        return packed
+
+
+def pack_linears(module: nn.Module) -> None:
+    """Pack every linear layer below a module that lies on an x86 CPU; where that is not exact, the layer stays.
+
+    torch's compiler uses the same two operators; they have no public name, so all this is left out where they are not
+    there.
+    """
+    is_x86 = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    if not is_x86 or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return
+    for name, child in list(module.named_children()):
+        if type(child) is not nn.Linear:
+            pack_linears(child)
+        elif child.weight.dtype in _TOLERANCE and (packed := _packed(child)):
+            setattr(module, name, packed)
+
+
+@torch.inference_mode()
+def _packed(linear: nn.Linear) -> PackedLinear | None:
+    dtype = linear.weight.dtype
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(_SAMPLE_ROWS, linear.in_features, generator=generator).to(dtype)
+    expected = linear(sample)
+    try:
+        packed = PackedLinear(linear)
+        given = packed(sample)
+    except RuntimeError:
+        return None
+    largest = float(expected.abs().max())
+    return packed if torch.allclose(given, expected, rtol=0, atol=_TOLERANCE[dtype] * largest) else None

@@ -1,0 +1,71 @@
+"""Work that is done ahead of the loop or behind it, in order, with its errors."""
+
+import threading
+
+import pytest
+
+from stages.overlap import ahead, behind
+
+
+def test_ahead__yields_every_result_in_order() -> None:
+    assert list(ahead(lambda number: number * number, range(5))) == [0, 1, 4, 9, 16]
+    assert list(ahead(str, [])) == []
+
+
+def test_ahead__makes_the_next_while_the_last_is_used() -> None:
+    begun = [threading.Event() for _ in range(3)]
+    results = ahead(lambda number: begun[number].set(), range(3))
+    next(results)
+    assert begun[1].wait(timeout=10)
+    assert not begun[2].is_set()
+    results.close()
+
+
+def test_ahead__raises_what_an_item_raises_when_its_turn_comes() -> None:
+    results = ahead(lambda number: 1 // number, [1, 0, 1])
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_behind__calls_one_at_a_time_in_order_and_waits_for_the_last() -> None:
+    done: list[int] = []
+    with behind(done.append) as call:
+        for number in range(5):
+            call(number)
+    assert done == [0, 1, 2, 3, 4]
+
+
+def test_behind__owes_one_call_at_most() -> None:
+    gate, begun = threading.Event(), []
+
+    def slow(number: int) -> None:
+        begun.append(number)
+        gate.wait(timeout=10)
+
+    with behind(slow) as call:
+        call(0)
+        second = threading.Thread(target=call, args=(1,))
+        second.start()
+        second.join(timeout=0.1)
+        assert second.is_alive()
+        gate.set()
+        second.join(timeout=10)
+    assert begun == [0, 1]
+
+
+def test_behind__raises_what_a_call_raises_in_the_next_or_on_leaving() -> None:
+    with pytest.raises(ZeroDivisionError), behind(lambda number: 1 // number) as call:
+        call(0)
+    with pytest.raises(ZeroDivisionError), behind(lambda number: 1 // number) as call:
+        call(0)
+        call(1)
+        pytest.fail("the first call's error was lost")
+
+
+def test_behind__finishes_what_it_owes_when_the_block_fails() -> None:
+    done: list[int] = []
+    with pytest.raises(RuntimeError, match="power cut"), behind(done.append) as call:
+        call(1)
+        raise RuntimeError("power cut")
+    assert done == [1]
