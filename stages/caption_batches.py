@@ -23,7 +23,7 @@ from sentence_transformers.sentence_transformer.modules import (
 from torch import Tensor
 
 _CHARACTERS_PER_TOKEN = 4
-_TOKENIZED_AT_A_TIME = 1024
+_TOKENIZED_AT_A_TIME = 128  # the library pads them to the longest, which costs more than the call
 _SUMMED_AT_A_TIME = 4096
 _PADDED_NAMES = {"input_ids", "attention_mask", "token_type_ids"}
 # What they make of a caption does not depend on how far its batch is padded.
@@ -63,10 +63,10 @@ class PaddedBatches:
 
     Args:
         model: one that `fits`.
-        prompt: put before each caption.
+        prompt: put before each caption; "" for none.
     """
 
-    def __init__(self, model: SentenceTransformer, prompt: str | None) -> None:
+    def __init__(self, model: SentenceTransformer, prompt: str) -> None:
         self._model = model
         self._prompt = prompt
         tokenizer: Any = model.tokenizer
@@ -97,7 +97,7 @@ class PaddedBatches:
         tokens: dict[str, list[NDArray[np.int64]]] = {}
         counts, others = [], {}
         for start in range(0, len(texts), _TOKENIZED_AT_A_TIME):
-            features = self._model.preprocess(texts[start : start + _TOKENIZED_AT_A_TIME], prompt=self._prompt)
+            features = self._model.preprocess(texts[start : start + _TOKENIZED_AT_A_TIME], prompt=self._prompt or None)
             padded = {name: value.numpy() for name, value in features.items() if isinstance(value, Tensor)}
             others = {name: value for name, value in features.items() if name not in padded}
             is_token = padded.pop("attention_mask") != 0
@@ -140,10 +140,10 @@ class StaticBatches:
 
     Args:
         model: one that `fits`.
-        prompt: put before each caption.
+        prompt: put before each caption; "" for none.
     """
 
-    def __init__(self, model: SentenceTransformer, prompt: str | None) -> None:
+    def __init__(self, model: SentenceTransformer, prompt: str) -> None:
         self._model = model
         self._prompt = prompt
 
@@ -156,7 +156,7 @@ class StaticBatches:
         """Tokenize and cut, as `Batcher` says."""
         parts = np.split(np.arange(len(captions)), range(_SUMMED_AT_A_TIME, len(captions), _SUMMED_AT_A_TIME))
         return [
-            Batch(rows, self._model.preprocess(captions.take(pa.array(rows)).to_pylist(), prompt=self._prompt))
+            Batch(rows, self._model.preprocess(captions.take(pa.array(rows)).to_pylist(), prompt=self._prompt or None))
             for rows in parts
             if rows.size
         ]
@@ -167,10 +167,10 @@ class LibraryBatches:
 
     Args:
         model: any.
-        prompt: put before each caption.
+        prompt: put before each caption; "" for none.
     """
 
-    def __init__(self, model: SentenceTransformer, prompt: str | None) -> None:
+    def __init__(self, model: SentenceTransformer, prompt: str) -> None:
         self._model = model
         self._prompt = prompt
         # A model that also takes pictures would open a caption that looks like a path or an address.
@@ -181,7 +181,7 @@ class LibraryBatches:
         texts: list[str] = captions.to_pylist()
         inputs: list[Any] = [{"text": text} for text in texts] if self._wrap else texts
         return [
-            Batch(rows, self._model.preprocess([inputs[row] for row in rows], prompt=self._prompt))
+            Batch(rows, self._model.preprocess([inputs[row] for row in rows], prompt=self._prompt or None))
             for rows in token_batches(self._token_counts(texts), batch_tokens=batch_tokens)
         ]
 
@@ -189,7 +189,7 @@ class LibraryBatches:
         limit = self._model.max_seq_length or np.inf
         try:
             tokenizer: Any = self._model.tokenizer
-            prompted = [f"{self._prompt or ''}{text}" for text in texts]
+            prompted = [f"{self._prompt}{text}" for text in texts]
             if callable(tokenizer):
                 encoded = tokenizer(prompted, add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
             else:

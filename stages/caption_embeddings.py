@@ -85,9 +85,9 @@ def write_caption_embeddings(
     known = None
     if not context.force:
         known = find_known_rows(captions, draft, store=context.store, teacher_digest=teacher.digest, recipe=recipe)
-    loaded, metrics = None, {}
+    loaded = None
     if known is None or not known.is_known.all():
-        loaded, metrics = _load(teacher, recipe, captions, device=device)
+        loaded = _load(teacher, recipe, captions, device=device)
     dim = known.dim if known else loaded.dim if loaded else 0
     embeddings = TeacherEmbeddings.create(
         draft.path, rows=len(captions), dim=dim, dtype=recipe.embedding_dtype, shard_rows=shard_rows
@@ -125,7 +125,7 @@ def write_caption_embeddings(
         reused_captions=len(captions) - resumed - encoded,
         resumed_captions=resumed,
         zero_captions=writer.num_zero,
-        metrics=metrics,
+        metrics=loaded.nearness if loaded else {},
     )
 
 
@@ -181,33 +181,21 @@ class _Writer:
         advance(len(values))
 
 
-def _load(teacher: Input, recipe: Recipe, captions: pa.Array, *, device: str) -> "tuple[Teacher, dict[str, float]]":
-    """Load the teacher, and measure what fewer bits than fp32 change, if that is its precision.
-
-    Its libraries take seconds to import, which a run that reuses all rows is spared.
-    """
+def _load(teacher: Input, recipe: Recipe, captions: pa.Array, *, device: str) -> "Teacher":
+    """Load the teacher; its libraries take seconds to import, which a run that reuses all rows is spared."""
     from stages.device import choose_devices
     from stages.teacher import Teacher
-    from stages.teacher_precision import draw_sample, nearness
+    from stages.teacher_precision import draw_sample
 
-    devices = [str(found) for found in choose_devices(device)]
-
-    def load(precision: str, devices: list[str]) -> Teacher:
-        return Teacher(
-            teacher.value,
-            max_tokens=recipe.max_tokens,
-            prompt=recipe.prompt,
-            truncate_dim=recipe.truncate_dim,
-            precision=precision,
-            devices=devices,
-        )
-
-    if recipe.teacher_precision == "fp32":
-        return load("fp32", devices), {}
-    sample = draw_sample(captions)
-    exact = load("fp32", devices[:1]).encode(sample)
-    loaded = load(recipe.teacher_precision, devices)
-    return loaded, nearness(loaded.encode(sample), exact, precision=recipe.teacher_precision)
+    return Teacher(
+        teacher.value,
+        max_tokens=recipe.max_tokens,
+        prompt=recipe.prompt,
+        truncate_dim=recipe.truncate_dim,
+        precision=recipe.teacher_precision,
+        sample=draw_sample(captions),
+        devices=[str(found) for found in choose_devices(device)],
+    )
 
 
 def _store_as(encoded: NDArray[np.float32], dtype: "np.dtype[Any]", captions: pa.Array) -> NDArray[Any]:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Router, WordEmbeddings
+from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
 from sentence_transformers.util import batch_to_device
 from torch import Tensor, nn
 
@@ -25,9 +26,11 @@ from pipeline.log import log
 from stages.caption_batches import Batch, Batcher, LibraryBatches, PaddedBatches, StaticBatches
 from stages.packed_linear import pack_linears
 from stages.teacher_identity import TeacherSource
-from stages.teacher_precision import set_precision
+from stages.teacher_precision import nearness, set_precision
+from stages.vector_file import read_vectors
 from stages.word_bags import WordBags, WordBatches, averages_words
 
+_PADDING_WORD = "PADDING_TOKEN"  # has row 0 in the library's own reading
 _CUTS_WORD_VECTORS_SINCE = (6, 2)
 _CPU_BATCH_TOKENS, _GPU_BATCH_TOKENS = 1024, 16384
 
@@ -41,6 +44,7 @@ class Teacher:
         prompt: put before each caption.
         truncate_dim: keep the first so many dimensions; 0 for all.
         precision: "fp32", "bf16" or "fp16".
+        sample: captions by which fewer bits than fp32 are compared with it, in ``nearness``.
         devices: such as "cpu" or "cuda:0"; each gets a copy of the model, and they share the batches.
 
     Raises:
@@ -55,6 +59,7 @@ class Teacher:
         prompt: str = "",
         truncate_dim: int = 0,
         precision: str = "fp32",
+        sample: Sequence[str] = (),
         devices: Sequence[str] = ("cpu",),
     ) -> None:
         model = _text_route(_load(source, devices[0]))
@@ -64,16 +69,22 @@ class Teacher:
         full_dim = model.get_embedding_dimension()
         if full_dim is None or truncate_dim > full_dim:
             raise ProtoRKDError(f"--truncate-dim must be at most the teacher's width, {full_dim}; got {truncate_dim}.")
-        self._devices = [torch.device(device) for device in devices]
-        for device in self._devices:
-            set_precision(model, precision, device)
         self.dim = truncate_dim or full_dim
-        default_prompt = model.prompts.get(model.default_prompt_name or "")
-        self._batcher, network = _engine(model, prompt or default_prompt)
+        self._devices = [torch.device(device) for device in devices]
+        prompt = prompt or model.prompts.get(model.default_prompt_name or "") or ""
+        self._batcher, network = _engine(model, prompt)
+        self._networks = [network]
+        self.nearness: dict[str, float] = {}
+        exact = self.encode(sample) if precision != "fp32" else None
+        if precision != "fp32":
+            set_precision(model, precision, self._devices)
+            self._batcher, network = _engine(model, prompt)
         self._networks = [network, *(copy.deepcopy(network).to(device) for device in self._devices[1:])]
         for copied, device in zip(self._networks, self._devices, strict=True):
             if device.type == "cpu" and isinstance(self._batcher, PaddedBatches):
                 pack_linears(copied)
+        if exact is not None and len(exact):
+            self.nearness = nearness(self.encode(sample), exact, precision=precision)
 
     def tokenize(self, captions: pa.Array, *, batch_tokens: int = 0) -> list[Batch]:
         """Make captions ready for `embed`, on the CPU; beside it, where threads allow.
@@ -132,7 +143,7 @@ class Teacher:
         return done
 
 
-def _engine(model: SentenceTransformer, prompt: str | None) -> tuple[Batcher, nn.Module]:
+def _engine(model: SentenceTransformer, prompt: str) -> tuple[Batcher, nn.Module]:
     """What makes batches for the model, and what takes them: the quickest way that gives what ``encode`` gives."""
     if averages_words(model):
         words: Any = model[0]
@@ -185,7 +196,10 @@ def _word_embeddings(source: TeacherSource, device: str) -> SentenceTransformer:
     logger = logging.getLogger(WordEmbeddings.__module__)
     logger.addHandler(passed_over)
     try:
-        words = WordEmbeddings.from_text_file(str(source.path))
+        try:
+            words, passed_over.count = _read_quickly(source)
+        except ValueError:  # whatever is odd about it, the library settles what it means
+            words = WordEmbeddings.from_text_file(str(source.path))
         if not words.get_embedding_dimension():
             raise ValueError("its first line has no numbers")
     except (ValueError, UnicodeDecodeError, RuntimeError, AttributeError, IndexError, OSError) as error:
@@ -200,6 +214,12 @@ def _word_embeddings(source: TeacherSource, device: str) -> SentenceTransformer:
     return SentenceTransformer(
         modules=[words, Pooling(words.get_embedding_dimension(), pooling_mode="mean")], device=device
     )
+
+
+def _read_quickly(source: TeacherSource) -> tuple[WordEmbeddings, int]:
+    words, vectors, passed_over = read_vectors(source.path)
+    tokenizer = WhitespaceTokenizer([_PADDING_WORD, *words])
+    return WordEmbeddings(tokenizer, np.concatenate([np.zeros_like(vectors[:1]), vectors])), passed_over
 
 
 def _text_route(model: SentenceTransformer) -> SentenceTransformer:

@@ -1,6 +1,6 @@
 """The numbers that a teacher computes with, and what fewer bits change."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,24 +15,24 @@ from pipeline.log import log
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def set_precision(model: SentenceTransformer, precision: str, device: torch.device) -> None:
+def set_precision(model: SentenceTransformer, precision: str, devices: Sequence[torch.device]) -> None:
     """Turn the weights of a model's first module into bf16 or fp16; pooling and what follows stay in fp32.
 
     Args:
         model: with weights in fp32.
-        precision: "fp32" leaves it as it is.
-        device: where it will run.
+        precision: "bf16" or "fp16".
+        devices: where it will run.
 
     Raises:
         ProtoRKDError: fp16 is asked for on a device other than a GPU, where it would underflow without being fast.
     """
-    if precision == "fp16" and device.type != "cuda":
+    others = [device.type for device in devices if device.type != "cuda"]
+    if precision == "fp16" and others:
         raise ProtoRKDError(
-            f"--teacher-precision must be fp32 or bf16 on {device.type}; got fp16. Use --teacher-precision bf16."
+            f"--teacher-precision must be fp32 or bf16 on {others[0]}; got fp16. Use --teacher-precision bf16."
         )
-    if precision != "fp32":
-        model[0].to(_DTYPES[precision])
-        model[0].register_forward_hook(_widen)
+    model[0].to(_DTYPES[precision])
+    model[0].register_forward_hook(_widen)
 
 
 def draw_sample(captions: pa.Array) -> list[str]:

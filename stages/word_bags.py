@@ -70,11 +70,11 @@ class WordBatches:
 
     Args:
         words: the first module of a model that `averages_words`.
-        prompt: put before each caption.
+        prompt: put before each caption; "" for none.
         max_words: known words of a caption that count; the rest is left out.
     """
 
-    def __init__(self, words: WordEmbeddings, prompt: str | None, *, max_words: int) -> None:
+    def __init__(self, words: WordEmbeddings, prompt: str, *, max_words: int) -> None:
         self._tokenizer: Any = words.tokenizer
         self._prompt = prompt
         self._max_words = max_words

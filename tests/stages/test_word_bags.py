@@ -97,7 +97,7 @@ def test_word_batches__keep_what_stands_behind_the_pooling(monkeypatch: pytest.M
 
 
 def test_word_batches__of_no_captions_are_none() -> None:
-    assert WordBatches(words(), None, max_words=9)(pa.array([], pa.large_string()), batch_tokens=0) == []
+    assert WordBatches(words(), "", max_words=9)(pa.array([], pa.large_string()), batch_tokens=0) == []
 
 
 @pytest.mark.parametrize(
