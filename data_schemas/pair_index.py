@@ -82,7 +82,7 @@ def read_labels(root: Path) -> tuple[list[str], NDArray[np.int64]]:
 
 def write_captions(root: Path, captions: pa.Array) -> None:
     """Write the distinct captions into an artifact's folder; row k's embedding is row k of the array."""
-    rows = pa.array(range(len(captions)), pa.int64())
+    rows = pa.array(np.arange(len(captions)))
     _write(root / CAPTIONS_NAME, pa.table([rows, captions], schema=CAPTIONS_SCHEMA))
 
 

@@ -137,8 +137,12 @@ class Teacher:
                 batch = left.pop()
             except IndexError:  # another device was quicker
                 break
-            # The network adds to the features that it is given; the batch's own stay as they are.
-            features = network(batch_to_device(dict(batch.features), device))
+            try:
+                # The network adds to the features that it is given; the batch's own stay as they are.
+                features = network(batch_to_device(dict(batch.features), device))
+            except BaseException:
+                left.clear()  # so that the other devices stop, too
+                raise
             done.append((batch.rows, features["sentence_embedding"][:, : self.dim]))
         return done
 

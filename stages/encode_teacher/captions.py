@@ -12,14 +12,12 @@ def index_captions(table: pa.Table) -> tuple[pa.Array, pa.Table]:
     Returns:
         The distinct captions, and the pair index: manifest_row, image, caption_row, and label if the table has it.
     """
-    encoded = table["caption"].combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.unify_dictionaries().combine_chunks()
+    encoded = table["caption"].dictionary_encode()  # its chunks share one dictionary
     columns = {
         "manifest_row": table["row"],
         "image": table["image"],
-        "caption_row": encoded.indices.cast(pa.int64()),
+        "caption_row": pa.chunked_array([chunk.indices.cast(pa.int64()) for chunk in encoded.chunks], pa.int64()),
     }
     if "label" in table.column_names:
         columns["label"] = table["label"]
-    return encoded.dictionary, pa.table(columns)
+    return encoded.chunk(0).dictionary, pa.table(columns)

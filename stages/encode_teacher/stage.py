@@ -82,6 +82,11 @@ def encode_teacher(
     captions, pairs = index_captions(manifest.table)
     write_pairs(out.path, pairs)
     write_rejected(out.path, manifest.rejections)
+    counts = {"pairs": pairs.num_rows, "rejected_rows": len(manifest.rejections)}
+    if params.label_column:
+        names, _ = read_labels(out.path)
+        counts |= {"labels": len(names), "unlabelled_pairs": pairs["label"].null_count}
+    del manifest, pairs  # the teacher may need the memory
     written = write_caption_embeddings(
         captions,
         out,
@@ -92,14 +97,7 @@ def encode_teacher(
         batch_tokens=runtime.batch_tokens,
         context=context,
     )
-    labels = {}
-    if params.label_column:
-        names, _ = read_labels(out.path)
-        labels = {"labels": len(names), "unlabelled_pairs": pairs["label"].null_count}
-    return Result(
-        counts={"pairs": pairs.num_rows, "rejected_rows": len(manifest.rejections), **labels, **written.counts},
-        metrics=written.metrics,
-    )
+    return Result(counts=counts | written.counts, metrics=written.metrics)
 
 
 def identify(inputs: EncodeInputs, params: EncodeParams, context: Context) -> Mapping[str, Input]:

@@ -109,6 +109,23 @@ def test_truncate_dim__beyond_the_width_is_refused(word_vectors: Path) -> None:
         Teacher(find_teacher(str(word_vectors)), truncate_dim=17)
 
 
+@pytest.mark.parametrize("kind", ["bert_folder", "word_vectors"])
+def test_devices__change_nothing_but_who_does_what(kind: str, request: pytest.FixtureRequest) -> None:
+    source = find_teacher(str(request.getfixturevalue(kind)))
+    captions = [f"{caption} {number}" for caption in CAPTIONS for number in ("one", "two", "three four", "")]
+    alone = Teacher(source).encode(captions, batch_tokens=20)
+    for devices in (["cpu", "cpu"], ["cpu"] * 3):
+        np.testing.assert_array_equal(Teacher(source, devices=devices).encode(captions, batch_tokens=20), alone)
+
+
+def test_devices__share_the_batches_and_stop_together(bert_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = Teacher(find_teacher(str(bert_folder)), devices=["cpu", "cpu"])
+    batches = teacher.tokenize(pa.array(CAPTIONS * 5), batch_tokens=4)
+    monkeypatch.setattr(teacher._networks[1], "forward", lambda features: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        teacher.embed(batches)
+
+
 class _Eyes(InputModule):
     """The picture side of a model that takes both; whatever reaches it was taken for a picture."""
 

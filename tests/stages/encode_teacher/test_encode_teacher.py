@@ -188,7 +188,13 @@ def test_encode__gathers_known_captions_from_several_artifacts(encode: Any, writ
 
 @pytest.mark.parametrize(
     "recipe",
-    [("--prompt", "blue "), ("--truncate-dim", 4), ("--max-tokens", 3), ("--embedding-dtype", "float32")],
+    [
+        ("--prompt", "blue "),
+        ("--truncate-dim", 4),
+        ("--max-tokens", 3),
+        ("--embedding-dtype", "float32"),
+        ("--teacher-precision", "bf16"),
+    ],
     ids=lambda recipe: recipe[0],
 )
 def test_encode__takes_nothing_over_from_another_recipe(
@@ -318,6 +324,46 @@ def test_encode__records_the_recipe_and_the_teacher(encode: Any, write_manifest:
     assert (record["params"]["prompt"], record["params"]["max_tokens"]) == ("red ", 6)
     assert "model.safetensors" in record["inputs"]["teacher"]["parts"]
     assert "device" not in record["params"]
+
+
+def test_encode__takes_over_rows_from_before_the_precision_was_recorded(encode: Any, write_manifest: Write) -> None:
+    manifest = write_manifest(CAPTIONS)
+    path = Path(encode(manifest)["path"]) / "artifact.json"
+    record = json.loads(path.read_text())
+    assert record["params"].pop("teacher_precision") == "fp32"
+    path.write_text(json.dumps(record))
+    assert counts_of(encode(write_manifest([*CAPTIONS, "purple"]))) == (1, 4)
+    assert counts_of(encode(manifest, "--teacher-precision", "bf16"))[1] == 0
+
+
+def test_encode__records_how_near_fewer_bits_come(encode: Any, write_manifest: Write, bert_folder: Path) -> None:
+    manifest = write_manifest(CAPTIONS)
+    exact = encode(manifest, teacher=bert_folder)
+    coarse = encode(manifest, "--teacher-precision", "bf16", teacher=bert_folder)
+    assert exact["fingerprint"] != coarse["fingerprint"]
+    assert "metrics" not in exact
+    assert 0.9 < coarse["metrics"]["fp32_cosine_min"] <= coarse["metrics"]["fp32_cosine_mean"] < 1
+    assert coarse["metrics"]["fp32_cosine_captions"] == 4
+
+
+def test_encode__gives_the_same_on_several_devices(encode: Any, write_manifest: Write, bert_folder: Path) -> None:
+    manifest = write_manifest(counted_captions(600))
+    words = ("--shard-rows", 256, "--batch-tokens", 64)
+    alone = encode(manifest, *words, teacher=bert_folder)
+    shared = encode(manifest, *words, "--device", "cpu,cpu", "--force", teacher=bert_folder)
+    assert shared["digest"] == alone["digest"]
+
+
+def test_encode__counts_zero_vectors_of_resumed_shards(
+    encode: Any, write_manifest: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = write_manifest([f"unheard{number}" for number in range(600)])
+    with monkeypatch.context() as broken:
+        broken.setattr(stages.teacher.Teacher, "embed", _third_call_raises(stages.teacher.Teacher.embed))
+        with pytest.raises(RuntimeError, match="power cut"):
+            encode(manifest, "--shard-rows", 256)
+    counts = encode(manifest, "--shard-rows", 256)["counts"]
+    assert (counts["resumed_captions"], counts["zero_captions"]) == (512, 600)
 
 
 def _explode(*args: object, **kwargs: object) -> None:
