@@ -1,9 +1,10 @@
 """What `encode-teacher` costs a row as manifests grow: time, peak memory, bytes on disk.
 
-    python -m benchmarks.scale --rows 1000000 --rows 10000000
+python -m benchmarks.scale --rows 1000000 --rows 10000000
 """
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -97,10 +98,10 @@ def _captions(numbers: np.ndarray, vocabulary: pa.Array) -> pa.Array:
 
 
 def _words() -> list[str]:
-    return [f"{first}{middle}{last}{end}" for first in "bdfgklmp" for middle in _ENDS for last in "nrst" for end in _ENDS]
+    return ["".join(parts) for parts in itertools.product("bdfgklmp", _VOWELS, "nrst", _VOWELS)]
 
 
-_ENDS = ["a", "e", "i", "o", "u", "ai", "ea", "ou", "io", "ua", "oa", "ee", "oo", "ie", "au", "ue"]
+_VOWELS = ["a", "e", "i", "o", "u", "ai", "ea", "ou", "io", "ua", "oa", "ee", "oo", "ie", "au", "ue"]
 
 
 def _environment() -> dict[str, str]:

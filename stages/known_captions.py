@@ -79,8 +79,7 @@ def _sources(store: Store, teacher_digest: str, recipe: Recipe) -> list[Artifact
         artifact
         for stage in EMBEDDING_STAGES
         for artifact in store.artifacts(stage)
-        if artifact.record.inputs["teacher"].digest == teacher_digest
-        and Recipe.of(artifact.record.params) == recipe
+        if artifact.record.inputs["teacher"].digest == teacher_digest and Recipe.of(artifact.record.params) == recipe
     ]
 
 

@@ -34,8 +34,9 @@ def pack_linears(module: nn.Module) -> None:
     torch's compiler uses the same two operators; they have no public name, so all this is left out where they are not
     there.
     """
-    is_x86 = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability().startswith("AVX")
-    if not is_x86 or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    is_x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not has_onednn or not is_x86 or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return
     for name, child in list(module.named_children()):
         if type(child) is not nn.Linear:

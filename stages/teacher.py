@@ -95,7 +95,9 @@ class Teacher:
                 what suits the device: a CPU's cache is small, a GPU wants to be filled.
         """
         on_cpu = self._devices[0].type == "cpu"
-        return self._batcher(captions, batch_tokens=batch_tokens or (_CPU_BATCH_TOKENS if on_cpu else _GPU_BATCH_TOKENS))
+        return self._batcher(
+            captions, batch_tokens=batch_tokens or (_CPU_BATCH_TOKENS if on_cpu else _GPU_BATCH_TOKENS)
+        )
 
     def embed(self, batches: Sequence[Batch]) -> NDArray[np.float32]:
         """Put batches through the network.

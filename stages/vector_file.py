@@ -42,9 +42,7 @@ def read_vectors(path: Path) -> tuple[list[str], NDArray[np.float32], int]:
     with pa_csv.open_csv(
         path,
         read_options=pa_csv.ReadOptions(skip_rows=num_headers, column_names=names, use_threads=False),
-        parse_options=pa_csv.ParseOptions(
-            delimiter=_SEPARATOR, quote_char=False, invalid_row_handler=pass_over
-        ),
+        parse_options=pa_csv.ParseOptions(delimiter=_SEPARATOR, quote_char=False, invalid_row_handler=pass_over),
         convert_options=pa_csv.ConvertOptions(
             column_types={names[0]: pa.string(), **dict.fromkeys(names[1:], pa.float64())},
             null_values=[],

@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
@@ -27,13 +26,16 @@ _AFTER_POOLING = (Dense, Dropout, LayerNorm, Normalize)
 
 def averages_words(model: SentenceTransformer) -> bool:
     """Whether the model takes the mean of the vectors of words that whitespace parts."""
-    first, second, *rest = [*model, None]
+    if len(model) < 2:
+        return False
+    first: Any = model[0]
+    second: Any = model[1]
     return (
         type(first) is WordEmbeddings
         and type(first.tokenizer) is WhitespaceTokenizer
         and type(second) is Pooling
         and second.pooling_mode == "mean"
-        and all(type(module) in _AFTER_POOLING for module in rest[:-1])
+        and all(type(module) in _AFTER_POOLING for module in list(model)[2:])
     )
 
 
@@ -61,7 +63,7 @@ class MeanVectors(nn.Module):
     def forward(self, features: dict[str, Any]) -> dict[str, Any]:
         """Add ``sentence_embedding`` to the features."""
         vectors: Any = self.vectors
-        bags = F.embedding_bag(features["input_ids"], vectors, features["offsets"], mode="mean")
+        bags = nn.functional.embedding_bag(features["input_ids"], vectors, features["offsets"], mode="mean")
         return {**features, "sentence_embedding": bags}
 
 
@@ -79,7 +81,7 @@ class WordBatches:
         self._prompt = prompt
         self._max_words = max_words
 
-    def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:
+    def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:  # noqa: ARG002 - without padding there is nothing to save
         """Tokenize, as `stages.caption_batches.Batcher` says; bags have no padding, so they are not cut."""
         if not len(captions):
             return []

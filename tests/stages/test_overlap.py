@@ -1,6 +1,7 @@
 """Work that is done ahead of the loop or behind it, in order, with its errors."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -58,14 +59,21 @@ def test_behind__raises_what_a_call_raises_in_the_next_or_on_leaving() -> None:
     with pytest.raises(ZeroDivisionError), behind(lambda number: 1 // number) as call:
         call(0)
     with pytest.raises(ZeroDivisionError), behind(lambda number: 1 // number) as call:
-        call(0)
-        call(1)
-        pytest.fail("the first call's error was lost")
+        _call_all(call, [0, 1])
 
 
 def test_behind__finishes_what_it_owes_when_the_block_fails() -> None:
     done: list[int] = []
     with pytest.raises(RuntimeError, match="power cut"), behind(done.append) as call:
-        call(1)
-        raise RuntimeError("power cut")
+        _call_then_fail(call)
     assert done == [1]
+
+
+def _call_all(call: Callable[[int], None], numbers: list[int]) -> None:
+    for number in numbers:
+        call(number)
+
+
+def _call_then_fail(call: Callable[[int], None]) -> None:
+    call(1)
+    raise RuntimeError("power cut")

@@ -21,7 +21,23 @@ from stages.teacher_identity import TeacherSource
 from stages.word_bags import WordBatches, averages_words
 
 VOCABULARY = ["red", "Blue", "u.s.", "don't", "σς", "straße", "i̇", "the", "\u200b", "'", "zwei", "犬", "🐕", "a\u0301"]
-PIECES = [*VOCABULARY, "RED", "blue", "BLUE", "The", "of", "U.S.", "ΣΣ", "STRASSE", "İ", "ﬀ", "ZWEI", "dog", "\x00", "é"]
+PIECES = [
+    *VOCABULARY,
+    "RED",
+    "blue",
+    "BLUE",
+    "The",
+    "of",
+    "U.S.",
+    "ΣΣ",
+    "STRASSE",
+    "İ",
+    "ﬀ",
+    "ZWEI",
+    "dog",
+    "\x00",
+    "é",
+]
 SPACES = [code for code in map(chr, range(sys.maxunicode + 1)) if code.isspace()]
 NEARLY_SPACES = ["\u200b", "\u2060", "\ufeff", "\u180e", "\u00ad", "\x1b", "\x08", "\u200d"]
 

@@ -11,6 +11,7 @@ import pytest
 from workbench import Cli, counted_captions
 
 import stages.teacher
+from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.pair_index import read_captions, read_labels, read_pairs, read_rejected
 from data_schemas.teacher_embeddings import TeacherEmbeddings
 from stages.caption_batches import Batch
@@ -328,10 +329,10 @@ def test_encode__records_the_recipe_and_the_teacher(encode: Any, write_manifest:
 
 def test_encode__takes_over_rows_from_before_the_precision_was_recorded(encode: Any, write_manifest: Write) -> None:
     manifest = write_manifest(CAPTIONS)
-    path = Path(encode(manifest)["path"]) / "artifact.json"
-    record = json.loads(path.read_text())
-    assert record["params"].pop("teacher_precision") == "fp32"
-    path.write_text(json.dumps(record))
+    root = Path(encode(manifest)["path"])
+    record = ArtifactRecord.read(root)
+    assert record.params.pop("teacher_precision") == "fp32"
+    record.write(root)
     assert counts_of(encode(write_manifest([*CAPTIONS, "purple"]))) == (1, 4)
     assert counts_of(encode(manifest, "--teacher-precision", "bf16"))[1] == 0
 
