@@ -1,16 +1,16 @@
 """Pictures in batches, with those that could not be read told apart."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_schemas.errors import ProtoRKDError
-from stages.images import ImageRejected, open_image
+from stages.image_set import ImageSet
+from stages.images import ImageRejected
 from stages.transforms import EvalTransform
 
 
@@ -36,36 +36,39 @@ class EvalPictures(Dataset[tuple[int, Tensor | str]]):
     """Pictures by their number, as evaluation sees them, or why there is none.
 
     Args:
-        path_of: from a number to a file.
-        num: how many there are.
+        images: the set.
         transform: what is done to each.
     """
 
-    def __init__(self, path_of: Callable[[int], Path | str], num: int, transform: EvalTransform) -> None:
-        self._path_of = path_of
-        self._num = num
+    def __init__(self, images: ImageSet, transform: EvalTransform) -> None:
+        self._images = images
         self._transform = transform
 
     def __len__(self) -> int:
-        return self._num
+        return len(self._images.paths)
 
     def __getitem__(self, number: int) -> tuple[int, Tensor | str]:
         """Read one: its number, and the picture as (3, size, size) uint8 or the reason."""
         try:
-            return number, self._transform(open_image(self._path_of(number)))
+            return number, self._transform(self._images.open(number))
         except ImageRejected as error:
             return number, error.reason
 
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """Turn the death of a process that reads pictures into an error that says what to do.
+    """Let errors of the processes that read pictures be read: without a traceback, and with what to do.
 
     Raises:
-        ProtoRKDError: a worker was killed, most often for want of memory.
+        ProtoRKDError: a worker met one, or was killed, most often for want of memory.
     """
     try:
         yield
+    except ProtoRKDError as error:
+        _, is_wrapped, message = str(error).partition("DataLoader worker process")
+        if not is_wrapped:
+            raise
+        raise ProtoRKDError(message.rpartition("ProtoRKDError: ")[2].strip()) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

@@ -1,34 +1,55 @@
-"""The pictures that pairs name: where they lie, and their identity by content."""
+"""The pictures that pairs name: files below a folder or records of a pack, and their identity by content."""
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.memo import FileDigests
 from pipeline.stage import Input
+
+if TYPE_CHECKING:
+    from stages.pictures import Picture
 
 IDENTITIES = ("content", "path")
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Pictures below a folder.
+    """Pictures by their number: files below a folder. `PackedImageSet` has them from a pack.
 
     Args:
         root: the folder.
         paths: of the pictures as a manifest writes them, relative to the folder or absolute.
-        missing: which of them are not there, as far as it has been looked.
+        missing: why there is no picture, by number, as far as it has been looked.
     """
 
     root: Path
     paths: Sequence[str]
-    missing: frozenset[int] = frozenset()
+    missing: Mapping[int, str] = field(default_factory=dict)
 
-    def full_path(self, index: int) -> Path:
-        """Where a picture lies."""
-        return self.root / self.paths[index]
+    def open(self, number: int) -> "Picture":
+        """Open a picture.
+
+        Raises:
+            ImageRejected: it is missing, or damaged as far as that shows before it is decoded.
+        """
+        from stages.pictures import open_picture  # keeps Pillow out of --help
+
+        return open_picture(self._file(number))
+
+    def select(self, numbers: Sequence[int]) -> "ImageSet":
+        """Choose pictures, which are numbered anew in the order that is given."""
+        return ImageSet(root=self.root, paths=[self.paths[number] for number in numbers])
+
+    def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
+        """SHA-256 of the bytes of pictures; None where there are none."""
+        return file_digests.digests([self._file(number) for number in numbers])
+
+    def _file(self, number: int) -> str:
+        return os.path.join(self.root, self.paths[number])  # noqa: PTH118 - a Path takes as long as to open the file
 
 
 def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_digests: FileDigests) -> Input:
@@ -42,14 +63,14 @@ def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_dig
         file_digests: what is remembered.
     """
     hasher = hashlib.sha256(identity.encode())
-    missing: frozenset[int] = frozenset()
+    missing: dict[int, str] = {}
     if identity == "content":
         distinct = list(dict.fromkeys(paths))
         found = file_digests.digests([os.path.join(root, path) for path in distinct])  # noqa: PTH118
         by_path = dict(zip(distinct, found, strict=True))
         for path in paths:
             hasher.update((by_path[path] or "missing").encode())
-        missing = frozenset(index for index, path in enumerate(paths) if by_path[path] is None)
+        missing = {index: "missing file" for index, path in enumerate(paths) if by_path[path] is None}
     else:
         for path in paths:
             hasher.update(path.encode() + b"\0")

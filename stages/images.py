@@ -1,7 +1,10 @@
-"""Pictures from disk, whatever users have there, as plain upright RGB."""
+"""Picture files, whatever users have, as plain upright RGB by Pillow: the pixels that all quicker ways are held to."""
 
+import contextlib
+import os
 import stat
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -68,25 +71,42 @@ def open_image(path: Path | str) -> Image.Image:
     Raises:
         ImageRejected: the file is missing, no picture of these formats, damaged, or has more than ``MAX_PIXELS``.
     """
+    with opened(path) as file:
+        return decode_image(file)
+
+
+@contextlib.contextmanager
+def opened(path: Path | str) -> Iterator[BinaryIO]:
+    """Open a file of bytes that are to become a picture.
+
+    Raises:
+        ImageRejected: it is missing, no regular file, or cannot be read.
+    """
+    if "\0" in str(path):
+        raise ImageRejected("missing file")  # no file system has a NUL in a name
     try:
-        if not stat.S_ISREG(Path(path).stat().st_mode):
+        # Not by Path, which takes as long as the reading.
+        if not stat.S_ISREG(os.stat(path or ".").st_mode):  # noqa: PTH116
             raise ImageRejected("not a file")  # a pipe would be waited for without end
-        with Path(path).open("rb") as file:
-            return _decode(file)
+        with open(path, "rb") as file:  # noqa: PTH123
+            yield file
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageRejected("missing file") from error
     except OSError as error:
         raise ImageRejected(f"unreadable file: {error.strerror}") from error
-    except ValueError as error:
-        raise ImageRejected("missing file") from error  # no file system has a NUL in a name
 
 
-def _decode(file: BinaryIO) -> Image.Image:
+def decode_image(file: BinaryIO) -> Image.Image:
+    """Decode as `open_image` does, from an open file.
+
+    Raises:
+        ImageRejected: as `open_image`.
+    """
     reader = _find_reader(file)
     try:
         # Not Image.open: it warns of large pictures, and calls a damaged one unidentified.
         picture = reader(file)
-        _check_size(picture)
+        check_size(height=picture.height, width=picture.width)
         picture.load()
         image = _to_rgb(_turn_upright(picture))
     except (ImageRejected, MemoryError):
@@ -100,6 +120,22 @@ def _decode(file: BinaryIO) -> Image.Image:
     return image
 
 
+def check_size(*, height: int, width: int) -> None:
+    """Refuse a picture by what its header says.
+
+    Raises:
+        ImageRejected: it has more than ``MAX_PIXELS``.
+    """
+    if height * width > MAX_PIXELS:
+        megapixels = height * width / 1e6
+        raise ImageRejected(f"{megapixels:.1f} megapixels, more than the limit of {MAX_PIXELS / 1e6:.1f}")
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether metadata say that a picture has to be turned or mirrored to be upright."""
+    return _turn_of(image) is not None
+
+
 def _find_reader(file: BinaryIO) -> type[ImageFile]:
     head = file.read(12)
     file.seek(0)
@@ -109,18 +145,16 @@ def _find_reader(file: BinaryIO) -> type[ImageFile]:
     raise ImageRejected("not a readable image (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM)")
 
 
-def _check_size(image: Image.Image) -> None:
-    num_pixels = image.width * image.height
-    if num_pixels > MAX_PIXELS:
-        raise ImageRejected(f"{num_pixels / 1e6:.1f} megapixels, more than the limit of {MAX_PIXELS / 1e6:.1f}")
-
-
 def _turn_upright(image: Image.Image) -> Image.Image:
+    turn = _turn_of(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def _turn_of(image: Image.Image) -> Image.Transpose | None:
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # damaged metadata of a sound picture
-        return image
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+        return _TURNS.get(image.getexif()[ExifTags.Base.Orientation])
+    except Exception:  # none, or damaged metadata of a sound picture
+        return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -13,7 +13,7 @@ from data_schemas.errors import ProtoRKDError
 from stages.augmentation import Augment
 from stages.image_batches import Batch, collate
 from stages.image_set import ImageSet
-from stages.images import ImageRejected, open_image
+from stages.images import ImageRejected
 from stages.transforms import TrainCrop
 
 Request = tuple[int, int]  # epoch, example
@@ -49,12 +49,12 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
         """Read one picture: the example, and the picture as (3, size, size) uint8 or why there is none."""
         epoch, example = request
         pair = int(self._pairs[example])
+        crop_seed, seed = np.random.SeedSequence([self._seed, epoch, pair]).generate_state(2).tolist()
         try:
-            image = open_image(self._images.full_path(pair))
+            image = self._crop(self._images.open(pair), seed=crop_seed)
         except ImageRejected as error:
             return example, error.reason
-        crop_seed, seed = np.random.SeedSequence([self._seed, epoch, pair]).generate_state(2).tolist()
-        return example, self._augment(self._crop(image, seed=crop_seed), seed=seed)
+        return example, self._augment(image, seed=seed)
 
 
 def epoch_order(num_examples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:

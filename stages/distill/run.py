@@ -241,7 +241,7 @@ def _reasons(images: ImageSet, pairs: TrainingPairs, done: TrainingProgress) -> 
     unreadable = {images.paths[pairs.examples.pairs[example]]: reason for example, reason in done.rejected.items()}
     sharing = enumerate(images.paths) if unreadable else ()
     found = {pair: unreadable[path] for pair, path in sharing if path in unreadable}
-    return dict.fromkeys(images.missing, "missing file") | found
+    return {**images.missing, **found}
 
 
 def _write_rejected(draft: Draft, pairs: TrainingPairs, images: ImageSet, done: TrainingProgress) -> None:

@@ -223,10 +223,11 @@ def named_prototypes(inputs: Mapping[str, Input], *, dim: int) -> Artifact | Non
 
 def _usable(images: ImageSet, is_zero: NDArray[np.bool_], *, max_missing: int) -> NDArray[np.int64]:
     if len(images.missing) > max_missing:
-        first = images.full_path(min(images.missing))
+        first = min(images.missing)
         raise ProtoRKDError(
             f"At most {max_missing} pictures may be missing (--max-bad-fraction); got {len(images.missing)} of "
-            f"{len(images.paths)}, first {first}. Pass --image-root, mend the paths, or raise --max-bad-fraction."
+            f"{len(images.paths)}, first {images.root / images.paths[first]}: {images.missing[first]}. Pass "
+            "--image-root, mend the paths, or raise --max-bad-fraction."
         )
     usable = ~is_zero
     usable[list(images.missing)] = False

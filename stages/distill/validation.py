@@ -66,8 +66,11 @@ class Validation:
         max_images: int = MAX_IMAGES,
     ) -> None:
         captions_of: dict[str, dict[int, None]] = {}
+        first: dict[str, int] = {}
         for pair, row in zip(pairs.tolist(), caption_rows[pairs].tolist(), strict=True):
-            captions_of.setdefault(images.paths[pair], {})[row] = None
+            path = images.paths[pair]
+            first.setdefault(path, pair)
+            captions_of.setdefault(path, {})[row] = None
         if len(captions_of) < 2:
             raise ProtoRKDError(
                 f"Validation must have 2 images or more; got {len(captions_of)}. Raise --validation-fraction, or leave "
@@ -78,7 +81,7 @@ class Validation:
         self._caption_rows = torch.tensor([row for name in names for row in captions_of[name]], dtype=torch.int64)
         num_captions = torch.tensor([len(captions_of[name]) for name in names])
         self._caption_image = torch.arange(len(names)).repeat_interleave(num_captions)
-        self._pictures = EvalPictures(self._paths.__getitem__, len(self._paths), transform)
+        self._pictures = EvalPictures(images.select([first[name] for name in names]), transform)
         self._targets, self._normalize, self._in_precision = targets, normalize, in_precision
         self._ranks, self._batch_size, self._workers = ranks, batch_size, workers
         self._num_rejected = 0

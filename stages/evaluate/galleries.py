@@ -1,7 +1,6 @@
 """Galleries: a set, what a student makes of it, and which of it the page shows."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ from stages.evaluate.retrieval_queries import (
 )
 from stages.evaluate.sets import ClassSet, RetrievalSet
 from stages.evaluate.thumbnails import Thumbnails, choose_queries, thumbnail_or_stand_in
+from stages.image_set import ImageSet
 from stages.prototype_examples import Hearts, choose_examples, cosine_sums
 from stages.ranking import STUDENT_REMEDY, exact_scores, unit_rows
 
@@ -163,22 +163,22 @@ def prototype_sheets(
 
 
 def overlap_examples(
-    pairs: Sequence[OverlapPair], evaluation_root: Path, training_root: Path
+    pairs: Sequence[OverlapPair], evaluation: ImageSet, training: ImageSet
 ) -> tuple[OverlapExample, ...]:
     """Show the first pair of some evaluation pictures that are among the training pictures.
 
     Args:
         pairs: from `find_overlap`.
-        evaluation_root: folder that the paths of the evaluation pictures start from.
-        training_root: folder that those of the training pictures start from.
+        evaluation: the evaluation pictures.
+        training: the training pictures.
     """
     firsts: Mapping[str, OverlapPair] = {pair.evaluation: pair for pair in reversed(pairs)}
     shown = [pair for pair in pairs if firsts[pair.evaluation] is pair]
     return tuple(
         OverlapExample(
-            evaluation_image=thumbnail_or_stand_in(evaluation_root / pair.evaluation),
+            evaluation_image=thumbnail_or_stand_in(evaluation, evaluation.paths.index(pair.evaluation)),
             evaluation_path=pair.evaluation,
-            training_image=thumbnail_or_stand_in(training_root / pair.training),
+            training_image=thumbnail_or_stand_in(training, training.paths.index(pair.training)),
             training_path=pair.training,
             exact=pair.exact,
             distance=pair.distance,

@@ -108,7 +108,7 @@ def _embed(
     preprocessing = student.config.preprocessing
     normalize = Normalize(preprocessing, place)
     loader = DataLoader(
-        EvalPictures(images.full_path, len(images.paths), EvalTransform(preprocessing)),
+        EvalPictures(images, EvalTransform(preprocessing)),
         sampler=own,
         batch_size=batch_size,
         num_workers=min(workers, -(-len(own) // batch_size)),

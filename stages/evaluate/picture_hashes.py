@@ -1,5 +1,6 @@
 """What pictures are compared by: the hash of their bytes, a perceptual hash and a thumbnail, made once for a set."""
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,8 @@ from pipeline.progress import progress
 from pipeline.runner import run_stage
 from pipeline.stage import Context, Input, Result, Stage
 from stages.image_set import ImageSet
-from stages.images import ImageRejected, open_image
+from stages.images import ImageRejected
+from stages.pictures import to_image
 from stages.workers import num_workers
 
 UNREADABLE, FEATURELESS, HASHED = range(3)
@@ -84,7 +86,7 @@ def hash_pictures(images: Input, *, workers: int, context: Context) -> PictureHa
     paths = tuple(given.paths[place] for place in places)
     # The set's digest does not tell a picture that comes twice from two that are equal: its places do.
     digest = hash_json([images.digest, hashlib.sha256(places.tobytes()).hexdigest()])
-    distinct = Input(digest, images.location, value=ImageSet(root=given.root, paths=paths))
+    distinct = Input(digest, images.location, value=given.select(places.tolist()))
     outcome = run_stage(
         PICTURE_HASHES,
         params=_NoParams(),
@@ -163,23 +165,24 @@ def _hash_pictures(
     images: ImageSet = inputs["images"].value
     total = len(images.paths)
     threads = max(1, num_workers(runtime.workers))
+    look = functools.partial(_look, images)
     with ThreadPoolExecutor(threads) as pool, progress("hashing pictures", total=total, unit="pictures") as advance:
         for start in range(0, total, _SHARD_ROWS):
-            paths = [images.full_path(row) for row in range(start, min(start + _SHARD_ROWS, total))]
+            rows = range(start, min(start + _SHARD_ROWS, total))
             name = f"shard-{start // _SHARD_ROWS:06}.safetensors"
             if not out.is_whole(name):
-                tensors = _tensors(list(pool.map(_look, paths)), context.file_digests.digests(paths))
+                tensors = _tensors([*pool.map(look, rows)], images.digests(rows, context.file_digests))
                 write_atomic(out.path / name, safetensors.numpy.save(tensors))
                 out.adopt(name)
-            advance(len(paths))
+            advance(len(rows))
     kinds = _read(out.path)["kinds"]
     names = {"unreadable_images": UNREADABLE, "featureless_images": FEATURELESS}
     return Result(counts={"images": total, **{name: int((kinds == kind).sum()) for name, kind in names.items()}})
 
 
-def _look(path: Path) -> Look | None:
+def _look(images: ImageSet, row: int) -> Look | None:
     try:
-        return look_at(open_image(path))
+        return look_at(to_image(images.open(row)))
     except ImageRejected:
         return None
 

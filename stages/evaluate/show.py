@@ -1,7 +1,6 @@
 """The page of an evaluation, from the embeddings of the checkpoint that is shown in full."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -96,17 +95,17 @@ def _sheets(
 def _overlaps(
     report: Mapping[str, Any], entries: Sequence[Entry], training: Input | None
 ) -> Iterator[tuple[str, tuple[OverlapExample, ...]]]:
-    roots = dict(_roots(entries))
+    sets = dict(_pictures(entries))
     for found in report["overlap"]:
         pairs = [OverlapPair(**pair) for pair in found["pairs"]]
         if pairs and training is not None and isinstance(training.value, ImageSet):
-            yield found["name"], overlap_examples(pairs, roots[found["name"]], training.value.root)
+            yield found["name"], overlap_examples(pairs, sets[found["name"]], training.value)
 
 
-def _roots(entries: Sequence[Entry]) -> Iterator[tuple[str, Path]]:
+def _pictures(entries: Sequence[Entry]) -> Iterator[tuple[str, ImageSet]]:
     for entry in entries:
         match entry.found:
             case RetrievalSet(name=name, images=images):
-                yield name, images.value.root
+                yield name, images.value
             case ClassSet(name=name, test=test) if test is not None:
-                yield name, test.images.value.root
+                yield name, test.images.value

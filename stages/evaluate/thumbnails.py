@@ -11,6 +11,7 @@ from PIL import Image
 
 from stages.image_set import ImageSet
 from stages.images import ImageRejected, open_image
+from stages.pictures import to_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,14 +42,14 @@ class Thumbnails:
     def image(self, index: int) -> str:
         """Data URI of a readable picture, or the stand-in of one that has vanished meanwhile."""
         if index not in self._made:
-            self._made[index] = thumbnail_or_stand_in(self._pictures.full_path(self._rows[index]))
+            self._made[index] = thumbnail_or_stand_in(self._pictures, self._rows[index])
         return self._made[index]
 
 
-def thumbnail_or_stand_in(path: Path) -> str:
-    """Make a thumbnail, or `stand_in` where the file can no longer be read as an image."""
+def thumbnail_or_stand_in(pictures: ImageSet, number: int) -> str:
+    """Make a thumbnail of a picture of a set, or `stand_in` where it can no longer be read."""
     try:
-        return thumbnail(path, size=THUMBNAIL_SIZE)
+        return thumbnail(to_image(pictures.open(number)), size=THUMBNAIL_SIZE)
     except ImageRejected:
         return stand_in()
 

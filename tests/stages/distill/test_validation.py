@@ -17,7 +17,7 @@ from data_schemas.student_checkpoint import Preprocessing
 from stages.distill.targets import Targets
 from stages.distill.validation import Validation
 from stages.image_set import ImageSet
-from stages.images import open_image
+from stages.pictures import open_picture
 from stages.ranks import Ranks
 from stages.retrieval import retrieval_metrics
 from stages.transforms import EvalTransform, Normalize
@@ -106,7 +106,7 @@ def expected(
     """Retrieval by one pass over the named images, with the captions given for each."""
     student.eval()
     transform, normalize = EvalTransform(PREPROCESSING), Normalize(PREPROCESSING, CPU)
-    pictures = [transform(open_image(images.root / f"{index}.png")) for index in captions]
+    pictures = [transform(open_picture(images.root / f"{index}.png")) for index in captions]
     measures = retrieval_metrics(
         image_embeddings=student(normalize(torch.stack(pictures))),
         caption_embeddings=targets.gather(torch.tensor([row for rows in captions.values() for row in rows])),

@@ -336,7 +336,7 @@ def test_retrieval_set__groups_the_captions_of_a_picture_and_counts_missing_pict
     found = retrieval_set(coco)
     assert found.name == "coco2017_val2017"
     assert found.images.value.paths == ["005.jpg", "009.jpg"]
-    assert found.images.value.missing == {1}
+    assert found.images.value.missing == {1: "missing file"}
     assert found.captions == ("a cat", "a dog ", "a grey cat")
     assert found.caption_image == (0, 1, 0)
 

@@ -26,7 +26,7 @@ from stages.evaluate import image_features
 from stages.evaluate.checkpoints import LoadedStudent
 from stages.evaluate.features import FeatureRuntime, ImageEmbeddings, embed_captions, embed_images
 from stages.image_set import identify_images
-from stages.images import open_image
+from stages.pictures import open_picture
 from stages.ranks import Ranks
 from stages.recipe import Recipe
 from stages.student import build_student
@@ -103,7 +103,7 @@ def test_embed_images__gives_what_the_student_and_its_backbone_give(
     assert found.embeddings.shape == (len(rows), student.config.embedding_dim)
     assert found.features.dtype == found.embeddings.dtype == torch.float32
     transform = EvalTransform(student.config.preprocessing)
-    batch = torch.stack([transform(open_image(pictures.root / pictures.images[row])) for row in rows])
+    batch = torch.stack([transform(open_picture(pictures.root / pictures.images[row])) for row in rows])
     model = load_student(student.config, student.weights, device=torch.device("cpu"))
     images = Normalize(student.config.preprocessing, torch.device("cpu"))(batch)
     with torch.inference_mode():

@@ -23,6 +23,7 @@ from stages.evaluate.gallery import CaptionQuery, Gallery
 from stages.evaluate.overlap import OverlapPair
 from stages.evaluate.sets import RetrievalSet
 from stages.evaluate.thumbnails import stand_in, thumbnail
+from stages.image_set import ImageSet
 
 NUM = 24
 
@@ -239,8 +240,9 @@ def test_prototype_sheets__refuse_images_of_another_width(pairs: RetrievalSet) -
 
 def test_overlap_examples__show_a_picture_once_and_at_most_six(tmp_path: Path) -> None:
     some_retrieval_set(tmp_path)
+    images = ImageSet(root=tmp_path, paths=[f"{number}.png" for number in range(NUM)])
     copies = [OverlapPair(f"{number}.png", f"{place}.png", False, 2) for number in range(12) for place in (20, 21)]
-    examples = overlap_examples(copies, tmp_path, tmp_path)
+    examples = overlap_examples(copies, images, images)
     assert [example.evaluation_path for example in examples] == [f"{number}.png" for number in (1, 3, 5, 7, 9, 11)]
     assert {example.training_path for example in examples} == {"20.png"}
     assert examples[0].evaluation_image == thumbnail(tmp_path / "1.png", size=160)
@@ -249,8 +251,9 @@ def test_overlap_examples__show_a_picture_once_and_at_most_six(tmp_path: Path) -
 
 
 def test_overlap_examples__show_the_nearest_copy_alone(tmp_path: Path) -> None:
+    images = ImageSet(root=tmp_path, paths=[f"{number}.png" for number in range(NUM)])
     copies = [OverlapPair(f"{number}.png", f"{place}.png", False, 2) for number in range(2) for place in (5, 7)]
-    shown = [(each.evaluation_path, each.training_path) for each in overlap_examples(copies, tmp_path, tmp_path)]
+    shown = [(each.evaluation_path, each.training_path) for each in overlap_examples(copies, images, images)]
     assert shown == [("0.png", "5.png"), ("1.png", "5.png")]
 
 

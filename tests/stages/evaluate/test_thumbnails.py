@@ -76,11 +76,11 @@ def test_thumbnails__stand_in_for_pictures_that_vanished(tmp_path: Path, content
     path = tmp_path / "a.png"
     if content is not None:
         path.write_bytes(content)
-    assert thumbnail_or_stand_in(path) == stand_in()
+    assert thumbnail_or_stand_in(ImageSet(root=tmp_path, paths=["a.png"]), 0) == stand_in()
     red, green, blue = decode(stand_in()).getpixel((4, 4))
     assert max(red, green, blue) - min(red, green, blue) < 10  # grey
 
 
 def test_thumbnails__are_no_larger_than_the_page_shows_them(tmp_path: Path) -> None:
     Image.new("RGB", (1000, 500)).save(tmp_path / "a.png")
-    assert decode(thumbnail_or_stand_in(tmp_path / "a.png")).size == (160, 80)
+    assert decode(thumbnail_or_stand_in(ImageSet(root=tmp_path, paths=["a.png"]), 0)).size == (160, 80)
