@@ -8,14 +8,19 @@ Gives:  student.safetensors and student.json, checkpoints/epoch_N.safetensors, r
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.draft import Draft
 from pipeline.options import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.peers import Peers
 from pipeline.stage import Context, Input, Result, Stage
+from pipeline.store import Artifact
 from stages.distill.loss_spec import format_loss_options, format_losses, parse_loss_options, parse_losses
 from stages.image_set import IDENTITIES, identify_images
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,12 @@ class DistillInputs:
         "content",
         help="What makes a picture the same: its bytes (read once, remembered), or its path alone.",
         choices=IDENTITIES,
+    )
+    packed: str | None = option(
+        None,
+        help="Artifact of pack that the pictures are read from, by fingerprint or path; the originals need not be "
+        "there. Default: their files.",
+        metavar="REF",
     )
     init_from: Path | None = option(
         None,
@@ -198,9 +209,7 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
 
     artifact = context.store.resolve(inputs.embeddings, stage="encode-teacher", flag="--embeddings")
     artifact.require_whole((PAIRS_NAME,), read=True)
-    root = inputs.image_root or Path(artifact.record.inputs["manifest"].location).parent
-    paths = read_pairs(artifact.path)["image"].to_pylist()
-    images = identify_images(root, paths, identity=inputs.image_identity, file_digests=context.file_digests)
+    images = _images(inputs, artifact, read_pairs(artifact.path)["image"], context)
     embeddings = Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=artifact)
     found = {"embeddings": embeddings, "images": images}
     if inputs.init_from is not None:
@@ -210,6 +219,21 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
         location = str(prototypes.path.resolve())
         found["prototypes"] = Input(digest=prototypes.record.digest, location=location, value=prototypes)
     return found
+
+
+def _images(inputs: DistillInputs, embeddings: Artifact, paths: "pa.ChunkedArray", context: Context) -> Input:
+    manifest = Path(embeddings.record.inputs["manifest"].location)
+    if inputs.packed is None:
+        root = inputs.image_root or manifest.parent
+        return identify_images(
+            root, paths.to_pylist(), identity=inputs.image_identity, file_digests=context.file_digests
+        )
+    if inputs.image_root is not None:
+        raise ProtoRKDError(f"Only one of --packed and --image-root must be given; got {inputs.image_root} as well.")
+    from stages.packed_image_set import take_packed
+
+    pack = context.store.resolve(inputs.packed, stage="pack", flag="--packed")
+    return take_packed(pack, paths.combine_chunks(), manifest=str(manifest))
 
 
 def _weights(path: Path, context: Context) -> Input:
@@ -227,7 +251,7 @@ def join() -> Peers:
 
 STAGE = Stage(
     name="distill",
-    version=2,
+    version=3,
     summary="Train an image student against cached teacher embeddings.",
     params=DistillParams,
     inputs=DistillInputs,

@@ -1,5 +1,6 @@
 """Sets of classes: from folders that are named one by one, and from a folder of the sets that are known by name."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from stages.evaluate.prompts import class_name_from_folder
 from stages.evaluate.sets import ClassSet, LabelledSet, labelled_digest
 from stages.evaluate.task_names import CLASS_TASKS, NEED_TRAIN
 from stages.image_set import identify_images
+from stages.packed_image_set import Pack, find_packed
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,13 @@ class ClassSetReader:
         file_digests: of pictures, as far as they are known.
         image_identity: as `identify_images` takes it.
         cache: where sets that are packed into files of their own are unpacked to.
+        packs: that the pictures of a split are read from where one has all of them.
     """
 
     file_digests: FileDigests
     image_identity: str
     cache: Path
+    packs: Sequence[Pack] = ()
 
     def test_folder(self, argument: str) -> ClassSet:
         """Read ``FOLDER`` or ``NAME=FOLDER`` with one sub-folder a class.
@@ -72,7 +76,7 @@ class ClassSetReader:
         if split is None:
             return None
         folder = unpack(split, self.cache, file_digests=self.file_digests)
-        images = identify_images(
+        images = find_packed(self.packs, Path(folder.root), folder.images) or identify_images(
             Path(folder.root), folder.images, identity=self.image_identity, file_digests=self.file_digests
         )
         return LabelledSet(folder=folder, images=images)

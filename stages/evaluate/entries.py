@@ -1,6 +1,6 @@
 """From options to sets: what each set is asked, and what is said of those that are not there or cannot be read."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -21,6 +21,7 @@ from stages.evaluate.sets import (
     read_sts_set,
 )
 from stages.evaluate.task_names import CLASS_TASKS, OPTION_TASKS, RETRIEVAL_TASKS, STS_TASKS, choose, wanted_tasks
+from stages.packed_image_set import Pack, PackedImageSet
 
 if TYPE_CHECKING:
     from stages.evaluate.stage import EvaluateInputs, EvaluateParams
@@ -45,6 +46,7 @@ def find_entries(
     _check_given(inputs, params)
     wanted = wanted_tasks(params.task)
     unread: list[UnreadSet] = []
+    packs = [Pack.open(context.store.resolve(name, stage="pack", flag="--packed")) for name in inputs.packed]
 
     def read_captioned(argument: str) -> RetrievalSet:
         return read_retrieval_set(
@@ -53,10 +55,11 @@ def find_entries(
             file_digests=context.file_digests,
             image_root=inputs.image_root,
             image_identity=inputs.image_identity,
+            packs=packs,
         )
 
     retrieval = [*_read_all(inputs.retrieval, read_captioned, unread)]
-    classes, absent = _class_sets(inputs, params, context, unread)
+    classes, absent = _class_sets(inputs, params, context, packs, unread)
     sts = [*_read_all(inputs.sts, read_sts_set, unread)]
     merged = merge_class_sets(classes)
     names = [[found.name for found in retrieval], [found.name for found, _ in merged], [found.name for found in sts]]
@@ -74,7 +77,20 @@ def find_entries(
             f"The sets must allow a task; got none for --task {', '.join(params.task) or 'all'}. "
             "Look at --task, --dataset and --eval-data-dir."
         )
+    if not unread:
+        _check_served(packs, entries.values())
     return entries, absent
+
+
+def _check_served(packs: Sequence[Pack], entries: Iterable[Entry]) -> None:
+    pictures = [images.value for entry in entries for images in entry.pictures()]
+    served = {found.pack.root for found in pictures if isinstance(found, PackedImageSet)}
+    for pack in packs:
+        if pack.images.root not in served:
+            raise ProtoRKDError(
+                f"--packed must name a pack that has all pictures of a set; got {pack.artifact.path}, made from "
+                f"{pack.artifact.record.inputs['images'].location}, which serves none. Leave it out, or pack the set."
+            )
 
 
 def _check_given(inputs: "EvaluateInputs", params: "EvaluateParams") -> None:
@@ -93,10 +109,14 @@ def _check_given(inputs: "EvaluateInputs", params: "EvaluateParams") -> None:
 
 
 def _class_sets(
-    inputs: "EvaluateInputs", params: "EvaluateParams", context: Context, unread: list[UnreadSet]
+    inputs: "EvaluateInputs",
+    params: "EvaluateParams",
+    context: Context,
+    packs: Sequence[Pack],
+    unread: list[UnreadSet],
 ) -> tuple[list[tuple[ClassSet, tuple[str, ...]]], list[Absent]]:
     """The sets of classes with the tasks that each is for, and those of --eval-data-dir that are not there."""
-    reader = ClassSetReader(context.file_digests, inputs.image_identity, context.store.root / _UNPACKED)
+    reader = ClassSetReader(context.file_digests, inputs.image_identity, context.store.root / _UNPACKED, packs)
     by_option = {
         "zero_shot": (inputs.zero_shot, reader.test_folder),
         "knn": (inputs.knn, reader.splits_folder),

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
+from stages.image_files import IMAGE_SUFFIXES, list_pictures
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 SPLIT_NAMES = ("train", "test", "val")
 
 _NAMED_FOLDER = re.compile(r"(?P<name>[^=/\\]*)=(?P<folder>.*)", re.DOTALL)
@@ -106,7 +106,7 @@ def _read(root: Path, *, name: str) -> ImageFolder:
     images: list[str] = []
     labels: list[int] = []
     for label, class_folder in enumerate(classes):
-        found = _pictures(root / class_folder, root=root)
+        found = list_pictures(root / class_folder, root=root)
         if not found:
             raise ProtoRKDError(
                 f"Class folder {root / class_folder} must hold pictures; got none with a suffix of "
@@ -115,15 +115,6 @@ def _read(root: Path, *, name: str) -> ImageFolder:
         images.extend(found)
         labels.extend([label] * len(found))
     return ImageFolder(name=name, root=root, classes=classes, images=tuple(images), labels=tuple(labels))
-
-
-def _pictures(folder: Path, *, root: Path) -> list[str]:
-    paths = (path.relative_to(root) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(
-        path.as_posix()
-        for path in paths
-        if not any(part.startswith(".") for part in path.parts) and (root / path).is_file()
-    )
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from stages.evaluate.checkpoints import LoadedStudent, finished_checkpoints
 from stages.evaluate.entries import find_entries
 from stages.evaluate.task_names import NEED_TEACHER
 from stages.image_set import ImageSet
+from stages.packed_image_set import find_pack, take_packed
 from stages.teacher_identity import identify_teacher
 
 if TYPE_CHECKING:
@@ -122,9 +123,17 @@ def _training_pictures(artifact: Artifact, context: Context) -> Input:
     """The pictures that the student was distilled from, or a sentence where they are not to be had any more."""
     images, wanted = artifact.record.inputs["images"], artifact.record.inputs["embeddings"].digest
     root = Path(images.location)
-    for embeddings in context.store.artifacts("encode-teacher"):
-        if embeddings.record.digest == wanted and root.is_dir():
-            paths = read_pairs(embeddings.path)["image"].to_pylist()
-            return Input(digest=images.digest, location=images.location, value=ImageSet(root=root, paths=paths))
-    missing = f"{context.store.root} no longer has their list" if root.is_dir() else f"{root} is gone"
+    pack = find_pack(images.digest, images.location, context.store)
+    known = [found for found in context.store.artifacts("encode-teacher") if found.record.digest == wanted]
+    missing = f"{context.store.root} no longer has their list" if pack or root.is_dir() else f"{root} is gone"
+    try:
+        for embeddings in known if pack or root.is_dir() else []:
+            column = read_pairs(embeddings.path)["image"]
+            if pack is not None:
+                manifest = embeddings.record.inputs["manifest"].location
+                return take_packed(pack, column.combine_chunks(), manifest=manifest)
+            value = ImageSet(root=root, paths=column.to_pylist())
+            return Input(digest=images.digest, location=images.location, value=value)
+    except ProtoRKDError as error:
+        missing = str(error)
     return Input(digest=hash_json("absent"), location=images.location, value=missing)

@@ -1,5 +1,6 @@
 """The sets that a student is measured on: read, checked and identified by content, before torch is imported."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from stages.evaluate.image_folder import ImageFolder
 from stages.evaluate.scored_pairs import ScoredPairs, read_scored_pairs
 from stages.image_set import identify_images
 from stages.manifest_format import ManifestFormat
+from stages.packed_image_set import Pack, find_packed
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,16 @@ class Entry:
     tasks: tuple[str, ...] = ()
     templates: tuple[str, ...] = field(default=(), kw_only=True)
 
+    def pictures(self) -> tuple[Input, ...]:
+        """The pictures of the set, each split by itself."""
+        match self.found:
+            case RetrievalSet():
+                return (self.found.images,)
+            case ClassSet():
+                return tuple(split.images for split in (self.found.train, self.found.test) if split is not None)
+            case _:
+                return ()
+
     def identified(self) -> Input:
         """Hash all that the tasks look at."""
         match self.found:
@@ -136,6 +148,7 @@ def read_retrieval_set(
     file_digests: FileDigests,
     image_root: Path | None = None,
     image_identity: str = "content",
+    packs: Sequence[Pack] = (),
 ) -> RetrievalSet:
     """Read ``PATH``, ``NAME=PATH``, ``PATH#SPLIT`` or ``NAME=PATH#SPLIT``, in any format of `read_caption_set`.
 
@@ -147,6 +160,7 @@ def read_retrieval_set(
         file_digests: of pictures, as far as they are known.
         image_root: folder of the pictures; by default they are looked for near the file.
         image_identity: as `identify_images` takes it.
+        packs: that the pictures are read from where one has all of them.
 
     Raises:
         ProtoRKDError: as `read_caption_set`.
@@ -155,7 +169,9 @@ def read_retrieval_set(
     pairs = read_caption_set(path, split=split, image_root=image_root, form=form)
     encoded = pa.array(pairs.images, pa.large_string()).dictionary_encode()
     paths = encoded.dictionary.to_pylist()
-    images = identify_images(pairs.root, paths, identity=image_identity, file_digests=file_digests)
+    images = find_packed(packs, pairs.root, paths) or identify_images(
+        pairs.root, paths, identity=image_identity, file_digests=file_digests
+    )
     return RetrievalSet(
         name=name or pairs.name,
         images=images,

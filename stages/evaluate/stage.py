@@ -62,6 +62,12 @@ class EvaluateInputs:
     sts: tuple[str, ...] = option(
         (), help="Scored pairs of captions, such as STS-B, to measure the teacher on; repeatable.", metavar="FILE"
     )
+    packed: tuple[str, ...] = option(
+        (),
+        help="Artifact of pack, by fingerprint or path, that the pictures of every set are read from that it has all "
+        "pictures of; repeatable. Default: their files.",
+        metavar="REF",
+    )
     image_identity: str = option(
         "content",
         help="What makes a picture the same: its bytes (read once, remembered), or its path alone.",

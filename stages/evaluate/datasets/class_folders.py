@@ -8,7 +8,8 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from stages.evaluate.datasets.description import Contents, Reader, Wanted, labelled_folder
 from stages.evaluate.datasets.names import known_names, name_folders, name_imagenet_folders
-from stages.evaluate.image_folder import IMAGE_SUFFIXES, SPLIT_NAMES
+from stages.evaluate.image_folder import SPLIT_NAMES
+from stages.image_files import IMAGE_SUFFIXES
 
 NameFolders = Callable[[Sequence[str], Path, Wanted], dict[str, str]]
 

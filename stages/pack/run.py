@@ -1,0 +1,104 @@
+"""What the pack stage does: pictures into shards, each whole, in an order that no number of threads changes."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.manifest import Rejection
+from data_schemas.packed_images import (
+    CONFIG_NAME,
+    index_path,
+    read_index,
+    shard_path,
+    write_config,
+    write_shard,
+)
+from data_schemas.pair_index import write_rejected
+from pipeline.draft import Draft
+from pipeline.progress import progress
+from pipeline.stage import Result
+from stages.image_set import ImageSet
+from stages.pack.records import RecordMaker
+from stages.workers import num_workers
+
+if TYPE_CHECKING:
+    from stages.pack.stage import PackParams, PackRuntime
+
+_AHEAD = 4  # pictures that wait for each thread
+
+R = TypeVar("R")
+
+
+def pack_images(params: "PackParams", runtime: "PackRuntime", *, images: ImageSet, draft: Draft) -> Result:
+    """Pack pictures, each named once, into a draft; shards that stand whole are kept.
+
+    Raises:
+        ProtoRKDError: too many pictures cannot be read, or the disk is full.
+    """
+    write_config(draft.path, format_=params.format)
+    draft.adopt(CONFIG_NAME)
+    total = len(images.paths)
+    starts = range(0, total, params.shard_images)
+    shards = {number: range(start, min(start + params.shard_images, total)) for number, start in enumerate(starts)}
+    kept = {number for number in shards if draft.is_whole(index_path(number)) and draft.is_whole(shard_path(number))}
+    rejections: list[Rejection] = []
+    threads = max(1, num_workers(runtime.workers))
+    make = RecordMaker(images, short_side=params.short_side, format_=params.format, quality=params.quality)
+    resumed = sum(len(shards[number]) for number in kept)
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        progress("packing pictures", total=total, unit="pictures", done=resumed) as advance,
+    ):
+        for number, rows in shards.items():
+            if number not in kept:
+                write_shard(
+                    draft.path,
+                    number,
+                    images.paths[rows.start : rows.stop],
+                    _in_order(pool, make, rows, _AHEAD * threads),
+                )
+                draft.adopt(shard_path(number))
+                draft.adopt(index_path(number))
+                advance(len(rows))
+            reasons = read_index(draft.path, ["reason"], shard=number)["reason"].to_pylist()
+            found = [(row, reason) for row, reason in zip(rows, reasons, strict=True) if reason is not None]
+            rejections += [Rejection(row=row, reason=reason, value=images.paths[row]) for row, reason in found]
+            _check_rejected(rejections, images, max_bad_fraction=runtime.max_bad_fraction)
+    write_rejected(draft.path, rejections)
+    return Result(
+        counts={
+            "images": total - len(rejections),
+            "rejected_images": len(rejections),
+            "rejected_reasons": dict(Counter(entry.reason for entry in rejections)),
+            "resumed_images": resumed,
+            "bytes": sum((draft.path / shard_path(number)).stat().st_size for number in shards),
+        }
+    )
+
+
+def _in_order(pool: ThreadPoolExecutor, make: Callable[[int], R], rows: Sequence[int], ahead: int) -> Iterator[R]:
+    """Make what is next while the last is taken; a few wait at most, so that memory stays flat."""
+    waiting: deque[Future[R]] = deque()
+    try:
+        for row in rows:
+            waiting.append(pool.submit(make, row))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _check_rejected(rejections: list[Rejection], images: ImageSet, *, max_bad_fraction: float) -> None:
+    total = len(images.paths)
+    if len(rejections) > max_bad_fraction * total or len(rejections) == total:
+        first = "".join(f"\n  {images.root / entry.value}: {entry.reason}" for entry in rejections[:3])
+        rule = "be read" if len(rejections) == total else f"be read but for a share of {max_bad_fraction:g}"
+        raise ProtoRKDError(
+            f"Pictures must {rule} (--max-bad-fraction); got {len(rejections):,} of {total:,} that cannot. The first:"
+            f"{first}\nMend them or the paths, pass --image-root, or raise --max-bad-fraction."
+        )

@@ -1,0 +1,117 @@
+"""pack: pictures shrunk once and put one behind the other, for training and evaluation to read quickly.
+
+Takes:  a manifest of image-caption pairs, or a folder of pictures.
+Does:   reads each distinct picture, shrinks what is larger than asked for, and writes it into shards.
+Gives:  shards/N.bin (records one behind the other), index/N.parquet (what lies where), pack.json, rejected.parquet.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_schemas.errors import ProtoRKDError
+from pipeline.draft import Draft
+from pipeline.fingerprint import hash_json
+from pipeline.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
+from pipeline.stage import Context, Input, Result, Stage
+from stages.image_files import list_pictures
+from stages.image_set import IDENTITIES, identify_images
+from stages.manifest_format import ManifestFormat
+
+
+@dataclass(frozen=True)
+class PackInputs:
+    """Where the inputs lie; hashed by content."""
+
+    manifest: Path | None = option(
+        None, help="File of image-caption pairs with a header, whose pictures are packed.", metavar="FILE"
+    )
+    images: Path | None = option(
+        None, help="Folder whose pictures are packed, however deep they lie.", metavar="FOLDER"
+    )
+    image_root: Path | None = option(
+        None, help="Folder that the manifest's relative image paths start from. Default: the manifest's."
+    )
+    image_identity: str = option(
+        "content",
+        help="What makes a picture the same: its bytes (read once, remembered), or its path alone.",
+        choices=IDENTITIES,
+    )
+
+
+@dataclass(frozen=True)
+class PackParams(ManifestFormat):
+    """What changes the output."""
+
+    short_side: int = option(
+        256, help="Pixels of the shorter side; smaller pictures stay as they are. 0: all do.", check=NOT_NEGATIVE
+    )
+    format: str = option(
+        "jpeg",
+        help="What a record is: a JPEG file, or 8-bit RGB, which takes some ten times the space and no decoding.",
+        choices=("jpeg", "raw"),
+    )
+    quality: int = option(
+        90,
+        help="Of JPEG, 1 to 100. An upright JPEG that is small enough keeps its bytes.",
+        check=Check("lie between 1 and 100", lambda quality: 1 <= quality <= 100),
+    )
+    shard_images: int = option(
+        8192, help="Pictures in one shard file: what an interrupted run loses at most.", check=POSITIVE
+    )
+
+
+@dataclass(frozen=True)
+class PackRuntime:
+    """What changes only how fast or where it runs; not hashed."""
+
+    workers: int = option(-1, help="Threads that read pictures. -1: one less than the cores, at most 8.")
+    max_bad_fraction: float = option(0.01, help="Unreadable pictures beyond this share stop the stage.", check=FRACTION)
+
+
+def pack(params: PackParams, inputs: Mapping[str, Input], out: Draft, runtime: PackRuntime, context: Context) -> Result:
+    """Write every distinct picture, in order of first appearance."""
+    from stages.pack.run import pack_images
+
+    return pack_images(params, runtime, images=inputs["images"].value, draft=out)
+
+
+def identify(inputs: PackInputs, params: PackParams, context: Context) -> Mapping[str, Input]:
+    """List the pictures, and hash them and their paths."""
+    if (inputs.manifest is None) == (inputs.images is None):
+        got = "neither" if inputs.manifest is None else "both"
+        raise ProtoRKDError(f"One of --manifest and --images must be given; got {got}. Pass a manifest or a folder.")
+    root, paths = _folder(inputs) if inputs.manifest is None else _manifest(inputs.manifest, inputs, params)
+    images = identify_images(root, paths, identity=inputs.image_identity, file_digests=context.file_digests)
+    return {"images": images, "paths": Input(digest=hash_json(paths), location=images.location)}
+
+
+def _manifest(manifest: Path, inputs: PackInputs, params: PackParams) -> tuple[Path, list[str]]:
+    if not manifest.is_file():
+        raise ProtoRKDError(f"--manifest must name a file; got {manifest}.")
+    table = params.read(manifest, max_bad_fraction=1.0).table  # what of it is no pair is for encode-teacher to judge
+    return inputs.image_root or manifest.parent, table["image"].unique().to_pylist()
+
+
+def _folder(inputs: PackInputs) -> tuple[Path, list[str]]:
+    folder = inputs.images
+    if folder is None or not folder.is_dir():
+        raise ProtoRKDError(f"--images must name a folder; got {folder}.")
+    if inputs.image_root is not None:
+        raise ProtoRKDError(f"--image-root must go with --manifest; got {inputs.image_root}. Leave it out.")
+    paths = list_pictures(folder, root=folder)
+    if not paths:
+        raise ProtoRKDError(f"--images must hold pictures; got none below {folder}. Check the path.")
+    return folder, paths
+
+
+STAGE = Stage(
+    name="pack",
+    version=1,
+    summary="Shrink pictures and put them one behind the other, to be read quickly.",
+    params=PackParams,
+    inputs=PackInputs,
+    runtime=PackRuntime,
+    identify=identify,
+    run=pack,
+)
