@@ -38,7 +38,7 @@ INDEX_SCHEMA = pa.schema(
     metadata={"protorkd": "packed images 1"},
 )
 
-_NUMBERS = ("shard", "offset", "length", "height", "width", "crc32c")
+_NUMBERS = ["shard", "offset", "length", "height", "width", "crc32c"]
 _MAX_OPEN = 512  # shards that a process maps at a time: each holds a file open, of which it may have 1,024
 
 
@@ -116,7 +116,7 @@ def _write_records(
         offset += len(packed.data)
 
 
-def read_index(root: Path, columns: Sequence[str] | None = None, *, shard: int | None = None) -> pa.Table:
+def read_index(root: Path, columns: list[str] | None = None, *, shard: int | None = None) -> pa.Table:
     """Read the lists of all shards, in their order, or of one.
 
     Args:

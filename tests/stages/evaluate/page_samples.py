@@ -97,13 +97,14 @@ def some_exhibits(
     captions = colour_rows(24, noise=0.25, seed=1).repeat_interleave(2, dim=0)
     images, test = embed(colour_rows(24)), embed(colour_rows(40, seed=2))
     prototypes, texts = some_prototypes()
+    seen = [pairs.images.value, ImageSet(root=root / "discs", paths=draw_pictures(root / "discs", 40))]
     copies = [OverlapPair("0.png", "4.png", exact=True, distance=0), OverlapPair("1.png", "5.png", False, 3)]
     galleries = [
         retrieval_gallery(pairs, images, captions, map_method=map_method, seed=0),
         class_gallery(classes, test, some_scores(), map_method=map_method, seed=0),
     ]
     sheets = {"test": prototype_sheets(prototypes, texts, pairs, images)}
-    return galleries, sheets, {"test": overlap_examples(copies, root / "pairs", root / "discs")}
+    return galleries, sheets, {"test": overlap_examples(copies, *seen)}
 
 
 def interval(value: float, num: int, half: float = 1.5) -> dict[str, Any]:

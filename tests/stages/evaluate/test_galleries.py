@@ -258,6 +258,7 @@ def test_overlap_examples__show_the_nearest_copy_alone(tmp_path: Path) -> None:
 
 
 def test_overlap_examples__stand_pictures_that_vanished(tmp_path: Path) -> None:
-    [example] = overlap_examples([OverlapPair("a.png", "b.png", exact=True, distance=0)], tmp_path, tmp_path)
+    images = ImageSet(root=tmp_path, paths=["a.png", "b.png"])
+    [example] = overlap_examples([OverlapPair("a.png", "b.png", exact=True, distance=0)], images, images)
     assert example.evaluation_image == example.training_image == stand_in()
-    assert overlap_examples([], tmp_path, tmp_path) == ()
+    assert overlap_examples([], images, images) == ()

@@ -8,6 +8,7 @@ from pipeline.runner import context_of
 from pipeline.store import Store
 from stages.evaluate import picture_hashes
 from stages.evaluate.picture_hashes import look_at
+from stages.image_set import ImageSet
 
 
 @pytest.fixture
@@ -38,11 +39,11 @@ def test_picture_hashes__go_on_from_the_last_whole_shard(
     context, look, looked = context_of(Store(tmp_path / "store")), picture_hashes._look, []
     monkeypatch.setattr(picture_hashes, "_SHARD_ROWS", 1)
 
-    def look_twice(path: Path) -> object:
-        looked.append(path.name)
+    def look_twice(images: ImageSet, number: int) -> object:
+        looked.append(images.paths[number])
         if len(looked) == 3:
             raise RuntimeError("power cut")
-        return look(path)
+        return look(images, number)
 
     monkeypatch.setattr(picture_hashes, "_look", look_twice)
     paths = ["0.png", "1.png", "2.png"]

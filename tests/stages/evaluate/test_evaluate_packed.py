@@ -1,0 +1,123 @@
+"""Evaluation from packs: the figures of the files where the pack kept their bytes, on every kind of set."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workbench import COLOURS, DISTILL, SHAPES, Cli, Pairs, draw_picture
+
+from data_schemas.evaluation_report import read_report
+
+EVALUATE = ("evaluate", "--device", "cpu", "--workers", 0, "--num-resamples", 100)
+
+
+@pytest.fixture
+def pictures(encoded_session: tuple[Path, Pairs], tmp_path: Path) -> Pairs:
+    """The 24 pictures that the student was trained on, in a folder that the test may change."""
+    pairs = encoded_session[1]
+    root = shutil.copytree(pairs.root, tmp_path / "set")
+    return Pairs(root, root / "pairs.tsv", pairs.images, pairs.captions)
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    """A folder of class folders with train/ and test/: four colours, a picture of each shape."""
+    root = tmp_path / "shapes"
+    for split in ("train", "test"):
+        for colour in COLOURS[:4]:
+            for shape in SHAPES:
+                path = root / split / colour / f"{shape}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draw_picture(path, colour, shape, 40)
+    return root
+
+
+def alter(path: Path) -> None:
+    """Let a file hold another picture than was packed."""
+    draw_picture(path, "white", "circle", 40)
+
+
+def test_evaluate__from_a_pack_gives_the_figures_of_the_files(trained: Any, pictures: Pairs, run_cli: Cli) -> None:
+    words = (*EVALUATE, "--retrieval", pictures.manifest)
+    plain = run_cli(*words)
+    pack = run_cli("pack", "--manifest", pictures.manifest, "--shard-images", 7)["fingerprint"]
+    for image in pictures.images:
+        (pictures.root / image).unlink()
+    packed = run_cli(*words, "--packed", pack)
+    assert packed["fingerprint"] != plain["fingerprint"]
+    assert packed["metrics"] == plain["metrics"]
+    overlaps = [read_report(Path(outcome["path"]))["overlap"][0] for outcome in (plain, packed)]
+    assert overlaps[0] == overlaps[1]
+    assert overlaps[1]["num_exact"] == 24  # by the bytes of their records
+    page = (Path(packed["path"]) / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == (Path(plain["path"]) / "report.html").read_text().count(
+        "data:image/jpeg;base64,"
+    )
+    assert run_cli(*words, "--packed", pack)["status"] == "unchanged"
+
+
+@pytest.mark.parametrize("packed", ["the folder", "the folder above", "a split alone"])
+def test_evaluate__reads_class_folders_from_a_pack(packed: str, trained: Any, classes: Path, run_cli: Cli) -> None:
+    words = (*EVALUATE, "--zero-shot", classes, "--knn", classes, "--knn-k", 3, "--no-overlap")
+    plain = run_cli(*words)
+    folder = {"the folder": classes, "the folder above": classes.parent, "a split alone": classes / "test"}[packed]
+    pack = run_cli("pack", "--images", folder)["fingerprint"]
+    for path in (classes / "test").rglob("*.jpg"):
+        alter(path)
+    outcome = run_cli(*words, "--packed", pack)
+    assert outcome["metrics"] == plain["metrics"]
+
+
+def test_evaluate__takes_the_pack_that_fits_each_set(
+    trained: Any, pictures: Pairs, classes: Path, run_cli: Cli
+) -> None:
+    words = (*EVALUATE, "--retrieval", pictures.manifest, "--zero-shot", classes, "--no-overlap")
+    plain = run_cli(*words)
+    packs = [
+        run_cli("pack", "--images", classes)["fingerprint"],
+        run_cli("pack", "--manifest", pictures.manifest)["fingerprint"],
+    ]
+    for path in [*classes.rglob("*.jpg"), *(pictures.root / image for image in pictures.images)]:
+        alter(path)
+    assert run_cli(*words, "--packed", packs[0], "--packed", packs[1])["metrics"] == plain["metrics"]
+
+
+def test_evaluate__reports_what_a_pack_rejected(trained: Any, pictures: Pairs, run_cli: Cli) -> None:
+    (pictures.root / pictures.images[4]).write_bytes(b"no picture")
+    words = (*EVALUATE, "--retrieval", pictures.manifest, "--max-bad-fraction", 0.1)
+    plain = run_cli(*words)
+    pack = run_cli("pack", "--manifest", pictures.manifest, "--max-bad-fraction", 0.1)["fingerprint"]
+    assert run_cli(*words, "--packed", pack)["metrics"] == plain["metrics"]
+
+
+def test_evaluate__refuses_a_pack_that_serves_no_set(
+    trained: Any, pictures: Pairs, classes: Path, run_cli: Cli
+) -> None:
+    pack = run_cli("pack", "--images", classes)["fingerprint"]
+    message = run_cli.fails(*EVALUATE, "--retrieval", pictures.manifest, "--packed", pack)
+    assert "--packed must name a pack that has all pictures of a set; got" in message
+    assert f"made from {classes}, which serves none" in message
+
+
+def test_evaluate__fails_a_set_whose_pack_was_altered(trained: Any, pictures: Pairs, run_cli: Cli) -> None:
+    outcome = run_cli("pack", "--manifest", pictures.manifest)
+    shard = Path(outcome["path"]) / "shards" / "000000.bin"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    words = (*EVALUATE, "--retrieval", pictures.manifest, "--packed", outcome["fingerprint"], "--no-overlap")
+    assert f"{shard} must be as it was written; the record of images/" in run_cli.fails(*words)
+
+
+def test_evaluate__looks_for_copies_among_packed_training_pictures(
+    encoded: Pairs, pictures: Pairs, run_cli: Cli
+) -> None:
+    pack = run_cli("pack", "--manifest", pictures.manifest)["fingerprint"]
+    run_cli(*DISTILL, "--packed", pack, "--epochs", 1)
+    outcome = run_cli(*EVALUATE, "--retrieval", pictures.manifest)
+    [overlap] = read_report(Path(outcome["path"]))["overlap"]
+    assert (overlap["num_training"], overlap["num_exact"]) == (24, 24)
+    (run_cli.store / "pack" / pack / "index" / "000000.parquet").unlink()
+    again = run_cli(*EVALUATE, "--retrieval", pictures.manifest, "--num-resamples", 101)
+    assert read_report(Path(again["path"]))["overlap"] == []
