@@ -126,7 +126,7 @@ def test_crop__shows_the_box_and_no_more(scale: float) -> None:
 
 
 # In grey levels, mean and 99th percentile; of what is drawn here, and of photographs.
-BOUNDS = {"smooth": (0.6, 2), "detailed": (1.4, 8), "photographs": (2.2, 18)}
+BOUNDS = {"smooth": (0.6, 2), "detailed": (1.8, 8), "photographs": (2.4, 20)}
 
 
 @pytest.mark.parametrize("size", [64, 112, 224, 300])

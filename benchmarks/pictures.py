@@ -1,0 +1,150 @@
+"""Pictures on their way to the student, on one core: from files and from packs, against the PIL pipeline."""
+
+import io
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import simplejpeg
+import torch
+from torchvision import transforms
+
+from benchmarks.measure import Comparison, Limit, compare_time
+from benchmarks.settings import Settings
+from data_schemas.packed_images import PackedImages, write_config, write_shard
+from stages.image_set import ImageSet
+from stages.pack.records import RecordMaker
+from stages.packed_image_set import PackedImageSet
+from stages.transforms import TrainCrop, draw_box
+
+IMAGE_SIZE = 224
+MIN_SCALE = 0.9
+BARS = {"files": 2.3, "jpeg": 3.5, "raw": 15.0}
+
+_SHORT_SIDE, _QUALITY = 256, 90
+_NUM_MADE, _MADE_SIZE = 60, (390, 440)
+
+
+def compare(settings: Settings) -> list[Comparison]:
+    """Compare on photographs of about 440 x 390 pixels, or on as many that are made."""
+    with tempfile.TemporaryDirectory() as scratch, _one_thread():
+        folder = settings.data / "photos_fullsize" / "images" if settings.data else _make_photos(Path(scratch) / "made")
+        files = ImageSet(root=folder, paths=sorted(path.name for path in folder.iterdir()))
+        packs = {name: _pack(files, Path(scratch) / name, format_=name) for name in ("jpeg", "raw")}
+        rows = {
+            "files": ("from files", files, _decoding(files)),
+            "jpeg": ("from a JPEG pack", packs["jpeg"], _decoding(packs["jpeg"])),
+            "raw": ("from a raw pack", packs["raw"], _copying(packs["raw"])),
+        }
+        return [
+            _compare(subject, files=files, images=images, bar=BARS[name], limit=limit, num_pairs=settings.num_pairs)
+            for name, (subject, images, limit) in rows.items()
+        ]
+
+
+def _compare(
+    subject: str, *, files: ImageSet, images: ImageSet, bar: float, limit: Limit, num_pairs: int
+) -> Comparison:
+    crop, baseline = TrainCrop(image_size=IMAGE_SIZE, min_scale=MIN_SCALE), _pil_pipeline(files)
+
+    def ours() -> None:
+        for number in range(len(images.paths)):
+            crop(images.open(number), seed=number)
+
+    ours()
+    baseline()
+    return compare_time(
+        f"{len(files.paths)} crops of {IMAGE_SIZE} px {subject}",
+        baseline_name="the PIL pipeline from files",
+        baseline=baseline,
+        ours=ours,
+        num_pairs=num_pairs,
+        bar=bar,
+        limit=limit,
+    )
+
+
+def _pil_pipeline(files: ImageSet) -> Callable[[], None]:
+    """What training scripts ship: Pillow's decoder, and torchvision's transforms of the first kind."""
+    pipeline = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(
+                IMAGE_SIZE, (MIN_SCALE, 1.0), interpolation=transforms.InterpolationMode.BICUBIC
+            ),
+            transforms.ToTensor(),
+            transforms.Normalize((0.5,) * 3, (0.5,) * 3),
+        ]
+    )
+
+    def run() -> None:
+        for path in files.paths:
+            with PIL.Image.open(files.root / path) as image:
+                pipeline(image.convert("RGB"))
+
+    return run
+
+
+def _decoding(images: ImageSet) -> Limit:
+    data = _jpeg_bytes(images)
+
+    def run() -> None:
+        for each in data:
+            simplejpeg.decode_jpeg(each)
+
+    return Limit("decoding alone", run)
+
+
+def _jpeg_bytes(images: ImageSet) -> list[bytes]:
+    if isinstance(images, PackedImageSet):
+        return [images.pack.read(int(row)).tobytes() for row in images.rows]
+    return [(images.root / path).read_bytes() for path in images.paths]
+
+
+def _copying(images: PackedImageSet) -> Limit:
+    pictures = [images.open(number) for number in range(len(images.paths))]
+    boxes = [draw_box(picture.size, min_scale=MIN_SCALE, seed=seed) for seed, picture in enumerate(pictures)]
+    crops = [box.cut(picture.pixels(), picture.size) for box, picture in zip(boxes, pictures, strict=True)]
+
+    def run() -> None:
+        for crop in crops:
+            crop.copy()
+
+    return Limit("copying the crop's bytes", run)
+
+
+def _pack(files: ImageSet, root: Path, *, format_: str) -> PackedImageSet:
+    make = RecordMaker(files, short_side=_SHORT_SIDE, format_=format_, quality=_QUALITY)
+    write_config(root, format_=format_)
+    write_shard(root, 0, files.paths, (make(number) for number in range(len(files.paths))))
+    return PackedImageSet.of(PackedImages(root), np.arange(len(files.paths), dtype=np.int32), files.paths)
+
+
+def _make_photos(root: Path) -> Path:
+    """Draw noise with as much power in each octave, as photographs have, in three colours that go together."""
+    root.mkdir()
+    random = np.random.default_rng(0)
+    height, width = _MADE_SIZE
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
+    radius[0, 0] = np.inf
+    for number in range(_NUM_MADE):
+        waves = np.fft.rfft2(random.normal(size=(3, height, width))) / radius
+        grey, *colours = np.fft.irfft2(waves, s=_MADE_SIZE)
+        bands = np.stack([grey + 0.3 * colour for colour in (colours[0], colours[1], -colours[0])], axis=2)
+        pixels = np.clip(128 + 50 * bands / bands.std(), 0, 255).astype(np.uint8)
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY)
+        (root / f"{number:03}.jpg").write_bytes(buffer.getvalue())
+    return root
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
