@@ -185,7 +185,7 @@ def find_pack(digest: str, location: str, store: Store) -> Artifact | None:
 
 def _find_places(pack: Pack, root: Path, paths: Sequence[str]) -> Rows:
     """Find rows by the paths as written, relative to the pack's folder, and absolute."""
-    pack_root = Path(pack.artifact.record.inputs["images"].location)
+    pack_root = Path(pack.artifact.record.inputs["pictures"].location)
     rows = pack.images.find(paths) if root == pack_root else np.full(len(paths), ABSENT, np.int32)
     full = [os.path.normpath(os.path.join(root, path)) for path in paths]  # noqa: PTH118
     for forms in ([os.path.relpath(path, pack_root) for path in full], full):

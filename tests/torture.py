@@ -72,6 +72,7 @@ def jobs(root: Path) -> Iterator[Job]:
     distill = (*DISTILL, "--save-every-minutes", 1e-9)
     evaluate = ("evaluate", "--device", "cpu", "--workers", 0, "--retrieval", pairs.manifest)
     yield Job("encode-teacher", many)
+    yield Job("pack", ("pack", "--images", make_pairs(root / "many", 240, 40).root, "--shard-images", 20))
     yield Job("prototypes", ("prototypes", "--num-prototypes", 64, "--device", "cpu"), before=(many,))
     yield Job("distill", distill, before=(encode,))
     yield Job("evaluate", evaluate, before=(encode, distill))

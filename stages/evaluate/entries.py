@@ -89,7 +89,7 @@ def _check_served(packs: Sequence[Pack], entries: Iterable[Entry]) -> None:
         if pack.images.root not in served:
             raise ProtoRKDError(
                 f"--packed must name a pack that has all pictures of a set; got {pack.artifact.path}, made from "
-                f"{pack.artifact.record.inputs['images'].location}, which serves none. Leave it out, or pack the set."
+                f"{pack.artifact.record.inputs['pictures'].location}, which serves none. Leave it out, or pack the set."
             )
 
 

@@ -73,7 +73,7 @@ def pack(params: PackParams, inputs: Mapping[str, Input], out: Draft, runtime: P
     """Write every distinct picture, in order of first appearance."""
     from stages.pack.run import pack_images
 
-    return pack_images(params, runtime, images=inputs["images"].value, draft=out)
+    return pack_images(params, runtime, images=inputs["pictures"].value, draft=out)
 
 
 def identify(inputs: PackInputs, params: PackParams, context: Context) -> Mapping[str, Input]:
@@ -83,7 +83,7 @@ def identify(inputs: PackInputs, params: PackParams, context: Context) -> Mappin
         raise ProtoRKDError(f"One of --manifest and --images must be given; got {got}. Pass a manifest or a folder.")
     root, paths = _folder(inputs) if inputs.manifest is None else _manifest(inputs.manifest, inputs, params)
     images = identify_images(root, paths, identity=inputs.image_identity, file_digests=context.file_digests)
-    return {"images": images, "paths": Input(digest=hash_json(paths), location=images.location)}
+    return {"pictures": images, "paths": Input(digest=hash_json(paths), location=images.location)}
 
 
 def _manifest(manifest: Path, inputs: PackInputs, params: PackParams) -> tuple[Path, list[str]]:

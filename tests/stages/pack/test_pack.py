@@ -189,7 +189,7 @@ def test_pack__changes_nothing_when_asked_again(pack: Any, folder: Path, tmp_pat
     moved = pack("--images", folder.rename(tmp_path / "moved"))
     assert (moved["status"], moved["digest"]) == ("unchanged", first["digest"])
     record = json.loads((Path(moved["path"]) / "artifact.json").read_text())
-    assert record["inputs"]["images"]["location"] == str(tmp_path / "moved")
+    assert record["inputs"]["pictures"]["location"] == str(tmp_path / "moved")
 
 
 @pytest.mark.parametrize("change", ["pixels", "a name", "short side", "format", "quality"])
@@ -317,3 +317,18 @@ def test_pack__is_refused_where_a_list_was_altered(pack: Any, folder: Path, stor
     path.write_bytes(data)
     with pytest.raises(ProtoRKDError, match="Run pack again with the same options and --force"):
         Pack.open(artifact)
+
+
+@pytest.mark.parametrize("words", [("--manifest", "pairs.tsv"), ("--images", ".")], ids=["manifest", "folder"])
+def test_pack__is_repaired_from_its_pictures(
+    words: tuple[str, str], pack: Any, run_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = make_pairs(tmp_path / "pairs", 6, 40)
+    monkeypatch.chdir(pairs.root)
+    (pairs.root / "artifact.json").write_text("pictures may lie in an artifact, such as that of draw-scenes")
+    outcome = pack(*words, "--shard-images", 2)
+    shard = Path(outcome["path"]) / "shards" / "000001.bin"
+    whole = shard.read_bytes()
+    shard.write_bytes(b"\0" * len(whole))
+    assert run_cli.run("verify", "--repair").exit_code == 0
+    assert shard.read_bytes() == whole
