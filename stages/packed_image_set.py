@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.int32]
 
+PACK = "pack"
+"""Names the digest of the pack among the parts of what `find_packed` gives."""
+
 
 @dataclass(frozen=True, eq=False)
 class PackedImageSet(ImageSet):
@@ -165,9 +168,10 @@ def find_packed(packs: Sequence[Pack], root: Path, paths: Sequence[str]) -> Inpu
         rows = _find_places(pack, root.resolve(), paths)
         absent = np.flatnonzero(rows == ABSENT)
         if not len(absent):
-            digest = hash_json([pack.artifact.record.digest, hashlib.sha256(rows.tobytes()).hexdigest()])
+            whole = pack.artifact.record.digest
+            digest = hash_json([whole, hashlib.sha256(rows.tobytes()).hexdigest()])
             images = PackedImageSet.of(pack.images, rows, paths)
-            return Input(digest=digest, location=str(root.resolve()), value=images)
+            return Input(digest=digest, location=str(root.resolve()), parts={PACK: whole}, value=images)
         if len(absent) < len(rows):
             log.info(
                 "%s lacks %d of %d pictures below %s, first %s; they are read from their files",

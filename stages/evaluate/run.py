@@ -17,6 +17,7 @@ from stages.evaluate.overlap_report import OverlapReport, measure_overlap
 from stages.evaluate.sets import Entry, UnreadSet
 from stages.evaluate.show import draw_page
 from stages.evaluate.tables import METRICS_TABLE_NAME, RESULTS_NAME, metrics_table, result_lines
+from stages.packed_image_set import PACK
 from stages.ranks import ranks_of
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ def measure(
     shown = checkpoints.students[-1]
     entries = [entry.value for entry in inputs.values() if isinstance(entry.value, Entry)]
     readable = [entry for entry in entries if not isinstance(entry.found, UnreadSet)]
+    packs = {found.parts[PACK] for entry in readable for found in entry.pictures() if PACK in found.parts}
+    for digest in packs:
+        context.use(digest)
     measurer = Measurer(params, inputs.get(TEACHER), runtime, context)
     jobs = {student.name: jobs_of(student, readable) for student in checkpoints.students}
     measurer.embed([job for each in jobs.values() for job in each], shown=shown)
@@ -93,7 +97,7 @@ def measure(
         "sets": len(readable),
         "measurements": sum(map(len, found.values())),
     }
-    uses = measurer.used | overlap.used | set(measurer.embedder(shown).take_used())
+    uses = packs | measurer.used | overlap.used | set(measurer.embedder(shown).take_used())
     return Result(counts=counts, metrics=report["metrics"], uses=tuple(sorted(uses)))
 
 

@@ -53,15 +53,10 @@ def pack_images(params: "PackParams", runtime: "PackRuntime", *, images: ImageSe
     ):
         for number, rows in shards.items():
             if number not in kept:
-                write_shard(
-                    draft.path,
-                    number,
-                    images.paths[rows.start : rows.stop],
-                    _in_order(pool, make, rows, _AHEAD * threads),
-                )
+                records = _in_order(pool, make, rows, ahead=_AHEAD * threads, advance=advance)
+                write_shard(draft.path, number, images.paths[rows.start : rows.stop], records)
                 draft.adopt(shard_path(number))
                 draft.adopt(index_path(number))
-                advance(len(rows))
             reasons = read_index(draft.path, ["reason"], shard=number)["reason"].to_pylist()
             found = [(row, reason) for row, reason in zip(rows, reasons, strict=True) if reason is not None]
             rejections += [Rejection(row=row, reason=reason, value=images.paths[row]) for row, reason in found]
@@ -78,7 +73,14 @@ def pack_images(params: "PackParams", runtime: "PackRuntime", *, images: ImageSe
     )
 
 
-def _in_order(pool: ThreadPoolExecutor, make: Callable[[int], R], rows: Sequence[int], ahead: int) -> Iterator[R]:
+def _in_order(
+    pool: ThreadPoolExecutor,
+    make: Callable[[int], R],
+    rows: Sequence[int],
+    *,
+    ahead: int,
+    advance: Callable[[int], None],
+) -> Iterator[R]:
     """Make what is next while the last is taken; a few wait at most, so that memory stays flat."""
     waiting: deque[Future[R]] = deque()
     try:
@@ -86,8 +88,10 @@ def _in_order(pool: ThreadPoolExecutor, make: Callable[[int], R], rows: Sequence
             waiting.append(pool.submit(make, row))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
+                advance(1)
         while waiting:
             yield waiting.popleft().result()
+            advance(1)
     finally:
         for future in waiting:
             future.cancel()

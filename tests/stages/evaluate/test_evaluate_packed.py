@@ -55,6 +55,10 @@ def test_evaluate__from_a_pack_gives_the_figures_of_the_files(trained: Any, pict
         "data:image/jpeg;base64,"
     )
     assert run_cli(*words, "--packed", pack)["status"] == "unchanged"
+    alter(pictures.root / pictures.images[0])
+    run_cli("pack", "--images", pictures.root)  # newer, which gc would keep in its place
+    assert run_cli.run("gc", "--yes").exit_code == 0
+    assert pack in {path.name for path in (run_cli.store / "pack").glob("[!.]*")}
 
 
 @pytest.mark.parametrize("packed", ["the folder", "the folder above", "a split alone"])
