@@ -123,17 +123,19 @@ def _training_pictures(artifact: Artifact, context: Context) -> Input:
     """The pictures that the student was distilled from, or a sentence where they are not to be had any more."""
     images, wanted = artifact.record.inputs["images"], artifact.record.inputs["embeddings"].digest
     root = Path(images.location)
-    pack = find_pack(images.digest, images.location, context.store)
     known = [found for found in context.store.artifacts("encode-teacher") if found.record.digest == wanted]
-    missing = f"{context.store.root} no longer has their list" if pack or root.is_dir() else f"{root} is gone"
     try:
-        for embeddings in known if pack or root.is_dir() else []:
-            column = read_pairs(embeddings.path)["image"]
+        pack = find_pack(images.digest, images.location, context.store)
+        if pack is None and not root.is_dir():
+            missing = f"{root} is gone"
+        elif not known:
+            missing = f"{context.store.root} no longer has their list"
+        else:
+            paths = read_pairs(known[0].path)["image"]
             if pack is not None:
-                manifest = embeddings.record.inputs["manifest"].location
-                return take_packed(pack, column.combine_chunks(), manifest=manifest)
-            value = ImageSet(root=root, paths=column.to_pylist())
+                return take_packed(pack, paths.combine_chunks(), manifest=known[0].record.inputs["manifest"].location)
+            value = ImageSet(root=root, paths=paths.to_pylist())
             return Input(digest=images.digest, location=images.location, value=value)
-    except ProtoRKDError as error:
+    except ProtoRKDError as error:  # the list or the pack is damaged
         missing = str(error)
     return Input(digest=hash_json("absent"), location=images.location, value=missing)
