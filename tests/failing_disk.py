@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 _CALLS = ("fsync", "rename", "replace", "mkdir")
@@ -34,7 +35,21 @@ class FailingDisk:
             for name in _CALLS:
                 patch.setattr(os, name, self._call(name, getattr(os, name)))
             patch.setattr(io, "open", self._open(io.open))
+            patch.setattr(pq, "write_table", self._library_write(pq.write_table))
             yield
+
+    def _library_write(self, real):
+        """A writer in C++, of which only whole files are seen."""
+
+        def write(table, path, **options):
+            real(table, path, **options)
+            try:
+                self._count_or_fail("write", os.fspath(path))
+            except OSError:
+                path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+                raise
+
+        return write
 
     def _call(self, name, real):
         def call(target, *args, **options):
