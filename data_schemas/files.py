@@ -115,6 +115,21 @@ def write_unsynced(path: Path, data: bytes) -> None:
         raise disk_error(path, error) from error
 
 
+def allocate(path: Path, size: int) -> None:
+    """Make a file of zeros with room on the disk for all of them: writing to a map of it can then not fail half-way.
+
+    Raises:
+        ProtoRKDError: the disk is full or the folder cannot be written.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate") and size:
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+
+
 def append_line(path: Path, line: str) -> None:
     """Add one line to a journal and force it to disk; a torn last line is the reader's to ignore."""
     try:

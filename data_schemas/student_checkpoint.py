@@ -24,8 +24,8 @@ class TeacherRecord:
     Args:
         identity: digest of its bytes.
         dim: width of its embeddings.
-        recipe: how it embedded the captions: max_tokens, prompt, truncate_dim, embedding_dtype, teacher_precision (which
-            is fp32 where it is not said).
+        recipe: how it embedded the captions: max_tokens, prompt, truncate_dim, embedding_dtype and teacher_precision,
+            which is fp32 where it is not said.
     """
 
     identity: str

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.files import allocate
 from data_schemas.pair_index import read_captions
 from data_schemas.teacher_embeddings import TeacherEmbeddings
 from pipeline.draft import Draft
@@ -91,9 +92,9 @@ def _rows_in(captions: pa.Array, source: Artifact) -> NDArray[np.int64]:
 
 
 def _scratch(draft: Draft, num_captions: int, embeddings: TeacherEmbeddings) -> NDArray[Any]:
-    draft.state.mkdir(exist_ok=True)
-    shape = (num_captions, embeddings.dim)
-    return np.memmap(draft.state / _SCRATCH_NAME, dtype=embeddings.dtype, mode="w+", shape=shape)
+    path, shape = draft.state / _SCRATCH_NAME, (num_captions, embeddings.dim)
+    allocate(path, num_captions * embeddings.dim * embeddings.dtype.itemsize)
+    return np.memmap(path, dtype=embeddings.dtype, mode="r+", shape=shape)
 
 
 def _copy(embeddings: TeacherEmbeddings, rows: NDArray[np.int64], values: NDArray[Any]) -> None:

@@ -5,7 +5,16 @@ import pytest
 
 from data_schemas import files
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import FileEntry, append_line, hash_file, list_files, read_json, write_atomic, write_json
+from data_schemas.files import (
+    FileEntry,
+    allocate,
+    append_line,
+    hash_file,
+    list_files,
+    read_json,
+    write_atomic,
+    write_json,
+)
 
 ABC_SHA256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
 
@@ -65,6 +74,19 @@ def test_write_atomic__says_that_a_folder_is_read_only(tmp_path):
             write_atomic(tmp_path / "a.bin", b"")
     finally:
         tmp_path.chmod(0o700)
+
+
+def test_allocate__takes_the_room_at_once(tmp_path):
+    allocate(tmp_path / "a/b", 100_000)
+    found = (tmp_path / "a/b").stat()
+    assert found.st_size == 100_000
+    assert found.st_blocks * 512 >= 100_000
+
+
+def test_allocate__says_that_the_disk_is_full(tmp_path, monkeypatch):
+    refuse(monkeypatch, os, "posix_fallocate", errno.ENOSPC)
+    with pytest.raises(ProtoRKDError, match=r"a must be writable; No space left.*Free some space"):
+        allocate(tmp_path / "a", 10)
 
 
 def test_append_line__begins_anew_after_a_torn_line(tmp_path):
