@@ -17,6 +17,7 @@ from pipeline.peers import Peers
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store import Artifact
 from stages.distill.loss_spec import format_loss_options, format_losses, parse_loss_options, parse_losses
+from stages.image_paths import check_inside
 from stages.image_set import IDENTITIES, identify_images
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class DistillInputs:
         None, help="Artifact of encode-teacher, by fingerprint or path. Default: the newest.", metavar="REF"
     )
     image_root: Path | None = option(None, help="Folder that relative image paths start from. Default: the manifest's.")
+    allow_outside: bool = option(False, help="Let image paths lead out of their folder: the manifest is trusted.")
     image_identity: str = option(
         "content",
         help="What makes a picture the same: its bytes (read once, remembered), or its path alone.",
@@ -224,10 +226,10 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
 def _images(inputs: DistillInputs, embeddings: Artifact, paths: "pa.ChunkedArray", context: Context) -> Input:
     manifest = Path(embeddings.record.inputs["manifest"].location)
     if inputs.packed is None:
-        root = inputs.image_root or manifest.parent
-        return identify_images(
-            root, paths.to_pylist(), identity=inputs.image_identity, file_digests=context.file_digests
-        )
+        root, names = inputs.image_root or manifest.parent, paths.to_pylist()
+        if not inputs.allow_outside:
+            check_inside(names, root)
+        return identify_images(root, names, identity=inputs.image_identity, file_digests=context.file_digests)
     if inputs.image_root is not None:
         raise ProtoRKDError(f"Only one of --packed and --image-root must be given; got {inputs.image_root} as well.")
     from stages.packed_image_set import take_packed

@@ -55,6 +55,7 @@ def find_entries(
             file_digests=context.file_digests,
             image_root=inputs.image_root,
             image_identity=inputs.image_identity,
+            allow_outside=inputs.allow_outside,
             packs=packs,
         )
 

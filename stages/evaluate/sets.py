@@ -14,6 +14,7 @@ from pipeline.stage import Input
 from stages.evaluate.caption_sets import read_caption_set, split_argument
 from stages.evaluate.image_folder import ImageFolder
 from stages.evaluate.scored_pairs import ScoredPairs, read_scored_pairs
+from stages.image_paths import check_inside
 from stages.image_set import identify_images
 from stages.manifest_format import ManifestFormat
 from stages.packed_image_set import Pack, find_packed
@@ -148,6 +149,7 @@ def read_retrieval_set(
     file_digests: FileDigests,
     image_root: Path | None = None,
     image_identity: str = "content",
+    allow_outside: bool = False,
     packs: Sequence[Pack] = (),
 ) -> RetrievalSet:
     """Read ``PATH``, ``NAME=PATH``, ``PATH#SPLIT`` or ``NAME=PATH#SPLIT``, in any format of `read_caption_set`.
@@ -160,15 +162,18 @@ def read_retrieval_set(
         file_digests: of pictures, as far as they are known.
         image_root: folder of the pictures; by default they are looked for near the file.
         image_identity: as `identify_images` takes it.
+        allow_outside: let paths lead out of the folder of the pictures.
         packs: that the pictures are read from where one has all of them.
 
     Raises:
-        ProtoRKDError: as `read_caption_set`.
+        ProtoRKDError: as `read_caption_set`; or a path leads out of its folder.
     """
     name, path, split = split_argument(argument)
     pairs = read_caption_set(path, split=split, image_root=image_root, form=form)
     encoded = pa.array(pairs.images, pa.large_string()).dictionary_encode()
     paths = encoded.dictionary.to_pylist()
+    if not allow_outside:
+        check_inside(paths, pairs.root)
     images = find_packed(packs, pairs.root, paths) or identify_images(
         pairs.root, paths, identity=image_identity, file_digests=file_digests
     )

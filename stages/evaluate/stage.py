@@ -40,6 +40,7 @@ class EvaluateInputs:
     image_root: Path | None = option(
         None, help="Folder with the pictures of --retrieval. Default: where each format has them.", metavar="FOLDER"
     )
+    allow_outside: bool = option(False, help="Let image paths lead out of their folder: the manifest is trusted.")
     zero_shot: tuple[str, ...] = option(
         (), help="Folder of class folders to classify by prompts; repeatable.", metavar="FOLDER"
     )

@@ -15,6 +15,7 @@ from pipeline.fingerprint import hash_json
 from pipeline.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage
 from stages.image_files import list_pictures
+from stages.image_paths import check_inside
 from stages.image_set import IDENTITIES, identify_images
 from stages.manifest_format import ManifestFormat
 
@@ -32,6 +33,7 @@ class PackInputs:
     image_root: Path | None = option(
         None, help="Folder that the manifest's relative image paths start from. Default: the manifest's."
     )
+    allow_outside: bool = option(False, help="Let image paths lead out of their folder: the manifest is trusted.")
     image_identity: str = option(
         "content",
         help="What makes a picture the same: its bytes (read once, remembered), or its path alone.",
@@ -90,7 +92,10 @@ def _manifest(manifest: Path, inputs: PackInputs, params: PackParams) -> tuple[P
     if not manifest.is_file():
         raise ProtoRKDError(f"--manifest must name a file; got {manifest}.")
     table = params.read(manifest, max_bad_fraction=1.0).table  # what of it is no pair is for encode-teacher to judge
-    return inputs.image_root or manifest.parent, table["image"].unique().to_pylist()
+    root, paths = inputs.image_root or manifest.parent, table["image"].unique().to_pylist()
+    if not inputs.allow_outside:
+        check_inside(paths, root)
+    return root, paths
 
 
 def _folder(inputs: PackInputs) -> tuple[Path, list[str]]:
