@@ -14,8 +14,8 @@ from data_schemas.teacher_embeddings import ARRAY_NAME, Shard, TeacherEmbeddings
 from pipeline.draft import Draft
 from pipeline.progress import progress
 from pipeline.stage import Context, Input
+from stages.ahead_and_behind import ahead, behind
 from stages.known_captions import KnownRows, find_known_rows
-from stages.overlap import ahead, behind
 from stages.recipe import Recipe
 
 if TYPE_CHECKING:

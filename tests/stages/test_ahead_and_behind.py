@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stages.overlap import ahead, behind
+from stages.ahead_and_behind import ahead, behind
 
 
 def test_ahead__yields_every_result_in_order() -> None:
