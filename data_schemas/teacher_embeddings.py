@@ -17,6 +17,8 @@ ARRAY_NAME = "embeddings.zarr"
 SCHEMA_VERSION = 1
 _KIND = "protorkd teacher embeddings"
 _CHUNK_ROWS = 256
+# Without it zarr makes a task of each inner chunk, which takes longer than the chunk.
+_ONE_TASK_A_SHARD = {"codec_pipeline.batch_size": 1 << 16}
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,8 @@ class TeacherEmbeddings:
         path = self._root / shard.path
         try:
             path.unlink(missing_ok=True)  # zarr reads what stands there, and fails where that is torn
-            self._array[shard.start : shard.stop] = values
+            with zarr.config.set(_ONE_TASK_A_SHARD):
+                self._array[shard.start : shard.stop] = values
             fsync(path)
             fsync(path.parent)
         except OSError as error:
