@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 ROOT = Path(__file__).parents[1]
 _BLOCK_ROWS = 1 << 19
 _DISTINCT_SHARE = 0.8
-_CAPTION_WORDS = 7
+_FEWEST_WORDS, _MOST_WORDS = 5, 11
 _VOCABULARY = 8192
 _VECTOR_DIM = 50
 
@@ -90,11 +90,12 @@ def write_vectors(path: Path) -> None:
 
 def _captions(numbers: np.ndarray, vocabulary: pa.Array) -> pa.Array:
     """Captions of several words, another one for each number: its digits to the base of the vocabulary, and more."""
+    num_words = _FEWEST_WORDS + numbers * 31 % (_MOST_WORDS - _FEWEST_WORDS + 1)
     columns = []
-    for place in range(_CAPTION_WORDS):
+    for place in range(_MOST_WORDS):
         digits = (numbers >> (13 * place) if place < 2 else numbers * (2 * place + 1) + place) % _VOCABULARY
-        columns.append(vocabulary.take(pa.array(digits)))
-    return pc.binary_join_element_wise(*columns, " ")
+        columns.append(vocabulary.take(pa.array(digits, mask=place >= num_words)))
+    return pc.binary_join_element_wise(*columns, " ", null_handling="skip")
 
 
 def _words() -> list[str]:
