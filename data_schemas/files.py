@@ -14,6 +14,7 @@ from typing import Any
 from data_schemas.errors import ProtoRKDError
 
 PARTIAL_SUFFIX = ".partial"
+OTHER_BYTES = "has other bytes than were written"  # what is wrong with a file of the right size
 _BLOCK = 1 << 20
 _MANY = 256
 
@@ -51,7 +52,7 @@ class FileEntry:
             if size != self.size:
                 return f"has {size} bytes instead of {self.size}"
             if read and hash_file(file) != self.sha256:
-                return "has other bytes than were written"
+                return OTHER_BYTES
         except (FileNotFoundError, NotADirectoryError):
             return "missing"
         except OSError as error:

@@ -19,6 +19,8 @@ _KIND = "protorkd teacher embeddings"
 _CHUNK_ROWS = 256
 # Without it zarr makes a task of each inner chunk, which takes longer than the chunk.
 _ONE_TASK_A_SHARD = {"codec_pipeline.batch_size": 1 << 16}
+_CRC_BYTES = 4  # a CRC-32C ends each chunk, and the index at the end of a shard
+_INDEX_DTYPE = np.dtype("<u8")  # where each chunk begins and how long it is
 
 
 @dataclass(frozen=True)
@@ -159,3 +161,33 @@ class TeacherEmbeddings:
             path = self._root / ARRAY_NAME
             raise ProtoRKDError(f"{path} must be as it was written; rows {start} to {stop}: {error}.") from error
         return values
+
+    def decode(self, shard: Shard, data: bytes, *, out: NDArray[Any]) -> None:
+        """Take a shard's rows out of the bytes of its file; zarr's own way asks for every chunk by itself.
+
+        Args:
+            shard: which one.
+            data: of the whole file, known to be as they were written: the chunks' own checksums are passed over.
+            out: where the rows go.
+
+        Raises:
+            ProtoRKDError: the bytes are not laid out as `write` has zarr lay them out.
+
+        Shapes:
+            out: (stop - start, dim), the array's dtype.
+        """
+        stored = self.dtype.newbyteorder("<")
+        num_chunks = (self._array.shards or self._array.chunks)[0] // _CHUNK_ROWS
+        index_bytes = num_chunks * 2 * _INDEX_DTYPE.itemsize
+        chunk_bytes = _CHUNK_ROWS * self.dim * stored.itemsize
+        places = np.frombuffer(data[-index_bytes - _CRC_BYTES : -_CRC_BYTES], _INDEX_DTYPE).reshape(-1, 2)
+        for row, (offset, size) in zip(range(0, len(out), _CHUNK_ROWS), places.tolist(), strict=False):
+            if size != chunk_bytes + _CRC_BYTES or offset + size > len(data):
+                path = self._root / shard.path
+                raise ProtoRKDError(
+                    f"{path} must hold plain chunks of {_CHUNK_ROWS} rows; the one at row {shard.start + row} is not. "
+                    "Run encode-teacher again with --force."
+                )
+            chunk = np.frombuffer(data, stored, count=_CHUNK_ROWS * self.dim, offset=offset).reshape(-1, self.dim)
+            rows = out[row : row + _CHUNK_ROWS]
+            rows[:] = chunk[: len(rows)]

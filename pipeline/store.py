@@ -1,6 +1,7 @@
 """The artifact store: ``<store>/<stage>/<fingerprint>/``, each artifact absent or complete."""
 
 import contextlib
+import hashlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import fsync
+from data_schemas.files import OTHER_BYTES, FileEntry, fsync
 from pipeline.log import log
 
 DRAFT_PREFIX = ".draft-"
@@ -44,12 +45,32 @@ class Artifact:
         files = [file for file in self.record.files if not paths or file.path.startswith(paths)]
         for file in files:
             if problem := file.problem(self.path, read=read):
-                # A run sees for itself that a size is wrong, and takes over the rest.
-                force = "" if file.problem(self.path, read=False) else " and --force"
-                raise ProtoRKDError(
-                    f"{self.path / file.path} must be as it was written; it {_verb(problem)}. "
-                    f"Run {self.record.stage} again with the same options{force}."
-                )
+                raise self._damage(file, problem)
+
+    def read_whole(self, path: str) -> bytes:
+        """Read one of its files, and refuse other bytes than were written: those that are checked are those given.
+
+        Args:
+            path: relative to the artifact's folder.
+
+        Raises:
+            ProtoRKDError: the file is missing or altered.
+        """
+        [file] = [file for file in self.record.files if file.path == path]
+        if problem := file.problem(self.path, read=False):
+            raise self._damage(file, problem)
+        data = (self.path / path).read_bytes()
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            raise self._damage(file, OTHER_BYTES)
+        return data
+
+    def _damage(self, file: FileEntry, problem: str) -> ProtoRKDError:
+        # A run sees for itself that a size is wrong, and takes over the rest.
+        force = "" if file.problem(self.path, read=False) else " and --force"
+        return ProtoRKDError(
+            f"{self.path / file.path} must be as it was written; it {_verb(problem)}. "
+            f"Run {self.record.stage} again with the same options{force}."
+        )
 
 
 class Store:

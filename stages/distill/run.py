@@ -12,7 +12,6 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import Rejection
 from data_schemas.pair_index import write_rejected
 from data_schemas.student_checkpoint import WEIGHTS_NAME, Preprocessing, StudentConfig, TeacherRecord
-from data_schemas.teacher_embeddings import ARRAY_NAME, TeacherEmbeddings
 from pipeline.draft import Draft
 from pipeline.stage import Context, Input, Result
 from pipeline.store import Artifact
@@ -66,13 +65,7 @@ def train_student(
     ranks = ranks_of(context.peers)
     device = choose_device(runtime.device)
     precision = choose_precision(params.precision, device)
-    embeddings.require_whole((ARRAY_NAME,), read=True)
-    targets = load_targets(
-        TeacherEmbeddings.open(embeddings.path),
-        placement=runtime.targets_placement,
-        device=device,
-        scratch=draft.state / f"targets-{ranks.rank}.bin",
-    )
+    targets = load_targets(embeddings, placement=runtime.targets_placement, device=device, draft=draft, ranks=ranks)
     max_bad = int(runtime.max_bad_fraction * len(images.paths))
     pairs = choose_pairs(params, embeddings=embeddings, images=images, targets=targets, max_missing=max_bad)
     torch.manual_seed(params.seed)

@@ -1,17 +1,28 @@
 """The teacher's embeddings as one table that a training step gathers rows from."""
 
+import mmap
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from data_schemas.teacher_embeddings import TeacherEmbeddings
+from data_schemas.files import write_atomic_by
+from data_schemas.teacher_embeddings import ARRAY_NAME, Shard, TeacherEmbeddings
+from pipeline.draft import STATE_FOLDER, Draft
 from pipeline.log import log
+from pipeline.peers import agreed
+from pipeline.store import Artifact
+from stages.ranks import Ranks
 
-_BLOCK_ROWS = 1 << 18
 _AUTO_SHARE = 0.5  # of the free memory that a table may take
+_THREADS = 8  # that read shards: what takes longest, hashing, runs beside them
+_PLACEMENTS = ("device", "ram", "mapped")  # from the quickest to the one that always has room
 
 
 class Targets:
@@ -40,43 +51,127 @@ class Targets:
 
     def is_zero(self) -> Tensor:
         """Which captions have the zero vector: (captions,), bool, on the CPU."""
-        starts = range(0, len(self._table), _BLOCK_ROWS)
-        return torch.cat([(self._table[start : start + _BLOCK_ROWS] == 0).all(dim=1).cpu() for start in starts])
+        found = self._table[:, 0] == 0
+        rows = found.nonzero().flatten()  # few have even the first number zero: the others are not looked at
+        found[rows] = (self._table[rows] == 0).all(dim=1)
+        return found.cpu()
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Take the embeddings of caption rows as they are stored.
+
+        Shapes:
+            rows: (batch,), int64.
+            returns: (batch, dim), the table's dtype, on the device.
+        """
+        if self._table.device.type == self._device.type:
+            return self._table.index_select(0, rows.to(self._device, non_blocking=True))
+        rows = rows.cpu()  # waits where they lie on the device: the table is looked at at once
+        # From pinned memory, which torch gives out again when the copy is through, the copy goes on in the background.
+        found = torch.empty(len(rows), self.dim, dtype=self._table.dtype, pin_memory=self._device.type == "cuda")
+        torch.index_select(self._table, 0, rows, out=found)
+        return found.to(self._device, non_blocking=True)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Take the embeddings of caption rows.
+        """Take the embeddings of caption rows to compute with; only what is taken is widened, and on the device.
 
         Shapes:
             rows: (batch,), int64.
             returns: (batch, dim), float32, on the device.
         """
-        found = self._table.index_select(0, rows.to(self._table.device, non_blocking=True))
-        return found.to(self._device, non_blocking=True).float()
+        return self.take(rows).float()
 
 
-def load_targets(embeddings: TeacherEmbeddings, *, placement: str, device: torch.device, scratch: Path) -> Targets:
-    """Read all embeddings once into a table.
+def load_targets(artifact: Artifact, *, placement: str, device: torch.device, draft: Draft, ranks: Ranks) -> Targets:
+    """Read all embeddings once into a table, and refuse what is not as it was written.
+
+    The ranks of one draft share a mapped table: the first writes it into the draft's state, where a resumed run finds
+    it and a finished one leaves nothing; the system keeps one copy of it in memory for all.
 
     Args:
-        embeddings: verified.
-        placement: "device", "ram", "mapped" (a scratch file), or "auto": the first of these with room for it.
+        artifact: of embeddings.
+        placement: "device", "ram", "mapped", or "auto": the first of these with room for it on every rank.
         device: where gathered rows are wanted.
-        scratch: file for the mapped table.
+        draft: whose state has a mapped table.
+        ranks: who train together.
+
+    Raises:
+        ProtoRKDError: the embeddings are damaged, or the disk is full.
     """
-    rows, dim, dtype = embeddings.rows, embeddings.dim, embeddings.dtype
+    artifact.require_whole((f"{ARRAY_NAME}/zarr.json",), read=True)
+    embeddings = TeacherEmbeddings.open(artifact.path)
+    size = embeddings.rows * embeddings.dim * embeddings.dtype.itemsize
     if placement == "auto":
-        placement = _choose(rows * dim * dtype.itemsize, device)
+        placement = max(ranks.gather_objects(_choose(size, device)), key=_PLACEMENTS.index)
     if placement == "mapped":
-        scratch.parent.mkdir(parents=True, exist_ok=True)
-        table = torch.from_numpy(np.memmap(scratch, dtype=dtype, mode="w+", shape=(rows, dim)))
-        scratch.unlink()  # the mapping holds it until the process ends, however that comes about
+        table = _map(artifact, embeddings, draft=draft, ranks=ranks)
+    elif placement == "device" and device.type != "cpu":
+        table = _put(artifact, embeddings, device)
     else:
-        kind = torch.from_numpy(np.empty(0, dtype)).dtype
-        table = torch.empty(rows, dim, dtype=kind, device=device if placement == "device" else "cpu")
-    for shard in embeddings.shards():
-        table[shard.start : shard.stop] = torch.from_numpy(embeddings.read(shard.start, shard.stop))
-    log.info("distill: %d x %d targets, placed: %s", rows, dim, placement)
+        table = torch.from_numpy(_read(artifact, embeddings))
+    log.info("distill: %d x %d targets, placed: %s", embeddings.rows, embeddings.dim, placement)
     return Targets(table, device, placement=placement)
+
+
+def _read(artifact: Artifact, embeddings: TeacherEmbeddings) -> NDArray[Any]:
+    table = np.empty((embeddings.rows, embeddings.dim), embeddings.dtype)
+
+    def take(shard: Shard, data: bytes) -> None:
+        embeddings.decode(shard, data, out=table[shard.start : shard.stop])
+
+    _each_shard(artifact, embeddings, take)
+    return table
+
+
+def _put(artifact: Artifact, embeddings: TeacherEmbeddings, device: torch.device) -> Tensor:
+    kind = torch.from_numpy(np.empty(0, embeddings.dtype)).dtype
+    table = torch.empty(embeddings.rows, embeddings.dim, dtype=kind, device=device)
+
+    def take(shard: Shard, data: bytes) -> None:
+        table[shard.start : shard.stop] = torch.from_numpy(_rows(embeddings, shard, data))
+
+    _each_shard(artifact, embeddings, take)
+    return table
+
+
+def _map(artifact: Artifact, embeddings: TeacherEmbeddings, *, draft: Draft, ranks: Ranks) -> Tensor:
+    name = f"{STATE_FOLDER}/targets-{artifact.record.digest}.bin"
+
+    def write(partial: Path) -> None:
+        partial.touch()
+
+        def take(shard: Shard, data: bytes) -> None:
+            with partial.open("r+b") as file:
+                file.seek(shard.start * embeddings.dim * embeddings.dtype.itemsize)
+                file.write(_rows(embeddings, shard, data).data)
+
+        _each_shard(artifact, embeddings, take)
+
+    with agreed(ranks):
+        if ranks.is_first and not draft.is_whole(name):
+            write_atomic_by(draft.path / name, write)
+            draft.adopt(name)
+    with (draft.path / name).open("rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants what it could write to
+    if hasattr(mmap, "MADV_RANDOM"):
+        mapping.madvise(mmap.MADV_RANDOM)  # a row's neighbours on disk are no more likely to be asked for than others
+    return torch.from_numpy(np.frombuffer(mapping, embeddings.dtype).reshape(embeddings.rows, embeddings.dim))
+
+
+def _rows(embeddings: TeacherEmbeddings, shard: Shard, data: bytes) -> NDArray[Any]:
+    values = np.empty((shard.stop - shard.start, embeddings.dim), embeddings.dtype)
+    embeddings.decode(shard, data, out=values)
+    return values
+
+
+def _each_shard(artifact: Artifact, embeddings: TeacherEmbeddings, take: Callable[[Shard, bytes], None]) -> None:
+    """Hand over the bytes of every shard, read once and compared with the record, by several threads at a time."""
+
+    def read(shard: Shard) -> None:
+        take(shard, artifact.read_whole(shard.path))
+
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(read, embeddings.shards()):
+            pass
 
 
 def _choose(size: int, device: torch.device) -> str:

@@ -114,3 +114,24 @@ def test_write__says_that_the_disk_is_full(tmp_path, monkeypatch):
     shard = next(embeddings.shards())
     with pytest.raises(ProtoRKDError, match="Free some space"):
         embeddings.write(shard, VALUES[:512].astype("float16"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_decode__gives_the_rows_that_zarr_reads(tmp_path, dtype):
+    embeddings = create(tmp_path, dtype)
+    for shard in embeddings.shards():
+        embeddings.write(shard, VALUES[shard.start : shard.stop].astype(dtype))
+    decoded = np.empty((ROWS, DIM), dtype)
+    for shard in embeddings.shards():
+        embeddings.decode(shard, (tmp_path / shard.path).read_bytes(), out=decoded[shard.start : shard.stop])
+    assert np.array_equal(decoded, embeddings.read(0, ROWS))
+
+
+def test_decode__refuses_a_layout_that_is_not_ours(tmp_path, written):
+    shard, *_ = written.shards()
+    zarr.create_array(
+        tmp_path / "other", shape=(ROWS, DIM), dtype="float16", chunks=(256, DIM), shards=(SHARD_ROWS, DIM)
+    )[:] = VALUES
+    data = (tmp_path / "other/c/0/0").read_bytes()
+    with pytest.raises(ProtoRKDError, match="must hold plain chunks of 256 rows; the one at row 0 is not"):
+        written.decode(shard, data, out=np.empty((SHARD_ROWS, DIM), "float16"))

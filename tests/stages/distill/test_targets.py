@@ -1,16 +1,28 @@
 """The table of targets gives the same rows wherever it is kept."""
 
+import io
+import os
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from workbench import DISTILL, Cli, Pairs
 
+from data_schemas.artifact_record import ArtifactRecord
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import FileEntry, list_files
 from data_schemas.teacher_embeddings import TeacherEmbeddings
+from pipeline.draft import Draft
 from pipeline.options import click_options
+from pipeline.store import Artifact
+from stages.distill import data
 from stages.distill import targets as module
 from stages.distill.stage import DistillRuntime
 from stages.distill.targets import Targets, load_targets
+from stages.ranks import Ranks
 
 CPU = torch.device("cpu")
 
@@ -19,58 +31,129 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(params=["float16", "float32"])
-def embeddings(request: pytest.FixtureRequest, tmp_path: Path) -> TeacherEmbeddings:
-    """600 rows of width 5 in three shards; row 300 is zero."""
-    made = TeacherEmbeddings.create(tmp_path, rows=600, dim=5, dtype=request.param, shard_rows=256)
+def artifact(request: pytest.FixtureRequest, tmp_path: Path) -> Artifact:
+    """600 rows of width 5 in two shards; row 300 is zero, row 301 but for its last number."""
+    root = tmp_path / "embeddings"
+    made = TeacherEmbeddings.create(root, rows=600, dim=5, dtype=request.param, shard_rows=512)
     values = np.random.default_rng(0).normal(size=(600, 5)).astype(request.param)
-    values[300] = 0
+    values[300], values[301, :4] = 0, 0
     for shard in made.shards():
         made.write(shard, values[shard.start : shard.stop])
-    return TeacherEmbeddings.open(tmp_path)
+    files = tuple(FileEntry.of(root, path) for path in list_files(root))
+    return Artifact(root, ArtifactRecord("encode-teacher", 1, "f" * 32, "d" * 64, {}, {}, files, {}, {}, (), "", {}))
+
+
+@pytest.fixture
+def draft(tmp_path: Path) -> Draft:
+    (tmp_path / "draft").mkdir()
+    return Draft(tmp_path / "draft", resumed=False)
+
+
+def load(artifact: Artifact, draft: Draft, placement: str) -> Targets:
+    return load_targets(artifact, placement=placement, device=CPU, draft=draft, ranks=Ranks())
+
+
+def stored(artifact: Artifact) -> Any:
+    return TeacherEmbeddings.open(artifact.path).read(0, 600)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_targets__are_the_stored_rows_in_any_placement(
-    placement: str, embeddings: TeacherEmbeddings, tmp_path: Path
-) -> None:
-    targets = load_targets(embeddings, placement=placement, device=CPU, scratch=tmp_path / "state" / "targets.bin")
+def test_targets__are_the_stored_rows_in_any_placement(placement: str, artifact: Artifact, draft: Draft) -> None:
+    targets = load(artifact, draft, placement)
     rows = torch.tensor([599, 0, 300, 0, 256])
     gathered = targets.gather(rows)
-    assert (gathered.shape, gathered.dtype, targets.dim) == ((5, 5), torch.float32, 5)
-    expected = embeddings.read(0, 600)[rows.numpy()].astype(np.float32)
-    np.testing.assert_array_equal(gathered.numpy(), expected)
+    assert (gathered.shape, gathered.dtype, targets.dim, targets.num_captions) == ((5, 5), torch.float32, 5, 600)
+    expected = stored(artifact)[rows.numpy()]
+    np.testing.assert_array_equal(gathered.numpy(), expected.astype(np.float32))
+    np.testing.assert_array_equal(targets.take(rows).numpy(), expected)
     assert targets.is_zero().nonzero().flatten().tolist() == [300]
 
 
-def test_targets__that_are_mapped_leave_no_file_behind(embeddings: TeacherEmbeddings, tmp_path: Path) -> None:
-    scratch = tmp_path / "state" / "targets.bin"
-    targets = load_targets(embeddings, placement="mapped", device=CPU, scratch=scratch)
-    assert targets.placement == "mapped"
-    assert not scratch.exists()
-    np.testing.assert_array_equal(targets.gather(torch.tensor([5])).numpy(), embeddings.read(5, 6).astype(np.float32))
+@pytest.mark.parametrize("placement", ["ram", "mapped"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_targets__are_refused_where_a_byte_is_not_as_written(
+    placement: str, number: int, artifact: Artifact, draft: Draft
+) -> None:
+    shard = list(TeacherEmbeddings.open(artifact.path).shards())[number]
+    path = artifact.path / shard.path
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ProtoRKDError, match=rf"c/{number}/0 must be as it was written; it has other bytes.*--force"):
+        load(artifact, draft, placement)
+    assert not list(draft.path.rglob("targets*"))
+
+
+def test_targets__that_are_mapped_are_one_file_that_all_ranks_read(artifact: Artifact, draft: Draft) -> None:
+    first = load(artifact, draft, "mapped")
+    [path] = draft.state.iterdir()
+    before = path.stat()
+    second = load(artifact, Draft(draft.path, resumed=False), "mapped")
+    [same] = draft.state.iterdir()
+    assert (same.stat().st_ino, same.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    rows = torch.arange(600)
+    assert torch.equal(first.take(rows), second.take(rows))
+
+
+def test_targets__that_are_mapped_are_written_anew_where_the_file_is_damaged(artifact: Artifact, draft: Draft) -> None:
+    load(artifact, draft, "mapped")
+    [path] = draft.state.iterdir()
+    content = bytearray(path.read_bytes())
+    content[0] ^= 1
+    path.write_bytes(content)
+    targets = load(artifact, Draft(draft.path, resumed=True), "mapped")
+    np.testing.assert_array_equal(targets.take(torch.arange(600)).numpy(), stored(artifact))
 
 
 def test_targets__are_mapped_where_memory_is_short(
-    embeddings: TeacherEmbeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifact: Artifact, draft: Draft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_free_memory", lambda: 1000)
-    targets = load_targets(embeddings, placement="auto", device=CPU, scratch=tmp_path / "targets.bin")
-    assert targets.placement == "mapped"
+    assert load(artifact, draft, "auto").placement == "mapped"
 
 
-def test_targets__find_zero_rows_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK_ROWS", 3)
-    table = torch.ones(8, 2)
-    table[[2, 3, 7]] = 0
-    assert Targets(table, CPU).is_zero().nonzero().flatten().tolist() == [2, 3, 7]
+def test_targets__are_mapped_on_all_ranks_where_memory_is_short_on_one(
+    artifact: Artifact, draft: Draft, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Ranks, "gather_objects", lambda _self, value: [value, "mapped"] if value == "ram" else [value])
+    assert load(artifact, draft, "auto").placement == "mapped"
 
 
 def test_targets__leave_room_for_those_of_the_other_processes(
-    embeddings: TeacherEmbeddings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    artifact: Artifact, draft: Draft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = embeddings.rows * embeddings.dim * embeddings.dtype.itemsize
+    size = stored(artifact).nbytes
     monkeypatch.setattr(module, "_free_memory", lambda: 3 * size)
     for num_processes, placement in (("1", "ram"), ("2", "mapped")):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", num_processes)
-        targets = load_targets(embeddings, placement="auto", device=CPU, scratch=tmp_path / "targets.bin")
-        assert targets.placement == placement
+        assert load(artifact, draft, "auto").placement == placement
+
+
+def test_targets__are_not_handed_to_the_processes_that_read_pictures(
+    encoded: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loader(dataset: object, **options: Any) -> Any:
+        """Hand over what a spawned worker would be handed."""
+        pickler = _WithoutTargets(io.BytesIO())
+        pickler.dump((dataset, options["collate_fn"]))
+        seen.append(dataset)
+        return original(dataset, **options)
+
+    seen: list[object] = []
+    original = data.DataLoader
+    monkeypatch.setattr(data, "DataLoader", loader)
+    run_cli(*DISTILL, "--epochs", 1)
+    assert seen
+
+
+class _WithoutTargets(pickle.Pickler):
+    def reducer_override(self, value: object) -> Any:
+        assert not isinstance(value, Targets)
+        assert not (isinstance(value, torch.Tensor) and value.shape == (24, 16))  # the table
+        return NotImplemented
+
+
+def test_distill__leaves_no_mapped_table_behind(encoded: Pairs, run_cli: Cli) -> None:
+    outcome = run_cli(*DISTILL, "--epochs", 1, "--targets-placement", "mapped")
+    assert outcome["status"] == "created"
+    assert not [name for _, _, names in os.walk(run_cli.store) for name in names if name.startswith("targets-")]
