@@ -22,7 +22,7 @@ from stages.distill.ema import EMA
 from stages.distill.loss_spec import parse_losses
 from stages.distill.metrics import Metrics
 from stages.distill.optimizer import AdamWSettings, build_optimizer
-from stages.distill.precision import autocast, choose_precision
+from stages.precision import autocast, choose_precision
 from stages.distill.reporters import make_reporters
 from stages.distill.setup import (
     PrototypeMaps,

@@ -19,7 +19,7 @@ from stages.distill.finite import LossWatch
 from stages.distill.metrics import Metrics
 from stages.distill.objectives import WeightedObjectives
 from stages.distill.optimizer import warmup_cosine
-from stages.distill.precision import autocast
+from stages.precision import autocast
 from stages.distill.smoothing import TargetSmoothing
 from stages.distill.step import TrainingStep, seed_step
 from stages.distill.stop import stop_requests

@@ -8,13 +8,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import linear, normalize
 
 from data_schemas.errors import ProtoRKDError
+from stages.precision import choose_precision
 from stages.ranking import exact_scores
 
-_MAX_SCORES = 1 << 24  # rows of a block times centroids
+_MAX_SCORES = 1 << 22  # rows of a block times centroids: what a core's cache holds in bf16
 _START_ROUNDS = 16
+_START_ROWS = 8  # a prototype, which the start is drawn from
+_BLOCK_ROWS = 1 << 16
 _SPLIT = 1 / 1024  # how far the halves of a split cluster part, as in faiss
 
 
@@ -25,7 +28,7 @@ class Fit:
     Args:
         centroids: (num_prototypes, dim), float32, of unit length.
         mean_cosines: of the rows with their nearest centroid, at the beginning of each iteration.
-        engine: what computed: faiss-cpu, faiss-gpu or torch.
+        engine: what computed: faiss-cpu, faiss-gpu or torch; or that there is a prototype for each row.
     """
 
     centroids: NDArray[np.float32]
@@ -42,10 +45,13 @@ def fit_prototypes(
     seed: int,
     method: str,
     device: torch.device,
+    precision: str = "auto",
 ) -> Fit:
     """Cluster unit rows by direction. The same rows and seed give the same centroids.
 
-    Dhillon and Modha, Concept Decompositions for Large Sparse Text Data Using Clustering, 2001.
+    Dhillon and Modha, Concept Decompositions for Large Sparse Text Data Using Clustering, 2001. Torch looks further than
+    Lloyd's iterations: it takes each mean, and goes on in the direction that it moved (`_ahead`), which reaches in ten
+    iterations what takes them more than twenty.
 
     Args:
         rows: all of them are fitted on.
@@ -53,8 +59,9 @@ def fit_prototypes(
         iterations: at most so many.
         restarts: fits from different starts, of which the best is kept.
         seed: of the starts, below 2**31.
-        method: "faiss", "torch", or "auto": faiss where it imports.
+        method: "faiss", "torch", or "auto", which is torch: it reaches more in less time.
         device: where it runs; faiss uses the same GPU.
+        precision: in which torch looks for nearest centroids: fp32, bf16, or "auto": bf16 where the device has it.
 
     Raises:
         ProtoRKDError: faiss is asked for and cannot be imported.
@@ -64,11 +71,14 @@ def fit_prototypes(
     """
     if not 1 <= num_prototypes <= len(rows):
         raise ValueError(f"num_prototypes must be from 1 to {len(rows)}; got {num_prototypes}.")
-    faiss = None if method == "torch" else _import_faiss(required=method == "faiss")
+    faiss = _import_faiss() if method == "faiss" else None
+    if num_prototypes == len(rows):
+        return Fit(centroids=rows.copy(), mean_cosines=(1.0,), engine="one a row")
     arguments: dict[str, int] = {"iterations": iterations, "restarts": restarts, "seed": seed}
-    if faiss is not None and num_prototypes < len(rows):  # with a row for each it does not iterate, nor measure
+    if faiss is not None:
         return _fit_by_faiss(faiss, rows, num_prototypes, device=device, **arguments)
-    return _fit_by_torch(torch.from_numpy(rows), num_prototypes, device=device, **arguments)
+    dtype = torch.bfloat16 if choose_precision(precision, device) == "bf16" else torch.float32
+    return _fit_by_torch(_Rows.of(torch.from_numpy(rows), device, dtype), num_prototypes, **arguments)
 
 
 def assign(
@@ -81,22 +91,19 @@ def assign(
         returns: (rows,), int32, and (rows,), float32, from -1 to 1.
     """
     with exact_scores():
-        cosines, nearest = _nearest(torch.from_numpy(rows), torch.from_numpy(centroids).to(device))
+        cosines, nearest = _Rows.of(torch.from_numpy(rows), device, torch.float32).nearest(torch.from_numpy(centroids))
     return nearest.int().numpy(), cosines.clamp(-1, 1).numpy()
 
 
-def _import_faiss(*, required: bool) -> Any:
-    """Return the module, or None where there is none and none is required."""
+def _import_faiss() -> Any:
     try:
         import faiss
         from faiss import Kmeans  # noqa: F401 - what is left of a half-removed faiss imports, and is empty
     except (ImportError, RuntimeError) as error:
-        if required:
-            raise ProtoRKDError(
-                f"--method faiss must find faiss; {error}. Install faiss-gpu or faiss-cpu, one of them alone, or use "
-                "--method torch."
-            ) from error
-        return None
+        raise ProtoRKDError(
+            f"--method faiss must find faiss; {error}. Install faiss-gpu or faiss-cpu, one of them alone, or use "
+            "--method torch."
+        ) from error
     return faiss
 
 
@@ -133,65 +140,106 @@ def _fit_by_faiss(
     )
 
 
-def _fit_by_torch(
-    rows: Tensor, num_prototypes: int, *, iterations: int, restarts: int, seed: int, device: torch.device
-) -> Fit:
+@dataclass(frozen=True)
+class _Rows:
+    """Unit rows, and how their nearest centroids are found.
+
+    Rows and centroids are compared after the rows' mean is taken off both, which changes no cosine: where all embeddings
+    point one way, bf16 would tell none of them apart by what they have in common.
+
+    Args:
+        exact: (rows, dim), float32, on the CPU.
+        centred: the same without their mean, in the dtype of the products.
+        mean: (dim,), float32, on the CPU.
+        along_mean: (rows,), float32: cosine of each row with the mean, times the mean's length.
+        device: where products are computed.
+    """
+
+    exact: Tensor
+    centred: Tensor
+    mean: Tensor
+    along_mean: Tensor
+    device: torch.device
+
+    @classmethod
+    def of(cls, rows: Tensor, device: torch.device, dtype: torch.dtype) -> "_Rows":
+        if dtype == torch.float32:
+            return cls(rows, rows, rows.new_zeros(rows.shape[1]), rows.new_zeros(len(rows)), device)
+        mean = rows.mean(dim=0)
+        centred = torch.empty_like(rows, dtype=dtype)
+        for to, part in zip(centred.split(_BLOCK_ROWS), rows.split(_BLOCK_ROWS), strict=True):
+            to.copy_(part - mean)
+        return cls(rows, centred, mean, rows @ mean, device)
+
+    def __len__(self) -> int:
+        return len(self.exact)
+
+    def some(self, chosen: Tensor) -> "_Rows":
+        """Those of the given numbers."""
+        return _Rows(self.exact[chosen], self.centred[chosen], self.mean, self.along_mean[chosen], self.device)
+
+    def nearest(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine with the nearest centroid and which that is, (rows,) each, on the CPU; never all scores at once."""
+        weight = (centroids - self.mean).to(self.device, self.centred.dtype)
+        bias = (centroids @ self.mean - self.mean @ self.mean).to(self.device, self.centred.dtype)
+        blocks = self.centred.split(max(1, _MAX_SCORES // len(centroids)))
+        found = [linear(block.to(self.device), weight, bias).max(dim=1) for block in blocks]
+        cosines = torch.cat([best.values.cpu() for best in found]).float() + self.along_mean
+        return cosines, torch.cat([best.indices.cpu() for best in found])
+
+
+def _fit_by_torch(rows: _Rows, num_prototypes: int, *, iterations: int, restarts: int, seed: int) -> Fit:
     generator = torch.Generator().manual_seed(seed)
     with exact_scores():
-        fits = (_fit_once(rows, num_prototypes, iterations, generator, device) for _ in range(restarts))
+        fits = (_fit_once(rows, num_prototypes, iterations, generator) for _ in range(restarts))
         return max(fits, key=lambda fit: fit.mean_cosines[-1])
 
 
-def _fit_once(
-    rows: Tensor, num_prototypes: int, iterations: int, generator: torch.Generator, device: torch.device
-) -> Fit:
-    centroids = _start(rows, num_prototypes, generator, device)
+def _fit_once(rows: _Rows, num_prototypes: int, iterations: int, generator: torch.Generator) -> Fit:
+    means = centroids = _start(rows, num_prototypes, generator)
     mean_cosines: list[float] = []
     for _ in range(iterations):
-        cosines, nearest = _nearest(rows, centroids.to(device))
-        mean_cosines.append(float(cosines.double().mean()))
-        updated = _update(rows, nearest, centroids)
+        _, nearest = rows.nearest(centroids)
+        sums = torch.zeros_like(means).index_add_(0, nearest, rows.exact)  # on the CPU: the same every time
+        mean_cosines.append(float((sums.double() * centroids).sum() / len(rows)))
+        updated, is_split = _update(sums, nearest, means)
         if torch.equal(updated, centroids):
             break
-        centroids = updated
-    return Fit(centroids=centroids.numpy(), mean_cosines=tuple(mean_cosines), engine="torch")
+        centroids = _ahead(updated, means, is_split)
+        means = updated
+    return Fit(centroids=means.numpy(), mean_cosines=tuple(mean_cosines), engine="torch")
 
 
-def _start(rows: Tensor, num_prototypes: int, generator: torch.Generator, device: torch.device) -> Tensor:
+def _start(rows: _Rows, num_prototypes: int, generator: torch.Generator) -> Tensor:
     """Draw distinct rows, in a few rounds, the likelier the further they are from what was drawn before.
 
-    After k-means|| (Bahmani et al., 2012, arXiv:1203.6402): up to 16 prototypes this is k-means++, and for any number
-    it costs one iteration.
+    After k-means|| (Bahmani et al., 2012, arXiv:1203.6402), among a few rows a prototype: up to 16 prototypes this is
+    k-means++, and for any number it costs less than one iteration.
     """
-    gaps = torch.ones(len(rows))  # 1 - cosine with the nearest row drawn so far
-    is_drawn = torch.zeros(len(rows), dtype=torch.bool)
+    some = rows.some(torch.randperm(len(rows), generator=generator)[: _START_ROWS * num_prototypes])
+    gaps = torch.ones(len(some))  # 1 - cosine with the nearest row drawn so far
+    is_drawn = torch.zeros(len(some), dtype=torch.bool)
     drawn = []
     for share in torch.arange(num_prototypes).tensor_split(min(num_prototypes, _START_ROUNDS)):
         # The largest weight / exponential: a draw without replacement; rows without weight come last, drawn ones never.
-        keys = gaps.clamp_min(1e-12) / torch.empty(len(rows)).exponential_(generator=generator)
+        keys = gaps.clamp_min(1e-12) / torch.empty(len(some)).exponential_(generator=generator)
         drawn.append(keys.masked_fill(is_drawn, -1).topk(len(share)).indices)
         is_drawn[drawn[-1]] = True
-        cosines, _ = _nearest(rows, rows[drawn[-1]].to(device))
+        cosines, _ = some.nearest(some.exact[drawn[-1]])
         gaps = torch.minimum(gaps, (1 - cosines).clamp_min(0))
-    return rows[torch.cat(drawn)]
+    return some.exact[torch.cat(drawn)]
 
 
-def _nearest(rows: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine with the nearest centroid and which that is, (rows,) each, on the CPU; never all scores at once."""
-    blocks = torch.split(rows, max(1, _MAX_SCORES // len(centroids)))
-    found = [(block.to(centroids.device) @ centroids.T).max(dim=1) for block in blocks]
-    return torch.cat([best.values.cpu() for best in found]), torch.cat([best.indices.cpu() for best in found])
-
-
-def _update(rows: Tensor, nearest: Tensor, centroids: Tensor) -> Tensor:
+def _update(sums: Tensor, nearest: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
     """Turn each centroid into the direction of its rows' sum; empty ones take half of the largest clusters.
 
-    On the CPU, where sums come out the same every time.
+    Shapes:
+        returns: the new means, (num_prototypes, dim), and which of them are halves of a cluster, (num_prototypes,), bool.
     """
-    sums = torch.zeros_like(centroids).index_add_(0, nearest, rows)
-    updated = _unit(sums, instead=centroids)
-    sizes = nearest.bincount(minlength=len(centroids)).tolist()
-    signs = 1 - 2 * (torch.arange(rows.shape[1]) % 2).to(rows.dtype)  # one half moves there, the other back
+    updated = _unit(sums, instead=means)
+    is_split = torch.zeros(len(means), dtype=torch.bool)
+    sizes = nearest.bincount(minlength=len(means)).tolist()
+    signs = 1 - 2 * (torch.arange(means.shape[1]) % 2).to(means.dtype)  # one half moves there, the other back
     heap = [(-size, number) for number, size in enumerate(sizes) if size]  # the largest first
     heapq.heapify(heap)
     for empty in [number for number, size in enumerate(sizes) if not size]:
@@ -199,9 +247,21 @@ def _update(rows: Tensor, nearest: Tensor, centroids: Tensor) -> Tensor:
         whole = updated[donor].clone()
         updated[empty] = normalize(whole * (1 + _SPLIT * signs), dim=0)
         updated[donor] = normalize(whole * (1 - _SPLIT * signs), dim=0)
+        is_split[[empty, donor]] = True
         heapq.heapreplace(heap, (size - size // 2, donor))
         heapq.heappush(heap, (size // 2, empty))
-    return updated
+    return updated, is_split
+
+
+def _ahead(means: Tensor, before: Tensor, is_split: Tensor) -> Tensor:
+    """Where the means will be, if they move once more as they just did; halves of a cluster stay.
+
+    A centroid pulls in rows, and these pull its mean after it: Lloyd's iteration creeps the same way many times over.
+    Near a minimum it is a linear map with eigenvalues r from 0 to 1, and this step makes each of them sqrt(r) in
+    magnitude, which is below 1 still; a mean whose rows stay the same does not move, and is not moved.
+    """
+    stays = is_split | (means == before).all(dim=1)
+    return torch.where(stays[:, None], means, normalize(2 * means - before, dim=1))
 
 
 def _unit(sums: Tensor, *, instead: Tensor) -> Tensor:

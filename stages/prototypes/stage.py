@@ -43,7 +43,7 @@ class PrototypesParams:
     )
     method: str = option(
         "auto",
-        help="Who computes: faiss, or the same by torch alone; auto: faiss where it imports.",
+        help="Who computes: faiss by Lloyd's iterations, or torch, which looks ahead; auto: torch.",
         choices=("auto", "faiss", "torch"),
     )
 
@@ -73,7 +73,7 @@ def identify(inputs: PrototypesInputs, params: PrototypesParams, context: Contex
 
 STAGE = Stage(
     name="prototypes",
-    version=1,
+    version=2,
     summary="Map the teacher's space: spherical k-means over all cached caption embeddings.",
     params=PrototypesParams,
     inputs=PrototypesInputs,

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill import precision
-from stages.distill.precision import autocast, choose_precision
+from stages import precision
+from stages.precision import autocast, choose_precision
 
 CPU = torch.device("cpu")
 
