@@ -15,6 +15,7 @@ from stages.precision import choose_precision
 from stages.ranking import exact_scores
 
 _MAX_SCORES = 1 << 22  # rows of a block times centroids: what a core's cache holds in bf16
+_MAX_GPU_SCORES = 1 << 27
 _START_ROUNDS = 16
 _START_ROWS = 8  # a prototype, which the start is drawn from
 _BLOCK_ROWS = 1 << 16
@@ -182,7 +183,8 @@ class _Rows:
         """Cosine with the nearest centroid and which that is, (rows,) each, on the CPU; never all scores at once."""
         weight = (centroids - self.mean).to(self.device, self.centred.dtype)
         bias = (centroids @ self.mean - self.mean @ self.mean).to(self.device, self.centred.dtype)
-        blocks = self.centred.split(max(1, _MAX_SCORES // len(centroids)))
+        most = _MAX_SCORES if self.device.type == "cpu" else _MAX_GPU_SCORES
+        blocks = self.centred.split(max(1, most // len(centroids)))
         found = [linear(block.to(self.device), weight, bias).max(dim=1) for block in blocks]
         cosines = torch.cat([best.values.cpu() for best in found]).float() + self.along_mean
         return cosines, torch.cat([best.indices.cpu() for best in found])
