@@ -33,7 +33,6 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.files import read_json, write_json
 
 REPORT_NAME = "report.json"
-PAGE_NAME = "report.html"
 SCHEMA_VERSION = 2
 LAST = "last"
 RETRIEVAL = "retrieval"

@@ -13,10 +13,9 @@ import pyarrow.compute as pc
 
 from data_schemas.delimited import Positions, Rows, read_rows
 from data_schemas.errors import ProtoRKDError
-from data_schemas.quoting import decide_quoting
+from data_schemas.quoting import QUOTINGS, decide_quoting
 from data_schemas.text_file import BOM, excerpt, line_end, open_text
 
-QUOTINGS = ("auto", "csv", "none")
 SCHEMA = pa.schema({"row": pa.int64(), "image": pa.large_string(), "caption": pa.large_string()})
 LABELLED_SCHEMA = SCHEMA.append(pa.field("label", pa.large_string()))
 

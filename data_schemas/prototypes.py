@@ -17,7 +17,6 @@ from data_schemas.files import read_json, write_atomic, write_atomic_by, write_j
 CENTROIDS_NAME = "centroids.safetensors"
 ASSIGNMENT_NAME = "assignment.parquet"
 REPORT_NAME = "report.json"
-PAGE_NAME = "report.html"
 SCHEMA_VERSION = 1
 UNASSIGNED = -1
 

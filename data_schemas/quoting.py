@@ -8,6 +8,8 @@ from pathlib import Path
 from data_schemas.errors import ProtoRKDError
 from data_schemas.text_file import line_end, line_number
 
+QUOTINGS = ("auto", "csv", "none")
+
 
 class Evidence(Enum):
     """What one field that begins with a double quote says about its file."""

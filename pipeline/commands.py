@@ -96,9 +96,8 @@ def show_outcome(outcome: Outcome, *, page: str = "") -> None:
 def status(store: Path) -> None:
     """List the artifacts: what exists, from what, how big; those that stages made on their way are summed up."""
     opened = Store(store)
-    artifacts = opened.artifacts()
+    artifacts, unreadable = opened.survey()
     names = {artifact.record.digest: artifact.name for artifact in artifacts}
-    unreadable = opened.unreadable()
     if not artifacts and not unreadable:
         click.echo(f"{store} holds no artifacts.")
     commands = {stage.name for stage in _stages()}
@@ -212,9 +211,9 @@ def garbage(store: Store, *, kept_stages: Sequence[str], drop: Sequence[Path] = 
     Raises:
         ProtoRKDError: something that stays was made from an artifact to be dropped, or a record cannot be read.
     """
-    if damaged := store.unreadable():
+    artifacts, damaged = store.survey()
+    if damaged:
         raise next(iter(damaged.values()))  # what it was made from is not known
-    artifacts = store.artifacts()
     newest = {artifact.record.stage: artifact.path for artifact in artifacts if artifact.path not in drop}
     roots = [
         artifact

@@ -5,7 +5,7 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +14,12 @@ from data_schemas.files import disk_error, hash_file
 
 _SETTLED_S = 2.0
 _BATCH = 2048
+_FEW = 1000  # keys that are looked up one by one, however small the memory
+_MOST = 1 << 20  # digests that are read into memory in one go
+_PART = 4  # for each key that is asked for, at most so many are read
 _SLICE = 128  # files that a thread looks at in one go: looking is quicker than handing over
+
+_Recall = Callable[[Sequence[bytes]], dict[bytes, str]]
 
 
 class FileDigests:
@@ -45,8 +50,9 @@ class FileDigests:
         """SHA-256 of each file, in order; None where it is missing or unreadable."""
         found: list[str | None] = []
         with self._open() as memory, ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            recall = _recaller(memory, len(paths))
             for start in range(0, len(paths), _BATCH):
-                found += _batch(memory, pool, paths[start : start + _BATCH])
+                found += _batch(memory, recall, pool, paths[start : start + _BATCH])
         return found
 
     @contextlib.contextmanager
@@ -74,11 +80,11 @@ class FileDigests:
 
 
 def _batch(
-    memory: sqlite3.Connection | None, pool: ThreadPoolExecutor, paths: Sequence[Path | str]
+    memory: sqlite3.Connection | None, recall: _Recall, pool: ThreadPoolExecutor, paths: Sequence[Path | str]
 ) -> list[str | None]:
     slices = [paths[start : start + _SLICE] for start in range(0, len(paths), _SLICE)]
     keys = [key for found in pool.map(_keys, slices) for key in found]
-    known = _recall(memory, [key for key in keys if key is not None])
+    known = recall([key for key in keys if key is not None])
     missing = [index for index, key in enumerate(keys) if key is not None and key not in known]
     read = dict(zip(missing, pool.map(_hash_or_none, [paths[index] for index in missing]), strict=True))
     newest = time.time_ns() - int(_SETTLED_S * 1e9)
@@ -89,9 +95,19 @@ def _batch(
     return [None if key is None else known.get(key) or read.get(index) for index, key in enumerate(keys)]
 
 
-def _recall(memory: sqlite3.Connection | None, keys: Sequence[bytes]) -> dict[bytes, str]:
-    if memory is None or not keys:
-        return {}
+def _recaller(memory: sqlite3.Connection | None, num_asked: int) -> _Recall:
+    """How digests are recalled by key: all that there are in one go, if a good part of them will be asked for."""
+    if memory is None:
+        return lambda _keys: {}
+    if num_asked > _FEW:
+        [num_known] = memory.execute("SELECT COUNT(*) FROM digests").fetchone()
+        if num_known < min(_MOST, _PART * num_asked):
+            known = dict(memory.execute("SELECT key, sha256 FROM digests"))
+            return lambda _keys: known
+    return lambda keys: _recall(memory, keys)
+
+
+def _recall(memory: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, str]:
     known: dict[bytes, str] = {}
     for start in range(0, len(keys), 500):
         some = keys[start : start + 500]

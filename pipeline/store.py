@@ -1,6 +1,5 @@
 """The artifact store: ``<store>/<stage>/<fingerprint>/``, each artifact absent or complete."""
 
-import contextlib
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -98,23 +97,24 @@ class Store:
             return None
         return Artifact(path=path, record=ArtifactRecord.read(path))
 
+    def survey(self, stage: str | None = None) -> tuple[list[Artifact], dict[Path, ProtoRKDError]]:
+        """Read the record of every artifact, of one stage or of all: `artifacts`, and those that are `unreadable`."""
+        found, unreadable = [], {}
+        for path in self._committed(stage):
+            try:
+                found.append(Artifact(path=path, record=ArtifactRecord.read(path)))
+            except ProtoRKDError as error:
+                unreadable[path] = error
+        found.sort(key=lambda artifact: (artifact.record.created, artifact.record.fingerprint))
+        return found, unreadable
+
     def artifacts(self, stage: str | None = None) -> list[Artifact]:
         """List committed artifacts, of one stage or of all, oldest first; those of `unreadable` are passed over."""
-        found = []
-        for path in self._committed(stage):
-            with contextlib.suppress(ProtoRKDError):
-                found.append(Artifact(path=path, record=ArtifactRecord.read(path)))
-        return sorted(found, key=lambda artifact: (artifact.record.created, artifact.record.fingerprint))
+        return self.survey(stage)[0]
 
     def unreadable(self, stage: str | None = None) -> dict[Path, ProtoRKDError]:
         """Find the artifacts, of one stage or of all, whose record is damaged."""
-        found = {}
-        for path in self._committed(stage):
-            try:
-                ArtifactRecord.read(path)
-            except ProtoRKDError as error:
-                found[path] = error
-        return found
+        return self.survey(stage)[1]
 
     def leftovers(self) -> Iterator[Path]:
         """Drafts, folders without a record and what a killed commit left behind."""
@@ -136,9 +136,9 @@ class Store:
             ProtoRKDError: none fits, or more than one does.
         """
         if reference is None:
-            if damaged := self.unreadable(stage):
+            known, damaged = self.survey(stage)
+            if damaged:
                 raise next(iter(damaged.values()))  # it might be the newest
-            known = self.artifacts(stage)
             if not known:
                 raise ProtoRKDError(f"{self.root} must hold an artifact of {stage}; it has none. Run {stage} first.")
             log.info("using %s%s", known[-1].name, f", the newest of {len(known)}" if len(known) > 1 else "")
@@ -163,10 +163,10 @@ class Store:
         shutil.rmtree(old)
 
     def _by_prefix(self, prefix: str, *, stage: str, flag: str) -> Artifact:
-        for path, error in self.unreadable(stage).items():
+        known, damaged = self.survey(stage)
+        for path, error in damaged.items():
             if path.name.startswith(prefix):
                 raise error
-        known = self.artifacts(stage)
         fitting = [artifact for artifact in known if artifact.record.fingerprint.startswith(prefix)]
         if len(fitting) == 1:
             return fitting[0]

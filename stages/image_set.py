@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stages.pictures import Picture
 
 IDENTITIES = ("content", "path")
+_BLOCK = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,13 @@ def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_dig
     hasher = hashlib.sha256(identity.encode())
     missing: dict[int, str] = {}
     if identity == "content":
-        distinct = list(dict.fromkeys(paths))
-        found = file_digests.digests([os.path.join(root, path) for path in distinct])  # noqa: PTH118
+        distinct, folder = list(dict.fromkeys(paths)), str(root)
+        found = file_digests.digests([os.path.join(folder, path) for path in distinct])  # noqa: PTH118
         by_path = dict(zip(distinct, found, strict=True))
-        for path in paths:
-            hasher.update((by_path[path] or "missing").encode())
-        missing = {index: "missing file" for index, path in enumerate(paths) if by_path[path] is None}
+        digests = [by_path[path] for path in paths]
+        for start in range(0, len(digests), _BLOCK):
+            hasher.update("".join(digest or "missing" for digest in digests[start : start + _BLOCK]).encode())
+        missing = {index: "missing file" for index, digest in enumerate(digests) if digest is None}
     else:
         for path in paths:
             hasher.update(path.encode() + b"\0")

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from data_schemas.manifest import QUOTINGS, Manifest, read_manifest
+from data_schemas.quoting import QUOTINGS
 from pipeline.options import option
+
+if TYPE_CHECKING:
+    from data_schemas.manifest import Manifest
 
 SEPARATORS = {"tab": "\t", "comma": ",", "semicolon": ";"}
 
@@ -20,7 +24,7 @@ class ManifestFormat:
         "auto", help="Whether fields are quoted as csv does it; auto looks at the whole file.", choices=QUOTINGS
     )
 
-    def read(self, path: Path, *, label_column: str = "", limit: int = 0, max_bad_fraction: float) -> Manifest:
+    def read(self, path: Path, *, label_column: str = "", limit: int = 0, max_bad_fraction: float) -> "Manifest":
         """Read a manifest that is written so.
 
         Args:
@@ -32,6 +36,8 @@ class ManifestFormat:
         Raises:
             ProtoRKDError: as `read_manifest`.
         """
+        from data_schemas.manifest import read_manifest  # keeps pyarrow out of --help
+
         return read_manifest(
             path,
             image_key=self.image_key,

@@ -22,7 +22,6 @@ from stages.distill.ema import EMA
 from stages.distill.loss_spec import parse_losses
 from stages.distill.metrics import Metrics
 from stages.distill.optimizer import AdamWSettings, build_optimizer
-from stages.precision import autocast, choose_precision
 from stages.distill.reporters import make_reporters
 from stages.distill.setup import (
     PrototypeMaps,
@@ -39,6 +38,7 @@ from stages.distill.training import Conduct, Schedule, Training
 from stages.distill.training_state import TrainingProgress
 from stages.distill.validation import Validation
 from stages.image_set import ImageSet
+from stages.precision import autocast, choose_precision
 from stages.ranks import Ranks, ranks_of
 from stages.recipe import Recipe
 from stages.trained_student import save_weights

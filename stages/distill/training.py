@@ -19,7 +19,6 @@ from stages.distill.finite import LossWatch
 from stages.distill.metrics import Metrics
 from stages.distill.objectives import WeightedObjectives
 from stages.distill.optimizer import warmup_cosine
-from stages.precision import autocast
 from stages.distill.smoothing import TargetSmoothing
 from stages.distill.step import TrainingStep, seed_step
 from stages.distill.stop import stop_requests
@@ -27,6 +26,7 @@ from stages.distill.targets import Targets
 from stages.distill.training_state import TrainingProgress, load_training_state, save_training_state
 from stages.distill.validation import Validation
 from stages.image_batches import Batch, worker_errors
+from stages.precision import autocast
 from stages.ranks import Ranks, peer_errors
 from stages.student import Student
 from stages.trained_student import save_weights

@@ -5,9 +5,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import PartialError, ProtoRKDError
-from data_schemas.evaluation_report import PAGE_NAME, REPORT_NAME, write_report
+from data_schemas.evaluation_report import REPORT_NAME, write_report
 from data_schemas.files import write_atomic
 from data_schemas.outcomes import outcomes_folder, write_outcomes
+from data_schemas.page import PAGE_NAME
 from pipeline.draft import Draft
 from pipeline.stage import Context, Input, Result
 from stages.evaluate.inputs import ABSENT_SETS, STUDENT, TEACHER, TRAINING_PICTURES, Checkpoints, teacher_name

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_schemas.evaluation_report import PAGE_NAME
+from data_schemas.page import PAGE_NAME
 from pipeline.draft import Draft
 from pipeline.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.peers import Peers

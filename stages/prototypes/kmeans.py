@@ -50,9 +50,9 @@ def fit_prototypes(
 ) -> Fit:
     """Cluster unit rows by direction. The same rows and seed give the same centroids.
 
-    Dhillon and Modha, Concept Decompositions for Large Sparse Text Data Using Clustering, 2001. Torch looks further than
-    Lloyd's iterations: it takes each mean, and goes on in the direction that it moved (`_ahead`), which reaches in ten
-    iterations what takes them more than twenty.
+    Dhillon and Modha, Concept Decompositions for Large Sparse Text Data Using Clustering, 2001. Torch looks further
+    than Lloyd's iterations: it takes each mean, and goes on in the direction that it moved (`_ahead`), which reaches in
+    ten iterations what takes them more than twenty.
 
     Args:
         rows: all of them are fitted on.
@@ -145,8 +145,8 @@ def _fit_by_faiss(
 class _Rows:
     """Unit rows, and how their nearest centroids are found.
 
-    Rows and centroids are compared after the rows' mean is taken off both, which changes no cosine: where all embeddings
-    point one way, bf16 would tell none of them apart by what they have in common.
+    Rows and centroids are compared after the rows' mean is taken off both, which changes no cosine: where all
+    embeddings point one way, bf16 would tell none of them apart by what they have in common.
 
     Args:
         exact: (rows, dim), float32, on the CPU.
@@ -236,7 +236,7 @@ def _update(sums: Tensor, nearest: Tensor, means: Tensor) -> tuple[Tensor, Tenso
     """Turn each centroid into the direction of its rows' sum; empty ones take half of the largest clusters.
 
     Shapes:
-        returns: the new means, (num_prototypes, dim), and which of them are halves of a cluster, (num_prototypes,), bool.
+        returns: the new means, (num_prototypes, dim), and which of them are halves, (num_prototypes,), bool.
     """
     updated = _unit(sums, instead=means)
     is_split = torch.zeros(len(means), dtype=torch.bool)

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic
+from data_schemas.page import PAGE_NAME
 from data_schemas.pair_index import CAPTIONS_NAME, read_captions
-from data_schemas.prototypes import PAGE_NAME, UNASSIGNED, Prototypes, write_report
+from data_schemas.prototypes import UNASSIGNED, Prototypes, write_report
 from data_schemas.teacher_embeddings import ARRAY_NAME, TeacherEmbeddings
 from pipeline.draft import Draft
 from pipeline.log import log

@@ -8,7 +8,7 @@ Gives:  centroids.safetensors, assignment.parquet, report.json and report.html (
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from data_schemas.prototypes import PAGE_NAME
+from data_schemas.page import PAGE_NAME
 from pipeline.draft import Draft
 from pipeline.options import NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage

@@ -29,7 +29,15 @@ def text_like_rows(num: int = 3000, dim: int = 32) -> np.ndarray:
 
 
 def fit(rows: np.ndarray, num_prototypes: int, **options: Any) -> Fit:
-    chosen = {"iterations": 20, "restarts": 1, "seed": 0, "method": "torch", "device": CPU, "precision": "fp32", **options}
+    chosen = {
+        "iterations": 20,
+        "restarts": 1,
+        "seed": 0,
+        "method": "torch",
+        "device": CPU,
+        "precision": "fp32",
+        **options,
+    }
     if chosen["method"] == "faiss":
         pytest.importorskip("faiss")
     return fit_prototypes(rows, num_prototypes=num_prototypes, **chosen)

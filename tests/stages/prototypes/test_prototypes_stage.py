@@ -12,8 +12,9 @@ from workbench import COLOURS, SHAPES, Cli, Pairs
 
 import cli
 from data_schemas.errors import ProtoRKDError
+from data_schemas.page import PAGE_NAME
 from data_schemas.pair_index import read_captions
-from data_schemas.prototypes import PAGE_NAME, Prototypes, read_report
+from data_schemas.prototypes import Prototypes, read_report
 from data_schemas.teacher_embeddings import ARRAY_NAME, TeacherEmbeddings
 from pipeline.commands import stage_command, why_command
 from stages.prototypes.report import render_page, size_bins

@@ -1,0 +1,3 @@
+"""The file of an artifact that people open."""
+
+PAGE_NAME = "report.html"
