@@ -55,7 +55,7 @@ def compare_kmeans(*, num_rows: int, dim: int, num_prototypes: int, num_pairs: i
         return torch.stack([functional.linear(block, weight).amax() for block in blocks])
 
     dtype = torch.bfloat16 if choose_precision("auto", CPU) == "bf16" else torch.float32
-    blocks = [block for block in torch.from_numpy(rows).to(dtype).split(16384) for _ in range(OUR_ITERATIONS)]
+    blocks = [block for block in torch.split(torch.from_numpy(rows).to(dtype), 16384) for _ in range(OUR_ITERATIONS)]
     weight = torch.from_numpy(rows[:num_prototypes]).to(dtype)
     reached = mean_cosine(rows, ours())
     comparisons = []

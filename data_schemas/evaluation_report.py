@@ -4,7 +4,8 @@ Metrics are called ``<set>/<task>/<measure>``, those of retrieval ``<set>/<measu
 ``test/text_to_image/recall@10``; accuracies and recalls are percentages from 0 to 100, ranks count from 1.
 
 The report:
-    student: ``fingerprint`` of its artifact, ``checkpoint``, and what it is: ``backbone``, ``losses``, ...
+    student: ``fingerprint`` of its artifact, ``checkpoint``, what it is (``backbone``, ``losses``, ...), and the
+        ``precision`` that it embedded the pictures in.
     teacher: ``name``, ``identity``, ``dim`` and ``recipe``.
     sets: an entry for each set and task of the last checkpoint.
     metrics: those of the last checkpoint, by their names.

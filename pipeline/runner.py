@@ -42,6 +42,14 @@ class Outcome:
     status: str
     seconds: float
 
+    def require_whole(self) -> None:
+        """Refuse what an earlier run made unless every byte is as it was written; this one's were hashed just now.
+
+        Raises:
+            ProtoRKDError: a file is missing or altered.
+        """
+        self.artifact.require_whole(read=self.status == "unchanged")
+
     def as_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints."""
         record = self.artifact.record

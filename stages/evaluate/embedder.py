@@ -1,6 +1,7 @@
 """Embeds what tasks look at: pictures with the student, captions with its teacher, each through its artifact."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -18,18 +19,28 @@ class Embedder:
     Args:
         student: of the pictures.
         teacher: of the captions; None where no task asks for any.
+        known: pictures that are embedded already, by the digest of their set.
+        precision: of the student's pass over pictures, as `embed_images` takes it.
         runtime: where and how many at a time.
         context: the store. Pictures are never embedded by force: an evaluation has embedded them before its tasks.
     """
 
     def __init__(
-        self, student: LoadedStudent, teacher: Input | None, *, runtime: FeatureRuntime, context: Context
+        self,
+        student: LoadedStudent,
+        teacher: Input | None,
+        *,
+        known: Mapping[str, ImageEmbeddings],
+        precision: str,
+        runtime: FeatureRuntime,
+        context: Context,
     ) -> None:
         self._student = student
         self._teacher = teacher
         self._runtime = runtime
         self._context = context
-        self._images: dict[str, ImageEmbeddings] = {}
+        self._precision = precision
+        self._images = dict(known)
         self._captions: dict[tuple[str, ...], tuple[Tensor, str]] = {}
         self._used: set[str] = set()
 
@@ -39,11 +50,18 @@ class Embedder:
         device = choose_device(self._runtime.device)
         return torch.device("cpu") if device.type == "mps" else device
 
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What the passes over pictures that are at hand ran in: one, unless the store has come from elsewhere."""
+        return tuple(sorted({found.precision for found in self._images.values()}))
+
     def images(self, images: Input) -> ImageEmbeddings:
         """One row a readable picture; the same pictures are embedded once, whatever task asks for them."""
         if images.digest not in self._images:
             context = dataclasses.replace(self._context, force=False)
-            self._images[images.digest] = embed_images(self._student, images, runtime=self._runtime, context=context)
+            self._images[images.digest] = embed_images(
+                self._student, images, precision=self._precision, runtime=self._runtime, context=context
+            )
         found = self._images[images.digest]
         self._used.add(found.digest)
         return found

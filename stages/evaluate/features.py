@@ -11,9 +11,8 @@ from pipeline.draft import Draft
 from pipeline.fingerprint import hash_json
 from pipeline.options import option
 from pipeline.peers import agreed
-from pipeline.runner import run_within
+from pipeline.runner import Outcome, run_within
 from pipeline.stage import Context, Input, Result, Stage
-from pipeline.store import Artifact
 from stages.evaluate.checkpoints import LoadedStudent
 from stages.evaluate.sets import distinct_captions
 from stages.recipe import Recipe
@@ -38,6 +37,7 @@ class ImageEmbeddings:
         embeddings: (readable, dim), float32.
         features: (readable, feature_dim), float32: what the projection head sees.
         rows: (readable,), int64, ascending: the picture's place in the set.
+        precision: that the backbone ran in: fp32, bf16 or fp16.
     """
 
     embeddings: "Tensor"
@@ -45,6 +45,7 @@ class ImageEmbeddings:
     rows: "Tensor"
     rejections: tuple[Rejection, ...]
     digest: str
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,10 @@ class _Inputs:
 
 
 @dataclass(frozen=True)
-class _NoParams:
-    """What pictures become is settled by the student alone."""
+class _ImageParams:
+    """What pictures become is settled by the student, and by the rounding on the way."""
+
+    precision: str = option("auto", help="Of the backbone's matrix products.")
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,16 @@ class FeatureRuntime:
 
 
 def embed_images(
-    student: LoadedStudent, images: Input, *, runtime: FeatureRuntime, context: Context
+    student: LoadedStudent, images: Input, *, precision: str, runtime: FeatureRuntime, context: Context
 ) -> ImageEmbeddings:
     """Embed the pictures of a set, or find them embedded; the processes of the context each embed their part.
+
+    Args:
+        student: that embeds.
+        images: identified.
+        precision: of the backbone: fp32, bf16, fp16, or "auto": bf16 where the device has it.
+        runtime: where and how many at a time.
+        context: the store, and the processes.
 
     Raises:
         ProtoRKDError: no picture can be read, or the weights are gone or do not fit; the same in all processes.
@@ -87,8 +97,10 @@ def embed_images(
     import safetensors.torch
 
     inputs = _Inputs(found={"student": Input(student.identity, str(student.folder), value=student), "images": images})
-    outcome = run_within(IMAGE_EMBEDDINGS, params=_NoParams(), inputs=inputs, runtime=runtime, context=context)
-    _require_whole(outcome.artifact, context)
+    outcome = run_within(
+        IMAGE_EMBEDDINGS, params=_ImageParams(precision), inputs=inputs, runtime=runtime, context=context
+    )
+    _require_whole(outcome, context)
     tensors = safetensors.torch.load_file(outcome.artifact.path / _FEATURES_NAME)
     return ImageEmbeddings(
         embeddings=tensors["embeddings"],
@@ -96,6 +108,7 @@ def embed_images(
         rows=tensors["rows"],
         rejections=tuple(read_rejected(outcome.artifact.path)),
         digest=outcome.artifact.record.digest,
+        precision=outcome.artifact.record.environment["precision"],
     )
 
 
@@ -118,19 +131,23 @@ def embed_captions(
     given = Input(digest=hash_json(distinct.to_pylist()), value=distinct)
     inputs = _Inputs(found={"captions": given, "teacher": teacher})
     outcome = run_within(CAPTION_EMBEDDINGS, params=params, inputs=inputs, runtime=runtime, context=context)
-    _require_whole(outcome.artifact, context)
+    _require_whole(outcome, context)
     embeddings = TeacherEmbeddings.open(outcome.artifact.path)
     table = embeddings.read(0, embeddings.rows).astype(np.float32)
     return torch.from_numpy(table[np.asarray(places)]), outcome.artifact.record.digest
 
 
 def _embed_images(
-    params: _NoParams, inputs: Mapping[str, Input], out: Draft, runtime: FeatureRuntime, context: Context
+    params: _ImageParams, inputs: Mapping[str, Input], out: Draft, runtime: FeatureRuntime, context: Context
 ) -> Result:
+    from stages.device import choose_device
     from stages.evaluate.image_features import student_embeddings
+    from stages.precision import choose_precision
     from stages.ranks import ranks_of
 
     images: ImageSet = inputs["images"].value
+    device = choose_device(runtime.device)
+    precision = choose_precision(params.precision, device)
     ranks = ranks_of(context.peers)
     rejected = student_embeddings(
         inputs["student"].value,
@@ -138,7 +155,8 @@ def _embed_images(
         out=out.path / _FEATURES_NAME,
         scratch=out.state,
         ranks=ranks,
-        device=runtime.device,
+        device=device,
+        precision=precision,
         workers=runtime.workers,
         batch_size=runtime.batch_size,
     )
@@ -147,7 +165,8 @@ def _embed_images(
         write_rejected(
             out.path, [Rejection(row=row, reason=reason, value=images.paths[row]) for row, reason in reasons]
         )
-    return Result(counts={"images": len(images.paths), "rejected_images": len(rejected)})
+    counts = {"images": len(images.paths), "rejected_images": len(rejected)}
+    return Result(counts=counts, environment={"device": device.type, "precision": precision})
 
 
 def _embed_captions(
@@ -169,11 +188,11 @@ def _embed_captions(
     return Result(counts=written.counts, metrics=written.metrics)
 
 
-def _require_whole(artifact: Artifact, context: Context) -> None:
+def _require_whole(outcome: Outcome, context: Context) -> None:
     """Read what is about to be used once, whatever the number of processes."""
     with agreed(context.peers):
         if context.peers.is_first:
-            artifact.require_whole(read=True)
+            outcome.require_whole()
 
 
 def _given(inputs: _Inputs, _params: object, _context: Context) -> Mapping[str, Input]:
@@ -182,9 +201,9 @@ def _given(inputs: _Inputs, _params: object, _context: Context) -> Mapping[str, 
 
 IMAGE_EMBEDDINGS = Stage(
     name="image-embeddings",
-    version=2,
+    version=3,
     summary="Embed the pictures of a set with a student.",
-    params=_NoParams,
+    params=_ImageParams,
     inputs=_Inputs,
     runtime=FeatureRuntime,
     identify=_given,

@@ -1,33 +1,33 @@
 """One pass of a student over the pictures of a set, by one process or by several that share them."""
 
 import contextlib
-import errno
-import re
+import itertools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import hash_file, write_atomic_by
+from data_schemas.files import hash_file
 from pipeline.peers import agreed
 from pipeline.progress import progress
-from stages.device import choose_device
 from stages.evaluate.checkpoints import LoadedStudent
-from stages.image_batches import EvalPictures, collate, worker_errors
+from stages.evaluate.picture_blocks import Block, save_tensors
+from stages.image_batches import Batch, EvalPictures, collate, worker_errors
 from stages.image_set import ImageSet
+from stages.precision import autocast
 from stages.ranks import Ranks
 from stages.student import Student
 from stages.trained_student import load_student
 from stages.transforms import EvalTransform, Normalize
 from stages.workers import num_workers
 
-_Tensors = dict[str, Tensor]
+_BLOCK_PICTURES = 4096  # what a killed pass loses at most
+
+_InPrecision = Callable[[], contextlib.AbstractContextManager[object]]
 
 
 def student_embeddings(
@@ -37,13 +37,15 @@ def student_embeddings(
     out: Path,
     scratch: Path,
     ranks: Ranks,
-    device: str,
+    device: torch.device,
+    precision: str,
     workers: int,
     batch_size: int,
 ) -> dict[int, str]:
-    """Embed every picture that can be read, in fp32, and write features and embeddings.
+    """Embed every picture that can be read, in one pass, and write features and embeddings.
 
-    Each rank embeds a run of the set; the first joins what they leave in the scratch folder.
+    Each rank embeds a run of the set, and leaves it block by block in the scratch folder, where a pass that was killed
+    finds it; the first joins what is there. The backbone runs in the given precision, the projection head in fp32.
 
     Writes: a safetensors file with ``embeddings`` (readable, dim), float32, ``rows`` (readable,), int64, and
         ``features`` (readable, feature_dim), float32, which are left out where they are the embeddings.
@@ -52,9 +54,10 @@ def student_embeddings(
         student: whose weights are loaded.
         images: the set.
         out: the file.
-        scratch: folder of the ranks' parts, the same for all; removed in the end.
+        scratch: folder of the blocks, the same for all ranks; removed in the end.
         ranks: who embed together.
         device: where the student runs.
+        precision: fp32, bf16 or fp16.
         workers: processes that read pictures; -1 chooses.
         batch_size: pictures at a time.
 
@@ -64,30 +67,27 @@ def student_embeddings(
     Raises:
         ProtoRKDError: the weights are gone or do not fit the student, or no picture can be read; on all ranks.
     """
-    try:
-        with agreed(ranks):
-            own = range(*(len(images.paths) * rank // ranks.size for rank in (ranks.rank, ranks.rank + 1)))
-            tensors, own_rejected = _embed(
-                student,
-                images,
-                own,
-                device=device,
-                workers=num_workers(workers),
-                batch_size=batch_size,
-                is_shown=ranks.is_first,
-            )
-            if not ranks.is_first:
-                _save(tensors, _part_path(scratch, ranks.rank, ranks.size))
-        rejected = {row: reason for part in ranks.gather_objects(own_rejected) for row, reason in part.items()}
-        if len(rejected) == len(images.paths):
-            raise ProtoRKDError(
-                f"A set must have readable pictures; got none of {len(images.paths)} below {images.root}."
-            )
-        if ranks.is_first:
-            _save(tensors if ranks.size == 1 else _joined(tensors, scratch, num_ranks=ranks.size), out)
-    finally:
-        if ranks.is_first:
-            shutil.rmtree(scratch, ignore_errors=True)
+    with agreed(ranks):
+        runs = _runs(len(images.paths), ranks.size)
+        found = _embed(
+            student,
+            images,
+            runs[ranks.rank],
+            scratch=scratch,
+            in_precision=autocast(precision, device),
+            device=device,
+            workers=num_workers(workers),
+            batch_size=batch_size,
+            is_first=ranks.is_first,
+        )
+    rejected = {row: reason for part in ranks.gather_objects(found.rejected) for row, reason in part.items()}
+    if ranks.is_first:
+        if len(rejected) < len(images.paths):
+            others = [_read_blocks(scratch, run, batch_size) for run in runs[1:]]
+            save_tensors(Block.joined([found, *others]).tensors, out)
+        shutil.rmtree(scratch, ignore_errors=True)
+    if len(rejected) == len(images.paths):
+        raise ProtoRKDError(f"A set must have readable pictures; got none of {len(images.paths)} below {images.root}.")
     return rejected
 
 
@@ -95,50 +95,92 @@ def student_embeddings(
 def _embed(
     student: LoadedStudent,
     images: ImageSet,
-    own: Sequence[int],
+    run: range,
     *,
-    device: str,
+    scratch: Path,
+    in_precision: _InPrecision,
+    device: torch.device,
     workers: int,
     batch_size: int,
-    is_shown: bool,
-) -> tuple[_Tensors, dict[int, str]]:
-    """Embed some of the pictures; on the CPU, under the names of the file."""
-    place = choose_device(device)
-    model = _load(student, place)
+    is_first: bool,
+) -> Block:
+    """Embed a run of the pictures, but for the blocks of it that stand in the scratch folder; on the CPU."""
+    blocks = _blocks(run, batch_size)
+    known = [block for block in blocks if Block.is_whole(_path(scratch, block))]
+    missing = [block for block in blocks if block not in known]
+    model = _load(student, device)
     preprocessing = student.config.preprocessing
-    normalize = Normalize(preprocessing, place)
+    normalize = Normalize(preprocessing, device)
+    to_read = [row for block in missing for row in block]
     loader = DataLoader(
         EvalPictures(images, EvalTransform(preprocessing)),
-        sampler=own,
+        sampler=to_read,
         batch_size=batch_size,
-        num_workers=min(workers, -(-len(own) // batch_size)),
+        num_workers=min(workers, -(-len(to_read) // batch_size)),
         collate_fn=collate,
-        pin_memory=place.type == "cuda",
+        pin_memory=device.type == "cuda",
     )
-    has_head = not isinstance(model.head, torch.nn.Identity)
-    tensors = {
-        "embeddings": torch.empty(len(own), model.embedding_dim),
-        "rows": torch.empty(len(own), dtype=torch.int64),
-    }
-    if has_head:
-        tensors["features"] = torch.empty(len(own), model.feature_dim)
-    rejected: dict[int, str] = {}
-    num = 0
+    done = len(run) - len(to_read)
     shown = (
-        progress("embedding pictures", total=len(own), unit="pictures") if is_shown else contextlib.nullcontext(_ignore)
+        progress("embedding pictures", total=len(run), unit="pictures", done=done)
+        if is_first
+        else contextlib.nullcontext(_ignore)
     )
     with worker_errors(), shown as advance:
-        for batch in loader:
-            rejected |= batch.rejected
-            if len(batch.rows):
-                to = slice(num, num := num + len(batch.rows))
-                features = model.features(normalize(batch.images))
-                if has_head:
-                    tensors["features"][to] = features.float().cpu()
-                tensors["embeddings"][to] = model.head(features).float().cpu()
-                tensors["rows"][to] = batch.rows
-            advance(len(batch.rows) + len(batch.rejected))
-    return {name: tensor[:num] for name, tensor in tensors.items()}, rejected
+        batches = iter(loader)
+        for block in missing:
+            parts = [_no_pictures(model)]
+            for batch in itertools.islice(batches, -(-len(block) // batch_size)):
+                parts.append(_embed_batch(model, batch, normalize, in_precision))
+                advance(len(batch.rows) + len(batch.rejected))
+            embedded = Block.joined(parts)
+            if is_first and len(blocks) == 1:
+                return embedded
+            embedded.write(_path(scratch, block))
+    return _read_blocks(scratch, run, batch_size)
+
+
+def _no_pictures(model: Student) -> Block:
+    tensors = {"embeddings": torch.empty(0, model.embedding_dim), "rows": torch.empty(0, dtype=torch.int64)}
+    return Block(tensors | ({"features": torch.empty(0, model.feature_dim)} if _has_head(model) else {}), {})
+
+
+def _embed_batch(model: Student, batch: Batch, normalize: Normalize, in_precision: _InPrecision) -> Block:
+    if not len(batch.rows):
+        return Block(_no_pictures(model).tensors, batch.rejected)
+    with in_precision():
+        features = model.features(normalize(batch.images))
+    features = features.float()
+    tensors = {"embeddings": model.head(features).cpu(), "rows": batch.rows}
+    return Block(tensors | ({"features": features.cpu()} if _has_head(model) else {}), batch.rejected)
+
+
+def _has_head(model: Student) -> bool:
+    return not isinstance(model.head, torch.nn.Identity)
+
+
+def _runs(num: int, size: int) -> list[range]:
+    """What each rank embeds."""
+    return [range(num * rank // size, num * (rank + 1) // size) for rank in range(size)]
+
+
+def _blocks(run: range, batch_size: int) -> list[range]:
+    """A run in blocks of whole batches, so that a picture is in the same batch whatever stands already."""
+    step = batch_size * max(1, _BLOCK_PICTURES // batch_size)
+    return [run[start : start + step] for start in range(0, len(run), step)] or [run]
+
+
+def _path(scratch: Path, block: range) -> Path:
+    return scratch / f"pictures-{block.start}-{block.stop}.safetensors"
+
+
+def _read_blocks(scratch: Path, run: range, batch_size: int) -> Block:
+    try:
+        return Block.joined([Block.read(_path(scratch, block)) for block in _blocks(run, batch_size)])
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ProtoRKDError(
+            f"{scratch} must be one folder for all processes; {error}. Give --store a folder that all of them share."
+        ) from error
 
 
 def _load(student: LoadedStudent, place: torch.device) -> Student:
@@ -156,32 +198,6 @@ def _load(student: LoadedStudent, place: torch.device) -> Student:
         f"{student.weights} must hold the weights that were found there; it is gone, or holds others. Run evaluate "
         "again, and distill again with the same options and --force if that does not help."
     )
-
-
-def _joined(own: _Tensors, scratch: Path, *, num_ranks: int) -> _Tensors:
-    """Put the other ranks' rows, which they have left as files, behind the first one's."""
-    try:
-        others = [safetensors.torch.load_file(_part_path(scratch, rank, num_ranks)) for rank in range(1, num_ranks)]
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ProtoRKDError(
-            f"{scratch} must be one folder for all processes; {error}. Give --store a folder that all of them share."
-        ) from error
-    return {name: torch.cat([tensor, *(other[name] for other in others)]) for name, tensor in own.items()}
-
-
-def _save(tensors: _Tensors, path: Path) -> None:
-    def write(partial: Path) -> None:
-        try:
-            safetensors.torch.save_file(tensors, partial)  # which, unlike save, makes no copy in memory
-        except safetensors.SafetensorError as error:
-            code = re.search(r"os error (\d+)", str(error))
-            raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
-
-    write_atomic_by(path, write)
-
-
-def _part_path(scratch: Path, rank: int, num_ranks: int) -> Path:
-    return scratch / f"part-{rank}-of-{num_ranks}.safetensors"
 
 
 def _ignore(_units: int) -> None:

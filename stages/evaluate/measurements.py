@@ -62,6 +62,7 @@ class _Params:
 
     task: str = option(help="What is measured.")
     settings: Mapping[str, Any] = option(help="Of the task.")
+    precision: str = option(help="That pictures are embedded in.")
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ def make_measurement(
 
     inputs = _Inputs(job, teacher, embedder)
     outcome = run_stage(MEASUREMENTS, params=_params(job, params), inputs=inputs, runtime=_Runtime(), context=context)
+    outcome.require_whole()
     artifact = outcome.artifact
-    artifact.require_whole(read=True)
     outcomes = read_outcomes(artifact.path) if (artifact.path / OUTCOMES_NAME).exists() else []
     return Measured(entry=read_json(artifact.path / _ENTRY_NAME), outcomes=tuple(outcomes)), artifact.record.digest
 
@@ -120,7 +121,7 @@ def _params(job: Job, params: "EvaluateParams") -> _Params:
         settings |= {"k": params.knn_k, "temperature": params.knn_temperature}
     elif job.task in ("linear_probe", "linear_probe_backbone"):
         settings |= {"solver": params.probe_solver, "max_iterations": params.probe_iterations}
-    return _Params(task=job.task, settings=settings)
+    return _Params(task=job.task, settings=settings, precision="" if job.task == "sts" else params.precision)
 
 
 def _identify(inputs: _Inputs, _params: object, _context: Context) -> Mapping[str, Input]:
@@ -161,7 +162,7 @@ def _measure(params: _Params, inputs: Mapping[str, Input], out: Draft, runtime: 
 
 MEASUREMENTS = Stage(
     name="measurements",
-    version=1,
+    version=2,
     summary="Measure a student at one task on one set.",
     params=_Params,
     inputs=_Inputs,

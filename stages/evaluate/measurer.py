@@ -11,7 +11,7 @@ from pipeline.peers import Alone
 from pipeline.stage import Context, Input
 from stages.evaluate.checkpoints import LoadedStudent
 from stages.evaluate.embedder import Embedder
-from stages.evaluate.features import FeatureRuntime, embed_images
+from stages.evaluate.features import FeatureRuntime, ImageEmbeddings, embed_images
 from stages.evaluate.measurements import Job, find_measurement, make_measurement
 from stages.evaluate.sets import Entry
 from stages.ranks import ranks_of
@@ -70,6 +70,7 @@ class Measurer:
         )
         self.alone = dataclasses.replace(context, peers=Alone())
         self._embedder: tuple[LoadedStudent, Embedder] | None = None
+        self._embedded: dict[str, dict[str, ImageEmbeddings]] = {}  # by weights and set; mapped from their files
         self.failures: list[Failure] = []
         self.used: set[str] = set()
 
@@ -90,7 +91,13 @@ class Measurer:
         }
         for student, images in passes.values():
             try:
-                embed_images(student, images, runtime=self._runtime, context=self._context)
+                self._embedded.setdefault(student.identity, {})[images.digest] = embed_images(
+                    student,
+                    images,
+                    precision=self._params.precision,
+                    runtime=self._runtime,
+                    context=self._context,
+                )
             except ProtoRKDError as error:  # the same on all processes; the jobs will meet it again
                 log.info("evaluate: %s", error)
 
@@ -117,7 +124,17 @@ class Measurer:
     def embedder(self, student: LoadedStudent) -> Embedder:
         """Embeds with a checkpoint; what it has at hand is kept until another checkpoint is asked for."""
         if self._embedder is None or self._embedder[0] is not student:
-            self._embedder = student, Embedder(student, self._teacher, runtime=self._runtime, context=self.alone)
+            self._embedder = (
+                student,
+                Embedder(
+                    student,
+                    self._teacher,
+                    known=self._embedded.get(student.identity, {}),
+                    precision=self._params.precision,
+                    runtime=self._runtime,
+                    context=self.alone,
+                ),
+            )
         return self._embedder[1]
 
     def _is_missing(self, job: Job) -> bool:

@@ -94,7 +94,7 @@ def hash_pictures(images: Input, *, workers: int, context: Context) -> PictureHa
         runtime=HashRuntime(workers),
         context=context,
     )
-    outcome.artifact.require_whole(read=True)
+    outcome.require_whole()
     return PictureHashes(paths=paths, **_read(outcome.artifact.path), digest=outcome.artifact.record.digest)
 
 

@@ -70,7 +70,8 @@ def measure(
         )
     except ProtoRKDError as error:
         measurer.fail(Failure("training pictures", "overlap", _EVERY_CHECKPOINT, str(error)))
-    report = _describe(checkpoints, inputs, context) | {
+    precision = "/".join(measurer.embedder(shown).precisions)
+    report = _describe(checkpoints, inputs, context, precision=precision) | {
         "sets": [measured.entry for measured in found[shown.name]],
         "metrics": _flat(found[shown.name]),
         "checkpoints": [
@@ -102,7 +103,9 @@ def measure(
     return Result(counts=counts, metrics=report["metrics"], uses=tuple(sorted(uses)))
 
 
-def _describe(checkpoints: Checkpoints, inputs: Mapping[str, Input], context: Context) -> dict[str, Any]:
+def _describe(
+    checkpoints: Checkpoints, inputs: Mapping[str, Input], context: Context, *, precision: str
+) -> dict[str, Any]:
     """Say who was measured, whose pupil it is, and what was not there."""
     shown = checkpoints.students[-1]
     config = shown.config
@@ -114,6 +117,7 @@ def _describe(checkpoints: Checkpoints, inputs: Mapping[str, Input], context: Co
             "backbone": config.backbone,
             "image_size": config.preprocessing.image_size,
             "embedding_dim": config.embedding_dim,
+            "precision": precision,
             "losses": [f"{name}={weight:g}" for name, weight in config.losses.items()],
         },
         "teacher": {

@@ -105,6 +105,11 @@ class EvaluateParams(ManifestFormat):
         choices=("torch", "sklearn"),
     )
     probe_iterations: int = option(1000, help="Steps after which a fit of the linear probe ends.", check=POSITIVE)
+    precision: str = option(
+        "auto",
+        help="Of the student's matrix products on pictures; auto: bf16 where the device has it, else fp32.",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
     overlap: bool = option(True, help="Look for the sets' pictures among those that the student was distilled from.")
     map: str = option("pca", help="How the map of the embeddings is laid out.", choices=("pca", "tsne"))
     num_resamples: int = option(
@@ -171,7 +176,7 @@ def join() -> Peers:
 
 STAGE = Stage(
     name="evaluate",
-    version=2,
+    version=3,
     summary="Measure a student: retrieval, zero-shot classification, nearest neighbours, linear probes.",
     params=EvaluateParams,
     inputs=EvaluateInputs,

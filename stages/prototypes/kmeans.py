@@ -168,7 +168,7 @@ class _Rows:
             return cls(rows, rows, rows.new_zeros(rows.shape[1]), rows.new_zeros(len(rows)), device)
         mean = rows.mean(dim=0)
         centred = torch.empty_like(rows, dtype=dtype)
-        for to, part in zip(centred.split(_BLOCK_ROWS), rows.split(_BLOCK_ROWS), strict=True):
+        for to, part in zip(torch.split(centred, _BLOCK_ROWS), torch.split(rows, _BLOCK_ROWS), strict=True):
             to.copy_(part - mean)
         return cls(rows, centred, mean, rows @ mean, device)
 
@@ -184,7 +184,7 @@ class _Rows:
         weight = (centroids - self.mean).to(self.device, self.centred.dtype)
         bias = (centroids @ self.mean - self.mean @ self.mean).to(self.device, self.centred.dtype)
         most = _MAX_SCORES if self.device.type == "cpu" else _MAX_GPU_SCORES
-        blocks = self.centred.split(max(1, most // len(centroids)))
+        blocks = torch.split(self.centred, max(1, most // len(centroids)))
         found = [linear(block.to(self.device), weight, bias).max(dim=1) for block in blocks]
         cosines = torch.cat([best.values.cpu() for best in found]).float() + self.along_mean
         return cosines, torch.cat([best.indices.cpu() for best in found])

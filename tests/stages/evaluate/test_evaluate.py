@@ -79,6 +79,8 @@ def test_evaluate__writes_a_report_and_a_page_with_pictures(
         assert entry["intervals"].keys() == entry["metrics"].keys(), entry["task"]
     assert report["teacher"]["identity"]
     assert report["student"]["backbone"] == "squeezenet1_1"
+    assert report["student"]["precision"] == choose_precision("auto", torch.device("cpu"))
+    assert f"embedded in\n      {report['student']['precision']}" in (folder / "report.html").read_text()
     page = (folder / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") > 100
     assert pictures.captions[0] in page

@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from workbench import Pairs, on_ranks
 
+from data_schemas import files
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file
 from data_schemas.student_checkpoint import Preprocessing, StudentConfig, TeacherRecord
@@ -83,7 +84,7 @@ def set_of(pairs: Pairs, context: Context, *, start: int = 0, stop: int = NUM) -
 
 
 def embed(student: LoadedStudent, images: Input, context: Context) -> ImageEmbeddings:
-    return embed_images(student, images, runtime=RUNTIME, context=context)
+    return embed_images(student, images, precision="fp32", runtime=RUNTIME, context=context)
 
 
 def as_arrays(found: ImageEmbeddings) -> dict[str, Any]:
@@ -332,7 +333,65 @@ def _broken_worker(*_: object) -> None:
 
 def test_embed_images__refuses_parts_that_lie_in_different_folders(tmp_path: Path) -> None:
     with pytest.raises(ProtoRKDError, match="must be one folder for all processes"):
-        image_features._joined({"rows": torch.arange(2)}, tmp_path, num_ranks=2)
+        image_features._read_blocks(tmp_path, range(4, 8), 3)
+
+
+def test_embed_images__goes_on_from_the_blocks_that_stand(
+    pictures: Pairs, student: LoadedStudent, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = as_arrays(embed(student, set_of(pictures, context), context_of(Store(tmp_path / "whole"))))
+    monkeypatch.setattr(image_features, "_BLOCK_PICTURES", 4)  # batches of 3 make blocks of 3
+    embed_batch, calls = image_features._embed_batch, []
+
+    def killed(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return embed_batch(*args)
+
+    monkeypatch.setattr(image_features, "_embed_batch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        embed(student, set_of(pictures, context), context)
+    [_, second, _] = blocks = sorted(context.store.root.glob("image-embeddings/.draft-*/state/pictures-*"))
+    assert [block.name for block in blocks] == [f"pictures-{3 * i}-{3 * i + 3}.safetensors" for i in range(3)]
+    content = bytearray(second.read_bytes())
+    content[-1] ^= 1  # noticed, and embedded again
+    second.write_bytes(content)
+    found = as_arrays(embed(student, set_of(pictures, context), context))
+    assert len(calls) == 4 + 2
+    for name in ("embeddings", "features", "rows"):
+        np.testing.assert_array_equal(found[name], whole[name])
+    assert found["rejections"] == whole["rejections"]
+    assert not list(context.store.leftovers())
+
+
+def test_embed_images__in_bf16_gives_nearly_the_same(pictures: Pairs, student: LoadedStudent, context: Context) -> None:
+    images = set_of(pictures, context)
+    exact = embed(student, images, context)
+    rounded = embed_images(student, images, precision="bf16", runtime=RUNTIME, context=context)
+    assert (exact.precision, rounded.precision) == ("fp32", "bf16")
+    assert rounded.digest != exact.digest
+    assert rounded.embeddings.dtype == rounded.features.dtype == torch.float32
+    for name in ("embeddings", "features"):
+        one, other = getattr(exact, name), getattr(rounded, name)
+        assert torch.nn.functional.cosine_similarity(one, other).min() > 0.999
+        assert not torch.equal(one, other)
+
+
+def test_embed_images__is_read_again_only_where_an_earlier_run_made_it(
+    pictures: Pairs, student: LoadedStudent, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    hash_file_before = files.hash_file
+
+    def noted(path: Path) -> str:
+        hashed.append(path.name)
+        return hash_file_before(path)
+
+    monkeypatch.setattr(files, "hash_file", noted)
+    for _ in range(2):
+        embed(student, set_of(pictures, context), context)
+    assert hashed.count("image_embeddings.safetensors") == 2  # when it was committed, and when it was found
 
 
 def test_embed_captions__gives_all_processes_what_the_first_embedded(word_vectors: Path, shared_store: Path) -> None:
