@@ -23,6 +23,7 @@ def embeddings(rows: Tensor, *, unread: tuple[int, ...] = (), features: Tensor |
         rows=read,
         rejections=tuple(Rejection(row=row, reason="truncated", value=f"{row}.jpg") for row in unread),
         digest="",
+        precision="fp32",
     )
 
 

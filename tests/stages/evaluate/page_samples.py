@@ -1,6 +1,5 @@
 """Little sets with real pictures, and a report that tells of everything a report can tell of, for tests of the page."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,9 @@ def draw_pictures(root: Path, num: int) -> list[str]:
 def embed(rows: torch.Tensor, *, readable: list[int] | None = None) -> ImageEmbeddings:
     """Stand in for what a student makes of all or some pictures of a set."""
     kept = torch.arange(len(rows)) if readable is None else torch.tensor(readable)
-    known = {"embeddings": rows[kept], "features": rows[kept], "rows": kept, "rejections": (), "digest": "0" * 64}
-    return ImageEmbeddings(**{field.name: known[field.name] for field in fields(ImageEmbeddings)})
+    return ImageEmbeddings(
+        embeddings=rows[kept], features=rows[kept], rows=kept, rejections=(), digest="0" * 64, precision="fp32"
+    )
 
 
 def colour_rows(num: int, *, noise: float = 0.3, seed: int = 0) -> torch.Tensor:

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from workbench import COLOURS, SHAPES, Cli, Pairs, draw_picture, make_manifest
 
 from data_schemas.evaluation_report import read_report
 from data_schemas.teacher_embeddings import TeacherEmbeddings
+from stages.precision import choose_precision
 
 EVALUATE = ("evaluate", "--device", "cpu", "--workers", 0)
 
@@ -80,10 +82,10 @@ def test_evaluate__writes_a_report_and_a_page_with_pictures(
     assert report["teacher"]["identity"]
     assert report["student"]["backbone"] == "squeezenet1_1"
     assert report["student"]["precision"] == choose_precision("auto", torch.device("cpu"))
-    assert f"embedded in\n      {report['student']['precision']}" in (folder / "report.html").read_text()
     page = (folder / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") > 100
     assert pictures.captions[0] in page
+    assert f"<dt>Pictures embedded in</dt><dd>{report['student']['precision']}</dd>" in page
     assert run_cli.run("verify").exit_code == 0
 
 
