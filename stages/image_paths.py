@@ -4,9 +4,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from data_schemas.errors import ProtoRKDError
 
 _MAY_LEAVE = r"^([/\\]|[A-Za-z]:)|(^|[/\\])\.\.([/\\]|$)"
@@ -24,6 +21,9 @@ def check_inside(paths: Sequence[str], root: Path) -> None:
     Raises:
         ProtoRKDError: one of them does.
     """
+    import pyarrow as pa  # keeps it out of --help
+    import pyarrow.compute as pc
+
     suspicious = pc.match_substring_regex(pa.array(paths, pa.large_string()), _MAY_LEAVE)
     inside = os.path.join(os.path.abspath(root), "")  # noqa: PTH100, PTH118 - a Path would take the final slash away
     for number in pc.indices_nonzero(suspicious).to_pylist():
