@@ -42,6 +42,13 @@ def choose_devices(names: str) -> list[torch.device]:
     return [choose_device(name.strip()) for name in names.split(",")]
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor of the CPU to a device, without waiting for it: a GPU fetches from pinned memory by itself."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def _own_gpu() -> torch.device:
     local_rank = os.environ.get("LOCAL_RANK")
     return torch.device("cuda" if local_rank is None else f"cuda:{local_rank}")

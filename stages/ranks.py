@@ -61,7 +61,7 @@ class Ranks:
         if self.size == 1:
             return rows
         if counts is None:
-            counts = self.exchange(torch.tensor([len(rows)]))[:, 0].tolist()
+            counts = [number for [number] in self.exchange([len(rows)])]
         padded = rows.new_zeros((max(counts), *rows.shape[1:]))
         padded[: len(rows)] = rows.detach()
         parts = [torch.empty_like(padded) for _ in counts]
@@ -79,18 +79,17 @@ class Ranks:
         """
         return values if self.size == 1 else _Sum.apply(values, self.group)
 
-    def exchange(self, numbers: Tensor) -> Tensor:
-        """Tell all ranks a few numbers of this one's, who must not be late by more than a step.
+    def exchange(self, numbers: Sequence[int]) -> list[list[int]]:
+        """Every rank's numbers, in rank order; equally many on each. Nothing of it touches the device.
 
-        Shapes:
-            numbers: (count,), int64, on the CPU.
-            returns: (ranks, count), int64, on the CPU.
+        One process alone gets its own back, without a tensor.
         """
         if self.size == 1:
-            return numbers[None]
-        parts = [torch.empty_like(numbers) for _ in range(self.size)]
-        distributed.all_gather(parts, numbers, group=self.group)
-        return torch.stack(parts)
+            return [list(numbers)]
+        own = torch.tensor(numbers)
+        parts = [torch.empty_like(own) for _ in range(self.size)]
+        distributed.all_gather(parts, own, group=self.group)
+        return [part.tolist() for part in parts]
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order; small ones."""

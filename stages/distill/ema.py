@@ -35,19 +35,28 @@ class EMA(nn.Module):
         self.shadow = copy.deepcopy(student, shared).requires_grad_(False).eval()
         self._decay = decay
         self._num_updates = 0
+        # Means and values that belong together, found at the first update: walking through modules takes its time.
+        self._averaged: list[list[Tensor]] = []
+        self._copied: list[list[Tensor]] = []
 
     @torch.no_grad()
     def update(self, student: nn.Module) -> None:
-        """Move the mean towards the student; call it after every optimizer step."""
+        """Move the mean towards the student, always the same module; call it after every optimizer step."""
         decay = min(self._decay, (1 + self._num_updates) / (10 + self._num_updates))
         self._num_updates += 1
-        means, values = list(_tensors(self.shadow)), list(_tensors(student))
-        floats = [index for index, mean in enumerate(means) if mean.is_floating_point()]
+        if not self._averaged:
+            self._pair_up(student)
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        average([means[index] for index in floats], [values[index] for index in floats], None)
-        for mean, value in zip(means, values, strict=True):
-            if not mean.is_floating_point():
-                mean.copy_(value)
+        average(*self._averaged, None)
+        if self._copied[0]:
+            torch._foreach_copy_(self._copied[0], self._copied[1])
+
+    def _pair_up(self, student: nn.Module) -> None:
+        pairs = list(zip(_tensors(self.shadow), _tensors(student), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        others = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._averaged = [list(side) for side in zip(*floats, strict=True)]
+        self._copied = [list(side) for side in zip(*others, strict=True)] or [[], []]
 
     def get_extra_state(self) -> Tensor:
         """The number of updates, for the state dict."""

@@ -1,5 +1,6 @@
 """A training that has left the finite numbers is stopped before anything of it is saved."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,14 +20,16 @@ class LossWatch:
         self._waits = device.type == "cuda"
         self._pending: list[tuple[torch.cuda.Event, _Number]] = []
 
-    def look(self, value: Tensor, *, name: str = "loss", step: int, rows: list[int], last_good: str) -> None:
+    def look(
+        self, value: Tensor, *, name: str = "loss", step: int, rows: Callable[[], list[int]], last_good: str
+    ) -> None:
         """Take a number of a step, and judge those of earlier steps.
 
         Args:
             value: (), float.
             name: what it is, for the message.
             step: the step's number, from 1.
-            rows: manifest rows of the step's pictures, for the message.
+            rows: tells the manifest rows of the step's pictures, for the message alone.
             last_good: what can be gone on from, for the message.
 
         Raises:
@@ -61,14 +64,15 @@ class _Number(NamedTuple):
     value: Tensor
     name: str
     step: int
-    rows: list[int]
+    rows: Callable[[], list[int]]
 
 
 def _judge(number: _Number, last_good: str) -> None:
     value, name, step, rows = number
     if value.isfinite():
         return
-    named = ", ".join(map(str, rows[:8])) + (", ..." if len(rows) > 8 else "")
+    numbers = rows()
+    named = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
     raise ProtoRKDError(
         f"The {name} must stay finite; got {float(value)} at step {step} (manifest rows {named}). Nothing of that step "
         f"is kept; the last good state is {last_good}. Try a lower --lr, more --warmup-steps or --precision fp32."

@@ -22,6 +22,7 @@ from stages.distill.ema import EMA
 from stages.distill.loss_spec import parse_losses
 from stages.distill.metrics import Metrics
 from stages.distill.optimizer import AdamWSettings, build_optimizer
+from stages.distill.profile import NoClock, StepClock
 from stages.distill.reporters import make_reporters
 from stages.distill.setup import (
     PrototypeMaps,
@@ -141,6 +142,7 @@ def train_student(
             else (),
             enabled=ranks.is_first,
         ),
+        clock=StepClock(draft.logs, device) if runtime.profile and ranks.is_first else NoClock(),
         ranks=ranks,
         draft=draft,
     )

@@ -184,6 +184,7 @@ class DistillRuntime:
     checkpoint_gradients: bool = option(
         False, help="Recompute the backbone's blocks in the backward pass: less memory, a third more time."
     )
+    profile: bool = option(False, help="Write where the time of steps goes to logs/profile.json, and a trace of a few.")
     log_every_steps: int = option(50, help="Steps between lines of metrics.", check=POSITIVE)
     report_to: tuple[str, ...] = option(
         (), help="Also send metrics to this tracker; repeatable.", choices=("tensorboard", "wandb")

@@ -1,7 +1,6 @@
 """One optimizer step: pictures and targets of one or more micro-batches, on one process or many."""
 
 import contextlib
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -10,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from stages.device import send
 from stages.distill.objectives import WeightedObjectives
 from stages.distill.optimizer import trained_parameters
+from stages.distill.profile import Clock
 from stages.ranks import Ranks
 from stages.transforms import Normalize
 
@@ -29,6 +30,7 @@ class TrainingStep:
         in_precision: a maker of contexts for the student's matrix products.
         loss_scaler: for fp16.
         max_grad_norm: longer gradients are scaled down to this norm; 0 leaves them.
+        clock: told of the parts of a step.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class TrainingStep:
         in_precision: Callable[[], AbstractContextManager[object]],
         loss_scaler: torch.amp.GradScaler,
         max_grad_norm: float,
+        clock: Clock,
     ) -> None:
         self._student = student
         self._forward = _parallel(student, ranks)
@@ -51,7 +54,9 @@ class TrainingStep:
         self._normalize = normalize
         self._in_precision = in_precision
         self._loss_scaler = loss_scaler
-        self._max_grad_norm = max_grad_norm or math.inf
+        self._max_grad_norm = max_grad_norm
+        self._clock = clock
+        self._parameters = trained_parameters(student, objectives)
         self._synced = True
         self.has_gradients = False
 
@@ -86,16 +91,20 @@ class TrainingStep:
         with contextlib.ExitStack() as stack:
             if not last and isinstance(self._forward, DistributedDataParallel):
                 stack.enter_context(self._forward.no_sync())
-            with self._in_precision():
-                embeddings = self._forward(self._normalize(images))
-            device = embeddings.device
-            loss, terms = self._objectives(
-                student=self._ranks.gather_rows(embeddings.float(), counts=counts),
-                teacher=self._ranks.gather_rows(teacher, counts=counts),
-                rows=self._ranks.gather_rows(rows.to(device), counts=counts),
-                labels=self._ranks.gather_rows(labels.to(device), counts=counts),
-            )
-            self._loss_scaler.scale(share * loss).backward()
+            with self._clock.part("copy, augment, normalise"):
+                pictures = self._normalize(images)
+            with self._clock.part("student forward"), self._in_precision():
+                embeddings = self._forward(pictures)
+            with self._clock.part("objectives"):
+                device = embeddings.device
+                loss, terms = self._objectives(
+                    student=self._ranks.gather_rows(embeddings.float(), counts=counts),
+                    teacher=self._ranks.gather_rows(teacher, counts=counts),
+                    rows=self._ranks.gather_rows(send(rows, device), counts=counts),
+                    labels=self._ranks.gather_rows(send(labels, device), counts=counts),
+                )
+            with self._clock.part("backward"):
+                self._loss_scaler.scale(share * loss).backward()
         self._synced, self.has_gradients = last, True
         return loss.detach(), terms
 
@@ -108,8 +117,9 @@ class TrainingStep:
             self._ranks.average_gradients(self._student)
             self._synced = True
         self._loss_scaler.unscale_(self._optimizer)
-        parameters = trained_parameters(self._student, self._objectives)
-        grad_norm = nn.utils.clip_grad_norm_(parameters, self._max_grad_norm)
+        grad_norm = nn.utils.get_total_norm([one.grad for one in self._parameters if one.grad is not None])
+        if self._max_grad_norm:  # else scaling by 1 would be one more pass over all gradients
+            nn.utils.clip_grads_with_norm_(self._parameters, self._max_grad_norm, grad_norm)
         self._loss_scaler.step(self._optimizer)
         self._loss_scaler.update()
         self._optimizer.zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from stages.distill.finite import LossWatch
 from stages.distill.metrics import Metrics
 from stages.distill.objectives import WeightedObjectives
 from stages.distill.optimizer import warmup_cosine
+from stages.distill.profile import Clock, waited_for
 from stages.distill.smoothing import TargetSmoothing
 from stages.distill.step import TrainingStep, seed_step
 from stages.distill.stop import stop_requests
@@ -97,6 +99,7 @@ class Training:
         schedule: how long and how fast.
         conduct: what does not change the result.
         metrics: where the numbers go.
+        clock: told of the parts of a step.
         ranks: who trains together.
         draft: where weights and states go.
     """
@@ -119,6 +122,7 @@ class Training:
         schedule: Schedule,
         conduct: Conduct,
         metrics: Metrics,
+        clock: Clock,
         ranks: Ranks,
         draft: Draft,
     ) -> None:
@@ -126,7 +130,7 @@ class Training:
         self._dataset, self._examples, self._targets, self._smooth = dataset, examples, targets, smooth
         self._requests, self._manifest_rows, self._validate = requests, manifest_rows, validate
         self._schedule, self._conduct, self._metrics, self._ranks = schedule, conduct, metrics, ranks
-        self._draft = draft
+        self._clock, self._draft = clock, draft
         self._scaler = torch.amp.GradScaler(conduct.device.type, enabled=conduct.precision == "fp16")
         self._step = TrainingStep(
             student,
@@ -137,9 +141,10 @@ class Training:
             in_precision=autocast(conduct.precision, conduct.device),
             loss_scaler=self._scaler,
             max_grad_norm=schedule.max_grad_norm,
+            clock=clock,
         )
         self._watch = LossWatch(conduct.device)
-        self._rows_in_step: list[int] = []
+        self._examples_in_step: list[Tensor] = []
         self._progress = TrainingProgress()
         self._last_good = "none yet: it would start anew"
         self._modules: dict[str, nn.Module] = {"student": student, "objectives": objectives}
@@ -166,9 +171,10 @@ class Training:
             worker_errors(),
             peer_errors(),
             self._metrics.shown(done.step, total_steps=total_steps),
+            closing(self._clock),
         ):
             seed_step(seed=schedule.seed, step=done.step, rank=self._ranks.rank)
-            for number, batch in enumerate(self._metrics.timed(batches), start=1):
+            for number, batch in enumerate(waited_for(self._metrics.timed(batches), self._clock), start=1):
                 last = number % requests.micro_batches_per_step == 0
                 word = self._confer(batch, stop)
                 if min(word.counts) > 1:
@@ -184,6 +190,7 @@ class Training:
                     self._finish_epoch(epoch)
                 if step_in_epoch == 0 or word.save or word.stop:
                     self._save()
+                self._clock.step()
                 if word.stop and done.step < total_steps:
                     raise ProtoRKDError(
                         f"distill was asked to stop and did, after step {done.step} of {total_steps}. "
@@ -193,32 +200,46 @@ class Training:
 
     def _learn(self, batch: Batch, requests: BatchRequests, word: "_Word", *, last: bool) -> None:
         epoch = self._progress.step // requests.steps_per_epoch
-        teacher = self._examples.targets(batch.rows, epoch, self._targets.gather)
+        with self._clock.part("targets"):
+            teacher = self._examples.targets(batch.rows, epoch, self._targets.gather)
+            if self._smooth is not None:
+                teacher = self._smooth(teacher)
         loss, terms = self._step.accumulate(
             batch.images,
-            teacher=teacher if self._smooth is None else self._smooth(teacher),
+            teacher=teacher,
             rows=self._examples.caption_rows(batch.rows, epoch),
             labels=self._examples.labels(batch.rows),
             counts=word.counts,
             share=1 / requests.micro_batches_per_step,
             last=last,
         )
-        self._rows_in_step += self._manifest_rows[batch.rows].tolist()
-        self._watch.look(loss, step=self._progress.step + 1, rows=self._rows_in_step, last_good=self._last_good)
+        self._examples_in_step.append(batch.rows)
+        self._watch.look(loss, step=self._progress.step + 1, rows=self._rows_in_step(), last_good=self._last_good)
         self._metrics.add(num_images=sum(word.counts), values={"loss": loss, **terms})
+        self._clock.add(sum(word.counts))
+
+    def _rows_in_step(self) -> Callable[[], list[int]]:
+        examples = self._examples_in_step  # another list in the next step
+
+        def look_up() -> list[int]:
+            rows: list[int] = self._manifest_rows[torch.cat(examples)].tolist()
+            return rows
+
+        return look_up
 
     def _finish_step(self, total_steps: int) -> None:
         done, schedule = self._progress, self._schedule
         lr = schedule.lr * warmup_cosine(done.step, warmup_steps=schedule.warmup_steps, total_steps=total_steps)
         if self._step.has_gradients:
-            grad_norm = self._step.update(lr)
+            with self._clock.part("optimizer"):
+                grad_norm = self._step.update(lr)
+                if self._ema is not None:
+                    self._ema.update(self._student)
             self._metrics.add_step(lr=lr, grad_norm=grad_norm)
             if not self._scaler.is_enabled():  # which leaves out the steps whose gradient is not finite
-                rows = self._rows_in_step
+                rows = self._rows_in_step()
                 self._watch.look(grad_norm, name="gradient", step=done.step + 1, rows=rows, last_good=self._last_good)
-            if self._ema is not None:
-                self._ema.update(self._student)
-        self._rows_in_step = []
+        self._examples_in_step = []
         done.step += 1
         seed_step(seed=schedule.seed, step=done.step, rank=self._ranks.rank)
 
@@ -226,15 +247,16 @@ class Training:
         self._watch.settle(self._last_good)
         student = self._student if self._ema is None else self._ema.shadow
         if self._validate is not None:
-            with self._metrics.paused():
+            with self._metrics.paused(), self._clock.part("validation"):
                 figures = self._validate(student)
             self._metrics.write(self._progress.step, epoch=epoch, values=figures)
         if epoch % self._schedule.save_every_epochs == 0 or epoch == self._schedule.epochs:
             path = checkpoint_path(epoch)
             self._progress.checkpoints.append(path)
             if self._ranks.is_first:
-                save_weights(student, self._draft.path / path)
-                self._draft.adopt(path)
+                with self._clock.part("saving"):
+                    save_weights(student, self._draft.path / path)
+                    self._draft.adopt(path)
 
     def _save(self) -> None:
         self._watch.settle(self._last_good)
@@ -243,20 +265,21 @@ class Training:
         self._last_good = f"that after step {self._progress.step}, from which the same command goes on"
         if self._ranks.is_first:
             path = self._draft.state / STATE_NAME
-            save_training_state(path, self._progress, modules=self._modules, optimizer=self._optimizer)
+            with self._clock.part("saving"):
+                save_training_state(path, self._progress, modules=self._modules, optimizer=self._optimizer)
 
     def _confer(self, batch: Batch, stop: threading.Event) -> "_Word":
         """Tell the other ranks of this one's part of a micro-batch, so that all take the same turns."""
         due = time.monotonic() - self._saved_at > 60 * self._conduct.save_every_minutes
-        numbers = self._ranks.exchange(torch.tensor([len(batch.rows), len(batch.rejected), stop.is_set(), due]))
-        num_rows, num_rejected, stops, dues = numbers.T
-        if num_rejected.any():
+        words = self._ranks.exchange([len(batch.rows), len(batch.rejected), stop.is_set(), due])
+        counts, num_rejected, stops, dues = zip(*words, strict=True)
+        if any(num_rejected):
             for rejected in self._ranks.gather_objects(batch.rejected):
                 self._progress.rejected |= rejected
             self._check_rejected()
         return _Word(
-            counts=num_rows.tolist(),
-            stop=bool(stops.any()),
+            counts=list(counts),
+            stop=any(stops),
             save=bool(dues[0]),
         )
 

@@ -101,9 +101,9 @@ def test_ranks__gather_uneven_rows_in_order() -> None:
 
 def test_ranks__exchange_and_broadcast() -> None:
     def talk(ranks: Ranks) -> tuple[list[list[int]], list[dict[int, str]], str]:
-        numbers = ranks.exchange(torch.tensor([ranks.rank, 7]))
+        numbers = ranks.exchange([ranks.rank, 7])
         objects = ranks.gather_objects({ranks.rank: "bad"})
-        return numbers.tolist(), objects, ranks.broadcast(f"said by {ranks.rank}")
+        return numbers, objects, ranks.broadcast(f"said by {ranks.rank}")
 
     assert on_ranks(2, talk) == [([[0, 7], [1, 7]], [{0: "bad"}, {1: "bad"}], "said by 0")] * 2
 
@@ -131,7 +131,7 @@ def test_ranks__of_a_process_alone_change_nothing() -> None:
     rows = draw(3, 2, seed=0)
     assert ranks.is_first
     assert ranks.gather_rows(rows) is rows
-    assert ranks.exchange(torch.tensor([4, 2])).tolist() == [[4, 2]]
+    assert ranks.exchange([4, 2]) == [[4, 2]]
     assert ranks.gather_objects("it") == ["it"]
     assert ranks.broadcast("it") == "it"
 

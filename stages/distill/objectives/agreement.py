@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from stages.distill.objectives.soft_targets import divergence
+
 
 def row_loss(*, student: Tensor, teacher: Tensor, hard: bool) -> Tensor:
     """Compare each image's distribution over landmarks with its caption's, averaged over the batch.
@@ -19,7 +21,7 @@ def row_loss(*, student: Tensor, teacher: Tensor, hard: bool) -> Tensor:
     """
     if hard:
         return cross_entropy(student, teacher.argmax(dim=1))
-    return kl_div(log_softmax(student, dim=1), log_softmax(teacher, dim=1), reduction="batchmean", log_target=True)
+    return divergence(student, teacher).mean()
 
 
 def column_loss(*, student: Tensor, teacher: Tensor) -> Tensor:

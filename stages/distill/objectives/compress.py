@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import kl_div, log_softmax
 
 from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
 from stages.distill.objectives.queue import EmbeddingQueue, build_negatives, mean_over_rows, starting_rows
+from stages.distill.objectives.soft_targets import divergence
 from stages.distill.objectives.space import Corpus
 
 
@@ -125,6 +125,5 @@ def _divergences(
 ) -> Tensor:
     """KL divergence of each row's similarities, teacher from student: (rows,)."""
     with torch.no_grad():
-        wanted = log_softmax((teacher / temperature) @ teacher_keys.T, dim=1)  # (rows, keys)
-    given = log_softmax((student / temperature) @ student_keys.T, dim=1)
-    return kl_div(given, wanted, reduction="none", log_target=True).sum(dim=1)
+        wanted = (teacher / temperature) @ teacher_keys.T  # (rows, keys)
+    return divergence((student / temperature) @ student_keys.T, wanted, once=True)

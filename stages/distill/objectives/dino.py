@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from data_schemas.errors import ProtoRKDError
 from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
+from stages.distill.objectives.soft_targets import assignment_loss
 
 
 class DINOLoss(nn.Module):
@@ -60,14 +60,24 @@ class DINOLoss(nn.Module):
         """Return the mean cross-entropy; in training, move the centre after that."""
         check_same_shape(student=student, teacher=teacher)
         with torch.autocast(student.device.type, enabled=False):
-            prototypes = unit_rows(self.prototypes)
-            student, teacher = unit_rows(student).to(prototypes.dtype), unit_rows(teacher).to(prototypes.dtype)
-            with torch.no_grad():
-                scores = teacher @ prototypes.T  # (batch, num_prototypes)
-                assignment = ((scores - self.centre) / self.teacher_temperature).softmax(dim=1)
-                if self.training:
-                    self.centre.lerp_(scores.mean(dim=0), 1 - self.momentum)
-            return cross_entropy((student / self.student_temperature) @ prototypes.T, assignment)
+            dtype = self.prototypes.dtype
+            student, teacher = unit_rows(student).to(dtype), unit_rows(teacher.detach()).to(dtype)
+            loss, _ = assignment_loss(
+                student=student / self.student_temperature,
+                teacher=teacher / self.teacher_temperature,
+                prototypes=self.prototypes,
+                student_bias=None,
+                teacher_bias=-self.centre / self.teacher_temperature,
+            )
+            if self.training:
+                self._move_centre(teacher.mean(dim=0))
+            return loss
+
+    @torch.no_grad()
+    def _move_centre(self, mean: Tensor) -> None:
+        """Scores are products, so the mean of the batch's scores is the score of its mean."""
+        lengths = torch.linalg.vector_norm(self.prototypes, dim=1).clamp_min_(1e-12)
+        self.centre.lerp_((self.prototypes @ mean) / lengths, 1 - self.momentum)
 
 
 def random_prototypes(num_prototypes: int, dim: int) -> nn.Parameter:

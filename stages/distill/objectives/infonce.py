@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy, pad
 from data_schemas.errors import ProtoRKDError
 from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, full_precision, unit_rows
 from stages.distill.objectives.queue import CorpusDraw
+from stages.distill.objectives.soft_targets import contrast
 from stages.distill.objectives.space import Corpus
 
 
@@ -70,27 +71,35 @@ class InfoNCELoss(nn.Module):
         check_same_shape(student=student, teacher=teacher)
         with torch.autocast(student.device.type, enabled=False):
             student = bounded_scale(self.logit_scale, self.max_scale, training=self.training) * unit_rows(student)
-            if self.merge_duplicates:
-                positives = same_captions(teacher, rows)
-            else:
-                positives = torch.eye(len(teacher), dtype=torch.bool, device=teacher.device)
+            positives = self._positives(teacher, rows)
             teacher = unit_rows(teacher.detach()).to(student.dtype)
             logits = student @ teacher.T
-            to_image = positive_loss(logits.T, positives, label_smoothing=self.label_smoothing)
             if self.negatives is None:
-                to_text = positive_loss(logits, positives, label_smoothing=self.label_smoothing)
-            else:
-                keys, key_rows = self.negatives.keys()
-                is_own = None if rows is None else pad(rows[:, None] == key_rows, (len(teacher), 0))
-                to_text = positive_loss(
-                    torch.cat([logits, student @ keys.to(student.dtype).T], dim=1),  # (batch, batch + negatives)
-                    pad(positives, (0, len(keys))),
-                    label_smoothing=self.label_smoothing,
-                    left_out=is_own,
-                )
-                if self.training:
-                    self.negatives.advance(teacher)
+                return contrast(logits, None if positives is None else self._shares(positives, logits.dtype))
+            if positives is None:
+                positives = torch.eye(len(teacher), dtype=torch.bool, device=teacher.device)
+            to_image = positive_loss(logits.T, positives, label_smoothing=self.label_smoothing)
+            keys, key_rows = self.negatives.keys()
+            is_own = None if rows is None else pad(rows[:, None] == key_rows, (len(teacher), 0))
+            to_text = positive_loss(
+                torch.cat([logits, student @ keys.to(student.dtype).T], dim=1),  # (batch, batch + negatives)
+                pad(positives, (0, len(keys))),
+                label_smoothing=self.label_smoothing,
+                left_out=is_own,
+            )
+            if self.training:
+                self.negatives.advance(teacher)
             return (to_text + to_image) / 2
+
+    def _positives(self, teacher: Tensor, rows: Tensor | None) -> Tensor | None:
+        """Which pairs share the target of a pair, (batch, batch); None where each has its own alone."""
+        if self.merge_duplicates:
+            return same_captions(teacher, rows)
+        return torch.eye(len(teacher), dtype=torch.bool, device=teacher.device) if self.label_smoothing else None
+
+    def _shares(self, positives: Tensor, dtype: torch.dtype) -> Tensor:
+        shares = even_shares(positives, dtype)
+        return shares.lerp(shares.new_full((), 1 / len(shares)), self.label_smoothing)
 
 
 def positive_loss(
@@ -109,10 +118,10 @@ def positive_loss(
         positives, left_out: (rows, columns), bool.
         returns: ().
     """
-    wanted = _even_shares(positives, logits.dtype)
+    wanted = even_shares(positives, logits.dtype)
     if label_smoothing:
         compared = torch.ones_like(positives) if left_out is None else ~left_out
-        wanted = wanted.lerp(_even_shares(compared, logits.dtype), label_smoothing)
+        wanted = wanted.lerp(even_shares(compared, logits.dtype), label_smoothing)
     if left_out is not None:
         logits = logits.masked_fill(left_out, torch.finfo(logits.dtype).min)  # -inf * 0 would be no number
     return cross_entropy(logits, wanted)
@@ -155,7 +164,8 @@ def bounded_scale(logit_scale: Tensor, max_scale: float, *, training: bool) -> T
     return logit_scale.exp()
 
 
-def _even_shares(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def even_shares(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Share each row out evenly among its true columns: (rows, columns), bool, to the dtype."""
     return mask.to(dtype) / mask.sum(dim=1, keepdim=True)
 
 

@@ -64,7 +64,7 @@ class PrototypeMap(nn.Module):
 def move_means(old: Tensor, embeddings: Tensor, members_of: Tensor, *, momentum: float) -> Tensor:
     """Move the mean of every cluster that has members in the batch; the rest stay.
 
-    Sums are a matrix product, whose order is fixed, so that all processes get the same means.
+    Members are added up in the order of the batch, so that all processes get the same means.
 
     Shapes:
         old: (clusters, dim).
@@ -72,10 +72,10 @@ def move_means(old: Tensor, embeddings: Tensor, members_of: Tensor, *, momentum:
         members_of: (batch,), int64, from 0 to clusters - 1.
         returns: (clusters, dim), memory of its own.
     """
-    members = nn.functional.one_hot(members_of, len(old)).to(embeddings.dtype)  # (batch, clusters)
-    counts = members.sum(dim=0)[:, None]
-    batch_means = (members.T @ embeddings) / counts.clamp_min(1)
-    return torch.where(counts > 0, old.lerp(batch_means, 1 - momentum), old)
+    ordered, order = members_of.sort(stable=True)
+    starts = torch.searchsorted(ordered, torch.arange(len(old) + 1, device=old.device))
+    batch_means = nn.functional.embedding_bag(order, embeddings, starts[:-1], mode="mean")
+    return torch.where(starts.diff()[:, None] > 0, old.lerp(batch_means, 1 - momentum), old)
 
 
 class StudentScale(nn.Module):

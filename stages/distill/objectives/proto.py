@@ -2,11 +2,11 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from data_schemas.errors import ProtoRKDError
 from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
 from stages.distill.objectives.landmarks import build_map, build_student_scale
+from stages.distill.objectives.soft_targets import soft_cross_entropy
 from stages.distill.objectives.space import PrototypeSource
 
 TARGETS = ("prototype", "caption")
@@ -86,12 +86,12 @@ class ProtoLoss(nn.Module):
             student = unit_rows(student)
             teacher = unit_rows(teacher.detach()).to(student.dtype)
             prototypes = self.map.prototypes(teacher)
-            scores = teacher @ prototypes.T  # (batch, num_prototypes)
+            scores = (teacher / self.target_temperature) @ prototypes.T  # (batch, num_prototypes)
             nearest = scores.argmax(dim=1)
             if self.targets == "prototype":
-                scores = prototypes[nearest] @ prototypes.T
+                scores = (prototypes[nearest] / self.target_temperature) @ prototypes.T
             translated = prototypes
             if self.back_translation:
                 translated = self.map.translate(student=student.detach(), nearest=nearest, prototypes=prototypes)
-            logits = self.student_scale() * (student @ translated.T)
-            return cross_entropy(logits, (scores / self.target_temperature).softmax(dim=1))
+            logits = (self.student_scale() * student) @ translated.T
+            return soft_cross_entropy(logits, scores.softmax(dim=1)).mean()

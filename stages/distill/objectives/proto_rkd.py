@@ -146,19 +146,19 @@ class ProtoRKDLoss(StepCount):
     def _loss_on(self, prototype_map: PrototypeMap, student: Tensor, teacher: Tensor, beside: "_Beside") -> Tensor:
         prototypes = prototype_map.prototypes(teacher)
         teacher_scale, student_scale = self.teacher_scale, self.student_scale()
-        teacher_scores = teacher_scale * (teacher @ torch.cat([prototypes, beside.captions]).T)
+        teacher_scores = (teacher_scale * teacher) @ _joined(prototypes, beside.captions).T
         own_map = prototypes
         if self.back_translation or self.structure_weight:
             nearest = teacher_scores[:, : len(prototypes)].argmax(dim=1)
             own_map = prototype_map.translate(student=student, nearest=nearest, prototypes=prototypes)
         related = own_map if self.back_translation else prototypes
-        student_scores = student_scale * (student @ torch.cat([related, beside.captions]).T)  # (batch, landmarks)
+        student_scores = (student_scale * student) @ _joined(related, beside.captions).T  # (batch, landmarks)
 
         loss = student.new_zeros(())
         if self.symmetric:
             loss = loss + self.symmetric * column_loss(student=student_scores, teacher=teacher_scores)
         if self.structure_weight:
-            chosen = choose_prototypes(nearest, len(prototypes), size=self.structure_prototypes, seed=int(self.step))
+            chosen = choose_prototypes(nearest, len(prototypes), size=self.structure_prototypes, seed=self.steps_taken)
             structure = self.structure(student=own_map[chosen], teacher=prototypes[chosen])
             loss = loss + self.structure_weight * structure
         if beside.own_caption:
@@ -180,6 +180,10 @@ class _Beside(NamedTuple):
     captions: Tensor
     is_own: Tensor | None
     own_caption: bool
+
+
+def _joined(prototypes: Tensor, captions: Tensor) -> Tensor:
+    return torch.cat([prototypes, captions]) if len(captions) else prototypes
 
 
 def _draw_from(corpus: Corpus | None, size: int) -> CorpusDraw:

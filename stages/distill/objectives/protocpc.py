@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from stages.distill.objectives.dino import check_prototype_options, random_prototypes
 from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
+from stages.distill.objectives.soft_targets import assignment_loss
 
 
 class ProtoCPCLoss(nn.Module):
@@ -61,13 +62,17 @@ class ProtoCPCLoss(nn.Module):
         """Return the mean loss; in training, move the prior after that."""
         check_same_shape(student=student, teacher=teacher)
         with torch.autocast(student.device.type, enabled=False):
-            prototypes = unit_rows(self.prototypes)
-            student, teacher = unit_rows(student).to(prototypes.dtype), unit_rows(teacher).to(prototypes.dtype)
-            with torch.no_grad():
-                assignment = ((teacher / self.teacher_temperature) @ prototypes.T).softmax(dim=1)
-                # A prototype that no caption is near fades below what float32 holds; its logarithm stays finite.
-                log_prior = self.prior.clamp(min=torch.finfo(self.prior.dtype).tiny).log()
-                if self.training:
-                    self.prior.lerp_(len(self.prior) * assignment.mean(dim=0), 1 - self.momentum)
-            scores = (student / self.student_temperature) @ prototypes.T  # (batch, num_prototypes)
-            return (torch.logsumexp(scores + log_prior, dim=1) - (assignment * scores).sum(dim=1)).mean()
+            dtype = self.prototypes.dtype
+            student, teacher = unit_rows(student).to(dtype), unit_rows(teacher.detach()).to(dtype)
+            # A prototype that no caption is near fades below what float32 holds; its logarithm stays finite.
+            log_prior = self.prior.clamp(min=torch.finfo(self.prior.dtype).tiny).log()
+            loss, mean_assignment = assignment_loss(
+                student=student / self.student_temperature,
+                teacher=teacher / self.teacher_temperature,
+                prototypes=self.prototypes,
+                student_bias=log_prior,
+                teacher_bias=None,
+            )
+            if self.training:
+                self.prior.lerp_(len(self.prior) * mean_assignment, 1 - self.momentum)
+            return loss + mean_assignment @ log_prior  # of which the cross-entropy has as much too little

@@ -11,8 +11,8 @@ from data_schemas.errors import ProtoRKDError
 from stages.distill.objectives.embeddings import unit_rows
 from stages.distill.objectives.space import Corpus
 
-# Rows of the batch that are scored at once: with 65,536 keys, one tensor of scores is 64 MiB in float32.
-_BLOCK_ROWS = 256
+# Rows of the batch that are scored at once: with 65,536 keys, one tensor of scores is 32 MiB in float32.
+_BLOCK_ROWS = 128
 
 NEGATIVES = ("queue", "corpus")
 
@@ -61,6 +61,11 @@ class StepCount(nn.Module):
         super().__init__()
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
+    @property
+    def steps_taken(self) -> int:
+        """The number, read from the CPU's memory without an operation of torch."""
+        return int(self.step.numpy())
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.step = self.step.cpu()
@@ -92,7 +97,7 @@ class CorpusDraw(StepCount):
         """Return this step's unit rows, (size, dim), float32, and which of the corpus they are, (size,), int64."""
         if self.whole is not None:
             return self.whole, torch.arange(len(self.whole), device=self.whole.device)
-        rows = draw_rows(self._corpus.num_captions, self._size, seed=int(self.step))
+        rows = draw_rows(self._corpus.num_captions, self._size, seed=self.steps_taken)
         keys = unit_rows(self._corpus.gather(rows))
         return keys, rows.to(keys.device)
 

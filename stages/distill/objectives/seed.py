@@ -1,11 +1,14 @@
 """SEED: the student's similarities to its own caption and to others follow the teacher's."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.autograd.function import once_differentiable
 
 from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
 from stages.distill.objectives.queue import build_negatives, mean_over_rows
+from stages.distill.objectives.soft_targets import soft_cross_entropy
 from stages.distill.objectives.space import Corpus
 from stages.ranking import exact_scores
 
@@ -75,7 +78,7 @@ class SEEDLoss(nn.Module):
                     own = rows[part, None].to(key_rows.device) == key_rows  # (rows, keys)
                     for similarities in (given, wanted):
                         similarities[:, 1:].masked_fill_(own, torch.finfo(keys.dtype).min)  # -inf * 0 is not a number
-                return cross_entropy(given, wanted.softmax(dim=1), reduction="none")
+                return soft_cross_entropy(given, wanted.softmax(dim=1), once=True)
 
             loss = mean_over_rows(row_losses, student)
             if self.training:
@@ -85,4 +88,23 @@ class SEEDLoss(nn.Module):
 
 def _similarities(embeddings: Tensor, positives: Tensor, keys: Tensor) -> Tensor:
     """Products with each row's positive, then with the keys: (rows, 1 + keys)."""
-    return torch.cat([(embeddings * positives).sum(dim=1, keepdim=True), embeddings @ keys.T], dim=1)
+    similarities: Tensor = _Similarities.apply(embeddings, positives, keys)
+    return similarities
+
+
+class _Similarities(torch.autograd.Function):
+    """The product is written to its place, where joining it to the column before it would copy it."""
+
+    @staticmethod
+    def forward(ctx: Any, embeddings: Tensor, positives: Tensor, keys: Tensor) -> Tensor:
+        found = embeddings.new_empty(len(embeddings), 1 + len(keys))
+        torch.linalg.vecdot(embeddings, positives, out=found[:, 0])
+        torch.mm(embeddings, keys.T, out=found[:, 1:])
+        ctx.save_for_backward(positives, keys)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        positives, keys = ctx.saved_tensors
+        return (gradient[:, 1:] @ keys).addcmul_(gradient[:, :1], positives), None, None

@@ -8,7 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from data_schemas.errors import ProtoRKDError
 from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
-from stages.distill.objectives.infonce import bounded_scale, new_logit_scale, positive_loss, same_captions
+from stages.distill.objectives.infonce import bounded_scale, even_shares, new_logit_scale, same_captions
+from stages.distill.objectives.soft_targets import contrast
 
 
 class UniCLLoss(nn.Module):
@@ -55,7 +56,7 @@ class UniCLLoss(nn.Module):
                 is_known = labels[:, None] >= 0
                 positives = (labels[:, None] == labels) & (is_known | positives)
             logits = student @ unit_rows(teacher.detach()).to(student.dtype).T
-            return (positive_loss(logits, positives) + positive_loss(logits.T, positives)) / 2
+            return contrast(logits, even_shares(positives, logits.dtype))
 
 
 class CrossEntropyLoss(nn.Module):

@@ -84,24 +84,24 @@ def test_loss_watch__keeps_no_weights_of_a_gradient_that_is_not_finite(
 def test_loss_watch__takes_what_is_finite() -> None:
     watch = LossWatch(CPU)
     for step in range(1, 4):
-        watch.look(torch.tensor(1e38), step=step, rows=[1, 2], last_good="none")
+        watch.look(torch.tensor(1e38), step=step, rows=lambda: [1, 2], last_good="none")
     watch.settle("none")
 
 
 def test_loss_watch__names_eight_rows_at_most() -> None:
     with pytest.raises(ProtoRKDError, match=r"\(manifest rows 2, 3, 4, 5, 6, 7, 8, 9, \.\.\.\)"):
-        LossWatch(CPU).look(torch.tensor(-torch.inf), step=1, rows=list(range(2, 20)), last_good="none")
+        LossWatch(CPU).look(torch.tensor(-torch.inf), step=1, rows=lambda: list(range(2, 20)), last_good="none")
 
 
 @pytest.mark.gpu
 def test_loss_watch__on_a_gpu_judges_a_step_later_and_before_a_save() -> None:
     watch = LossWatch(torch.device("cuda"))
     nan = torch.tensor(torch.nan, device="cuda")
-    watch.look(torch.tensor(1.0, device="cuda"), step=1, rows=[2], last_good="none")
-    watch.look(nan, step=1, rows=[2], last_good="none")
+    watch.look(torch.tensor(1.0, device="cuda"), step=1, rows=lambda: [2], last_good="none")
+    watch.look(nan, step=1, rows=lambda: [2], last_good="none")
     with pytest.raises(ProtoRKDError, match="got nan at step 1"):
-        watch.look(nan, step=2, rows=[3], last_good="none")
+        watch.look(nan, step=2, rows=lambda: [3], last_good="none")
     watch = LossWatch(torch.device("cuda"))
-    watch.look(nan, step=1, rows=[2], last_good="none")
+    watch.look(nan, step=1, rows=lambda: [2], last_good="none")
     with pytest.raises(ProtoRKDError, match="got nan at step 1"):
         watch.settle("none")
