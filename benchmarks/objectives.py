@@ -68,7 +68,7 @@ def compare_objective(name: str, *, batch_size: int, dim: int, num_pairs: int) -
     step = _step(build_objective(name, dim=dim), student=student, teacher=teacher)
     products = needed_products(name, batch_size=batch_size, dim=dim)
     step()
-        products()
+    products()
     return compare_time(
         f"{name}, {batch_size} x {dim}, forward and backward",
         baseline_name="its matrix products",
@@ -110,7 +110,8 @@ def costs_table(costs: list[Cost]) -> str:
         direct = "" if cost.direct_megabytes is None else f"{cost.direct_megabytes:,.0f}"
         ratio = "" if cost.direct_megabytes is None else f"{cost.direct_megabytes / cost.megabytes:.1f}"
         products = f"{cost.products:.3g} | {cost.seconds / cost.products:.2f}" if cost.products else " | "
-        lines.append(f"| `{cost.name}` | {cost.seconds:.3g} | {products} | {cost.megabytes:,.0f} | {direct} | {ratio} |")
+        memory = f"{cost.megabytes:,.0f} | {direct} | {ratio}"
+        lines.append(f"| `{cost.name}` | {cost.seconds:.3g} | {products} | {memory} |")
     return "\n".join(lines)
 
 

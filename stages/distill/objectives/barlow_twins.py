@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
 from stages.distill.objectives.embeddings import check_same_shape
-from stages.distill.objectives.vicreg import off_diagonal, spread_unit_rows
+from stages.distill.objectives.vicreg import off_diagonal_squares, spread_unit_rows
 
 # Added to a variance before its root, as the authors' batch normalisation does; elements have a mean square of 1.
 _EPS = 1e-5
@@ -55,7 +55,7 @@ class BarlowTwinsLoss(nn.Module):
             teacher = _standardised(spread_unit_rows(teacher.detach())).to(student.dtype)
             correlation = student.T @ teacher / len(student)  # (dim, dim)
             on_diagonal = (1 - correlation.diagonal()).square().sum()
-            return on_diagonal + self.off_diagonal_weight * off_diagonal(correlation).square().sum()
+            return on_diagonal + self.off_diagonal_weight * off_diagonal_squares(correlation)
 
 
 def _standardised(columns: Tensor) -> Tensor:

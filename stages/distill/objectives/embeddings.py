@@ -1,9 +1,11 @@
 """What every objective asks of the two embeddings that it is given."""
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from data_schemas.errors import ProtoRKDError
 
@@ -48,7 +50,27 @@ def unit_rows(embeddings: Tensor) -> Tensor:
         embeddings: (batch, dim), float, any scale.
         returns: (batch, dim), float32 or float64.
     """
-    return nn.functional.normalize(full_precision(embeddings), dim=1)
+    units: Tensor = _UnitRows.apply(full_precision(embeddings))
+    return units
+
+
+class _UnitRows(torch.autograd.Function):
+    """What `torch.nn.functional.normalize` does, with a gradient of three passes instead of ten."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        lengths: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(1e-12)
+        units = rows / lengths
+        ctx.save_for_backward(units, lengths)
+        return units
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        units, lengths = ctx.saved_tensors
+        along = torch.linalg.vecdot(gradient, units)[:, None]
+        found: Tensor = (units * -along).add_(gradient).div_(lengths)
+        return found
 
 
 def check_above_zero(objective: str, **options: float) -> None:

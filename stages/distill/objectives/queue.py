@@ -11,8 +11,9 @@ from data_schemas.errors import ProtoRKDError
 from stages.distill.objectives.embeddings import unit_rows
 from stages.distill.objectives.space import Corpus
 
-# Rows of the batch that are scored at once: with 65,536 keys, one tensor of scores is 32 MiB in float32.
-_BLOCK_ROWS = 128
+# Rows of the batch that are scored at once: with 65,536 keys, one tensor of scores is 16 MiB in float32. Larger ones
+# come fresh from the system each time on a CPU, page by page; a GPU takes four times as many.
+_BLOCK_ROWS = 64
 
 NEGATIVES = ("queue", "corpus")
 
@@ -194,8 +195,9 @@ class _MeanOverRows(torch.autograd.Function):
     ) -> Tensor:
         mean = student.new_zeros(())
         gradients: list[Tensor] = []
-        for start in range(0, len(student), _BLOCK_ROWS):
-            part = slice(start, start + _BLOCK_ROWS)
+        size = 4 * _BLOCK_ROWS if student.device.type == "cuda" else _BLOCK_ROWS
+        for start in range(0, len(student), size):
+            part = slice(start, start + size)
             with torch.set_grad_enabled(with_gradient):
                 block = student[part].detach().requires_grad_(with_gradient)
                 share = row_losses(block, part).sum() / len(student)

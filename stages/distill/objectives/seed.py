@@ -12,6 +12,9 @@ from stages.distill.objectives.soft_targets import soft_cross_entropy
 from stages.distill.objectives.space import Corpus
 from stages.ranking import exact_scores
 
+# Columns before the keys': the row's own positive, and what puts every row where vectors of the processor begin.
+_AHEAD = 16
+
 
 class SEEDLoss(nn.Module):
     """Contrast each image with its caption and a queue of others, weighted by the teacher's own similarities.
@@ -77,7 +80,9 @@ class SEEDLoss(nn.Module):
                 if rows is not None and key_rows is not None:
                     own = rows[part, None].to(key_rows.device) == key_rows  # (rows, keys)
                     for similarities in (given, wanted):
-                        similarities[:, 1:].masked_fill_(own, torch.finfo(keys.dtype).min)  # -inf * 0 is not a number
+                        similarities[:, _AHEAD:].masked_fill_(
+                            own, torch.finfo(keys.dtype).min
+                        )  # -inf * 0 is not a number
                 return soft_cross_entropy(given, wanted.softmax(dim=1), once=True)
 
             loss = mean_over_rows(row_losses, student)
@@ -87,7 +92,7 @@ class SEEDLoss(nn.Module):
 
 
 def _similarities(embeddings: Tensor, positives: Tensor, keys: Tensor) -> Tensor:
-    """Products with each row's positive, then with the keys: (rows, 1 + keys)."""
+    """Products with each row's positive, then, from column `_AHEAD`, with the keys: (rows, _AHEAD + keys)."""
     similarities: Tensor = _Similarities.apply(embeddings, positives, keys)
     return similarities
 
@@ -97,9 +102,10 @@ class _Similarities(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, embeddings: Tensor, positives: Tensor, keys: Tensor) -> Tensor:
-        found = embeddings.new_empty(len(embeddings), 1 + len(keys))
-        torch.linalg.vecdot(embeddings, positives, out=found[:, 0])
-        torch.mm(embeddings, keys.T, out=found[:, 1:])
+        found = embeddings.new_empty(len(embeddings), _AHEAD + len(keys))
+        found[:, :_AHEAD] = torch.finfo(found.dtype).min  # no share of a softmax; -inf * 0 would be no number
+        found[:, 0] = torch.linalg.vecdot(embeddings, positives)
+        torch.mm(embeddings, keys.T, out=found[:, _AHEAD:])
         ctx.save_for_backward(positives, keys)
         return found
 
@@ -107,4 +113,4 @@ class _Similarities(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         positives, keys = ctx.saved_tensors
-        return (gradient[:, 1:] @ keys).addcmul_(gradient[:, :1], positives), None, None
+        return (gradient[:, _AHEAD:] @ keys).add_(gradient[:, :1] * positives), None, None

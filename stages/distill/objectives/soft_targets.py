@@ -4,15 +4,15 @@ What torch derives by itself keeps logarithms, shares and products of them, each
 exponential makes the shares; they become the gradient in place.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Rows that are assigned at once: with 65,536 prototypes, one tensor of scores is 64 MiB in float32. Fewer would go
-# through the prototypes' gradient more often.
-_BLOCK_ROWS = 256
+# Scores that are held at once. Larger tensors come fresh from the system each time on a CPU, page by page.
+_BLOCK_ELEMENTS_CPU, _BLOCK_ELEMENTS_GPU = 1 << 22, 1 << 26
 
 
 def soft_cross_entropy(scores: Tensor, targets: Tensor, *, once: bool = False) -> Tensor:
@@ -42,9 +42,8 @@ def divergence(scores: Tensor, wanted: Tensor, *, once: bool = False) -> Tensor:
     """
     with torch.no_grad():
         targets = wanted.softmax(dim=1)
-        entropies = _normaliser(wanted, targets, 1) - torch.linalg.vecdot(targets, wanted)
-    losses: Tensor = soft_cross_entropy(scores, targets, once=once) - entropies
-    return losses
+        entropies: Tensor = _normaliser(wanted, targets, 1) - torch.linalg.vecdot(targets, wanted)
+    return soft_cross_entropy(scores, targets, once=once) - entropies
 
 
 def contrast(logits: Tensor, shares: Tensor | None) -> Tensor:
@@ -104,6 +103,13 @@ def assignment_loss(
     return found
 
 
+def blocks(rows: Tensor, num_columns: int) -> Iterator[slice]:
+    """Cut a matrix into blocks of rows whose scores against so many columns are held at once."""
+    most = _BLOCK_ELEMENTS_GPU if rows.device.type == "cuda" else _BLOCK_ELEMENTS_CPU
+    size = max(1, most // num_columns)
+    return (slice(start, start + size) for start in range(0, len(rows), size))
+
+
 def _normaliser(scores: Tensor, shares: Tensor, dim: int) -> Tensor:
     """Find the logsumexp of scores whose softmax is known: from the greatest of both, which no rounding brings to 0."""
     normaliser: Tensor = scores.amax(dim) - shares.amax(dim).log()
@@ -114,7 +120,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, targets: Tensor, once: bool) -> Tensor:
         shares = scores.softmax(dim=1)
-        losses = _normaliser(scores, shares, 1) - torch.linalg.vecdot(targets, scores)
+        losses: Tensor = _normaliser(scores, shares, 1) - torch.linalg.vecdot(targets, scores)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(shares.sub_(targets))
         ctx.once = once
@@ -125,7 +131,8 @@ class _SoftCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         # In place, a second call is refused by torch, which sees that what was saved has changed.
-        return (gradient.mul_ if ctx.once else gradient.mul)(grad_losses[:, None]), None, None
+        found: Tensor = (gradient.mul_ if ctx.once else gradient.mul)(grad_losses[:, None])
+        return found, None, None
 
 
 class _Contrast(torch.autograd.Function):
@@ -170,8 +177,7 @@ class _Assignment(torch.autograd.Function):
         loss, mean_assignment = student.new_zeros(()), student.new_zeros(len(units))
         for_student = torch.empty_like(student) if constants.for_student else None
         for_units = torch.zeros_like(units) if constants.for_prototypes else None
-        for start in range(0, size, _BLOCK_ROWS):
-            part = slice(start, start + _BLOCK_ROWS)
+        for part in blocks(student, len(units)):
             targets = _scores(constants.teacher[part], units, constants.teacher_bias).softmax(dim=1)
             mean_assignment += targets.sum(dim=0)
             scores = _scores(student[part], units, constants.student_bias)
@@ -184,7 +190,7 @@ class _Assignment(torch.autograd.Function):
                 for_units.addmm_(shares.T, student[part])
         if for_units is not None:  # through the scaling to unit length
             along = torch.linalg.vecdot(for_units, units)[:, None]
-            for_units.addcmul_(units, along, value=-1).div_(lengths * size)
+            for_units.sub_(units.mul_(along)).div_(lengths * size)
         ctx.save_for_backward(for_student if for_student is None else for_student.div_(size), for_units)
         mean_assignment /= size
         ctx.mark_non_differentiable(mean_assignment)

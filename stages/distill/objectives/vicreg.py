@@ -1,9 +1,11 @@
 """VICReg: regression onto the caption, while the dimensions of the batch stay spread and uncorrelated."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from data_schemas.errors import ProtoRKDError
 from stages.distill.objectives.embeddings import check_same_shape, unit_rows
@@ -59,12 +61,12 @@ class VICRegLoss(nn.Module):
             student, teacher = spread_unit_rows(student), spread_unit_rows(teacher.detach())
             invariance = nn.functional.mse_loss(student, teacher.to(student.dtype))
             centred = student - student.mean(dim=0)
-            covariance = centred.T @ centred / max(len(student) - 1, 1)  # (dim, dim)
+            covariance = _gram(centred) / max(len(student) - 1, 1)  # (dim, dim)
             deviation = (covariance.diagonal() + _EPS).sqrt()
             return (
                 self.invariance_weight * invariance
                 + self.variance_weight * (1 - deviation).relu().mean()
-                + self.covariance_weight * off_diagonal(covariance).square().sum() / len(covariance)
+                + self.covariance_weight * off_diagonal_squares(covariance) / len(covariance)
             )
 
 
@@ -73,7 +75,44 @@ def spread_unit_rows(embeddings: Tensor) -> Tensor:
     return unit_rows(embeddings) * math.sqrt(embeddings.shape[1])
 
 
-def off_diagonal(matrix: Tensor) -> Tensor:
-    """Take the elements of a square matrix that are not on its diagonal: (size, size) to (size * (size - 1),)."""
-    size = len(matrix)
-    return matrix.flatten()[:-1].view(size - 1, size + 1)[:, 1:].flatten()
+def off_diagonal_squares(matrix: Tensor) -> Tensor:
+    """Add up the squares of a square matrix beside its diagonal: (size, size) to (). Differentiable once."""
+    squares: Tensor = _OffDiagonalSquares.apply(matrix)
+    return squares
+
+
+def _gram(columns: Tensor) -> Tensor:
+    """Inner products of columns: (rows, columns) to (columns, columns). Differentiable once."""
+    products: Tensor = _Gram.apply(columns)
+    return products
+
+
+class _OffDiagonalSquares(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor) -> Tensor:
+        others = matrix.clone().fill_diagonal_(0)
+        ctx.save_for_backward(others)
+        return torch.vdot(others.flatten(), others.flatten())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (others,) = ctx.saved_tensors
+        found: Tensor = others * (2 * gradient)
+        return found
+
+
+class _Gram(torch.autograd.Function):
+    """Both factors are the same, so that one product brings the gradient of both."""
+
+    @staticmethod
+    def forward(ctx: Any, columns: Tensor) -> Tensor:
+        ctx.save_for_backward(columns)
+        return columns.T @ columns
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (columns,) = ctx.saved_tensors
+        found: Tensor = columns @ (gradient + gradient.T)
+        return found

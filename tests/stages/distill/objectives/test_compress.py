@@ -172,7 +172,7 @@ def test_queue_objectives__never_copy_the_queue(name: str) -> None:
     with LargestNewTensor(objective) as largest:
         for student, teacher in batches:
             objective(student=student, teacher=teacher).backward()
-    assert 4 * 500 <= largest.num_elements <= 4 * 501
+    assert 4 * 500 <= largest.num_elements <= 4 * 516  # with columns for the own caption and the alignment
 
 
 def held_by_graph(loss: Tensor) -> list[Tensor]:
