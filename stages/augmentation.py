@@ -1,18 +1,25 @@
-"""What training does to pictures after the crop: a function of the seed alone, wherever it runs."""
+"""What training does to pictures after the crop: in a batch, on any device, each by its own seed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import permutations
 
 import numpy as np
-import PIL.Image
-import PIL.ImageFilter
 import torch
+import torch.nn.functional as F  # noqa: N812 - the name that everyone knows it by
+from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms import v2
 
-_Step = Callable[[PIL.Image.Image], PIL.Image.Image]
+from stages.device import send
+from stages.random_numbers import uniform_numbers
 
 _BLUR_SIGMA = (0.1, 2.0)  # in pixels of the student's input
+_BLUR_RADIUS = 6
+_LUMA = (0.299, 0.587, 0.114)
+_ORDERS = np.array(list(permutations(range(4))))  # of the parts of colour jitter
+
+_Draws = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -48,46 +55,161 @@ AUGMENTATIONS = {
 
 
 class Augment:
-    """An augmentation's part after the crop.
+    """An augmentation's part after the crop, for a whole batch at once.
+
+    What becomes of a picture depends on the picture and its seed, not on its neighbours: parameters are drawn from each
+    seed on the CPU, and no operation adds up over pictures. Another kind of device may round otherwise.
 
     Args:
         augmentation: what is done to pictures.
     """
 
     def __init__(self, augmentation: Augmentation) -> None:
-        self._steps = _steps(augmentation)
+        self._augmentation = augmentation
+        self._parts = [
+            part
+            for part, probability in (
+                (self._flip, augmentation.flip),
+                (self._jitter, augmentation.colour_jitter),
+                (self._grayscale, augmentation.grayscale),
+                (self._blur, augmentation.blur),
+            )
+            if probability
+        ]
 
-    def __call__(self, image: Tensor, *, seed: int) -> Tensor:
+    def __call__(self, images: Tensor, seeds: Tensor) -> Tensor:
         """Augment.
 
+        Args:
+            images: changed in place where they are not changed as a whole.
+            seeds: one a picture.
+
         Shapes:
-            image: (3, size, size), uint8.
-            returns: the same.
+            images: (batch, 3, size, size), uint8.
+            seeds: (batch,), int64, on the CPU.
+            returns: as images.
         """
-        if not self._steps:
-            return image
-        picture = PIL.Image.fromarray(image.permute(1, 2, 0).numpy())
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            for step in self._steps:
-                picture = step(picture)
-        return torch.from_numpy(np.array(picture, copy=True)).permute(2, 0, 1)
+        if not self._parts or not len(images):
+            return images
+        draws = uniform_numbers(seeds.numpy(), _Columns.NUM)
+        for part in self._parts:
+            part(images, draws)
+        return images
+
+    def _flip(self, images: Tensor, draws: _Draws) -> None:
+        _change(images, draws[:, _Columns.FLIP] < self._augmentation.flip, lambda some, _: some.flip(3))
+
+    def _grayscale(self, images: Tensor, draws: _Draws) -> None:
+        is_gray = draws[:, _Columns.GRAY] < self._augmentation.grayscale
+        _change(images, is_gray, lambda some, _: _gray(some.float()).expand(-1, 3, -1, -1))
+
+    def _blur(self, images: Tensor, draws: _Draws) -> None:
+        low, high = _BLUR_SIGMA
+        kernels = _kernels(low + (high - low) * draws[:, _Columns.SIGMA])
+        is_blurred = draws[:, _Columns.BLUR] < self._augmentation.blur
+        _change(images, is_blurred, lambda some, chosen: _blurred(some.float(), send(kernels[chosen], some.device)))
+
+    def _jitter(self, images: Tensor, draws: _Draws) -> None:
+        brightness, contrast, saturation, hue = self._augmentation.jitter_strength
+        spans = [(max(0.0, 1 - part), 1 + part) for part in (brightness, contrast, saturation)] + [(-hue, hue)]
+        lows, highs = np.array(spans).T
+        factors = torch.from_numpy((lows + (highs - lows) * draws[:, _Columns.FACTORS]).astype(np.float32))
+        orders = _ORDERS[(len(_ORDERS) * draws[:, _Columns.ORDER]).astype(np.int64)]
+
+        def jitter(some: Tensor, chosen: Tensor) -> Tensor:
+            colours = some.float()
+            own_orders, own_factors = orders[chosen.numpy()], factors[chosen]
+            for turn in range(len(_CHANGES)):
+                for part, change in enumerate(_CHANGES):
+                    if spans[part][0] < spans[part][1]:
+                        with_factors = partial(_with_factors, change, own_factors[:, part])
+                        _change(colours, own_orders[:, turn] == part, with_factors)
+            return colours
+
+        _change(images, draws[:, _Columns.JITTER] < self._augmentation.colour_jitter, jitter)
 
 
-def _steps(augmentation: Augmentation) -> list[_Step]:
-    steps: list[_Step] = []
-    if augmentation.flip:
-        steps.append(v2.RandomHorizontalFlip(augmentation.flip))
-    if augmentation.colour_jitter:
-        steps.append(v2.RandomApply([v2.ColorJitter(*augmentation.jitter_strength)], p=augmentation.colour_jitter))
-    if augmentation.grayscale:
-        steps.append(v2.RandomGrayscale(augmentation.grayscale))
-    if augmentation.blur:
-        steps.append(v2.RandomApply([v2.Lambda(_blur)], p=augmentation.blur))
-    return steps
+class _Columns:
+    """Which of a picture's random numbers decides what."""
+
+    FLIP, JITTER, ORDER, GRAY, BLUR, SIGMA = range(6)
+    FACTORS = slice(6, 10)
+    NUM = 10
 
 
-def _blur(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Blur with Pillow, which counts in whole numbers: torchvision's convolution may round otherwise elsewhere."""
-    sigma = torch.empty(1).uniform_(*_BLUR_SIGMA).item()
-    return image.filter(PIL.ImageFilter.GaussianBlur(sigma))
+def _change(images: Tensor, is_chosen: NDArray[np.bool_], change: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Change some pictures in place; bytes are rounded. The choice is known on the CPU, so no device is asked."""
+    chosen = torch.from_numpy(np.flatnonzero(is_chosen))
+    if not len(chosen):
+        return
+    places = send(chosen, images.device)
+    changed = change(images[places], chosen)
+    if changed.dtype != images.dtype:
+        changed = changed.round().clamp_(0, 255).to(images.dtype)
+    images[places] = changed
+
+
+def _gray(colours: Tensor) -> Tensor:
+    """Grey levels as whole numbers, in float: (pictures, 3, ...) to (pictures, 1, ...)."""
+    red, green, blue = (part * weight for part, weight in zip(colours.chunk(3, dim=1), _LUMA, strict=True))
+    grays: Tensor = red + green + blue
+    return grays.round_()
+
+
+def _brighten(colours: Tensor, factors: Tensor) -> Tensor:
+    return (colours * factors).clamp_(0, 255)
+
+
+def _contrast(colours: Tensor, factors: Tensor) -> Tensor:
+    grays = _gray(colours).long()  # whole numbers add up to the same in any order
+    means = (grays.sum(dim=(1, 2, 3), keepdim=True) / grays[0].numel()).round_()
+    return (means + (colours - means) * factors).clamp_(0, 255)
+
+
+def _saturate(colours: Tensor, factors: Tensor) -> Tensor:
+    grays = _gray(colours)
+    return (grays + (colours - grays) * factors).clamp_(0, 255)
+
+
+def _turn_hue(colours: Tensor, turns: Tensor) -> Tensor:
+    """Turn the hue of HSV, where one turn is the whole circle."""
+    red, green, blue = colours.chunk(3, dim=1)
+    value, _ = colours.max(dim=1, keepdim=True)
+    chroma = value - colours.amin(dim=1, keepdim=True)
+    safe = chroma.clamp_min(1e-6)
+    hue = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    places = torch.tensor([5.0, 3.0, 1.0], device=colours.device).view(1, 3, 1, 1)
+    distance = (hue + 6 * turns + places).remainder(6)
+    return value - chroma * torch.minimum(distance, 4 - distance).clamp_(0, 1)
+
+
+def _with_factors(
+    change: Callable[[Tensor, Tensor], Tensor], factors: Tensor, colours: Tensor, chosen: Tensor
+) -> Tensor:
+    return change(colours, send(factors[chosen], colours.device)[:, None, None, None])
+
+
+_CHANGES = (_brighten, _contrast, _saturate, _turn_hue)
+
+
+def _kernels(sigmas: _Draws) -> Tensor:
+    """Halves of Gaussian kernels that add up to 1, from the middle outwards: (pictures, radius + 1), float32."""
+    weights = np.exp(-0.5 * (np.arange(_BLUR_RADIUS + 1) / sigmas[:, None]) ** 2)
+    return torch.from_numpy((weights / (2 * weights.sum(axis=1) - weights[:, 0])[:, None]).astype(np.float32))
+
+
+def _blurred(colours: Tensor, kernels: Tensor) -> Tensor:
+    """Blur along rows, then along columns, beyond the edge as at the edge; tap by tap, so in one order for all."""
+    weights = kernels[:, :, None, None, None].unbind(dim=1)
+    for dim, padding in ((3, (_BLUR_RADIUS, _BLUR_RADIUS, 0, 0)), (2, (0, 0, _BLUR_RADIUS, _BLUR_RADIUS))):
+        size = colours.shape[dim]
+        padded = F.pad(colours, padding, mode="replicate")
+        colours = colours * weights[0]
+        for step in range(1, _BLUR_RADIUS + 1):
+            both = padded.narrow(dim, _BLUR_RADIUS - step, size) + padded.narrow(dim, _BLUR_RADIUS + step, size)
+            colours.add_(both.mul_(weights[step]))
+    return colours

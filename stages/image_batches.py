@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -21,15 +21,17 @@ class Batch:
     Shapes:
         images: (batch, 3, size, size), uint8.
         rows: (batch,), int64: the pair or the place in a set that each picture belongs to.
+        seeds: (batch,), int64, of their augmentation; none where nothing is left to be augmented.
     """
 
     images: Tensor
     rows: Tensor
     rejected: dict[int, str]
+    seeds: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     def pin_memory(self) -> "Batch":
-        """Put the tensors where a GPU copies them from in the background."""
-        return Batch(self.images.pin_memory(), self.rows.pin_memory(), self.rejected)
+        """Put the pictures where a GPU copies them from in the background; the numbers are looked up on the CPU."""
+        return replace(self, images=self.images.pin_memory())
 
 
 class EvalPictures(Dataset[tuple[int, Tensor | str]]):
@@ -83,5 +85,7 @@ def collate(samples: Sequence[tuple[int, Tensor | str]]) -> Batch:
     images = [image for _, image in samples if isinstance(image, Tensor)]
     rows = [row for row, image in samples if isinstance(image, Tensor)]
     rejected = {row: reason for row, reason in samples if isinstance(reason, str)}
-    stacked = torch.stack(images) if images else torch.empty(0, dtype=torch.uint8)
+    # Decoded pictures have their channels last, as students want them: stacked so, no byte changes its place.
+    stacked = torch.stack([image.permute(1, 2, 0) for image in images]) if images else torch.empty(0, 0, 0, 3).byte()
+    stacked = stacked.permute(0, 3, 1, 2)
     return Batch(images=stacked, rows=torch.tensor(rows, dtype=torch.int64), rejected=rejected)

@@ -163,10 +163,14 @@ class Normalize:
 
         Shapes:
             images: (batch, 3, size, size), uint8, on any device.
-            returns: the same, float32, channels last, on the device.
+            returns: the same, channels last, on the device, float32, or under autocast its type: computed in float32,
+                and rounded as a convolution rounds what it is given.
         """
         images = images.to(self._device, non_blocking=True, memory_format=torch.channels_last)
-        return torch.addcmul(self._shift, images.float(), self._scale)
+        kind = self._device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        numbers = torch.empty_like(images, dtype=dtype)
+        return torch.addcmul(self._shift, images, self._scale, out=numbers)
 
 
 def _span(start: int, length: int, factor: float) -> slice:

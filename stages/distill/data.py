@@ -1,22 +1,29 @@
 """The pictures of training, in an order that depends on the seed and the epoch alone."""
 
+import copy
+import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from data_schemas.errors import ProtoRKDError
 from stages.augmentation import Augment
 from stages.image_batches import Batch, collate
+from stages.image_loading import image_loader
 from stages.image_set import ImageSet
 from stages.images import ImageRejected
+from stages.random_numbers import keyed_numbers
+from stages.shared_names import share, share_names
 from stages.transforms import TrainCrop
 
 Request = tuple[int, int]  # epoch, example
+
+_CROP, _AUGMENT = range(2)  # what random numbers of a picture are for
 
 
 class ExampleImages(Dataset[tuple[int, Tensor | str]]):
@@ -26,7 +33,7 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
         images: one picture a pair.
         pairs: whose picture each example shows.
         crop: what of them is looked at.
-        augment: what is done to it.
+        augment: what is done to a batch of them here; None leaves that to the training's device.
         seed: of crops and augmentation.
 
     Shapes:
@@ -34,12 +41,19 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
     """
 
     def __init__(
-        self, images: ImageSet, pairs: NDArray[np.int64], crop: TrainCrop, augment: Augment, *, seed: int
+        self, images: ImageSet, pairs: NDArray[np.int64], crop: TrainCrop, augment: Augment | None, *, seed: int
     ) -> None:
         self._images = images
-        self._pairs = pairs
+        self._pairs = torch.from_numpy(pairs)
         self._crop, self._augment = crop, augment
         self._seed = seed
+
+    def shared(self) -> "ExampleImages":
+        """The same, with what is large in memory that processes share."""
+        twin = copy.copy(self)
+        twin._images = dataclasses.replace(self._images, paths=share_names(self._images.paths))
+        twin._pairs = share(self._pairs)
+        return twin
 
     def path_of(self, example: int) -> str:
         """The path of an example's picture, as its manifest writes it."""
@@ -49,12 +63,22 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
         """Read one picture: the example, and the picture as (3, size, size) uint8 or why there is none."""
         epoch, example = request
         pair = int(self._pairs[example])
-        crop_seed, seed = np.random.SeedSequence([self._seed, epoch, pair]).generate_state(2).tolist()
+        [seed] = self._seeds(epoch, np.array([pair]), _CROP).tolist()
         try:
-            image = self._crop(self._images.open(pair), seed=crop_seed)
+            return example, self._crop(self._images.open(pair), seed=seed)
         except ImageRejected as error:
             return example, error.reason
-        return example, self._augment(image, seed=seed)
+
+    def __getitems__(self, requests: Sequence[Request]) -> Batch:
+        """Read a batch of one epoch, with the seeds of its augmentation, or augmented already."""
+        batch = collate([self[request] for request in requests])
+        seeds = torch.from_numpy(self._seeds(requests[0][0], self._pairs[batch.rows].numpy(), _AUGMENT))
+        if self._augment is None:
+            return dataclasses.replace(batch, seeds=seeds)
+        return dataclasses.replace(batch, images=self._augment(batch.images, seeds))
+
+    def _seeds(self, epoch: int, pairs: NDArray[np.int64], purpose: int) -> NDArray[np.int64]:
+        return keyed_numbers([self._seed, epoch, purpose], pairs)
 
 
 def epoch_order(num_examples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -157,15 +181,12 @@ class BatchRequests:
 
 def load_batches(dataset: ExampleImages, requests: BatchRequests, *, workers: int, pin_memory: bool) -> Iterable[Batch]:
     """Read the requested micro-batches, in order, ahead of training."""
-    return DataLoader(
-        dataset,
-        batch_sampler=requests,
-        num_workers=workers,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),  # its own, or starting to read would move the global one, from which dropout draws
-    )
+    pictures = dataset.shared() if workers else dataset
+    return image_loader(pictures, workers=workers, pin_memory=pin_memory, batches=requests, collate_fn=_as_it_is)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
 
 
 def _check_sizes(least: int, *, batch_size: int, episode_size: int, num_examples: int) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
+from stages.random_numbers import keyed_numbers
 
 CAPTIONS_PER_IMAGE = ("each", "sample", "mean", "first")
 
@@ -103,7 +104,7 @@ class Examples:
         starts, counts = self._spans(examples)
         if self._mean:
             return self._caption_rows[starts]
-        draws = _random_numbers(self._seed, epoch, self.pairs[examples.numpy()])
+        draws = keyed_numbers([self._seed, epoch], self.pairs[examples.numpy()])
         return self._caption_rows[starts + torch.from_numpy(draws) % counts]
 
     def captions(self, examples: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,12 +188,3 @@ def _place(path: str, seed: int) -> float:
     """A number from 0 to 1 for a path."""
     digest = hashlib.sha256(f"{seed}\0{path}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def _random_numbers(seed: int, epoch: int, keys: Rows) -> Rows:
-    """A random number from 0 to 2^63 - 1 for each key on its own, by the mixer of SplitMix64."""
-    numbers = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    numbers += np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        numbers = (numbers ^ (numbers >> np.uint64(shift))) * np.uint64(factor)
-    return ((numbers ^ (numbers >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)

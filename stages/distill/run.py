@@ -22,6 +22,7 @@ from stages.distill.ema import EMA
 from stages.distill.loss_spec import parse_losses
 from stages.distill.metrics import Metrics
 from stages.distill.optimizer import AdamWSettings, build_optimizer
+from stages.distill.pictures import Prepare
 from stages.distill.profile import NoClock, StepClock
 from stages.distill.reporters import make_reporters
 from stages.distill.setup import (
@@ -38,6 +39,7 @@ from stages.distill.targets import Targets, load_targets
 from stages.distill.training import Conduct, Schedule, Training
 from stages.distill.training_state import TrainingProgress
 from stages.distill.validation import Validation
+from stages.image_loading import start_server
 from stages.image_set import ImageSet
 from stages.precision import autocast, choose_precision
 from stages.ranks import Ranks, ranks_of
@@ -66,6 +68,8 @@ def train_student(
     ranks = ranks_of(context.peers)
     device = choose_device(runtime.device)
     precision = choose_precision(params.precision, device)
+    if num_workers(runtime.workers):
+        start_server()  # it gets ready while the rest is made
     targets = load_targets(embeddings, placement=runtime.targets_placement, device=device, draft=draft, ranks=ranks)
     max_bad = int(runtime.max_bad_fraction * len(images.paths))
     pairs = choose_pairs(params, embeddings=embeddings, images=images, targets=targets, max_missing=max_bad)
@@ -93,16 +97,18 @@ def train_student(
     settings = AdamWSettings(
         lr=params.lr, weight_decay=params.weight_decay, beta1=params.beta1, beta2=params.beta2, eps=params.eps
     )
+    augment = Augment(AUGMENTATIONS[params.augmentation])
+    on_device = device.type == "cuda"  # a CPU has its hands full: there the processes that read do it
     training = Training(
         student,
         objectives,
         build_optimizer(student, objectives, settings),
         ema=ema,
-        dataset=_dataset(params, pairs, images, preprocessing),
+        dataset=_dataset(params, pairs, images, preprocessing, augment=None if on_device else augment),
         examples=pairs.examples,
         targets=targets,
         smooth=_smoothing(params, targets),
-        normalize=normalize,
+        prepare=Prepare(normalize, augment if on_device else None),
         requests=lambda start_step: BatchRequests(
             np.arange(pairs.examples.num),
             batch_size=params.batch_size,
@@ -160,7 +166,12 @@ def train_student(
 
 
 def _dataset(
-    params: "DistillParams", pairs: TrainingPairs, images: ImageSet, preprocessing: Preprocessing
+    params: "DistillParams",
+    pairs: TrainingPairs,
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    *,
+    augment: Augment | None,
 ) -> ExampleImages:
     augmentation = AUGMENTATIONS[params.augmentation]
     crop = TrainCrop(
@@ -168,7 +179,7 @@ def _dataset(
         min_scale=params.crop_min_scale or augmentation.crop_min_scale,
         interpolation=preprocessing.interpolation,
     )
-    return ExampleImages(images, pairs.examples.pairs, crop, Augment(augmentation), seed=params.seed)
+    return ExampleImages(images, pairs.examples.pairs, crop, augment, seed=params.seed)
 
 
 def _smoothing(params: "DistillParams", targets: Targets) -> TargetSmoothing | None:

@@ -12,9 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 from stages.device import send
 from stages.distill.objectives import WeightedObjectives
 from stages.distill.optimizer import trained_parameters
+from stages.distill.pictures import Prepare
 from stages.distill.profile import Clock
 from stages.ranks import Ranks
-from stages.transforms import Normalize
 
 
 class TrainingStep:
@@ -26,7 +26,7 @@ class TrainingStep:
             that their state is the same on all ranks.
         optimizer: over the parameters of both.
         ranks: who trains together.
-        normalize: from bytes to the student's input.
+        prepare: from bytes to the student's input.
         in_precision: a maker of contexts for the student's matrix products.
         loss_scaler: for fp16.
         max_grad_norm: longer gradients are scaled down to this norm; 0 leaves them.
@@ -40,7 +40,7 @@ class TrainingStep:
         optimizer: torch.optim.Optimizer,
         *,
         ranks: Ranks,
-        normalize: Normalize,
+        prepare: Prepare,
         in_precision: Callable[[], AbstractContextManager[object]],
         loss_scaler: torch.amp.GradScaler,
         max_grad_norm: float,
@@ -51,7 +51,7 @@ class TrainingStep:
         self._objectives = objectives
         self._optimizer = optimizer
         self._ranks = ranks
-        self._normalize = normalize
+        self._prepare = prepare
         self._in_precision = in_precision
         self._loss_scaler = loss_scaler
         self._max_grad_norm = max_grad_norm
@@ -64,6 +64,7 @@ class TrainingStep:
         self,
         images: Tensor,
         *,
+        seeds: Tensor,
         teacher: Tensor,
         rows: Tensor,
         labels: Tensor,
@@ -75,6 +76,7 @@ class TrainingStep:
 
         Args:
             images: this rank's part.
+            seeds: of their augmentation.
             teacher: targets of this rank's part.
             rows: their caption rows.
             labels: their labels.
@@ -84,6 +86,7 @@ class TrainingStep:
 
         Shapes:
             images: (own, 3, size, size), uint8.
+            seeds: (own,), int64, on the CPU, or none where nothing is left to be augmented.
             teacher: (own, dim), float.
             rows, labels: (own,), int64.
             returns: the loss, (), float32, and its terms by name; the same on all ranks.
@@ -91,8 +94,8 @@ class TrainingStep:
         with contextlib.ExitStack() as stack:
             if not last and isinstance(self._forward, DistributedDataParallel):
                 stack.enter_context(self._forward.no_sync())
-            with self._clock.part("copy, augment, normalise"):
-                pictures = self._normalize(images)
+            with self._clock.part("copy, augment, normalise"), self._in_precision():
+                pictures = self._prepare(images, seeds)
             with self._clock.part("student forward"), self._in_precision():
                 embeddings = self._forward(pictures)
             with self._clock.part("objectives"):

@@ -20,6 +20,7 @@ from stages.distill.finite import LossWatch
 from stages.distill.metrics import Metrics
 from stages.distill.objectives import WeightedObjectives
 from stages.distill.optimizer import warmup_cosine
+from stages.distill.pictures import Prepare, sent_ahead
 from stages.distill.profile import Clock, waited_for
 from stages.distill.smoothing import TargetSmoothing
 from stages.distill.step import TrainingStep, seed_step
@@ -32,7 +33,6 @@ from stages.precision import autocast
 from stages.ranks import Ranks, peer_errors
 from stages.student import Student
 from stages.trained_student import save_weights
-from stages.transforms import Normalize
 
 STATE_NAME = "latest.safetensors"
 
@@ -92,7 +92,7 @@ class Training:
         examples: the captions and labels that belong to them.
         targets: the teacher's embeddings by caption row.
         smooth: what is done to targets before objectives see them; or none.
-        normalize: from bytes to the student's input.
+        prepare: from bytes to the student's input.
         requests: a maker of the batches that remain after so many steps.
         manifest_rows: by example, for messages.
         validate: measures the student on held-out images after every epoch, on all ranks; or none.
@@ -115,7 +115,7 @@ class Training:
         examples: Examples,
         targets: Targets,
         smooth: TargetSmoothing | None,
-        normalize: Normalize,
+        prepare: Prepare,
         requests: Callable[[int], BatchRequests],
         manifest_rows: Tensor,
         validate: Validation | None,
@@ -137,7 +137,7 @@ class Training:
             objectives,
             optimizer,
             ranks=ranks,
-            normalize=normalize,
+            prepare=prepare,
             in_precision=autocast(conduct.precision, conduct.device),
             loss_scaler=self._scaler,
             max_grad_norm=schedule.max_grad_norm,
@@ -164,6 +164,7 @@ class Training:
         total_steps = schedule.epochs * requests.steps_per_epoch
         pin_memory = conduct.device.type == "cuda"
         batches = load_batches(self._dataset, requests, workers=conduct.workers, pin_memory=pin_memory)
+        waited = waited_for(self._metrics.timed(batches), self._clock)
         self._student.train()
         self._saved_at = time.monotonic()
         with (
@@ -174,7 +175,7 @@ class Training:
             closing(self._clock),
         ):
             seed_step(seed=schedule.seed, step=done.step, rank=self._ranks.rank)
-            for number, batch in enumerate(waited_for(self._metrics.timed(batches), self._clock), start=1):
+            for number, batch in enumerate(sent_ahead(waited, conduct.device), start=1):
                 last = number % requests.micro_batches_per_step == 0
                 word = self._confer(batch, stop)
                 if min(word.counts) > 1:
@@ -206,6 +207,7 @@ class Training:
                 teacher = self._smooth(teacher)
         loss, terms = self._step.accumulate(
             batch.images,
+            seeds=batch.seeds,
             teacher=teacher,
             rows=self._examples.caption_rows(batch.rows, epoch),
             labels=self._examples.labels(batch.rows),

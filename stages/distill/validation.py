@@ -1,17 +1,17 @@
 """Retrieval on held-out pairs while the student trains, from cached targets alone."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from stages.distill.targets import Targets
-from stages.image_batches import EvalPictures, collate
+from stages.image_batches import Batch, EvalPictures
+from stages.image_loading import batches_of, image_loader
 from stages.image_set import ImageSet
 from stages.ranks import Ranks
 from stages.retrieval import retrieval_metrics
@@ -26,8 +26,7 @@ class Validation:
 
     Each rank embeds every size-th image; then all hold all embeddings and count the same. No rank waits for another
     before its own part is done. The processes that read pictures are started anew each time: that costs a fraction of a
-    second, while standing by would cost their memory for the whole training. They compute with one thread, as
-    DataLoader's processes do, and so do not meet the threads that this process had when it was forked.
+    second, while standing by would cost their memory for the whole training.
 
     Args:
         images: one picture a pair; pairs with the same path are captions of the same image.
@@ -135,16 +134,10 @@ class Validation:
                 found.append(batch.rows)
         return torch.cat(embeddings), torch.cat(found).to(device), rejected
 
-    def _load(self, own: Sequence[int], *, pin_memory: bool) -> DataLoader[tuple[int, Tensor | str]]:
-        return DataLoader(
-            self._pictures,
-            sampler=own,
-            batch_size=self._batch_size,
-            num_workers=min(self._workers, -(-len(own) // self._batch_size)),
-            collate_fn=collate,
-            pin_memory=pin_memory,
-            generator=torch.Generator(),  # its own, or starting to read would move the global one
-        )
+    def _load(self, own: Sequence[int], *, pin_memory: bool) -> Iterable[Batch]:
+        batches = batches_of(own, self._batch_size)
+        workers = min(self._workers, len(batches))
+        return image_loader(self._pictures, workers=workers, pin_memory=pin_memory, batches=batches)
 
     def _share_buffers(self, student: nn.Module) -> None:
         """Measure one student: running statistics differ between ranks that normalise their own batches."""

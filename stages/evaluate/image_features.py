@@ -8,7 +8,6 @@ from pathlib import Path
 
 import safetensors
 import torch
-from torch.utils.data import DataLoader
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file
@@ -16,7 +15,8 @@ from pipeline.peers import agreed
 from pipeline.progress import progress
 from stages.evaluate.checkpoints import LoadedStudent
 from stages.evaluate.picture_blocks import Block, save_tensors
-from stages.image_batches import Batch, EvalPictures, collate, worker_errors
+from stages.image_batches import Batch, EvalPictures, worker_errors
+from stages.image_loading import batches_of, image_loader
 from stages.image_set import ImageSet
 from stages.precision import autocast
 from stages.ranks import Ranks
@@ -112,13 +112,12 @@ def _embed(
     preprocessing = student.config.preprocessing
     normalize = Normalize(preprocessing, device)
     to_read = [row for block in missing for row in block]
-    loader = DataLoader(
+    to_embed = batches_of(to_read, batch_size)
+    loader = image_loader(
         EvalPictures(images, EvalTransform(preprocessing)),
-        sampler=to_read,
-        batch_size=batch_size,
-        num_workers=min(workers, -(-len(to_read) // batch_size)),
-        collate_fn=collate,
+        workers=min(workers, len(to_embed)),
         pin_memory=device.type == "cuda",
+        batches=to_embed,
     )
     done = len(run) - len(to_read)
     shown = (

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -184,18 +185,54 @@ def test_dataset__crops_by_seed_epoch_and_pair_alone(pairs_folder: Callable[[int
         assert not torch.equal(image, other[1])
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_batches__are_the_same_from_this_process_and_from_another(pairs_folder: Callable[[int, int], Pairs]) -> None:
+def test_batches__are_the_same_from_this_process_and_from_others(pairs_folder: Callable[[int, int], Pairs]) -> None:
     pairs = pairs_folder(6, 40)
-    requests = BatchRequests(np.arange(6), batch_size=4, epochs=1, seed=0)
+    requests = BatchRequests(np.arange(6), batch_size=4, epochs=3, seed=0)
     here, there = (
-        list(load_batches(dataset_of(pairs), requests, workers=workers, pin_memory=False)) for workers in (0, 1)
+        list(load_batches(dataset_of(pairs), requests, workers=workers, pin_memory=False)) for workers in (0, 2)
     )
-    assert len(here) == len(there) == 2
+    assert len(here) == len(there) == 6
     for batch, other in zip(here, there, strict=True):
         assert torch.equal(batch.images, other.images)
         assert torch.equal(batch.rows, other.rows)
         assert batch.images.shape == (len(batch.rows), 3, 16, 16)
+
+
+def test_batches__are_augmented_where_they_are_read_or_come_with_seeds(
+    pairs_folder: Callable[[int, int], Pairs],
+) -> None:
+    pairs = pairs_folder(6, 40)
+    images = ImageSet(root=pairs.root, paths=pairs.images)
+    crop, augment = TRANSFORMS
+    plain = ExampleImages(images, np.arange(6), crop, None, seed=0)
+    requests = BatchRequests(np.arange(6), batch_size=4, epochs=1, seed=0)
+    for batch, other in zip(requests, BatchRequests(np.arange(6), batch_size=6, epochs=1, seed=0), strict=False):
+        found, cropped, larger = dataset_of(pairs).__getitems__(batch), plain.__getitems__(batch), other
+        assert len(found.seeds) == 0
+        assert torch.equal(found.images, augment(cropped.images.clone(), cropped.seeds))
+        whole = dataset_of(pairs).__getitems__(larger)
+        place = whole.rows.tolist().index(int(found.rows[0]))
+        assert torch.equal(whole.images[place], found.images[0])  # whatever is beside it
+
+
+def test_batches__are_read_without_a_pause_between_epochs(pairs_folder: Callable[[int, int], Pairs]) -> None:
+    requests = BatchRequests(np.arange(4), batch_size=2, epochs=50, seed=0)
+    loader = load_batches(dataset_of(pairs_folder(4, 20)), requests, workers=1, pin_memory=False)
+    batches = iter(loader)
+    [reader] = batches._workers  # type: ignore[attr-defined]
+    for _ in range(len(requests)):
+        next(batches)
+        assert reader.is_alive() or batches._rcvd_idx == len(requests)  # type: ignore[attr-defined]
+    assert next(batches, None) is None
+
+
+def test_batches__hand_readers_little_of_many_pairs(tmp_path: Path) -> None:
+    num = 20_000
+    images = ImageSet(root=tmp_path, paths=[f"folder/{index:06}.jpg" for index in range(num)])
+    dataset = ExampleImages(images, np.arange(num), *TRANSFORMS, seed=0).shared()
+    pickled = ForkingPickler.dumps(dataset)
+    assert len(pickled) < num
+    assert [dataset.path_of(index) for index in (0, num - 1)] == [images.paths[0], images.paths[-1]]
 
 
 def test_batches__leave_the_global_random_numbers_where_they_stand(pairs_folder: Callable[[int, int], Pairs]) -> None:

@@ -216,8 +216,6 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-# Python 3.12 warns of every fork of a process that has threads, as one that has computed has.
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_validation__reads_by_workers_after_computing_with_threads(
     make: Callable[..., Validation], two_threads: None
 ) -> None:

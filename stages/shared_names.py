@@ -1,0 +1,63 @@
+"""Very many names in memory that processes share, so that handing them over costs nothing and copies nothing."""
+
+import shutil
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where Linux keeps it; looked at, not written to
+_LEAST = 1000  # fewer are pickled in no time
+_SHARE = 0.5  # of the shared memory that names may take: batches go through it too
+
+
+class SharedNames(Sequence[str]):
+    """Names, as one run of bytes and where each begins, in shared memory.
+
+    Args:
+        names: of any length.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        array = pa.array(names, pa.large_string())
+        _, offsets, data = array.buffers()
+        starts = np.frombuffer(offsets, np.int64, count=len(array) + 1) if len(array) else np.zeros(1, np.int64)
+        text = np.frombuffer(data, np.uint8, count=int(starts[-1])) if starts[-1] else np.empty(0, np.uint8)
+        self._text, self._starts = (share(torch.tensor(part)) for part in (text, starts))
+
+    def __len__(self) -> int:
+        return len(self._starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Decode one name, or several."""
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        start, stop = self._starts[place : place + 2].tolist()
+        name: bytes = self._text.numpy()[start:stop].tobytes()
+        return name.decode()
+
+
+def share(tensor: Tensor) -> Tensor:
+    """Copy a tensor to memory that is handed to other processes as it is."""
+    shared: Tensor = tensor.clone().share_memory_()  # type: ignore[no-untyped-call]
+    return shared
+
+
+def share_names(names: Sequence[str]) -> Sequence[str]:
+    """Move names to shared memory, unless they are few, are no list in memory, or there is no room for them."""
+    if not isinstance(names, list) or len(names) < _LEAST:
+        return names
+    size = sum(map(len, names)) * 4 + 8 * len(names)  # at most: a character has 1 to 4 bytes
+    try:
+        fits = size < _SHARE * shutil.disk_usage(_SHARED_MEMORY).free
+    except OSError:
+        fits = True
+    return SharedNames(names) if fits else names
