@@ -71,11 +71,12 @@ def worker_errors() -> Iterator[None]:
         if not is_wrapped:
             raise
         raise ProtoRKDError(message.rpartition("ProtoRKDError: ")[2].strip()) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, EOFError, ConnectionError) as error:  # the latter where one dies while it hands a batch over
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
+        what = str(error) or "one has ended in the middle of a batch"
         raise ProtoRKDError(
-            f"The processes that read pictures must stay alive; {error}. Run the same command again, with fewer "
+            f"The processes that read pictures must stay alive; {what}. Run the same command again, with fewer "
             "--workers if memory or /dev/shm ran out."
         ) from error
 

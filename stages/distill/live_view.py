@@ -82,7 +82,7 @@ class LogView:
 class LiveView:
     """A table that stays at the foot of the terminal while the log passes above it, and stands there afterwards.
 
-    No thread draws it, for processes that read pictures are forked meanwhile: it is drawn when there is news.
+    No thread draws it: it is drawn when there is news.
 
     Args:
         console: the terminal.

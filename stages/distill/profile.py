@@ -198,7 +198,8 @@ def summarise(
         apart: seconds of what belongs to no step.
 
     Returns:
-        What ``profile.json`` holds: for every part, the median and mean seconds in a step, and its share of all.
+        What ``profile.json`` holds: for every part, the median and mean seconds in a step, and its share of all; beside
+        them the seconds of every step.
     """
     total_s = sum(step["step"] for step in steps)
     columns = {name: [step.get(name, 0.0) for step in steps] for name in PARTS}
@@ -217,6 +218,7 @@ def summarise(
         "images_per_s": num_images / total_s if total_s else 0.0,
         "parts": parts,
         "apart_s": {name: apart.get(name, 0.0) for name in APART},
+        "seconds_of_steps": columns["step"],
     }
 
 

@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 from data_schemas.student_checkpoint import Preprocessing
 from stages.pictures import DecodedPicture, JpegPicture, Picture, open_picture
-from stages.transforms import Box, EvalTransform, TrainCrop, draw_box
+from stages.transforms import Box, EvalTransform, Normalize, TrainCrop, draw_box
 
 SIZE = 24
 
@@ -189,3 +189,14 @@ def test_eval_transform__is_the_resize_of_pillow(picture: DecodedPicture) -> Non
     expected = np.asarray(image.crop((3, 0, 27, SIZE)))
     assert math.isclose(50 * SIZE / 40, 30)
     assert np.array_equal(plain(picture).permute(1, 2, 0).numpy(), expected)
+
+
+def test_normalize__under_autocast_gives_what_a_convolution_would_make_of_it() -> None:
+    images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+    normalize = Normalize(Preprocessing(image_size=8), torch.device("cpu"))
+    numbers = normalize(images)
+    assert numbers.dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = normalize(images)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found, numbers.to(torch.bfloat16))

@@ -41,6 +41,7 @@ def test_summary__gives_medians_means_and_shares() -> None:
     assert found["parts"]["student forward"] == {"median_s": 1.0, "mean_s": 2.0, "share": 0.5}
     assert found["parts"]["everything else"]["share"] == 0.5
     assert found["images_per_s"] == 2.0
+    assert found["seconds_of_steps"] == [4.0, 4.0, 4.0]
     assert found["apart_s"] == {"validation": 5.0, "saving": 0.0}
 
 
