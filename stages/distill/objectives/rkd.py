@@ -1,11 +1,12 @@
 """Relational knowledge distillation: distances and angles inside the batch, without a cube of angles in memory."""
 
 import math
-from typing import NamedTuple, Self
+from itertools import product
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from data_schemas.errors import ProtoRKDError
 from stages.distill.objectives.embeddings import check_same_batch, full_precision
@@ -15,6 +16,8 @@ _COINCIDENCE_ULPS = 32
 # Angles held at once. Larger blocks come fresh from the system each time on a CPU, page by page: twice as slow.
 _BLOCK_ELEMENTS_CPU, _BLOCK_ELEMENTS_GPU = 1 << 20, 1 << 25
 
+_TILES = 8  # that the rows of angles are cut into: of n^2 boxes, n * (n + 1) / 2 are computed
+
 
 class RKDLoss(nn.Module):
     """Give the student's batch the shape of the teacher's: the same relative distances, the same angles.
@@ -22,7 +25,7 @@ class RKDLoss(nn.Module):
     Park et al., RKD, 2019, arXiv:1904.05068. Value and gradient are those of the authors' code: smooth L1 averaged
     over all batch^2 distances and all batch^3 angles, degenerate ones included as 0, on embeddings that are not
     normalised. We depart from it in memory: it builds tensors of (batch, batch, dim) and (batch, batch, batch), here
-    the angles come from the Gram matrix, a block of vertices at a time, and are recomputed in the backward pass.
+    the angles come from the Gram matrix, a box of them at a time, which leaves its gradient and is forgotten.
 
     The loss ignores translation, rotation and common scale, so it fixes no position: the widths may differ, and
     retrieval across student and teacher needs a second objective beside it. A batch of one has no relations: loss 0.
@@ -107,21 +110,15 @@ def distance_loss(student: Relations, teacher: Relations) -> Tensor:
 
 
 def angle_loss(student: Relations, teacher: Relations, *, block: int) -> Tensor:
-    """Smooth L1 between the cosines of the angles at i between j and k, averaged over batch^3.
+    """Smooth L1 between the cosines of the angles at i between j and k, averaged over batch^3. Differentiable once.
 
     Args:
         student: Relations of the student's embeddings.
-        teacher: Relations of the teacher's embeddings.
-        block: Vertices i at once; no tensor has more than block * batch^2 elements.
+        teacher: Relations of the teacher's embeddings; constants.
+        block: No tensor has more than block * batch^2 elements.
     """
-    num_rows = len(student.gram)
-    total = student.gram.new_zeros(())
-    for start in range(0, num_rows, block):
-        vertices = slice(start, start + block)
-        total = total + checkpoint(
-            _angle_loss_sum, student, teacher, vertices, use_reentrant=False, preserve_rng_state=False
-        )
-    return total / num_rows**3
+    loss: Tensor = _AngleLoss.apply(student.gram, student.inverse_distances, teacher, block)
+    return loss
 
 
 def _block_of(embeddings: Tensor) -> int:
@@ -146,15 +143,81 @@ def _relative_distances(relations: Relations) -> Tensor:
     return distances / mean.clamp_min(torch.finfo(mean.dtype).eps)
 
 
-def _angle_loss_sum(student: Relations, teacher: Relations, vertices: slice) -> Tensor:
-    return nn.functional.smooth_l1_loss(_cosines(student, vertices), _cosines(teacher, vertices), reduction="sum")
+class _AngleLoss(torch.autograd.Function):
+    """Value and gradient in one go, a box of angles at a time, so that no angle is kept or computed twice.
+
+    The angle between j and k is that between k and j: of the square of all pairs, boxes beside the diagonal count
+    twice, and their mirror images are left out.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gram: Tensor, inverses: Tensor, teacher: Relations, block: int) -> Tensor:
+        size = len(gram)
+        side = -(-size // _TILES)
+        num_vertices = max(1, block * size // side)
+        total = gram.new_zeros(())
+        gradients = _Gradients(torch.zeros_like(gram), torch.zeros_like(gram)) if any(ctx.needs_input_grad) else None
+        for start, vertex in product(range(0, size, side), range(0, size, num_vertices)):
+            vertices, tile = slice(vertex, vertex + num_vertices), slice(start, start + side)
+            for beside, weight in ((tile, 1.0), (slice(start + side, size), 2.0)):
+                if beside.start < size:
+                    box = _Box(vertices, tile, beside)
+                    total += weight * _add_box(box, Relations(gram, gram, inverses), teacher, gradients, weight)
+        if gradients is not None:
+            ctx.save_for_backward(*(gradient.div_(size**3) for gradient in gradients))
+        return total / size**3
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        for_gram, for_inverses = ctx.saved_tensors
+        return grad_loss * for_gram, grad_loss * for_inverses, None, None
 
 
-def _cosines(relations: Relations, vertices: slice) -> Tensor:
-    """Cosine of the angle at i between j and k, 0 where i coincides with j or k: (vertices, batch, batch)."""
-    gram = relations.gram
+class _Gradients(NamedTuple):
+    """Of the Gram matrix and of the inverse distances, added up box by box: (batch, batch) each."""
+
+    gram: Tensor
+    inverses: Tensor
+
+
+class _Box(NamedTuple):
+    """Angles at some vertices i, between some rows j and some k."""
+
+    i: slice
+    j: slice
+    k: slice
+
+
+def _add_box(box: _Box, student: Relations, teacher: Relations, gradients: _Gradients | None, weight: float) -> Tensor:
+    """Return the sum of smooth L1 over a box, (), and add its weighted gradient to the others."""
+    i, j, k = box
+    cosines, errors = _cosines(student, box), _cosines(teacher, box)
+    torch.sub(cosines, errors, out=errors)
+    slopes = errors.clamp(-1, 1)
+    # e^2 / 2 up to 1, |e| - 1 / 2 beyond: slope * (e - slope / 2)
+    loss = torch.vdot(slopes.flatten(), errors.flatten()) - torch.vdot(slopes.flatten(), slopes.flatten()) / 2
+    if gradients is None:
+        return loss
+    # A cosine is inner * inverse_j * inverse_k, so slope * cosine, added up, is inverse_j times the gradient of it.
+    cosines.mul_(slopes)
+    to_j, to_k = student.inverse_distances[i, j], student.inverse_distances[i, k]
+    for part, found, inverses in ((j, cosines.sum(dim=2), to_j), (k, cosines.sum(dim=1), to_k)):
+        gradients.inverses[i, part] += weight * torch.where(inverses > 0, found / inverses, 0)
+    slopes.mul_(to_j[:, :, None]).mul_(to_k[:, None, :])
+    gradients.gram[j, k].add_(slopes.sum(dim=0), alpha=weight)
+    diagonal = gradients.gram.diagonal()
+    for part, found in ((j, slopes.sum(dim=2)), (k, slopes.sum(dim=1))):
+        gradients.gram[i, part].sub_(found, alpha=weight)
+        diagonal[i].add_(found.sum(dim=1), alpha=weight / 2)
+    return loss
+
+
+def _cosines(relations: Relations, box: _Box) -> Tensor:
+    """Cosine of the angle at i between j and k, 0 where i coincides with j or k: (i, j, k)."""
+    i, j, k = box
+    gram, inverses = relations.gram, relations.inverse_distances
     # (e_j - e_i).(e_k - e_i) = G_jk - G_ij - G_ik + G_ii, with the last term shared out between the two before it.
-    offsets = gram[vertices] - gram.diagonal()[vertices, None] / 2
-    inner = gram[None, :, :] - offsets[:, :, None] - offsets[:, None, :]
-    inverse = relations.inverse_distances[vertices]
-    return inner * inverse[:, :, None] * inverse[:, None, :]
+    offsets = gram[i] - gram.diagonal()[i, None] / 2
+    inner = gram[None, j, k] - offsets[:, j, None]
+    return inner.sub_(offsets[:, None, k]).mul_(inverses[i, j, None]).mul_(inverses[i, None, k])

@@ -151,7 +151,7 @@ def test_rkd__makes_no_tensor_larger_than_one_block_of_angles() -> None:
     student, teacher = pair(rows=64, student_dim=32, teacher_dim=32, dtype=torch.float32)
     with LargestTensor() as largest:
         build_objective("rkd", dim=32, angle_block=8)(student=student, teacher=teacher).backward()
-    assert largest.num_elements == 8 * 64 * 64
+    assert 64 * 64 < largest.num_elements <= 8 * 64 * 64
 
 
 def test_rkd__keeps_no_block_of_angles_for_the_backward_pass() -> None:
