@@ -24,12 +24,12 @@ from pipeline.store import Store
 from stages import STAGES
 from stages.distill.objectives import build_objective
 from stages.distill.optimizer import AdamWSettings, build_optimizer
-from stages.distill.precision import autocast, choose_precision
 from stages.distill.profile import PROFILE_NAME
 from stages.distill.stage import STAGE as DISTILL
 from stages.distill.stage import DistillInputs, DistillParams, DistillRuntime
 from stages.encode_teacher.stage import STAGE as ENCODE_TEACHER
 from stages.encode_teacher.stage import EncodeInputs, EncodeParams
+from stages.precision import autocast, choose_precision
 from stages.student import build_student
 from stages.transforms import Normalize
 
