@@ -18,7 +18,7 @@ from data_schemas.teacher_embeddings import TeacherEmbeddings
 from pipeline.draft import Draft
 from pipeline.options import click_options
 from pipeline.store import Artifact
-from stages.distill import data
+from stages import image_loading
 from stages.distill import targets as module
 from stages.distill.stage import DistillRuntime
 from stages.distill.targets import Targets, load_targets
@@ -140,8 +140,8 @@ def test_targets__are_not_handed_to_the_processes_that_read_pictures(
         return original(dataset, **options)
 
     seen: list[object] = []
-    original = data.DataLoader
-    monkeypatch.setattr(data, "DataLoader", loader)
+    original = image_loading.DataLoader
+    monkeypatch.setattr(image_loading, "DataLoader", loader)
     run_cli(*DISTILL, "--epochs", 1)
     assert seen
 
