@@ -120,8 +120,10 @@ def needed_products(name: str, *, batch_size: int, dim: int) -> Callable[[], obj
     sizes = {"batch": batch_size, "dim": dim, "many": _MANY}
     left_right_out = []
     for rows, columns, inner in PRODUCTS[name]:
-        left, right = torch.randn(sizes[rows], sizes[inner]), torch.randn(sizes[columns], sizes[inner])
-        left_right_out.append((left, right.T, torch.empty(sizes[rows], sizes[columns])))
+        left, right = torch.randn(sizes[rows], sizes[inner]), torch.randn(sizes[inner], sizes[columns])
+        if inner == "dim":  # embeddings against embeddings, which lie in rows; a gradient is multiplied with them as is
+            right = right.T.contiguous().T
+        left_right_out.append((left, right, torch.empty(sizes[rows], sizes[columns])))
     num_vertices = batch_size if name in _FOR_EACH_VERTEX else 0
     vertices = torch.randn(batch_size, dim)
     angles = torch.empty(batch_size, batch_size)
