@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that everyone knows it 
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.device import send
+from stages.device import rows_at_a_time, send
 from stages.random_numbers import uniform_numbers
 
 _BLUR_SIGMA = (0.1, 2.0)  # in pixels of the student's input
@@ -107,7 +107,7 @@ class Augment:
         low, high = _BLUR_SIGMA
         kernels = _kernels(low + (high - low) * draws[:, _Columns.SIGMA])
         is_blurred = draws[:, _Columns.BLUR] < self._augmentation.blur
-        _change(images, is_blurred, lambda some, chosen: _blurred(some.float(), send(kernels[chosen], some.device)))
+        _change(images, is_blurred, lambda some, chosen: _blurred(some.float(), kernels[chosen.numpy()]))
 
     def _jitter(self, images: Tensor, draws: _Draws) -> None:
         brightness, contrast, saturation, hue = self._augmentation.jitter_strength
@@ -139,14 +139,17 @@ class _Columns:
 
 def _change(images: Tensor, is_chosen: NDArray[np.bool_], change: Callable[[Tensor, Tensor], Tensor]) -> None:
     """Change some pictures in place; bytes are rounded. The choice is known on the CPU, so no device is asked."""
-    chosen = torch.from_numpy(np.flatnonzero(is_chosen))
-    if not len(chosen):
-        return
-    places = send(chosen, images.device)
-    changed = change(images[places], chosen)
-    if changed.dtype != images.dtype:
-        changed = changed.round().clamp_(0, 255).to(images.dtype)
-    images[places] = changed
+    for chosen in torch.split(torch.from_numpy(np.flatnonzero(is_chosen)), rows_at_a_time(images)):
+        if not len(chosen):
+            return
+        places = send(chosen, images.device)
+        changed = change(images.index_select(0, places), chosen)
+        if changed.dtype != images.dtype:
+            changed = changed.round().clamp_(0, 255).to(images.dtype)
+        if images.device.type == "cpu":  # where torch would copy number by number
+            images.numpy()[chosen.numpy()] = changed.numpy()
+        else:
+            images[places] = changed
 
 
 def _gray(colours: Tensor) -> Tensor:
@@ -174,7 +177,7 @@ def _saturate(colours: Tensor, factors: Tensor) -> Tensor:
 def _turn_hue(colours: Tensor, turns: Tensor) -> Tensor:
     """Turn the hue of HSV, where one turn is the whole circle."""
     red, green, blue = colours.chunk(3, dim=1)
-    value, _ = colours.max(dim=1, keepdim=True)
+    value = colours.amax(dim=1, keepdim=True)
     chroma = value - colours.amin(dim=1, keepdim=True)
     safe = chroma.clamp_min(1e-6)
     hue = torch.where(
@@ -196,20 +199,29 @@ def _with_factors(
 _CHANGES = (_brighten, _contrast, _saturate, _turn_hue)
 
 
-def _kernels(sigmas: _Draws) -> Tensor:
-    """Halves of Gaussian kernels that add up to 1, from the middle outwards: (pictures, radius + 1), float32."""
-    weights = np.exp(-0.5 * (np.arange(_BLUR_RADIUS + 1) / sigmas[:, None]) ** 2)
-    return torch.from_numpy((weights / (2 * weights.sum(axis=1) - weights[:, 0])[:, None]).astype(np.float32))
+def _kernels(sigmas: _Draws) -> _Draws:
+    """Halves of Gaussian kernels that add up to 1, from the middle outwards, 0 beyond three sigmas."""
+    places = np.arange(_BLUR_RADIUS + 1)
+    weights = np.exp(-0.5 * (places / sigmas[:, None]) ** 2) * (places < 3 * sigmas[:, None] + 1)
+    halves: _Draws = weights / (2 * weights.sum(axis=1) - weights[:, 0])[:, None]
+    return halves
 
 
-def _blurred(colours: Tensor, kernels: Tensor) -> Tensor:
-    """Blur along rows, then along columns, beyond the edge as at the edge; tap by tap, so in one order for all."""
-    weights = kernels[:, :, None, None, None].unbind(dim=1)
-    for dim, padding in ((3, (_BLUR_RADIUS, _BLUR_RADIUS, 0, 0)), (2, (0, 0, _BLUR_RADIUS, _BLUR_RADIUS))):
+def _blurred(colours: Tensor, kernels: _Draws) -> Tensor:
+    """Blur along rows, then along columns, beyond the edge as at the edge; tap by tap, so in one order for all.
+
+    Shapes:
+        colours: (pictures, 3, size, size), float32.
+        kernels: (pictures, _BLUR_RADIUS + 1).
+        returns: as colours.
+    """
+    radius = int(np.flatnonzero(kernels.any(axis=0))[-1])
+    weights = send(torch.from_numpy(kernels.astype(np.float32)), colours.device)[:, :, None, None, None].unbind(dim=1)
+    for dim, padding in ((3, (radius, radius, 0, 0)), (2, (0, 0, radius, radius))):
         size = colours.shape[dim]
         padded = F.pad(colours, padding, mode="replicate")
         colours = colours * weights[0]
-        for step in range(1, _BLUR_RADIUS + 1):
-            both = padded.narrow(dim, _BLUR_RADIUS - step, size) + padded.narrow(dim, _BLUR_RADIUS + step, size)
-            colours.add_(both.mul_(weights[step]))
+        for step in range(1, radius + 1):
+            both = padded.narrow(dim, radius - step, size) + padded.narrow(dim, radius + step, size)
+            colours.addcmul_(both, weights[step])
     return colours

@@ -7,6 +7,8 @@ import torch
 from data_schemas.errors import ProtoRKDError
 from pipeline.peers import num_processes
 
+_CACHED_NUMBERS = 1 << 18  # 1 MB of float32
+
 
 def choose_device(name: str) -> torch.device:
     """Turn ``--device`` into a device: "auto" takes a GPU where there is one.
@@ -47,6 +49,18 @@ def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def rows_at_a_time(batch: torch.Tensor) -> int:
+    """How many rows of a batch several operations should take one after the other: what a CPU's cache holds, else all.
+
+    Shapes:
+        batch: (batch, ...).
+        returns: 1 or more.
+    """
+    if batch.device.type != "cpu" or not len(batch):
+        return max(1, len(batch))
+    return max(1, _CACHED_NUMBERS // batch[0].numel())
 
 
 def _own_gpu() -> torch.device:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from data_schemas.student_checkpoint import Preprocessing
+from stages.device import rows_at_a_time
 from stages.pictures import Picture, Pixels, to_image
 
 _RATIO = (3 / 4, 4 / 3)
@@ -170,7 +171,12 @@ class Normalize:
         kind = self._device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         numbers = torch.empty_like(images, dtype=dtype)
-        return torch.addcmul(self._shift, images, self._scale, out=numbers)
+        if kind != "cpu":
+            return torch.addcmul(self._shift, images, self._scale, out=numbers)  # within one kernel
+        size = rows_at_a_time(images)
+        for part, into in zip(torch.split(images, size), torch.split(numbers, size), strict=True):
+            into.copy_(torch.addcmul(self._shift, part.float(), self._scale))
+        return numbers
 
 
 def _span(start: int, length: int, factor: float) -> slice:
