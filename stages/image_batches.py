@@ -1,5 +1,6 @@
 """Pictures in batches, with those that could not be read told apart."""
 
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -72,13 +73,20 @@ def worker_errors() -> Iterator[None]:
             raise
         raise ProtoRKDError(message.rpartition("ProtoRKDError: ")[2].strip()) from error
     except (RuntimeError, EOFError, ConnectionError) as error:  # the latter where one dies while it hands a batch over
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+        is_of_reading = "DataLoader worker" in str(error) if isinstance(error, RuntimeError) else _in_loader(error)
+        if not is_of_reading:
             raise
         what = str(error) or "one has ended in the middle of a batch"
         raise ProtoRKDError(
             f"The processes that read pictures must stay alive; {what}. Run the same command again, with fewer "
             "--workers if memory or /dev/shm ran out."
         ) from error
+
+
+def _in_loader(error: BaseException) -> bool:
+    """Tell whether an error came up in torch's DataLoader, and not in what was done with its batches."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_globals.get("__name__") == "torch.utils.data.dataloader" for frame in frames)
 
 
 def collate(samples: Sequence[tuple[int, Tensor | str]]) -> Batch:

@@ -238,6 +238,11 @@ def test_batches__say_what_to_do_where_a_reader_dies(pairs_folder: Callable[[int
         list(batches)
 
 
+def test_worker_errors__leave_a_broken_connection_of_something_else_what_it_is() -> None:
+    with pytest.raises(ConnectionResetError, match="a tracker's"), worker_errors():
+        raise ConnectionResetError("a tracker's")
+
+
 def test_batches__hand_readers_little_of_many_pairs(tmp_path: Path) -> None:
     num = 20_000
     images = ImageSet(root=tmp_path, paths=[f"folder/{index:06}.jpg" for index in range(num)])
