@@ -131,7 +131,13 @@ def test_pack__of_a_manifest_packs_each_picture_once_under_the_path_as_it_is_wri
         "bytes": sum((pairs.root / path).stat().st_size for path in pairs.images),
     }
     moved = shutil.copytree(pairs.root, tmp_path / "moved")
-    again = pack("--manifest", make_manifest(tmp_path / "other.tsv", images, list("vwxyz")), "--image-root", moved)
+    again = pack(
+        "--manifest",
+        make_manifest(tmp_path / "other.tsv", images, list("vwxyz")),
+        "--image-root",
+        moved,
+        "--allow-outside",
+    )
     assert (again["status"], again["digest"]) == ("unchanged", outcome["digest"])  # the captions are not asked for
 
 
