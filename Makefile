@@ -27,8 +27,8 @@ lint: $(READY) ## Check style, format and types.
 torture: $(READY) ## Kill every stage at 500 random moments, and go on from what is left; takes some minutes.
 	$(BIN)/python -m tests.torture --kills 500
 
-bench: $(READY) ## Measure the ratios that README quotes; writes build/benchmarks.json.
-	$(BIN)/python -m benchmarks
+bench: $(READY) ## Measure, on one thread, the ratios that README quotes; writes build/benchmarks.json.
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
 
 clean: ## Remove the environment and what the targets made; the store stays.
 	rm -rf $(VENV) build dist protorkd.egg-info .pytest_cache .mypy_cache .ruff_cache
