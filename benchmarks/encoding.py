@@ -23,7 +23,7 @@ from stages.teacher import Teacher
 from stages.teacher_identity import find_teacher
 
 _BASELINE = "encode in batches of 32"
-_TRANSFORMER_CAPTIONS = 1500
+_TRANSFORMER_CAPTIONS = 4000
 _WORD_ROWS = 100_000
 _FP32_BAR, _BF16_BAR, _WORDS_BAR = 1.3, 2.2, 3.0
 _MINILM = {
