@@ -33,6 +33,15 @@ def set_precision(model: SentenceTransformer, precision: str, devices: Sequence[
         )
     model[0].to(_DTYPES[precision])
     model[0].register_forward_hook(_widen)
+    if len(others) == len(devices):
+        _attend_plainly(model[0])
+
+
+def _attend_plainly(module: Any) -> None:
+    """Let a transformer multiply its short attention matrices out: in bf16 a CPU does that quicker than fused."""
+    network = getattr(module, "auto_model", None)
+    if getattr(getattr(network, "config", None), "_attn_implementation", "") == "sdpa":
+        network.set_attn_implementation("eager")
 
 
 def draw_sample(captions: pa.Array) -> list[str]:
