@@ -39,7 +39,7 @@ def set_precision(model: SentenceTransformer, precision: str, devices: Sequence[
 
 def _attend_plainly(module: Any) -> None:
     """Let a transformer multiply its short attention matrices out: in bf16 a CPU does that quicker than fused."""
-    network = getattr(module, "auto_model", None)
+    network: Any = getattr(module, "auto_model", None)
     if getattr(getattr(network, "config", None), "_attn_implementation", "") == "sdpa":
         network.set_attn_implementation("eager")
 
