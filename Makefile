@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint torture bench clean
+.PHONY: help env demo test lint audit torture bench clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ lint: $(READY) ## Check style, format and types.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+audit: $(READY) ## Look the pinned packages up among known vulnerabilities; needs the network.
+	$(BIN)/uv tool run pip-audit -r constraints.txt --no-deps --disable-pip
 
 torture: $(READY) ## Kill every stage at 500 random moments, and go on from what is left; takes some minutes.
 	$(BIN)/python -m tests.torture --kills 500
