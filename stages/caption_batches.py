@@ -152,7 +152,7 @@ class StaticBatches:
         """Whether the model begins with static embeddings."""
         return type(model[0]) is StaticEmbedding
 
-    def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:  # noqa: ARG002 - without padding there is nothing to save
+    def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:  # noqa: ARG002 - nothing is padded
         """Tokenize and cut, as `Batcher` says."""
         parts = np.split(np.arange(len(captions)), range(_SUMMED_AT_A_TIME, len(captions), _SUMMED_AT_A_TIME))
         return [

@@ -81,7 +81,7 @@ class WordBatches:
         self._prompt = prompt
         self._max_words = max_words
 
-    def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:  # noqa: ARG002 - without padding there is nothing to save
+    def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:  # noqa: ARG002 - nothing is padded
         """Tokenize, as `stages.caption_batches.Batcher` says; bags have no padding, so they are not cut."""
         if not len(captions):
             return []
