@@ -19,13 +19,13 @@ demo: $(READY) ## Draw scenes, encode, distill and evaluate: the whole way on a 
 test: $(READY) ## Run the tests; the real-data ones too where PROTORKD_TEST_DATA names the data.
 	$(BIN)/python -m pytest
 
-lint: $(READY) ## Check style, format and types.
+lint: $(READY) audit ## Check style, format, types and security: ruff (bandit's rules among its own), mypy, pip-audit.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-audit: $(READY) ## Look the pinned packages up among known vulnerabilities; needs the network.
-	$(BIN)/uv tool run pip-audit -r constraints.txt --no-deps --disable-pip
+audit: $(READY) ## Look the pinned packages up among known vulnerabilities; says so where there is no network.
+	@$(BIN)/python .ci/audit $(BIN)/uv
 
 torture: $(READY) ## Kill every stage at 500 random moments, and go on from what is left; takes some minutes.
 	$(BIN)/python -m tests.torture --kills 500

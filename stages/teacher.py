@@ -186,13 +186,20 @@ def _load(source: TeacherSource, device: str) -> SentenceTransformer:
             if source.kind == "word-vectors":
                 return _word_embeddings(source, device)
             warnings.simplefilter("ignore", FutureWarning)  # old model folders name their modules by former paths
-            return SentenceTransformer(str(source.path), device=device, local_files_only=True)
+            return SentenceTransformer(
+                str(source.path), device=device, local_files_only=True, trust_remote_code=source.trusts_code
+            )
     except ProtoRKDError:
         raise
     except Exception as error:
+        needs_trust = not source.trusts_code and "trust_remote_code" in str(error)
+        problem = (
+            "it has Python code of its own. Read that, and pass --trust-remote-code to let it run."
+            if needs_trust
+            else f"{type(error).__name__}: {error}"
+        )
         raise ProtoRKDError(
-            f"--teacher must name a model that sentence-transformers can load; {source.name}: "
-            f"{type(error).__name__}: {error}"
+            f"--teacher must name a model that sentence-transformers can load; {source.name}: {problem}"
         ) from error
 
 

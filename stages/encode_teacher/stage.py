@@ -15,7 +15,7 @@ from pipeline.options import FRACTION, NOT_NEGATIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage
 from stages.manifest_format import ManifestFormat
 from stages.recipe import Recipe
-from stages.teacher_identity import identify_teacher
+from stages.teacher_identity import identify_teacher, trust_option
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,10 @@ class EncodeInputs:
 
     manifest: Path = option(help="File of image-caption pairs with a header; image paths are relative to its folder.")
     teacher: str = option(
-        help="Model of sentence-transformers, by name or folder, or a file of GloVe word vectors.",
+        help="Model of sentence-transformers, by name or NAME@REVISION or folder, or a file of GloVe word vectors.",
         metavar="NAME_OR_PATH",
     )
+    trust_remote_code: bool = trust_option()
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,9 @@ def identify(inputs: EncodeInputs, params: EncodeParams, context: Context) -> Ma
             location=str(inputs.manifest.resolve()),
             value=inputs.manifest,
         ),
-        "teacher": identify_teacher(inputs.teacher, file_digests=context.file_digests),
+        "teacher": identify_teacher(
+            inputs.teacher, file_digests=context.file_digests, trust_code=inputs.trust_remote_code
+        ),
     }
 
 

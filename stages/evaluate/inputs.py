@@ -71,7 +71,7 @@ def find_sets(
     entries, absent = find_entries(inputs, params, context)
     found = {name: entry.identified() for name, entry in entries.items()}
     if any(NEED_TEACHER & set(entry.tasks) for entry in entries.values()):
-        found[TEACHER] = _find_teacher(inputs.teacher, student, context)
+        found[TEACHER] = _find_teacher(inputs, student, context)
     if absent:
         names = hash_json(sorted(each.name for each in absent))
         found[ABSENT_SETS] = Input(digest=names, location=str(inputs.eval_data_dir), value=tuple(absent))
@@ -84,24 +84,31 @@ def teacher_name(identity: str, teacher: Input | None, context: Context) -> str:
     if location is None:
         return identity[:12]
     path = Path(location)
-    return path.name if path.is_file() else "/".join(path.parts[-2:])
+    return path.name if path.is_file() else "/".join(path.parts[-2:]).partition("@")[0]
 
 
-def _find_teacher(name: str | None, student: LoadedStudent, context: Context) -> Input:
+def _find_teacher(inputs: "EvaluateInputs", student: LoadedStudent, context: Context) -> Input:
     config = student.config
     if config.embedding_dim != config.teacher.dim:
         raise ProtoRKDError(
             f"Retrieval and zero-shot must have a student as wide as its teacher; got {config.embedding_dim} and "
             f"{config.teacher.dim}. Distil without --projection-dim, or pass --task knn or --task linear-probe."
         )
-    name = name or _recorded_teacher(config.teacher.identity, context)
+    name = inputs.teacher or _recorded_teacher(config.teacher.identity, context)
     if name is None:
         raise ProtoRKDError(
             f"--teacher must be given, for {context.store.root} no longer has the embeddings that the student was "
             "distilled from."
         )
-    teacher = identify_teacher(name, file_digests=context.file_digests)
+    trust = inputs.trust_remote_code
+    teacher = identify_teacher(name, file_digests=context.file_digests, trust_code=trust)
     if teacher.digest != config.teacher.identity:
+        other = identify_teacher(name, file_digests=context.file_digests, trust_code=not trust)
+        if other.digest == config.teacher.identity:
+            raise ProtoRKDError(
+                f"--trust-remote-code must be as it was for encode-teacher; {'leave it out' if trust else 'pass it'} "
+                f"for {name}."
+            )
         raise ProtoRKDError(
             f"--teacher must be the one that the student was distilled from ({config.teacher.identity[:12]}); got "
             f"{name} ({teacher.digest[:12]}), whose bytes differ. Pass the original, or run encode-teacher and distill "

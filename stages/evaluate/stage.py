@@ -17,6 +17,7 @@ from pipeline.stage import Context, Input, Result, Stage
 from stages.evaluate.task_names import TASK_GROUPS
 from stages.image_set import IDENTITIES
 from stages.manifest_format import ManifestFormat
+from stages.teacher_identity import trust_option
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class EvaluateInputs:
     teacher: str | None = option(
         None, help="The student's teacher. Default: where encode-teacher found it.", metavar="NAME_OR_PATH"
     )
+    trust_remote_code: bool = trust_option()
     retrieval: tuple[str, ...] = option(
         (),
         help="Pictures and captions to retrieve on, both ways; repeatable; NAME=PATH names the set. A manifest, COCO's "

@@ -1,5 +1,6 @@
 """The frozen teacher: always in eval mode, always text, the same whatever the batches."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -200,3 +201,34 @@ def test_teacher__refuses_a_broken_folder(bert_folder: Path, tmp_path: Path, nam
 
 def _lines(messages: Sequence[str], part: str) -> list[str]:
     return [message for message in messages if part in message]
+
+
+@pytest.fixture
+def coded_folder(bert_folder: Path, tmp_path: Path) -> Path:
+    """A model whose last module is a class in a file beside it: it turns every embedding round."""
+    root = shutil.copytree(bert_folder, tmp_path / "coded")
+    modules = json.loads((root / "modules.json").read_text())
+    modules.append({"idx": len(modules), "name": "turn", "path": "9_Turn", "type": "turning.Turn"})
+    (root / "modules.json").write_text(json.dumps(modules))
+    (root / "9_Turn").mkdir()
+    (root / "9_Turn" / "config.json").write_text("{}")
+    (root / "turning.py").write_text(
+        "from sentence_transformers.base.modules import Module\n\n\n"
+        "class Turn(Module):\n"
+        "    config_keys = []\n\n"
+        "    def forward(self, features):\n"
+        "        return features | {'sentence_embedding': -features['sentence_embedding']}\n\n"
+        "    def save(self, output_path, *args, **kwargs):\n"
+        "        pass\n"
+    )
+    return root
+
+
+def test_teacher__runs_code_that_comes_with_it_only_when_told(
+    coded_folder: Path, bert: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with pytest.raises(ProtoRKDError, match=r"Python code of its own\. Read that, and pass --trust-remote-code"):
+        Teacher(find_teacher(str(coded_folder)))
+    turned = Teacher(find_teacher(str(coded_folder), trust_code=True)).encode(["red", "blue circle"])
+    np.testing.assert_allclose(turned, -bert.encode(["red", "blue circle"]), atol=1e-6)

@@ -121,3 +121,62 @@ def test_find_teacher__refuses_what_no_model_is_called(name: str) -> None:
 def test_find_teacher__refuses_a_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(ProtoRKDError, match=r"--teacher must name a folder with a .* model \(modules.json\)"):
         find_teacher(str(tmp_path))
+
+
+@pytest.fixture
+def hub_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A cache of the hub with two revisions of one model, whose weights differ; the newer one is ``main``."""
+    from huggingface_hub import constants
+
+    cache = tmp_path / "hub" / "models--someone--teacher"
+    commits = {"old": "0" * 39 + "1", "new": "0" * 39 + "2"}
+    for revision, commit in commits.items():
+        snapshot = shutil.copytree(folder, cache / "snapshots" / commit)
+        _write(snapshot / "model.safetensors", f"weights of {revision}")
+    _write(cache / "refs" / "main", commits["new"])
+    _write(cache / "refs" / "v1", commits["old"])
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return commits
+
+
+def test_identity__of_a_model_of_the_hub_is_found_again_by_its_commit(hub_cache: dict[str, str]) -> None:
+    newest = identify_teacher("someone/teacher", file_digests=FileDigests(None))
+    assert newest.location == f"someone/teacher@{hub_cache['new']}"
+    assert identify_teacher(newest.location, file_digests=FileDigests(None)).digest == newest.digest
+
+
+@pytest.mark.parametrize("by", ["commit", "tag"])
+def test_identity__of_a_revision_is_that_of_its_bytes(hub_cache: dict[str, str], by: str) -> None:
+    name = f"someone/teacher@{hub_cache['old'] if by == 'commit' else 'v1'}"
+    old = identify_teacher(name, file_digests=FileDigests(None))
+    assert old.location == f"someone/teacher@{hub_cache['old']}"
+    assert old.digest != identify_teacher("someone/teacher", file_digests=FileDigests(None)).digest
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_find_teacher__says_which_revision_is_not_to_be_had() -> None:
+    with pytest.raises(ProtoRKDError, match="someone/teacher at v9 cannot be fetched"):
+        find_teacher("someone/teacher@v9")
+
+
+def test_identity__with_code_that_may_run_is_another(folder: Path) -> None:
+    trusting = identify_teacher(str(folder), file_digests=FileDigests(None), trust_code=True)
+    assert trusting.digest != _identity(folder)
+    assert trusting.value.trusts_code
+    _write(folder / "modeling.py", "answer = 42\n")
+    assert identify_teacher(str(folder), file_digests=FileDigests(None), trust_code=True).digest != trusting.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", '{"auto_map": {"AutoModel": "someone/else--modeling.Model"}}'),
+        ("tokenizer_config.json", '{"auto_map": {"AutoTokenizer": [null, "someone/else--fast.Tokenizer"]}}'),
+        ("modules.json", '[{"idx": 0, "type": "someone/else--modeling.Model"}]'),
+        ("router_config.json", '{"types": {"text_0": "someone/else--modeling.Model"}}'),
+    ],
+)
+def test_find_teacher__refuses_code_of_another_repository(folder: Path, name: str, text: str) -> None:
+    _write(folder / name, text)
+    with pytest.raises(ProtoRKDError, match=f"{name} must name code of its own folder; got 'someone/else--"):
+        find_teacher(str(folder), trust_code=True)

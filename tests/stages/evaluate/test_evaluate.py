@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from workbench import COLOURS, SHAPES, Cli, Pairs, draw_picture, make_manifest
+from workbench import COLOURS, DISTILL, SHAPES, Cli, Pairs, draw_picture, make_manifest
 
 from data_schemas.evaluation_report import read_report
 from data_schemas.teacher_embeddings import TeacherEmbeddings
@@ -130,6 +130,14 @@ def test_evaluate__refuses_another_teacher(
     assert "--teacher must be the one that the student was distilled from" in message
     moved = shutil.copy(word_vectors, tmp_path / "same-bytes-elsewhere.txt")
     assert run_cli(*EVALUATE, "--retrieval", pictures.manifest, "--teacher", moved)["status"] == "created"
+
+
+def test_evaluate__trusts_the_teachers_code_as_encoding_did(pictures: Pairs, run_cli: Cli, bert_folder: Path) -> None:
+    run_cli("encode-teacher", "--manifest", pictures.manifest, "--teacher", bert_folder, "--trust-remote-code")
+    run_cli(*DISTILL)
+    message = run_cli.fails(*EVALUATE, "--retrieval", pictures.manifest)
+    assert "--trust-remote-code must be as it was for encode-teacher; pass it" in message
+    assert run_cli(*EVALUATE, "--retrieval", pictures.manifest, "--trust-remote-code")["status"] == "created"
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
