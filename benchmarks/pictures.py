@@ -15,10 +15,11 @@ from torchvision import transforms
 from benchmarks.measure import Comparison, Limit, compare_time
 from benchmarks.settings import Settings
 from data_schemas.packed_images import PackedImages, write_config, write_shard
+from stages.boxes import draw_box
 from stages.image_set import ImageSet
 from stages.pack.records import RecordMaker
 from stages.packed_image_set import PackedImageSet
-from stages.transforms import TrainCrop, draw_box
+from stages.transforms import TrainCrop
 
 IMAGE_SIZE = 224
 MIN_SCALE = 0.9

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -20,19 +22,26 @@ class Batch:
     """Pictures that could be read, and why the others could not.
 
     Shapes:
-        images: (batch, 3, size, size), uint8.
+        images: (batch, 3, size, size), uint8; where they are still to be resized, (all pixels, 3), one picture after
+            the other, each row by row.
         rows: (batch,), int64: the pair or the place in a set that each picture belongs to.
         seeds: (batch,), int64, of their augmentation; none where nothing is left to be augmented.
+        sizes: (batch, 2), int64, heights and widths; none where nothing is left to be resized.
+        is_taken: (1,), bool, whether the shared memory of the pictures must stay as it is; none of other memory.
     """
 
     images: Tensor
     rows: Tensor
     rejected: dict[int, str]
     seeds: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    sizes: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))
+    is_taken: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
 
     def pin_memory(self) -> "Batch":
         """Put the pictures where a GPU copies them from in the background; the numbers are looked up on the CPU."""
-        return replace(self, images=self.images.pin_memory())
+        images = self.images.pin_memory()
+        self.is_taken.fill_(False)
+        return replace(self, images=images)
 
 
 class EvalPictures(Dataset[tuple[int, Tensor | str]]):
@@ -98,3 +107,26 @@ def collate(samples: Sequence[tuple[int, Tensor | str]]) -> Batch:
     stacked = torch.stack([image.permute(1, 2, 0) for image in images]) if images else torch.empty(0, 0, 0, 3).byte()
     stacked = stacked.permute(0, 3, 1, 2)
     return Batch(images=stacked, rows=torch.tensor(rows, dtype=torch.int64), rejected=rejected)
+
+
+def collate_unsized(samples: Sequence[tuple[int, NDArray[np.uint8] | str]]) -> Batch:
+    """Put pictures of any sizes that could be read one after the other; keep the reasons of the others.
+
+    Shapes:
+        samples: (height, width, 3) each.
+    """
+    pictures = [picture for _, picture in samples if not isinstance(picture, str)]
+    rows = [row for row, picture in samples if not isinstance(picture, str)]
+    rejected = {row: reason for row, reason in samples if isinstance(reason, str)}
+    sizes = np.array([picture.shape[:2] for picture in pictures], np.int64).reshape(-1, 2)
+    ends = np.cumsum(sizes.prod(axis=1))
+    pixels = np.empty((int(sizes.prod(axis=1).sum()), 3), np.uint8)
+    for picture, end in zip(pictures, ends.tolist(), strict=True):
+        height, width, _ = picture.shape
+        pixels[end - height * width : end].reshape(picture.shape)[:] = picture
+    return Batch(
+        images=torch.from_numpy(pixels),
+        rows=torch.tensor(rows, dtype=torch.int64),
+        rejected=rejected,
+        sizes=torch.from_numpy(sizes),
+    )

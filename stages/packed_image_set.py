@@ -84,6 +84,11 @@ class PackedImageSet(ImageSet):
         ]
 
 
+def are_raw(images: ImageSet) -> bool:
+    """Whether pictures lie there as pixels, with nothing to decode."""
+    return isinstance(images, PackedImageSet) and images.pack.format == "raw"
+
+
 class PackedPaths(Sequence[str]):
     """Paths of rows of a pack, looked up when they are asked for."""
 

@@ -1,8 +1,6 @@
 """From a picture to the student's input: cropped and resized on the CPU as bytes, normalised on the device."""
 
 import functools
-import math
-from dataclasses import dataclass
 from types import ModuleType
 
 import numpy as np
@@ -11,12 +9,12 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from data_schemas.student_checkpoint import Preprocessing
+from stages.batch_resize import MILD_SHRINK
+from stages.boxes import draw_box
 from stages.device import rows_at_a_time
 from stages.pictures import Picture, Pixels, to_image
 
-_RATIO = (3 / 4, 4 / 3)
-_NUM_TRIES = 10
-_MILD_SHRINK = 1.6
+_MOST_SHRINK = 4  # that is left to the device
 
 
 class TrainCrop:
@@ -53,13 +51,33 @@ class TrainCrop:
         """
         if not self._min_scale:
             return self._middle(picture)
+        return self._resize(self._cut(picture, seed))
+
+    def unsized(self, picture: Picture, *, seed: int) -> Pixels:
+        """Crop, and leave the resize to `resize_batch`, which gives what a call would have given up to rounding.
+
+        A box of which a side is more than four times the crop's is resized at once, for it would take much memory on
+        its way; so is the middle, which is to be exactly evaluation's.
+
+        Raises:
+            ImageRejected: the picture is damaged.
+
+        Shapes:
+            returns: (height, width, 3), uint8; perhaps a view of the picture that must not be written to.
+        """
+        if not self._min_scale:
+            return self._middle(picture).permute(1, 2, 0).numpy()
+        cut = self._cut(picture, seed)
+        return cut if max(cut.shape) <= _MOST_SHRINK * self._size else self._resize(cut).permute(1, 2, 0).numpy()
+
+    def _cut(self, picture: Picture, seed: int) -> Pixels:
         box = draw_box(picture.size, min_scale=self._min_scale, seed=seed)
         pixels = picture.pixels(scale=min(1.0, self._size / min(box.height, box.width)))
-        return self._resize(box.cut(pixels, picture.size))
+        return box.cut(pixels, picture.size)
 
     def _resize(self, pixels: Pixels) -> Tensor:
         height, width, _ = pixels.shape
-        if self._size <= max(height, width) < _MILD_SHRINK * self._size:
+        if self._size <= max(height, width) < MILD_SHRINK * self._size:
             cv2 = _cv2()
             resized = cv2.resize(pixels, (self._size, self._size), interpolation=cv2.INTER_LINEAR)
             return torch.from_numpy(resized).permute(2, 0, 1)
@@ -95,56 +113,6 @@ class EvalTransform:
         return torch.from_numpy(np.array(image, copy=True)).permute(2, 0, 1)
 
 
-@dataclass(frozen=True)
-class Box:
-    """A part of a picture, in pixels of the whole."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    def cut(self, pixels: Pixels, size: tuple[int, int]) -> Pixels:
-        """Cut the box out of a picture that may have been shrunk, without a copy.
-
-        Args:
-            pixels: of the whole picture.
-            size: height and width before it was shrunk.
-
-        Shapes:
-            pixels: (height, width, 3), uint8.
-            returns: the same, smaller, with a pixel at least.
-        """
-        long = 0 if size[0] > size[1] else 1
-        factor = round(8 * pixels.shape[long] / size[long]) / 8  # JPEG shrinks by eighths, and fills up the last pixel
-        return pixels[_span(self.top, self.height, factor), _span(self.left, self.width, factor)]
-
-
-def draw_box(size: tuple[int, int], *, min_scale: float, seed: int) -> Box:
-    """Draw the box of a random resized crop: ten tries at an area and a ratio of sides, then the middle.
-
-    Args:
-        size: height and width of the picture.
-        min_scale: least share of its area.
-        seed: the same one gives the same box.
-    """
-    height, width = size
-    draws: list[float] = np.random.default_rng(seed).random(2 * _NUM_TRIES + 2).tolist()
-    low, high = map(math.log, _RATIO)
-    for share, ratio in zip(draws[:_NUM_TRIES], draws[_NUM_TRIES:-2], strict=True):
-        area = height * width * (min_scale + (1 - min_scale) * share)
-        sides = math.exp(low + (high - low) * ratio)
-        box_width, box_height = round(math.sqrt(area * sides)), round(math.sqrt(area / sides))
-        if 0 < box_width <= width and 0 < box_height <= height:
-            top, left = (
-                int(draw * (room + 1))
-                for draw, room in zip(draws[-2:], (height - box_height, width - box_width), strict=True)
-            )
-            return Box(top, left, box_height, box_width)
-    box_height, box_width = min(height, round(width / _RATIO[0])), min(width, round(height * _RATIO[1]))
-    return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
-
-
 class Normalize:
     """Bytes to the numbers that the student takes, in a batch, on the device.
 
@@ -177,11 +145,6 @@ class Normalize:
         for part, into in zip(torch.split(images, size), torch.split(numbers, size), strict=True):
             into.copy_(torch.addcmul(self._shift, part.float(), self._scale))
         return numbers
-
-
-def _span(start: int, length: int, factor: float) -> slice:
-    first = round(start * factor)
-    return slice(first, max(first + 1, round((start + length) * factor)))
 
 
 @functools.cache

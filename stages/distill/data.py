@@ -3,7 +3,8 @@
 import copy
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,15 +14,18 @@ from torch.utils.data import Dataset
 
 from data_schemas.errors import ProtoRKDError
 from stages.augmentation import Augment
-from stages.image_batches import Batch, collate
+from stages.image_batches import Batch, collate, collate_unsized
 from stages.image_loading import image_loader
 from stages.image_set import ImageSet
 from stages.images import ImageRejected
 from stages.random_numbers import keyed_numbers
 from stages.shared_names import share, share_names
+from stages.shared_slabs import Slabs
 from stages.transforms import TrainCrop
 
 Request = tuple[int, int]  # epoch, example
+
+_Cropped = TypeVar("_Cropped")
 
 _CROP, _AUGMENT = range(2)  # what random numbers of a picture are for
 
@@ -35,18 +39,27 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
         crop: what of them is looked at.
         augment: what is done to a batch of them here; None leaves that to the training's device.
         seed: of crops and augmentation.
+        resized: whether crops are resized here, or left to the training's device; then so is augmentation.
 
     Shapes:
         pairs: (examples,), int64.
     """
 
     def __init__(
-        self, images: ImageSet, pairs: NDArray[np.int64], crop: TrainCrop, augment: Augment | None, *, seed: int
+        self,
+        images: ImageSet,
+        pairs: NDArray[np.int64],
+        crop: TrainCrop,
+        augment: Augment | None,
+        *,
+        seed: int,
+        resized: bool = True,
     ) -> None:
         self._images = images
         self._pairs = torch.from_numpy(pairs)
         self._crop, self._augment = crop, augment
         self._seed = seed
+        self._resized = resized
 
     def shared(self) -> "ExampleImages":
         """The same, with what is large in memory that processes share."""
@@ -61,21 +74,31 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
 
     def __getitem__(self, request: Request) -> tuple[int, Tensor | str]:
         """Read one picture: the example, and the picture as (3, size, size) uint8 or why there is none."""
-        epoch, example = request
-        pair = int(self._pairs[example])
-        [seed] = self._seeds(epoch, np.array([pair]), _CROP).tolist()
-        try:
-            return example, self._crop(self._images.open(pair), seed=seed)
-        except ImageRejected as error:
-            return example, error.reason
+        [sample] = self._read([request], self._crop)
+        return sample
 
     def __getitems__(self, requests: Sequence[Request]) -> Batch:
         """Read a batch of one epoch, with the seeds of its augmentation, or augmented already."""
-        batch = collate([self[request] for request in requests])
+        if self._resized:
+            batch = collate(self._read(requests, self._crop))
+        else:
+            batch = collate_unsized(self._read(requests, self._crop.unsized))
         seeds = torch.from_numpy(self._seeds(requests[0][0], self._pairs[batch.rows].numpy(), _AUGMENT))
         if self._augment is None:
             return dataclasses.replace(batch, seeds=seeds)
         return dataclasses.replace(batch, images=self._augment(batch.images, seeds))
+
+    def _read(self, requests: Sequence[Request], crop: Callable[..., _Cropped]) -> list[tuple[int, _Cropped | str]]:
+        examples = [example for _, example in requests]
+        pairs = self._pairs[examples].numpy()
+        seeds = self._seeds(requests[0][0], pairs, _CROP)
+        samples: list[tuple[int, _Cropped | str]] = []
+        for example, pair, seed in zip(examples, pairs.tolist(), seeds.tolist(), strict=True):
+            try:
+                samples.append((example, crop(self._images.open(pair), seed=seed)))
+            except ImageRejected as error:
+                samples.append((example, error.reason))
+        return samples
 
     def _seeds(self, epoch: int, pairs: NDArray[np.int64], purpose: int) -> NDArray[np.int64]:
         return keyed_numbers([self._seed, epoch, purpose], pairs)
@@ -182,7 +205,8 @@ class BatchRequests:
 def load_batches(dataset: ExampleImages, requests: BatchRequests, *, workers: int, pin_memory: bool) -> Iterable[Batch]:
     """Read the requested micro-batches, in order, ahead of training."""
     pictures = dataset.shared() if workers else dataset
-    return image_loader(pictures, workers=workers, pin_memory=pin_memory, batches=requests, collate_fn=_as_it_is)
+    hand_over = Slabs() if pin_memory else _as_it_is  # what is pinned is copied, and its memory free again
+    return image_loader(pictures, workers=workers, pin_memory=pin_memory, batches=requests, collate_fn=hand_over)
 
 
 def _as_it_is(batch: Batch) -> Batch:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,13 +17,14 @@ from pipeline.draft import Draft
 from pipeline.stage import Context, Input, Result
 from pipeline.store import Artifact
 from stages.augmentation import AUGMENTATIONS, Augment
+from stages.batch_resize import resize_batch
 from stages.device import choose_device
 from stages.distill.data import BatchRequests, ExampleImages
 from stages.distill.ema import EMA
 from stages.distill.loss_spec import parse_losses
 from stages.distill.metrics import Metrics
 from stages.distill.optimizer import AdamWSettings, build_optimizer
-from stages.distill.pictures import Prepare
+from stages.distill.pictures import Prepare, prepares_batches
 from stages.distill.profile import NoClock, StepClock
 from stages.distill.reporters import make_reporters
 from stages.distill.setup import (
@@ -41,6 +43,7 @@ from stages.distill.training_state import TrainingProgress
 from stages.distill.validation import Validation
 from stages.image_loading import start_server
 from stages.image_set import ImageSet
+from stages.packed_image_set import are_raw
 from stages.precision import autocast, choose_precision
 from stages.ranks import Ranks, ranks_of
 from stages.recipe import Recipe
@@ -97,18 +100,19 @@ def train_student(
     settings = AdamWSettings(
         lr=params.lr, weight_decay=params.weight_decay, beta1=params.beta1, beta2=params.beta2, eps=params.eps
     )
-    augment = Augment(AUGMENTATIONS[params.augmentation])
-    on_device = device.type == "cuda"  # a CPU has its hands full: there the processes that read do it
+    dataset, prepare = _pictures(
+        params, pairs=pairs, images=images, preprocessing=preprocessing, normalize=normalize, device=device
+    )
     training = Training(
         student,
         objectives,
         build_optimizer(student, objectives, settings),
         ema=ema,
-        dataset=_dataset(params, pairs, images, preprocessing, augment=None if on_device else augment),
+        dataset=dataset,
         examples=pairs.examples,
         targets=targets,
         smooth=_smoothing(params, targets),
-        prepare=Prepare(normalize, augment if on_device else None),
+        prepare=prepare,
         requests=lambda start_step: BatchRequests(
             np.arange(pairs.examples.num),
             batch_size=params.batch_size,
@@ -165,21 +169,28 @@ def train_student(
     )
 
 
-def _dataset(
+def _pictures(
     params: "DistillParams",
+    *,
     pairs: TrainingPairs,
     images: ImageSet,
     preprocessing: Preprocessing,
-    *,
-    augment: Augment | None,
-) -> ExampleImages:
+    normalize: Normalize,
+    device: torch.device,
+) -> tuple[ExampleImages, Prepare]:
+    """Divide what is done to pictures between the processes that read and the device."""
     augmentation = AUGMENTATIONS[params.augmentation]
+    size, interpolation = params.image_size, preprocessing.interpolation
     crop = TrainCrop(
-        image_size=params.image_size,
-        min_scale=params.crop_min_scale or augmentation.crop_min_scale,
-        interpolation=preprocessing.interpolation,
+        image_size=size, min_scale=params.crop_min_scale or augmentation.crop_min_scale, interpolation=interpolation
     )
-    return ExampleImages(images, pairs.examples.pairs, crop, augment, seed=params.seed)
+    on_device = prepares_batches(device)
+    resize = on_device and are_raw(images)  # what has to be decoded is shrunk while it is
+    here, there = (None, Augment(augmentation)) if on_device else (Augment(augmentation), None)
+    return (
+        ExampleImages(images, pairs.examples.pairs, crop, here, seed=params.seed, resized=not resize),
+        Prepare(normalize, there, partial(resize_batch, size=size, interpolation=interpolation) if resize else None),
+    )
 
 
 def _smoothing(params: "DistillParams", targets: Targets) -> TargetSmoothing | None:

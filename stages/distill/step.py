@@ -65,6 +65,7 @@ class TrainingStep:
         images: Tensor,
         *,
         seeds: Tensor,
+        sizes: Tensor,
         teacher: Tensor,
         rows: Tensor,
         labels: Tensor,
@@ -77,6 +78,7 @@ class TrainingStep:
         Args:
             images: this rank's part.
             seeds: of their augmentation.
+            sizes: of pictures that are still to be resized.
             teacher: targets of this rank's part.
             rows: their caption rows.
             labels: their labels.
@@ -85,8 +87,7 @@ class TrainingStep:
             last: whether the optimizer follows; until then ranks need not agree on gradients.
 
         Shapes:
-            images: (own, 3, size, size), uint8.
-            seeds: (own,), int64, on the CPU, or none where nothing is left to be augmented.
+            images, seeds, sizes: as `Prepare` takes them.
             teacher: (own, dim), float.
             rows, labels: (own,), int64.
             returns: the loss, (), float32, and its terms by name; the same on all ranks.
@@ -95,7 +96,7 @@ class TrainingStep:
             if not last and isinstance(self._forward, DistributedDataParallel):
                 stack.enter_context(self._forward.no_sync())
             with self._clock.part("copy, augment, normalise"), self._in_precision():
-                pictures = self._prepare(images, seeds)
+                pictures = self._prepare(images, seeds, sizes)
             with self._clock.part("student forward"), self._in_precision():
                 embeddings = self._forward(pictures)
             with self._clock.part("objectives"):

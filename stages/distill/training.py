@@ -208,6 +208,7 @@ class Training:
         loss, terms = self._step.accumulate(
             batch.images,
             seeds=batch.seeds,
+            sizes=batch.sizes,
             teacher=teacher,
             rows=self._examples.caption_rows(batch.rows, epoch),
             labels=self._examples.labels(batch.rows),
