@@ -15,7 +15,9 @@ from torchvision import transforms
 from benchmarks.measure import Comparison, Limit, compare_time
 from benchmarks.settings import Settings
 from data_schemas.packed_images import PackedImages, write_config, write_shard
+from stages.batch_resize import resize_batch
 from stages.boxes import draw_box
+from stages.image_batches import Batch, collate, collate_unsized
 from stages.image_set import ImageSet
 from stages.pack.records import RecordMaker
 from stages.packed_image_set import PackedImageSet
@@ -40,10 +42,11 @@ def compare(settings: Settings) -> list[Comparison]:
             "jpeg": ("from a JPEG pack", packs["jpeg"], _decoding(packs["jpeg"])),
             "raw": ("from a raw pack", packs["raw"], _copying(packs["raw"])),
         }
-        return [
+        found = [
             _compare(subject, files=files, images=images, bar=BARS[name], limit=limit, num_pairs=settings.num_pairs)
             for name, (subject, images, limit) in rows.items()
         ]
+        return found + _compare_left_to_device(packs["raw"], num_pairs=settings.num_pairs)
 
 
 def _compare(
@@ -66,6 +69,42 @@ def _compare(
         bar=bar,
         limit=limit,
     )
+
+
+def _compare_left_to_device(images: PackedImageSet, *, num_pairs: int) -> list[Comparison]:
+    """What a reader does for pictures that a GPU resizes, and, where there is one, the whole way to crops there."""
+    crop, numbers = TrainCrop(image_size=IMAGE_SIZE, min_scale=MIN_SCALE), range(len(images.paths))
+
+    def resized_here() -> Batch:
+        return collate([(number, crop(images.open(number), seed=number)) for number in numbers])
+
+    def cut_here() -> Batch:
+        return collate_unsized([(number, crop.unsized(images.open(number), seed=number)) for number in numbers])
+
+    def resized_there() -> None:
+        batch = cut_here().pin_memory()
+        pixels = batch.images.to("cuda", non_blocking=True)
+        resize_batch(pixels, batch.sizes, size=IMAGE_SIZE, interpolation="bicubic")
+        torch.cuda.synchronize()
+
+    def sent() -> None:
+        resized_here().pin_memory().images.to("cuda", non_blocking=True)
+        torch.cuda.synchronize()
+
+    ways: list[tuple[str, str, Callable[[], object], Callable[[], object]]] = [
+        ("cut for a GPU to resize", "crops resized by the reader", resized_here, cut_here)
+    ]
+    if torch.cuda.is_available():
+        ways.append(("cut, sent and resized by a GPU", "crops resized by the reader, sent", sent, resized_there))
+    crops, cuts = ([each().images.nbytes / 1e6] for each in (resized_here, cut_here))
+    sizes = f"{len(numbers)} pictures of a raw pack, handed over for a GPU to resize"
+    found = [Comparison(sizes, "MB", "their crops", baseline=crops, ours=cuts)]
+    for subject, baseline_name, baseline, ours in ways:
+        baseline()
+        ours()
+        name = f"{len(numbers)} pictures of a raw pack, {subject}"
+        found.append(compare_time(name, baseline_name=baseline_name, baseline=baseline, ours=ours, num_pairs=num_pairs))
+    return found
 
 
 def _pil_pipeline(files: ImageSet) -> Callable[[], None]:

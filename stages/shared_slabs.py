@@ -39,5 +39,7 @@ class Slabs:
         if free:  # too small, so a larger one takes its place
             del self._slabs[free[0]]
         slab, is_taken = torch.empty(int(_ROOM * num_bytes), dtype=torch.uint8), torch.zeros(1, dtype=torch.bool)
-        self._slabs.append((slab.share_memory_(), is_taken.share_memory_()))
-        return self._slabs[-1]
+        for tensor in (slab, is_taken):
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
+        self._slabs.append((slab, is_taken))
+        return slab, is_taken
