@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from stages.device import rows_at_a_time
+
 # Scores that are held at once. Larger tensors come fresh from the system each time on a CPU, page by page.
 _BLOCK_ELEMENTS_CPU, _BLOCK_ELEMENTS_GPU = 1 << 22, 1 << 26
 
@@ -75,8 +77,8 @@ def assignment_loss(
     """Cross-entropy from the teacher's assignment to prototypes to the student's, averaged over the batch.
 
     Both are softmaxes of products with the prototypes as unit rows, plus a bias. Rows are taken block by block, and
-    the gradient at once, so that no tensor of batch times prototypes is ever held. Differentiable once, in the student
-    and in the prototypes.
+    the gradient at once, so that no tensor of batch times prototypes is ever held. Differentiable in the student and in
+    the prototypes, and the gradient is taken once at most; its memory is then used again.
 
     Args:
         student: Unit rows over the student's temperature.
@@ -169,29 +171,30 @@ class _Constants(NamedTuple):
 
 
 class _Assignment(torch.autograd.Function):
+    """Prototypes are as large as scores, or larger: their unit rows are never formed, the scores are scaled instead."""
+
     @staticmethod
     def forward(ctx: Any, student: Tensor, prototypes: Tensor, constants: _Constants) -> tuple[Tensor, Tensor]:
-        size = len(student)
-        lengths = torch.linalg.vector_norm(prototypes, dim=1, keepdim=True).clamp_min_(1e-12)  # as F.normalize
-        units = prototypes / lengths
-        loss, mean_assignment = student.new_zeros(()), student.new_zeros(len(units))
+        size, num = len(student), len(prototypes)
+        scales = 1 / torch.linalg.vector_norm(prototypes, dim=1).clamp_min_(1e-12)  # as F.normalize
+        loss, mean_assignment = student.new_zeros(()), student.new_zeros(num)
         for_student = torch.empty_like(student) if constants.for_student else None
-        for_units = torch.zeros_like(units) if constants.for_prototypes else None
-        for part in blocks(student, len(units)):
-            targets = _scores(constants.teacher[part], units, constants.teacher_bias).softmax(dim=1)
+        for_prototypes = torch.empty_like(prototypes) if constants.for_prototypes else None
+        for part in blocks(student, num):
+            targets = _scores(constants.teacher[part], prototypes, scales, constants.teacher_bias).softmax(dim=1)
             mean_assignment += targets.sum(dim=0)
-            scores = _scores(student[part], units, constants.student_bias)
+            scores = _scores(student[part], prototypes, scales, constants.student_bias)
             shares = scores.softmax(dim=1)
             loss += (_normaliser(scores, shares, 1) - torch.linalg.vecdot(targets, scores)).sum()
-            shares -= targets
+            shares.sub_(targets).mul_(scales / size)
             if for_student is not None:
-                torch.mm(shares, units, out=for_student[part])
-            if for_units is not None:
-                for_units.addmm_(shares.T, student[part])
-        if for_units is not None:  # through the scaling to unit length
-            along = torch.linalg.vecdot(for_units, units)[:, None]
-            for_units.sub_(units.mul_(along)).div_(lengths * size)
-        ctx.save_for_backward(for_student if for_student is None else for_student.div_(size), for_units)
+                torch.mm(shares, prototypes, out=for_student[part])
+            if for_prototypes is not None:
+                so_far = 0 if part.start == 0 else 1  # what is there at first is not looked at
+                torch.addmm(for_prototypes, shares.T, student[part], beta=so_far, out=for_prototypes)
+        if for_prototypes is not None:
+            _through_unit_length(for_prototypes, prototypes, scales)
+        ctx.save_for_backward(for_student, for_prototypes)
         mean_assignment /= size
         ctx.mark_non_differentiable(mean_assignment)
         return loss / size, mean_assignment
@@ -199,9 +202,19 @@ class _Assignment(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        found = [None if gradient is None else grad_loss * gradient for gradient in ctx.saved_tensors]
+        # In place: a second call is refused by torch, which sees that what was saved has changed.
+        found = [None if gradient is None else gradient.mul_(grad_loss) for gradient in ctx.saved_tensors]
         return *found, None
 
 
-def _scores(embeddings: Tensor, units: Tensor, bias: Tensor | None) -> Tensor:
-    return embeddings @ units.T if bias is None else torch.addmm(bias, embeddings, units.T)
+def _scores(embeddings: Tensor, prototypes: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
+    scores = embeddings @ prototypes.T
+    return scores.mul_(scales) if bias is None else torch.addcmul(bias, scores, scales, out=scores)
+
+
+def _through_unit_length(gradient: Tensor, prototypes: Tensor, scales: Tensor) -> None:
+    """Take off a scaled gradient what lies along the prototypes, in place; rows are read once, and no copy is made."""
+    size = rows_at_a_time(gradient)
+    for part, rows, scale in zip(gradient.split(size), prototypes.split(size), scales.split(size), strict=True):
+        along = torch.linalg.vecdot(part, rows).mul_(scale).mul_(scale)
+        part.addcmul_(rows, along[:, None], value=-1)
