@@ -215,6 +215,7 @@ def _scores(embeddings: Tensor, prototypes: Tensor, scales: Tensor, bias: Tensor
 def _through_unit_length(gradient: Tensor, prototypes: Tensor, scales: Tensor) -> None:
     """Take off a scaled gradient what lies along the prototypes, in place; rows are read once, and no copy is made."""
     size = rows_at_a_time(gradient)
-    for part, rows, scale in zip(gradient.split(size), prototypes.split(size), scales.split(size), strict=True):
+    parts = (torch.split(each, size) for each in (gradient, prototypes, scales))
+    for part, rows, scale in zip(*parts, strict=True):
         along = torch.linalg.vecdot(part, rows).mul_(scale).mul_(scale)
         part.addcmul_(rows, along[:, None], value=-1)
