@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from stages.evaluate.gallery import ClassAccuracy, ClassExample, Confusion, TakenFor
-from stages.evaluate.thumbnails import Thumbnails, choose_queries
 from stages.evaluate.zero_shot import per_class_top1
+from stages.thumbnails import Thumbnails, choose_queries
 
 _NUM_EXAMPLES = 12
 _NUM_CONFUSIONS, _NUM_TAKEN_FOR, _NUM_WRONG = 8, 4, 4

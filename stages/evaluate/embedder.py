@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pipeline.stage import Context, Input
+from stages.checkpoints import LoadedStudent
 from stages.device import choose_device
-from stages.evaluate.checkpoints import LoadedStudent
 from stages.evaluate.features import FeatureRuntime, ImageEmbeddings, embed_captions, embed_images
 from stages.recipe import Recipe
 

@@ -11,6 +11,7 @@ from data_schemas.evaluation_report import REPORT_NAME, read_report
 from data_schemas.outcomes import OUTCOMES_FOLDER, OUTCOMES_NAME, Outcomes, outcomes_folder, read_outcomes
 from pipeline.log import log
 from pipeline.store import Artifact, Store
+from stages.checkpoints import split_checkpoint
 
 _EVALUATE, _DISTILL = "evaluate", "distill"
 
@@ -60,7 +61,7 @@ def read_evaluation(reference: str, *, store: Store, argument: str) -> Evaluatio
     Raises:
         ProtoRKDError: none or more than one fits, it has no such checkpoint, or a file is not as it was written.
     """
-    name, checkpoint = _split(reference)
+    name, checkpoint = split_checkpoint(reference)
     found = _find_artifact(name, store=store, argument=argument)
     if found.record.stage == _DISTILL:
         found = _newest_of(found, store=store, argument=argument)
@@ -68,12 +69,6 @@ def read_evaluation(reference: str, *, store: Store, argument: str) -> Evaluatio
     folder = outcomes_folder(checkpoint)
     found.require_whole((REPORT_NAME, f"{folder}/"), read=True)
     return Evaluation(found, checkpoint, read_report(found.path), read_outcomes(found.path / folder))
-
-
-def _split(reference: str) -> tuple[str, str | None]:
-    """Take ``NAME@CHECKPOINT`` apart; a folder that exists as written keeps its ``@``."""
-    name, at, checkpoint = reference.rpartition("@")
-    return (name, checkpoint) if at and not Path(reference).is_dir() else (reference, None)
 
 
 def _find_artifact(name: str, *, store: Store, argument: str) -> Artifact:

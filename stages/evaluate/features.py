@@ -13,7 +13,7 @@ from pipeline.options import option
 from pipeline.peers import agreed
 from pipeline.runner import Outcome, run_within
 from pipeline.stage import Context, Input, Result, Stage
-from stages.evaluate.checkpoints import LoadedStudent
+from stages.checkpoints import LoadedStudent
 from stages.evaluate.sets import distinct_captions
 from stages.recipe import Recipe
 

@@ -21,10 +21,10 @@ from stages.evaluate.retrieval_queries import (
     image_queries,
 )
 from stages.evaluate.sets import ClassSet, RetrievalSet
-from stages.evaluate.thumbnails import Thumbnails, choose_queries, thumbnail_or_stand_in
 from stages.image_set import ImageSet
 from stages.prototype_examples import Hearts, choose_examples, cosine_sums
 from stages.ranking import STUDENT_REMEDY, exact_scores, unit_rows
+from stages.thumbnails import Thumbnails, choose_queries, thumbnail_or_stand_in
 
 _NUM_CAPTION_QUERIES, _NUM_IMAGE_QUERIES = 4, 8
 _SHEET_GROUPS = ("largest", "smallest", "tightest")

@@ -3,31 +3,26 @@
 import contextlib
 import itertools
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import safetensors
 import torch
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import hash_file
 from pipeline.peers import agreed
 from pipeline.progress import progress
-from stages.evaluate.checkpoints import LoadedStudent
+from stages.checkpoints import LoadedStudent
 from stages.evaluate.picture_blocks import Block, save_tensors
 from stages.image_batches import Batch, EvalPictures, worker_errors
 from stages.image_loading import batches_of, image_loader
 from stages.image_set import ImageSet
-from stages.precision import autocast
+from stages.picture_embedder import PictureEmbedder
 from stages.ranks import Ranks
 from stages.student import Student
-from stages.trained_student import load_student
-from stages.transforms import EvalTransform, Normalize
+from stages.transforms import EvalTransform
 from stages.workers import num_workers
 
 _BLOCK_PICTURES = 4096  # what a killed pass loses at most
-
-_InPrecision = Callable[[], contextlib.AbstractContextManager[object]]
 
 
 def student_embeddings(
@@ -74,7 +69,7 @@ def student_embeddings(
             images,
             runs[ranks.rank],
             scratch=scratch,
-            in_precision=autocast(precision, device),
+            precision=precision,
             device=device,
             workers=num_workers(workers),
             batch_size=batch_size,
@@ -98,7 +93,7 @@ def _embed(
     run: range,
     *,
     scratch: Path,
-    in_precision: _InPrecision,
+    precision: str,
     device: torch.device,
     workers: int,
     batch_size: int,
@@ -108,13 +103,11 @@ def _embed(
     blocks = _blocks(run, batch_size)
     known = [block for block in blocks if Block.is_whole(_path(scratch, block))]
     missing = [block for block in blocks if block not in known]
-    model = _load(student, device)
-    preprocessing = student.config.preprocessing
-    normalize = Normalize(preprocessing, device)
+    embed = PictureEmbedder(student, device=device, precision=precision)
     to_read = [row for block in missing for row in block]
     to_embed = batches_of(to_read, batch_size)
     loader = image_loader(
-        EvalPictures(images, EvalTransform(preprocessing)),
+        EvalPictures(images, EvalTransform(student.config.preprocessing)),
         workers=min(workers, len(to_embed)),
         pin_memory=device.type == "cuda",
         batches=to_embed,
@@ -128,9 +121,9 @@ def _embed(
     with worker_errors(), shown as advance:
         batches = iter(loader)
         for block in missing:
-            parts = [_no_pictures(model)]
+            parts = [_no_pictures(embed.model)]
             for batch in itertools.islice(batches, -(-len(block) // batch_size)):
-                parts.append(_embed_batch(model, batch, normalize, in_precision))
+                parts.append(_embed_batch(embed, batch))
                 advance(len(batch.rows) + len(batch.rejected))
             embedded = Block.joined(parts)
             if is_first and len(blocks) == 1:
@@ -144,14 +137,12 @@ def _no_pictures(model: Student) -> Block:
     return Block(tensors | ({"features": torch.empty(0, model.feature_dim)} if _has_head(model) else {}), {})
 
 
-def _embed_batch(model: Student, batch: Batch, normalize: Normalize, in_precision: _InPrecision) -> Block:
+def _embed_batch(embed: PictureEmbedder, batch: Batch) -> Block:
     if not len(batch.rows):
-        return Block(_no_pictures(model).tensors, batch.rejected)
-    with in_precision():
-        features = model.features(normalize(batch.images))
-    features = features.float()
-    tensors = {"embeddings": model.head(features).cpu(), "rows": batch.rows}
-    return Block(tensors | ({"features": features.cpu()} if _has_head(model) else {}), batch.rejected)
+        return Block(_no_pictures(embed.model).tensors, batch.rejected)
+    features, embeddings = embed(batch.images)
+    tensors = {"embeddings": embeddings.cpu(), "rows": batch.rows}
+    return Block(tensors | ({"features": features.cpu()} if _has_head(embed.model) else {}), batch.rejected)
 
 
 def _has_head(model: Student) -> bool:
@@ -180,23 +171,6 @@ def _read_blocks(scratch: Path, run: range, batch_size: int) -> Block:
         raise ProtoRKDError(
             f"{scratch} must be one folder for all processes; {error}. Give --store a folder that all of them share."
         ) from error
-
-
-def _load(student: LoadedStudent, place: torch.device) -> Student:
-    """Load the very weights that were identified, also where a draft became an artifact meanwhile."""
-    for weights in student.places:
-        try:
-            if hash_file(weights) == student.sha256:
-                return load_student(student.config, weights, device=place)
-        except OSError:
-            continue
-        except ProtoRKDError:
-            if weights.exists():
-                raise
-    raise ProtoRKDError(
-        f"{student.weights} must hold the weights that were found there; it is gone, or holds others. Run evaluate "
-        "again, and distill again with the same options and --force if that does not help."
-    )
 
 
 def _ignore(_units: int) -> None:

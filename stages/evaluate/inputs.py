@@ -11,12 +11,12 @@ from data_schemas.student_checkpoint import CONFIG_NAME
 from pipeline.fingerprint import hash_json
 from pipeline.stage import Context, Input
 from pipeline.store import Artifact
-from stages.evaluate.checkpoints import LoadedStudent, finished_checkpoints
+from stages.checkpoints import LoadedStudent, finished_checkpoints
 from stages.evaluate.entries import find_entries
 from stages.evaluate.task_names import NEED_TEACHER
 from stages.image_set import ImageSet
 from stages.packed_image_set import find_pack, take_packed
-from stages.teacher_identity import identify_teacher
+from stages.recorded_teacher import find_recorded_teacher, recorded_location
 
 if TYPE_CHECKING:
     from stages.evaluate.stage import EvaluateInputs, EvaluateParams
@@ -80,7 +80,7 @@ def find_sets(
 
 def teacher_name(identity: str, teacher: Input | None, context: Context) -> str:
     """What people call the teacher: the end of its path, its name on the hub, or a piece of its identity."""
-    location = teacher.location if teacher else _recorded_teacher(identity, context)
+    location = teacher.location if teacher else recorded_location(identity, context)
     if location is None:
         return identity[:12]
     path = Path(location)
@@ -94,36 +94,13 @@ def _find_teacher(inputs: "EvaluateInputs", student: LoadedStudent, context: Con
             f"Retrieval and zero-shot must have a student as wide as its teacher; got {config.embedding_dim} and "
             f"{config.teacher.dim}. Distil without --projection-dim, or pass --task knn or --task linear-probe."
         )
-    name = inputs.teacher or _recorded_teacher(config.teacher.identity, context)
-    if name is None:
-        raise ProtoRKDError(
-            f"--teacher must be given, for {context.store.root} no longer has the embeddings that the student was "
-            "distilled from."
-        )
-    trust = inputs.trust_remote_code
-    teacher = identify_teacher(name, file_digests=context.file_digests, trust_code=trust)
-    if teacher.digest != config.teacher.identity:
-        other = identify_teacher(name, file_digests=context.file_digests, trust_code=not trust)
-        if other.digest == config.teacher.identity:
-            raise ProtoRKDError(
-                f"--trust-remote-code must be as it was for encode-teacher; {'leave it out' if trust else 'pass it'} "
-                f"for {name}."
-            )
-        raise ProtoRKDError(
-            f"--teacher must be the one that the student was distilled from ({config.teacher.identity[:12]}); got "
-            f"{name} ({teacher.digest[:12]}), whose bytes differ. Pass the original, or run encode-teacher and distill "
-            "with this one."
-        )
-    return teacher
-
-
-def _recorded_teacher(identity: str, context: Context) -> str | None:
-    """Where encode-teacher last found a teacher."""
-    for embeddings in reversed(context.store.artifacts("encode-teacher")):
-        teacher = embeddings.record.inputs["teacher"]
-        if teacher.digest == identity:
-            return teacher.location
-    return None
+    return find_recorded_teacher(
+        inputs.teacher,
+        config.teacher.identity,
+        what="the student was distilled from",
+        trust_code=inputs.trust_remote_code,
+        context=context,
+    )
 
 
 def _training_pictures(artifact: Artifact, context: Context) -> Input:

@@ -13,7 +13,7 @@ from pipeline.plan import plan_stage
 from pipeline.runner import run_stage
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store import Artifact
-from stages.evaluate.checkpoints import LoadedStudent
+from stages.checkpoints import LoadedStudent
 from stages.evaluate.sets import ClassSet, Entry, RetrievalSet, STSSet, labelled_digest, retrieval_digest, sts_digest
 from stages.evaluate.task_names import NEED_TEACHER, NEED_TRAIN
 

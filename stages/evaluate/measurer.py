@@ -9,7 +9,7 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from pipeline.peers import Alone
 from pipeline.stage import Context, Input
-from stages.evaluate.checkpoints import LoadedStudent
+from stages.checkpoints import LoadedStudent
 from stages.evaluate.embedder import Embedder
 from stages.evaluate.features import FeatureRuntime, ImageEmbeddings, embed_images
 from stages.evaluate.measurements import Job, find_measurement, make_measurement

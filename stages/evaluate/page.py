@@ -13,8 +13,8 @@ from stages.evaluate.gallery import ContactSheet, Gallery, OverlapExample
 from stages.evaluate.page_analysis import analysis_tables
 from stages.evaluate.page_budget import MAX_PICTURE_CHARS, picture_chars, pictures_in, thin_out
 from stages.evaluate.page_tables import result_tables
-from stages.evaluate.thumbnails import stand_in
 from stages.prototype_examples import GROUPS
+from stages.thumbnails import stand_in
 
 _MANY_CLASSES = 30
 

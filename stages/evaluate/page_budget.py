@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from stages.evaluate.gallery import Gallery
-from stages.evaluate.thumbnails import choose_queries
+from stages.thumbnails import choose_queries
 
 MAX_PICTURE_CHARS = 3_200_000
 

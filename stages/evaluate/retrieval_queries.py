@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from stages.evaluate.gallery import CaptionQuery, FoundCaption, FoundImage, ImageQuery
-from stages.evaluate.thumbnails import Thumbnails, choose_queries
 from stages.retrieval import RetrievalRanks, retrieval_ranks, top_captions, top_images
+from stages.thumbnails import Thumbnails, choose_queries
 
 _NUM_FOUND_IMAGES, _NUM_FOUND_CAPTIONS = 6, 5
 

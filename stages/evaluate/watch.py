@@ -8,7 +8,7 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from pipeline.peers import agreed
 from pipeline.stage import Context
-from stages.evaluate.checkpoints import ALL, DONE, RUNNING, DistillRun, LoadedStudent, find_run, running_checkpoints
+from stages.checkpoints import ALL, DONE, RUNNING, DistillRun, LoadedStudent, find_run, running_checkpoints
 from stages.evaluate.inputs import TEACHER, find_sets
 from stages.evaluate.measurer import Measurer, jobs_of
 from stages.evaluate.sets import Entry, UnreadSet

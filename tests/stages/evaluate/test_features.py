@@ -23,8 +23,8 @@ from pipeline.peers import Peers
 from pipeline.runner import context_of, run_stage
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store import Store
+from stages.checkpoints import LoadedStudent
 from stages.evaluate import image_features
-from stages.evaluate.checkpoints import LoadedStudent
 from stages.evaluate.features import FeatureRuntime, ImageEmbeddings, embed_captions, embed_images
 from stages.image_set import identify_images
 from stages.pictures import open_picture
@@ -310,7 +310,7 @@ def test_embed_images__fails_in_all_processes_alike_and_the_next_set_is_embedded
             texts.append(str(caught.value))
             with pytest.MonkeyPatch.context() as patch:
                 if not ranks.is_first:
-                    patch.setattr(image_features, "_load", _broken_worker)
+                    patch.setattr(image_features, "PictureEmbedder", _broken_worker)
                 with pytest.raises(ProtoRKDError) as caught:
                     embed(student, set_of(pictures, context), context)
             texts.append(str(caught.value))
@@ -327,7 +327,7 @@ def test_embed_images__fails_in_all_processes_alike_and_the_next_set_is_embedded
     assert not list(Store(shared_store).leftovers())
 
 
-def _broken_worker(*_: object) -> None:
+def _broken_worker(*_: object, **__: object) -> None:
     raise ProtoRKDError("a worker of the second process died")
 
 

@@ -22,8 +22,8 @@ from stages.evaluate.galleries import class_gallery, overlap_examples, prototype
 from stages.evaluate.gallery import CaptionQuery, Gallery
 from stages.evaluate.overlap import OverlapPair
 from stages.evaluate.sets import RetrievalSet
-from stages.evaluate.thumbnails import stand_in, thumbnail
 from stages.image_set import ImageSet
+from stages.thumbnails import stand_in, thumbnail
 
 NUM = 24
 

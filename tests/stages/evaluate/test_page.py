@@ -24,7 +24,7 @@ from stages.evaluate.gallery import (
 )
 from stages.evaluate.map import draw_map
 from stages.evaluate.page import render_page
-from stages.evaluate.thumbnails import stand_in, thumbnail
+from stages.thumbnails import stand_in, thumbnail
 
 MAGENTA = (255, 0, 255)
 VOID_TAGS = {"meta", "img", "br"}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.evaluate.thumbnails import Thumbnails, choose_queries, stand_in, thumbnail, thumbnail_or_stand_in
 from stages.image_set import ImageSet
+from stages.thumbnails import Thumbnails, choose_queries, stand_in, thumbnail, thumbnail_or_stand_in
 
 MAGENTA = (255, 0, 255)
 

@@ -14,7 +14,7 @@ from data_schemas.files import hash_file, write_atomic
 from data_schemas.student_checkpoint import WEIGHTS_NAME, Preprocessing, StudentConfig, TeacherRecord, checkpoint_path
 from pipeline.draft import Draft, commit, locked, open_draft
 from pipeline.store import Artifact, Store
-from stages.evaluate.checkpoints import DistillRun, find_run, finished_checkpoints, running_checkpoints
+from stages.checkpoints import DistillRun, find_run, finished_checkpoints, running_checkpoints
 
 CONFIG = StudentConfig(
     backbone="resnet18",

@@ -10,7 +10,13 @@ from pathlib import Path
 from data_schemas.artifact_record import JOURNAL_NAME
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import FileEntry
-from data_schemas.student_checkpoint import CHECKPOINT_FOLDER, WEIGHTS_NAME, StudentConfig, checkpoint_path
+from data_schemas.student_checkpoint import (
+    CHECKPOINT_FOLDER,
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    StudentConfig,
+    checkpoint_path,
+)
 from pipeline.draft import is_held, read_journal
 from pipeline.fingerprint import hash_json
 from pipeline.store import DRAFT_PREFIX, Artifact, Store
@@ -77,6 +83,36 @@ class DistillRun:
     fingerprint: str
     state: str
     artifact: Artifact | None = None
+
+
+def split_checkpoint(reference: str) -> tuple[str, str | None]:
+    """Take ``REF@CHECKPOINT`` apart; a folder that exists as written keeps its ``@``."""
+    name, at, checkpoint = reference.rpartition("@")
+    return (name, checkpoint) if at and not Path(reference).is_dir() else (reference, None)
+
+
+def find_checkpoint(reference: str | None, *, store: Store) -> LoadedStudent:
+    """Find the weights that ``--student`` names.
+
+    Args:
+        reference: REF for what a distillation ended with, REF@epoch_3 for what it kept after an epoch; None for what
+            the newest ended with.
+        store: where.
+
+    Raises:
+        ProtoRKDError: there is no such student, it kept no such weights, or a file is missing or cut.
+    """
+    name, checkpoint = (None, None) if reference is None else split_checkpoint(reference)
+    artifact = store.resolve(name, stage=_STAGE, flag="--student")
+    artifact.require_whole((CONFIG_NAME,), read=True)
+    wanted = checkpoint or LAST
+    known = {student.name: student for which in (LAST, ALL) for student in finished_checkpoints(artifact, which)}
+    if wanted not in known:
+        raise ProtoRKDError(
+            f"--student must name weights that {artifact.name} kept; got {wanted!r}. Choose one of {', '.join(known)}, "
+            f"as in {artifact.record.fingerprint[:12]}@{LAST}."
+        )
+    return known[wanted]
 
 
 def finished_checkpoints(artifact: Artifact, which: str) -> list[LoadedStudent]:
