@@ -1,4 +1,4 @@
-"""Teacher embeddings on disk: one row a distinct caption, in a zarr v3 array sharded by rows, with checksums."""
+"""Embeddings on disk: one row a distinct caption or picture, in a zarr v3 array sharded by rows, with checksums."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,9 @@ from data_schemas.files import disk_error, fsync
 
 ARRAY_NAME = "embeddings.zarr"
 SCHEMA_VERSION = 1
-_KIND = "protorkd teacher embeddings"
+CAPTION_KIND = "protorkd teacher embeddings"
+PICTURE_KIND = "protorkd picture embeddings"
+_MADE_BY = {CAPTION_KIND: "encode-teacher", PICTURE_KIND: "embed"}
 _CHUNK_ROWS = 256
 # Without it zarr makes a task of each inner chunk, which takes longer than the chunk.
 _ONE_TASK_A_SHARD = {"codec_pipeline.batch_size": 1 << 16}
@@ -45,7 +47,7 @@ class TeacherEmbeddings:
     artifact's journal and record to say. Each inner chunk ends in a CRC-32C, so altered bytes fail to read.
 
     Shapes:
-        array: (rows, dim), float16 or float32; row k belongs to the caption of row k.
+        array: (rows, dim), float16 or float32; row k belongs to the caption, or the picture, of row k.
     """
 
     def __init__(self, root: Path, array: "zarr.Array[Any]") -> None:
@@ -53,15 +55,18 @@ class TeacherEmbeddings:
         self._array = array
 
     @classmethod
-    def create(cls, root: Path, *, rows: int, dim: int, dtype: str, shard_rows: int) -> "TeacherEmbeddings":
+    def create(
+        cls, root: Path, *, rows: int, dim: int, dtype: str, shard_rows: int, kind: str = CAPTION_KIND
+    ) -> "TeacherEmbeddings":
         """Write the array's metadata into the folder ``root``; shard files that lie there stay.
 
         Args:
             root: the artifact's folder.
-            rows: number of distinct captions.
+            rows: number of distinct captions or pictures.
             dim: width of an embedding.
             dtype: "float16" or "float32".
             shard_rows: rows in one shard file, a multiple of 256.
+            kind: `CAPTION_KIND`, or `PICTURE_KIND` for what a student makes of pictures.
 
         Raises:
             ProtoRKDError: the disk is full or the folder cannot be written.
@@ -77,7 +82,7 @@ class TeacherEmbeddings:
                 shards=(shard_rows, dim),
                 compressors=[zarr.codecs.Crc32cCodec()],
                 fill_value=float("nan"),
-                attributes={"kind": _KIND, "schema_version": SCHEMA_VERSION},
+                attributes={"kind": kind, "schema_version": SCHEMA_VERSION},
             )
             fsync(path / "zarr.json")
         except OSError as error:
@@ -85,7 +90,7 @@ class TeacherEmbeddings:
         return cls(root, array)
 
     @classmethod
-    def open(cls, root: Path) -> "TeacherEmbeddings":
+    def open(cls, root: Path, *, kind: str = CAPTION_KIND) -> "TeacherEmbeddings":
         """Open the array of the artifact in folder ``root`` for reading.
 
         Raises:
@@ -95,9 +100,9 @@ class TeacherEmbeddings:
         try:
             array = zarr.open_array(path, mode="r")
         except Exception as error:  # zarr raises many kinds
-            raise ProtoRKDError(f"{path} must be a zarr array; {error}. Run encode-teacher again.") from error
-        if array.attrs.get("kind") != _KIND or array.ndim != 2:
-            raise ProtoRKDError(f"{path} must hold {_KIND}; got {dict(array.attrs)}.")
+            raise ProtoRKDError(f"{path} must be a zarr array; {error}. Run {_MADE_BY[kind]} again.") from error
+        if array.attrs.get("kind") != kind or array.ndim != 2:
+            raise ProtoRKDError(f"{path} must hold {kind}; got {dict(array.attrs)}.")
         embeddings = cls(root, array)
         for shard in embeddings.shards():
             file = root / shard.path
@@ -107,7 +112,7 @@ class TeacherEmbeddings:
 
     @property
     def rows(self) -> int:
-        """Number of distinct captions."""
+        """Number of distinct captions or pictures."""
         return int(self._array.shape[0])
 
     @property
@@ -186,7 +191,7 @@ class TeacherEmbeddings:
                 path = self._root / shard.path
                 raise ProtoRKDError(
                     f"{path} must hold plain chunks of {_CHUNK_ROWS} rows; the one at row {shard.start + row} is not. "
-                    "Run encode-teacher again with --force."
+                    "Run its stage again with --force."
                 )
             chunk = np.frombuffer(data, stored, count=_CHUNK_ROWS * self.dim, offset=offset).reshape(-1, self.dim)
             rows = out[row : row + _CHUNK_ROWS]

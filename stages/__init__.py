@@ -2,9 +2,10 @@
 
 from stages.distill.stage import STAGE as DISTILL
 from stages.draw_scenes.stage import STAGE as DRAW_SCENES
+from stages.embed.stage import STAGE as EMBED
 from stages.encode_teacher.stage import STAGE as ENCODE_TEACHER
 from stages.evaluate.stage import STAGE as EVALUATE
 from stages.pack.stage import STAGE as PACK
 from stages.prototypes.stage import STAGE as PROTOTYPES
 
-STAGES = (ENCODE_TEACHER, PACK, PROTOTYPES, DISTILL, EVALUATE, DRAW_SCENES)
+STAGES = (ENCODE_TEACHER, PACK, PROTOTYPES, DISTILL, EVALUATE, EMBED, DRAW_SCENES)

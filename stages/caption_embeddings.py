@@ -8,15 +8,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_schemas.errors import ProtoRKDError
 from data_schemas.pair_index import CAPTIONS_NAME, write_captions
 from data_schemas.teacher_embeddings import ARRAY_NAME, Shard, TeacherEmbeddings
 from pipeline.draft import Draft
 from pipeline.progress import progress
 from pipeline.stage import Context, Input
 from stages.ahead_and_behind import ahead, behind
-from stages.known_captions import KnownRows, find_known_rows
+from stages.known_captions import find_known_captions
+from stages.known_rows import KnownRows
 from stages.recipe import Recipe
+from stages.stored_numbers import store_as
 
 if TYPE_CHECKING:
     from stages.caption_batches import Batch
@@ -84,7 +85,7 @@ def write_caption_embeddings(
     draft.adopt(CAPTIONS_NAME)
     known = None
     if not context.force:
-        known = find_known_rows(captions, draft, store=context.store, teacher_digest=teacher.digest, recipe=recipe)
+        known = find_known_captions(captions, draft, store=context.store, teacher_digest=teacher.digest, recipe=recipe)
     loaded = None
     if known is None or not known.is_known.all():
         loaded = _load(teacher, recipe, captions, device=device)
@@ -147,6 +148,10 @@ class _Prepared:
     captions: pa.Array
     batches: "list[Batch]"
 
+    def name(self, number: int) -> str:
+        """What one of the captions is called in a message."""
+        return repr(self.captions[number].as_py()[:200])
+
 
 class _Writer:
     """Writes shards, one at a time, and counts the zero vectors in them."""
@@ -174,7 +179,9 @@ class _Writer:
             is_known = known.is_known[shard.start : shard.stop]
             values[is_known] = known.values[shard.start : shard.stop][is_known]
         if fresh is not None:
-            values[prepared.rows - shard.start] = _store_as(fresh, self._embeddings.dtype, prepared.captions)
+            values[prepared.rows - shard.start] = store_as(
+                fresh, self._embeddings.dtype, model="teacher", noun="caption", name=prepared.name
+            )
         self._embeddings.write(shard, values)
         self._draft.adopt(shard.path)
         self.count_zeros(values)
@@ -196,22 +203,3 @@ def _load(teacher: Input, recipe: Recipe, captions: pa.Array, *, device: str) ->
         sample=draw_sample(captions),
         devices=[str(found) for found in choose_devices(device)],
     )
-
-
-def _store_as(encoded: NDArray[np.float32], dtype: "np.dtype[Any]", captions: pa.Array) -> NDArray[Any]:
-    with np.errstate(over="ignore"):
-        stored = encoded.astype(dtype)
-    bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
-    if bad.size:
-        caption = captions[int(bad[0])].as_py()[:200]
-        if np.isfinite(encoded[bad[0]]).all():
-            largest = np.abs(encoded[bad]).max()
-            raise ProtoRKDError(
-                f"--embedding-dtype must hold the teacher's numbers; {dtype} cannot hold {largest:.0f} (caption "
-                f"{caption!r}). Use --embedding-dtype float32."
-            )
-        raise ProtoRKDError(
-            f"The teacher must give finite numbers; it gave NaN or infinity for {bad.size} captions, "
-            f"first {caption!r}. Look at the teacher's weights."
-        )
-    return stored

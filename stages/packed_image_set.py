@@ -158,6 +158,13 @@ def take_packed(artifact: Artifact, paths: pa.Array, *, manifest: str) -> Input:
     return Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=images)
 
 
+def take_all(pack: Pack) -> Input:
+    """Take all pictures of a pack, those that it rejected among them; the pack's digest is their identity."""
+    rows = np.arange(len(pack.images), dtype=np.int32)
+    images = PackedImageSet.of(pack.images, rows, PackedPaths(pack.images, rows))
+    return Input(digest=pack.artifact.record.digest, location=str(pack.artifact.path.resolve()), value=images)
+
+
 def find_packed(packs: Sequence[Pack], root: Path, paths: Sequence[str]) -> Input | None:
     """Take the pictures of a set from the first pack that has all of them, or none.
 

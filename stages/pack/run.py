@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import Rejection
 from data_schemas.packed_images import (
     CONFIG_NAME,
@@ -21,6 +20,7 @@ from pipeline.progress import progress
 from pipeline.stage import Result
 from stages.image_set import ImageSet
 from stages.pack.records import RecordMaker
+from stages.rejected_pictures import check_rejected
 from stages.workers import num_workers
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def pack_images(params: "PackParams", runtime: "PackRuntime", *, images: ImageSe
             reasons = read_index(draft.path, ["reason"], shard=number)["reason"].to_pylist()
             found = [(row, reason) for row, reason in zip(rows, reasons, strict=True) if reason is not None]
             rejections += [Rejection(row=row, reason=reason, value=images.paths[row]) for row, reason in found]
-            _check_rejected(rejections, images, max_bad_fraction=runtime.max_bad_fraction)
+            check_rejected(rejections, images, max_bad_fraction=runtime.max_bad_fraction)
     write_rejected(draft.path, rejections)
     return Result(
         counts={
@@ -95,14 +95,3 @@ def _in_order(
     finally:
         for future in waiting:
             future.cancel()
-
-
-def _check_rejected(rejections: list[Rejection], images: ImageSet, *, max_bad_fraction: float) -> None:
-    total = len(images.paths)
-    if len(rejections) > max_bad_fraction * total or len(rejections) == total:
-        first = "".join(f"\n  {images.root / entry.value}: {entry.reason}" for entry in rejections[:3])
-        rule = "be read" if len(rejections) == total else f"be read but for a share of {max_bad_fraction:g}"
-        raise ProtoRKDError(
-            f"Pictures must {rule} (--max-bad-fraction); got {len(rejections):,} of {total:,} that cannot. The first:"
-            f"{first}\nMend them or the paths, pass --image-root, or raise --max-bad-fraction."
-        )

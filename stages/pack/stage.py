@@ -7,38 +7,19 @@ Gives:  shards/N.bin (records one behind the other), index/N.parquet (what lies 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from data_schemas.errors import ProtoRKDError
 from pipeline.draft import Draft
 from pipeline.fingerprint import hash_json
 from pipeline.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage
-from stages.image_files import list_pictures
-from stages.image_paths import check_inside
-from stages.image_set import IDENTITIES, identify_images
+from stages.image_set import identify_images
 from stages.manifest_format import ManifestFormat
+from stages.picture_source import PictureSource
 
 
 @dataclass(frozen=True)
-class PackInputs:
+class PackInputs(PictureSource):
     """Where the inputs lie; hashed by content."""
-
-    manifest: Path | None = option(
-        None, help="File of image-caption pairs with a header, whose pictures are packed.", metavar="FILE"
-    )
-    images: Path | None = option(
-        None, help="Folder whose pictures are packed, however deep they lie.", metavar="FOLDER"
-    )
-    image_root: Path | None = option(
-        None, help="Folder that the manifest's relative image paths start from. Default: the manifest's."
-    )
-    allow_outside: bool = option(False, help="Let image paths lead out of their folder: the manifest is trusted.")
-    image_identity: str = option(
-        "content",
-        help="What makes a picture the same: its bytes (read once, remembered), or its path alone.",
-        choices=IDENTITIES,
-    )
 
 
 @dataclass(frozen=True)
@@ -80,34 +61,9 @@ def pack(params: PackParams, inputs: Mapping[str, Input], out: Draft, runtime: P
 
 def identify(inputs: PackInputs, params: PackParams, context: Context) -> Mapping[str, Input]:
     """List the pictures, and hash them and their paths."""
-    if (inputs.manifest is None) == (inputs.images is None):
-        got = "neither" if inputs.manifest is None else "both"
-        raise ProtoRKDError(f"One of --manifest and --images must be given; got {got}. Pass a manifest or a folder.")
-    root, paths = _folder(inputs) if inputs.manifest is None else _manifest(inputs.manifest, inputs, params)
+    root, paths = inputs.find(params)
     images = identify_images(root, paths, identity=inputs.image_identity, file_digests=context.file_digests)
     return {"pictures": images, "paths": Input(digest=hash_json(paths), location=images.location)}
-
-
-def _manifest(manifest: Path, inputs: PackInputs, params: PackParams) -> tuple[Path, list[str]]:
-    if not manifest.is_file():
-        raise ProtoRKDError(f"--manifest must name a file; got {manifest}.")
-    table = params.read(manifest, max_bad_fraction=1.0).table  # what of it is no pair is for encode-teacher to judge
-    root, paths = inputs.image_root or manifest.parent, table["image"].unique().to_pylist()
-    if not inputs.allow_outside:
-        check_inside(paths, root)
-    return root, paths
-
-
-def _folder(inputs: PackInputs) -> tuple[Path, list[str]]:
-    folder = inputs.images
-    if folder is None or not folder.is_dir():
-        raise ProtoRKDError(f"--images must name a folder; got {folder}.")
-    if inputs.image_root is not None:
-        raise ProtoRKDError(f"--image-root must go with --manifest; got {inputs.image_root}. Leave it out.")
-    paths = list_pictures(folder, root=folder)
-    if not paths:
-        raise ProtoRKDError(f"--images must hold pictures; got none below {folder}. Check the path.")
-    return folder, paths
 
 
 STAGE = Stage(

@@ -1,0 +1,1 @@
+"""A set of pictures through a student, once: embeddings in the layout of the teacher's captions."""

@@ -1,0 +1,1 @@
+"""A faiss index over the embeddings of pictures or captions."""

@@ -1,0 +1,91 @@
+"""Rows that need no model: what an earlier artifact of the same model and recipe has embedded, found by a key."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import allocate
+from data_schemas.teacher_embeddings import TeacherEmbeddings
+from pipeline.draft import Draft
+from pipeline.log import log
+from pipeline.store import Artifact
+
+_SCRATCH_NAME = "known-rows.bin"
+
+
+@dataclass(frozen=True)
+class KnownRows:
+    """Embeddings that are taken over.
+
+    Args:
+        is_known: (rows,), bool.
+        values: (rows, dim), the recipe's dtype, on disk; only the known rows mean anything.
+    """
+
+    is_known: NDArray[np.bool_]
+    values: NDArray[Any]
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return int(self.values.shape[1])
+
+
+def find_known_rows(
+    keys: pa.Array, draft: Draft, *, sources: Sequence[Artifact], read_keys: Callable[[Path], pa.Array], kind: str
+) -> KnownRows | None:
+    """Gather the embeddings that artifacts already have, or None when they have none of them.
+
+    Every source is read once, in row order, so that a shuffled superset of a large artifact costs one pass over it.
+
+    Args:
+        keys: distinct; what has none is known nowhere.
+        draft: its state folder holds the gathered rows, so that they need not fit into memory.
+        sources: of the same model and recipe, the likeliest first.
+        read_keys: gives the keys of a source's rows, in row order, from its folder.
+        kind: of the sources' embeddings.
+    """
+    is_known = np.zeros(len(keys), dtype=np.bool_)
+    values: NDArray[Any] | None = None
+    for source in sources:
+        if is_known.all():
+            break
+        try:
+            source.require_whole()
+            found = pc.index_in(keys, value_set=read_keys(source.path), skip_nulls=True)
+            rows = np.asarray(pc.fill_null(found, -1), dtype=np.int64)
+            rows[is_known] = -1
+            if not (rows >= 0).any():
+                continue
+            embeddings = TeacherEmbeddings.open(source.path, kind=kind)
+            if values is None:
+                values = _scratch(draft, len(keys), embeddings)
+            _copy(embeddings, rows, values)
+        except ProtoRKDError as error:
+            log.info("passing over %s, which is damaged: %s", source.name, error)
+            continue
+        is_known |= rows >= 0
+    return None if values is None or not is_known.any() else KnownRows(is_known=is_known, values=values)
+
+
+def _scratch(draft: Draft, num_rows: int, embeddings: TeacherEmbeddings) -> NDArray[Any]:
+    path, shape = draft.state / _SCRATCH_NAME, (num_rows, embeddings.dim)
+    allocate(path, num_rows * embeddings.dim * embeddings.dtype.itemsize)
+    return np.memmap(path, dtype=embeddings.dtype, mode="r+", shape=shape)
+
+
+def _copy(embeddings: TeacherEmbeddings, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+    wanted = np.flatnonzero(rows >= 0)
+    wanted = wanted[np.argsort(rows[wanted], kind="stable")]
+    for shard in embeddings.shards():
+        first, last = np.searchsorted(rows[wanted], [shard.start, shard.stop])
+        if first < last:
+            here = wanted[first:last]
+            values[here] = embeddings.read(shard.start, shard.stop)[rows[here] - shard.start]

@@ -1,0 +1,69 @@
+"""Where pictures come from that are not tied to captions: a manifest, or a folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_schemas.errors import ProtoRKDError
+from pipeline.options import option
+from stages.image_files import list_pictures
+from stages.image_paths import check_inside
+from stages.image_set import IDENTITIES
+from stages.manifest_format import ManifestFormat
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """Which pictures, and what makes them the same."""
+
+    manifest: Path | None = option(
+        None, help="File of image-caption pairs with a header, whose pictures are taken.", metavar="FILE"
+    )
+    images: Path | None = option(None, help="Folder whose pictures are taken, however deep they lie.", metavar="FOLDER")
+    image_root: Path | None = option(
+        None, help="Folder that the manifest's relative image paths start from. Default: the manifest's."
+    )
+    allow_outside: bool = option(False, help="Let image paths lead out of their folder: the manifest is trusted.")
+    image_identity: str = option(
+        "content",
+        help="What makes a picture the same: its bytes (read once, remembered), or its path alone.",
+        choices=IDENTITIES,
+    )
+
+    def find(self, manifest_format: ManifestFormat) -> tuple[Path, list[str]]:
+        """List the pictures, each path once: the folder that they start from, and their paths.
+
+        Args:
+            manifest_format: how a manifest is read.
+
+        Raises:
+            ProtoRKDError: there are none, none or both of the two are given, or a path leads out of the folder.
+        """
+        if (self.manifest is None) == (self.images is None):
+            got = "neither" if self.manifest is None else "both"
+            raise ProtoRKDError(
+                f"One of --manifest and --images must be given; got {got}. Pass a manifest or a folder."
+            )
+        if self.manifest is not None:
+            return self._of_manifest(self.manifest, manifest_format)
+        assert self.images is not None
+        return self._of_folder(self.images)
+
+    def _of_manifest(self, manifest: Path, manifest_format: ManifestFormat) -> tuple[Path, list[str]]:
+        if not manifest.is_file():
+            raise ProtoRKDError(f"--manifest must name a file; got {manifest}.")
+        # What of it is no pair is for encode-teacher to judge.
+        table = manifest_format.read(manifest, max_bad_fraction=1.0).table
+        root, paths = self.image_root or manifest.parent, table["image"].unique().to_pylist()
+        if not self.allow_outside:
+            check_inside(paths, root)
+        return root, paths
+
+    def _of_folder(self, folder: Path) -> tuple[Path, list[str]]:
+        if not folder.is_dir():
+            raise ProtoRKDError(f"--images must name a folder; got {folder}.")
+        if self.image_root is not None:
+            raise ProtoRKDError(f"--image-root must go with --manifest; got {self.image_root}. Leave it out.")
+        paths = list_pictures(folder, root=folder)
+        if not paths:
+            raise ProtoRKDError(f"--images must hold pictures; got none below {folder}. Check the path.")
+        return folder, paths

@@ -1,0 +1,46 @@
+"""Embeddings as they are stored: in the dtype that was asked for, and finite."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_schemas.errors import ProtoRKDError
+
+
+def store_as(
+    embeddings: NDArray[np.float32], dtype: "np.dtype[Any]", *, model: str, noun: str, name: Callable[[int], str]
+) -> NDArray[Any]:
+    """Take numbers over into another dtype.
+
+    Args:
+        embeddings: what a model gave.
+        dtype: float16 or float32.
+        model: teacher or student, for the message.
+        noun: what a row is the embedding of: caption or picture.
+        name: of that of a row.
+
+    Raises:
+        ProtoRKDError: a number is not finite, or too large for the dtype.
+
+    Shapes:
+        embeddings: (rows, dim).
+        returns: (rows, dim), the dtype.
+    """
+    with np.errstate(over="ignore"):
+        stored = embeddings.astype(dtype)
+    bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
+    if not bad.size:
+        return stored
+    first = name(int(bad[0]))
+    if np.isfinite(embeddings[bad[0]]).all():
+        largest = np.abs(embeddings[bad]).max()
+        raise ProtoRKDError(
+            f"--embedding-dtype must hold the {model}'s numbers; {dtype} cannot hold {largest:.0f} ({noun} {first}). "
+            "Use --embedding-dtype float32."
+        )
+    raise ProtoRKDError(
+        f"The {model} must give finite numbers; it gave NaN or infinity for {bad.size} {noun}s, first {first}. "
+        f"Look at the {model}'s weights."
+    )
