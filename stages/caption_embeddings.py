@@ -88,7 +88,7 @@ def write_caption_embeddings(
         known = find_known_captions(captions, draft, store=context.store, teacher_digest=teacher.digest, recipe=recipe)
     loaded = None
     if known is None or not known.is_known.all():
-        loaded = _load(teacher, recipe, captions, device=device)
+        loaded = load_teacher(teacher, recipe, captions, device=device)
     dim = known.dim if known else loaded.dim if loaded else 0
     embeddings = TeacherEmbeddings.create(
         draft.path, rows=len(captions), dim=dim, dtype=recipe.embedding_dtype, shard_rows=shard_rows
@@ -188,8 +188,18 @@ class _Writer:
         advance(len(values))
 
 
-def _load(teacher: Input, recipe: Recipe, captions: pa.Array, *, device: str) -> "Teacher":
-    """Load the teacher; its libraries take seconds to import, which a run that reuses all rows is spared."""
+def load_teacher(teacher: Input, recipe: Recipe, captions: pa.Array, *, device: str) -> "Teacher":
+    """Load the teacher; its libraries take seconds to import, which a run that reuses all rows is spared.
+
+    Args:
+        teacher: identified.
+        recipe: how it embeds.
+        captions: that it is to embed; where it computes in fewer bits than fp32, some of them are compared.
+        device: where it runs; several, with commas between them, share the work.
+
+    Raises:
+        ProtoRKDError: the model cannot be loaded, or does not allow what is asked for.
+    """
     from stages.device import choose_devices
     from stages.teacher import Teacher
     from stages.teacher_precision import draw_sample

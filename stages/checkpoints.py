@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_schemas.artifact_record import JOURNAL_NAME
+from data_schemas.artifact_record import JOURNAL_NAME, RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import FileEntry
 from data_schemas.student_checkpoint import (
@@ -113,6 +113,30 @@ def find_checkpoint(reference: str | None, *, store: Store) -> LoadedStudent:
             f"as in {artifact.record.fingerprint[:12]}@{LAST}."
         )
     return known[wanted]
+
+
+def find_weights(identity: str, *, location: Path, store: Store) -> LoadedStudent:
+    """Find the very weights that embedded pictures earlier.
+
+    Args:
+        identity: of the weights and of what is done to pictures.
+        location: where the artifact of distill was.
+        store: where else to look.
+
+    Raises:
+        ProtoRKDError: they are gone.
+    """
+    known = [Artifact(location, ArtifactRecord.read(location))] if (location / RECORD_NAME).is_file() else []
+    for artifact in [*known, *reversed(store.artifacts(_STAGE))]:
+        for which in (LAST, ALL):
+            with contextlib.suppress(ProtoRKDError):  # damaged, which another with the same weights may not be
+                for student in finished_checkpoints(artifact, which):
+                    if student.identity == identity:
+                        return student
+    raise ProtoRKDError(
+        f"The student that embedded the pictures must be in {store.root} or at {location}; it is gone. Distill again "
+        "with the same options."
+    )
 
 
 def finished_checkpoints(artifact: Artifact, which: str) -> list[LoadedStudent]:

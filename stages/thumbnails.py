@@ -46,10 +46,10 @@ class Thumbnails:
         return self._made[index]
 
 
-def thumbnail_or_stand_in(pictures: ImageSet, number: int) -> str:
+def thumbnail_or_stand_in(pictures: ImageSet, number: int, *, size: int = THUMBNAIL_SIZE) -> str:
     """Make a thumbnail of a picture of a set, or `stand_in` where it can no longer be read."""
     try:
-        return thumbnail(to_image(pictures.open(number)), size=THUMBNAIL_SIZE)
+        return thumbnail(to_image(pictures.open(number)), size=size)
     except ImageRejected:
         return stand_in()
 
@@ -70,6 +70,11 @@ def thumbnail(image: Path | Image.Image, size: int = 96) -> str:
     Raises:
         ImageRejected: the file cannot be read as an image.
     """
+    return "data:image/jpeg;base64," + base64.b64encode(small_jpeg(image, size=size)).decode("ascii")
+
+
+def small_jpeg(image: Path | Image.Image, *, size: int) -> bytes:
+    """Make a JPEG file of an image, as `thumbnail` says."""
     shrunk = _on_white(open_image(image) if isinstance(image, Path) else image)
     shrunk.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=None)
     # Pasted into a fresh image, so that no comment or profile of the file travels along.
@@ -77,7 +82,7 @@ def thumbnail(image: Path | Image.Image, size: int = 96) -> str:
     bare.paste(shrunk)
     buffer = io.BytesIO()
     bare.save(buffer, format="JPEG", quality=82, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()
 
 
 def choose_queries(num: int, total: int, seed: int = 0) -> list[int]:

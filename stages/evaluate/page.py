@@ -1,10 +1,9 @@
 """The page of an evaluation: its measures beside chance, and pictures of what the student finds. One HTML file."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from data_schemas.evaluation_report import interval_size, metric_prefix
 from stages.evaluate import page_numbers
@@ -13,6 +12,7 @@ from stages.evaluate.gallery import ContactSheet, Gallery, OverlapExample
 from stages.evaluate.page_analysis import analysis_tables
 from stages.evaluate.page_budget import MAX_PICTURE_CHARS, picture_chars, pictures_in, thin_out
 from stages.evaluate.page_tables import result_tables
+from stages.pages import page_template
 from stages.prototype_examples import GROUPS
 from stages.thumbnails import stand_in
 
@@ -75,17 +75,13 @@ def render_page(
 
 
 def _template() -> Template:
-    environment = Environment(
-        loader=FunctionLoader(lambda name: files(__package__).joinpath(name).read_text("utf-8")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        share=page_numbers.share, similarity=page_numbers.similarity, thousands="{:,}".format, plural=_plural
-    )
-    return environment.get_template("page.html")
+    filters = {
+        "share": page_numbers.share,
+        "similarity": page_numbers.similarity,
+        "thousands": "{:,}".format,
+        "plural": _plural,
+    }
+    return page_template(__package__, "page.html", filters)
 
 
 def _measures(report: Mapping[str, Any]) -> Iterator[_Measure]:

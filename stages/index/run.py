@@ -1,0 +1,92 @@
+"""How an index is made: flat, which is exact, or by lists, whose recall is measured."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import write_atomic_by
+from data_schemas.search_index import FLAT, INDEX_NAME, LISTS, IndexConfig
+from pipeline.draft import Draft
+from pipeline.log import log
+from pipeline.stage import Result
+from pipeline.store import Artifact
+from stages.searchable import read_rows
+
+if TYPE_CHECKING:
+    from stages.index.stage import IndexParams
+
+_K = 10
+_SAMPLE = 1000
+_LISTS_PER_ROOT = 4  # of the number of rows, as faiss advises
+_ROWS_PER_LIST = 39  # that k-means wants at least
+_AT_ONCE = 65_536
+
+
+def write_index(params: "IndexParams", artifact: Artifact, draft: Draft) -> Result:
+    """Index the rows of an artifact, in a draft.
+
+    Raises:
+        ProtoRKDError: faiss is not installed, there is nothing to find, or the disk is full.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise ProtoRKDError(
+            "index must have faiss, which is not installed whole. Install faiss-gpu or faiss-cpu; search does without, "
+            "and compares with every row."
+        ) from error
+    rows = read_rows(artifact)
+    if not len(rows.numbers):
+        raise ProtoRKDError(f"{artifact.name} must have rows other than zeros to be searched; it has none.")
+    num, dim = rows.values.shape
+    if num <= params.max_exact_rows:
+        index = faiss.IndexIDMap(faiss.IndexFlatIP(dim))
+        index.add_with_ids(rows.values, rows.numbers)
+        config = IndexConfig(FLAT, num, dim, lists=0, probes=0, recall=1.0)
+    else:
+        index, config = _lists(rows.values, rows.numbers, recall=params.recall, seed=params.seed)
+        log.info("index: %d of %d lists find %.3f of the nearest ten", config.probes, config.lists, config.recall)
+
+    def write(partial: Path) -> None:
+        try:
+            faiss.write_index(index, str(partial))
+        except RuntimeError as error:
+            raise OSError(f"faiss cannot write it: {error}") from error
+
+    write_atomic_by(draft.path / INDEX_NAME, write)
+    config.write(draft.path)
+    return Result(
+        counts={"rows": num, "dim": dim, "lists": config.lists, "probes": config.probes},
+        metrics={"recall@10": 100 * config.recall},
+    )
+
+
+def _lists(
+    values: NDArray[np.float32], numbers: NDArray[np.int64], *, recall: float, seed: int
+) -> tuple[Any, IndexConfig]:
+    """Divide the rows by k-means, and look into as few lists as find what is asked for."""
+    import faiss
+
+    num, dim = values.shape
+    num_lists = max(1, min(int(_LISTS_PER_ROOT * num**0.5), num // _ROWS_PER_LIST))
+    index = faiss.index_factory(dim, f"IVF{num_lists},Flat", faiss.METRIC_INNER_PRODUCT)
+    index.cp.seed = seed + 1
+    index.cp.spherical = True
+    index.train(values)
+    for start in range(0, num, _AT_ONCE):
+        index.add_with_ids(values[start : start + _AT_ONCE], numbers[start : start + _AT_ONCE])
+    sample = values[np.linspace(0, num - 1, min(_SAMPLE, num)).astype(np.int64)]
+    exact = faiss.knn(sample, values, min(_K, num), metric=faiss.METRIC_INNER_PRODUCT)[1]
+    truth = numbers[exact]
+    index.nprobe = 1
+    while True:
+        answers = index.search(sample, truth.shape[1])[1]
+        found = (
+            float(np.mean([len(np.intersect1d(*pair)) for pair in zip(answers, truth, strict=True)])) / truth.shape[1]
+        )
+        if found >= recall or index.nprobe >= num_lists:
+            return index, IndexConfig(LISTS, num, dim, lists=num_lists, probes=index.nprobe, recall=found)
+        index.nprobe = min(2 * index.nprobe, num_lists)

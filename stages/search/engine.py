@@ -1,0 +1,106 @@
+"""A set that is searched, what finds its rows, and what embeds queries into its space."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_schemas.errors import ProtoRKDError
+from pipeline.stage import Context
+from pipeline.store import Artifact
+from stages.images import ImageRejected
+from stages.pictures import Picture, open_picture
+from stages.search.finder import Finder, open_finder
+from stages.search.queries import Queries
+from stages.search.searched import Hit, SearchedSet
+
+if TYPE_CHECKING:
+    from stages.search.command import SearchOptions
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A query, and what it found.
+
+    Args:
+        kind: ``text`` or ``picture``.
+        name: the words, or the picture's path.
+        hits: the nearest, best first.
+        seconds: that embedding and finding took, without loading what is loaded once.
+
+    Shapes:
+        vector: (dim,), float32, of unit length.
+    """
+
+    kind: str
+    name: str
+    vector: NDArray[np.float32]
+    hits: list[Hit]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """Answers queries.
+
+    Args:
+        searched: the set.
+        finder: of its rows.
+        queries: into its space.
+    """
+
+    searched: SearchedSet
+    finder: Finder
+    queries: Queries
+
+    def ask_text(self, text: str, *, top: int) -> Asked:
+        """Look for words.
+
+        Raises:
+            ProtoRKDError: as `Queries.texts`.
+        """
+        self.queries.load_teacher([text])
+        start = time.perf_counter()
+        return self._asked("text", text, self.queries.texts([text]), top, start)
+
+    def ask_picture(self, picture: Picture, *, name: str, top: int) -> Asked:
+        """Look for the like of a picture.
+
+        Raises:
+            ProtoRKDError: as `Queries.picture`.
+            ImageRejected: it is damaged.
+        """
+        self.queries.load_student()
+        start = time.perf_counter()
+        return self._asked("picture", name, self.queries.picture(picture, name=name), top, start)
+
+    def ask_file(self, path: Path, *, top: int) -> Asked:
+        """Look for the like of a picture file.
+
+        Raises:
+            ProtoRKDError: it cannot be read, or as `Queries.picture`.
+        """
+        try:
+            return self.ask_picture(open_picture(path), name=str(path), top=top)
+        except ImageRejected as error:
+            raise ProtoRKDError(f"--picture must name a picture; got {path}: {error.reason}.") from error
+
+    def _asked(self, kind: str, name: str, vectors: NDArray[np.float32], top: int, start: float) -> Asked:
+        [scores], [rows] = self.finder.find(vectors, top)
+        return Asked(kind, name, vectors[0], self.searched.hits(scores, rows), time.perf_counter() - start)
+
+
+def open_search(artifact: Artifact, options: "SearchOptions", context: Context) -> Search:
+    """Open a set, and find or make its index.
+
+    Raises:
+        ProtoRKDError: the artifact is damaged, or holds nothing that can be found.
+    """
+    queries = Queries(
+        artifact, student=options.student, teacher=options.teacher, device=options.device, context=context
+    )
+    searched = SearchedSet(artifact, image_root=options.image_root, store=context.store)
+    return Search(searched, open_finder(artifact, context=context), queries)

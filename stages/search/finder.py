@@ -1,0 +1,112 @@
+"""What finds the rows that are nearest to a query: a faiss index, or a comparison with every row."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_schemas.search_index import INDEX_NAME, IndexConfig
+from pipeline.runner import make_artifact
+from pipeline.stage import Context
+from pipeline.store import Artifact
+from stages.searchable import Rows, read_rows
+
+_MAX_SCORES = 1 << 24  # compared at a time: 64 MB
+
+
+class Finder(Protocol):
+    """Finds rows by their cosine with a query."""
+
+    def find(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Find the nearest rows of each query, best first; fewer than ``k`` where there are fewer.
+
+        Shapes:
+            queries: (queries, dim), of unit length.
+            returns: cosines (queries, k), float32, and rows of the artifact's array (queries, k), int64.
+        """
+
+    @property
+    def description(self) -> str:
+        """How it finds, for people."""
+
+
+class ExactFinder:
+    """Compares with every row, by numpy; what is equally near comes in row order.
+
+    Args:
+        rows: that can be found.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def find(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Find as `Finder` says."""
+        num = len(self._rows.numbers)
+        block = max(1, _MAX_SCORES // max(1, num))
+        found = [self._find(queries[start : start + block], min(k, num)) for start in range(0, len(queries), block)]
+        scores, places = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return scores, self._rows.numbers[places]
+
+    @property
+    def description(self) -> str:
+        """How it finds."""
+        return f"every one of {len(self._rows.numbers):,} rows compared, without faiss"
+
+    def _find(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        scores = queries @ self._rows.values.T
+        best = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
+        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
+        places = np.take_along_axis(best, order, axis=1)
+        return np.take_along_axis(scores, places, axis=1), places
+
+
+class FaissFinder:
+    """Asks an artifact of index, which is read whole and compared with its record.
+
+    Args:
+        artifact: of index.
+
+    Raises:
+        ProtoRKDError: a file is missing or altered.
+        ImportError: faiss is not installed, or not whole.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        import faiss
+
+        artifact.require_whole(read=True)
+        self._config = IndexConfig.read(artifact.path)
+        self._index = faiss.read_index(str(artifact.path / INDEX_NAME))
+
+    def find(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Find as `Finder` says; lists that hold too few rows leave places empty, with row -1."""
+        scores, rows = self._index.search(np.ascontiguousarray(queries), min(k, self._config.rows))
+        return scores, rows
+
+    @property
+    def description(self) -> str:
+        """How it finds."""
+        config = self._config
+        if not config.lists:
+            return f"every one of {config.rows:,} rows compared, by faiss"
+        lists = f"{config.probes} of {config.lists:,} lists of {config.rows:,} rows"
+        return f"{lists}, which find {config.recall:.1%} of the nearest ten"
+
+
+def open_finder(artifact: Artifact, *, context: Context) -> Finder:
+    """Find, or make, the index of an artifact; where there is no faiss, compare with every row.
+
+    Args:
+        artifact: of embed or encode-teacher.
+        context: the store.
+
+    Raises:
+        ProtoRKDError: the artifact is damaged, or holds nothing that can be found.
+    """
+    try:
+        import faiss  # noqa: F401 - asked here, or the stage would call it the user's mistake
+    except ImportError:
+        return ExactFinder(read_rows(artifact))
+    found = make_artifact("index", params={}, inputs={"rows": str(artifact.path)}, context=context)
+    return FaissFinder(found)

@@ -1,0 +1,184 @@
+"""The page of a search: one HTML file, which holds its rows or asks the server that gave it."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import write_atomic
+from data_schemas.pair_index import read_captions
+from data_schemas.teacher_embeddings import TeacherEmbeddings
+from pipeline.log import log
+from pipeline.progress import progress
+from pipeline.stage import Context
+from pipeline.store import Artifact
+from stages.pages import page_template
+from stages.pictures import open_picture, to_image
+from stages.searchable import ENCODE_TEACHER, read_rows
+from stages.thumbnails import choose_queries, thumbnail, thumbnail_or_stand_in
+
+if TYPE_CHECKING:
+    from stages.search.command import SearchOptions
+    from stages.search.engine import Asked, Search
+
+NUM_START = 24
+_THUMBNAIL_SIZE = 128
+_MAX_CAPTIONS = 2000
+_THREADS = 4
+
+
+def write_page(opened: "Search", options: "SearchOptions", asked: "Sequence[Asked]", *, context: Context) -> None:
+    """Write a page that finds without a server: it holds thumbnails, and embeddings in a byte a number.
+
+    Captions can be typed on it: those of encode-teacher, by the teacher in whose space the rows lie.
+
+    Raises:
+        ProtoRKDError: the file cannot be written, or captions of another teacher are named.
+    """
+    assert options.page is not None
+    searched, rows = opened.searched, read_rows(opened.searched.artifact)
+    chosen = choose_queries(options.page_rows, len(rows.numbers))
+    artifact = _captions_artifact(opened, options.captions, rows.values.shape[1], context)
+    names, vectors = _captions(artifact) if artifact else ([], np.empty((0, 0), np.float32))
+    data = {
+        "live": False,
+        "noun": searched.noun,
+        "top": max(options.top, 1),
+        "items": _items(opened, rows.numbers[chosen].tolist()),
+        "codes": _codes(rows.values[chosen]),
+        "queries": [{"name": each.name, "thumb": _query_picture(each)} for each in asked],
+        "query_codes": _codes(np.array([each.vector for each in asked], np.float32).reshape(len(asked), -1)),
+        "captions": [{"name": name} for name in names],
+        "caption_codes": _codes(vectors),
+        "start": choose_queries(NUM_START, len(chosen)),
+    }
+    html = render(opened, data, num_shown=len(chosen))
+    write_atomic(options.page, html.encode())
+    log.info("search: wrote %s, %s of %d, %.1f MB", options.page, searched.noun + "s", len(chosen), len(html) / 1e6)
+
+
+def render(opened: "Search", data: Mapping[str, Any], *, num_shown: int) -> str:
+    """Write the page. Its policy lets no other script or style run than its own, and nothing be loaded from elsewhere.
+
+    Args:
+        opened: the set.
+        data: what the page's script is given.
+        num_shown: rows that it can show.
+    """
+    style = page_template(__package__, "page_style.html", {}).render()
+    script = files(__package__).joinpath("page.js").read_text("utf-8")
+    filters = {"thousands": "{:,}".format, "plural": lambda num, noun: f"{num:,} {noun}{'' if num == 1 else 's'}"}
+    return page_template(__package__, "page.html", filters).render(
+        policy=policy(style, script, live=data["live"]),
+        style=Markup(style),  # noqa: S704 - files of this package
+        script=Markup(script),  # noqa: S704 - likewise
+        live=data["live"],
+        data=data,
+        noun=opened.searched.noun,
+        num_rows=len(opened.searched.rows),
+        num_shown=num_shown,
+        num_captions=len(data["captions"]),
+        facts=facts(opened),
+    )
+
+
+def policy(style: str, script: str, *, live: bool) -> str:
+    """What a browser may do for the page."""
+    pictures = "'self' data: blob:" if live else "data:"
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"img-src {pictures}",
+            f"style-src {_source(style)}",
+            f"script-src {_source(script)}",
+            *(["connect-src 'self'"] if live else []),
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+
+
+def facts(opened: "Search") -> str:
+    """What the set is, and whose space it lies in."""
+    record = opened.searched.artifact.record
+    parts = [f"{record.stage} {record.fingerprint[:12]}"]
+    try:
+        config = opened.queries.student.config
+        parts.append(f"pictures by {config.backbone} at {config.preprocessing.image_size} px")
+    except ProtoRKDError:
+        parts.append("no student that could embed pictures")
+    return " · ".join([*parts, f"teacher {opened.queries.teacher_identity[:12]}"])
+
+
+def _items(opened: "Search", rows: Sequence[int]) -> list[dict[str, Any]]:
+    searched = opened.searched
+    items: list[dict[str, Any]] = [{"name": searched.name(row), "others": list(searched.others(row))} for row in rows]
+    if not searched.is_pictures:
+        return items
+    images = searched.pictures(rows)
+    with (
+        ThreadPoolExecutor(_THREADS) as pool,
+        progress("shrinking pictures", total=len(rows), unit="pictures", done=0) as advance,
+    ):
+        thumbs = pool.map(lambda number: thumbnail_or_stand_in(images, number, size=_THUMBNAIL_SIZE), range(len(rows)))
+        for item, thumb in zip(items, thumbs, strict=True):
+            item["thumb"] = thumb
+            advance(1)
+    return items
+
+
+def _query_picture(asked: "Asked") -> str | None:
+    if asked.kind == "text":
+        return None
+    return thumbnail(to_image(open_picture(asked.name)), size=_THUMBNAIL_SIZE)
+
+
+def _captions(artifact: Artifact) -> tuple[list[str], NDArray[np.float32]]:
+    """Captions that can be typed, an even sample of many, and their embeddings."""
+    rows = read_rows(artifact)
+    chosen = choose_queries(_MAX_CAPTIONS, len(rows.numbers))
+    captions = read_captions(artifact.path)
+    return [captions[int(rows.numbers[place])].as_py() for place in chosen], rows.values[chosen]
+
+
+def _captions_artifact(opened: "Search", reference: str | None, dim: int, context: Context) -> Artifact | None:
+    identity = opened.queries.teacher_identity
+
+    def fits(artifact: Artifact) -> bool:
+        same = artifact.record.inputs["teacher"].digest == identity
+        return same and TeacherEmbeddings.open(artifact.path).dim == dim
+
+    if reference is not None:
+        artifact = context.store.resolve(reference, stage=ENCODE_TEACHER, flag="--captions")
+        if not fits(artifact):
+            raise ProtoRKDError(
+                f"--captions must be of the teacher in whose space the set lies ({identity[:12]}), and as wide; got "
+                f"{reference}. Name another, or leave it out."
+            )
+        return artifact
+    if opened.searched.artifact.record.stage == ENCODE_TEACHER:
+        return opened.searched.artifact
+    known = context.store.artifacts(ENCODE_TEACHER)
+    return next((each for each in reversed(known) if fits(each)), None)
+
+
+def _codes(vectors: NDArray[np.float32]) -> dict[str, Any]:
+    """Rows in a byte a number: the largest of each row becomes 127."""
+    scales = np.abs(vectors).max(axis=1, initial=0) / 127
+    codes = np.rint(vectors / np.maximum(scales, np.finfo(np.float32).tiny)[:, None]).astype(np.int8)
+    return {
+        "dim": vectors.shape[1],
+        "values": base64.b64encode(codes.tobytes()).decode(),
+        "scales": base64.b64encode(scales.astype("<f4").tobytes()).decode(),
+    }
+
+
+def _source(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

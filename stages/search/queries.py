@@ -1,0 +1,209 @@
+"""Queries made into embeddings: captions by the teacher, pictures by the student, each loaded when first asked."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from data_schemas.embedded_pictures import EmbedConfig
+from data_schemas.errors import ProtoRKDError
+from data_schemas.student_checkpoint import StudentConfig
+from pipeline.log import log
+from pipeline.stage import Context
+from pipeline.store import Artifact
+from stages.checkpoints import LoadedStudent, find_checkpoint, find_weights
+from stages.recipe import Recipe
+from stages.recorded_teacher import find_recorded_teacher
+from stages.searchable import EMBED
+
+if TYPE_CHECKING:
+    from stages.picture_embedder import PictureEmbedder
+    from stages.pictures import Picture
+    from stages.teacher import Teacher
+
+Vectors = NDArray[np.float32]
+
+
+class Queries:
+    """Embeds queries for one artifact: into the space in which its rows lie, and no other.
+
+    Args:
+        artifact: of embed or encode-teacher.
+        student: as a user named it, or None: the one that embedded the pictures, or the newest that learned from the
+            captions' teacher.
+        teacher: as a user named it, or None: where encode-teacher found it.
+        device: where both run.
+        context: the store.
+    """
+
+    def __init__(
+        self, artifact: Artifact, *, student: str | None, teacher: str | None, device: str, context: Context
+    ) -> None:
+        self._artifact, self._context, self._device = artifact, context, device
+        self._student_name, self._teacher_name = student, teacher
+        self._is_pictures = artifact.record.stage == EMBED
+        self._student: LoadedStudent | None = None
+        self._embedder: PictureEmbedder | None = None
+        self._teacher: Teacher | None = None
+        self._one_at_a_time = threading.Lock()
+
+    @property
+    def student(self) -> LoadedStudent:
+        """The student that embeds pictures.
+
+        Raises:
+            ProtoRKDError: there is none for this artifact, or another was named.
+        """
+        if self._student is None:
+            self._student = self._of_pictures() if self._is_pictures else self._for_captions()
+        return self._student
+
+    @property
+    def teacher_identity(self) -> str:
+        """Of the teacher in whose space the rows lie."""
+        if self._is_pictures:
+            return self.student.config.teacher.identity
+        return self._artifact.record.inputs["teacher"].digest
+
+    def texts(self, texts: Sequence[str]) -> Vectors:
+        """Embed captions.
+
+        Raises:
+            ProtoRKDError: the teacher is not to be found, is another, or knows no word of one of them.
+
+        Shapes:
+            returns: (texts, dim), of unit length.
+        """
+        with self._one_at_a_time:
+            found = self.load_teacher(texts).encode(texts)
+        return _unit(found, [f"--text {text!r}" for text in texts], remedy="Use words that the teacher knows.")
+
+    def picture(self, picture: "Picture", *, name: str) -> Vectors:
+        """Embed a picture.
+
+        Args:
+            picture: upright, of any size.
+            name: for the message.
+
+        Raises:
+            ProtoRKDError: there is no student, or it makes nothing of the picture.
+            ImageRejected: it is damaged.
+
+        Shapes:
+            returns: (1, dim), of unit length.
+        """
+        from stages.transforms import EvalTransform
+
+        with self._one_at_a_time:
+            embedder = self.load_student()
+            pixels = EvalTransform(self.student.config.preprocessing)(picture)
+            _, found = embedder(pixels[None])
+        return _unit(found.cpu().numpy(), [name], remedy="Take another picture.")
+
+    def load_teacher(self, texts: Sequence[str]) -> "Teacher":
+        """Load the teacher, unless it is there; ``texts`` are some that it is to embed.
+
+        Raises:
+            ProtoRKDError: as `texts`.
+        """
+        from stages.caption_embeddings import load_teacher
+
+        if self._teacher is None:
+            if self._is_pictures:
+                config, what = self.student.config, "the student was distilled from"
+                _check_width(config)
+                recipe = Recipe.of(config.teacher.recipe)
+            else:
+                recipe, what = Recipe.of(self._artifact.record.params), "the captions were embedded by"
+            found = find_recorded_teacher(self._teacher_name, self.teacher_identity, what=what, context=self._context)
+            self._teacher = load_teacher(found, recipe, pa.array(texts, pa.large_string()), device=self._device)
+        return self._teacher
+
+    def load_student(self) -> "PictureEmbedder":
+        """Load the student, unless it is there.
+
+        Raises:
+            ProtoRKDError: as `student`.
+        """
+        from stages.device import choose_device
+        from stages.picture_embedder import PictureEmbedder
+        from stages.precision import choose_precision
+
+        if self._embedder is None:
+            device = choose_device(self._device)
+            precision = EmbedConfig.read(self._artifact.path).precision if self._is_pictures else "auto"
+            if precision == "fp16" and device.type != "cuda":
+                precision = "auto"
+            precision = choose_precision(precision, device)
+            self._embedder = PictureEmbedder(self.student, device=device, precision=precision)
+        return self._embedder
+
+    def _of_pictures(self) -> LoadedStudent:
+        entry = self._artifact.record.inputs["student"]
+        if self._student_name is None:
+            return find_weights(entry.digest, location=Path(entry.location), store=self._context.store)
+        student = find_checkpoint(self._student_name, store=self._context.store)
+        if student.identity != entry.digest:
+            raise ProtoRKDError(
+                f"--student must be the one that embedded the pictures ({entry.digest[:12]}); got {self._student_name} "
+                f"({student.identity[:12]}). Leave it out, or run embed with this one."
+            )
+        return student
+
+    def _for_captions(self) -> LoadedStudent:
+        if self._student_name is not None:
+            student = find_checkpoint(self._student_name, store=self._context.store)
+            if student.config.teacher.identity != self.teacher_identity:
+                raise ProtoRKDError(
+                    f"--student must have learned from the teacher that embedded the captions "
+                    f"({self.teacher_identity[:12]}); got {self._student_name}, whose teacher is "
+                    f"{student.config.teacher.identity[:12]}. Name another, or encode the captions with its teacher."
+                )
+        else:
+            student = self._newest()
+        _check_width(student.config)
+        if student.config.teacher.dim != (found := self._dim()):
+            raise ProtoRKDError(
+                f"--student must be as wide as the captions, {found}; got {student.config.teacher.dim}. Encode the "
+                "captions with the --truncate-dim that the student was distilled with."
+            )
+        return student
+
+    def _newest(self) -> LoadedStudent:
+        store = self._context.store
+        for artifact in reversed(store.artifacts("distill")):
+            if StudentConfig.read(artifact.path).teacher.identity == self.teacher_identity:
+                log.info("using %s, the newest student of the captions' teacher", artifact.name)
+                return find_checkpoint(str(artifact.path), store=store)
+        raise ProtoRKDError(
+            f"{store.root} must hold a student of the teacher that embedded the captions "
+            f"({self.teacher_identity[:12]}) to search them by picture; it has none. Run distill, or pass --student."
+        )
+
+    def _dim(self) -> int:
+        from data_schemas.teacher_embeddings import TeacherEmbeddings
+
+        return TeacherEmbeddings.open(self._artifact.path).dim
+
+
+def _check_width(config: StudentConfig) -> None:
+    if config.embedding_dim != config.teacher.dim:
+        raise ProtoRKDError(
+            f"Search between captions and pictures must have a student as wide as its teacher; got "
+            f"{config.embedding_dim} and {config.teacher.dim}. Distill without --projection-dim."
+        )
+
+
+def _unit(vectors: Vectors, names: Sequence[str], *, remedy: str) -> Vectors:
+    """Scale to unit length; a zero vector is like nothing, and is refused."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    for name, length in zip(names, lengths[:, 0], strict=True):
+        if not np.isfinite(length) or not length:
+            what = "a zero vector" if length == 0 else "numbers that are not finite"
+            raise ProtoRKDError(f"{name} must have an embedding; it comes out as {what}. {remedy}")
+    unit: Vectors = vectors / lengths
+    return unit
