@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from data_schemas.teacher_embeddings import TeacherEmbeddings
+
 EMBED, ENCODE_TEACHER = "embed", "encode-teacher"
 SEARCHED_STAGES = (EMBED, ENCODE_TEACHER)
 
@@ -69,6 +71,27 @@ def find_searchable(reference: str | None, *, store: Store, flag: str = "--in") 
     return fitting[0]
 
 
+def read_row(artifact: Artifact, row: int) -> "NDArray[np.float32]":
+    """Read one embedding, held to its checksum.
+
+    Raises:
+        ProtoRKDError: its bytes are not those that were written, or it is the zero vector.
+
+    Shapes:
+        returns: (1, dim), float32, of unit length.
+    """
+    import numpy as np
+
+    values = _open(artifact).read(row, row + 1).astype(np.float32)
+    length = np.linalg.norm(values)
+    if not length:
+        raise ProtoRKDError(
+            f"Row {row} of {artifact.name} must have an embedding to be compared; it is the zero vector."
+        )
+    unit: NDArray[np.float32] = values / length
+    return unit
+
+
 def read_rows(artifact: Artifact) -> Rows:
     """Read all embeddings, and refuse other bytes than were written.
 
@@ -77,10 +100,7 @@ def read_rows(artifact: Artifact) -> Rows:
     """
     import numpy as np  # keeps it out of --help
 
-    from data_schemas.teacher_embeddings import CAPTION_KIND, PICTURE_KIND, TeacherEmbeddings
-
-    kind = PICTURE_KIND if artifact.record.stage == EMBED else CAPTION_KIND
-    embeddings = TeacherEmbeddings.open(artifact.path, kind=kind)
+    embeddings = _open(artifact)
     values = np.empty((embeddings.rows, embeddings.dim), np.float32)
     for shard in embeddings.shards():
         embeddings.decode(shard, artifact.read_whole(shard.path), out=values[shard.start : shard.stop])
@@ -94,3 +114,10 @@ def read_rows(artifact: Artifact) -> Rows:
         values, lengths = values[numbers], lengths[numbers]
     values /= lengths[:, None]
     return Rows(values, numbers)
+
+
+def _open(artifact: Artifact) -> "TeacherEmbeddings":
+    from data_schemas.teacher_embeddings import CAPTION_KIND, PICTURE_KIND, TeacherEmbeddings
+
+    kind = PICTURE_KIND if artifact.record.stage == EMBED else CAPTION_KIND
+    return TeacherEmbeddings.open(artifact.path, kind=kind)

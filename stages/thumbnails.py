@@ -57,7 +57,12 @@ def thumbnail_or_stand_in(pictures: ImageSet, number: int, *, size: int = THUMBN
 @functools.cache
 def stand_in() -> str:
     """Data URI of the grey square that is shown in place of a picture whose file has vanished."""
-    return thumbnail(Image.new("RGB", (8, 8), _GREY))
+    return _as_uri(stand_in_jpeg())
+
+
+def stand_in_jpeg() -> bytes:
+    """The file of `stand_in`."""
+    return small_jpeg(Image.new("RGB", (8, 8), _GREY), size=8)
 
 
 def thumbnail(image: Path | Image.Image, size: int = 96) -> str:
@@ -70,7 +75,7 @@ def thumbnail(image: Path | Image.Image, size: int = 96) -> str:
     Raises:
         ImageRejected: the file cannot be read as an image.
     """
-    return "data:image/jpeg;base64," + base64.b64encode(small_jpeg(image, size=size)).decode("ascii")
+    return _as_uri(small_jpeg(image, size=size))
 
 
 def small_jpeg(image: Path | Image.Image, *, size: int) -> bytes:
@@ -100,6 +105,10 @@ def choose_queries(num: int, total: int, seed: int = 0) -> list[int]:
     num = min(num, total)
     shift = (0.5 + seed * GOLDEN_RATIO) % 1
     return [int((place + shift) * total / num) for place in range(num)]
+
+
+def _as_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -42,7 +42,10 @@ function ownRows() {
   const name = ({ row, score }) => ({ row, score, ...data.items[row] });
   return {
     start: () => data.start.map((row) => name({ row })),
-    item: async (row) => ({ ...data.items[row], hits: items.nearest(items.vector(row), data.top).map(name) }),
+    item: async (row) => {
+      const found = items.nearest(items.vector(row), data.top + 1).filter((hit) => hit.row !== row);
+      return { ...data.items[row], hits: found.slice(0, data.top).map(name) };
+    },
     asked: async (kind, row) => ({
       ...data[kind][row],
       hits: items.nearest(asked[kind].vector(row), data.top).map(name),

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,10 +51,10 @@ def write_page(opened: "Search", options: "SearchOptions", asked: "Sequence[Aske
     data = {
         "live": False,
         "noun": searched.noun,
-        "top": max(options.top, 1),
+        "top": max(options.top, NUM_START),
         "items": _items(opened, rows.numbers[chosen].tolist()),
         "codes": _codes(rows.values[chosen]),
-        "queries": [{"name": each.name, "thumb": _query_picture(each)} for each in asked],
+        "queries": [_query(each) for each in asked],
         "query_codes": _codes(np.array([each.vector for each in asked], np.float32).reshape(len(asked), -1)),
         "captions": [{"name": name} for name in names],
         "caption_codes": _codes(vectors),
@@ -72,11 +73,10 @@ def render(opened: "Search", data: Mapping[str, Any], *, num_shown: int) -> str:
         data: what the page's script is given.
         num_shown: rows that it can show.
     """
-    style = page_template(__package__, "page_style.html", {}).render()
-    script = files(__package__).joinpath("page.js").read_text("utf-8")
+    style, script = _style_and_script()
     filters = {"thousands": "{:,}".format, "plural": lambda num, noun: f"{num:,} {noun}{'' if num == 1 else 's'}"}
     return page_template(__package__, "page.html", filters).render(
-        policy=policy(style, script, live=data["live"]),
+        policy=policy_of(live=data["live"]),
         style=Markup(style),  # noqa: S704 - files of this package
         script=Markup(script),  # noqa: S704 - likewise
         live=data["live"],
@@ -89,8 +89,9 @@ def render(opened: "Search", data: Mapping[str, Any], *, num_shown: int) -> str:
     )
 
 
-def policy(style: str, script: str, *, live: bool) -> str:
-    """What a browser may do for the page."""
+def policy_of(*, live: bool) -> str:
+    """What a browser may do for the page: run its own script, and ask nobody but the server, where there is one."""
+    style, script = _style_and_script()
     pictures = "'self' data: blob:" if live else "data:"
     return "; ".join(
         [
@@ -134,10 +135,11 @@ def _items(opened: "Search", rows: Sequence[int]) -> list[dict[str, Any]]:
     return items
 
 
-def _query_picture(asked: "Asked") -> str | None:
+def _query(asked: "Asked") -> dict[str, Any]:
     if asked.kind == "text":
-        return None
-    return thumbnail(to_image(open_picture(asked.name)), size=_THUMBNAIL_SIZE)
+        return {"name": asked.name, "thumb": None}
+    picture = thumbnail(to_image(open_picture(asked.name)), size=_THUMBNAIL_SIZE)
+    return {"name": Path(asked.name).name, "thumb": picture}
 
 
 def _captions(artifact: Artifact) -> tuple[list[str], NDArray[np.float32]]:
@@ -178,6 +180,11 @@ def _codes(vectors: NDArray[np.float32]) -> dict[str, Any]:
         "values": base64.b64encode(codes.tobytes()).decode(),
         "scales": base64.b64encode(scales.astype("<f4").tobytes()).decode(),
     }
+
+
+def _style_and_script() -> tuple[str, str]:
+    style = page_template(__package__, "page_style.html", {}).render()
+    return style, files(__package__).joinpath("page.js").read_text("utf-8")
 
 
 def _source(text: str) -> str:

@@ -1,0 +1,243 @@
+"""A page in the browser that this process answers: on this machine alone, and only to whom it was told of."""
+
+import io
+import json
+import secrets
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+import click
+import numpy as np
+
+from data_schemas.errors import ProtoRKDError
+from pipeline.log import log
+from stages.images import ImageRejected, decode_image
+from stages.pictures import DecodedPicture, to_image
+from stages.search.page import NUM_START, policy_of, render
+from stages.searchable import read_row
+from stages.thumbnails import choose_queries, small_jpeg, stand_in_jpeg
+
+if TYPE_CHECKING:
+    from stages.search.engine import Asked, Search
+    from stages.search.searched import Hit
+
+HOST = "127.0.0.1"
+MAX_UPLOAD_BYTES = 64 << 20
+_MAX_TEXT = 500
+_SMALL, _WHOLE = 256, 1600  # longer side of a picture, in pixels
+_TIMEOUT_S = 30
+_CACHED_PICTURES = 2048
+
+
+class SearchServer(ThreadingHTTPServer):
+    """Answers one set's page, its queries and its pictures.
+
+    Every address begins with a key that is drawn anew for each server: neither another user of this machine nor a page
+    that is open in the same browser can guess it. It listens on the loopback interface alone, and answers to no host
+    name but its own, so that a name that a stranger points at this machine leads nowhere.
+
+    Args:
+        opened: the set.
+        asked: queries that the page offers.
+        top: how many are found.
+        port: 0 for any that is free.
+
+    Raises:
+        ProtoRKDError: the port is taken, or closed to the user.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, opened: "Search", asked: "Sequence[Asked]", *, top: int, port: int) -> None:
+        try:
+            super().__init__((HOST, port), _Handler)
+        except (OSError, OverflowError) as error:
+            raise ProtoRKDError(f"--port must be free and open to you; got {port}: {error}. Leave it out.") from error
+        self.key = secrets.token_urlsafe(16)
+        self.opened, self.top = opened, top
+        rows = opened.searched.rows
+        self.rows = frozenset(rows)
+        start = [
+            {"row": row, **_named(opened, row)} for row in (rows[at] for at in choose_queries(NUM_START, len(rows)))
+        ]
+        queries = [{"name": each.name, "thumb": None} for each in asked if each.kind == "text"]
+        data = {"live": True, "noun": opened.searched.noun, "start": start, "queries": queries, "captions": []}
+        self.page = render(opened, data, num_shown=len(rows)).encode()
+        self.policy = policy_of(live=True)
+        self.small_picture = lru_cache(_CACHED_PICTURES)(lambda row: self.picture(row, size=_SMALL))
+
+    @property
+    def url(self) -> str:
+        """Of the page."""
+        return f"http://{HOST}:{self.server_port}/{self.key}/"
+
+    def nearest(self, row: int) -> dict[str, Any]:
+        """Find what is nearest to a row of the set, without itself."""
+        vectors = read_row(self.opened.searched.artifact, row)
+        [scores], [rows] = self.opened.finder.find(vectors, self.top + 1)
+        keep = np.flatnonzero(rows != row)[: self.top]
+        hits = self.opened.searched.hits(scores[keep], rows[keep])
+        return {"row": row, **_named(self.opened, row), "hits": [_hit(hit) for hit in hits]}
+
+    def text(self, text: str) -> dict[str, Any]:
+        """Find what is nearest to words."""
+        return _answer(self.opened.ask_text(text, top=self.top))
+
+    def upload(self, data: bytes) -> dict[str, Any]:
+        """Find what is nearest to the picture that a file's bytes hold; nothing of it is kept."""
+        picture = DecodedPicture(np.asarray(decode_image(io.BytesIO(data))))
+        return _answer(self.opened.ask_picture(picture, name="The picture", top=self.top))
+
+    def picture(self, row: int, *, size: int) -> bytes:
+        """A picture of the set as a JPEG; a grey square where it can no longer be read."""
+        try:
+            return small_jpeg(to_image(self.opened.searched.pictures([row]).open(0)), size=size)
+        except ImageRejected:
+            return stand_in_jpeg()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of browsers that hang up; anything else is this program's fault, and is shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Reads one request and answers it."""
+
+    server: SearchServer
+    timeout = _TIMEOUT_S
+    server_version = "ProtoRKD"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        """Answer the page, a query or a picture."""
+        self._respond(self._get)
+
+    def do_POST(self) -> None:
+        """Answer a picture that was given."""
+        self._respond(self._post)
+
+    def _respond(self, answer: Any) -> None:
+        try:
+            if not self._is_for_us():
+                raise _RefusedError(HTTPStatus.NOT_FOUND, "There is nothing here.")
+            answer(*self._parts())
+        except _RefusedError as error:
+            self._send_json({"error": str(error)}, error.status)
+        except ImageRejected as error:
+            self._send_json({"error": f"That is no picture that can be read: {error.reason}."}, HTTPStatus.BAD_REQUEST)
+        except ProtoRKDError as error:
+            self._send_json({"error": str(error)}, HTTPStatus.BAD_REQUEST)
+
+    def _is_for_us(self) -> bool:
+        """Whether the request names this server as a browser does that was given its address, from its own page."""
+        port = self.server.server_port
+        hosts = {f"{HOST}:{port}", f"localhost:{port}"}
+        origin = self.headers.get("Origin")
+        if self.headers.get("Host") not in hosts or (origin and origin not in {f"http://{host}" for host in hosts}):
+            return False
+        _, key, *_ = [*urlsplit(self.path).path.split("/"), ""]
+        return secrets.compare_digest(key.encode(), self.server.key.encode())
+
+    def _parts(self) -> tuple[list[str], dict[str, list[str]]]:
+        split = urlsplit(self.path)
+        return split.path.split("/")[2:], parse_qs(split.query)
+
+    def _get(self, parts: list[str], query: dict[str, list[str]]) -> None:
+        match parts:
+            case [""]:
+                self._send(self.server.page, "text/html; charset=utf-8")
+            case ["search"]:
+                text = query.get("text", [""])[0].strip()
+                if not 0 < len(text) <= _MAX_TEXT:
+                    raise _RefusedError(
+                        HTTPStatus.BAD_REQUEST, f"Say what to look for, in {_MAX_TEXT} characters at most."
+                    )
+                self._send_json(self.server.text(text))
+            case ["nearest", row]:
+                self._send_json(self.server.nearest(self._row(row)))
+            case ["picture", row, *rest] if self.server.opened.searched.is_pictures and rest in ([], ["whole"]):
+                number = self._row(row)
+                picture = self.server.picture(number, size=_WHOLE) if rest else self.server.small_picture(number)
+                self._send(picture, "image/jpeg", cache=True)
+            case _:
+                raise _RefusedError(HTTPStatus.NOT_FOUND, "There is nothing here.")
+
+    def _post(self, parts: list[str], _query: dict[str, list[str]]) -> None:
+        if parts != ["search"]:
+            raise _RefusedError(HTTPStatus.NOT_FOUND, "There is nothing here.")
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            raise _RefusedError(HTTPStatus.LENGTH_REQUIRED, "Say how long the picture is.")
+        if int(length) > MAX_UPLOAD_BYTES:
+            self.close_connection = True
+            limit = f"{MAX_UPLOAD_BYTES >> 20} MB"
+            raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A picture may have {limit} at most.")
+        self._send_json(self.server.upload(self.rfile.read(int(length))))
+
+    def _row(self, text: str) -> int:
+        """A row of the set; nothing else can be asked for, so that no path is ever made of what a request says."""
+        row = int(text) if text.isdecimal() and len(text) < 16 else -1
+        if row not in self.server.rows:
+            raise _RefusedError(HTTPStatus.NOT_FOUND, "The set has no such row.")
+        return row
+
+    def _send_json(self, value: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> None:
+        self._send(json.dumps(value, ensure_ascii=False).encode(), "application/json", status)
+
+    def _send(self, body: bytes, content_type: str, status: HTTPStatus = HTTPStatus.OK, *, cache: bool = False) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Security-Policy", f"{self.server.policy}; frame-ancestors 'none'")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cache-Control", "private, max-age=3600" if cache else "no-store")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as the library calls it
+        """Keep requests, which hold the key, out of the log."""
+
+
+class _RefusedError(Exception):
+    """A request that gets no answer but why."""
+
+    def __init__(self, status: HTTPStatus, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def serve(opened: "Search", asked: "Sequence[Asked]", *, top: int, port: int) -> None:
+    """Answer until Ctrl-C.
+
+    Raises:
+        ProtoRKDError: the port is taken.
+    """
+    with SearchServer(opened, asked, top=top, port=port) as server:
+        click.echo(f"open {server.url}")
+        log.info("search: answers on this machine alone, and under this address; Ctrl-C ends it")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            log.info("search: ended")
+
+
+def _answer(asked: "Asked") -> dict[str, Any]:
+    return {"name": asked.name, "seconds": asked.seconds, "hits": [_hit(hit) for hit in asked.hits]}
+
+
+def _hit(hit: "Hit") -> dict[str, Any]:
+    return asdict(hit)
+
+
+def _named(opened: "Search", row: int) -> dict[str, Any]:
+    return {"name": opened.searched.name(row), "others": list(opened.searched.others(row))}
