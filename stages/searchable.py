@@ -52,7 +52,7 @@ def find_searchable(reference: str | None, *, store: Store, flag: str = "--in") 
             )
         log.info("using %s, the newest", known[-1].name)
         return known[-1]
-    if (path := Path(reference)).is_dir():
+    if reference and (path := Path(reference)).is_dir():
         artifact = Artifact(path=path, record=ArtifactRecord.read(path))
         if artifact.record.stage not in SEARCHED_STAGES:
             raise ProtoRKDError(

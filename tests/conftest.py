@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import started_browser
 from workbench import (
     DISTILL,
     Cli,
@@ -100,6 +101,13 @@ def trained(undisturbed: Trained, store: Path) -> dict[str, Any]:
     """The undisturbed training, in this test's own store."""
     shutil.copytree(undisturbed.store, store)
     return undisturbed.outcome
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    with started_browser() as started:
+        yield started
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def test_status__imports_neither_tensors_nor_tables(trained: dict[str, Any], sto
     assert not imported & (SLOW_TO_IMPORT | TABLES)
 
 
-@pytest.mark.parametrize("stage", ["encode-teacher", "prototypes", "distill", "evaluate"])
+@pytest.mark.parametrize("stage", ["encode-teacher", "prototypes", "distill", "evaluate", "embed", "index"])
 def test_unchanged__imports_no_tensors(
     stage: str,
     trained: dict[str, Any],
@@ -47,6 +47,8 @@ def test_unchanged__imports_no_tensors(
         "encode-teacher": ("encode-teacher", "--manifest", manifest, "--teacher", word_vectors),
         "prototypes": ("prototypes", "--num-prototypes", 3),
         "distill": DISTILL,
+        "embed": ("embed", "--images", manifest.parent, "--workers", 0),
+        "index": ("index",),
         "evaluate": ("evaluate", "--retrieval", manifest, "--num-resamples", 100, "--workers", 0),
     }[stage]
     run_cli(*words)

@@ -87,7 +87,7 @@ def search(store: Path, as_json: bool, **values: Any) -> None:
         write_page(opened, options, asked, context=context)
     if as_json:
         click.echo(json.dumps(_as_json(opened, asked), ensure_ascii=False))
-    elif options.page is None:
+    elif asked and options.page is None:
         click.echo("\n\n".join("\n".join(_lines(each)) for each in asked))
     if options.serve:
         from stages.search.server import serve

@@ -102,7 +102,7 @@ function pictureHit(hit) {
     ),
   );
   choose.addEventListener("click", () => go({ item: hit.row }));
-  const whole = hit.whole && make("a", { className: "whole", href: hit.whole, target: "_blank" }, "whole picture");
+  const whole = hit.whole && make("a", { className: "whole", href: hit.whole, target: "_blank" }, "open");
   return make("li", {}, choose, ...(whole ? [whole] : []));
 }
 
@@ -125,7 +125,7 @@ async function arrive() {
   const place = new URLSearchParams(location.hash.slice(1));
   const [[kind, value] = ["start", ""]] = place;
   suggest([]);
-  if (kind === "text") element("words").value = value;
+  element("words").value = kind === "text" ? value : "";
   await answer(async () => {
     if (kind === "item") return nearestTo(await source.item(Number(value)));
     if (kind === "text" && source.text) return nearestTo(await source.text(value));

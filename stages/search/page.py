@@ -46,7 +46,8 @@ def write_page(opened: "Search", options: "SearchOptions", asked: "Sequence[Aske
     assert options.page is not None
     searched, rows = opened.searched, read_rows(opened.searched.artifact)
     chosen = choose_queries(options.page_rows, len(rows.numbers))
-    artifact = _captions_artifact(opened, options.captions, rows.values.shape[1], context)
+    dim = rows.values.shape[1]
+    artifact = _captions_artifact(opened, options.captions, dim, context)
     names, vectors = _captions(artifact) if artifact else ([], np.empty((0, 0), np.float32))
     data = {
         "live": False,
@@ -55,7 +56,9 @@ def write_page(opened: "Search", options: "SearchOptions", asked: "Sequence[Aske
         "items": _items(opened, rows.numbers[chosen].tolist()),
         "codes": _codes(rows.values[chosen]),
         "queries": [_query(each) for each in asked],
-        "query_codes": _codes(np.array([each.vector for each in asked], np.float32).reshape(len(asked), -1)),
+        "query_codes": _codes(
+            np.array([each.vector for each in asked], np.float32).reshape(len(asked), rows.values.shape[1])
+        ),
         "captions": [{"name": name} for name in names],
         "caption_codes": _codes(vectors),
         "start": choose_queries(NUM_START, len(chosen)),

@@ -60,7 +60,7 @@ class SearchServer(ThreadingHTTPServer):
         except (OSError, OverflowError) as error:
             raise ProtoRKDError(f"--port must be free and open to you; got {port}: {error}. Leave it out.") from error
         self.key = secrets.token_urlsafe(16)
-        self.opened, self.top = opened, top
+        self.opened, self.top = opened, max(top, NUM_START)
         rows = opened.searched.rows
         self.rows = frozenset(rows)
         start = [
@@ -223,9 +223,9 @@ def serve(opened: "Search", asked: "Sequence[Asked]", *, top: int, port: int) ->
         ProtoRKDError: the port is taken.
     """
     with SearchServer(opened, asked, top=top, port=port) as server:
-        click.echo(f"open {server.url}")
-        log.info("search: answers on this machine alone, and under this address; Ctrl-C ends it")
         try:
+            click.echo(f"open {server.url}")
+            log.info("search: answers on this machine alone, and under this address; Ctrl-C ends it")
             server.serve_forever()
         except KeyboardInterrupt:
             log.info("search: ended")

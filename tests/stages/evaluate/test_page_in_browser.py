@@ -1,48 +1,23 @@
 """The page of an evaluation as a browser shows it: a whole one, with real pictures, opened from the disk."""
 
 import io
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browsing import CHROMIUM, Opened, open_address, overflow
 from page_samples import COLOURS, full_report, some_exhibits
 from PIL import Image, ImageColor
 
 from stages.evaluate.page import render_page
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 WIDTHS = (375, 1280)
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH"),
 ]
-
-
-@dataclass
-class Opened:
-    """A page in the browser, with what it asked for and complained of since it was opened."""
-
-    page: Any
-    requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))  # with a fresh profile
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +29,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
 def open_page(browser: Any, html: str, folder: Path, *, width: int, scheme: str = "light") -> Opened:
     path = folder / "report.html"
     path.write_text(html, encoding="utf-8")
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-    opened = Opened(context.new_page())
-    opened.page.on("request", lambda request: opened.requests.append(request.url))
-    opened.page.on("console", lambda message: opened.complaints.append(message.text))
-    opened.page.on("pageerror", lambda error: opened.complaints.append(str(error)))
-    opened.page.goto(path.as_uri())
-    return opened
+    return open_address(browser, path.as_uri(), width=width, scheme=scheme, offline=True)
 
 
 def screenshot(opened: Opened) -> np.ndarray:
@@ -72,11 +41,6 @@ def screenshot(opened: Opened) -> np.ndarray:
 def open_all_details(opened: Opened) -> None:
     for summary in opened.page.locator("summary").all():
         summary.click()
-
-
-def overflow(opened: Opened) -> int:
-    """Pixels by which the page is wider than the window."""
-    return int(opened.page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
 
 
 def test_page__loads_nothing_but_itself_and_complains_of_nothing(browser: Any, html: str, tmp_path: Path) -> None:

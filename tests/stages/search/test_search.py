@@ -1,0 +1,137 @@
+"""The command search: by words and by picture, among pictures and among captions, each in its own space."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from searching import Embedded
+from workbench import SMALL, Cli, make_pairs, make_word_vectors
+
+from data_schemas.pair_index import read_captions
+from pipeline.store import Store
+from stages.searchable import find_searchable, read_rows
+
+
+def search(run_cli: Cli, *words: object) -> dict[str, Any]:
+    return run_cli("search", "--device", "cpu", *words)
+
+
+def test_search__finds_a_picture_by_itself(embedded: Embedded, run_cli: Cli) -> None:
+    image = embedded.pictures.images[5]
+    found = search(run_cli, "--picture", embedded.pictures.root / image, "--top", 3)
+    [query] = found["queries"]
+    assert query["results"][0]["image"] == image
+    assert query["results"][0]["score"] == pytest.approx(1, abs=1e-3)
+    assert [hit["rank"] for hit in query["results"]] == [1, 2, 3]
+    assert found["in"]["stage"] == "embed"
+
+
+def test_search__ranks_pictures_by_their_cosine_with_the_words(embedded: Embedded, run_cli: Cli) -> None:
+    # The caption's embedding is taken from encode-teacher's artifact, not from a second run of the teacher.
+    captions = find_searchable(
+        str(next((embedded.store / "encode-teacher").glob("[!.]*"))), store=Store(embedded.store)
+    )
+    place = read_captions(captions.path).to_pylist().index("green square")
+    pictures = read_rows(find_searchable(None, store=Store(embedded.store)))
+    cosines = pictures.values @ read_rows(captions).values[place]
+    [query] = search(run_cli, "--text", "green square", "--top", 24)["queries"]
+    assert [hit["row"] for hit in query["results"]] == np.argsort(-cosines, kind="stable").tolist()
+    np.testing.assert_allclose([hit["score"] for hit in query["results"]], -np.sort(-cosines), atol=1e-3)
+
+
+def test_search__finds_captions_by_picture(embedded: Embedded, run_cli: Cli) -> None:
+    [encoded] = (embedded.store / "encode-teacher").glob("[!.]*")
+    picture = embedded.pictures.root / embedded.pictures.images[0]
+    found = search(run_cli, "--in", encoded.name[:8], "--picture", picture, "--text", "red circle", "--top", 24)
+    by_text, by_picture = found["queries"]
+    assert found["in"]["stage"] == "encode-teacher"
+    assert {hit["caption"] for hit in by_picture["results"]} == set(embedded.pictures.captions)
+    assert by_text["results"][0]["caption"] == "red circle"
+    assert by_text["results"][0]["images"] == ["images/000.jpg"]
+
+
+def test_search__prints_ranks_scores_and_paths(embedded: Embedded, run_cli: Cli) -> None:
+    result = run_cli.run("search", "--device", "cpu", "--text", "red circle", "--text", "blue", "--top", 2)
+    blocks = [block.splitlines() for block in result.stdout.split("\n\n")]
+    assert [block[0] for block in blocks] == ["red circle", "blue"]
+    rank, score, path = blocks[0][1].split()
+    assert (rank, path in embedded.pictures.images) == ("1", True)
+    assert -1 <= float(score) <= 1
+
+
+def test_search__makes_its_index_once(embedded: Embedded, run_cli: Cli) -> None:
+    search(run_cli, "--text", "red")
+    [index] = (embedded.store / "index").glob("[!.]*")
+    written = (index / "index.faiss").stat().st_mtime_ns
+    search(run_cli, "--text", "blue")
+    assert (index / "index.faiss").stat().st_mtime_ns == written
+
+
+def test_search__says_so_where_the_teacher_knows_no_word(embedded: Embedded, run_cli: Cli) -> None:
+    message = run_cli.fails("search", "--text", "xyzzy")
+    assert "--text 'xyzzy' must have an embedding; it comes out as a zero vector" in message
+
+
+def test_search__refuses_another_teacher(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(make_word_vectors(tmp_path / "words.txt").read_text().replace("0.1", "0.2"))
+    message = run_cli.fails("search", "--text", "red", "--teacher", other)
+    assert "--teacher must be the one that the student was distilled from" in message
+
+
+def test_search__refuses_another_student(embedded: Embedded, run_cli: Cli) -> None:
+    reference = f"{embedded.outcome['fingerprint']}"
+    student = next((embedded.store / "distill").glob("[!.]*")).name
+    picture = embedded.pictures.root / embedded.pictures.images[0]
+    message = run_cli.fails("search", "--in", reference, "--picture", picture, "--student", f"{student}@epoch_1")
+    assert "--student must be the one that embedded the pictures" in message
+
+
+def test_search__needs_a_student_of_the_captions_teacher(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(make_word_vectors(tmp_path / "words.txt").read_text().replace("0.1", "0.2"))
+    encoded = run_cli("encode-teacher", "--manifest", embedded.pictures.manifest, "--teacher", other)
+    picture = embedded.pictures.root / embedded.pictures.images[0]
+    words = ("search", "--in", encoded["fingerprint"], "--picture", picture)
+    assert "must hold a student of the teacher that embedded the captions" in run_cli.fails(*words)
+    student = next((embedded.store / "distill").glob("[!.]*")).name
+    assert "--student must have learned from the teacher" in run_cli.fails(*words, "--student", student)
+
+
+def test_search__refuses_words_for_a_student_of_another_width(
+    embedded: Embedded, run_cli: Cli, encoded_session: Any
+) -> None:
+    narrow = run_cli(
+        "distill", *SMALL, "--student", "squeezenet1_1", "--epochs", 1, "--loss", "rkd=1", "--projection-dim", 8
+    )
+    words = ("embed", "--device", "cpu", "--workers", 0, "--manifest", embedded.pictures.manifest)
+    outcome = run_cli(*words, "--student", narrow["fingerprint"])
+    assert "as wide as its teacher; got 8 and 16" in run_cli.fails("search", "--text", "red", "--in", outcome["path"])
+    picture = embedded.pictures.root / embedded.pictures.images[2]
+    [query] = search(run_cli, "--picture", picture, "--in", outcome["path"])["queries"]
+    assert query["results"][0]["image"] == embedded.pictures.images[2]
+
+
+def test_search__refuses_a_file_that_is_no_picture(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "words.jpg").write_text("no picture")
+    assert "--picture must name a picture" in run_cli.fails("search", "--picture", tmp_path / "words.jpg")
+
+
+def test_search__wants_to_know_what_for(embedded: Embedded, run_cli: Cli) -> None:
+    assert "One of --text, --picture, --page and --serve must be given" in run_cli.fails("search")
+
+
+def test_search__names_all_pictures_of_the_same_bytes(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
+    pictures = make_pairs(tmp_path / "twice", 4, 40)
+    (pictures.root / "images/zzz.jpg").write_bytes((pictures.root / "images/001.jpg").read_bytes())
+    run_cli("embed", "--device", "cpu", "--workers", 0, "--images", pictures.root)
+    [query] = search(run_cli, "--picture", pictures.root / "images/001.jpg", "--top", 1)["queries"]
+    [hit] = query["results"]
+    assert (hit["image"], hit["also"]) == ("images/001.jpg", ["images/zzz.jpg"])
+
+
+def test_search__prints_one_json_object(embedded: Embedded, run_cli: Cli) -> None:
+    result = run_cli.run("search", "--device", "cpu", "--text", "red", "--json")
+    assert list(json.loads(result.stdout)) == ["in", "queries"]
