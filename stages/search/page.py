@@ -56,9 +56,7 @@ def write_page(opened: "Search", options: "SearchOptions", asked: "Sequence[Aske
         "items": _items(opened, rows.numbers[chosen].tolist()),
         "codes": _codes(rows.values[chosen]),
         "queries": [_query(each) for each in asked],
-        "query_codes": _codes(
-            np.array([each.vector for each in asked], np.float32).reshape(len(asked), rows.values.shape[1])
-        ),
+        "query_codes": _codes(np.array([each.vector for each in asked], np.float32).reshape(-1, dim)),
         "captions": [{"name": name} for name in names],
         "caption_codes": _codes(vectors),
         "start": choose_queries(NUM_START, len(chosen)),

@@ -1,15 +1,14 @@
 """embed, end to end: every picture of a source has its row, once, whatever happened on the way."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
-import zarr
-from workbench import Cli, Pairs, draw_picture, make_manifest, power_cut
+from workbench import ROOT, Cli, Pairs, draw_picture, make_manifest, power_cut
 
 from data_schemas.embedded_pictures import EmbedConfig, read_images
 from data_schemas.pair_index import read_rejected
@@ -53,13 +52,14 @@ def test_embed__gives_what_the_student_makes_of_each_picture_alone(
         np.testing.assert_allclose(read(outcome)[row], expected, atol=1e-5)
 
 
-def test_embed__is_read_with_zarr_and_pyarrow_alone(pictures: Pairs, run_cli: Cli) -> None:
-    folder = run_cli(*EMBED, "--manifest", pictures.manifest)["path"]
-    embeddings = zarr.open_array(f"{folder}/embeddings.zarr", mode="r")
-    images = pq.read_table(f"{folder}/images.parquet")
-    assert embeddings[:][images["image_row"]].shape == (NUM, 16)
-    assert embeddings.dtype == np.float16
-    assert tuple(images["image"].to_pylist()) == pictures.images
+def test_embed__is_read_by_the_lines_of_its_page(pictures: Pairs, run_cli: Cli) -> None:
+    outcome = run_cli(*EMBED, "--manifest", pictures.manifest)
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/search.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace("store/embed/<fingerprint>", outcome["path"]), names)
+    np.testing.assert_array_equal(names["vectors"], read(outcome))
+    assert names["vectors"].dtype == np.float16
+    assert tuple(names["images"]["image"].to_pylist()) == pictures.images
 
 
 def test_embed__says_which_student_and_teacher(trained: dict[str, Any], pictures: Pairs, run_cli: Cli) -> None:
