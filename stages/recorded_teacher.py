@@ -28,8 +28,8 @@ def find_recorded_teacher(name: str | None, identity: str, *, what: str, trust_c
         other = identify_teacher(name, file_digests=context.file_digests, trust_code=not trust_code)
         if other.digest == identity:
             raise ProtoRKDError(
-                f"--trust-remote-code must be as it was for encode-teacher; {'leave it out' if trust_code else 'pass it'} "
-                f"for {name}."
+                "--trust-remote-code must be as it was for encode-teacher; "
+                f"{'leave it out' if trust_code else 'pass it'} for {name}."
             )
         raise ProtoRKDError(
             f"--teacher must be the one that {what} ({identity[:12]}); got {name} ({teacher.digest[:12]}), whose bytes "

@@ -109,15 +109,16 @@ def _find_pictures(inputs: EmbedInputs, params: EmbedParams, context: Context) -
     if inputs.packed is not None:
         pack = Pack.open(context.store.resolve(inputs.packed, stage="pack", flag="--packed"))
     if pack is not None and inputs.manifest is None and inputs.images is None:
-        packed, root = take_all(pack), Path(pack.artifact.record.inputs["pictures"].location)
+        root, found = Path(pack.artifact.record.inputs["paths"].location), take_all(pack)
+        by_content = False
     else:
         root, paths = inputs.find(params)
         packed = find_packed([pack], root, paths) if pack is not None else None
-    if packed is not None:
-        pictures = replace(packed, value=Pictures(packed.value, by_content=False))
-    else:
-        found = identify_images(root, paths, identity=inputs.image_identity, file_digests=context.file_digests)
-        pictures = replace(found, value=Pictures(found.value, by_content=inputs.image_identity == "content"))
+        found = packed or identify_images(
+            root, paths, identity=inputs.image_identity, file_digests=context.file_digests
+        )
+        by_content = packed is None and inputs.image_identity == "content"
+    pictures = replace(found, value=Pictures(found.value, by_content=by_content))
     names = Input(digest=hash_json(list(pictures.value.images.paths)), location=str(root.resolve()))
     return {"pictures": pictures, "paths": names}
 

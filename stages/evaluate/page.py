@@ -1,6 +1,6 @@
 """The page of an evaluation: its measures beside chance, and pictures of what the student finds. One HTML file."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jinja2 import Template
@@ -75,7 +75,7 @@ def render_page(
 
 
 def _template() -> Template:
-    filters = {
+    filters: dict[str, Callable[..., object]] = {
         "share": page_numbers.share,
         "similarity": page_numbers.similarity,
         "thousands": "{:,}".format,

@@ -72,7 +72,7 @@ def _lists(
 
     num, dim = values.shape
     num_lists = max(1, min(int(_LISTS_PER_ROOT * num**0.5), num // _ROWS_PER_LIST))
-    index = faiss.index_factory(dim, f"IVF{num_lists},Flat", faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.index_factory(dim, f"IVF{num_lists},Flat", faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = seed + 1
     index.cp.spherical = True
     index.train(values)

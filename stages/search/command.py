@@ -15,6 +15,7 @@ from pipeline.options import NOT_NEGATIVE, POSITIVE, click_options, option, take
 from pipeline.runner import context_of
 from pipeline.store import Store
 from stages.searchable import find_searchable
+from stages.teacher_identity import trust_option
 
 if TYPE_CHECKING:
     from stages.search.engine import Asked, Search
@@ -43,6 +44,7 @@ class SearchOptions:
     teacher: str | None = option(
         None, help="Embeds words. Default: the set's own, where encode-teacher found it.", metavar="NAME_OR_PATH"
     )
+    trust_remote_code: bool = trust_option()
     image_root: Path | None = option(
         None, help="Folder of the set's pictures. Default: where they were when they were embedded.", metavar="FOLDER"
     )

@@ -62,7 +62,8 @@ class Search:
         Raises:
             ProtoRKDError: as `Queries.texts`.
         """
-        self.queries.load_teacher([text])
+        with self.queries.one_at_a_time:
+            self.queries.load_teacher([text])
         start = time.perf_counter()
         return self._asked("text", text, self.queries.texts([text]), top, start)
 
@@ -73,7 +74,8 @@ class Search:
             ProtoRKDError: as `Queries.picture`.
             ImageRejected: it is damaged.
         """
-        self.queries.load_student()
+        with self.queries.one_at_a_time:
+            self.queries.load_student()
         start = time.perf_counter()
         return self._asked("picture", name, self.queries.picture(picture, name=name), top, start)
 
@@ -100,7 +102,12 @@ def open_search(artifact: Artifact, options: "SearchOptions", context: Context) 
         ProtoRKDError: the artifact is damaged, or holds nothing that can be found.
     """
     queries = Queries(
-        artifact, student=options.student, teacher=options.teacher, device=options.device, context=context
+        artifact,
+        student=options.student,
+        teacher=options.teacher,
+        trust_code=options.trust_remote_code,
+        device=options.device,
+        context=context,
     )
     searched = SearchedSet(artifact, image_root=options.image_root, store=context.store)
     return Search(searched, open_finder(artifact, context=context), queries)

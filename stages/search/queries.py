@@ -36,20 +36,28 @@ class Queries:
         student: as a user named it, or None: the one that embedded the pictures, or the newest that learned from the
             captions' teacher.
         teacher: as a user named it, or None: where encode-teacher found it.
+        trust_code: let Python code that comes with the teacher run.
         device: where both run.
         context: the store.
     """
 
     def __init__(
-        self, artifact: Artifact, *, student: str | None, teacher: str | None, device: str, context: Context
+        self,
+        artifact: Artifact,
+        *,
+        student: str | None,
+        teacher: str | None,
+        trust_code: bool,
+        device: str,
+        context: Context,
     ) -> None:
         self._artifact, self._context, self._device = artifact, context, device
-        self._student_name, self._teacher_name = student, teacher
+        self._student_name, self._teacher_name, self._trust_code = student, teacher, trust_code
         self._is_pictures = artifact.record.stage == EMBED
         self._student: LoadedStudent | None = None
         self._embedder: PictureEmbedder | None = None
         self._teacher: Teacher | None = None
-        self._one_at_a_time = threading.Lock()
+        self.one_at_a_time = threading.RLock()
 
     @property
     def student(self) -> LoadedStudent:
@@ -78,7 +86,7 @@ class Queries:
         Shapes:
             returns: (texts, dim), of unit length.
         """
-        with self._one_at_a_time:
+        with self.one_at_a_time:
             found = self.load_teacher(texts).encode(texts)
         return _unit(found, [f"--text {text!r}" for text in texts], remedy="Use words that the teacher knows.")
 
@@ -98,7 +106,7 @@ class Queries:
         """
         from stages.transforms import EvalTransform
 
-        with self._one_at_a_time:
+        with self.one_at_a_time:
             embedder = self.load_student()
             pixels = EvalTransform(self.student.config.preprocessing)(picture)
             _, found = embedder(pixels[None])
@@ -119,7 +127,13 @@ class Queries:
                 recipe = Recipe.of(config.teacher.recipe)
             else:
                 recipe, what = Recipe.of(self._artifact.record.params), "the captions were embedded by"
-            found = find_recorded_teacher(self._teacher_name, self.teacher_identity, what=what, context=self._context)
+            found = find_recorded_teacher(
+                self._teacher_name,
+                self.teacher_identity,
+                what=what,
+                trust_code=self._trust_code,
+                context=self._context,
+            )
             self._teacher = load_teacher(found, recipe, pa.array(texts, pa.large_string()), device=self._device)
         return self._teacher
 

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from data_schemas.embedded_pictures import IMAGES_NAME, read_images
-from data_schemas.packed_images import PackedImages
+from data_schemas.packed_images import ABSENT, PackedImages
 from data_schemas.pair_index import CAPTIONS_NAME, PAIRS_NAME, read_captions, read_pairs
 from pipeline.store import Artifact, Store
 from stages.image_set import ImageSet
-from stages.packed_image_set import ABSENT, PACK, Pack, PackedImageSet, find_pack
+from stages.packed_image_set import PACK, Pack, PackedImageSet, find_pack
 from stages.searchable import EMBED
 
 
