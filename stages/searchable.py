@@ -42,16 +42,19 @@ def find_searchable(reference: str | None, *, store: Store, flag: str = "--in") 
         flag: the option that names it, for the message.
 
     Raises:
-        ProtoRKDError: none fits, or more than one does.
+        ProtoRKDError: none fits, more than one does, or a record is damaged.
     """
     if reference is None:
-        known = store.artifacts(EMBED) or store.artifacts(ENCODE_TEACHER)
-        if not known:
-            raise ProtoRKDError(
-                f"{store.root} must hold embedded pictures or captions; it has none. Run embed or encode-teacher first."
-            )
-        log.info("using %s, the newest", known[-1].name)
-        return known[-1]
+        for stage in SEARCHED_STAGES:
+            known, damaged = store.survey(stage)
+            if damaged:
+                raise next(iter(damaged.values()))  # it might be the newest
+            if known:
+                log.info("using %s, the newest", known[-1].name)
+                return known[-1]
+        raise ProtoRKDError(
+            f"{store.root} must hold embedded pictures or captions; it has none. Run embed or encode-teacher first."
+        )
     if reference and (path := Path(reference)).is_dir():
         artifact = Artifact(path=path, record=ArtifactRecord.read(path))
         if artifact.record.stage not in SEARCHED_STAGES:
@@ -60,6 +63,9 @@ def find_searchable(reference: str | None, *, store: Store, flag: str = "--in") 
                 f"{path}."
             )
         return artifact
+    for path, error in [item for stage in SEARCHED_STAGES for item in store.unreadable(stage).items()]:
+        if reference and path.name.startswith(reference):
+            raise error
     known = [artifact for stage in SEARCHED_STAGES for artifact in store.artifacts(stage)]
     fitting = [artifact for artifact in known if reference and artifact.record.fingerprint.startswith(reference)]
     if len(fitting) != 1:

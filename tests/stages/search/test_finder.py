@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from searching import Embedded
 from workbench import Cli, Pairs
 
 from data_schemas.errors import ProtoRKDError
@@ -76,6 +77,14 @@ def test_read_rows__leaves_out_zero_vectors(store: Path, run_cli: Cli, write_man
 def test_find_searchable__refuses_what_fits_nothing(encoded: Pairs, store: Path, reference: str) -> None:
     with pytest.raises(ProtoRKDError, match="--in must name exactly one artifact"):
         find_searchable(reference, store=Store(store))
+
+
+def test_find_searchable__does_not_pass_over_a_damaged_record(embedded: Embedded, store: Path) -> None:
+    fingerprint = embedded.outcome["fingerprint"]
+    (store / "embed" / fingerprint / "artifact.json").write_text("{")
+    for reference in (None, fingerprint[:8]):
+        with pytest.raises(ProtoRKDError, match=r"artifact\.json"):
+            find_searchable(reference, store=Store(store))
 
 
 def test_find_searchable__refuses_an_artifact_of_another_stage(trained: dict[str, Any], store: Path) -> None:

@@ -1,6 +1,8 @@
 """The command search: by words and by picture, among pictures and among captions, each in its own space."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from searching import Embedded
 from workbench import SMALL, Cli, make_pairs, make_word_vectors
 
+from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.pair_index import read_captions
 from pipeline.store import Store
 from stages.searchable import find_searchable, read_rows
@@ -135,3 +138,13 @@ def test_search__names_all_pictures_of_the_same_bytes(embedded: Embedded, run_cl
 def test_search__prints_one_json_object(embedded: Embedded, run_cli: Cli) -> None:
     result = run_cli.run("search", "--device", "cpu", "--text", "red", "--json")
     assert list(json.loads(result.stdout)) == ["in", "queries"]
+
+
+def test_search__says_so_where_the_student_is_gone(embedded: Embedded, run_cli: Cli) -> None:
+    [student] = (embedded.store / "distill").glob("[!.]*")
+    shutil.rmtree(student)
+    folder = embedded.store / "embed" / embedded.outcome["fingerprint"]
+    record = ArtifactRecord.read(folder)
+    moved = replace(record.inputs["student"], location=str(student))  # not where the fixture has it
+    replace(record, inputs={**record.inputs, "student": moved}).write(folder)
+    assert "The student that embedded the pictures must be in" in run_cli.fails("search", "--text", "red")
