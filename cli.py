@@ -21,6 +21,7 @@ from stages.encode_teacher.stage import EncodeInputs, EncodeParams
 from stages.evaluate.compare import compare
 from stages.evaluate.stage import STAGE as EVALUATE
 from stages.evaluate.stage import EvaluateInputs, EvaluateParams
+from stages.gather_cc.command import gather_cc
 
 
 class _Commands(click.Group):
@@ -87,7 +88,7 @@ def demo(store: Path) -> None:
 for _stage in STAGES:
     cli.add_command(stage_command(_stage))
     why.add_command(why_command(_stage))
-for _command in (compare, status, verify, gc):
+for _command in (gather_cc, compare, status, verify, gc):
     cli.add_command(_command)
 
 

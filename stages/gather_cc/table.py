@@ -1,0 +1,161 @@
+"""The table of captions and URLs: Conceptual Captions' own, without a header, or any with named columns."""
+
+import csv
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_schemas.delimited import Rows, read_rows
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import hash_file
+from data_schemas.quoting import decide_quoting
+from data_schemas.text_file import BOM, line_end, open_text
+from stages.gather_cc.options import GatherParams
+from stages.manifest_format import SEPARATORS
+
+_CAPTION, _URL = 0, 1  # without a header; Conceptual Captions with labels has more columns behind them
+
+
+class Row(NamedTuple):
+    """A row of the table.
+
+    Args:
+        number: the line in which it begins, from 0.
+        caption: as written; "" where there is none.
+        url: without white space around it; "" where there is none.
+        problem: why it cannot be asked, "" if it can.
+    """
+
+    number: int
+    caption: str
+    url: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose rows can be gone through again and again.
+
+    Args:
+        path: the file.
+        start: where its first row begins, in bytes.
+        line: the number of the line in which that is.
+        num_columns: of the header; 0 without one.
+        fields: where caption and URL stand.
+        separator: one character.
+        quoting: ``csv`` or ``none``.
+    """
+
+    path: Path
+    start: int
+    line: int
+    num_columns: int
+    fields: tuple[int, int]
+    separator: str
+    quoting: str
+
+    def digest(self) -> str:
+        """Hash the file."""
+        return hash_file(self.path)
+
+    def blocks(self) -> Iterator[list[Row]]:
+        """Go through the rows, in order and in blocks; empty lines are no rows.
+
+        Raises:
+            ProtoRKDError: the file cannot be read, or is not UTF-8 text.
+        """
+        data = open_text(self.path)
+        for rows in read_rows(data, start=self.start, line=self.line, separator=self.separator, quoting=self.quoting):
+            yield self._rows(rows)
+
+    def _rows(self, rows: Rows) -> list[Row]:
+        enough = rows.num_fields == self.num_columns if self.num_columns else rows.num_fields > max(self.fields)
+        whole = np.flatnonzero(enough & ~rows.malformed)
+        captions, urls = (rows.column(whole, field).to_pylist() for field in self.fields)
+        found = [Row(number, "", "", "malformed row") for number in rows.lines.tolist()]
+        for place, caption, url in zip(whole.tolist(), captions, urls, strict=True):
+            blank = not caption or caption.isspace()
+            problem = "empty caption" if blank else "" if url.strip() else "empty url"
+            found[place] = Row(found[place].number, caption, url.strip(), problem)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Which rows there are, and which of them share a URL.
+
+    Shapes:
+        rows: (rows,), int64, ascending.
+        first: (rows,), int64, the first row that has the same URL: the one that is asked; itself where there is none.
+    """
+
+    rows: NDArray[np.int64]
+    first: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, table: Table) -> "Plan":
+        """Go through a table once.
+
+        Raises:
+            ProtoRKDError: as `Table.blocks`, or there are no rows.
+        """
+        rows, digests = [], []
+        for block in table.blocks():
+            rows.append(np.array([row.number for row in block], np.int64))
+            texts = (str(row.number) if row.problem else f" {row.url}" for row in block)
+            digests.append(
+                np.frombuffer(
+                    b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts), "S16"
+                )
+            )
+        if not sum(map(len, rows)):
+            raise ProtoRKDError(f"{table.path} must hold rows of captions and URLs; got none. Check the file.")
+        numbers = np.concatenate(rows)
+        _, places, groups = np.unique(np.concatenate(digests), return_index=True, return_inverse=True)
+        return cls(numbers, numbers[places[groups]])
+
+
+def open_table(path: Path, params: GatherParams) -> Table:
+    """Open a table and find its columns.
+
+    Raises:
+        ProtoRKDError: it cannot be read, is no text, or lacks a column.
+    """
+    data = open_text(path)
+    separator = SEPARATORS[params.separator]
+    start = len(BOM) if data[: len(BOM)] == BOM else 0
+    if not params.caption_key and not params.url_key:
+        quoting = "none" if params.quoting == "auto" else params.quoting
+        return Table(path, start, 0, 0, (_CAPTION, _URL), separator, quoting)
+    end = line_end(data, 0)
+    header = data[start:end].decode().rstrip("\r\n")
+    names = next(csv.reader([header], delimiter=separator)) if params.quoting != "none" else header.split(separator)
+    fields = tuple(_find(names, flag, key, path) for flag, key in _keys(params).items())
+    quoting = params.quoting
+    if quoting == "auto" and '"' in header:
+        quoting = "csv"
+    elif quoting == "auto":
+        quoting = decide_quoting(data, start=end, num_columns=len(names), separator=separator, path=path)
+    return Table(path, end, 1, len(names), (fields[0], fields[1]), separator, quoting)
+
+
+def _keys(params: GatherParams) -> dict[str, str]:
+    keys = {"--caption-key": params.caption_key, "--url-key": params.url_key}
+    for flag, key in keys.items():
+        if not key:
+            raise ProtoRKDError(f"{flag} must name a column when the other does; got none. Name both, or neither.")
+    return keys
+
+
+def _find(names: list[str], flag: str, key: str, path: Path) -> int:
+    if names.count(key) != 1:
+        raise ProtoRKDError(
+            f"{path} must have one column {key!r} ({flag}); got columns {', '.join(map(repr, names))}. "
+            f"Name the right one with {flag}; is --separator right?"
+        )
+    return names.index(key)
