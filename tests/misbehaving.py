@@ -66,10 +66,12 @@ class Server:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/{path}"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        with (
+            contextlib.closing(writer),
+            contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError),
+        ):
             while await self._answer(reader, writer):
                 pass
-        writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -105,21 +107,23 @@ def serving(root: Path) -> Iterator[Server]:
         server.port = first.sockets[0].getsockname()[1]
         return [first, *[await asyncio.start_server(server.serve, host, server.port) for host in HOSTS[1:]]]
 
+    async def stop() -> None:
+        for one in listening:
+            one.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # connections are closed in their own time
+
     listening = loop.run_until_complete(start())
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
         yield server
     finally:
-
-        def stop() -> None:
-            for one in listening:
-                one.close()
-            for task in asyncio.all_tasks(loop):
-                task.cancel()
-            loop.call_soon(loop.stop)
-
-        loop.call_soon_threadsafe(stop)
+        asyncio.run_coroutine_threadsafe(stop(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
@@ -183,7 +187,8 @@ async def slow(request: Request) -> bool:
 
 async def busy_once(request: Request) -> bool:
     if request.number == 1:
-        return await respond(request, b"", status="429 Too Many Requests", Retry_After=request.argument)
+        seconds = request.argument.partition("?")[0]
+        return await respond(request, b"", status="429 Too Many Requests", Retry_After=seconds)
     return await respond(request, GOOD)
 
 
@@ -266,6 +271,11 @@ async def until_closed(request: Request) -> bool:
 
 async def redirect(request: Request) -> bool:
     return await respond(request, b"", status="302 Found", Location=request.argument)
+
+
+async def redirect_and_close(request: Request) -> bool:
+    await respond(request, b"", status="302 Found", Location=request.argument, Connection="close")
+    return False
 
 
 async def redirect_home(request: Request) -> bool:
@@ -353,6 +363,7 @@ WAYS: dict[str, Callable[[Request], Awaitable[bool]]] = {
             long_header,
             until_closed,
             redirect,
+            redirect_and_close,
             redirect_home,
             redirect_for_ever,
             redirect_nowhere,

@@ -129,8 +129,8 @@ class Gatherer:
 
     def _come_back(self, task: "asyncio.Task[None]") -> None:
         self._out.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self._error = task.exception()
+        if not task.cancelled():
+            self._error = self._error or task.exception()
         self._changed.set()
 
     async def _visit(self, job: Job) -> None:
