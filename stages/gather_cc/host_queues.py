@@ -104,7 +104,11 @@ class HostQueues:
                 self._line_up(host)
 
     def _enqueue(self, job: Job) -> None:
-        self._waiting.setdefault(job.host, deque()).append(job)
+        queue = self._waiting.setdefault(job.host, deque())
+        if job.start is None:
+            queue.append(job)
+        else:
+            queue.appendleft(job)  # what was begun is ended first
         self._line_up(job.host)
 
     def _line_up(self, host: str) -> None:

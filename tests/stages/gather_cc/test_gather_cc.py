@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gathering import HERE, gather, run, status_of, write_table
+from gathering import HERE, SHORT, gather, run, status_of, write_table
 from misbehaving import GOOD, HOSTS, Server, serving
 from PIL import Image
 
@@ -32,9 +32,6 @@ OUTCOMES: dict[str, tuple[str, str, int]] = {
     "broken_once": ("ok", "", 2),
     "broken": ("failed", "http 500", 3),
     "hang_up_once": ("ok", "", 2),
-    "silence": ("failed", "read timeout", 3),
-    "stall": ("failed", "read timeout", 3),
-    "drip": ("failed", "timeout", 3),
     "close_mid_body": ("failed", "connection lost", 3),
     "garbage": ("failed", "malformed answer", 1),
     "garbage_chunks": ("failed", "malformed answer", 1),
@@ -115,6 +112,14 @@ def test_server__has_its_ways_told_apart(path: str, server: Server, gathered: Pa
     status, reason, asked = OUTCOMES[path]
     assert (row["status"], row["reason"]) == (status, reason), row
     assert server.asked[f"/{path}"] == asked + (path == "good")  # which redirect_home leads to
+
+
+def test_server__that_takes_for_ever_is_left(server: Server, tmp_path: Path) -> None:
+    outcomes = {"silence": "read timeout", "stall": "read timeout", "drip": "timeout"}
+    table = write_table(tmp_path / "t.tsv", [server.url(path) for path in outcomes])
+    gather(table, tmp_path / "out", *HERE, *SHORT, "--retries", 1)
+    assert [row["reason"] for row in status_of(tmp_path / "out")] == list(outcomes.values())
+    assert [server.asked[f"/{path}"] for path in outcomes] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("url", UNASKED)
