@@ -122,29 +122,37 @@ def drop_blocks(root: Path, numbers: Iterable[int]) -> None:
         fsync(folder)
 
 
-def read_outcomes(root: Path) -> pa.Table:
+def read_outcomes(root: Path, columns: Sequence[str] = OUTCOME_SCHEMA.names) -> pa.Table:
     """Read what is known of rows, from ``status.parquet`` and the blocks after it; the last word on a row counts.
 
+    Args:
+        root: the gathered folder.
+        columns: which of `OUTCOME_SCHEMA`; ``row`` is one of them.
+
     Returns:
-        Columns of `OUTCOME_SCHEMA`, by ascending row, each row once.
+        By ascending row, each row once.
 
     Raises:
         ProtoRKDError: a file is damaged.
     """
-    tables = [OUTCOME_SCHEMA.empty_table()]
-    if (root / STATUS_NAME).exists():
-        tables.append(_read(root / STATUS_NAME, STATUS_SCHEMA, OUTCOME_SCHEMA.names))
+    schema = pa.schema([OUTCOME_SCHEMA.field(name) for name in columns])
     folder = root / BLOCKS_FOLDER
-    tables += [
-        _read(folder / f"{number:08}.parquet", OUTCOME_SCHEMA, OUTCOME_SCHEMA.names) for number in block_numbers(root)
-    ]
-    table = pa.concat_tables([found.cast(OUTCOME_SCHEMA) for found in tables]).unify_dictionaries()
+    tables = [schema.empty_table()]
+    if (root / STATUS_NAME).exists():
+        tables.append(_read(root / STATUS_NAME, STATUS_SCHEMA, schema))
+    tables += [_read(folder / f"{number:08}.parquet", OUTCOME_SCHEMA, schema) for number in block_numbers(root)]
+    table = pa.concat_tables(tables).unify_dictionaries()
+    del tables
     rows = table["row"].to_numpy()
     order = np.argsort(rows, kind="stable")
     ascending = rows[order]
     last = np.ones(len(rows), np.bool_)
     last[:-1] = ascending[1:] != ascending[:-1]
-    return table.take(pa.array(order[last]))
+    chosen = pa.array(order[last])
+    unsorted = table.columns[::-1]
+    del table
+    # One after the other, so that no more than one of them is in memory twice.
+    return pa.table([unsorted.pop().take(chosen) for _ in schema], schema=schema)
 
 
 def read_status(root: Path, columns: Sequence[str]) -> pa.Table:
@@ -153,7 +161,7 @@ def read_status(root: Path, columns: Sequence[str]) -> pa.Table:
     Raises:
         ProtoRKDError: it is missing or damaged.
     """
-    return _read(root / STATUS_NAME, STATUS_SCHEMA, list(columns))
+    return _read(root / STATUS_NAME, STATUS_SCHEMA, pa.schema([STATUS_SCHEMA.field(name) for name in columns]))
 
 
 def write_status(root: Path, tables: Iterable[pa.Table]) -> None:
@@ -186,12 +194,12 @@ def _encode(column: list[object], kind: pa.DataType) -> pa.Array:
     return pa.array(column, pa.string()).dictionary_encode() if pa.types.is_dictionary(kind) else pa.array(column, kind)
 
 
-def _read(path: Path, schema: pa.Schema, columns: list[str]) -> pa.Table:
+def _read(path: Path, schema: pa.Schema, wanted: pa.Schema) -> pa.Table:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if file.schema_arrow.metadata.get(b"protorkd") != schema.metadata[b"protorkd"]:
                 raise ProtoRKDError(f"{path} must be written by gather-cc; it is not. Pass another --output.")
-            return file.read(columns)
+            return file.read(wanted.names).select(wanted.names).cast(wanted)
     except (OSError, ValueError, pa.ArrowException) as error:  # a damaged footer decodes to anything
         raise ProtoRKDError(
             f"{path} must be a whole parquet file; {error}. Remove it and run gather-cc again, for its rows."

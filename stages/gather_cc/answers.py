@@ -5,7 +5,7 @@ import socket
 from dataclasses import dataclass, replace
 
 import aiohttp
-from aiohttp.http_exceptions import ContentLengthError
+from aiohttp.http_exceptions import ContentLengthError, HttpProcessingError
 from yarl import URL
 
 from data_schemas.errors import ProtoRKDError
@@ -81,16 +81,18 @@ _MEANINGS: tuple[tuple[type[Exception], Failure], ...] = (
     (aiohttp.ClientOSError, _LOST),
     (ValueError, Failure(INVALID)),  # also a name that no resolver can be asked for
     (aiohttp.ClientError, _MALFORMED),
+    (HttpProcessingError, _MALFORMED),
+    (OSError, _LOST),
 )
 
 
 def failure_of(error: Exception) -> Failure:
-    """Say what an exception of the HTTP client means.
+    """Say what an exception of the HTTP client means; one that nobody foresaw costs its row, and not the run.
 
     Raises:
         ProtoRKDError: it is this machine that cannot go on.
-        Exception: the one that was given, if it is none of the client's.
     """
+    _check_means(error)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return _lookup_failure(error.os_error)
     if type(error) is aiohttp.ClientConnectorError:
@@ -100,18 +102,16 @@ def failure_of(error: Exception) -> Failure:
     for kind, failure in _MEANINGS:
         if isinstance(error, kind):
             return replace(failure, detail=str(error)[:_DETAIL_CHARS])
-    raise error
+    return Failure("unexpected error", f"{type(error).__name__}: {error}"[:_DETAIL_CHARS])
 
 
 def _lookup_failure(error: OSError) -> Failure:
-    _check_means(error)
     if isinstance(error, socket.gaierror) and error.errno in _UNKNOWN_NAME:
         return Failure("unknown host", answered=False)
     return Failure("lookup failed", str(error), may_pass=True, answered=False)
 
 
 def _connection_failure(error: OSError) -> Failure:
-    _check_means(error)
     if isinstance(error, AddressRefused):
         return Failure(PRIVATE)
     if error.errno == errno.ECONNREFUSED:
@@ -119,9 +119,9 @@ def _connection_failure(error: OSError) -> Failure:
     return Failure("connection failed", str(error)[:_DETAIL_CHARS], may_pass=True, answered=False)
 
 
-def _check_means(error: OSError) -> None:
+def _check_means(error: Exception) -> None:
     """Tell a host that cannot be reached from a machine that can reach none."""
-    if error.errno in _OUT_OF_MEANS:
+    if isinstance(error, OSError) and error.errno in _OUT_OF_MEANS:
         raise ProtoRKDError(
             f"This machine must have room for --concurrency connections; {error.strerror}. Pass a smaller number, or "
             "raise the limit of open files (ulimit -n), and run the same command again: what was whole is kept."

@@ -73,7 +73,7 @@ class Client:
         async with contextlib.AsyncExitStack() as held:
             try:
                 answer = await self._ask(url, held)
-            except Exception as error:  # told from each other, and raised again, by `failure_of`
+            except Exception as error:  # they are told from each other by `failure_of`
                 answer = failure_of(error)
             yield answer
 

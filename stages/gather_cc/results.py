@@ -24,10 +24,10 @@ from data_schemas.gathered import (
     rows_of,
     write_status,
 )
-from stages.gather_cc.table import Plan, Row, Table
+from stages.gather_cc.table import Block, Plan, Table
 
 _HEADER = ("filepath", "title")
-_NEEDS_QUOTES = frozenset('"\t\r\n')
+_NEEDS_QUOTES = '["\\t\\r\\n]'
 
 
 def is_complete(root: Path, rows: NDArray[np.int64]) -> bool:
@@ -54,27 +54,33 @@ def write_results(root: Path, table: Table, plan: Plan, rows: NDArray[np.int64])
     known = rows_of(outcomes)
     wanted = np.isin(plan.rows, rows) | np.isin(plan.rows, known)
     places = np.searchsorted(known, plan.first)
-    status = outcomes["status"].cast(pa.string())
     is_ok = np.zeros(len(plan.rows), np.bool_)
-    is_ok[wanted] = pc.equal(status, OK).to_numpy()[places[wanted]]
-
-    def kept() -> Iterator[tuple[int, str]]:
-        for start, block in _numbered(table):
-            for place in np.flatnonzero(is_ok[start : start + len(block)]).tolist():
-                yield int(plan.first[start + place]), block[place].caption
-
+    is_ok[wanted] = pc.equal(outcomes["status"].cast(pa.string()), OK).to_numpy()[places[wanted]]
     write_status(root, _status_tables(table, plan, wanted=wanted, outcomes=outcomes, places=places))
-    quoted = any(_NEEDS_QUOTES.intersection(caption) for _, caption in kept())
+    del outcomes  # a third of a gigabyte for Conceptual Captions
+    _write_manifest(root / MANIFEST_NAME, table, plan, is_ok)
+    drop_blocks(root, blocks)
+
+
+def _write_manifest(path: Path, table: Table, plan: Plan, is_ok: NDArray[np.bool_]) -> None:
+    """Write the rows that are kept; if one of them needs quotes all have them, so that no reader has to guess."""
+
+    def kept() -> Iterator[tuple[NDArray[np.int64], pa.Array]]:
+        for start, block in _numbered(table):
+            part = slice(start, start + len(block))
+            yield plan.first[part][is_ok[part]], block.captions.filter(pa.array(is_ok[part]))
+
+    quoted = any(pc.any(pc.match_substring_regex(captions, _NEEDS_QUOTES)).as_py() for _, captions in kept())
 
     def write(partial: Path) -> None:
         with partial.open("w", newline="", encoding="utf-8") as file:
-            quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_NONE
-            writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=quoting)
-            writer.writerow(_HEADER)  # in quotes like the rest, so that no reader has to guess
-            writer.writerows((image_path(row), caption) for row, caption in kept())
+            plain = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_ALL) if quoted else plain
+            writer.writerow(_HEADER)
+            for rows, captions in kept():
+                writer.writerows(zip(map(image_path, rows.tolist()), captions.to_pylist(), strict=True))
 
-    write_atomic_by(root / MANIFEST_NAME, write, flag="--output")
-    drop_blocks(root, blocks)
+    write_atomic_by(path, write, flag="--output")
 
 
 def count_reasons(root: Path) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
@@ -99,12 +105,11 @@ def _status_tables(
         is_ok = pc.equal(found["status"].cast(pa.string()), OK).to_pylist()
         images = [image_path(row) if ok else None for row, ok in zip(found["row"].to_pylist(), is_ok, strict=True)]
         found = found.set_column(0, STATUS_SCHEMA.field("row"), pa.array(plan.rows[part][chosen]))
-        urls = [block[place].url for place in chosen.tolist()]
-        found = found.add_column(1, STATUS_SCHEMA.field("url"), pa.array(urls, pa.large_string()))
+        found = found.add_column(1, STATUS_SCHEMA.field("url"), block.urls.take(pa.array(chosen)))
         yield found.append_column(STATUS_SCHEMA.field("image"), pa.array(images, pa.large_string())).cast(STATUS_SCHEMA)
 
 
-def _numbered(table: Table) -> Iterator[tuple[int, list[Row]]]:
+def _numbered(table: Table) -> Iterator[tuple[int, Block]]:
     """Go through the blocks of a table, each with the place of its first row among all rows."""
     start = 0
     for block in table.blocks():

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ def gather(path: Path, root: Path, params: GatherParams, runtime: GatherRuntime)
 
 def _not_done(root: Path, plan: Plan, *, limit: int, retry_failed: bool) -> NDArray[np.bool_]:
     """Mark the rows that are to be asked: none twice, and of those that share a URL the first."""
-    outcomes = read_outcomes(root)
+    outcomes = read_outcomes(root, ["row", "status"])
     done = np.isin(plan.rows, rows_of(outcomes))
     if retry_failed:
         done &= ~np.isin(plan.rows, rows_of(outcomes, FAILED))
@@ -92,12 +93,12 @@ def _not_done(root: Path, plan: Plan, *, limit: int, retry_failed: bool) -> NDAr
 def _chosen(table: Table, todo: NDArray[np.bool_]) -> Iterator[Row]:
     start = 0
     for block in table.blocks():
-        for place in np.flatnonzero(todo[start : start + len(block)]).tolist():
-            yield block[place]
+        yield from block.rows(np.flatnonzero(todo[start : start + len(block)]))
         start += len(block)
 
 
 async def _ask(rows: Iterator[Row], num_rows: int, *, root: Path, params: GatherParams, runtime: GatherRuntime) -> None:
+    _allow_many_files()
     keeper = Keeper(
         folder=root,
         partial=root / PARTIAL_FOLDER,
@@ -127,6 +128,13 @@ async def _ask(rows: Iterator[Row], num_rows: int, *, root: Path, params: Gather
         raise ProtoRKDError(
             "gather-cc was asked to stop and did; what is whole is kept. Run the same command again to go on."
         )
+
+
+def _allow_many_files() -> None:
+    """Let this process open as many files as it may ask for: each connection is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # where the most is more than the system has
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.contextmanager

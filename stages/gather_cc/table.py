@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data_schemas.delimited import Rows, read_rows
@@ -18,23 +20,51 @@ from data_schemas.text_file import BOM, line_end, open_text
 from stages.gather_cc.options import GatherParams
 from stages.manifest_format import SEPARATORS
 
+PROBLEMS = ("", "malformed row", "empty caption", "empty url")
+_DIGEST_BYTES = 16
 _CAPTION, _URL = 0, 1  # without a header; Conceptual Captions with labels has more columns behind them
 
 
 class Row(NamedTuple):
-    """A row of the table.
+    """A row of the table that is to be asked.
 
     Args:
         number: the line in which it begins, from 0.
-        caption: as written; "" where there is none.
         url: without white space around it; "" where there is none.
         problem: why it cannot be asked, "" if it can.
     """
 
     number: int
-    caption: str
     url: str
     problem: str
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some consecutive rows of the table.
+
+    Args:
+        captions: as written, large_string; "" where there is none.
+        urls: without white space around them, large_string; "" where there is none.
+
+    Shapes:
+        numbers: (rows,), int64, the line in which each row begins, from 0.
+        problems: (rows,), int8, an index into `PROBLEMS`.
+    """
+
+    numbers: NDArray[np.int64]
+    captions: pa.LargeStringArray
+    urls: pa.LargeStringArray
+    problems: NDArray[np.int8]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def rows(self, places: NDArray[np.int64]) -> Iterator[Row]:
+        """Give some of its rows."""
+        urls = self.urls.take(pa.array(places)).to_pylist()
+        for place, url in zip(places.tolist(), urls, strict=True):
+            yield Row(int(self.numbers[place]), url, PROBLEMS[self.problems[place]])
 
 
 @dataclass(frozen=True)
@@ -63,7 +93,7 @@ class Table:
         """Hash the file."""
         return hash_file(self.path)
 
-    def blocks(self) -> Iterator[list[Row]]:
+    def blocks(self) -> Iterator[Block]:
         """Go through the rows, in order and in blocks; empty lines are no rows.
 
         Raises:
@@ -71,18 +101,22 @@ class Table:
         """
         data = open_text(self.path)
         for rows in read_rows(data, start=self.start, line=self.line, separator=self.separator, quoting=self.quoting):
-            yield self._rows(rows)
+            yield self._block(rows)
 
-    def _rows(self, rows: Rows) -> list[Row]:
+    def _block(self, rows: Rows) -> Block:
         enough = rows.num_fields == self.num_columns if self.num_columns else rows.num_fields > max(self.fields)
-        whole = np.flatnonzero(enough & ~rows.malformed)
-        captions, urls = (rows.column(whole, field).to_pylist() for field in self.fields)
-        found = [Row(number, "", "", "malformed row") for number in rows.lines.tolist()]
-        for place, caption, url in zip(whole.tolist(), captions, urls, strict=True):
-            blank = not caption or caption.isspace()
-            problem = "empty caption" if blank else "" if url.strip() else "empty url"
-            found[place] = Row(found[place].number, caption, url.strip(), problem)
-        return found
+        is_whole = enough & ~rows.malformed
+        places = pa.array(np.cumsum(is_whole) - 1, mask=~is_whole)  # among the whole ones
+        captions, urls = (
+            rows.column(np.flatnonzero(is_whole), field).take(places).fill_null("") for field in self.fields
+        )
+        urls = pc.utf8_trim_whitespace(urls)
+        has_text = pc.and_not(pc.greater(pc.binary_length(captions), 0), pc.utf8_is_space(captions))
+        has_url = pc.greater(pc.binary_length(urls), 0)
+        problems = np.select(
+            [~is_whole, ~has_text.to_numpy(zero_copy_only=False), ~has_url.to_numpy(zero_copy_only=False)], [1, 2, 3]
+        )
+        return Block(rows.lines, captions, urls, problems.astype(np.int8))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,13 +140,16 @@ class Plan:
         """
         rows, digests = [], []
         for block in table.blocks():
-            rows.append(np.array([row.number for row in block], np.int64))
-            texts = (str(row.number) if row.problem else f" {row.url}" for row in block)
-            digests.append(
-                np.frombuffer(
-                    b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts), "S16"
+            rows.append(block.numbers)
+            # A row that cannot be asked shares with none.
+            texts = (
+                f"{number}" if problem else f" {url}"
+                for number, url, problem in zip(
+                    block.numbers.tolist(), block.urls.to_pylist(), block.problems.tolist(), strict=True
                 )
             )
+            joined = b"".join(hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest() for text in texts)
+            digests.append(np.frombuffer(joined, f"S{_DIGEST_BYTES}"))
         if not sum(map(len, rows)):
             raise ProtoRKDError(f"{table.path} must hold rows of captions and URLs; got none. Check the file.")
         numbers = np.concatenate(rows)
