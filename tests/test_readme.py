@@ -10,7 +10,7 @@ from workbench import Pairs
 import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/gather.md")
 
 
 def documented_commands() -> list[str]:

@@ -103,8 +103,9 @@ class Gatherer:
             await self._wait()
 
     async def _wait(self) -> None:
-        now = self._loop_time()
-        at = min(self._queues.next_alarm() or now + _ALARM_S, now + _ALARM_S)
+        at = self._loop_time() + _ALARM_S
+        if len(self._out) < self._runtime.concurrency:  # else nothing can go out before something comes back
+            at = min(at, self._queues.next_alarm() or at)
         alarm = asyncio.get_running_loop().call_at(at, self._changed.set)
         await self._changed.wait()
         alarm.cancel()

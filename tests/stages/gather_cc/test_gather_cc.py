@@ -12,9 +12,11 @@ import pytest
 from gathering import HERE, SHORT, gather, run, status_of, write_table
 from misbehaving import GOOD, HOSTS, Server, serving
 from PIL import Image
+from workbench import Cli
 
 from data_schemas.gathered import block_numbers, image_path
 from data_schemas.manifest import read_manifest
+from data_schemas.pair_index import read_captions
 from stages.gather_cc import addresses, resolver
 
 pytest.importorskip("aiohttp")
@@ -302,6 +304,16 @@ def test_manifest__keeps_tabs_and_line_ends_of_a_csv_with_a_header(server: Serve
 def test_manifest__is_plain_where_no_caption_needs_quotes(server: Server, tmp_path: Path) -> None:
     gather(write_table(tmp_path / "t.tsv", [server.url("good?plain")]), tmp_path / "out", *HERE)
     assert (tmp_path / "out/manifest.tsv").read_bytes() == b"filepath\ttitle\n0/0.jpg\tcaption 0\n"
+
+
+def test_manifest__is_what_encode_teacher_reads(
+    server: Server, tmp_path: Path, word_vectors: Path, run_cli: Cli
+) -> None:
+    captions = ['say "red', "green circle", '"blue" square']
+    table = write_table(tmp_path / "t.tsv", [server.url(f"good?e{n}") for n in range(3)], captions)
+    gather(table, tmp_path / "out", *HERE)
+    outcome = run_cli("encode-teacher", "--manifest", tmp_path / "out/manifest.tsv", "--teacher", word_vectors)
+    assert read_captions(Path(outcome["path"])).to_pylist() == captions
 
 
 @pytest.mark.parametrize(
