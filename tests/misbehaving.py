@@ -177,7 +177,8 @@ def always(body: bytes, **options: object) -> Callable[[Request], Awaitable[bool
 
 
 async def file(request: Request) -> bool:
-    return await respond(request, (request.server.root / request.argument.partition("?")[0]).read_bytes())
+    path = request.server.root / request.argument.partition("?")[0]
+    return await respond(request, path.read_bytes()) if path.is_file() else await not_found(request)
 
 
 async def slow(request: Request) -> bool:
