@@ -7,9 +7,11 @@ from typing import Any
 import click
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.commands import gc, show_outcome, stage_command, status, store_option, verify, why_command
+from pipeline.commands import gc, status, store_option, verify
+from pipeline.completion import completion
 from pipeline.log import show_log
 from pipeline.runner import Outcome, context_of, run_stage
+from pipeline.stage_commands import show_outcome, stage_command, why_command
 from pipeline.store import Store
 from stages import STAGES
 from stages.distill.stage import STAGE as DISTILL
@@ -88,7 +90,7 @@ def demo(store: Path) -> None:
 for _stage in STAGES:
     cli.add_command(stage_command(_stage))
     why.add_command(why_command(_stage))
-for _command in (gather_cc, compare, status, verify, gc):
+for _command in (gather_cc, compare, status, verify, gc, completion):
     cli.add_command(_command)
 
 

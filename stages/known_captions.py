@@ -1,5 +1,6 @@
 """Rows that need no teacher: captions which an earlier artifact of the same teacher and recipe has embedded."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,22 @@ def find_known_rows(
             continue
         is_known |= rows >= 0
     return None if values is None or not is_known.any() else KnownRows(is_known=is_known, values=values)
+
+
+def count_unknown(captions: pa.Array, *, store: Store, teacher_digest: str, recipe: Recipe) -> int:
+    """How many captions `find_known_rows` would leave to the teacher; no embedding is read.
+
+    Args:
+        captions: distinct.
+        store: where to look.
+        teacher_digest: identity of the teacher.
+        recipe: how it embeds.
+    """
+    is_known = np.zeros(len(captions), dtype=np.bool_)
+    for source in reversed(_sources(store, teacher_digest, recipe)):
+        with contextlib.suppress(ProtoRKDError):  # a damaged one is passed over
+            is_known |= _rows_in(captions, source) >= 0
+    return int((~is_known).sum())
 
 
 def _sources(store: Store, teacher_digest: str, recipe: Recipe) -> list[Artifact]:

@@ -1,7 +1,6 @@
 """What a user sees of a training: a small table on a terminal, lines of the log elsewhere."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.log import log
+from pipeline.log import log, shows_bars
 from pipeline.progress import progress
 
 _REFRESH_S = 0.25
@@ -41,7 +40,7 @@ def open_view(*, total_steps: int, done: int) -> Iterator[View]:
         total_steps: of the whole training.
         done: steps that an earlier run took.
     """
-    if sys.stderr.isatty():
+    if shows_bars():
         with LiveView(Console(stderr=True), total_steps=total_steps, done=done) as view:
             yield view
         return

@@ -7,8 +7,10 @@ from click.testing import CliRunner
 from toy_stage import CHILD, TOY
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.commands import gc, human_size, stage_command, status, verify, why_command
+from pipeline.commands import gc, status, verify
 from pipeline.draft import locked, open_draft
+from pipeline.sizes import human_size
+from pipeline.stage_commands import stage_command, why_command
 
 STAGES = (TOY, replace(CHILD, keep=True))
 
