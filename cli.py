@@ -10,6 +10,7 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.commands import gc, status, store_option, verify
 from pipeline.completion import completion
 from pipeline.log import show_log
+from pipeline.run_command import run
 from pipeline.runner import Outcome, context_of, run_stage
 from pipeline.stage_commands import show_outcome, stage_command, why_command
 from pipeline.store import Store
@@ -59,22 +60,22 @@ def demo(store: Path) -> None:
     show_log()
     context = context_of(Store(store), stages=STAGES)
 
-    def run(stage: Any, params: Any, inputs: Any) -> Outcome:
+    def make(stage: Any, params: Any, inputs: Any) -> Outcome:
         return run_stage(stage, params=params, inputs=inputs, runtime=stage.runtime(), context=context)
 
-    scenes = run(DRAW_SCENES, DrawParams(), DrawInputs()).artifact.path
-    encoded = run(
+    scenes = make(DRAW_SCENES, DrawParams(), DrawInputs()).artifact.path
+    encoded = make(
         ENCODE_TEACHER,
         EncodeParams(),
         EncodeInputs(manifest=scenes / "train.tsv", teacher=str(scenes / WORDS_NAME)),
     )
-    distilled = run(
+    distilled = make(
         DISTILL,
         DistillParams(image_size=48, epochs=3, batch_size=24, lr=1.5e-3, warmup_steps=60),
         DistillInputs(embeddings=str(encoded.artifact.path)),
     )
     colours = str(scenes / COLOURS_NAME)
-    evaluated = run(
+    evaluated = make(
         EVALUATE,
         EvaluateParams(template=("a {} digit", "a picture of a {} digit")),
         EvaluateInputs(
@@ -90,7 +91,7 @@ def demo(store: Path) -> None:
 for _stage in STAGES:
     cli.add_command(stage_command(_stage))
     why.add_command(why_command(_stage))
-for _command in (gather_cc, compare, status, verify, gc, completion):
+for _command in (gather_cc, run, compare, status, verify, gc, completion):
     cli.add_command(_command)
 
 

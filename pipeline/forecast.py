@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from data_schemas.artifact_record import ArtifactRecord
+from pipeline.fingerprint import canonical
 from pipeline.memo import FileDigests
 from pipeline.plan import Plan, plan_stage
 from pipeline.sizes import human_size, human_time
@@ -138,7 +139,7 @@ def _earlier(records: list[ArtifactRecord], work: Work | None, stage: AnyStage, 
     for record in reversed(records):
         timed = record.seconds > 0 and record.version == stage.version
         paced = work is None or not work.paced_by or record.counts.get(work.paced_by, 0) > 0
-        alike = work is None or all(record.params.get(name) == getattr(params, name) for name in work.like)
+        alike = work is None or all(record.params.get(name) == canonical(getattr(params, name)) for name in work.like)
         if timed and paced and alike:
             return record
     return None

@@ -175,7 +175,7 @@ def _lead(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, c
             return _unchanged(stage, claimed, plan.inputs, start)
         request = Request(os.getcwd(), as_json(inputs)) if stage.name in context.stages else None  # noqa: PTH109
         holding = dataclasses.replace(context, use=use)
-        record = _make(stage, params, inputs, plan, runtime, holding, draft=claimed, request=request)
+        record = _make(stage, params, inputs, runtime, plan=plan, context=holding, draft=claimed, request=request)
     artifact = Artifact(path=context.store.folder(stage.name, plan.fingerprint), record=record)
     seconds = time.monotonic() - start
     log.log(_level(stage), "%s: made %s, digest %s, in %.1f s", stage.name, artifact.path, record.digest[:12], seconds)
@@ -240,10 +240,10 @@ def _make(
     stage: Stage[Any, Any, Any],
     params: Any,
     inputs: Any,
-    plan: Plan,
     runtime: Any,
-    context: Context,
     *,
+    plan: Plan,
+    context: Context,
     draft: Draft,
     request: Request | None,
 ) -> ArtifactRecord:

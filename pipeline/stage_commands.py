@@ -24,7 +24,7 @@ def stage_command(stage: AnyStage) -> click.Command:
     """Make a stage's subcommand from its declaration."""
 
     def run(
-        store: Path, force: bool, as_json: bool, quiet: bool, dry_run: bool, show_config: bool, **values: Any
+        *, store: Path, force: bool, as_json: bool, quiet: bool, dry_run: bool, show_config: bool, **values: Any
     ) -> None:
         show_log(quiet=quiet or not is_first_process())
         options = _options(stage, values)

@@ -13,7 +13,7 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.draft import Draft
 from pipeline.fingerprint import hash_json
 from pipeline.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
-from pipeline.stage import Context, Input, Result, Stage
+from pipeline.stage import Context, Input, Result, Stage, Work
 from stages.image_files import list_pictures
 from stages.image_paths import check_inside
 from stages.image_set import IDENTITIES, identify_images
@@ -110,6 +110,19 @@ def _folder(inputs: PackInputs) -> tuple[Path, list[str]]:
     return folder, paths
 
 
+def work(params: PackParams, inputs: Mapping[str, Input], context: Context) -> Work:
+    """Count the pictures; their bytes from the headers of some of them."""
+    from stages.pack.forecast import packed_bytes
+
+    images = inputs["pictures"].value
+    return Work(
+        counts={"images": len(images.paths)},
+        paced_by="images",
+        like=("short_side", "format"),
+        size=packed_bytes(images, short_side=params.short_side, format_=params.format),
+    )
+
+
 STAGE = Stage(
     name="pack",
     version=1,
@@ -119,4 +132,5 @@ STAGE = Stage(
     runtime=PackRuntime,
     identify=identify,
     run=pack,
+    work=work,
 )
