@@ -1,4 +1,4 @@
-"""The one error type that reaches a user without a traceback, and its kinds: a stop that was asked for, and one with something to show."""
+"""The one error type that reaches a user without a traceback, and its kinds."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -59,6 +59,11 @@ class TeacherEmbeddings:
         self._root = root
         self._array = array
 
+    @property
+    def array(self) -> "zarr.Array[Any]":
+        """The array itself, for reading with zarr."""
+        return self._array
+
     @classmethod
     def create(cls, root: Path, *, rows: int, dim: int, dtype: str, shard_rows: int) -> "TeacherEmbeddings":
         """Write the array's metadata into the folder ``root``; shard files that lie there stay.
