@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from data_schemas.artifact_record import RECORD_NAME
+from data_schemas.artifact_record import LOG_FOLDER, RECORD_NAME
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import list_files
 from pipeline.completion import complete_references
@@ -236,7 +236,8 @@ def artifact_problems(artifact: Artifact) -> dict[str, str]:
     record = artifact.record
     problems = record.problems(artifact.path, read=True)
     known = {file.path for file in record.files} | {RECORD_NAME}
-    problems |= {path: "is not in the record" for path in list_files(artifact.path) if path not in known}
+    added = [path for path in list_files(artifact.path) if path not in known and not path.startswith(f"{LOG_FOLDER}/")]
+    problems |= {path: "is not in the record" for path in added}  # logs may gain some, as from `wandb sync`
     inputs = {name: entry.digest for name, entry in record.inputs.items()}
     if digest_of_files(record.digested_files) != record.digest:
         problems[RECORD_NAME] = "its digest does not follow from its files"

@@ -197,7 +197,7 @@ class DistillRuntime:
     profile: bool = option(False, help="Write where the time of steps goes to logs/profile.json, and a trace of a few.")
     log_every_steps: int = option(50, help="Steps between lines of metrics.", check=POSITIVE)
     report_to: tuple[str, ...] = option(
-        (), help="Also send metrics to this tracker; repeatable.", choices=("tensorboard", "wandb")
+        (), help="Also send metrics to this tracker; repeatable.", choices=("tensorboard", "wandb", "mlflow")
     )
     save_every_minutes: float = option(
         10.0, help="Minutes between saved states within an epoch: what a kill loses at most.", check=POSITIVE
