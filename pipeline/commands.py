@@ -237,7 +237,7 @@ def artifact_problems(artifact: Artifact) -> dict[str, str]:
     problems = record.problems(artifact.path, read=True)
     known = {file.path for file in record.files} | {RECORD_NAME}
     added = [path for path in list_files(artifact.path) if path not in known and not path.startswith(f"{LOG_FOLDER}/")]
-    problems |= {path: "is not in the record" for path in added}  # logs may gain some, as from `wandb sync`
+    problems |= dict.fromkeys(added, "is not in the record")  # logs may gain some, as from `wandb sync`
     inputs = {name: entry.digest for name, entry in record.inputs.items()}
     if digest_of_files(record.digested_files) != record.digest:
         problems[RECORD_NAME] = "its digest does not follow from its files"

@@ -107,7 +107,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> list[str]:
             )
             for row in rows
         ]
-        lines.append("")
+        lines += [""] if start + _COLUMNS_AT_A_TIME < len(results) else []
     return [line.rstrip() for line in lines]
 
 

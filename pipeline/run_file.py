@@ -100,6 +100,7 @@ def _step(
     stage_name = stage_name.replace("_", "-")
     if stage_name not in by_name:
         raise unknown(stage_name, [*by_name, STORE, SWEEP], what="stages, store or sweep", place=str(path))
+    table = {} if table is None else table  # as YAML writes an empty one
     if not isinstance(table, Mapping):
         raise ProtoRKDError(f"{stage_name} in {path} must be a table of options; got {table!r}.")
     stage = by_name[stage_name]

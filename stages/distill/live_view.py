@@ -141,7 +141,7 @@ class LiveView:
 
 def _training_table(line: Mapping[str, float]) -> Table:
     terms = _terms(line)
-    left = [("loss", f"{line['loss']:.5f}")]
+    left = [("epoch", f"{line['epoch']:.2f}"), ("loss", f"{line['loss']:.5f}")]
     if len(terms) > 1:
         left += [(f"  {name}", f"{value:.5f}") for name, value in terms.items()]
     right = [

@@ -274,8 +274,3 @@ def test_gc__removes_nothing_beside_a_record_that_it_cannot_read(toy, refused):
     (child.path / "artifact.json").write_text("{")
     assert "artifact.json must be JSON" in refused(gc, "--yes")[1]
     assert len(toy.store.artifacts()) == 2
-
-
-def test_human_size__has_three_digits_or_so():
-    sizes = {0: "0 B", 999: "999 B", 1500: "1.5 kB", 2_340_000: "2.3 MB", 7.1e9: "7.1 GB", 3e12: "3.0 TB"}
-    assert {size: human_size(size) for size in sizes} == sizes
