@@ -135,7 +135,7 @@ def _read_toml(text: str, path: Path) -> Any:
 def _read_yaml(text: str, path: Path) -> Any:
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc] - PyYAML ships no types
         """Reads 5e-4 as a number, as YAML 1.2 does and YAML 1.1 does not, and refuses a key that comes twice."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -143,7 +143,8 @@ def _read_yaml(text: str, path: Path) -> Any:
             for key in keys:
                 if keys.count(key) > 1:
                     raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", node.start_mark)
-            return super().construct_mapping(node, deep=deep)
+            mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+            return mapping
 
     number = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))

@@ -84,7 +84,7 @@ def config_option(stage: AnyStage) -> click.Option:
 
     def read(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
         if path is not None and not context.resilient_parsing:
-            context.default_map = stage_values(path, stage, stages=stages_at_hand())
+            context.default_map = stage_values(path, stage, stages=context.obj or ())
 
     return click.Option(
         ["--config"],

@@ -64,7 +64,7 @@ class Known:
 
 def options_of(stage: Stage[Any, Any, Any]) -> dict[str, Known]:
     """The options of a stage by name, those without a default first."""
-    found = {}
+    found: dict[str, Known] = {}
     for kind in KINDS:
         of_kind = getattr(stage, kind)
         hints = typing.get_type_hints(of_kind)

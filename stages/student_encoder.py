@@ -62,8 +62,8 @@ class StudentEncoder:
         """
         if batch_size < 1:
             raise ProtoRKDError(f"batch_size must be above 0; got {batch_size}.")
-        several = enumerate([images] if _is_one(images) else images)
-        found = [self._embed(batch, normalize=normalize) for batch in _batches(several, batch_size)]
+        several: Any = [images] if _is_one(images) else images
+        found = [self._embed(batch, normalize=normalize) for batch in _batches(enumerate(several), batch_size)]
         empty = np.empty((0, self.config.embedding_dim), np.float32)
         return np.concatenate(found) if found else empty
 
