@@ -135,14 +135,17 @@ def show_forecast(found: Forecast, *, as_json: bool) -> None:
 
 
 def _earlier(records: list[ArtifactRecord], work: Work | None, stage: AnyStage, params: Any) -> ArtifactRecord | None:
-    """The newest run whose pace is that of this one."""
-    for record in reversed(records):
-        timed = record.seconds > 0 and record.version == stage.version
-        paced = work is None or not work.paced_by or record.counts.get(work.paced_by, 0) > 0
-        alike = work is None or all(record.params.get(name) == canonical(getattr(params, name)) for name in work.like)
-        if timed and paced and alike:
-            return record
-    return None
+    """The largest run whose pace is that of this one: start-up counts least there; of equals the newest."""
+    like, paced_by = (work.like, work.paced_by) if work else ((), "")
+    fitting = [
+        record
+        for record in records
+        if record.seconds > 0
+        and record.version == stage.version
+        and (not paced_by or record.counts.get(paced_by, 0) > 0)
+        and all(record.params.get(name) == canonical(getattr(params, name)) for name in like)
+    ]
+    return max(reversed(fitting), key=lambda record: record.counts.get(paced_by, 0), default=None)
 
 
 def _seconds(record: ArtifactRecord, work: Work | None) -> float:

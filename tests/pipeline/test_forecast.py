@@ -66,6 +66,12 @@ def test_dry_run__goes_by_the_pace_of_an_earlier_run_that_is_like_it(toy, dry_ru
     assert "no earlier run" in dry_run("--source", toy.source, "--num-parts", 12)
 
 
+def test_dry_run__goes_by_the_largest_of_the_runs_that_are_like_it(toy, dry_run):
+    for num_parts, seconds in ((30, 60.0), (3, 30.0), (2, 10.0)):
+        took(toy, toy.run(num_parts=num_parts).artifact, seconds)
+    assert "time: about 2 min, as " in dry_run("--source", toy.source, "--num-parts", 60)
+
+
 def test_dry_run__says_why_as_why_does(toy, dry_run):
     artifact = toy.run().artifact
     unchanged = f"toy would not run: unchanged, {artifact.path} has it.\n"
