@@ -135,7 +135,7 @@ def _read_toml(text: str, path: Path) -> Any:
 def _read_yaml(text: str, path: Path) -> Any:
     import yaml
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc] - PyYAML ships no types
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML ships no types
         """Reads 5e-4 as a number, as YAML 1.2 does and YAML 1.1 does not, and refuses a key that comes twice."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
