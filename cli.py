@@ -7,9 +7,12 @@ from typing import Any
 import click
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.commands import gc, show_outcome, stage_command, status, store_option, verify, why_command
+from pipeline.commands import gc, status, store_option, verify
+from pipeline.completion import completion
 from pipeline.log import show_log
+from pipeline.run_command import run
 from pipeline.runner import Outcome, context_of, run_stage
+from pipeline.stage_commands import show_outcome, stage_command, why_command
 from pipeline.store import Store
 from stages import STAGES
 from stages.distill.stage import STAGE as DISTILL
@@ -21,6 +24,7 @@ from stages.encode_teacher.stage import EncodeInputs, EncodeParams
 from stages.evaluate.compare import compare
 from stages.evaluate.stage import STAGE as EVALUATE
 from stages.evaluate.stage import EvaluateInputs, EvaluateParams
+from stages.gather_cc.command import gather_cc
 from stages.search.command import search
 
 
@@ -57,22 +61,22 @@ def demo(store: Path) -> None:
     show_log()
     context = context_of(Store(store), stages=STAGES)
 
-    def run(stage: Any, params: Any, inputs: Any) -> Outcome:
+    def make(stage: Any, params: Any, inputs: Any) -> Outcome:
         return run_stage(stage, params=params, inputs=inputs, runtime=stage.runtime(), context=context)
 
-    scenes = run(DRAW_SCENES, DrawParams(), DrawInputs()).artifact.path
-    encoded = run(
+    scenes = make(DRAW_SCENES, DrawParams(), DrawInputs()).artifact.path
+    encoded = make(
         ENCODE_TEACHER,
         EncodeParams(),
         EncodeInputs(manifest=scenes / "train.tsv", teacher=str(scenes / WORDS_NAME)),
     )
-    distilled = run(
+    distilled = make(
         DISTILL,
         DistillParams(image_size=48, epochs=3, batch_size=24, lr=1.5e-3, warmup_steps=60),
         DistillInputs(embeddings=str(encoded.artifact.path)),
     )
     colours = str(scenes / COLOURS_NAME)
-    evaluated = run(
+    evaluated = make(
         EVALUATE,
         EvaluateParams(template=("a {} digit", "a picture of a {} digit")),
         EvaluateInputs(
@@ -88,7 +92,7 @@ def demo(store: Path) -> None:
 for _stage in STAGES:
     cli.add_command(stage_command(_stage))
     why.add_command(why_command(_stage))
-for _command in (compare, search, status, verify, gc):
+for _command in (gather_cc, run, compare, search, status, verify, gc, completion):
     cli.add_command(_command)
 
 

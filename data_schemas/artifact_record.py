@@ -62,6 +62,7 @@ class ArtifactRecord:
         created: when, in UTC, ISO 8601; not hashed.
         environment: library versions and device; not hashed.
         request: how the inputs were named; not hashed. None for what a stage made on its way.
+        seconds: how long the work took; not hashed. 0 where that is not known, as of what was made in several runs.
     """
 
     stage: str
@@ -77,6 +78,7 @@ class ArtifactRecord:
     created: str
     environment: dict[str, str]
     request: Request | None = None
+    seconds: float = 0.0
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -1,4 +1,4 @@
-"""The one error type that reaches a user without a traceback, and its kind that has something to show."""
+"""The one error type that reaches a user without a traceback, and its kinds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +9,10 @@ class ProtoRKDError(Exception):
 
     The message reads ``<thing> must <rule>; got <value>.`` and then says what to do next.
     """
+
+
+class StopRequestedError(ProtoRKDError):
+    """The user asked for an end, by Ctrl-C or a polite kill, and what was whole by then is kept: begin nothing more."""
 
 
 class PartialError(ProtoRKDError):

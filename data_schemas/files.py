@@ -83,8 +83,13 @@ def write_atomic(path: Path, data: bytes) -> None:
     write_atomic_by(path, write)
 
 
-def write_atomic_by(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomic_by(path: Path, write: Callable[[Path], object], *, flag: str = "--store") -> None:
     """Write a whole file through a library that wants a path: ``write`` gets the temporary one.
+
+    Args:
+        path: the file.
+        write: writes it.
+        flag: what a user names the folder with.
 
     Raises:
         ProtoRKDError: as `write_atomic`.
@@ -97,7 +102,7 @@ def write_atomic_by(path: Path, write: Callable[[Path], object]) -> None:
         partial.replace(path)
         fsync(path.parent)
     except OSError as error:
-        raise disk_error(path, error) from error
+        raise disk_error(path, error, flag=flag) from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -184,8 +189,12 @@ def fsync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path, *, flag: str = "--store") -> Iterator[None]:
     """Turn an operating system's refusals to change what is at ``path`` into what a user can do about them.
+
+    Args:
+        path: what is changed.
+        flag: what a user names its folder with.
 
     Raises:
         ProtoRKDError: instead of an OSError.
@@ -193,17 +202,17 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise disk_error(path, error) from error
+        raise disk_error(path, error, flag=flag) from error
 
 
-def disk_error(path: Path, error: OSError) -> ProtoRKDError:
+def disk_error(path: Path, error: OSError, *, flag: str = "--store") -> ProtoRKDError:
     """Turn an operating system's refusal to write into what a user can do about it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         advice = "Free some space and run the same command again: what was whole is kept."
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-        advice = "Give --store a folder that you may write to."
+        advice = f"Give {flag} a folder that you may write to."
     else:
-        advice = "Mend the disk or choose another --store, and run the same command again: what was whole is kept."
+        advice = f"Mend the disk or choose another {flag}, and run the same command again: what was whole is kept."
     return ProtoRKDError(f"{path} must be writable; {error.strerror or error}. {advice}")
 
 

@@ -25,6 +25,13 @@ _CRC_BYTES = 4  # a CRC-32C ends each chunk, and the index at the end of a shard
 _INDEX_DTYPE = np.dtype("<u8")  # where each chunk begins and how long it is
 
 
+def stored_bytes(rows: int, dim: int, dtype: str) -> int:
+    """About how many bytes an array takes on disk: whole chunks, each with its checksum and its place."""
+    chunks = -(-rows // _CHUNK_ROWS)
+    chunk = _CHUNK_ROWS * dim * np.dtype(dtype).itemsize + _CRC_BYTES + 2 * _INDEX_DTYPE.itemsize
+    return chunks * chunk
+
+
 @dataclass(frozen=True)
 class Shard:
     """Rows ``start`` to ``stop`` of the array, in one file.
@@ -53,6 +60,11 @@ class TeacherEmbeddings:
     def __init__(self, root: Path, array: "zarr.Array[Any]") -> None:
         self._root = root
         self._array = array
+
+    @property
+    def array(self) -> "zarr.Array[Any]":
+        """The array itself, for reading with zarr."""
+        return self._array
 
     @classmethod
     def create(

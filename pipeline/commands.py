@@ -1,33 +1,39 @@
-"""Click commands made from stages, and the commands about artifacts: status, why, verify, gc."""
+"""The commands about artifacts: status, verify, gc; and the options that commands share."""
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from data_schemas.artifact_record import RECORD_NAME
-from data_schemas.errors import PartialError, ProtoRKDError
+from data_schemas.artifact_record import LOG_FOLDER, RECORD_NAME
+from data_schemas.errors import ProtoRKDError
 from data_schemas.files import list_files
+from pipeline.completion import complete_references
 from pipeline.draft import digests_in_use, is_held
 from pipeline.fingerprint import digest_of_files, fingerprint
 from pipeline.log import show_log
-from pipeline.options import click_options, take
-from pipeline.peers import is_first_process
-from pipeline.plan import plan_stage
 from pipeline.repair import repair, set_record_aside
-from pipeline.runner import Outcome, context_of, run_stage
+from pipeline.runner import context_of
+from pipeline.sizes import human_size
 from pipeline.stage import Context, Stage
 from pipeline.store import Artifact, Store
 
 AnyStage = Stage[Any, Any, Any]
 
 
+class _StoreOption(click.Option):
+    """The file of ``--config`` counts for more than the environment, which click asks first."""
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        return None if self.name in (ctx.default_map or {}) else super().value_from_envvar(ctx)
+
+
 def store_option() -> click.Option:
     """``--store``, the same for every command."""
-    return click.Option(
+    return _StoreOption(
         ["--store"],
         type=click.Path(path_type=Path, file_okay=False),
         default=Path("store"),
@@ -38,73 +44,46 @@ def store_option() -> click.Option:
     )
 
 
-def stage_command(stage: AnyStage) -> click.Command:
-    """Make a stage's subcommand from its declaration."""
-
-    def run(store: Path, force: bool, as_json: bool, **values: Any) -> None:
-        show_log(quiet=not is_first_process())
-        options = _options(stage, values)
-        if stage.join is None and not is_first_process():
-            return
-        context = context_of(Store(store), force=force, stages=_stages())
-        try:
-            outcome = run_stage(stage, **options, context=context)
-        except PartialError as error:
-            if as_json and is_first_process():
-                click.echo(json.dumps({"stage": stage.name, "status": "failed", **error.found}, ensure_ascii=False))
-            raise
-        if not is_first_process():
-            return
-        if as_json:
-            click.echo(json.dumps(outcome.as_json(), ensure_ascii=False))
-        else:
-            show_outcome(outcome, page=stage.page)
-
-    force = click.Option(["--force"], is_flag=True, help="Run again though the artifact is there.")
-    as_json = click.Option(["--json", "as_json"], is_flag=True, help="Print the outcome as one JSON object on stdout.")
-    return _command(stage, run, [store_option(), force, as_json])
+def json_option(what: str) -> click.Option:
+    """``--json``, the same for every command that reports."""
+    return click.Option(["--json", "as_json"], is_flag=True, help=f"Print {what} as one JSON object on stdout.")
 
 
-def why_command(stage: AnyStage) -> click.Command:
-    """Make the command that says, without running it, whether a stage would run and because of which field."""
-
-    def why(store: Path, **values: Any) -> None:
-        options = _options(stage, values)
-        options.pop("runtime")
-        plan = plan_stage(stage, **options, context=context_of(Store(store), stages=_stages()))
-        if plan.artifact is not None:
-            click.echo(f"{stage.name} would not run: unchanged, {plan.artifact.path} has it.")
-            return
-        click.echo(f"{stage.name} would run as {plan.fingerprint[:12]}: {plan.reason()}")
-
-    return _command(stage, why, [store_option()])
+def quiet_option() -> click.Option:
+    """``--quiet``, the same for every command that works."""
+    return click.Option(["--quiet"], is_flag=True, help="Say nothing but warnings and errors.")
 
 
-def show_outcome(outcome: Outcome, *, page: str = "") -> None:
-    """Print what a stage made, for people, and which of its files to open."""
-    record = outcome.artifact.record
-    for name, value in record.counts.items():
-        click.echo(f"  {name.replace('_', ' '):<32} {_brief(value)}")
-    for name, value in record.metrics.items():
-        click.echo(f"  {name:<48} {value:8.2f}")
-    click.echo(f"{record.stage} {outcome.status}: {outcome.artifact.path}")
-    if page:
-        click.echo(f"open {outcome.artifact.path / page}")
+def print_json(values: Mapping[str, Any]) -> None:
+    """Print what ``--json`` asks for, on one line."""
+    click.echo(json.dumps(values, ensure_ascii=False))
 
 
-@click.command(params=[store_option()])
-def status(store: Path) -> None:
+@click.command(params=[store_option(), json_option("the list")])
+def status(store: Path, as_json: bool) -> None:
     """List the artifacts: what exists, from what, how big; those that stages made on their way are summed up."""
     opened = Store(store)
     artifacts, unreadable = opened.survey()
+    leftovers = list(opened.leftovers())
+    damages = {artifact.path: artifact.record.problems(artifact.path, read=False) for artifact in artifacts}
+    if as_json:
+        print_json(
+            {
+                "store": str(store),
+                "artifacts": [{**_describe(found), "problems": damages[found.path]} for found in artifacts],
+                "unreadable": {str(path): str(error) for path, error in unreadable.items()},
+                "unfinished": [_describe_leftover(opened, path) for path in leftovers],
+            }
+        )
+        return
     names = {artifact.record.digest: artifact.name for artifact in artifacts}
     if not artifacts and not unreadable:
         click.echo(f"{store} holds no artifacts.")
-    commands = {stage.name for stage in _stages()}
+    commands = {stage.name for stage in stages_at_hand()}
     inner: dict[str, list[int]] = {}
     for artifact in artifacts:
         record = artifact.record
-        damage = record.problems(artifact.path, read=False)
+        damage = damages[artifact.path]
         if commands and record.stage not in commands and not damage:
             inner.setdefault(record.stage, []).append(record.size)
             continue
@@ -120,36 +99,41 @@ def status(store: Path) -> None:
         click.echo(f"{stage_name}  {len(sizes)} made on the way  {human_size(sum(sizes))}")
     for path in unreadable:
         click.echo(f"{path.parent.name} {path.name[:12]}  {human_size(_size(path))}  NOT WHOLE: {RECORD_NAME}")
-    for path in opened.leftovers():
+    for path in leftovers:
         click.echo(
             f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}  {_leftover_state(opened, path)}"
         )
 
 
-@click.command(params=[store_option()])
-@click.argument("references", nargs=-1)
+@click.command(params=[store_option(), json_option("the findings")])
+@click.argument("references", nargs=-1, shell_complete=complete_references())
 @click.option("--repair", "mend", is_flag=True, help="Set bad files aside, and make anew what they held.")
-def verify(store: Path, references: tuple[str, ...], mend: bool) -> None:
+def verify(store: Path, references: tuple[str, ...], mend: bool, as_json: bool) -> None:
     """Read every byte of the artifacts again and prove that they are what their records say.
 
     REFERENCES are fingerprints or their beginnings; without any, all artifacts are read.
     """
     opened = Store(store.absolute())
-    context = context_of(opened, stages=_stages())
+    context = context_of(opened, stages=stages_at_hand())
     chosen = _chosen(opened, references)
     unreadable = {} if references else opened.unreadable()
     for folder, error in unreadable.items():
-        click.echo(f"{folder.parent.name} {folder.name[:12]}: NOT WHOLE\n  {error}")
+        click.echo(f"{folder.parent.name} {folder.name[:12]}: NOT WHOLE\n  {error}", err=as_json)
         if mend:
-            click.echo(f"  set aside as {set_record_aside(folder, store=opened)}")
+            click.echo(f"  set aside as {set_record_aside(folder, store=opened)}", err=as_json)
     num_bad = len(unreadable)
+    findings = []
     for artifact in chosen:
         problems = artifact_problems(artifact)
-        click.echo(f"{artifact.name}: {'whole' if not problems else 'NOT WHOLE'}")
+        click.echo(f"{artifact.name}: {'whole' if not problems else 'NOT WHOLE'}", err=as_json)
         for path, problem in problems.items():
-            click.echo(f"  {artifact.path / path}: {problem}")
-        mended = bool(problems) and mend and _mend(artifact, problems, context)
+            click.echo(f"  {artifact.path / path}: {problem}", err=as_json)
+        mended = bool(problems) and mend and _mend(artifact, problems, context, to_stderr=as_json)
         num_bad += bool(problems) and not mended
+        findings.append({**_describe(artifact), "problems": problems, "mended": mended})
+    if as_json:
+        texts = {str(folder): str(error) for folder, error in unreadable.items()}
+        print_json({"store": str(opened.root), "whole": not num_bad, "artifacts": findings, "unreadable": texts})
     if num_bad:
         raise ProtoRKDError(
             f"Every artifact must be as it was written; {num_bad} of {len(chosen) + len(unreadable)} are not. "
@@ -158,46 +142,55 @@ def verify(store: Path, references: tuple[str, ...], mend: bool) -> None:
         )
 
 
-def _mend(artifact: Artifact, problems: Mapping[str, str], context: Context) -> bool:
+def _mend(artifact: Artifact, problems: Mapping[str, str], context: Context, *, to_stderr: bool) -> bool:
     show_log()
     done = repair(artifact, problems, context=context)
     for path, place in done.set_aside.items():
-        click.echo(f"  {path} set aside as {place}")
-    click.echo(f"  {done.problem or 'made whole'}")
+        click.echo(f"  {path} set aside as {place}", err=to_stderr)
+    click.echo(f"  {done.problem or 'made whole'}", err=to_stderr)
     return not done.problem
 
 
-@click.command(params=[store_option()])
+@click.command(params=[store_option(), json_option("what is removed, or without --yes what would be,")])
 @click.option(
-    "--drop", multiple=True, metavar="REF", help="Also remove this artifact, by fingerprint or its beginning."
+    "--drop",
+    multiple=True,
+    metavar="REF",
+    shell_complete=complete_references(),
+    help="Also remove this artifact, by fingerprint or its beginning.",
 )
 @click.option("--yes", is_flag=True, help="Remove without asking.")
-def gc(store: Path, drop: tuple[str, ...], yes: bool) -> None:
+def gc(store: Path, drop: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Remove what nothing refers to, after showing it with its size.
 
     That is: what killed runs left, and artifacts that no student or report was made from and that are not the newest
     of their stage. Students and reports stay until they are named by --drop.
     """
     opened = Store(store)
-    kept = [stage.name for stage in _stages() if stage.keep]
+    kept = [stage.name for stage in stages_at_hand() if stage.keep]
     dropped = [found.path for found in _chosen(opened, drop)] if drop else []
     paths = garbage(opened, kept_stages=kept, drop=dropped)
+    found = [_describe_leftover(opened, path) for path in paths]
     for path in paths:
-        click.echo(f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}")
+        click.echo(f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}", err=as_json)
+    removed: set[Path] = set()
     if not paths:
-        click.echo("Nothing to remove.")
-        return
-    total = human_size(sum(map(_size, paths)))
-    if not yes and not click.confirm(f"Remove these {len(paths)} ({total})?"):
-        click.echo("Nothing removed.")
-        return
-    now = set(garbage(opened, kept_stages=kept, drop=dropped))  # runs may have begun while the question stood
-    for path in paths:
-        if path in now:
-            opened.remove(path)
-        else:
-            click.echo(f"{path} is in use by now, and stays.")
-    click.echo(f"Removed {len(now & set(paths))} of {len(paths)} ({total}).")
+        click.echo("Nothing to remove.", err=as_json)
+    elif yes or (not as_json and click.confirm(f"Remove these {len(paths)} ({human_size(sum(map(_size, paths)))})?")):
+        total = human_size(sum(map(_size, paths)))
+        # Runs may have begun while the question stood.
+        removed = set(paths) & set(garbage(opened, kept_stages=kept, drop=dropped))
+        for path in paths:
+            if path in removed:
+                opened.remove(path)
+            else:
+                click.echo(f"{path} is in use by now, and stays.", err=as_json)
+        click.echo(f"Removed {len(removed)} of {len(paths)} ({total}).", err=as_json)
+    else:
+        click.echo("Nothing removed.", err=as_json)
+    if as_json:
+        each = [{**entry, "removed": path in removed} for path, entry in zip(paths, found, strict=True)]
+        print_json({"store": str(store), "garbage": each})
 
 
 def garbage(store: Store, *, kept_stages: Sequence[str], drop: Sequence[Path] = ()) -> list[Path]:
@@ -243,7 +236,8 @@ def artifact_problems(artifact: Artifact) -> dict[str, str]:
     record = artifact.record
     problems = record.problems(artifact.path, read=True)
     known = {file.path for file in record.files} | {RECORD_NAME}
-    problems |= {path: "is not in the record" for path in list_files(artifact.path) if path not in known}
+    added = [path for path in list_files(artifact.path) if path not in known and not path.startswith(f"{LOG_FOLDER}/")]
+    problems |= dict.fromkeys(added, "is not in the record")  # logs may gain some, as from `wandb sync`
     inputs = {name: entry.digest for name, entry in record.inputs.items()}
     if digest_of_files(record.digested_files) != record.digest:
         problems[RECORD_NAME] = "its digest does not follow from its files"
@@ -252,28 +246,9 @@ def artifact_problems(artifact: Artifact) -> dict[str, str]:
     return problems
 
 
-def human_size(size: float) -> str:
-    """Bytes as people read them: 12.3 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
-
-
-def _command(stage: AnyStage, callback: Callable[..., None], common: list[click.Option]) -> click.Command:
-    own = [option for kind in (stage.inputs, stage.params, stage.runtime) for option in click_options(kind)]
-    return click.Command(stage.name, callback=callback, params=[*own, *common], help=stage.summary)
-
-
-def _stages() -> Sequence[AnyStage]:
+def stages_at_hand() -> Sequence[AnyStage]:
     """All stages, as the command line's group hands them down; none where a command is run by itself."""
     return click.get_current_context().obj or ()
-
-
-def _options(stage: AnyStage, values: dict[str, Any]) -> dict[str, Any]:
-    kinds = {"params": stage.params, "inputs": stage.inputs, "runtime": stage.runtime}
-    return {name: take(kind, values) for name, kind in kinds.items()}
 
 
 def _chosen(store: Store, references: Sequence[str]) -> list[Artifact]:
@@ -295,6 +270,27 @@ def _chosen(store: Store, references: Sequence[str]) -> list[Artifact]:
     return chosen
 
 
+def _describe(artifact: Artifact) -> dict[str, Any]:
+    """What ``--json`` says of an artifact."""
+    record = artifact.record
+    return {
+        "stage": record.stage,
+        "fingerprint": record.fingerprint,
+        "digest": record.digest,
+        "path": str(artifact.path),
+        "bytes": record.size,
+        "created": record.created,
+        "inputs": {name: {"digest": entry.digest, "location": entry.location} for name, entry in record.inputs.items()},
+    }
+
+
+def _describe_leftover(store: Store, path: Path) -> dict[str, Any]:
+    """What ``--json`` says of a folder that may be no artifact."""
+    name = path.name.rpartition("-")[2]
+    held = _is_live(store, path)
+    return {"stage": path.parent.name, "fingerprint": name, "path": str(path), "bytes": _size(path), "held": held}
+
+
 def _leftover_name(path: Path) -> str:
     prefix, _, name = path.name.rpartition("-")
     return f"{name[:12]}{' (unfinished)' if prefix or not (path / RECORD_NAME).exists() else ''}"
@@ -314,7 +310,3 @@ def _size(path: Path) -> int:
         with contextlib.suppress(FileNotFoundError):  # of a draft in the making
             size += file.stat().st_size if file.is_file() else 0
     return size
-
-
-def _brief(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)

@@ -1,6 +1,7 @@
 """The log: one line when a stage starts, skips and ends, on stderr."""
 
 import logging
+import os
 import sys
 
 log = logging.getLogger("protorkd")
@@ -22,3 +23,13 @@ def show_log(*, quiet: bool = False) -> None:
         log.addHandler(handler)
         log.propagate = False
     log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def is_quiet() -> bool:
+    """Whether warnings alone are shown, and no progress either."""
+    return not log.isEnabledFor(logging.INFO)
+
+
+def shows_bars() -> bool:
+    """Whether stderr is a terminal that can draw over what it has drawn, and progress is wanted."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown") and not is_quiet()

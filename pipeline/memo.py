@@ -30,10 +30,12 @@ class FileDigests:
 
     Args:
         database: where the memory lies; None keeps none.
+        remembers: whether it learns; else nothing is written, and what it holds is recalled.
     """
 
-    def __init__(self, database: Path | None) -> None:
-        self._database = database
+    def __init__(self, database: Path | None, *, remembers: bool = True) -> None:
+        self._database = database if remembers or (database is not None and database.is_file()) else None
+        self._remembers = remembers
 
     def digest(self, path: Path) -> str:
         """SHA-256 of one file.
@@ -61,17 +63,20 @@ class FileDigests:
             yield None
             return
         try:
-            self._database.parent.mkdir(parents=True, exist_ok=True)
-            memory = sqlite3.connect(self._database, timeout=60)
+            if self._remembers:
+                self._database.parent.mkdir(parents=True, exist_ok=True)
+            mode = "rwc" if self._remembers else "ro"
+            memory = sqlite3.connect(f"{self._database.absolute().as_uri()}?mode={mode}", uri=True, timeout=60)
         except OSError as error:
             raise disk_error(self._database, error) from error
         except sqlite3.Error as error:
             raise ProtoRKDError(f"{self._database} must be writable; {error}. Choose another --store.") from error
         with contextlib.closing(memory):
             try:
-                memory.execute(
-                    "CREATE TABLE IF NOT EXISTS digests (key BLOB PRIMARY KEY, sha256 TEXT NOT NULL) WITHOUT ROWID"
-                )
+                if self._remembers:
+                    memory.execute(
+                        "CREATE TABLE IF NOT EXISTS digests (key BLOB PRIMARY KEY, sha256 TEXT NOT NULL) WITHOUT ROWID"
+                    )
                 yield memory
             except sqlite3.Error as error:
                 raise ProtoRKDError(

@@ -3,13 +3,14 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from data_schemas.errors import ProtoRKDError
+from pipeline.completion import complete_names, complete_references
 
 _KEY = "protorkd"
 _TYPES: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING, Path: click.Path(path_type=Path)}
@@ -27,6 +28,9 @@ class Option:
         choices: the allowed values, or none for any.
         metavar: how the value is called in ``--help``.
         flag: the option's name on the command line when it is not the field's.
+        artifact: the stage whose artifact the value names, or none; a run of several stages fills it in, and a shell
+            completes it.
+        complete: gives the values that a shell may complete, where there are too many for choices.
     """
 
     help: str
@@ -34,6 +38,8 @@ class Option:
     choices: tuple[str, ...] = ()
     metavar: str | None = None
     flag: str | None = None
+    artifact: str | None = None
+    complete: Callable[[], Iterable[str]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +64,12 @@ def option(
     choices: Sequence[str] = (),
     metavar: str | None = None,
     flag: str | None = None,
+    artifact: str | None = None,
+    complete: Callable[[], Iterable[str]] | None = None,
 ) -> Any:
     """Write a stage's parameter once. Without a default the option is required; a tuple may be given repeatedly."""
-    metadata = {_KEY: Option(help=help, check=check, choices=tuple(choices), metavar=metavar, flag=flag)}
-    return dataclasses.field(default=default, metadata=metadata)
+    line = Option(help, check, tuple(choices), metavar, flag, artifact, complete)
+    return dataclasses.field(default=default, metadata={_KEY: line})
 
 
 def check_options(values: Any) -> None:
@@ -71,19 +79,33 @@ def check_options(values: Any) -> None:
         ProtoRKDError: a value breaks its rule; the message names the flag.
     """
     for field in dataclasses.fields(values):
-        line, value = _line(field), getattr(values, field.name)
-        for item in value if isinstance(value, tuple) else (value,):
-            if item is None:
-                continue
-            if line.choices and item not in line.choices:
-                raise ProtoRKDError(f"{flag_of(field)} must be one of {', '.join(line.choices)}; got {item}.")
-            if line.check and not line.check.holds(item):
-                raise ProtoRKDError(f"{flag_of(field)} must {line.check.rule}; got {item}.")
+        check_value(field, getattr(values, field.name), called=flag_of(field))
+
+
+def check_value(field: "dataclasses.Field[Any]", value: Any, *, called: str) -> None:
+    """Hold the value of one option to the rules of its line.
+
+    Args:
+        field: its line.
+        value: of the field's type; of several, each is looked at.
+        called: how the user named the option, for the message.
+
+    Raises:
+        ProtoRKDError: it breaks a rule.
+    """
+    line = line_of(field)
+    for item in value if isinstance(value, tuple) else (value,):
+        if item is None:
+            continue
+        if line.choices and item not in line.choices:
+            raise ProtoRKDError(f"{called} must be one of {', '.join(line.choices)}; got {item}.")
+        if line.check and not line.check.holds(item):
+            raise ProtoRKDError(f"{called} must {line.check.rule}; got {item}.")
 
 
 def flag_of(field: "dataclasses.Field[Any]") -> str:
     """The option's name on the command line: ``warmup_steps`` is ``--warmup-steps``."""
-    return "--" + (_line(field).flag or field.name.replace("_", "-"))
+    return "--" + (line_of(field).flag or field.name.replace("_", "-"))
 
 
 def click_options(kind: type) -> list[click.Option]:
@@ -116,18 +138,27 @@ def from_json(kind: type[D], values: Mapping[str, Any]) -> D:
     for name, value in found.items():
         if isinstance(value, list):
             found[name] = tuple(value)
-        elif value is not None and _without_none(hints[name]) is Path:
+        elif value is not None and without_none(hints[name]) is Path:
             found[name] = Path(value)
     return take(kind, found)
 
 
-def _line(field: "dataclasses.Field[Any]") -> Option:
+def line_of(field: "dataclasses.Field[Any]") -> Option:
+    """What a field's line says beside its type and default."""
     line: Option = field.metadata[_KEY]
     return line
 
 
+def without_none(hint: Any) -> Any:
+    """The type of an option that may also be left open: str for ``str | None``."""
+    if isinstance(hint, types.UnionType):
+        [kind] = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        return kind
+    return hint
+
+
 def _click_option(field: "dataclasses.Field[Any]", hint: Any) -> click.Option:
-    line, flag = _line(field), flag_of(field)
+    line, flag = line_of(field), flag_of(field)
     required = field.default is dataclasses.MISSING
     common: dict[str, Any] = {"help": line.help, "required": required, "show_default": not required}
     if not required:
@@ -136,14 +167,16 @@ def _click_option(field: "dataclasses.Field[Any]", hint: Any) -> click.Option:
     if hint is bool:
         return click.Option([f"{flag}/--no-{flag[2:]}", field.name], **common)
     multiple = typing.get_origin(hint) is tuple
-    value_type = typing.get_args(hint)[0] if multiple else _without_none(hint)
+    value_type = typing.get_args(hint)[0] if multiple else without_none(hint)
     kind = click.Choice(line.choices) if line.choices else _TYPES[value_type]
     metavar = line.metavar or (None if line.choices else kind.name.upper())
-    return click.Option([flag, field.name], type=kind, multiple=multiple, metavar=metavar, **common)
+    return click.Option(
+        [flag, field.name], type=kind, multiple=multiple, metavar=metavar, shell_complete=_completer(line), **common
+    )
 
 
-def _without_none(hint: Any) -> Any:
-    if isinstance(hint, types.UnionType):
-        [kind] = [kind for kind in typing.get_args(hint) if kind is not type(None)]
-        return kind
-    return hint
+def _completer(line: Option) -> Any:
+    """What a shell asks for values; None leaves it to the option's type."""
+    if line.artifact is not None:
+        return complete_references(line.artifact)
+    return None if line.complete is None else complete_names(line.complete)

@@ -1,7 +1,7 @@
 """What a call of a stage would do: find its artifact whole, or say why it has to be made."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
@@ -41,6 +41,18 @@ class Plan:
             return "nothing like it in the store"
         changed = "; ".join(map(str, self.differences)) or "nothing differs"
         return f"against {self.earlier.fingerprint[:12]}: {changed}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that ``why --json`` prints, but for the stage."""
+        runs = self.artifact is None
+        return {
+            "would_run": runs,
+            "fingerprint": self.fingerprint,
+            "reason": self.reason() if runs else "unchanged",
+            "path": None if self.artifact is None else str(self.artifact.path),
+            "earlier": None if self.earlier is None else self.earlier.fingerprint,
+            "differences": [asdict(each) for each in self.differences],
+        }
 
 
 def plan_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, context: Context) -> Plan:

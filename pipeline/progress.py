@@ -1,11 +1,10 @@
 """Progress: a bar with rate and time left on a terminal, a plain line every few seconds otherwise."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 
-from pipeline.log import log
+from pipeline.log import log, shows_bars
 
 PLAIN_INTERVAL_S = 10.0
 
@@ -23,7 +22,7 @@ def progress(label: str, *, total: int, unit: str, done: int = 0) -> Iterator[Ca
     Yields:
         A function to call with the number of units just done.
     """
-    if sys.stderr.isatty():
+    if shows_bars():
         with _bar(label, total, done) as advance:
             yield advance
         return

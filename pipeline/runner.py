@@ -15,6 +15,8 @@ from typing import Any
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord, InputRecord, Request
 from data_schemas.errors import ProtoRKDError
+from data_schemas.files import write_atomic
+from pipeline.config import CONFIG_NAME, config_text
 from pipeline.draft import Draft, commit, locked, open_draft, publish
 from pipeline.fingerprint import canonical, fingerprint
 from pipeline.log import log
@@ -173,7 +175,7 @@ def _lead(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, c
             return _unchanged(stage, claimed, plan.inputs, start)
         request = Request(os.getcwd(), as_json(inputs)) if stage.name in context.stages else None  # noqa: PTH109
         holding = dataclasses.replace(context, use=use)
-        record = _make(stage, params, plan, runtime, holding, draft=claimed, request=request)
+        record = _make(stage, params, inputs, runtime, plan=plan, context=holding, draft=claimed, request=request)
     artifact = Artifact(path=context.store.folder(stage.name, plan.fingerprint), record=record)
     seconds = time.monotonic() - start
     log.log(_level(stage), "%s: made %s, digest %s, in %.1f s", stage.name, artifact.path, record.digest[:12], seconds)
@@ -237,13 +239,15 @@ def _claim(
 def _make(
     stage: Stage[Any, Any, Any],
     params: Any,
-    plan: Plan,
+    inputs: Any,
     runtime: Any,
-    context: Context,
     *,
+    plan: Plan,
+    context: Context,
     draft: Draft,
     request: Request | None,
 ) -> ArtifactRecord:
+    start = time.monotonic()
     try:
         with agreed(context.peers):
             pass  # the others look whether they see the same inputs
@@ -251,6 +255,9 @@ def _make(
     except ProtoRKDError:
         draft.discard_if_empty()
         raise
+    if request is not None:
+        text = config_text(stage, {"params": params, "inputs": inputs, "runtime": runtime})
+        write_atomic(draft.logs / CONFIG_NAME, text.encode(errors="backslashreplace"))
     record = ArtifactRecord(
         stage=stage.name,
         version=stage.version,
@@ -268,6 +275,7 @@ def _make(
         created=datetime.now(UTC).isoformat(timespec="microseconds"),
         environment={**_environment(), **result.environment},
         request=request,
+        seconds=0.0 if draft.resumed else round(time.monotonic() - start, 3),
     )
     return commit(context.store, draft, record)
 

@@ -70,6 +70,23 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a run would have to do, as far as that is known without doing it.
+
+    Args:
+        counts: how much there is to read and to make.
+        paced_by: the count, here and among those of earlier runs, that time grows with; "" where no count does.
+        like: parameters that the pace depends on: only earlier runs with the same values are gone by.
+        size: bytes that the artifact would have; None where that is not known.
+    """
+
+    counts: Mapping[str, int]
+    paced_by: str = ""
+    like: tuple[str, ...] = ()
+    size: int | None = None
+
+
+@dataclass(frozen=True)
 class Stage(Generic[P, I, R]):
     """A declaration: the command line, the fingerprint and the runner all read it.
 
@@ -92,6 +109,7 @@ class Stage(Generic[P, I, R]):
             ends with one error everywhere, and can be run inside another by all the processes that run that one.
         prepare: what a run does before it is planned, in every process that has met, such as waiting for an input;
             gives the inputs to plan with.
+        work: what a run would have to do, for ``--dry-run``. Reads what is quickly read, and writes nothing.
     """
 
     name: str
@@ -108,3 +126,4 @@ class Stage(Generic[P, I, R]):
     join: JoinPeers | None = None
     agrees: bool = False
     prepare: Callable[[I, P, R, Context], I] | None = None
+    work: Callable[[P, Mapping[str, Input], Context], Work] | None = None

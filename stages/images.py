@@ -108,7 +108,7 @@ def decode_image(file: BinaryIO) -> Image.Image:
         picture = reader(file)
         check_size(height=picture.height, width=picture.width)
         picture.load()
-        image = _to_rgb(_turn_upright(picture))
+        image = upright_rgb(picture)
     except (ImageRejected, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -118,6 +118,15 @@ def decode_image(file: BinaryIO) -> Image.Image:
         raise ImageRejected(f"truncated or damaged: {message}") from error
     image.info.clear()  # or a later reader would find the orientation and turn it again
     return image
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Turn a decoded picture upright and into 8-bit RGB, as `open_image` says.
+
+    Raises:
+        ImageRejected: its colours cannot be converted.
+    """
+    return _to_rgb(_turn_upright(image))
 
 
 def check_size(*, height: int, width: int) -> None:

@@ -6,7 +6,7 @@ from data_schemas.pair_index import read_captions
 from data_schemas.teacher_embeddings import CAPTION_KIND
 from pipeline.draft import Draft
 from pipeline.store import Artifact, Store
-from stages.known_rows import KnownRows, find_known_rows
+from stages.known_rows import KnownRows, count_unknown_rows, find_known_rows
 from stages.recipe import Recipe
 
 # Stages whose artifacts hold teacher embeddings with their captions.
@@ -27,6 +27,19 @@ def find_known_captions(
     """
     sources = _sources(store, teacher_digest, recipe)
     return find_known_rows(captions, draft, sources=sources[::-1], read_keys=read_captions, kind=CAPTION_KIND)
+
+
+def count_unknown(captions: pa.Array, *, store: Store, teacher_digest: str, recipe: Recipe) -> int:
+    """How many captions `find_known_captions` would leave to the teacher; no embedding is read.
+
+    Args:
+        captions: distinct.
+        store: where to look.
+        teacher_digest: identity of the teacher.
+        recipe: how it embeds.
+    """
+    sources = _sources(store, teacher_digest, recipe)
+    return count_unknown_rows(captions, sources=sources[::-1], read_keys=read_captions)
 
 
 def _sources(store: Store, teacher_digest: str, recipe: Recipe) -> list[Artifact]:

@@ -1,5 +1,6 @@
 """Rows that need no model: what an earlier artifact of the same model and recipe has embedded, found by a key."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +59,7 @@ def find_known_rows(
         if is_known.all():
             break
         try:
-            source.require_whole()
-            found = pc.index_in(keys, value_set=read_keys(source.path), skip_nulls=True)
-            rows = np.asarray(pc.fill_null(found, -1), dtype=np.int64)
+            rows = _rows_in(keys, source, read_keys)
             rows[is_known] = -1
             if not (rows >= 0).any():
                 continue
@@ -73,6 +72,27 @@ def find_known_rows(
             continue
         is_known |= rows >= 0
     return None if values is None or not is_known.any() else KnownRows(is_known=is_known, values=values)
+
+
+def count_unknown_rows(keys: pa.Array, *, sources: Sequence[Artifact], read_keys: Callable[[Path], pa.Array]) -> int:
+    """How many keys `find_known_rows` would not find; no embedding is read.
+
+    Args:
+        keys: as there.
+        sources: as there.
+        read_keys: as there.
+    """
+    is_known = np.zeros(len(keys), dtype=np.bool_)
+    for source in sources:
+        with contextlib.suppress(ProtoRKDError):  # a damaged one is passed over
+            is_known |= _rows_in(keys, source, read_keys) >= 0
+    return int((~is_known).sum())
+
+
+def _rows_in(keys: pa.Array, source: Artifact, read_keys: Callable[[Path], pa.Array]) -> NDArray[np.int64]:
+    source.require_whole()
+    found = pc.index_in(keys, value_set=read_keys(source.path), skip_nulls=True)
+    return np.asarray(pc.fill_null(found, -1), dtype=np.int64)
 
 
 def _scratch(draft: Draft, num_rows: int, embeddings: TeacherEmbeddings) -> NDArray[Any]:

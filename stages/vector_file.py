@@ -35,7 +35,7 @@ def read_vectors(path: Path) -> tuple[list[str], NDArray[np.float32], int]:
         passed_over.append(row.text)
         return "skip"
 
-    num_headers, dim = _measure(path)
+    num_headers, dim = measure_vectors(path)
     names = [str(number) for number in range(dim + 1)]
     words: list[str] = []
     blocks: list[NDArray[np.float32]] = []
@@ -57,7 +57,7 @@ def read_vectors(path: Path) -> tuple[list[str], NDArray[np.float32], int]:
     return words, np.concatenate(blocks), len(passed_over)
 
 
-def _measure(path: Path) -> tuple[int, int]:
+def measure_vectors(path: Path) -> tuple[int, int]:
     """Lines of header, and the width of the first vector."""
     with pa.input_stream(str(path)) as stream, pa.BufferReader(stream.read(1 << 20)) as head:
         lines = head.read().split(b"\n")

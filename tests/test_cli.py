@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli import cli
-from pipeline.commands import AnyStage, stage_command
+from pipeline.commands import AnyStage
 from pipeline.options import click_options
+from pipeline.stage_commands import stage_command
 from stages import STAGES
 
 ROOT = Path(__file__).parents[1]

@@ -14,6 +14,7 @@ MAY_IMPORT = {
     "pipeline": {"data_schemas", "pipeline"},
     "stages": {"data_schemas", "pipeline", "stages"},
     "cli": {"data_schemas", "pipeline", "stages"},
+    "protorkd": {"data_schemas", "pipeline", "stages"},
 }
 OURS = {*MAY_IMPORT, "benchmarks", "tests", "conftest"}
 TENSOR_LIBRARIES = {"torch", "torchvision", "sentence_transformers", "transformers", "faiss"}

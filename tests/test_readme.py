@@ -1,5 +1,8 @@
+import ast
+import inspect
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +11,14 @@ import pytest
 from workbench import Pairs
 
 import cli
+import protorkd
+from pipeline.run_file import read_run_file
+from pipeline.values import options_of
+from pipeline.workflow import nodes_of
+from stages import STAGES
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/search.md")
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")))
 
 
 def documented_commands() -> list[str]:
@@ -28,6 +36,18 @@ def documented_targets() -> list[str]:
     return sorted(set(re.findall(r"\bmake ([a-z]+)\b(?= *(?:#|`|$))", text, re.MULTILINE)))
 
 
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def documented_calls() -> Iterator[ast.Call]:
+    """Every call of a function of ``protorkd``, wherever in the pages."""
+    for code in [code for page in PAGES for code in blocks(page, "python")]:
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Call) and re.fullmatch(r"protorkd\.\w+", ast.unparse(node.func)):
+                yield node
+
+
 def test_readme__documents_every_stage() -> None:
     text = "\n".join(documented_commands())
     for command in ("encode-teacher", "distill", "evaluate", "why", "status", "verify", "gc"):
@@ -35,10 +55,12 @@ def test_readme__documents_every_stage() -> None:
 
 
 @pytest.mark.parametrize("command", documented_commands())
-def test_readme__commands_are_understood(command: str) -> None:
+def test_readme__commands_are_understood(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("training.toml").write_text(blocks("docs/configuration.md", "toml")[0])
     arguments = shlex.split(command)[2:]
     group: click.Command = cli.cli
-    context = click.Context(group, info_name="cli.py")
+    context = click.Context(group, info_name="cli.py", obj=STAGES)
     while isinstance(group, click.Group):
         name, command_found, arguments = group.resolve_command(context, arguments)
         assert command_found is not None, name
@@ -59,12 +81,12 @@ def test_readme__make_targets_exist() -> None:
 def test_readme__links_lead_somewhere() -> None:
     for page in PAGES:
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
-            assert (ROOT / page).parent.joinpath(link).exists(), f"{page}: {link}"
+            assert ((ROOT / page).parent / link).exists(), f"{page}: {link}"
 
 
 def test_readme__lines_that_read_the_store_do_so(encoded: Pairs, store: Path) -> None:
     [folder] = (store / "encode-teacher").glob("[!.]*")
-    [code] = list(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
+    [code] = [code for code in blocks("README.md", "python") if "zarr.open_array" in code]
     names: dict[str, Any] = {}
     exec(code.replace("store/encode-teacher/<fingerprint>", str(folder)), names)
     captions = names["captions"].to_pydict()["caption"]
@@ -72,3 +94,31 @@ def test_readme__lines_that_read_the_store_do_so(encoded: Pairs, store: Path) ->
     pairs = names["pairs"].to_pydict()
     assert tuple(pairs["image"]) == encoded.images
     assert tuple(captions[row] for row in pairs["caption_row"]) == encoded.captions
+
+
+def test_readme__calls_of_python_are_understood() -> None:
+    calls = list(documented_calls())
+    assert {"protorkd.distill", "protorkd.load_student"} <= {ast.unparse(call.func) for call in calls}
+    for call in calls:
+        name = ast.unparse(call.func).removeprefix("protorkd.")
+        inspect.signature(getattr(protorkd, name)).bind(
+            *call.args, **{each.arg: each for each in call.keywords if each.arg}
+        )
+        stage = {stage.name.replace("-", "_"): stage for stage in STAGES}.get(name)
+        own = options_of(stage) if stage else {}
+        literals = {
+            each.arg: ast.literal_eval(each.value)
+            for each in call.keywords
+            if isinstance(each.value, ast.Constant | ast.List)
+        }
+        for option in own.keys() & literals.keys():
+            own[option].read(literals[option], called=option)
+
+
+def test_readme__files_of_options_are_understood(tmp_path: Path) -> None:
+    texts = [text for page in PAGES for text in blocks(page, "toml")]
+    assert texts
+    for number, text in enumerate(texts):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(text)
+        assert nodes_of(read_run_file(path, stages=STAGES))

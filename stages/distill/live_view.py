@@ -1,7 +1,6 @@
 """What a user sees of a training: a small table on a terminal, lines of the log elsewhere."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import zip_longest
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.log import log
+from pipeline.log import log, shows_bars
 from pipeline.progress import progress
 
 _REFRESH_S = 0.25
@@ -41,7 +40,7 @@ def open_view(*, total_steps: int, done: int) -> Iterator[View]:
         total_steps: of the whole training.
         done: steps that an earlier run took.
     """
-    if sys.stderr.isatty():
+    if shows_bars():
         with LiveView(Console(stderr=True), total_steps=total_steps, done=done) as view:
             yield view
         return
@@ -142,7 +141,7 @@ class LiveView:
 
 def _training_table(line: Mapping[str, float]) -> Table:
     terms = _terms(line)
-    left = [("loss", f"{line['loss']:.5f}")]
+    left = [("epoch", f"{line['epoch']:.2f}"), ("loss", f"{line['loss']:.5f}")]
     if len(terms) > 1:
         left += [(f"  {name}", f"{value:.5f}") for name, value in terms.items()]
     right = [

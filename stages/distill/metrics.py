@@ -35,6 +35,7 @@ class Metrics:
         self._reporters = reporters
         self._enabled = enabled
         self._view: View = LogView(lambda _: None)
+        self._last: dict[str, float] = {}
         self._reset()
 
     def start(self, step: int) -> None:
@@ -62,6 +63,8 @@ class Metrics:
             if self._enabled:
                 self._view = stack.enter_context(open_view(total_steps=total_steps, done=step))
             yield
+            for reporter in self._reporters:
+                reporter.finish({"steps": total_steps, **self._last})
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches, and note how long each was waited for."""
@@ -131,6 +134,7 @@ class Metrics:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         append_line(self._path, json.dumps(place | finite, allow_nan=False))
         self._view.show({**place, **values})
+        self._last |= {"epoch": epoch, **values}
         for reporter in self._reporters:
             reporter.report(step, {"epoch": epoch, **values})
 

@@ -1,15 +1,15 @@
-"""Trackers that a training reports to beside its own ``metrics.jsonl``: TensorBoard, Weights & Biases."""
+"""Trackers that a training reports to beside its own ``metrics.jsonl``: TensorBoard, Weights & Biases, MLflow."""
 
-import importlib
 import json
 import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import disk_error, write_atomic
+from data_schemas.files import disk_error
+from stages.distill.mlflow_reporter import MLflowReporter
+from stages.distill.tracker_imports import import_tracker, kept_id, tag_of
 
 
 class Reporter(Protocol):
@@ -21,8 +21,11 @@ class Reporter(Protocol):
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Take the numbers of a step, by name."""
 
+    def finish(self, values: Mapping[str, float]) -> None:
+        """Take what a training that came to its end ended with: the last number of each name, and its counts."""
+
     def close(self) -> None:
-        """Write out what has been taken; nothing follows."""
+        """Write out what has been taken; nothing follows. Without `finish` before it, the training was broken off."""
 
 
 def make_reporters(names: Sequence[str], log_dir: Path, run_name: str, params: Mapping[str, Any]) -> list[Reporter]:
@@ -54,7 +57,7 @@ class TensorBoardReporter:
     """
 
     def __init__(self, log_dir: Path, params: Mapping[str, Any]) -> None:
-        self._module = _import("torch.utils.tensorboard", package="tensorboard")
+        self._module = import_tracker("torch.utils.tensorboard", name="tensorboard")
         self._folder = log_dir / "tensorboard"
         self._params = params
         self._writer: Any = None
@@ -70,7 +73,16 @@ class TensorBoardReporter:
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Write each number as a scalar."""
         for name, value in values.items():
-            self._writer.add_scalar(_tag(name), value, step)
+            self._writer.add_scalar(tag_of(name), value, step)
+
+    def finish(self, values: Mapping[str, float]) -> None:
+        """Write parameters and last numbers side by side, for the tab that compares runs."""
+        plain = {
+            name: value if isinstance(value, bool | int | float | str) else json.dumps(value)
+            for name, value in self._params.items()
+        }
+        finals = {f"final/{name}": value for name, value in values.items()}
+        self._writer.add_hparams(plain, finals, run_name=".")
 
     def close(self) -> None:
         """Write out and close the event file."""
@@ -91,11 +103,12 @@ class WandbReporter:
     """
 
     def __init__(self, log_dir: Path, run_name: str, params: Mapping[str, Any]) -> None:
-        wandb = _import("wandb", package="wandb")
+        wandb = import_tracker("wandb", name="wandb")
+        self._folder = log_dir / "wandb"
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "protorkd"),
-                id=_kept_id(log_dir / "wandb_id.txt", run_name),
+                id=kept_id(log_dir / "wandb_id.txt", run_name),
                 name=run_name,
                 dir=str(log_dir),
                 config=dict(params),
@@ -106,6 +119,7 @@ class WandbReporter:
             raise ProtoRKDError(
                 f"--report-to wandb must reach Weights & Biases; {error}. Run wandb login, or set WANDB_MODE=offline."
             ) from error
+        self._exit_code = 1
 
     def start(self, step: int) -> None:
         """Nothing: `report` leaves out what the run has."""
@@ -113,11 +127,22 @@ class WandbReporter:
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Log the numbers; a step that the run is past was logged before a resume."""
         if step >= self._run.step:
-            self._run.log({_tag(name): value for name, value in values.items()}, step=step)
+            self._run.log({tag_of(name): value for name, value in values.items()}, step=step)
+
+    def finish(self, values: Mapping[str, float]) -> None:
+        """Put the last numbers into the run's summary."""
+        self._run.summary.update({f"final/{name}": value for name, value in values.items()})
+        self._exit_code = 0
 
     def close(self) -> None:
-        """Finish the run."""
-        self._run.finish()
+        """End the run, as finished or as failed; it may be gone on with.
+
+        Links to logs that W&B's own process goes on writing to are removed, for what is in an artifact stays as it is.
+        """
+        self._run.finish(exit_code=self._exit_code)
+        for path in list(self._folder.rglob("*")):
+            if path.is_symlink():
+                path.unlink()
 
 
 def _tensorboard(log_dir: Path, run_name: str, params: Mapping[str, Any]) -> Reporter:
@@ -127,26 +152,5 @@ def _tensorboard(log_dir: Path, run_name: str, params: Mapping[str, Any]) -> Rep
 _REPORTERS: dict[str, Callable[[Path, str, Mapping[str, Any]], Reporter]] = {
     "tensorboard": _tensorboard,
     "wandb": WandbReporter,
+    "mlflow": MLflowReporter,
 }
-
-
-def _import(module: str, *, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ProtoRKDError(
-            f"--report-to {package} must have the package {package}; it cannot be imported ({error}). "
-            f"Run pip install 'protorkd[{package}]'."
-        ) from error
-
-
-def _kept_id(path: Path, run_name: str) -> str:
-    """The id in the file, which is made where there is none."""
-    if not path.exists():
-        write_atomic(path, f"{run_name}-{uuid.uuid4().hex[:6]}\n".encode())
-    return path.read_text().strip()
-
-
-def _tag(name: str) -> str:
-    """Numbers of training under one heading, as those of validation have their own."""
-    return name if "/" in name else f"train/{name}"

@@ -15,7 +15,7 @@ from data_schemas.pair_index import write_rejected
 from data_schemas.student_checkpoint import WEIGHTS_NAME, Preprocessing, StudentConfig, TeacherRecord
 from pipeline.draft import Draft
 from pipeline.stage import Context, Input, Result
-from pipeline.store import Artifact
+from pipeline.store import DRAFT_PREFIX, Artifact
 from stages.augmentation import AUGMENTATIONS, Augment
 from stages.batch_resize import resize_batch
 from stages.device import choose_device
@@ -147,7 +147,12 @@ def train_student(
         metrics=Metrics(
             draft.logs / METRICS_NAME,
             every=runtime.log_every_steps,
-            reporters=make_reporters(runtime.report_to, draft.logs, draft.path.name, asdict(params))
+            reporters=make_reporters(
+                runtime.report_to,
+                draft.logs,
+                draft.path.name.removeprefix(DRAFT_PREFIX)[:12],
+                resolved_options(params, runtime, inputs),
+            )
             if ranks.is_first
             else (),
             enabled=ranks.is_first,
@@ -167,6 +172,15 @@ def train_student(
         uses=tuple(sorted(maps.used)),
         environment={"device": _describe(device), "precision": precision, "processes": str(ranks.size)},
     )
+
+
+def resolved_options(
+    params: "DistillParams", runtime: "DistillRuntime", inputs: Mapping[str, Input]
+) -> dict[str, object]:
+    """All that a training was asked for, as trackers note it: options, and where inputs lie and what they are."""
+    places = {name: entry.location for name, entry in inputs.items()}
+    digests = {f"{name}_digest": entry.digest for name, entry in inputs.items()}
+    return {**asdict(params), **asdict(runtime), **places, **digests}
 
 
 def _pictures(

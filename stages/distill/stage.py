@@ -14,8 +14,9 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.draft import Draft
 from pipeline.options import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.peers import Peers
-from pipeline.stage import Context, Input, Result, Stage
+from pipeline.stage import Context, Input, Result, Stage, Work
 from pipeline.store import Artifact
+from stages.distill.known_names import objective_names, student_names
 from stages.distill.loss_spec import format_loss_options, format_losses, parse_loss_options, parse_losses
 from stages.image_paths import check_inside
 from stages.image_set import IDENTITIES, identify_images
@@ -29,7 +30,10 @@ class DistillInputs:
     """Where the inputs lie; hashed by content."""
 
     embeddings: str | None = option(
-        None, help="Artifact of encode-teacher, by fingerprint or path. Default: the newest.", metavar="REF"
+        None,
+        help="Artifact of encode-teacher, by fingerprint or path. Default: the newest.",
+        metavar="REF",
+        artifact="encode-teacher",
     )
     image_root: Path | None = option(None, help="Folder that relative image paths start from. Default: the manifest's.")
     allow_outside: bool = option(False, help="Let image paths lead out of their folder: the manifest is trusted.")
@@ -43,6 +47,7 @@ class DistillInputs:
         help="Artifact of pack that the pictures are read from, by fingerprint or path; the originals need not be "
         "there. Default: their files.",
         metavar="REF",
+        artifact="pack",
     )
     init_from: Path | None = option(
         None,
@@ -54,6 +59,7 @@ class DistillInputs:
         None,
         help="Artifact of prototypes for the objectives that relate to them. Default: made as their options ask.",
         metavar="REF",
+        artifact="prototypes",
     )
 
 
@@ -65,6 +71,7 @@ class DistillParams:
         "resnet18",
         help="Backbone: a classification model of torchvision, resnet50w2/w4/w5, or an image tower of OpenCLIP.",
         metavar="NAME",
+        complete=student_names,
     )
     pretrained: str = option(
         "",
@@ -78,7 +85,10 @@ class DistillParams:
     )
     projection_dim: int = option(0, help="Width of the student's embedding. 0: the teacher's.", check=NOT_NEGATIVE)
     loss: tuple[str, ...] = option(
-        ("infonce=1",), help="Objective and its weight; repeat it for a weighted sum.", metavar="NAME=WEIGHT"
+        ("infonce=1",),
+        help="Objective and its weight; repeat it for a weighted sum.",
+        metavar="NAME=WEIGHT",
+        complete=objective_names,
     )
     loss_option: tuple[str, ...] = option(
         (), help="Option of an objective, such as seed.queue-size=65536; repeatable.", metavar="NAME.OPTION=VALUE"
@@ -187,7 +197,7 @@ class DistillRuntime:
     profile: bool = option(False, help="Write where the time of steps goes to logs/profile.json, and a trace of a few.")
     log_every_steps: int = option(50, help="Steps between lines of metrics.", check=POSITIVE)
     report_to: tuple[str, ...] = option(
-        (), help="Also send metrics to this tracker; repeatable.", choices=("tensorboard", "wandb")
+        (), help="Also send metrics to this tracker; repeatable.", choices=("tensorboard", "wandb", "mlflow")
     )
     save_every_minutes: float = option(
         10.0, help="Minutes between saved states within an epoch: what a kill loses at most.", check=POSITIVE
@@ -245,6 +255,13 @@ def _weights(path: Path, context: Context) -> Input:
     return Input(digest=context.file_digests.digest(path), location=str(path.resolve()), value=path)
 
 
+def work(params: DistillParams, inputs: Mapping[str, Input], context: Context) -> Work:
+    """Count examples and steps, and the bytes of the weights that are kept."""
+    from stages.distill.forecast import training_work
+
+    return training_work(params, inputs)
+
+
 def join() -> Peers:
     """Meet the other processes that torchrun started."""
     from stages.ranks import join_ranks
@@ -263,4 +280,5 @@ STAGE = Stage(
     run=distill,
     keep=True,
     join=join,
+    work=work,
 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import ProtoRKDError, StopRequestedError
 from data_schemas.student_checkpoint import checkpoint_path
 from pipeline.draft import Draft
 from pipeline.log import log
@@ -193,7 +193,7 @@ class Training:
                     self._save()
                 self._clock.step()
                 if word.stop and done.step < total_steps:
-                    raise ProtoRKDError(
+                    raise StopRequestedError(
                         f"distill was asked to stop and did, after step {done.step} of {total_steps}. "
                         "Run the same command again: it goes on from there."
                     )

@@ -27,12 +27,14 @@ class EmbedInputs(PictureSource):
         None,
         help="Artifact of distill, by fingerprint or path; REF@epoch_3 takes a checkpoint. Default: the newest.",
         metavar="REF",
+        artifact="distill",
     )
     packed: str | None = option(
         None,
         help="Artifact of pack, by fingerprint or path, whose pictures are taken; with --manifest or --images, those "
         "of them that it has all of.",
         metavar="REF",
+        artifact="pack",
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from data_schemas.errors import ProtoRKDError
 from pipeline.draft import Draft
 from pipeline.options import FRACTION, NOT_NEGATIVE, Check, option
-from pipeline.stage import Context, Input, Result, Stage
+from pipeline.stage import Context, Input, Result, Stage, Work
 from stages.manifest_format import ManifestFormat
 from stages.recipe import Recipe
 from stages.teacher_identity import identify_teacher, trust_option
@@ -117,6 +117,13 @@ def identify(inputs: EncodeInputs, params: EncodeParams, context: Context) -> Ma
     }
 
 
+def work(params: EncodeParams, inputs: Mapping[str, Input], context: Context) -> Work:
+    """Count distinct captions and those that are not known yet, and the bytes of all embeddings."""
+    from stages.encode_teacher.forecast import encoding_work
+
+    return encoding_work(params, inputs, context)
+
+
 STAGE = Stage(
     name="encode-teacher",
     version=1,
@@ -126,4 +133,5 @@ STAGE = Stage(
     runtime=EncodeRuntime,
     identify=identify,
     run=encode_teacher,
+    work=work,
 )

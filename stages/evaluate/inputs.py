@@ -13,6 +13,7 @@ from pipeline.stage import Context, Input
 from pipeline.store import Artifact
 from stages.checkpoints import LoadedStudent, finished_checkpoints
 from stages.evaluate.entries import find_entries
+from stages.evaluate.sets import Entry, UnreadSet
 from stages.evaluate.task_names import NEED_TEACHER
 from stages.image_set import ImageSet
 from stages.packed_image_set import find_pack, take_packed
@@ -76,6 +77,18 @@ def find_sets(
         names = hash_json(sorted(each.name for each in absent))
         found[ABSENT_SETS] = Input(digest=names, location=str(inputs.eval_data_dir), value=tuple(absent))
     return found
+
+
+def count_pictures(inputs: Mapping[str, Input]) -> dict[str, int]:
+    """How many checkpoints are to be measured, on how many sets, with how many pictures in all."""
+    entries = [entry.value for entry in inputs.values() if isinstance(entry.value, Entry)]
+    readable = [entry for entry in entries if not isinstance(entry.found, UnreadSet)]
+    pictures = {found.digest: len(found.value.paths) for entry in readable for found in entry.pictures()}
+    return {
+        "checkpoints": len(inputs[STUDENT].value.students),
+        "sets": len(readable),
+        "pictures": sum(pictures.values()),
+    }
 
 
 def teacher_name(identity: str, teacher: Input | None, context: Context) -> str:

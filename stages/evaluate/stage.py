@@ -13,7 +13,7 @@ from data_schemas.page import PAGE_NAME
 from pipeline.draft import Draft
 from pipeline.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.peers import Peers
-from pipeline.stage import Context, Input, Result, Stage
+from pipeline.stage import Context, Input, Result, Stage, Work
 from stages.evaluate.task_names import TASK_GROUPS
 from stages.image_set import IDENTITIES
 from stages.manifest_format import ManifestFormat
@@ -28,6 +28,7 @@ class EvaluateInputs:
         None,
         help="Artifact of distill, by fingerprint or path; with --watch, a distill that runs. Default: the newest.",
         metavar="REF",
+        artifact="distill",
     )
     teacher: str | None = option(
         None, help="The student's teacher. Default: where encode-teacher found it.", metavar="NAME_OR_PATH"
@@ -70,6 +71,7 @@ class EvaluateInputs:
         help="Artifact of pack, by fingerprint or path, that the pictures of every set are read from that it has all "
         "pictures of; repeatable. Default: their files.",
         metavar="REF",
+        artifact="pack",
     )
     image_identity: str = option(
         "content",
@@ -158,6 +160,13 @@ def identify(inputs: EvaluateInputs, params: EvaluateParams, context: Context) -
     return find_inputs(inputs, params, context)
 
 
+def work(params: EvaluateParams, inputs: Mapping[str, Input], context: Context) -> Work:
+    """Count checkpoints, sets and the pictures in them."""
+    from stages.evaluate.inputs import count_pictures
+
+    return Work(counts=count_pictures(inputs))
+
+
 def prepare(
     inputs: EvaluateInputs, params: EvaluateParams, runtime: EvaluateRuntime, context: Context
 ) -> EvaluateInputs:
@@ -190,4 +199,5 @@ STAGE = Stage(
     join=join,
     agrees=True,
     prepare=prepare,
+    work=work,
 )

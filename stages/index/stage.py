@@ -24,6 +24,7 @@ class IndexInputs:
         help="Artifact of embed or encode-teacher, by fingerprint or path. Default: the newest of embed, or else of "
         "encode-teacher.",
         metavar="REF",
+        artifact="embed",
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pipeline.draft import Draft
 from pipeline.fingerprint import hash_json
 from pipeline.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
-from pipeline.stage import Context, Input, Result, Stage
+from pipeline.stage import Context, Input, Result, Stage, Work
 from stages.image_set import identify_images
 from stages.manifest_format import ManifestFormat
 from stages.picture_source import PictureSource
@@ -66,6 +66,19 @@ def identify(inputs: PackInputs, params: PackParams, context: Context) -> Mappin
     return {"pictures": images, "paths": Input(digest=hash_json(paths), location=images.location)}
 
 
+def work(params: PackParams, inputs: Mapping[str, Input], context: Context) -> Work:
+    """Count the pictures; their bytes from the headers of some of them."""
+    from stages.pack.forecast import packed_bytes
+
+    images = inputs["pictures"].value
+    return Work(
+        counts={"images": len(images.paths)},
+        paced_by="images",
+        like=("short_side", "format"),
+        size=packed_bytes(images, short_side=params.short_side, format_=params.format),
+    )
+
+
 STAGE = Stage(
     name="pack",
     version=1,
@@ -75,4 +88,5 @@ STAGE = Stage(
     runtime=PackRuntime,
     identify=identify,
     run=pack,
+    work=work,
 )

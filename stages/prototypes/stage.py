@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from data_schemas.page import PAGE_NAME
 from pipeline.draft import Draft
 from pipeline.options import NOT_NEGATIVE, POSITIVE, Check, option
-from pipeline.stage import Context, Input, Result, Stage
+from pipeline.stage import Context, Input, Result, Stage, Work
+
+_ASSIGNMENT_BYTES = 8  # a caption: its prototype, and how near it is
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,10 @@ class PrototypesInputs:
     """Where the inputs lie; hashed by content."""
 
     embeddings: str | None = option(
-        None, help="Artifact of encode-teacher, by fingerprint or path. Default: the newest.", metavar="REF"
+        None,
+        help="Artifact of encode-teacher, by fingerprint or path. Default: the newest.",
+        metavar="REF",
+        artifact="encode-teacher",
     )
 
 
@@ -71,6 +76,19 @@ def identify(inputs: PrototypesInputs, params: PrototypesParams, context: Contex
     return {"embeddings": Input(digest=artifact.record.digest, location=location, value=artifact)}
 
 
+def work(params: PrototypesParams, inputs: Mapping[str, Input], context: Context) -> Work:
+    """Count captions, and the bytes of centroids and assignment."""
+    from data_schemas.teacher_embeddings import TeacherEmbeddings
+
+    embeddings = TeacherEmbeddings.open(inputs["embeddings"].value.path)
+    return Work(
+        counts={"captions": embeddings.rows, "prototypes": params.num_prototypes},
+        paced_by="captions",
+        like=("num_prototypes", "iterations", "restarts", "captions_per_prototype", "method"),
+        size=4 * params.num_prototypes * embeddings.dim + _ASSIGNMENT_BYTES * embeddings.rows,
+    )
+
+
 STAGE = Stage(
     name="prototypes",
     version=2,
@@ -81,4 +99,5 @@ STAGE = Stage(
     identify=identify,
     run=prototypes,
     page=PAGE_NAME,
+    work=work,
 )

@@ -32,6 +32,7 @@ class SearchOptions:
         help="Artifact of embed (pictures) or encode-teacher (captions), by fingerprint or path. Default: the newest "
         "of embed, or else of encode-teacher.",
         metavar="REF",
+        artifact="embed",
     )
     text: tuple[str, ...] = option((), help="Words to look for; repeatable.", metavar="WORDS")
     picture: tuple[Path, ...] = option((), help="Picture to look for the like of; repeatable.", metavar="FILE")
@@ -40,6 +41,7 @@ class SearchOptions:
         None,
         help="Embeds pictures. Default: the one that embedded the set, or the newest of the captions' teacher.",
         metavar="REF",
+        artifact="distill",
     )
     teacher: str | None = option(
         None, help="Embeds words. Default: the set's own, where encode-teacher found it.", metavar="NAME_OR_PATH"
@@ -59,6 +61,7 @@ class SearchOptions:
         None,
         help="Artifact of encode-teacher whose captions can be typed on the page. Default: the newest of the teacher.",
         metavar="REF",
+        artifact="encode-teacher",
     )
     serve: bool = option(False, help="Answer a page in the browser, on this machine alone, until Ctrl-C.")
     port: int = option(0, help="Of --serve. 0: any that is free.", check=NOT_NEGATIVE)

@@ -7,8 +7,10 @@ from click.testing import CliRunner
 from toy_stage import CHILD, TOY
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.commands import gc, human_size, stage_command, status, verify, why_command
+from pipeline.commands import gc, status, verify
 from pipeline.draft import locked, open_draft
+from pipeline.sizes import human_size
+from pipeline.stage_commands import stage_command, why_command
 
 STAGES = (TOY, replace(CHILD, keep=True))
 
@@ -274,6 +276,63 @@ def test_gc__removes_nothing_beside_a_record_that_it_cannot_read(toy, refused):
     assert len(toy.store.artifacts()) == 2
 
 
-def test_human_size__has_three_digits_or_so():
-    sizes = {0: "0 B", 999: "999 B", 1500: "1.5 kB", 2_340_000: "2.3 MB", 7.1e9: "7.1 GB", 3e12: "3.0 TB"}
-    assert {size: human_size(size) for size in sizes} == sizes
+def test_stage_command__says_nothing_when_quiet(toy, call):
+    result = call(stage_command(TOY), "--source", toy.source, "--quiet")
+    assert (result.stdout, result.stderr, result.exit_code) == ("", "", 0)
+    result = call(stage_command(TOY), "--source", toy.source, "--quiet", "--json")
+    assert json.loads(result.stdout)["status"] == "unchanged"
+    assert result.stderr == ""
+
+
+def test_status__prints_one_json_object(toy, said):
+    first, child = toy.run().artifact, toy.run_child().artifact
+    bad = toy.run(scale=2.0).artifact
+    (bad.path / "artifact.json").write_text("{")
+    (first.path / "parts/0.txt").unlink()
+    open_draft(toy.store, "toy", "0" * 32)
+    [line] = said(status, "--json").splitlines()
+    values = json.loads(line)
+    assert [(each["stage"], each["fingerprint"]) for each in values["artifacts"]] == [
+        ("toy", first.record.fingerprint),
+        ("child", child.record.fingerprint),
+    ]
+    assert values["artifacts"][0]["problems"] == {"parts/0.txt": "missing"}
+    assert values["artifacts"][1]["inputs"]["toy"]["digest"] == first.record.digest
+    assert values["artifacts"][1]["bytes"] == child.record.size
+    assert list(values["unreadable"]) == [str(bad.path)]
+    [draft] = [each for each in values["unfinished"] if each["fingerprint"] == "0" * 32]
+    assert (draft["stage"], draft["held"]) == ("toy", False)
+
+
+def test_verify__prints_one_json_object_and_fails_all_the_same(toy, call):
+    sound, bad = toy.run().artifact, toy.run(scale=2.0).artifact
+    assert json.loads(call(verify, "--json").stdout)["whole"]
+    (bad.path / "parts/0.txt").write_text("other")
+    result = call(verify, "--json")
+    [line] = result.stdout.splitlines()
+    values = json.loads(line)
+    assert not values["whole"]
+    assert [(each["path"], list(each["problems"])) for each in values["artifacts"]] == [
+        (str(sound.path), []),
+        (str(bad.path), ["parts/0.txt"]),
+    ]
+    assert f"{bad.name}: NOT WHOLE" in result.stderr
+    assert isinstance(result.exception, ProtoRKDError)
+
+
+def test_verify__lets_logs_gain_files(toy, said):
+    artifact = toy.run().artifact
+    (artifact.path / "logs" / "run.synced").write_text("")
+    assert said(verify) == f"{artifact.name}: whole\n"
+
+
+def test_gc__prints_one_json_object_and_asks_nothing(toy, said):
+    old, new = toy.run().artifact, toy.run(scale=2.0).artifact
+    for words, removed in ((("--json",), False), (("--json", "--yes"), True)):
+        [line] = said(gc, *words).splitlines()
+        [each] = json.loads(line)["garbage"]
+        assert (each["path"], each["removed"]) == (str(old.path), removed)
+        assert each["bytes"] > old.record.size
+        assert old.path.exists() is not removed
+    assert new.path.exists()
+    assert json.loads(said(gc, "--json"))["garbage"] == []

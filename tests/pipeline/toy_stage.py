@@ -13,7 +13,7 @@ from data_schemas.files import write_atomic
 from pipeline.log import show_log
 from pipeline.options import NOT_NEGATIVE, POSITIVE, option
 from pipeline.runner import context_of, run_stage
-from pipeline.stage import Input, Result, Stage
+from pipeline.stage import Input, Result, Stage, Work
 from pipeline.store import Store
 
 
@@ -59,6 +59,10 @@ def identify(inputs, params, context):
     return {"source": Input(digest=digest, location=str(inputs.source.resolve()), value=inputs.source.read_text())}
 
 
+def work(params, inputs, context):
+    return Work(counts={"made": params.num_parts}, paced_by="made", like=("word",), size=10 * params.num_parts)
+
+
 TOY = Stage(
     name="toy",
     version=1,
@@ -68,12 +72,13 @@ TOY = Stage(
     runtime=ToyRuntime,
     identify=identify,
     run=run_toy,
+    work=work,
 )
 
 
 @dataclass(frozen=True)
 class ChildInputs:
-    toy: str | None = option(None, help="Artifact of toy.")
+    toy: str | None = option(None, help="Artifact of toy.", artifact="toy")
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,19 @@ def test_distill__ends_with_the_same_bytes_whichever_file_of_the_draft_is_lost(
         shutil.rmtree(other.store)
 
 
+def test_run__begins_nothing_more_after_a_training_that_was_asked_to_stop(
+    encoded: Pairs, store: Path, run_cli: Cli, tmp_path: Path
+) -> None:
+    options = (
+        "{image-size: 32, batch-size: 8, warmup-steps: 0, workers: 0, device: cpu, student: squeezenet1_1, epochs: 2}"
+    )
+    (tmp_path / "run.yaml").write_text(f"distill: {options}\nsweep: {{distill: {{seed: [0, 1]}}}}\n")
+    with at_step(1, lambda: signal.raise_signal(signal.SIGINT)):
+        message = run_cli.fails("run", tmp_path / "run.yaml")
+    assert "distill was asked to stop and did" in message
+    assert len(list((store / "distill").glob(".draft-*"))) == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_distill__saves_and_says_so_when_asked_to_stop(
     number: signal.Signals, encoded: Pairs, run_cli: Cli, undisturbed: Any

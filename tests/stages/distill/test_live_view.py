@@ -59,10 +59,10 @@ def test_live_view__shows_each_number_by_its_name() -> None:
         view.show(VALIDATION)
         view.show(TRAINING)
     assert [line.split() for line in last_picture(console)[1:]] == [
-        ["loss", "0.75000", "learning", "rate", "5.00e-04"],
-        ["simreg", "0.50000", "gradient", "norm", "1.25"],
-        ["rkd", "0.25000", "pictures/s", "1,234"],
-        ["waiting", "for", "data", "3", "%"],
+        ["epoch", "2.50", "learning", "rate", "5.00e-04"],
+        ["loss", "0.75000", "gradient", "norm", "1.25"],
+        ["simreg", "0.50000", "pictures/s", "1,234"],
+        ["rkd", "0.25000", "waiting", "for", "data", "3", "%"],
         ["validation,", "epoch", "2,", "mean", "recall", "30.1", "recall@1", "median", "rank"],
         ["text", "to", "image", "12.3", "14.0"],
         ["image", "to", "text", "10.9"],
@@ -131,6 +131,7 @@ def test_open_view__suits_stderr(
     [line] = caplog.messages
     assert line.startswith("distilling: 4 of 10 steps, ")
     stderr = io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(stderr, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", stderr)
     with open_view(total_steps=10, done=3) as view:

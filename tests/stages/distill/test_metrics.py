@@ -26,6 +26,9 @@ class Listener:
     def report(self, step: int, values: Mapping[str, float]) -> None:
         self.heard.append((step, dict(values)))
 
+    def finish(self, values: Mapping[str, float]) -> None:
+        self.heard.append(("finish", dict(values)))
+
     def close(self) -> None:
         self.heard.append("close")
 
@@ -128,6 +131,25 @@ def test_metrics__tell_reporters_of_every_line_and_close_them_in_the_end(tmp_pat
     assert (start, step, values["loss"], close) == (("start", 4), 6, 5.5, "close")
     assert math.isnan(values["grad_norm"])
     assert validation == (6, {"epoch": 3, "validation/mean_recall": 12.5})
+
+
+def test_metrics__tell_reporters_what_a_whole_training_ended_with(tmp_path: Path) -> None:
+    listener = Listener()
+    metrics = Metrics(tmp_path / "metrics.jsonl", every=1, reporters=[listener])
+    metrics.start(0)
+    with metrics.shown(0, total_steps=2):
+        for step in (1, 2):
+            add(metrics, float(step))
+            metrics.write_when_due(step, epoch=step / 2)
+        metrics.write(2, epoch=1, values={"validation/mean_recall": 12.5})
+    (finish, values), close = listener.heard[-2:]
+    assert (finish, close) == ("finish", "close")
+    assert {name: values[name] for name in ("steps", "epoch", "loss", "validation/mean_recall")} == {
+        "steps": 2,
+        "epoch": 1,
+        "loss": 2.0,
+        "validation/mean_recall": 12.5,
+    }
 
 
 def test_metrics__of_other_ranks_than_the_first_write_and_show_nothing(

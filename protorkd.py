@@ -1,0 +1,100 @@
+"""ProtoRKD in Python: each stage as a function, and what stages made, opened.
+
+The functions are made from the same declarations as the commands, so names, defaults, checks and results are the same:
+``protorkd distill --image-size 64`` is ``protorkd.distill(image_size=64)``. `help` lists the options of each.
+
+Example:
+    >>> import protorkd
+    >>> encoded = protorkd.encode_teacher(manifest="train.tsv", teacher="all-MiniLM-L6-v2")  # doctest: +SKIP
+    >>> student = protorkd.distill(embeddings=encoded, image_size=64, epochs=4)  # doctest: +SKIP
+    >>> protorkd.evaluate(student=student, retrieval="test.tsv").metrics  # doctest: +SKIP
+    >>> protorkd.load_student(student).encode(["zebra.jpg"])  # doctest: +SKIP
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from data_schemas.errors import ProtoRKDError
+from pipeline.functions import StageResult, open_store, stage_function
+from stages import STAGES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import zarr
+
+    from stages.student_encoder import StudentEncoder
+
+# Made below, as those of all other stages; named here for those who read and for type checkers.
+encode_teacher: Callable[..., StageResult]
+pack: Callable[..., StageResult]
+prototypes: Callable[..., StageResult]
+distill: Callable[..., StageResult]
+evaluate: Callable[..., StageResult]
+
+globals().update({stage.name.replace("-", "_"): stage_function(stage, stages=STAGES) for stage in STAGES})
+
+__all__ = ["CachedEmbeddings", "ProtoRKDError", "StageResult", "load_embeddings", "load_student"]
+__all__ += [stage.name.replace("-", "_") for stage in STAGES]
+
+Reference = str | os.PathLike[str] | None
+"""An artifact: a fingerprint or its beginning, a path, what a function returned, or None for the newest."""
+
+
+@dataclass(frozen=True)
+class CachedEmbeddings:
+    """What ``encode_teacher`` made.
+
+    Args:
+        captions: the distinct ones; row k's embedding is row k.
+        embeddings: (captions, dim), read from disk where it is indexed; ``embeddings[:]`` is a numpy array.
+        pairs: manifest_row, image and caption_row, one row a pair; label where there are labels.
+    """
+
+    captions: "pa.Array"
+    embeddings: "zarr.Array[Any]"
+    pairs: "pa.Table"
+
+
+def load_embeddings(reference: Reference = None, *, store: Reference = None) -> CachedEmbeddings:
+    """Open the captions' embeddings of an artifact of ``encode_teacher``.
+
+    Args:
+        reference: the artifact; None for the newest.
+        store: folder of all artifacts. Default: what PROTORKD_STORE says, or store.
+
+    Raises:
+        ProtoRKDError: there is no such artifact, or it is damaged.
+    """
+    from data_schemas.pair_index import read_captions, read_pairs
+    from data_schemas.teacher_embeddings import TeacherEmbeddings
+
+    artifact = open_store(store).resolve(_text(reference), stage="encode-teacher", flag="reference")
+    artifact.require_whole()
+    array = TeacherEmbeddings.open(artifact.path).array
+    return CachedEmbeddings(captions=read_captions(artifact.path), embeddings=array, pairs=read_pairs(artifact.path))
+
+
+def load_student(
+    reference: Reference = None, *, store: Reference = None, epoch: int | None = None, device: str = "auto"
+) -> "StudentEncoder":
+    """Open a student of ``distill``, to embed pictures with it.
+
+    Args:
+        reference: the artifact; None for the newest.
+        store: folder of all artifacts. Default: what PROTORKD_STORE says, or store.
+        epoch: take the weights that were kept after this epoch; None takes those that it ended with.
+        device: where it computes: auto, cpu, cuda, ...
+
+    Raises:
+        ProtoRKDError: there is no such artifact or epoch, or it is damaged.
+    """
+    from stages.student_encoder import open_student
+
+    artifact = open_store(store).resolve(_text(reference), stage="distill", flag="reference")
+    return open_student(artifact, epoch=epoch, device=device)
+
+
+def _text(reference: Reference) -> str | None:
+    return None if reference is None else os.fspath(reference)

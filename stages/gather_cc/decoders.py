@@ -1,0 +1,91 @@
+"""Processes that decode pictures of strangers: one that dies of a picture takes neither run nor others along."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+
+from stages.gather_cc.keep import Keeper, Kept, Rejected
+
+DECODE_S = 60
+_PRELOADED = ["stages.gather_cc.keep", "stages.gather_cc.decoders"]
+_keeper: Keeper  # of a process that decodes
+
+
+class Decoders:
+    """Keeps pictures by a number of processes. A context; leaving it waits for the pictures at hand.
+
+    Args:
+        keeper: what is done to each.
+        workers: how many; 0 works in a thread of this process.
+    """
+
+    def __init__(self, keeper: Keeper, *, workers: int) -> None:
+        self._keeper = keeper
+        self._workers = workers
+        self._alone = asyncio.Lock()
+        self._pool = self._start(workers)
+
+    def __enter__(self) -> "Decoders":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    async def keep(self, row: int, data: bytes) -> Kept | Rejected:
+        """Keep a picture.
+
+        Raises:
+            ProtoRKDError: the disk is full or the folder cannot be written.
+        """
+        loop = asyncio.get_running_loop()
+        if not self._workers:
+            return await loop.run_in_executor(self._pool, self._keeper, row, data)
+        pool = self._pool
+        try:
+            return await loop.run_in_executor(pool, _keep, row, data)
+        except BrokenProcessPool:
+            if self._pool is pool:
+                self._pool = self._start(self._workers)
+        # One of the pictures that were at hand did it. Each gets a process to itself, and one of them a verdict.
+        async with self._alone:
+            with self._start(1) as alone:
+                try:
+                    return await loop.run_in_executor(alone, _keep, row, data)
+                except BrokenProcessPool:
+                    return Rejected("the decoder died of it", f"or took more than {DECODE_S} s")
+
+    def _start(self, workers: int) -> Executor:
+        if not workers:
+            return ThreadPoolExecutor(1)
+        multiprocessing.set_forkserver_preload(_PRELOADED)
+        context = multiprocessing.get_context("forkserver")
+        return ProcessPoolExecutor(workers, mp_context=context, initializer=_settle, initargs=(self._keeper,))
+
+
+def _settle(keeper: Keeper) -> None:
+    """Get a process ready: Ctrl-C is its parent's affair, and it does not outlive its parent."""
+    global _keeper  # noqa: PLW0603 - what a pool's initializer can leave behind
+    _keeper = keeper
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _keep(row: int, data: bytes) -> Kept | Rejected:
+    signal.alarm(DECODE_S)  # ends the process, also in the middle of a library
+    try:
+        return _keeper(row, data)
+    finally:
+        signal.alarm(0)

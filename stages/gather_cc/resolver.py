@@ -1,0 +1,98 @@
+"""Names of hosts become addresses: each looked up once in a while, by threads that nobody has to wait for."""
+
+import asyncio
+import socket
+import threading
+from collections import OrderedDict
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+_KEPT_S = 300.0
+_MAX_NAMES = 20_000
+_THREADS = 64
+
+_Found = list[tuple[int, int, str]]  # family, protocol, address
+
+
+class CachedResolver(AbstractResolver):
+    """Looks names up as the system does, and remembers what came out, also that a name is not known.
+
+    A lookup can hang for as long as the system likes. Its thread is a daemon, so that the end of the process does not
+    wait for it, and there are a few at a time.
+
+    Args:
+        timeout_s: how long is waited for a lookup.
+    """
+
+    def __init__(self, *, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._threads = asyncio.Semaphore(_THREADS)
+        self._known: OrderedDict[tuple[str, int], tuple[float, asyncio.Task[_Found]]] = OrderedDict()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Find the addresses of a host.
+
+        Raises:
+            OSError: there are none (``socket.gaierror``), or not in time.
+        """
+        try:
+            found = await asyncio.wait_for(asyncio.shield(self._lookup(host, family)), self._timeout_s)
+        except TimeoutError as error:
+            raise socket.gaierror(socket.EAI_AGAIN, "the lookup took too long") from error
+        flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=kind, proto=protocol, flags=flags)
+            for kind, protocol, address in found
+        ]
+
+    async def close(self) -> None:
+        """Forget the lookups that still run."""
+        for _, task in self._known.values():
+            task.cancel()
+        self._known.clear()
+
+    def _lookup(self, host: str, family: int) -> "asyncio.Task[_Found]":
+        now = asyncio.get_running_loop().time()
+        until, task = self._known.get((host, family), (0.0, None))
+        if task is None or until <= now or (task.done() and _may_pass(task)):
+            task = asyncio.create_task(self._look_up(host, family))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # or it would be complained about
+            self._known[host, family] = now + _KEPT_S, task
+            self._known.move_to_end((host, family))
+            while len(self._known) > _MAX_NAMES:
+                self._known.popitem(last=False)
+        return task
+
+    async def _look_up(self, host: str, family: int) -> _Found:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[_Found] = loop.create_future()
+
+        def settle(found: _Found | None, error: Exception | None) -> None:
+            if answer.done():
+                return
+            if error is None and found is not None:
+                answer.set_result(found)
+            elif error is not None:
+                answer.set_exception(error)
+
+        def look() -> None:
+            found, problem = None, None
+            try:
+                infos = socket.getaddrinfo(host, None, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+                found = [(int(kind), protocol, str(place[0])) for kind, _, protocol, _, place in infos]
+            except Exception as error:  # whoever asked hears of it
+                problem = error
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(settle, found, problem)
+
+        async with self._threads:
+            threading.Thread(target=look, name=f"lookup {host}", daemon=True).start()
+            return await answer
+
+
+def _may_pass(task: "asyncio.Task[_Found]") -> bool:
+    """Whether a lookup that is over failed for a reason that says nothing about the name."""
+    error = None if task.cancelled() else task.exception()
+    return task.cancelled() or (isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN)
