@@ -1,16 +1,16 @@
 """The command line: one subcommand a stage, the commands about artifacts, and the demo."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.commands import gc, show_outcome, stage_command, status, store_option, verify, why_command
+from pipeline.commands import gc, show_outcome, stage_command, status, verify, why_command
 from pipeline.log import show_log
 from pipeline.runner import Outcome, context_of, run_stage
 from pipeline.store import Store
+from pipeline.store_options import store_options
 from stages import STAGES
 from stages.distill.stage import STAGE as DISTILL
 from stages.distill.stage import DistillInputs, DistillParams
@@ -51,11 +51,11 @@ def why() -> None:
     """Say whether a stage would run, and because of which field, before any work is done."""
 
 
-@cli.command(params=[store_option()])
-def demo(store: Path) -> None:
+@cli.command(params=store_options())
+def demo(store: Store) -> None:
     """Run the whole road on scenes drawn from handwritten digits: no download, a few minutes on two cores."""
     show_log()
-    context = context_of(Store(store), stages=STAGES)
+    context = context_of(store, stages=STAGES)
 
     def run(stage: Any, params: Any, inputs: Any) -> Outcome:
         return run_stage(stage, params=params, inputs=inputs, runtime=stage.runtime(), context=context)

@@ -17,36 +17,34 @@ from pipeline.log import show_log
 from pipeline.options import click_options, take
 from pipeline.peers import is_first_process
 from pipeline.plan import plan_stage
-from pipeline.repair import repair, set_record_aside
+from pipeline.remote_store import Abandoned
+from pipeline.remote_upkeep import (
+    abandoned_files,
+    is_here,
+    remark,
+    remote_problems,
+    remote_size,
+    remove_abandoned,
+    repair_everywhere,
+    set_any_record_aside,
+)
 from pipeline.runner import Outcome, context_of, run_stage
 from pipeline.stage import Context, Stage
 from pipeline.store import Artifact, Store
+from pipeline.store_options import store_options
 
 AnyStage = Stage[Any, Any, Any]
-
-
-def store_option() -> click.Option:
-    """``--store``, the same for every command."""
-    return click.Option(
-        ["--store"],
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path("store"),
-        show_default=True,
-        envvar="PROTORKD_STORE",
-        show_envvar=True,
-        help="Folder of all artifacts.",
-    )
 
 
 def stage_command(stage: AnyStage) -> click.Command:
     """Make a stage's subcommand from its declaration."""
 
-    def run(store: Path, force: bool, as_json: bool, **values: Any) -> None:
+    def run(store: Store, force: bool, as_json: bool, **values: Any) -> None:
         show_log(quiet=not is_first_process())
         options = _options(stage, values)
         if stage.join is None and not is_first_process():
             return
-        context = context_of(Store(store), force=force, stages=_stages())
+        context = context_of(store, force=force, stages=_stages())
         try:
             outcome = run_stage(stage, **options, context=context)
         except PartialError as error:
@@ -62,22 +60,22 @@ def stage_command(stage: AnyStage) -> click.Command:
 
     force = click.Option(["--force"], is_flag=True, help="Run again though the artifact is there.")
     as_json = click.Option(["--json", "as_json"], is_flag=True, help="Print the outcome as one JSON object on stdout.")
-    return _command(stage, run, [store_option(), force, as_json])
+    return _command(stage, run, [*store_options(), force, as_json])
 
 
 def why_command(stage: AnyStage) -> click.Command:
     """Make the command that says, without running it, whether a stage would run and because of which field."""
 
-    def why(store: Path, **values: Any) -> None:
+    def why(store: Store, **values: Any) -> None:
         options = _options(stage, values)
         options.pop("runtime")
-        plan = plan_stage(stage, **options, context=context_of(Store(store), stages=_stages()))
+        plan = plan_stage(stage, **options, context=context_of(store, stages=_stages()))
         if plan.artifact is not None:
             click.echo(f"{stage.name} would not run: unchanged, {plan.artifact.path} has it.")
             return
         click.echo(f"{stage.name} would run as {plan.fingerprint[:12]}: {plan.reason()}")
 
-    return _command(stage, why, [store_option()])
+    return _command(stage, why, store_options())
 
 
 def show_outcome(outcome: Outcome, *, page: str = "") -> None:
@@ -92,11 +90,10 @@ def show_outcome(outcome: Outcome, *, page: str = "") -> None:
         click.echo(f"open {outcome.artifact.path / page}")
 
 
-@click.command(params=[store_option()])
-def status(store: Path) -> None:
+@click.command(params=store_options())
+def status(store: Store) -> None:
     """List the artifacts: what exists, from what, how big; those that stages made on their way are summed up."""
-    opened = Store(store)
-    artifacts, unreadable = opened.survey()
+    artifacts, unreadable = store.survey()
     names = {artifact.record.digest: artifact.name for artifact in artifacts}
     if not artifacts and not unreadable:
         click.echo(f"{store} holds no artifacts.")
@@ -104,7 +101,7 @@ def status(store: Path) -> None:
     inner: dict[str, list[int]] = {}
     for artifact in artifacts:
         record = artifact.record
-        damage = record.problems(artifact.path, read=False)
+        damage = record.problems(artifact.path, read=False) if is_here(store, artifact) else {}
         if commands and record.stage not in commands and not damage:
             inner.setdefault(record.stage, []).append(record.size)
             continue
@@ -112,7 +109,7 @@ def status(store: Path) -> None:
             names.get(entry.digest) or f"{name} {entry.location or entry.digest[:12]}"
             for name, entry in record.inputs.items()
         ]
-        state = f"  NOT WHOLE: {', '.join(damage)}" if damage else ""
+        state = f"  NOT WHOLE: {', '.join(damage)}" if damage else remark(store, artifact)
         click.echo(
             f"{artifact.name}  {human_size(record.size)}  {record.created[:19]}  from {'; '.join(sources)}{state}"
         )
@@ -120,36 +117,40 @@ def status(store: Path) -> None:
         click.echo(f"{stage_name}  {len(sizes)} made on the way  {human_size(sum(sizes))}")
     for path in unreadable:
         click.echo(f"{path.parent.name} {path.name[:12]}  {human_size(_size(path))}  NOT WHOLE: {RECORD_NAME}")
-    for path in opened.leftovers():
+    for path in store.leftovers():
         click.echo(
-            f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}  {_leftover_state(opened, path)}"
+            f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}  {_leftover_state(store, path)}"
         )
 
 
-@click.command(params=[store_option()])
+@click.command(params=store_options())
 @click.argument("references", nargs=-1)
 @click.option("--repair", "mend", is_flag=True, help="Set bad files aside, and make anew what they held.")
-def verify(store: Path, references: tuple[str, ...], mend: bool) -> None:
+def verify(store: Store, references: tuple[str, ...], mend: bool) -> None:
     """Read every byte of the artifacts again and prove that they are what their records say.
 
     REFERENCES are fingerprints or their beginnings; without any, all artifacts are read.
     """
-    opened = Store(store.absolute())
-    context = context_of(opened, stages=_stages())
-    chosen = _chosen(opened, references)
-    unreadable = {} if references else opened.unreadable()
+    store = store.absolute()
+    context = context_of(store, stages=_stages())
+    chosen = _chosen(store, references)
+    unreadable = {} if references else store.unreadable()
     for folder, error in unreadable.items():
         click.echo(f"{folder.parent.name} {folder.name[:12]}: NOT WHOLE\n  {error}")
         if mend:
-            click.echo(f"  set aside as {set_record_aside(folder, store=opened)}")
+            click.echo(f"  set aside as {set_any_record_aside(folder, store=store)}")
     num_bad = len(unreadable)
     for artifact in chosen:
-        problems = artifact_problems(artifact)
-        click.echo(f"{artifact.name}: {'whole' if not problems else 'NOT WHOLE'}")
-        for path, problem in problems.items():
+        here = artifact_problems(artifact) if is_here(store, artifact) else {}
+        there = remote_problems(store, artifact)
+        click.echo(f"{artifact.name}: {'NOT WHOLE' if here or there else 'whole'}")
+        for path, problem in here.items():
             click.echo(f"  {artifact.path / path}: {problem}")
-        mended = bool(problems) and mend and _mend(artifact, problems, context)
-        num_bad += bool(problems) and not mended
+        for path, problem in there.items():
+            click.echo(f"  {store}/{artifact.record.stage}/{artifact.record.fingerprint}, {path}: {problem}")
+        damaged = bool(here or there)
+        mended = damaged and mend and _mend(artifact, here, there, context)
+        num_bad += damaged and not mended
     if num_bad:
         raise ProtoRKDError(
             f"Every artifact must be as it was written; {num_bad} of {len(chosen) + len(unreadable)} are not. "
@@ -158,46 +159,58 @@ def verify(store: Path, references: tuple[str, ...], mend: bool) -> None:
         )
 
 
-def _mend(artifact: Artifact, problems: Mapping[str, str], context: Context) -> bool:
+def _mend(artifact: Artifact, here: Mapping[str, str], there: Mapping[str, str], context: Context) -> bool:
     show_log()
-    done = repair(artifact, problems, context=context)
+    done = repair_everywhere(artifact, here, there, context=context)
     for path, place in done.set_aside.items():
         click.echo(f"  {path} set aside as {place}")
     click.echo(f"  {done.problem or 'made whole'}")
     return not done.problem
 
 
-@click.command(params=[store_option()])
+@click.command(params=store_options())
 @click.option(
     "--drop", multiple=True, metavar="REF", help="Also remove this artifact, by fingerprint or its beginning."
 )
 @click.option("--yes", is_flag=True, help="Remove without asking.")
-def gc(store: Path, drop: tuple[str, ...], yes: bool) -> None:
+def gc(store: Store, drop: tuple[str, ...], yes: bool) -> None:
     """Remove what nothing refers to, after showing it with its size.
 
     That is: what killed runs left, and artifacts that no student or report was made from and that are not the newest
     of their stage. Students and reports stay until they are named by --drop.
     """
-    opened = Store(store)
     kept = [stage.name for stage in _stages() if stage.keep]
-    dropped = [found.path for found in _chosen(opened, drop)] if drop else []
-    paths = garbage(opened, kept_stages=kept, drop=dropped)
-    for path in paths:
-        click.echo(f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}")
-    if not paths:
+    dropped = [found.path for found in _chosen(store, drop)] if drop else []
+    paths = garbage(store, kept_stages=kept, drop=dropped)
+    sizes = {path: _size(path) or remote_size(store, path) for path in paths}
+    for path, size in sizes.items():
+        click.echo(f"{path.parent.name} {_leftover_name(path)}  {human_size(size)}")
+    abandoned = _show_abandoned(store)
+    num_found = len(paths) + len(abandoned)
+    if not num_found:
         click.echo("Nothing to remove.")
         return
-    total = human_size(sum(map(_size, paths)))
-    if not yes and not click.confirm(f"Remove these {len(paths)} ({total})?"):
+    total = human_size(sum(sizes.values()) + sum(each.size for each in abandoned))
+    if not yes and not click.confirm(f"Remove these {num_found} ({total})?"):
         click.echo("Nothing removed.")
         return
-    now = set(garbage(opened, kept_stages=kept, drop=dropped))  # runs may have begun while the question stood
+    now = set(garbage(store, kept_stages=kept, drop=dropped))  # runs may have begun while the question stood
     for path in paths:
         if path in now:
-            opened.remove(path)
+            store.remove(path)
         else:
             click.echo(f"{path} is in use by now, and stays.")
-    click.echo(f"Removed {len(now & set(paths))} of {len(paths)} ({total}).")
+    remove_abandoned(store, abandoned)
+    click.echo(f"Removed {len(now & set(paths)) + len(abandoned)} of {num_found} ({total}).")
+
+
+def _show_abandoned(store: Store) -> list[Abandoned]:
+    """Show files in an object store that no record names; return those that no upload can be at work on."""
+    found = abandoned_files(store)
+    for each in found:
+        state = "no record names them" if each.is_old else "being uploaded, or left; stays for a day"
+        click.echo(f"{each.folder}  {len(each.keys)} files  {human_size(each.size)}  {state}")
+    return [each for each in found if each.is_old]
 
 
 def garbage(store: Store, *, kept_stages: Sequence[str], drop: Sequence[Path] = ()) -> list[Path]:
@@ -289,7 +302,7 @@ def _chosen(store: Store, references: Sequence[str]) -> list[Artifact]:
         if len(fitting) != 1:
             names = ", ".join(artifact.name for artifact in (fitting or known)) or "none"
             raise ProtoRKDError(
-                f"A reference must fit exactly one artifact in {store.root}; got {reference!r}. Known: {names}."
+                f"A reference must fit exactly one artifact in {store}; got {reference!r}. Known: {names}."
             )
         chosen += fitting
     return chosen
@@ -297,7 +310,8 @@ def _chosen(store: Store, references: Sequence[str]) -> list[Artifact]:
 
 def _leftover_name(path: Path) -> str:
     prefix, _, name = path.name.rpartition("-")
-    return f"{name[:12]}{' (unfinished)' if prefix or not (path / RECORD_NAME).exists() else ''}"
+    unfinished = prefix or (path.exists() and not (path / RECORD_NAME).exists())
+    return f"{name[:12]}{' (unfinished)' if unfinished else ''}"
 
 
 def _leftover_state(store: Store, path: Path) -> str:

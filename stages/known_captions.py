@@ -56,10 +56,11 @@ def find_known_rows(
     """
     is_known = np.zeros(len(captions), dtype=np.bool_)
     values: NDArray[Any] | None = None
-    for source in reversed(_sources(store, teacher_digest, recipe)):
+    for each in reversed(_sources(store, teacher_digest, recipe)):
         if is_known.all():
             break
         try:
+            source = store.fetch(each)
             rows = _rows_in(captions, source)
             rows[is_known] = -1
             if not (rows >= 0).any():
@@ -69,7 +70,7 @@ def find_known_rows(
                 values = _scratch(draft, len(captions), embeddings)
             _copy(embeddings, rows, values)
         except ProtoRKDError as error:
-            log.info("passing over %s, which is damaged: %s", source.name, error)
+            log.info("passing over %s, which is damaged: %s", each.name, error)
             continue
         is_known |= rows >= 0
     return None if values is None or not is_known.any() else KnownRows(is_known=is_known, values=values)

@@ -189,7 +189,8 @@ def find_pack(digest: str, location: str, store: Store) -> Artifact | None:
     """Find the pack that pictures were taken from, where it was or in the store, or None."""
     place = Path(location)
     known = [Artifact(place, ArtifactRecord.read(place))] if (place / RECORD_NAME).is_file() else []
-    return next((found for found in [*known, *store.artifacts("pack")] if found.record.digest == digest), None)
+    found = next((found for found in [*known, *store.artifacts("pack")] if found.record.digest == digest), None)
+    return store.fetch(found) if found else None
 
 
 def _find_places(pack: Pack, root: Path, paths: Sequence[str]) -> Rows:

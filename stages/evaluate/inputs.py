@@ -97,7 +97,7 @@ def _find_teacher(inputs: "EvaluateInputs", student: LoadedStudent, context: Con
     name = inputs.teacher or _recorded_teacher(config.teacher.identity, context)
     if name is None:
         raise ProtoRKDError(
-            f"--teacher must be given, for {context.store.root} no longer has the embeddings that the student was "
+            f"--teacher must be given, for {context.store} no longer has the embeddings that the student was "
             "distilled from."
         )
     trust = inputs.trust_remote_code
@@ -136,9 +136,9 @@ def _training_pictures(artifact: Artifact, context: Context) -> Input:
         if pack is None and not root.is_dir():
             missing = f"{root} is gone"
         elif not known:
-            missing = f"{context.store.root} no longer has their list"
+            missing = f"{context.store} no longer has their list"
         else:
-            paths = read_pairs(known[0].path)["image"]
+            paths = read_pairs(context.store.fetch(known[0]).path)["image"]
             if pack is not None:
                 return take_packed(pack, paths.combine_chunks(), manifest=known[0].record.inputs["manifest"].location)
             value = ImageSet(root=root, paths=paths.to_pylist())

@@ -1,0 +1,86 @@
+"""``--store``, the same for every command: a folder, or the URL of an object store and how it is worked on."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.objects import is_url
+from pipeline.store import Store
+
+_CACHE_KEY = "protorkd.store-cache"
+_SINGLE_KEY = "protorkd.single-writer"
+
+
+class _Place(click.ParamType):
+    name = "folder_or_url"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Path | str:
+        if is_url(str(value)):
+            return str(value)
+        folder: Path = click.Path(path_type=Path, file_okay=False).convert(value, param, context)
+        return folder
+
+
+def store_options() -> list[click.Option]:
+    """The options by which a command is given its ``store``, which it finds opened."""
+    return [
+        click.Option(
+            ["--store"],
+            type=_Place(),
+            default="store",
+            show_default=True,
+            envvar="PROTORKD_STORE",
+            show_envvar=True,
+            callback=_open,
+            help="Folder of all artifacts, or the URL of one in an object store, such as s3://bucket/prefix.",
+        ),
+        click.Option(
+            ["--store-cache"],
+            type=click.Path(path_type=Path, file_okay=False),
+            envvar="PROTORKD_STORE_CACHE",
+            show_envvar=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_note(_CACHE_KEY),
+            help="Folder in which a store with a URL is worked on. Default: one of its own in the user's cache.",
+        ),
+        click.Option(
+            ["--single-writer"],
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_note(_SINGLE_KEY),
+            help="Use an object store that cannot tell writers apart; nobody else may write there meanwhile.",
+        ),
+    ]
+
+
+def open_store(place: Path | str, *, cache: Path | None = None, single_writer: bool = False) -> Store:
+    """Open a store; nothing is asked of it yet.
+
+    Args:
+        place: a folder, or a URL.
+        cache: folder in which a store with a URL is worked on; None for the usual one.
+        single_writer: whether nobody else writes to the URL.
+
+    Raises:
+        ProtoRKDError: the URL is not one that can be opened.
+    """
+    if not is_url(str(place)):
+        return Store(Path(place))
+    from pipeline.remote_store import RemoteStore, default_cache
+
+    return RemoteStore(str(place), cache or default_cache(str(place)), single_writer=single_writer)
+
+
+def _note(key: str) -> Any:
+    def note(context: click.Context, _param: click.Parameter, value: Any) -> None:
+        context.meta[key] = value
+
+    return note
+
+
+def _open(context: click.Context, _param: click.Parameter, value: Path | str) -> Store:
+    cache, single = context.meta.get(_CACHE_KEY), context.meta.get(_SINGLE_KEY, False)
+    return open_store(value, cache=cache, single_writer=single)
