@@ -17,8 +17,8 @@ from pipeline.log import show_log
 from pipeline.options import click_options, take
 from pipeline.peers import is_first_process
 from pipeline.plan import plan_stage
-from pipeline.remote_store import Abandoned
 from pipeline.remote_upkeep import (
+    Abandoned,
     abandoned_files,
     is_here,
     remark,

@@ -1,5 +1,6 @@
 """Objects below a URL, such as ``s3://bucket/prefix``: read, write and list, with retries; failures say what to do."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import OTHER_BYTES, FileEntry
 from pipeline.log import log
+from pipeline.object_errors import ObjectDamagedError, UnmodifiedError, brief, may_pass, unreachable
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -24,14 +26,11 @@ TIMEOUT_S = 60.0  # of one request, which is of a part at most
 MAX_RETRIES = 10  # of one request, by the library: what the server refuses for the moment, and lost connections
 _ATTEMPTS = 3  # at a whole object: bodies that end early, and writes that were not answered
 _PART = 8 << 20
+_LISTED = 1000  # objects that a request lists or deletes
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class RemoteError(ProtoRKDError):
-    """An object store did not answer, refused, or holds other bytes: that is not the same as something being absent."""
 
 
 @dataclass(frozen=True)
@@ -218,19 +217,20 @@ class Objects:
         """Delete objects; one that is not there is no error."""
         import obstore
 
-        def delete(key: str) -> None:
+        for start in range(0, len(keys), _LISTED):
+            some = list(keys[start : start + _LISTED])
             try:
-                self._try(lambda: obstore.delete(self._client, key), key)
-            except FileNotFoundError:
-                return
-
-        in_parallel(delete, keys)
+                self._try(lambda some=some: obstore.delete(self._client, some), some[0])  # type: ignore[misc]
+            except FileNotFoundError:  # of folders: it may have come before others
+                for key in some:
+                    with contextlib.suppress(FileNotFoundError):
+                        obstore.delete(self._client, key)
 
     def below(self, prefix: str = "") -> Iterator[Found]:
         """Every object below a prefix, which is a folder."""
         import obstore
 
-        listing = iter(obstore.list(self._client, prefix or None, chunk_size=1000))
+        listing = iter(obstore.list(self._client, prefix or None, chunk_size=_LISTED))
         while some := self._try(lambda: next(listing, None), prefix):
             yield from (_found(each, each["path"]) for each in some)
 
@@ -277,7 +277,7 @@ class Objects:
                 return work()
             except FileNotFoundError as error:
                 if "NoSuchBucket" in str(error):
-                    raise self._unreachable(error, key) from error
+                    raise unreachable(self.place(key), key, error) from error
                 raise
             except (
                 exceptions.AlreadyExistsError,
@@ -288,45 +288,12 @@ class Objects:
             ):
                 raise
             except (exceptions.BaseError, OSError, ValueError) as error:
-                passing = isinstance(error, exceptions.GenericError | OSError) and _may_pass(str(error))
+                passing = isinstance(error, exceptions.GenericError | OSError) and may_pass(str(error))
                 if not passing or attempt + 1 == _ATTEMPTS:
-                    raise self._unreachable(error, key) from error
-                log.info("%s: %s; trying again", self.place(key), _brief(error))
+                    raise unreachable(self.place(key), key, error) from error
+                log.info("%s: %s; trying again", self.place(key), brief(error))
                 time.sleep(0.2 * 4**attempt)
         raise AssertionError("the last attempt returns or raises")
-
-    def _unreachable(self, error: Exception, key: str) -> RemoteError:
-        text = str(error)
-        if "169.254.169.254" in text:
-            got, advice = "no credentials", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, as for any other tool."
-        elif "NoSuchBucket" in text:
-            got, advice = "NoSuchBucket", "Make the bucket, or mend the URL."
-        elif "BadScheme" in text:
-            got, advice = (
-                "an endpoint without TLS",
-                "Give AWS_ENDPOINT_URL an https address, or set AWS_ALLOW_HTTP=true.",
-            )
-        elif re.search(r"status code: 40[13]|Permission|Unauthenticated", text):
-            got, advice = _brief(error), "Check the credentials in the environment and what the bucket allows them."
-        elif isinstance(error, ValueError):
-            got, advice = (
-                f"the key {key!r}",
-                "Keys must be UTF-8 without empty parts, '..' and control characters.",
-            )
-        else:
-            got, advice = (
-                _brief(error),
-                "Check the network and the endpoint, and run the same command again: what was whole is kept.",
-            )
-        return RemoteError(f"{self.place(key)} must be reachable; got {got}. {advice}")
-
-
-class ObjectDamagedError(RemoteError):
-    """An object is missing, or has other bytes than were written."""
-
-
-class UnmodifiedError(Exception):
-    """An object has the tag that the caller has seen."""
 
 
 def in_parallel(work: Callable[[T], R], things: Sequence[T]) -> list[R]:
@@ -368,7 +335,7 @@ def _client(url: str, _pid: int) -> "ObjectStore":
         )
     except Exception as error:
         raise ProtoRKDError(
-            f"{url} must be a place that obstore opens; got {_brief(error)}. Such as s3://bucket/prefix, gs://, az://."
+            f"{url} must be a place that obstore opens; got {brief(error)}. Such as s3://bucket/prefix, gs://, az://."
         ) from error
 
 
@@ -379,7 +346,7 @@ def _checked(url: str) -> str:
         raise ProtoRKDError(f"{url} must be read with obstore. pip install 'protorkd[s3]'.") from error
     authority = url.partition("://")[2].partition("/")[0]
     if "@" in authority or "?" in url or "#" in url:
-        shown = re.sub(r"//[^/@]*@", "//", url.partition("?")[0])
+        shown = re.sub(r"//[^/@]*@", "//", re.split("[?#]", url)[0])
         raise ProtoRKDError(
             f"A URL must name a place and nothing else; got {shown} with credentials, a query or a fragment. "
             "Give credentials in the environment, such as AWS_ACCESS_KEY_ID."
@@ -389,22 +356,6 @@ def _checked(url: str) -> str:
 
 def _found(meta: Any, key: str) -> Found:
     return Found(key, meta["size"], meta["e_tag"], meta["version"], meta["last_modified"])
-
-
-def _may_pass(text: str) -> bool:
-    """Whether a failure may pass if tried again: not one that the library has tried often, nor a client's mistake."""
-    return not re.search(r"after \d+ retries|BadScheme|status code: 4(?!08|29)\d\d|169\.254\.169\.254", text)
-
-
-def _brief(error: Exception) -> str:
-    """What went wrong, without what a server or a library quotes, for that may hold the name of a key."""
-    text = str(error)
-    status = re.search(r"status code: (\d+ [A-Za-z ]+)", text)
-    code = re.search(r"<Code>(\w+)</Code>", text)
-    if status or code:
-        return " ".join(found[1].strip() for found in (status, code) if found)
-    http = re.search(r"HTTP error: ([^\n:]+)", text)
-    return http[1].strip() if http else type(error).__name__
 
 
 def _require(holds: bool, path: Path) -> None:

@@ -8,7 +8,7 @@ from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
 from pipeline.explain import Difference, nearest
 from pipeline.fingerprint import fingerprint
-from pipeline.objects import RemoteError
+from pipeline.object_errors import RemoteError
 from pipeline.stage import Context, Input, Stage
 from pipeline.store import Artifact, Store
 

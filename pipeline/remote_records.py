@@ -11,7 +11,8 @@ from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import FileEntry, read_json, write_json
 from pipeline.fingerprint import FINGERPRINT_LENGTH, hash_json
-from pipeline.objects import Found, Objects, RemoteError, UnmodifiedError, in_parallel
+from pipeline.object_errors import RemoteError, UnmodifiedError
+from pipeline.objects import Found, Objects, in_parallel
 
 _RECORD = re.compile(rf"([0-9a-f]{{{FINGERPRINT_LENGTH}}})\.json")
 _STAGE = re.compile(r"[a-z][a-z0-9-]*")

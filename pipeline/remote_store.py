@@ -6,8 +6,8 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from data_schemas.files import FileEntry, disk_errors, fsync, fsync_all, write_a
 from pipeline.conditional_writes import check_conditional_writes
 from pipeline.fingerprint import FINGERPRINT_LENGTH
 from pipeline.log import log
-from pipeline.objects import Found, ObjectDamagedError, Objects, RemoteError, in_parallel
+from pipeline.object_errors import ObjectDamagedError, RemoteError
+from pipeline.objects import Objects, in_parallel
 from pipeline.remote_records import RemoteRecord, RemoteRecords, file_key, files_folder, record_key
 from pipeline.store import SET_ASIDE_NAME, Artifact, Store
 
@@ -28,29 +29,7 @@ FETCH_NAME = ".fetch"
 ABANDONED = timedelta(days=1)  # files without a record that are older are no upload that still goes on
 _TRUSTED = ABANDONED / 2  # an upload that goes on sends again what others might soon take for abandoned
 _CONFIRMED_S = 600.0
-_FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_LENGTH}}}")
-
-
-@dataclass(frozen=True)
-class Abandoned:
-    """Files of an object store that no record names.
-
-    Args:
-        folder: where they lie.
-        keys: of the objects.
-        size: bytes of all together.
-        written: when the last of them was.
-    """
-
-    folder: str
-    keys: tuple[str, ...]
-    size: int
-    written: datetime
-
-    @property
-    def is_old(self) -> bool:
-        """Whether no upload can be at work on them any more."""
-        return datetime.now(UTC) - self.written > ABANDONED
+FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_LENGTH}}}")
 
 
 class RemoteStore(Store):
@@ -166,19 +145,21 @@ class RemoteStore(Store):
         return "" if self.is_here(artifact) else "  not here: fetched when it is needed"
 
     def remote_problems(self, artifact: Artifact) -> dict[str, str]:
-        """Read every file of an artifact in the object store; name those that are not as written."""
-        record = artifact.record
-        if self.records.read(record.stage, record.fingerprint) is None:
+        """Read every file of an artifact in the object store; name those that are not as the record there says."""
+        there = self.records.read(artifact.record.stage, artifact.record.fingerprint)
+        if there is None:
             return {}
-        problems = in_parallel(lambda file: self.objects.problem(file_key(record, file), file), record.files)
-        found = {file.path: problem for file, problem in zip(record.files, problems, strict=True)}
-        return {path: problem for path, problem in found.items() if problem}
+        files = there.record.files
+        problems = in_parallel(lambda file: self.objects.problem(file_key(there.record, file), file), files)
+        return {file.path: problem for file, problem in zip(files, problems, strict=True) if problem}
 
-    def upload_again(self, artifact: Artifact, paths: Iterable[str]) -> None:
-        """Write files of an artifact into the object store once more, from a local copy that is whole."""
-        self.check_writable()
-        wanted = set(paths)
-        self._upload(artifact, [file for file in artifact.record.files if file.path in wanted])
+    def upload_again(self, artifact: Artifact, paths: Collection[str]) -> bool:
+        """Write objects of an artifact once more from a local copy that is whole; false where that has other files."""
+        there = self.records.read(artifact.record.stage, artifact.record.fingerprint)
+        if there is None or files_folder(there.record) != files_folder(artifact.record):
+            return False
+        self._upload(artifact, [file for file in artifact.record.files if file.path in paths])
+        return True
 
     def is_there(self, artifact: Artifact) -> bool:
         """Whether the object store has an artifact with these bytes, as far as its record says."""
@@ -207,38 +188,12 @@ class RemoteStore(Store):
     def remove(self, path: Path) -> None:
         """Delete an artifact there and here, its record first; or a leftover, which is here alone."""
         stage, fingerprint = path.parent.name, path.name
-        if _FINGERPRINT.fullmatch(fingerprint):
+        if FINGERPRINT.fullmatch(fingerprint):
             self.objects.remove([record_key(stage, fingerprint)])
             self.records.forget(stage, fingerprint)
             self.objects.remove([found.key for found in self.objects.below(f"{stage}/{fingerprint}")])
         if path.exists():
             super().remove(path)
-
-    def abandoned(self) -> list[Abandoned]:
-        """Find the files in the object store that no record names, the oldest first."""
-        records, broken = self.records.survey(None)
-        if broken:
-            raise next(iter(broken.values()))  # which files it names is not known
-        named = {files_folder(each.record) for each in records}
-        gathered: dict[str, list[Found]] = {}
-        for found in self.objects.below():
-            parts = found.key.split("/")
-            if len(parts) > 3 and _FINGERPRINT.fullmatch(parts[1]) and "/".join(parts[:3]) not in named:
-                gathered.setdefault("/".join(parts[:3]), []).append(found)
-        abandoned = [
-            Abandoned(
-                folder,
-                tuple(found.key for found in files),
-                sum(found.size for found in files),
-                max(found.modified for found in files),
-            )
-            for folder, files in gathered.items()
-        ]
-        return sorted(abandoned, key=lambda each: each.written)
-
-    def remove_abandoned(self, abandoned: Sequence[Abandoned]) -> None:
-        """Delete files that no record names."""
-        self.objects.remove([key for each in abandoned for key in each.keys])
 
     def _here(self, stage: str, fingerprint: str) -> tuple[Artifact | None, ProtoRKDError | None]:
         try:

@@ -1,13 +1,39 @@
 """What verify and gc do about the object store behind a store; nothing where there is none."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from data_schemas.artifact_record import RECORD_NAME
-from pipeline.remote_store import Abandoned, RemoteStore
+from pipeline.objects import Found
+from pipeline.remote_records import files_folder
+from pipeline.remote_store import ABANDONED, FINGERPRINT, RemoteStore
 from pipeline.repair import Repair, repair, set_aside, set_record_aside
 from pipeline.stage import Context
 from pipeline.store import Artifact, Store
+
+
+@dataclass(frozen=True)
+class Abandoned:
+    """Files of an object store that no record names.
+
+    Args:
+        folder: where they lie.
+        keys: of the objects.
+        size: bytes of all together.
+        written: when the last of them was.
+    """
+
+    folder: str
+    keys: tuple[str, ...]
+    size: int
+    written: datetime
+
+    @property
+    def is_old(self) -> bool:
+        """Whether no upload can be at work on them any more."""
+        return datetime.now(UTC) - self.written > ABANDONED
 
 
 def is_here(store: Store, artifact: Artifact) -> bool:
@@ -39,8 +65,8 @@ def repair_everywhere(
     store = context.store
     if not isinstance(store, RemoteStore):
         return repair(artifact, here, context=context)
-    if there and not here and store.is_here(artifact):
-        store.upload_again(artifact, there)
+    store.check_writable()
+    if there and not here and store.is_here(artifact) and store.upload_again(artifact, there):
         return Repair({}, "")
     moved = {}
     if here and not there and store.is_there(artifact):
@@ -53,7 +79,7 @@ def repair_everywhere(
     if place := store.withdraw(artifact.path):
         moved = {store.objects.place(artifact.name): place}
     if store.is_here(artifact) and not here:
-        store.share(artifact)
+        store.share(store.fetch(artifact))
         return Repair({}, "")
     done = repair(artifact, here, context=context)
     return Repair({**moved, **done.set_aside}, done.problem)
@@ -66,14 +92,38 @@ def set_any_record_aside(folder: Path, *, store: Store) -> Path:
 
 
 def abandoned_files(store: Store) -> list[Abandoned]:
-    """Files in the object store that no record names."""
-    return store.abandoned() if isinstance(store, RemoteStore) else []
+    """Find the files in the object store that no record names, the oldest first.
+
+    Raises:
+        RemoteError: a record cannot be read, so that it is not known which files it names.
+    """
+    if not isinstance(store, RemoteStore):
+        return []
+    records, broken = store.records.survey(None)
+    if broken:
+        raise next(iter(broken.values()))
+    named = {files_folder(each.record) for each in records}
+    gathered: dict[str, list[Found]] = {}
+    for found in store.objects.below():
+        parts = found.key.split("/")
+        if len(parts) > 3 and FINGERPRINT.fullmatch(parts[1]) and "/".join(parts[:3]) not in named:
+            gathered.setdefault("/".join(parts[:3]), []).append(found)
+    abandoned = [
+        Abandoned(
+            folder,
+            tuple(found.key for found in files),
+            sum(found.size for found in files),
+            max(found.modified for found in files),
+        )
+        for folder, files in gathered.items()
+    ]
+    return sorted(abandoned, key=lambda each: each.written)
 
 
-def remove_abandoned(store: Store, abandoned: list[Abandoned]) -> None:
+def remove_abandoned(store: Store, abandoned: Sequence[Abandoned]) -> None:
     """Delete files that no record names."""
     if isinstance(store, RemoteStore):
-        store.remove_abandoned(abandoned)
+        store.objects.remove([key for each in abandoned for key in each.keys])
 
 
 def remote_size(store: Store, path: Path) -> int:

@@ -1,6 +1,9 @@
 """An object store on loopback that speaks S3: moto, in a thread, behind a gate that counts, fails, stalls and lies."""
 
+import io
 import logging
+import re
+import socket
 import threading
 import time
 import urllib.request
@@ -48,6 +51,7 @@ class ObjectServer:
         self._app = DomainDispatcherApplication(create_backend_app)
         self._lock = threading.Lock()
         self._num_buckets = 0
+        self._deletions: list[str] = []
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True)
         self._server.daemon_threads = True
         self.port = self._server.port
@@ -71,18 +75,24 @@ class ObjectServer:
 
     def bucket(self) -> str:
         """Make an empty bucket, and forget faults and requests."""
+        self.faults.clear()
+        self.lies = False
         self._num_buckets += 1
         name = f"bucket-{self._num_buckets}"
         with urllib.request.urlopen(urllib.request.Request(f"{self.url}/{name}", method="PUT")):
             pass
         self.requests.clear()
-        self.faults.clear()
-        self.lies = False
+        self._deletions.clear()
         return name
 
     def count(self, method: str = "", part: str = "") -> int:
         """How many requests there were of a kind."""
         return sum(method in each[0] and part in each[1] for each in self.requests)
+
+    @property
+    def removed(self) -> list[str]:
+        """Keys that were deleted, probes apart, in their order."""
+        return [key for body in self._deletions for key in re.findall("<Key>(.*?)</Key>", body) if ".probe-" not in key]
 
     def answer_with(self, status: str, *, method: str, part: str = "", times: int = 1, body: bytes = b"") -> None:
         """Refuse the next requests of a kind."""
@@ -108,7 +118,7 @@ class ObjectServer:
 
         def act(environ: dict[str, Any], start: Callable[..., Any], answer: Callable[[], Reply]) -> Reply:
             b"".join(answer())
-            raise ConnectionAbortedError
+            return _hang_up(environ)
 
         self.faults.append(Fault(method, part, act, times))
 
@@ -126,12 +136,11 @@ class ObjectServer:
         came, may_go = threading.Event(), threading.Event()
 
         def act(environ: dict[str, Any], start: Callable[..., Any], answer: Callable[[], Reply]) -> Reply:
-            reply = [b"".join(answer())] if done else None
+            if done:
+                b"".join(answer())
             came.set()
             may_go.wait(WAIT_S)
-            if reply is None:
-                raise ConnectionAbortedError  # whoever asked is dead
-            return reply
+            return _hang_up(environ)
 
         self.faults.append(Fault(method, part, act, 1, after))
         return came, may_go
@@ -144,6 +153,10 @@ class ObjectServer:
         with self._lock:
             self.requests.append((method, f"{path}?{environ['QUERY_STRING']}"))
             fault = self._fault(method, path)
+        if environ["QUERY_STRING"] == "delete":
+            body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+            environ["wsgi.input"] = io.BytesIO(body)
+            self._deletions.append(body.decode())
 
         def answer() -> Reply:
             reply: Reply = self._app(environ, start)
@@ -165,6 +178,11 @@ class ObjectServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+def _hang_up(environ: dict[str, Any]) -> Reply:
+    environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+    raise ConnectionAbortedError
 
 
 def serve() -> Iterator[ObjectServer]:

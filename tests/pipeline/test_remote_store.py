@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from toy_stage import CHILD, TOY, Toy
 
 from data_schemas.artifact_record import RECORD_NAME
 from data_schemas.errors import ProtoRKDError
-from pipeline import objects, remote_store
+from data_schemas.files import FileEntry
+from pipeline import objects, remote_store, remote_upkeep
 from pipeline.commands import artifact_problems, gc, status, verify
-from pipeline.objects import RemoteError
+from pipeline.object_errors import RemoteError
 from pipeline.remote_records import file_key, record_key
 from pipeline.remote_store import RemoteStore
 
@@ -45,7 +47,7 @@ def machine(tmp_path, bucket, monkeypatch):
 def command(toy, *words):
     options = ["--store", str(toy.store), "--store-cache", str(toy.store.root)]
     return CliRunner().invoke({"gc": gc, "verify": verify, "status": status}[words[0]], [*words[1:], *options],
-                              obj=(TOY, CHILD), catch_exceptions=False)  # fmt: skip
+                              obj=(TOY, CHILD))  # fmt: skip
 
 
 def object_of(toy, artifact, path):
@@ -220,7 +222,7 @@ def test_race__with_other_bytes_keeps_what_is_there_and_says_so(machine, bucket_
         del two.store.records.read
         return second_run(params, inputs, out, runtime, context)
 
-    toy_stage.TOY = toy_stage.replace(TOY, run=other)
+    toy_stage.TOY = replace(TOY, run=other)
     try:
         second = two.run().artifact
     finally:
@@ -235,7 +237,7 @@ def test_race__with_other_bytes_keeps_what_is_there_and_says_so(machine, bucket_
 def test_force__puts_what_it_makes_in_the_place_of_what_is_there(machine, monkeypatch):
     one = machine("one")
     first = one.run().artifact
-    monkeypatch.setattr(toy_stage, "TOY", toy_stage.replace(TOY, run=with_more))
+    monkeypatch.setattr(toy_stage, "TOY", replace(TOY, run=with_more))
     second = machine("two").run(force=True).artifact
     assert second.record.digest != first.record.digest
     assert machine("three").store.resolve(None, stage="toy", flag="--toy").record.digest == second.record.digest
@@ -250,7 +252,7 @@ def with_more(params, inputs, out, runtime, context):
 def test_liar__is_found_out_before_any_work_and_allowed_to_one_writer(machine, bucket_server):
     bucket_server.lies = True
     one = machine("one")
-    with pytest.raises(ProtoRKDError, match="must refuse to create an object that exists.*--single-writer"):
+    with pytest.raises(ProtoRKDError, match=r"must refuse to create an object that exists.*--single-writer"):
         one.run()
     assert not list(one.store.root.glob("toy/*"))
     bucket_server.requests.clear()
@@ -288,21 +290,222 @@ def test_fetch__of_an_altered_object_is_an_error_and_no_artifact(machine):
     made = one.run().artifact
     corrupt(one, made, "parts/1.txt")
     two = machine("two")
-    with pytest.raises(RemoteError, match=r"parts/1.txt must be as it was written; it has other bytes.*verify --repair"):
+    with pytest.raises(RemoteError, match=r"parts/1.txt must be as it was written; it has other bytes.*--repair"):
         two.run()
-    assert two.store.leftovers() and not two.store.folder("toy", made.record.fingerprint).exists()
+    assert not two.store.folder("toy", made.record.fingerprint).exists()
+
+
+def spoil(toy, artifact, path, damage):
+    key = object_of(toy, artifact, path)
+    if damage == "altered":
+        corrupt(toy, artifact, path)
+    elif damage == "missing":
+        toy.store.objects.remove([key])
+    else:
+        toy.store.objects.write(key, b"1")
 
 
 @pytest.mark.parametrize("damage", ["altered", "missing", "cut"])
 def test_verify__names_a_damaged_object_and_repairs_it_from_a_good_copy(machine, damage):
     one = machine("one")
     made = one.run().artifact
-    key = object_of(one, made, "parts/1.txt")
-    if damage == "altered":
-        corrupt(one, made, "parts/1.txt")
-    elif damage == "missing":
-        one.store.objects.remove([key])
-    else:
-        one.store.objects.write(key, b"1")
+    spoil(one, made, "parts/1.txt", damage)
     result = command(one, "verify")
-    assert isinstance(result.exception, ProtoRKDError) or result.exit_code == 1
+    assert f"{one.store}/toy/{made.record.fingerprint}, parts/1.txt: " in result.output
+    assert "1 of 1 are not" in str(result.exception)
+    assert command(one, "verify", "--repair").exception is None
+    assert command(machine("two"), "verify").exception is None
+    assert artifact_problems(machine("two").run().artifact) == {}
+
+
+def test_verify__repairs_a_damaged_copy_from_the_object_store(machine):
+    one = machine("one")
+    made = one.run().artifact
+    (made.path / "parts" / "1.txt").write_text("x" * (made.path / "parts" / "1.txt").stat().st_size)
+    result = command(one, "verify", "--repair")
+    assert result.exception is None
+    assert "set aside as" in result.output
+    assert artifact_problems(one.store.find("toy", made.record.fingerprint)) == {}
+
+
+def test_verify__makes_anew_what_is_damaged_and_lies_nowhere_else(machine, monkeypatch):
+    one = machine("one")
+    context = toy_stage.context_of(one.store, stages=[TOY])
+    options = {"params": toy_stage.ToyParams(), "inputs": toy_stage.ToyInputs(one.source)}
+    made = toy_stage.run_stage(TOY, **options, runtime=toy_stage.ToyRuntime(), context=context).artifact
+    corrupt(one, made, "parts/1.txt")
+    two = machine("two")
+    assert command(two, "verify", "--repair").exception is None
+    assert two.store.remote_problems(made) == {}
+    assert artifact_problems(machine("three").run().artifact) == {}
+
+
+def test_verify__keeps_an_artifact_whose_log_alone_is_damaged(machine):
+    one = machine("one")
+    made = one.run().artifact
+    corrupt(one, made, "logs/times.txt")
+    two = machine("two")
+    assert command(two, "verify", "--repair").exception is None
+    [artifact] = two.store.artifacts()
+    assert artifact.record.digest == made.record.digest
+    assert "logs/times.txt" not in {file.path for file in artifact.record.files}
+    assert two.store.remote_problems(artifact) == {}
+
+
+@pytest.mark.parametrize("damage", ["not JSON", "of another", "escaping", "altered"])
+def test_record__that_is_not_as_written_is_refused_and_repaired_by_setting_it_aside(machine, damage, tmp_path):
+    one = machine("one")
+    made = one.run().artifact
+    key = record_key("toy", made.record.fingerprint)
+    values = json.loads(one.store.objects.read(key)[0])
+    if damage == "escaping":
+        record = replace(made.record, files=(replace(made.record.files[0], path="../../../escaped.txt"),))
+        record.write(tmp_path / "forged")
+        data = (tmp_path / "forged" / RECORD_NAME).read_bytes()
+    else:
+        data = {
+            "not JSON": b"{",
+            "of another": json.dumps(values).encode().replace(b'"toy"', b'"boy"'),
+            "altered": json.dumps({**values, "counts": {"made": 4}}).encode(),
+        }[damage]
+    one.store.objects.write(key, data)
+    two = machine("two")
+    with pytest.raises(RemoteError, match="verify --repair"):
+        two.run()
+    assert not list(tmp_path.rglob("escaped.txt"))
+    assert "NOT WHOLE" in command(two, "status").output
+    assert command(two, "verify").exception is not None
+    command(two, "verify", "--repair")
+    assert two.run().status == "created"
+    assert artifact_problems(machine("three").run().artifact) == {}
+
+
+def test_gc__drops_what_nothing_refers_to_there_too_record_first(machine, bucket_server):
+    one = machine("one")
+    old = one.run().artifact
+    used = one.run(scale=2.0).artifact
+    one.run_child(used.record.fingerprint)
+    newest = one.run(scale=3.0).artifact
+    two = machine("two")
+    bucket_server.requests.clear()
+    output = command(two, "gc", "--yes").output
+    assert old.record.fingerprint[:12] in output
+    removed = bucket_server.removed
+    assert removed[0].endswith(record_key("toy", old.record.fingerprint))
+    assert len(removed) == 1 + NUM_FILES
+    assert all(old.record.fingerprint in key for key in removed)
+    left = {artifact.record.fingerprint for artifact in machine("three").store.artifacts("toy")}
+    assert left == {used.record.fingerprint, newest.record.fingerprint}
+    assert not [found for found in two.store.objects.below() if old.record.fingerprint in found.key]
+
+
+def test_gc__lists_files_without_a_record_and_removes_them_when_they_are_old(machine, bucket_server, monkeypatch):
+    one = machine("one")
+    made = one.run().artifact
+    one.store.objects.remove([record_key("toy", made.record.fingerprint)])
+    two = machine("two")
+    assert "stays for a day" in command(two, "gc", "--yes").output
+    assert bucket_server.removed == ["store/" + record_key("toy", made.record.fingerprint)]
+    monkeypatch.setattr(remote_upkeep, "ABANDONED", timedelta(seconds=-1))
+    assert "no record names them" in command(two, "gc", "--yes").output
+    assert list(two.store.objects.below()) == []
+
+
+def test_gc__touches_nothing_that_is_not_the_stores(machine):
+    one = machine("one")
+    one.run()
+    strangers = ["notes.txt", "toy/notes.json", "toy/deeper/and/deeper.txt", "Other Folder/x"]
+    for key in strangers:
+        one.store.objects.write(key, b"not ours")
+    assert "Nothing to remove" in command(one, "gc", "--yes").output
+    assert {found.key for found in one.store.objects.below()} >= set(strangers)
+    assert len(one.store.artifacts()) == 1
+
+
+def test_source__that_gc_removed_elsewhere_is_uploaded_with_what_is_made_from_it(machine):
+    one = machine("one")
+    made = one.run().artifact
+    machine("two").store.remove(machine("two").store.folder("toy", made.record.fingerprint))
+    one.run_child(str(made.path))
+    assert machine("three").run().status == "unchanged"
+
+
+def test_upload__trusts_no_file_that_others_might_take_for_abandoned(machine, bucket_server, monkeypatch):
+    one = machine("one")
+    made = one.run().artifact
+    assert one.store._not_there(made.record) == []
+    monkeypatch.setattr(remote_store, "_TRUSTED", timedelta(seconds=-5))
+    assert one.store._not_there(made.record) == list(made.record.files)
+
+
+def test_large_file__goes_in_parts_both_ways(machine, bucket_server, monkeypatch):
+    monkeypatch.setattr(objects, "_PART", 5 << 20)
+    content = os.urandom(12 << 20)
+
+    def with_large(params, inputs, out, runtime, context):
+        (out.path / "large.bin").write_bytes(content)
+        return TOY.run(params, inputs, out, runtime, context)
+
+    monkeypatch.setattr(toy_stage, "TOY", replace(TOY, run=with_large))
+    machine("one").run()
+    assert bucket_server.count("PUT", "large.bin?partNumber") == 3
+    bucket_server.cut(part="large.bin")
+    found = machine("two").run().artifact
+    assert (found.path / "large.bin").read_bytes() == content
+
+
+def test_large_file__whose_bytes_have_changed_is_not_uploaded(machine, monkeypatch, tmp_path):
+    monkeypatch.setattr(objects, "_PART", 5 << 20)
+    (tmp_path / "large.bin").write_bytes(bytes(12 << 20))
+    entry = FileEntry("large.bin", 12 << 20, "0" * 64)
+    store = machine("one").store
+    with pytest.raises(ProtoRKDError, match="must be as it was written"):
+        store.objects.upload("x/large.bin", entry, tmp_path)
+    assert list(store.objects.below()) == []
+
+
+def test_error__shows_no_credentials(machine, bucket_server, monkeypatch):
+    body = b"<Error><Code>SignatureDoesNotMatch</Code><AWSAccessKeyId>AKIATESTTESTTESTTEST</AWSAccessKeyId></Error>"
+    bucket_server.answer_with("403 Forbidden", method="GET", body=body, times=9)
+    with pytest.raises(RemoteError) as caught:
+        machine("one").run()
+    assert "403 Forbidden SignatureDoesNotMatch" in str(caught.value)
+    assert "AKIA" not in str(caught.value)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "false")
+    objects._client.cache_clear()
+    with pytest.raises(RemoteError, match="AWS_ALLOW_HTTP"):
+        machine("one").run()
+    objects._client.cache_clear()
+
+
+def test_record__holds_no_credentials(machine, bucket_server):
+    one = machine("one")
+    made = one.run().artifact
+    text = one.store.objects.read(record_key("toy", made.record.fingerprint))[0].decode()
+    assert not any(value in text for name, value in bucket_server.environment.items() if "KEY" in name)
+
+
+@pytest.mark.parametrize("url", ["s3://key:secret@bucket/x", "s3://bucket/x?X-Amz-Signature=secret", "s3://b/x#secret"])
+def test_url__with_more_than_a_place_is_refused_without_showing_it(url, tmp_path):
+    with pytest.raises(ProtoRKDError, match="must name a place and nothing else") as caught:
+        RemoteStore(url, tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def test_url__of_a_bucket_that_is_not_there_says_so(machine, bucket, tmp_path):
+    toy = machine("one")
+    toy.store = RemoteStore("s3://no-such-bucket/x", tmp_path / "other")
+    with pytest.raises(RemoteError, match=r"NoSuchBucket\. Make the bucket"):
+        toy.run()
+
+
+def test_url__of_a_folder_is_a_store_that_machines_share_too(tmp_path):
+    def machine(name):
+        toy = Toy(tmp_path)
+        toy.store = RemoteStore(f"file://{tmp_path}/shared", tmp_path / name)
+        return toy
+
+    assert machine("one").run().status == "created"
+    found = machine("two").run()
+    assert found.status == "unchanged"
+    assert artifact_problems(found.artifact) == {}
