@@ -13,11 +13,15 @@ class ObjectDamagedError(RemoteError):
     """An object is missing, or has other bytes than were written."""
 
 
+class BadKeyError(RemoteError):
+    """A key that cannot be asked for."""
+
+
 class UnmodifiedError(Exception):
     """An object has the tag that the caller has seen."""
 
 
-def unreachable(place: str, key: str, error: Exception) -> RemoteError:
+def unreachable(place: str, error: Exception) -> RemoteError:
     """Say what keeps an object from being reached, and what to do about it."""
     text = str(error)
     if "169.254.169.254" in text:
@@ -31,11 +35,6 @@ def unreachable(place: str, key: str, error: Exception) -> RemoteError:
         )
     elif re.search(r"status code: 40[13]|Permission|Unauthenticated", text):
         got, advice = brief(error), "Check the credentials in the environment and what the bucket allows them."
-    elif isinstance(error, ValueError):
-        got, advice = (
-            f"the key {key!r}",
-            "Keys must be UTF-8 without empty parts, '..' and control characters.",
-        )
     else:
         got, advice = (
             brief(error),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import OTHER_BYTES, FileEntry
 from pipeline.log import log
-from pipeline.object_errors import ObjectDamagedError, UnmodifiedError, brief, may_pass, unreachable
+from pipeline.object_errors import BadKeyError, ObjectDamagedError, UnmodifiedError, brief, may_pass, unreachable
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -28,6 +28,8 @@ _ATTEMPTS = 3  # at a whole object: bodies that end early, and writes that were 
 _PART = 8 << 20
 _LISTED = 1000  # objects that a request lists or deletes
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+
+_COLLAPSED = re.compile(r"([a-z][a-z0-9+.-]+):/([^/].*)")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -57,6 +59,21 @@ def is_url(place: str) -> bool:
     return _URL.match(place) is not None
 
 
+def url_of(place: Path | str) -> str | None:
+    """The URL that a place is named by, or None for a path; a URL that went through a Path has lost a slash."""
+    text = str(place)
+    if is_url(text):
+        return text
+    return f"{found[1]}://{found[2]}" if (found := _COLLAPSED.match(text)) else None
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Take an object's URL apart into that of its bucket, container or host, and its key."""
+    scheme, _, rest = url.partition("://")
+    bucket, _, key = rest.partition("/")
+    return f"{scheme}://{bucket}", key
+
+
 class Objects:
     """The objects below one URL; keys are relative to it. It pickles as its URL: each process has its own client.
 
@@ -74,12 +91,13 @@ class Objects:
         """The URL of an object, for people."""
         return f"{self.url}/{key}"
 
-    def read(self, key: str, *, tag: str | None = None) -> tuple[bytes, Found] | None:
+    def read(self, key: str, *, tag: str | None = None, limit: int | None = None) -> tuple[bytes, Found] | None:
         """Read a small object whole; None where there is none.
 
         Args:
             key: which.
             tag: what the caller has: an object that still has this tag is not read.
+            limit: of a larger object, which nobody wants, so many bytes are read.
 
         Raises:
             UnmodifiedError: it has that tag.
@@ -89,7 +107,10 @@ class Objects:
 
         def get() -> tuple[bytes, Found]:
             result = obstore.get(self._client, key, options={"if_none_match": tag} if tag else None)
-            return bytes(result.bytes()), _found(result.meta, key)
+            found = _found(result.meta, key)
+            if limit is not None and found.size > limit:
+                return bytes(obstore.get_range(self._client, key, start=0, end=limit)), found
+            return bytes(result.bytes()), found
 
         try:
             return self._try(get, key)
@@ -230,7 +251,7 @@ class Objects:
         """Every object below a prefix, which is a folder."""
         import obstore
 
-        listing = iter(obstore.list(self._client, prefix or None, chunk_size=_LISTED))
+        listing = self._try(lambda: iter(obstore.list(self._client, prefix or None, chunk_size=_LISTED)), prefix)
         while some := self._try(lambda: next(listing, None), prefix):
             yield from (_found(each, each["path"]) for each in some)
 
@@ -277,7 +298,7 @@ class Objects:
                 return work()
             except FileNotFoundError as error:
                 if "NoSuchBucket" in str(error):
-                    raise unreachable(self.place(key), key, error) from error
+                    raise unreachable(self.place(key), error) from error
                 raise
             except (
                 exceptions.AlreadyExistsError,
@@ -287,10 +308,15 @@ class Objects:
                 NotImplementedError,
             ):
                 raise
-            except (exceptions.BaseError, OSError, ValueError) as error:
+            except ValueError as error:
+                raise BadKeyError(
+                    f"{self.place(key)} must have no empty part, no '..' and no control character in its key; it does. "
+                    "Rename the object."
+                ) from error
+            except (exceptions.BaseError, OSError) as error:
                 passing = isinstance(error, exceptions.GenericError | OSError) and may_pass(str(error))
                 if not passing or attempt + 1 == _ATTEMPTS:
-                    raise unreachable(self.place(key), key, error) from error
+                    raise unreachable(self.place(key), error) from error
                 log.info("%s: %s; trying again", self.place(key), brief(error))
                 time.sleep(0.2 * 4**attempt)
         raise AssertionError("the last attempt returns or raises")

@@ -18,6 +18,7 @@ from stages.image_files import list_pictures
 from stages.image_paths import check_inside
 from stages.image_set import IDENTITIES, identify_images
 from stages.manifest_format import ManifestFormat
+from stages.remote_manifest import local_copy
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,10 @@ def identify(inputs: PackInputs, params: PackParams, context: Context) -> Mappin
 
 
 def _manifest(manifest: Path, inputs: PackInputs, params: PackParams) -> tuple[Path, list[str]]:
-    if not manifest.is_file():
+    file = local_copy(manifest)
+    if not file.is_file():
         raise ProtoRKDError(f"--manifest must name a file; got {manifest}.")
-    table = params.read(manifest, max_bad_fraction=1.0).table  # what of it is no pair is for encode-teacher to judge
+    table = params.read(file, max_bad_fraction=1.0).table  # what of it is no pair is for encode-teacher to judge
     root, paths = inputs.image_root or manifest.parent, table["image"].unique().to_pylist()
     if not inputs.allow_outside:
         check_inside(paths, root)
