@@ -57,8 +57,9 @@ class RemoteImageSet(ImageSet):
             raise ImageRejected(self.missing[number])
         if not is_url(self._file(number)):
             return super().open(number)
-        data = self._read_ahead.pop(number, None)
-        data = self._read(number) if data is None else data
+        data: bytes | str | None = self._read_ahead.pop(number, None)
+        if data is None:
+            data = self._read(number)
         if isinstance(data, str):
             raise ImageRejected(data)
         return picture_of(data)
@@ -93,9 +94,9 @@ class RemoteImageSet(ImageSet):
         """Read an object, from the cache if it is there; or say why it is no picture."""
         url, digest, cache = self._file(number), self._digest(number), ObjectCache.of_environment()
         name = digest.hex() or url
-        data = cache.read(name)
-        if data is not None and (not digest or hashlib.sha256(data).digest() == digest):
-            return data
+        kept = cache.read(name)
+        if kept is not None and (not digest or hashlib.sha256(kept).digest() == digest):
+            return kept
         try:
             data = read_picture(url)
         except RemoteError as error:
@@ -209,7 +210,8 @@ def _look_up(urls: Sequence[str]) -> dict[str, Found]:
 
 
 def _look_up_in(objects: Objects, keys: Sequence[str]) -> dict[str, Found]:
-    found, whole = {}, False
+    found: dict[str, Found] = {}
+    whole = False
     if len(keys) > 1 and not objects.url.startswith("http"):
         found, whole = _list(objects, set(keys))
     unlisted = [] if whole else [key for key in keys if key not in found]
