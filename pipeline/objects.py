@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 NUM_REQUESTS = 16  # at a time: a request waits for the network, not for a core
-TIMEOUT_S = 60.0  # of one request, which is of a part at most
+TIMEOUT_S = 120.0  # of one request, which is of a part at most; AWS_TIMEOUT, such as 300s, says otherwise
 MAX_RETRIES = 10  # of one request, by the library: what the server refuses for the moment, and lost connections
 _ATTEMPTS = 3  # at a whole object: bodies that end early, and writes that were not answered
 _PART = 8 << 20
+_MOST_PARTS = 9_000  # of one object; S3 takes 10,000
 _LISTED = 1000  # objects that a request lists or deletes
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 
@@ -147,7 +148,7 @@ class Objects:
                 raise FileNotFoundError(self.place(key))
             yield found[0]
             return
-        with ThreadPoolExecutor(4) as pool:
+        with ThreadPoolExecutor(2) as pool:
             yield from _ahead(pool, part, range(0, size, _PART))
 
     def problem(self, key: str, entry: FileEntry) -> str | None:
@@ -198,7 +199,8 @@ class Objects:
                             _require(hasher.hexdigest() == entry.sha256, path)
                         yield block
 
-            obstore.put(self._client, key, read(), chunk_size=_PART, max_concurrency=4)
+            part = max(_PART, -(-entry.size // _MOST_PARTS))
+            obstore.put(self._client, key, read(), chunk_size=part, max_concurrency=2)
 
         self._try(put, key)
 
@@ -335,7 +337,7 @@ def in_parallel(work: Callable[[T], R], things: Sequence[T]) -> list[R]:
             raise
 
 
-def _ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], things: Sequence[T], *, num_ahead: int = 4) -> Iterator[R]:
+def _ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], things: Sequence[T], *, num_ahead: int = 3) -> Iterator[R]:
     waiting: list[Future[R]] = []
     for thing in things:
         waiting.append(pool.submit(work, thing))
@@ -353,11 +355,12 @@ def _client(url: str, _pid: int) -> "ObjectStore":
     if url.startswith("file://"):
         return LocalStore(Path(url.removeprefix("file://")), mkdir=True)
     allow_http = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes")
+    timeout = os.environ.get("AWS_TIMEOUT") or timedelta(seconds=TIMEOUT_S)
     try:
         return from_url(
             url,
-            client_options={"timeout": timedelta(seconds=TIMEOUT_S), "allow_http": allow_http},
-            retry_config={"max_retries": MAX_RETRIES, "retry_timeout": timedelta(seconds=3 * TIMEOUT_S)},
+            client_options={"timeout": timeout, "allow_http": allow_http},
+            retry_config={"max_retries": MAX_RETRIES, "retry_timeout": timedelta(minutes=3)},
         )
     except Exception as error:
         raise ProtoRKDError(

@@ -1,5 +1,6 @@
 """The road from a manifest to an evaluation on an object store, and the same on a machine that has nothing yet."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,3 +80,9 @@ def test_pictures_and_manifest__of_a_bucket_train_as_files_do_and_are_read_once(
     packed = run("pack", "--manifest", manifest, "--workers", 1)
     assert packed["digest"] == files("pack", "--manifest", pairs.manifest, "--workers", 1)["digest"]
     assert bucket_server.count("GET", "/data/images/") == 24
+    evaluation = ("--student", distilled["path"], "--num-resamples", 100, "--workers", 0, "--device", "cpu")
+    metrics = files("evaluate", "--retrieval", pairs.manifest, "--teacher", word_vectors, *evaluation)["metrics"]
+    evaluated = run("evaluate", "--retrieval", manifest, *evaluation)
+    assert evaluated["metrics"] == metrics
+    report = json.loads((Path(evaluated["path"]) / "report.json").read_text())
+    assert [found["num_exact"] for found in report["overlap"]] == [24]  # it knows the pictures that it was trained on

@@ -166,7 +166,7 @@ def find_run(store: Store, reference: str | None) -> DistillRun:
         artifact = store.resolve(reference, stage=_STAGE, flag="--student")
         return DistillRun(artifact.record.fingerprint, DONE, artifact)
     drafts = _folders(store, DRAFT_PREFIX)  # before the artifacts: what is renamed meanwhile is seen twice, not never
-    known = drafts | _recorded(store) | _folders(store)
+    known = drafts | _elsewhere(store) | _folders(store)
     fitting = [fingerprint for fingerprint in known if fingerprint.startswith(reference or "")]
     if reference is None:
         running = [fingerprint for fingerprint in drafts if is_held(store, _STAGE, fingerprint)]
@@ -189,9 +189,9 @@ def _run(store: Store, fingerprint: str) -> DistillRun:
     return DistillRun(fingerprint, DONE if artifact else STOPPED, artifact)
 
 
-def _recorded(store: Store) -> dict[str, float]:
-    """Fingerprints of finished distillations, wherever they lie, with the time at which each was made."""
-    records = [artifact.record for artifact in store.artifacts(_STAGE)]
+def _elsewhere(store: Store) -> dict[str, float]:
+    """Fingerprints of finished distillations that have no folder here yet, with the time at which each was made."""
+    records = [artifact.record for artifact in store.artifacts(_STAGE) if not artifact.path.exists()]
     return {record.fingerprint: datetime.fromisoformat(record.created).timestamp() for record in records}
 
 

@@ -9,13 +9,15 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.pair_index import read_pairs
 from data_schemas.student_checkpoint import CONFIG_NAME
 from pipeline.fingerprint import hash_json
+from pipeline.objects import url_of
 from pipeline.stage import Context, Input
 from pipeline.store import Artifact
 from stages.evaluate.checkpoints import LoadedStudent, finished_checkpoints
 from stages.evaluate.entries import find_entries
 from stages.evaluate.task_names import NEED_TEACHER
-from stages.image_set import ImageSet
+from stages.image_set import ImageSet, has_objects
 from stages.packed_image_set import find_pack, take_packed
+from stages.remote_image_set import RemoteImageSet
 from stages.teacher_identity import identify_teacher
 
 if TYPE_CHECKING:
@@ -133,7 +135,7 @@ def _training_pictures(artifact: Artifact, context: Context) -> Input:
     known = [found for found in context.store.artifacts("encode-teacher") if found.record.digest == wanted]
     try:
         pack = find_pack(images.digest, images.location, context.store)
-        if pack is None and not root.is_dir():
+        if pack is None and not (root.is_dir() or url_of(root)):
             missing = f"{root} is gone"
         elif not known:
             missing = f"{context.store} no longer has their list"
@@ -141,7 +143,8 @@ def _training_pictures(artifact: Artifact, context: Context) -> Input:
             paths = read_pairs(context.store.fetch(known[0]).path)["image"]
             if pack is not None:
                 return take_packed(pack, paths.combine_chunks(), manifest=known[0].record.inputs["manifest"].location)
-            value = ImageSet(root=root, paths=paths.to_pylist())
+            kind = RemoteImageSet if has_objects(root, ()) else ImageSet
+            value = kind(root=root, paths=paths.to_pylist())
             return Input(digest=images.digest, location=images.location, value=value)
     except ProtoRKDError as error:  # the list or the pack is damaged
         missing = str(error)
