@@ -12,7 +12,7 @@ _CACHE_KEY = "protorkd.store-cache"
 _SINGLE_KEY = "protorkd.single-writer"
 
 
-class _Place(click.ParamType):  # type: ignore[type-arg] - generic in newer releases of click
+class _Place(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click alone
     name = "folder_or_url"
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Path | str:
