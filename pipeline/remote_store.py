@@ -17,7 +17,7 @@ from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import FileEntry, disk_errors, fsync, fsync_all, write_atomic
 from pipeline.conditional_writes import check_conditional_writes
-from pipeline.fingerprint import FINGERPRINT_LENGTH
+from pipeline.fingerprint import FINGERPRINT_LENGTH, hash_json
 from pipeline.log import log
 from pipeline.object_errors import ObjectDamagedError, RemoteError
 from pipeline.objects import Objects, in_parallel
@@ -47,7 +47,9 @@ class RemoteStore(Store):
     def __init__(self, url: str, root: Path, *, single_writer: bool = False) -> None:
         super().__init__(root.absolute())
         self.objects = Objects(url)
-        self.records = RemoteRecords(self.objects, root / REMOTE_NAME)
+        # Of this place alone: the same folder may be worked in for others, and a bucket's name says no more than where.
+        self._memory = self.root / REMOTE_NAME / _place_id(self.objects.url)
+        self.records = RemoteRecords(self.objects, self._memory)
         self._single_writer = single_writer
         self._known_digests: dict[Path, str] = {}
         self._confirmed: dict[str, float] = {}  # digests of what is there, and when that was seen
@@ -124,7 +126,7 @@ class RemoteStore(Store):
     def check_writable(self) -> None:
         """Refuse a store that lets two writers overwrite each other, unless there is one alone."""
         if not self._single_writer:
-            check_conditional_writes(self.objects, self.root / REMOTE_NAME / "conditional-writes.json")
+            check_conditional_writes(self.objects, self._memory / "conditional-writes.json")
 
     def absolute(self) -> "RemoteStore":
         """The store itself: its folder is absolute."""
@@ -324,4 +326,10 @@ class RemoteStore(Store):
 def default_cache(url: str) -> Path:
     """Folder of the local store of a URL, below the user's own cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "protorkd" / "stores" / re.sub(r"[^A-Za-z0-9.-]+", "-", url.rstrip("/"))
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", url.rstrip("/"))
+    return cache / "protorkd" / "stores" / f"{name}-{_place_id(url.rstrip('/'))}"
+
+
+def _place_id(url: str) -> str:
+    """Tell places apart whose URLs are equal, on two servers, or alike."""
+    return hash_json([url, os.environ.get("AWS_ENDPOINT_URL", "")])[:8]

@@ -50,6 +50,10 @@ def test_road__on_an_object_store_is_found_by_a_machine_that_has_nothing(
     assert bucket_server.count() <= 8  # listings of records: of what a command names by leaving it out
     for command in ("status", "verify", "gc"):
         assert machine("three").run(command).exit_code == 0
+    fewer = machine("four")(*commands[0], "--limit", 12)
+    assert fewer["counts"]["reused_captions"] == 12  # fetched, and not embedded again
+    message = machine("five").fails("compare", found[1]["fingerprint"], found[2]["fingerprint"])
+    assert "two" in message  # of which both name one evaluation, which it has looked at
 
 
 def test_pictures_and_manifest__of_a_bucket_train_as_files_do_and_are_read_once(

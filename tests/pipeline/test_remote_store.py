@@ -499,6 +499,14 @@ def test_url__of_a_bucket_that_is_not_there_says_so(machine, bucket, tmp_path):
         toy.run()
 
 
+def test_cache__of_two_stores_is_confused_by_neither(machine, bucket, tmp_path):
+    one = machine("one")
+    made = one.run().artifact
+    one.store = RemoteStore(f"{bucket}/other", one.store.root)
+    assert one.run().status == "unchanged"
+    assert one.store.records.read("toy", made.record.fingerprint) is not None
+
+
 def test_url__of_a_folder_is_a_store_that_machines_share_too(tmp_path):
     def machine(name):
         toy = Toy(tmp_path)
