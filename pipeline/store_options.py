@@ -1,13 +1,15 @@
 """``--store``, the same for every command: a folder, or the URL of an object store and how it is worked on."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.objects import is_url
+from pipeline.objects import url_of
 from pipeline.store import Store
 
+_CACHE_VARIABLE = "PROTORKD_STORE_CACHE"
 _CACHE_KEY = "protorkd.store-cache"
 _SINGLE_KEY = "protorkd.single-writer"
 
@@ -16,8 +18,8 @@ class _Place(click.ParamType):  # type: ignore[type-arg]  # generic in newer rel
     name = "folder_or_url"
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Path | str:
-        if is_url(str(value)):
-            return str(value)
+        if url := url_of(value):
+            return url
         folder: Path = click.Path(path_type=Path, file_okay=False).convert(value, param, context)
         return folder
 
@@ -38,7 +40,7 @@ def store_options() -> list[click.Option]:
         click.Option(
             ["--store-cache"],
             type=click.Path(path_type=Path, file_okay=False),
-            envvar="PROTORKD_STORE_CACHE",
+            envvar=_CACHE_VARIABLE,
             show_envvar=True,
             expose_value=False,
             is_eager=True,
@@ -61,17 +63,20 @@ def open_store(place: Path | str, *, cache: Path | None = None, single_writer: b
 
     Args:
         place: a folder, or a URL.
-        cache: folder in which a store with a URL is worked on; None for the usual one.
+        cache: folder in which a store with a URL is worked on; None for what PROTORKD_STORE_CACHE names, or for one of
+            its own in the user's cache.
         single_writer: whether nobody else writes to the URL.
 
     Raises:
         ProtoRKDError: the URL is not one that can be opened.
     """
-    if not is_url(str(place)):
+    url = url_of(place)
+    if url is None:
         return Store(Path(place))
     from pipeline.remote_store import RemoteStore, default_cache
 
-    return RemoteStore(str(place), cache or default_cache(str(place)), single_writer=single_writer)
+    named = cache or os.environ.get(_CACHE_VARIABLE)
+    return RemoteStore(url, Path(named) if named else default_cache(url), single_writer=single_writer)
 
 
 def _note(key: str) -> Any:
