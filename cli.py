@@ -1,19 +1,19 @@
 """The command line: one subcommand a stage, the commands about artifacts, and the demo."""
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.commands import gc, status, store_option, verify
+from pipeline.commands import gc, status, verify
 from pipeline.completion import completion
 from pipeline.log import show_log
 from pipeline.run_command import run
 from pipeline.runner import Outcome, context_of, run_stage
 from pipeline.stage_commands import show_outcome, stage_command, why_command
 from pipeline.store import Store
+from pipeline.store_options import store_options
 from stages import STAGES
 from stages.distill.stage import STAGE as DISTILL
 from stages.distill.stage import DistillInputs, DistillParams
@@ -55,11 +55,11 @@ def why() -> None:
     """Say whether a stage would run, and because of which field, before any work is done."""
 
 
-@cli.command(params=[store_option()])
-def demo(store: Path) -> None:
+@cli.command(params=store_options())
+def demo(store: Store) -> None:
     """Run the whole road on scenes drawn from handwritten digits: no download, a few minutes on two cores."""
     show_log()
-    context = context_of(Store(store), stages=STAGES)
+    context = context_of(store, stages=STAGES)
 
     def make(stage: Any, params: Any, inputs: Any) -> Outcome:
         return run_stage(stage, params=params, inputs=inputs, runtime=stage.runtime(), context=context)

@@ -116,17 +116,29 @@ class ArtifactRecord:
             ProtoRKDError: there is none, or it is damaged, or it is of a newer kind.
         """
         path = root / RECORD_NAME
+        return cls.from_json(read_json(path), source=str(path))
+
+    @classmethod
+    def from_json(cls, values: Any, *, source: str) -> "ArtifactRecord":
+        """Build the record from the JSON that `write` writes.
+
+        Args:
+            values: the parsed JSON.
+            source: where it lies, for messages.
+
+        Raises:
+            ProtoRKDError: it is damaged, or of a newer kind.
+        """
         advice = "Run its stage again with the same options: what is whole is taken over."
-        values = read_json(path)
         try:
             checksum = values.pop("checksum")
             if values["schema_version"] > SCHEMA_VERSION:
                 raise ProtoRKDError(
-                    f"{path} must be of schema version {SCHEMA_VERSION} or older; got {values['schema_version']}. "
+                    f"{source} must be of schema version {SCHEMA_VERSION} or older; got {values['schema_version']}. "
                     "Use the newer protorkd that wrote it."
                 )
             if checksum != _checksum(values):
-                raise ProtoRKDError(f"{path} must be as it was written; its checksum does not fit. {advice}")
+                raise ProtoRKDError(f"{source} must be as it was written; its checksum does not fit. {advice}")
             files = tuple(FileEntry(**file) for file in values.pop("files"))
             inputs = {name: InputRecord(**entry) for name, entry in values.pop("inputs").items()}
             uses = tuple(values.pop("uses"))
@@ -134,7 +146,7 @@ class ArtifactRecord:
             asked = Request(**request) if request else None
             return cls(files=files, inputs=inputs, uses=uses, request=asked, **values)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ProtoRKDError(f"{path} must be an artifact's record; {error!r}. {advice}") from error
+            raise ProtoRKDError(f"{source} must be an artifact's record; {error!r}. {advice}") from error
 
 
 def _checksum(values: dict[str, Any]) -> str:

@@ -15,33 +15,24 @@ from pipeline.completion import complete_references
 from pipeline.draft import digests_in_use, is_held
 from pipeline.fingerprint import digest_of_files, fingerprint
 from pipeline.log import show_log
-from pipeline.repair import repair, set_record_aside
+from pipeline.remote_upkeep import (
+    Abandoned,
+    abandoned_files,
+    is_here,
+    remark,
+    remote_problems,
+    remote_size,
+    remove_abandoned,
+    repair_everywhere,
+    set_any_record_aside,
+)
 from pipeline.runner import context_of
 from pipeline.sizes import human_size
 from pipeline.stage import Context, Stage
 from pipeline.store import Artifact, Store
+from pipeline.store_options import store_options
 
 AnyStage = Stage[Any, Any, Any]
-
-
-class _StoreOption(click.Option):
-    """The file of ``--config`` counts for more than the environment, which click asks first."""
-
-    def value_from_envvar(self, ctx: click.Context) -> Any:
-        return None if self.name in (ctx.default_map or {}) else super().value_from_envvar(ctx)
-
-
-def store_option() -> click.Option:
-    """``--store``, the same for every command."""
-    return _StoreOption(
-        ["--store"],
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path("store"),
-        show_default=True,
-        envvar="PROTORKD_STORE",
-        show_envvar=True,
-        help="Folder of all artifacts.",
-    )
 
 
 def json_option(what: str) -> click.Option:
@@ -59,20 +50,22 @@ def print_json(values: Mapping[str, Any]) -> None:
     click.echo(json.dumps(values, ensure_ascii=False))
 
 
-@click.command(params=[store_option(), json_option("the list")])
-def status(store: Path, as_json: bool) -> None:
+@click.command(params=[*store_options(), json_option("the list")])
+def status(store: Store, as_json: bool) -> None:
     """List the artifacts: what exists, from what, how big; those that stages made on their way are summed up."""
-    opened = Store(store)
-    artifacts, unreadable = opened.survey()
-    leftovers = list(opened.leftovers())
-    damages = {artifact.path: artifact.record.problems(artifact.path, read=False) for artifact in artifacts}
+    artifacts, unreadable = store.survey()
+    leftovers = list(store.leftovers())
+    damages = {
+        artifact.path: artifact.record.problems(artifact.path, read=False) if is_here(store, artifact) else {}
+        for artifact in artifacts
+    }
     if as_json:
         print_json(
             {
                 "store": str(store),
                 "artifacts": [{**_describe(found), "problems": damages[found.path]} for found in artifacts],
                 "unreadable": {str(path): str(error) for path, error in unreadable.items()},
-                "unfinished": [_describe_leftover(opened, path) for path in leftovers],
+                "unfinished": [_describe_leftover(store, path) for path in leftovers],
             }
         )
         return
@@ -91,7 +84,7 @@ def status(store: Path, as_json: bool) -> None:
             names.get(entry.digest) or f"{name} {entry.location or entry.digest[:12]}"
             for name, entry in record.inputs.items()
         ]
-        state = f"  NOT WHOLE: {', '.join(damage)}" if damage else ""
+        state = f"  NOT WHOLE: {', '.join(damage)}" if damage else remark(store, artifact)
         click.echo(
             f"{artifact.name}  {human_size(record.size)}  {record.created[:19]}  from {'; '.join(sources)}{state}"
         )
@@ -101,39 +94,44 @@ def status(store: Path, as_json: bool) -> None:
         click.echo(f"{path.parent.name} {path.name[:12]}  {human_size(_size(path))}  NOT WHOLE: {RECORD_NAME}")
     for path in leftovers:
         click.echo(
-            f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}  {_leftover_state(opened, path)}"
+            f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}  {_leftover_state(store, path)}"
         )
 
 
-@click.command(params=[store_option(), json_option("the findings")])
+@click.command(params=[*store_options(), json_option("the findings")])
 @click.argument("references", nargs=-1, shell_complete=complete_references())
 @click.option("--repair", "mend", is_flag=True, help="Set bad files aside, and make anew what they held.")
-def verify(store: Path, references: tuple[str, ...], mend: bool, as_json: bool) -> None:
+def verify(store: Store, references: tuple[str, ...], mend: bool, as_json: bool) -> None:
     """Read every byte of the artifacts again and prove that they are what their records say.
 
     REFERENCES are fingerprints or their beginnings; without any, all artifacts are read.
     """
-    opened = Store(store.absolute())
-    context = context_of(opened, stages=stages_at_hand())
-    chosen = _chosen(opened, references)
-    unreadable = {} if references else opened.unreadable()
+    store = store.absolute()
+    context = context_of(store, stages=stages_at_hand())
+    chosen = _chosen(store, references)
+    unreadable = {} if references else store.unreadable()
     for folder, error in unreadable.items():
         click.echo(f"{folder.parent.name} {folder.name[:12]}: NOT WHOLE\n  {error}", err=as_json)
         if mend:
-            click.echo(f"  set aside as {set_record_aside(folder, store=opened)}", err=as_json)
+            click.echo(f"  set aside as {set_any_record_aside(folder, store=store)}", err=as_json)
     num_bad = len(unreadable)
     findings = []
     for artifact in chosen:
-        problems = artifact_problems(artifact)
-        click.echo(f"{artifact.name}: {'whole' if not problems else 'NOT WHOLE'}", err=as_json)
-        for path, problem in problems.items():
+        here = artifact_problems(artifact) if is_here(store, artifact) else {}
+        there = remote_problems(store, artifact)
+        click.echo(f"{artifact.name}: {'NOT WHOLE' if here or there else 'whole'}", err=as_json)
+        for path, problem in here.items():
             click.echo(f"  {artifact.path / path}: {problem}", err=as_json)
-        mended = bool(problems) and mend and _mend(artifact, problems, context, to_stderr=as_json)
-        num_bad += bool(problems) and not mended
-        findings.append({**_describe(artifact), "problems": problems, "mended": mended})
+        for path, problem in there.items():
+            place = f"{store}/{artifact.record.stage}/{artifact.record.fingerprint}"
+            click.echo(f"  {place}, {path}: {problem}", err=as_json)
+        damaged = bool(here or there)
+        mended = damaged and mend and _mend(artifact, here, there, context, to_stderr=as_json)
+        num_bad += damaged and not mended
+        findings.append({**_describe(artifact), "problems": here, "remote_problems": there, "mended": mended})
     if as_json:
         texts = {str(folder): str(error) for folder, error in unreadable.items()}
-        print_json({"store": str(opened.root), "whole": not num_bad, "artifacts": findings, "unreadable": texts})
+        print_json({"store": str(store), "whole": not num_bad, "artifacts": findings, "unreadable": texts})
     if num_bad:
         raise ProtoRKDError(
             f"Every artifact must be as it was written; {num_bad} of {len(chosen) + len(unreadable)} are not. "
@@ -142,16 +140,18 @@ def verify(store: Path, references: tuple[str, ...], mend: bool, as_json: bool) 
         )
 
 
-def _mend(artifact: Artifact, problems: Mapping[str, str], context: Context, *, to_stderr: bool) -> bool:
+def _mend(
+    artifact: Artifact, here: Mapping[str, str], there: Mapping[str, str], context: Context, *, to_stderr: bool
+) -> bool:
     show_log()
-    done = repair(artifact, problems, context=context)
+    done = repair_everywhere(artifact, here, there, context=context)
     for path, place in done.set_aside.items():
         click.echo(f"  {path} set aside as {place}", err=to_stderr)
     click.echo(f"  {done.problem or 'made whole'}", err=to_stderr)
     return not done.problem
 
 
-@click.command(params=[store_option(), json_option("what is removed, or without --yes what would be,")])
+@click.command(params=[*store_options(), json_option("what is removed, or without --yes what would be,")])
 @click.option(
     "--drop",
     multiple=True,
@@ -160,37 +160,49 @@ def _mend(artifact: Artifact, problems: Mapping[str, str], context: Context, *, 
     help="Also remove this artifact, by fingerprint or its beginning.",
 )
 @click.option("--yes", is_flag=True, help="Remove without asking.")
-def gc(store: Path, drop: tuple[str, ...], yes: bool, as_json: bool) -> None:
+def gc(store: Store, drop: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Remove what nothing refers to, after showing it with its size.
 
     That is: what killed runs left, and artifacts that no student or report was made from and that are not the newest
     of their stage. Students and reports stay until they are named by --drop.
     """
-    opened = Store(store)
     kept = [stage.name for stage in stages_at_hand() if stage.keep]
-    dropped = [found.path for found in _chosen(opened, drop)] if drop else []
-    paths = garbage(opened, kept_stages=kept, drop=dropped)
-    found = [_describe_leftover(opened, path) for path in paths]
-    for path in paths:
-        click.echo(f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}", err=as_json)
+    dropped = [found.path for found in _chosen(store, drop)] if drop else []
+    paths = garbage(store, kept_stages=kept, drop=dropped)
+    found = [_describe_leftover(store, path) for path in paths]
+    sizes = {path: _size(path) or remote_size(store, path) for path in paths}
+    for path, size in sizes.items():
+        click.echo(f"{path.parent.name} {_leftover_name(path)}  {human_size(size)}", err=as_json)
+    abandoned = _show_abandoned(store, to_stderr=as_json)
+    num_found = len(paths) + len(abandoned)
+    total = human_size(sum(sizes.values()) + sum(each.size for each in abandoned))
     removed: set[Path] = set()
-    if not paths:
+    if not num_found:
         click.echo("Nothing to remove.", err=as_json)
-    elif yes or (not as_json and click.confirm(f"Remove these {len(paths)} ({human_size(sum(map(_size, paths)))})?")):
-        total = human_size(sum(map(_size, paths)))
+    elif yes or (not as_json and click.confirm(f"Remove these {num_found} ({total})?")):
         # Runs may have begun while the question stood.
-        removed = set(paths) & set(garbage(opened, kept_stages=kept, drop=dropped))
+        removed = set(paths) & set(garbage(store, kept_stages=kept, drop=dropped))
         for path in paths:
             if path in removed:
-                opened.remove(path)
+                store.remove(path)
             else:
                 click.echo(f"{path} is in use by now, and stays.", err=as_json)
-        click.echo(f"Removed {len(removed)} of {len(paths)} ({total}).", err=as_json)
+        remove_abandoned(store, abandoned)
+        click.echo(f"Removed {len(removed) + len(abandoned)} of {num_found} ({total}).", err=as_json)
     else:
         click.echo("Nothing removed.", err=as_json)
     if as_json:
         each = [{**entry, "removed": path in removed} for path, entry in zip(paths, found, strict=True)]
         print_json({"store": str(store), "garbage": each})
+
+
+def _show_abandoned(store: Store, *, to_stderr: bool) -> list[Abandoned]:
+    """Show files in an object store that no record names; return those that no upload can be at work on."""
+    found = abandoned_files(store)
+    for each in found:
+        state = "no record names them" if each.is_old else "being uploaded, or left; stays for a day"
+        click.echo(f"{each.folder}  {len(each.keys)} files  {human_size(each.size)}  {state}", err=to_stderr)
+    return [each for each in found if each.is_old]
 
 
 def garbage(store: Store, *, kept_stages: Sequence[str], drop: Sequence[Path] = ()) -> list[Path]:
@@ -264,7 +276,7 @@ def _chosen(store: Store, references: Sequence[str]) -> list[Artifact]:
         if len(fitting) != 1:
             names = ", ".join(artifact.name for artifact in (fitting or known)) or "none"
             raise ProtoRKDError(
-                f"A reference must fit exactly one artifact in {store.root}; got {reference!r}. Known: {names}."
+                f"A reference must fit exactly one artifact in {store}; got {reference!r}. Known: {names}."
             )
         chosen += fitting
     return chosen
@@ -293,7 +305,8 @@ def _describe_leftover(store: Store, path: Path) -> dict[str, Any]:
 
 def _leftover_name(path: Path) -> str:
     prefix, _, name = path.name.rpartition("-")
-    return f"{name[:12]}{' (unfinished)' if prefix or not (path / RECORD_NAME).exists() else ''}"
+    unfinished = prefix or (path.exists() and not (path / RECORD_NAME).exists())
+    return f"{name[:12]}{' (unfinished)' if unfinished else ''}"
 
 
 def _leftover_state(store: Store, path: Path) -> str:

@@ -25,7 +25,9 @@ def complete_references(stage: str | None = None) -> _Complete:
     def complete(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
         from pipeline.store import Store
 
-        known = Store(Path(context.params.get(_STORE) or _STORE)).artifacts(stage)
+        opened = context.params.get(_STORE)
+        # Of a store that lies elsewhere, what is here: a key pressed is no reason to ask the network.
+        known = Store(opened.root if isinstance(opened, Store) else Path(_STORE)).artifacts(stage)
         return [
             CompletionItem(found.record.fingerprint[:_SHOWN], help=f"{found.record.stage} {found.record.created[:16]}")
             for found in reversed(known)

@@ -9,6 +9,7 @@ from typing import Any
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.stage import Stage
+from pipeline.store import Store
 from pipeline.values import KINDS, read_values, unknown
 
 STORE = "store"
@@ -86,7 +87,7 @@ def config_text(
     stage: AnyStage,
     options: Mapping[str, Any],
     *,
-    store: Path | None = None,
+    store: Store | None = None,
     origins: Mapping[str, str] | None = None,
 ) -> str:
     """Write all options of a stage as TOML that ``--config`` takes; what is not given is a comment.
@@ -94,7 +95,7 @@ def config_text(
     Args:
         stage: whose.
         options: its three dataclasses, by kind.
-        store: the folder of all artifacts; None leaves it out.
+        store: the place of all artifacts; None leaves it out.
         origins: where a value came from, by option; written behind it.
     """
     said = origins or {}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import store_options
 from pipeline.config import AnyStage, stage_values
 from pipeline.log import show_log
 from pipeline.options import line_of
@@ -71,7 +72,7 @@ class StageResult:
 
 def open_store(store: str | os.PathLike[str] | None) -> Store:
     """Open the store that is given, that PROTORKD_STORE names, or ``store``."""
-    return Store(Path(store or os.environ.get(STORE_VARIABLE) or "store"))
+    return store_options.open_store(os.fspath(store or os.environ.get(STORE_VARIABLE) or "store"))
 
 
 def stage_function(stage: AnyStage, *, stages: Sequence[AnyStage]) -> Callable[..., StageResult]:

@@ -5,7 +5,7 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,6 +56,25 @@ class FileDigests:
             for start in range(0, len(paths), _BATCH):
                 found += _batch(memory, recall, pool, paths[start : start + _BATCH])
         return found
+
+    def recall(self, facts: Sequence[object]) -> list[str | None]:
+        """SHA-256 of things that are no files, by all that changes when their bytes do; None where it is not known.
+
+        Args:
+            facts: of each thing, of which the text is compared.
+        """
+        keys = [_key_of(each) for each in facts]
+        with self._open() as memory:
+            known = _recaller(memory, len(keys))(keys)
+        return [known.get(key) for key in keys]
+
+    def remember(self, digests: Mapping[object, str]) -> None:
+        """Keep digests for `recall`, by the facts of each thing."""
+        with self._open() as memory, contextlib.suppress(sqlite3.Error):
+            if memory is not None:
+                with memory:
+                    rows = [(_key_of(facts), digest) for facts, digest in digests.items()]
+                    memory.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", rows)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection | None]:
@@ -132,6 +151,10 @@ def _key(path: Path | str) -> bytes | None:
     except OSError:
         return None
     facts = (os.path.abspath(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # noqa: PTH100
+    return _key_of(facts)
+
+
+def _key_of(facts: object) -> bytes:
     return hashlib.sha256(repr(facts).encode()).digest()[:16]
 
 

@@ -8,6 +8,7 @@ from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
 from pipeline.explain import Difference, nearest
 from pipeline.fingerprint import fingerprint
+from pipeline.object_errors import RemoteError
 from pipeline.stage import Context, Input, Stage
 from pipeline.store import Artifact, Store
 
@@ -74,9 +75,15 @@ def plan_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, context
 
 
 def intact(store: Store, stage: str, request: str) -> tuple[Artifact | None, Mapping[str, str]]:
-    """Open an artifact whose files have the sizes that its record says; else say what is wrong with what is there."""
+    """Open an artifact whose files have the sizes that its record says; else say what is wrong with what is there.
+
+    Raises:
+        RemoteError: the store lies elsewhere, and cannot say.
+    """
     try:
         artifact = store.find(stage, request)
+    except RemoteError:
+        raise  # it may be whole there
     except ProtoRKDError:
         return None, {RECORD_NAME: "cannot be read"}
     if artifact is None:

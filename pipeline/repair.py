@@ -43,7 +43,7 @@ def repair(artifact: Artifact, problems: Mapping[str, str], *, context: Context)
     """
     record = artifact.record
     with locked(context.store, record.stage, record.fingerprint):
-        moved = _set_aside(context.store, artifact, problems)
+        moved = set_aside(context.store, artifact, problems)
         if RECORD_NAME in problems:
             return Repair(moved, f"Run {record.stage} again with the same options: what is whole is taken over.")
         _forget_logs(artifact, problems)
@@ -57,7 +57,8 @@ def set_record_aside(folder: Path, *, store: Store) -> Path:
     return _move(store, folder, RECORD_NAME)
 
 
-def _set_aside(store: Store, artifact: Artifact, problems: Mapping[str, str]) -> dict[str, Path]:
+def set_aside(store: Store, artifact: Artifact, problems: Mapping[str, str]) -> dict[str, Path]:
+    """Move an artifact's bad files out of it; return where each lies now."""
     there = [path for path in problems if (artifact.path / path).is_file()]
     return {path: _move(store, artifact.path, path) for path in there}
 

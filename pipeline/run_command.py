@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.commands import json_option, print_json, quiet_option, stages_at_hand, store_option
+from pipeline.commands import json_option, print_json, quiet_option, stages_at_hand
 from pipeline.forecast import forecast
 from pipeline.log import log, show_log
 from pipeline.peers import num_processes
@@ -18,17 +18,18 @@ from pipeline.run_file import read_run_file
 from pipeline.runner import Outcome, context_of
 from pipeline.stage import Context
 from pipeline.store import Store
+from pipeline.store_options import open_store, store_options
 from pipeline.workflow import Ending, Failure, Node, distinct, nodes_of, run_nodes, shown
 
 _COLUMNS_AT_A_TIME = 6
 _FIRST = "its {} runs first"
 
 
-@click.command(params=[store_option(), quiet_option(), json_option("a line for each stage, and the results,")])
+@click.command(params=[*store_options(), quiet_option(), json_option("a line for each stage, and the results,")])
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Print the plan, and what it would take; do nothing.")
 @click.pass_context
-def run(context: click.Context, *, file: Path, store: Path, quiet: bool, as_json: bool, dry_run: bool) -> None:
+def run(context: click.Context, *, file: Path, store: Store, quiet: bool, as_json: bool, dry_run: bool) -> None:
     """Run the stages of a file, one after the other, and over again for each combination of what it sweeps over.
 
     FILE is TOML or YAML: a table of options for each stage, and [sweep.STAGE] with lists of values to try. A stage
@@ -40,10 +41,10 @@ def run(context: click.Context, *, file: Path, store: Path, quiet: bool, as_json
         raise ProtoRKDError("run must be started as one process; torchrun starts more. Start distill by it, by itself.")
     asked = read_run_file(file, stages=stages_at_hand())
     if context.get_parameter_source("store") is not ParameterSource.COMMANDLINE and asked.store is not None:
-        store = asked.store
+        store = open_store(asked.store)
     combinations = nodes_of(asked)
     nodes = distinct(combinations)
-    opened = context_of(Store(store), stages=stages_at_hand())
+    opened = context_of(store, stages=stages_at_hand())
     if dry_run:
         _forecast_all(nodes, opened, as_json=as_json)
         return

@@ -157,9 +157,7 @@ def _shared(stage: Stage[Any, Any, Any], outcome: Outcome | None, context: Conte
     with agreed(context.peers):
         is_here = context.peers.is_first or context.store.find(stage.name, shared.artifact.record.fingerprint)
         if not is_here:
-            raise ProtoRKDError(
-                f"{context.store.root} must be one folder for all processes of {stage.name}; got another."
-            )
+            raise ProtoRKDError(f"{context.store} must be one folder for all processes of {stage.name}; got another.")
     return shared
 
 
@@ -172,11 +170,13 @@ def _lead(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, c
             claimed, use = _claim(stage, plan, context, held)
         peers.broadcast(_Order(plan.fingerprint, run=isinstance(claimed, Draft)))
         if isinstance(claimed, Artifact):
-            return _unchanged(stage, claimed, plan.inputs, start)
+            return _unchanged(stage, context.store.share(claimed), plan.inputs, start)
         request = Request(os.getcwd(), as_json(inputs)) if stage.name in context.stages else None  # noqa: PTH109
         holding = dataclasses.replace(context, use=use)
         record = _make(stage, params, inputs, runtime, plan=plan, context=holding, draft=claimed, request=request)
-    artifact = Artifact(path=context.store.folder(stage.name, plan.fingerprint), record=record)
+        artifact = Artifact(path=context.store.folder(stage.name, plan.fingerprint), record=record)
+        artifact = context.store.share(artifact, force=context.force)
+        record = artifact.record
     seconds = time.monotonic() - start
     log.log(_level(stage), "%s: made %s, digest %s, in %.1f s", stage.name, artifact.path, record.digest[:12], seconds)
     return Outcome(artifact=artifact, status="created", seconds=seconds)
@@ -223,6 +223,7 @@ def _claim(
         plan.fingerprint[:12],
         "forced" if context.force else plan.reason(),
     )
+    context.store.check_writable()
     uses = [entry.digest for entry in plan.inputs.values()]
     use = held.enter_context(locked(context.store, stage.name, plan.fingerprint, uses=uses))
     if not context.force:

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from data_schemas.errors import PartialError
-from pipeline.commands import AnyStage, json_option, print_json, quiet_option, stages_at_hand, store_option
+from pipeline.commands import AnyStage, json_option, print_json, quiet_option, stages_at_hand
 from pipeline.config import config_text, stage_values
 from pipeline.forecast import forecast, show_forecast
 from pipeline.log import show_log
@@ -18,13 +18,14 @@ from pipeline.peers import is_first_process
 from pipeline.plan import plan_stage
 from pipeline.runner import Outcome, context_of, run_stage
 from pipeline.store import Store
+from pipeline.store_options import store_options
 
 
 def stage_command(stage: AnyStage) -> click.Command:
     """Make a stage's subcommand from its declaration."""
 
     def run(
-        *, store: Path, force: bool, as_json: bool, quiet: bool, dry_run: bool, show_config: bool, **values: Any
+        *, store: Store, force: bool, as_json: bool, quiet: bool, dry_run: bool, show_config: bool, **values: Any
     ) -> None:
         show_log(quiet=quiet or not is_first_process())
         options = _options(stage, values)
@@ -35,10 +36,10 @@ def stage_command(stage: AnyStage) -> click.Command:
             return
         if dry_run:
             show_forecast(
-                forecast(stage, **options, store=Store(store), stages=stages_at_hand(), force=force), as_json=as_json
+                forecast(stage, **options, store=store, stages=stages_at_hand(), force=force), as_json=as_json
             )
             return
-        context = context_of(Store(store), force=force, stages=stages_at_hand())
+        context = context_of(store, force=force, stages=stages_at_hand())
         try:
             outcome = run_stage(stage, **options, context=context)
         except PartialError as error:
@@ -58,17 +59,17 @@ def stage_command(stage: AnyStage) -> click.Command:
         click.Option(["--show-config"], is_flag=True, help="Print all options as TOML, and where each comes from."),
     ]
     return _command(
-        stage, run, [store_option(), config_option(stage), *flags, quiet_option(), json_option("the outcome")]
+        stage, run, [*store_options(), config_option(stage), *flags, quiet_option(), json_option("the outcome")]
     )
 
 
 def why_command(stage: AnyStage) -> click.Command:
     """Make the command that says, without running it, whether a stage would run and because of which field."""
 
-    def why(store: Path, as_json: bool, **values: Any) -> None:
+    def why(store: Store, as_json: bool, **values: Any) -> None:
         options = _options(stage, values)
         options.pop("runtime")
-        plan = plan_stage(stage, **options, context=context_of(Store(store), stages=stages_at_hand()))
+        plan = plan_stage(stage, **options, context=context_of(store, stages=stages_at_hand()))
         if as_json:
             print_json({"stage": stage.name, **plan.as_json()})
         elif plan.artifact is not None:
@@ -76,7 +77,7 @@ def why_command(stage: AnyStage) -> click.Command:
         else:
             click.echo(f"{stage.name} would run as {plan.fingerprint[:12]}: {plan.reason()}")
 
-    return _command(stage, why, [store_option(), config_option(stage), json_option("the answer")])
+    return _command(stage, why, [*store_options(), config_option(stage), json_option("the answer")])
 
 
 def config_option(stage: AnyStage) -> click.Option:

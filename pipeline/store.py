@@ -82,6 +82,14 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    def __str__(self) -> str:
+        """Where it lies, for people."""
+        return str(self.root)
+
+    def absolute(self) -> "Store":
+        """The store, by a name that holds in every folder."""
+        return Store(self.root.absolute())
+
     def folder(self, stage: str, fingerprint: str) -> Path:
         """Where the artifact lies or would lie."""
         return self.root / stage / fingerprint
@@ -140,9 +148,9 @@ class Store:
             if damaged:
                 raise next(iter(damaged.values()))  # it might be the newest
             if not known:
-                raise ProtoRKDError(f"{self.root} must hold an artifact of {stage}; it has none. Run {stage} first.")
+                raise ProtoRKDError(f"{self} must hold an artifact of {stage}; it has none. Run {stage} first.")
             log.info("using %s%s", known[-1].name, f", the newest of {len(known)}" if len(known) > 1 else "")
-            return known[-1]
+            return self.fetch(known[-1])
         if (path := Path(reference)).is_dir():
             artifact = Artifact(path=path, record=ArtifactRecord.read(path))
             if artifact.record.stage != stage:
@@ -150,7 +158,34 @@ class Store:
                     f"{flag} must name an artifact of {stage}; got one of {artifact.record.stage}: {path}."
                 )
             return artifact
-        return self._by_prefix(reference, stage=stage, flag=flag)
+        return self.fetch(self._by_prefix(reference, stage=stage, flag=flag))
+
+    def check_writable(self) -> None:
+        """Refuse a store in which the work that is about to begin could not be kept.
+
+        Raises:
+            ProtoRKDError: it is shared, and its writers could not be told apart.
+        """
+
+    def fetch(self, artifact: Artifact) -> Artifact:
+        """Have an artifact's files at its path. `find` and `resolve` give it so; one of `artifacts` may lie elsewhere.
+
+        Raises:
+            ProtoRKDError: they cannot be brought here whole.
+        """
+        return artifact
+
+    def share(self, artifact: Artifact, *, force: bool = False) -> Artifact:  # noqa: ARG002 - for stores that are shared
+        """Put a committed artifact where others find it; return what is there in the end.
+
+        Args:
+            artifact: committed here.
+            force: whether it takes the place of another of the same request.
+
+        Raises:
+            ProtoRKDError: it cannot be written there; it stays committed here.
+        """
+        return artifact
 
     def remove(self, path: Path) -> None:
         """Delete a folder of the store so that a kill half-way leaves no half artifact."""
@@ -173,8 +208,7 @@ class Store:
         listing = ", ".join(artifact.record.fingerprint[:12] for artifact in (fitting or known)) or "none"
         what = "exactly one artifact" if fitting else "an artifact"
         raise ProtoRKDError(
-            f"{flag} must name {what} of {stage} in {self.root}, by fingerprint or path; got {prefix!r}. "
-            f"Known: {listing}."
+            f"{flag} must name {what} of {stage} in {self}, by fingerprint or path; got {prefix!r}. Known: {listing}."
         )
 
     def _committed(self, stage: str | None) -> Iterator[Path]:

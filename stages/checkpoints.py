@@ -5,6 +5,7 @@ import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from data_schemas.artifact_record import JOURNAL_NAME, RECORD_NAME, ArtifactRecord
@@ -130,11 +131,11 @@ def find_weights(identity: str, *, location: Path, store: Store) -> LoadedStuden
     for artifact in [*known, *reversed(store.artifacts(_STAGE))]:
         for which in (LAST, ALL):
             with contextlib.suppress(ProtoRKDError):  # damaged, which another with the same weights may not be
-                for student in finished_checkpoints(artifact, which):
+                for student in finished_checkpoints(store.fetch(artifact), which):
                     if student.identity == identity:
                         return student
     raise ProtoRKDError(
-        f"The student that embedded the pictures must be in {store.root} or at {location}; it is gone. Distill again "
+        f"The student that embedded the pictures must be in {store} or at {location}; it is gone. Distill again "
         "with the same options."
     )
 
@@ -225,18 +226,18 @@ def find_run(store: Store, reference: str | None) -> DistillRun:
         artifact = store.resolve(reference, stage=_STAGE, flag="--student")
         return DistillRun(artifact.record.fingerprint, DONE, artifact)
     drafts = _folders(store, DRAFT_PREFIX)  # before the artifacts: what is renamed meanwhile is seen twice, not never
-    known = drafts | _folders(store)
+    known = drafts | _elsewhere(store) | _folders(store)
     fitting = [fingerprint for fingerprint in known if fingerprint.startswith(reference or "")]
     if reference is None:
         running = [fingerprint for fingerprint in drafts if is_held(store, _STAGE, fingerprint)]
         fitting = sorted(running or fitting, key=known.__getitem__)[-1:]
     if len(fitting) != 1:
         if reference is None:
-            raise ProtoRKDError(f"{store.root} must hold a distillation; it has none. Start distill first.")
+            raise ProtoRKDError(f"{store} must hold a distillation; it has none. Start distill first.")
         what = "exactly one distillation" if fitting else "a distillation"
         listing = ", ".join(fingerprint[:12] for fingerprint in (fitting or known)) or "none"
         raise ProtoRKDError(
-            f"--student must name {what} in {store.root}, by fingerprint or path; got {reference!r}. Known: {listing}."
+            f"--student must name {what} in {store}, by fingerprint or path; got {reference!r}. Known: {listing}."
         )
     return _run(store, fitting[0])
 
@@ -246,6 +247,12 @@ def _run(store: Store, fingerprint: str) -> DistillRun:
         return DistillRun(fingerprint, RUNNING)
     artifact = store.find(_STAGE, fingerprint)
     return DistillRun(fingerprint, DONE if artifact else STOPPED, artifact)
+
+
+def _elsewhere(store: Store) -> dict[str, float]:
+    """Fingerprints of finished distillations that have no folder here yet, with the time at which each was made."""
+    records = [artifact.record for artifact in store.artifacts(_STAGE) if not artifact.path.exists()]
+    return {record.fingerprint: datetime.fromisoformat(record.created).timestamp() for record in records}
 
 
 def _folders(store: Store, prefix: str = "") -> dict[str, float]:

@@ -59,6 +59,11 @@ class EvalPictures(Dataset[tuple[int, Tensor | str]]):
     def __len__(self) -> int:
         return len(self._images.paths)
 
+    def __getitems__(self, numbers: list[int]) -> list[tuple[int, Tensor | str]]:
+        """Read several, as `__getitem__` reads one."""
+        self._images.read_ahead(numbers)
+        return [self[number] for number in numbers]
+
     def __getitem__(self, number: int) -> tuple[int, Tensor | str]:
         """Read one: its number, and the picture as (3, size, size) uint8 or the reason."""
         try:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
+from pipeline.objects import is_url, url_of
+from stages.image_set import has_objects
 
 _MAY_LEAVE = r"^([/\\]|[A-Za-z]:)|(^|[/\\])\.\.([/\\]|$)"
 
@@ -21,6 +23,9 @@ def check_inside(paths: Sequence[str], root: Path) -> None:
     Raises:
         ProtoRKDError: one of them does.
     """
+    if has_objects(root, paths):
+        check_objects_inside(paths, root)
+        return
     import pyarrow as pa  # keeps it out of --help
     import pyarrow.compute as pc
 
@@ -32,4 +37,24 @@ def check_inside(paths: Sequence[str], root: Path) -> None:
             raise ProtoRKDError(
                 f"Image paths must stay below {inside}; got {paths[number]!r}. Pass --image-root if the pictures lie "
                 "elsewhere, or --allow-outside if the manifest is trusted to name any file."
+            )
+
+
+def check_objects_inside(paths: Sequence[str], root: Path) -> None:
+    """As `check_inside`, of objects: a URL must lie below the root's, and nothing may lead back out of it.
+
+    Raises:
+        ProtoRKDError: one of them does.
+    """
+    url = url_of(root)
+    inside = f"{url.rstrip('/')}/" if url else None
+    if inside is None:
+        check_inside([path for path in paths if not is_url(path)], root)
+        paths = [path for path in paths if is_url(path)]
+    for path in paths:
+        is_below = inside is not None and (path.startswith(inside) if is_url(path) else path[:1] not in ("/", "\\"))
+        if not is_below or ".." in path.split("/"):
+            raise ProtoRKDError(
+                f"Image paths must stay below {inside or root}; got {path!r}. Pass --image-root if the pictures lie "
+                "elsewhere, such as s3://bucket/images, or --allow-outside if the manifest is trusted to name any."
             )

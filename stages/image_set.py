@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.memo import FileDigests
+from pipeline.objects import url_of
 from pipeline.stage import Input
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class ImageSet:
 
         return open_picture(self._file(number))
 
+    def read_ahead(self, numbers: Sequence[int]) -> None:
+        """Be told which pictures this process opens next; files are quick to open as they are."""
+
     def select(self, numbers: Sequence[int]) -> "ImageSet":
         """Choose pictures, which are numbered anew in the order that is given."""
         return ImageSet(root=self.root, paths=[self.paths[number] for number in numbers])
@@ -53,6 +57,11 @@ class ImageSet:
         return os.path.join(self.root, self.paths[number])  # noqa: PTH118 - a Path takes as long as to open the file
 
 
+def has_objects(root: Path, paths: Sequence[str]) -> bool:
+    """Whether pictures are objects of an object store, and not files."""
+    return url_of(root) is not None or any("://" in path for path in paths)
+
+
 def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_digests: FileDigests) -> Input:
     """Hash the pictures' bytes in their order; a missing picture is part of the identity as missing.
 
@@ -63,6 +72,10 @@ def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_dig
             holds the same picture, for sets that are too large to be read for this.
         file_digests: what is remembered.
     """
+    if has_objects(root, paths):
+        from stages.remote_image_set import identify_objects
+
+        return identify_objects(root, paths, identity=identity, file_digests=file_digests)
     hasher = hashlib.sha256(identity.encode())
     missing: dict[int, str] = {}
     if identity == "content":

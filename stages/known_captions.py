@@ -26,7 +26,9 @@ def find_known_captions(
         recipe: how it embeds.
     """
     sources = _sources(store, teacher_digest, recipe)
-    return find_known_rows(captions, draft, sources=sources[::-1], read_keys=read_captions, kind=CAPTION_KIND)
+    return find_known_rows(
+        captions, draft, sources=sources[::-1], store=store, read_keys=read_captions, kind=CAPTION_KIND
+    )
 
 
 def count_unknown(captions: pa.Array, *, store: Store, teacher_digest: str, recipe: Recipe) -> int:
@@ -39,7 +41,7 @@ def count_unknown(captions: pa.Array, *, store: Store, teacher_digest: str, reci
         recipe: how it embeds.
     """
     sources = _sources(store, teacher_digest, recipe)
-    return count_unknown_rows(captions, sources=sources[::-1], read_keys=read_captions)
+    return count_unknown_rows(captions, sources=sources[::-1], store=store, read_keys=read_captions)
 
 
 def _sources(store: Store, teacher_digest: str, recipe: Recipe) -> list[Artifact]:

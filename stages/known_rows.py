@@ -16,7 +16,7 @@ from data_schemas.files import allocate
 from data_schemas.teacher_embeddings import TeacherEmbeddings
 from pipeline.draft import Draft
 from pipeline.log import log
-from pipeline.store import Artifact
+from pipeline.store import Artifact, Store
 
 _SCRATCH_NAME = "known-rows.bin"
 
@@ -40,7 +40,13 @@ class KnownRows:
 
 
 def find_known_rows(
-    keys: pa.Array, draft: Draft, *, sources: Sequence[Artifact], read_keys: Callable[[Path], pa.Array], kind: str
+    keys: pa.Array,
+    draft: Draft,
+    *,
+    sources: Sequence[Artifact],
+    store: Store,
+    read_keys: Callable[[Path], pa.Array],
+    kind: str,
 ) -> KnownRows | None:
     """Gather the embeddings that artifacts already have, or None when they have none of them.
 
@@ -50,15 +56,17 @@ def find_known_rows(
         keys: distinct; what has none is known nowhere.
         draft: its state folder holds the gathered rows, so that they need not fit into memory.
         sources: of the same model and recipe, the likeliest first.
+        store: that they are of.
         read_keys: gives the keys of a source's rows, in row order, from its folder.
         kind: of the sources' embeddings.
     """
     is_known = np.zeros(len(keys), dtype=np.bool_)
     values: NDArray[Any] | None = None
-    for source in sources:
+    for each in sources:
         if is_known.all():
             break
         try:
+            source = store.fetch(each)
             rows = _rows_in(keys, source, read_keys)
             rows[is_known] = -1
             if not (rows >= 0).any():
@@ -68,24 +76,27 @@ def find_known_rows(
                 values = _scratch(draft, len(keys), embeddings)
             _copy(embeddings, rows, values)
         except ProtoRKDError as error:
-            log.info("passing over %s, which is damaged: %s", source.name, error)
+            log.info("passing over %s, which is damaged: %s", each.name, error)
             continue
         is_known |= rows >= 0
     return None if values is None or not is_known.any() else KnownRows(is_known=is_known, values=values)
 
 
-def count_unknown_rows(keys: pa.Array, *, sources: Sequence[Artifact], read_keys: Callable[[Path], pa.Array]) -> int:
+def count_unknown_rows(
+    keys: pa.Array, *, sources: Sequence[Artifact], store: Store, read_keys: Callable[[Path], pa.Array]
+) -> int:
     """How many keys `find_known_rows` would not find; no embedding is read.
 
     Args:
         keys: as there.
         sources: as there.
+        store: as there.
         read_keys: as there.
     """
     is_known = np.zeros(len(keys), dtype=np.bool_)
     for source in sources:
         with contextlib.suppress(ProtoRKDError):  # a damaged one is passed over
-            is_known |= _rows_in(keys, source, read_keys) >= 0
+            is_known |= _rows_in(keys, store.fetch(source), read_keys) >= 0
     return int((~is_known).sum())
 
 

@@ -17,6 +17,7 @@ from data_schemas.packed_images import ABSENT, CONFIG_NAME, INDEX_FOLDER, Packed
 from pipeline.fingerprint import hash_json
 from pipeline.log import log
 from pipeline.memo import FileDigests
+from pipeline.objects import url_of
 from pipeline.stage import Input
 from pipeline.store import Artifact, Store
 from stages.image_set import ImageSet
@@ -177,13 +178,13 @@ def find_packed(packs: Sequence[Pack], root: Path, paths: Sequence[str]) -> Inpu
         paths: of the set.
     """
     for pack in packs:
-        rows = _find_places(pack, root.resolve(), paths)
+        rows = _find_places(pack, root if url_of(root) else root.resolve(), paths)
         absent = np.flatnonzero(rows == ABSENT)
         if not len(absent):
             whole = pack.artifact.record.digest
             digest = hash_json([whole, hashlib.sha256(rows.tobytes()).hexdigest()])
             images = PackedImageSet.of(pack.images, rows, paths)
-            return Input(digest=digest, location=str(root.resolve()), parts={PACK: whole}, value=images)
+            return Input(digest=digest, location=url_of(root) or str(root.resolve()), parts={PACK: whole}, value=images)
         if len(absent) < len(rows):
             log.info(
                 "%s lacks %d of %d pictures below %s, first %s; they are read from their files",
@@ -196,7 +197,8 @@ def find_pack(digest: str, location: str, store: Store) -> Artifact | None:
     """Find the pack that pictures were taken from, where it was or in the store, or None."""
     place = Path(location)
     known = [Artifact(place, ArtifactRecord.read(place))] if (place / RECORD_NAME).is_file() else []
-    return next((found for found in [*known, *store.artifacts("pack")] if found.record.digest == digest), None)
+    found = next((found for found in [*known, *store.artifacts("pack")] if found.record.digest == digest), None)
+    return store.fetch(found) if found else None
 
 
 def _find_places(pack: Pack, root: Path, paths: Sequence[str]) -> Rows:

@@ -9,6 +9,7 @@ from stages.image_files import list_pictures
 from stages.image_paths import check_inside
 from stages.image_set import IDENTITIES
 from stages.manifest_format import ManifestFormat
+from stages.remote_manifest import local_copy
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,11 @@ class PictureSource:
         return self._of_folder(self.images)
 
     def _of_manifest(self, manifest: Path, manifest_format: ManifestFormat) -> tuple[Path, list[str]]:
-        if not manifest.is_file():
+        file = local_copy(manifest)
+        if not file.is_file():
             raise ProtoRKDError(f"--manifest must name a file; got {manifest}.")
         # What of it is no pair is for encode-teacher to judge.
-        table = manifest_format.read(manifest, max_bad_fraction=1.0).table
+        table = manifest_format.read(file, max_bad_fraction=1.0).table
         root, paths = self.image_root or manifest.parent, table["image"].unique().to_pylist()
         if not self.allow_outside:
             check_inside(paths, root)

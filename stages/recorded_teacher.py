@@ -20,9 +20,7 @@ def find_recorded_teacher(name: str | None, identity: str, *, what: str, trust_c
     """
     name = name or recorded_location(identity, context)
     if name is None:
-        raise ProtoRKDError(
-            f"--teacher must be given, for {context.store.root} no longer has the embeddings that {what}."
-        )
+        raise ProtoRKDError(f"--teacher must be given, for {context.store} no longer has the embeddings that {what}.")
     teacher = identify_teacher(name, file_digests=context.file_digests, trust_code=trust_code)
     if teacher.digest != identity:
         other = identify_teacher(name, file_digests=context.file_digests, trust_code=not trust_code)

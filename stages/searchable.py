@@ -53,7 +53,7 @@ def find_searchable(reference: str | None, *, store: Store, flag: str = "--in") 
                 log.info("using %s, the newest", known[-1].name)
                 return known[-1]
         raise ProtoRKDError(
-            f"{store.root} must hold embedded pictures or captions; it has none. Run embed or encode-teacher first."
+            f"{store} must hold embedded pictures or captions; it has none. Run embed or encode-teacher first."
         )
     if reference and (path := Path(reference)).is_dir():
         artifact = Artifact(path=path, record=ArtifactRecord.read(path))
@@ -71,10 +71,10 @@ def find_searchable(reference: str | None, *, store: Store, flag: str = "--in") 
     if len(fitting) != 1:
         listing = ", ".join(artifact.name for artifact in (fitting or known)) or "none"
         raise ProtoRKDError(
-            f"{flag} must name exactly one artifact of {' or '.join(SEARCHED_STAGES)} in {store.root}, by fingerprint "
+            f"{flag} must name exactly one artifact of {' or '.join(SEARCHED_STAGES)} in {store}, by fingerprint "
             f"or path; got {reference!r}. Known: {listing}."
         )
-    return fitting[0]
+    return store.fetch(fitting[0])
 
 
 def read_row(artifact: Artifact, row: int) -> "NDArray[np.float32]":

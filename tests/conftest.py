@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from browsing import started_browser
@@ -20,6 +20,9 @@ from workbench import (
     make_word_vectors,
     start_process,
 )
+
+if TYPE_CHECKING:
+    from object_server import ObjectServer
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported: no test reaches the network
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: a second thread costs more than it brings, most on busy machines
@@ -123,3 +126,25 @@ def start(store: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     for process in processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def object_server() -> "Iterator[ObjectServer]":
+    """An object store that speaks S3, for the whole session; `bucket` makes one of its own for a test."""
+    from object_server import serve  # moto takes a second to import
+
+    yield from serve()
+
+
+@pytest.fixture
+def bucket_server(object_server: "ObjectServer", monkeypatch: pytest.MonkeyPatch) -> "ObjectServer":
+    """The server, which this test's environment names."""
+    for name, value in object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return object_server
+
+
+@pytest.fixture
+def bucket(bucket_server: "ObjectServer") -> str:
+    """The URL of an empty bucket; its server's faults and counts are forgotten."""
+    return f"s3://{bucket_server.bucket()}"

@@ -79,6 +79,7 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
 
     def __getitems__(self, requests: Sequence[Request]) -> Batch:
         """Read a batch of one epoch, with the seeds of its augmentation, or augmented already."""
+        self._images.read_ahead([int(self._pairs[example]) for _, example in requests])
         if self._resized:
             batch = collate(self._read(requests, self._crop))
         else:

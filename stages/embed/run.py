@@ -68,7 +68,9 @@ def embed_pictures(
     known = None
     if not context.force:
         sources = _sources(context.store, student, params, precision)
-        known = find_known_rows(distinct.keys, draft, sources=sources, read_keys=read_keys, kind=PICTURE_KIND)
+        known = find_known_rows(
+            distinct.keys, draft, sources=sources, store=context.store, read_keys=read_keys, kind=PICTURE_KIND
+        )
     work = _Work(params, runtime, student=student, distinct=distinct, known=known, draft=draft)
     work.embed_missing(device, precision)
     rejections = work.rejections()

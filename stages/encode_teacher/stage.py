@@ -15,6 +15,7 @@ from pipeline.options import FRACTION, NOT_NEGATIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage, Work
 from stages.manifest_format import ManifestFormat
 from stages.recipe import Recipe
+from stages.remote_manifest import local_copy, place_of_manifest
 from stages.teacher_identity import identify_teacher, trust_option
 
 
@@ -103,13 +104,14 @@ def encode_teacher(
 
 def identify(inputs: EncodeInputs, params: EncodeParams, context: Context) -> Mapping[str, Input]:
     """Hash the manifest's bytes and the teacher's."""
-    if not inputs.manifest.is_file():
+    manifest = local_copy(inputs.manifest)
+    if not manifest.is_file():
         raise ProtoRKDError(f"--manifest must name a file; got {inputs.manifest}.")
     return {
         "manifest": Input(
-            digest=context.file_digests.digest(inputs.manifest),
-            location=str(inputs.manifest.resolve()),
-            value=inputs.manifest,
+            digest=context.file_digests.digest(manifest),
+            location=place_of_manifest(inputs.manifest),
+            value=manifest,
         ),
         "teacher": identify_teacher(
             inputs.teacher, file_digests=context.file_digests, trust_code=inputs.trust_remote_code

@@ -3,16 +3,15 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.commands import store_option
 from pipeline.log import log, show_log
 from pipeline.options import NOT_NEGATIVE, POSITIVE, click_options, option, take
 from pipeline.store import Store
+from pipeline.store_options import store_options
 
 if TYPE_CHECKING:
     from stages.evaluate.comparison import Difference
@@ -62,11 +61,11 @@ class ComparedMetric:
     differs: bool
 
 
-@click.command(params=[*click_options(CompareOptions), store_option()])
+@click.command(params=[*click_options(CompareOptions), *store_options()])
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON object on stdout.")
-def compare(store: Path, first: str, second: str, as_json: bool, **values: Any) -> None:
+def compare(store: Store, first: str, second: str, as_json: bool, **values: Any) -> None:
     """Compare two evaluations picture by picture: differences with 95 % intervals.
 
     A and B are evaluations, or students, of which the newest evaluation is taken, each by path or by the beginning of
@@ -78,7 +77,7 @@ def compare(store: Path, first: str, second: str, as_json: bool, **values: Any) 
     show_log()
     options = take(CompareOptions, values)
     pair = [
-        read_evaluation(reference, store=Store(store), argument=argument)
+        read_evaluation(reference, store=store, argument=argument)
         for argument, reference in (("A", first), ("B", second))
     ]
     _check_distinct(*pair)

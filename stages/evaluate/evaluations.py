@@ -65,6 +65,7 @@ def read_evaluation(reference: str, *, store: Store, argument: str) -> Evaluatio
     found = _find_artifact(name, store=store, argument=argument)
     if found.record.stage == _DISTILL:
         found = _newest_of(found, store=store, argument=argument)
+    found = store.fetch(found)
     checkpoint = _choose(checkpoint, found, argument=argument)
     folder = outcomes_folder(checkpoint)
     found.require_whole((REPORT_NAME, f"{folder}/"), read=True)
@@ -90,7 +91,7 @@ def _find_artifact(name: str, *, store: Store, argument: str) -> Artifact:
     if len(fitting) != 1:
         listing = ", ".join(artifact.name for artifact in (fitting or known)) or "none"
         raise ProtoRKDError(
-            f"{argument} must name exactly one evaluation or student in {store.root}, by fingerprint or path; got "
+            f"{argument} must name exactly one evaluation or student in {store}, by fingerprint or path; got "
             f"{name!r}. Known: {listing}."
         )
     return fitting[0]
@@ -104,7 +105,7 @@ def _newest_of(student: Artifact, *, store: Store, argument: str) -> Artifact:
     ]
     if not evaluations:
         raise ProtoRKDError(
-            f"{argument} must name an evaluation, or a student that has one in {store.root}; got {student.name}, "
+            f"{argument} must name an evaluation, or a student that has one in {store}; got {student.name}, "
             f"which has none. Run evaluate with --student {student.record.fingerprint[:12]} first."
         )
     which = f", the newest of {len(evaluations)}" if len(evaluations) > 1 else ""

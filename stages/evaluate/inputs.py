@@ -9,15 +9,17 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.pair_index import read_pairs
 from data_schemas.student_checkpoint import CONFIG_NAME
 from pipeline.fingerprint import hash_json
+from pipeline.objects import url_of
 from pipeline.stage import Context, Input
 from pipeline.store import Artifact
 from stages.checkpoints import LoadedStudent, finished_checkpoints
 from stages.evaluate.entries import find_entries
 from stages.evaluate.sets import Entry, UnreadSet
 from stages.evaluate.task_names import NEED_TEACHER
-from stages.image_set import ImageSet
+from stages.image_set import ImageSet, has_objects
 from stages.packed_image_set import find_pack, take_packed
 from stages.recorded_teacher import find_recorded_teacher, recorded_location
+from stages.remote_image_set import RemoteImageSet
 
 if TYPE_CHECKING:
     from stages.evaluate.stage import EvaluateInputs, EvaluateParams
@@ -123,15 +125,16 @@ def _training_pictures(artifact: Artifact, context: Context) -> Input:
     known = [found for found in context.store.artifacts("encode-teacher") if found.record.digest == wanted]
     try:
         pack = find_pack(images.digest, images.location, context.store)
-        if pack is None and not root.is_dir():
+        if pack is None and not (root.is_dir() or url_of(root)):
             missing = f"{root} is gone"
         elif not known:
-            missing = f"{context.store.root} no longer has their list"
+            missing = f"{context.store} no longer has their list"
         else:
-            paths = read_pairs(known[0].path)["image"]
+            paths = read_pairs(context.store.fetch(known[0]).path)["image"]
             if pack is not None:
                 return take_packed(pack, paths.combine_chunks(), manifest=known[0].record.inputs["manifest"].location)
-            value = ImageSet(root=root, paths=paths.to_pylist())
+            kind = RemoteImageSet if has_objects(root, ()) else ImageSet
+            value = kind(root=root, paths=paths.to_pylist())
             return Input(digest=images.digest, location=images.location, value=value)
     except ProtoRKDError as error:  # the list or the pack is damaged
         missing = str(error)

@@ -10,6 +10,7 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import Rejection
 from pipeline.fingerprint import hash_json
 from pipeline.memo import FileDigests
+from pipeline.objects import url_of
 from pipeline.stage import Input
 from stages.evaluate.caption_sets import read_caption_set, split_argument
 from stages.evaluate.image_folder import ImageFolder
@@ -18,6 +19,7 @@ from stages.image_paths import check_inside
 from stages.image_set import identify_images
 from stages.manifest_format import ManifestFormat
 from stages.packed_image_set import Pack, find_packed
+from stages.remote_manifest import local_copy
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,8 @@ def read_retrieval_set(
         ProtoRKDError: as `read_caption_set`; or a path leads out of its folder.
     """
     name, path, split = split_argument(argument)
+    if url_of(path):
+        image_root, path = image_root or path.parent, local_copy(path)
     pairs = read_caption_set(path, split=split, image_root=image_root, form=form)
     encoded = pa.array(pairs.images, pa.large_string()).dictionary_encode()
     paths = encoded.dictionary.to_pylist()

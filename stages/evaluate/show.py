@@ -86,8 +86,8 @@ def _sheets(
         made_from = artifact.record.inputs["embeddings"].digest
         for embeddings in context.store.artifacts("encode-teacher"):
             if embeddings.record.digest == made_from:
-                captions = read_captions(embeddings.path)
-                prototypes = Prototypes.read(artifact.path)
+                captions = read_captions(context.store.fetch(embeddings).path)
+                prototypes = Prototypes.read(context.store.fetch(artifact).path)
                 yield found.name, prototype_sheets(prototypes, captions, found, embedder.images(found.images))
                 return
 

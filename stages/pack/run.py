@@ -16,9 +16,10 @@ from data_schemas.packed_images import (
 )
 from data_schemas.pair_index import write_rejected
 from pipeline.draft import Draft
+from pipeline.objects import NUM_REQUESTS
 from pipeline.progress import progress
 from pipeline.stage import Result
-from stages.image_set import ImageSet
+from stages.image_set import ImageSet, has_objects
 from stages.pack.records import RecordMaker
 from stages.rejected_pictures import check_rejected
 from stages.workers import num_workers
@@ -44,7 +45,8 @@ def pack_images(params: "PackParams", runtime: "PackRuntime", *, images: ImageSe
     shards = {number: range(start, min(start + params.shard_images, total)) for number, start in enumerate(starts)}
     kept = {number for number in shards if draft.is_whole(index_path(number)) and draft.is_whole(shard_path(number))}
     rejections: list[Rejection] = []
-    threads = max(1, num_workers(runtime.workers))
+    are_objects = has_objects(images.root, images.paths[:1])
+    threads = NUM_REQUESTS if are_objects else max(1, num_workers(runtime.workers))
     make = RecordMaker(images, short_side=params.short_side, format_=params.format, quality=params.quality)
     resumed = sum(len(shards[number]) for number in kept)
     with (

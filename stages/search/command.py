@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.commands import store_option
 from pipeline.log import show_log
 from pipeline.options import NOT_NEGATIVE, POSITIVE, click_options, option, take
 from pipeline.runner import context_of
 from pipeline.store import Store
+from pipeline.store_options import store_options
 from stages.searchable import find_searchable
 from stages.teacher_identity import trust_option
 
@@ -67,9 +67,9 @@ class SearchOptions:
     port: int = option(0, help="Of --serve. 0: any that is free.", check=NOT_NEGATIVE)
 
 
-@click.command(params=[*click_options(SearchOptions), store_option()])
+@click.command(params=[*click_options(SearchOptions), *store_options()])
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as one JSON object on stdout.")
-def search(store: Path, as_json: bool, **values: Any) -> None:
+def search(store: Store, as_json: bool, **values: Any) -> None:
     """Find the pictures or captions that are nearest to words or to a picture.
 
     Pictures are those of an artifact of embed, captions those of encode-teacher: text that you have embedded can be
@@ -83,7 +83,7 @@ def search(store: Path, as_json: bool, **values: Any) -> None:
         )
     from stages.search.engine import open_search  # keeps numpy out of --help
 
-    context = context_of(Store(store), stages=click.get_current_context().obj or ())
+    context = context_of(store, stages=click.get_current_context().obj or ())
     opened = open_search(find_searchable(options.searched, store=context.store), options, context)
     asked = _ask(opened, options)
     if options.page is not None:

@@ -169,7 +169,8 @@ def _captions_artifact(opened: "Search", reference: str | None, dim: int, contex
     if opened.searched.artifact.record.stage == ENCODE_TEACHER:
         return opened.searched.artifact
     known = context.store.artifacts(ENCODE_TEACHER)
-    return next((each for each in reversed(known) if fits(each)), None)
+    found = next((each for each in reversed(known) if fits(each)), None)
+    return found and context.store.fetch(found)
 
 
 def _codes(vectors: NDArray[np.float32]) -> dict[str, Any]:

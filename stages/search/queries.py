@@ -189,12 +189,12 @@ class Queries:
 
     def _newest(self) -> LoadedStudent:
         store = self._context.store
-        for artifact in reversed(store.artifacts("distill")):
+        for artifact in map(store.fetch, reversed(store.artifacts("distill"))):
             if StudentConfig.read(artifact.path).teacher.identity == self.teacher_identity:
                 log.info("using %s, the newest student of the captions' teacher", artifact.name)
                 return find_checkpoint(str(artifact.path), store=store)
         raise ProtoRKDError(
-            f"{store.root} must hold a student of the teacher that embedded the captions "
+            f"{store} must hold a student of the teacher that embedded the captions "
             f"({self.teacher_identity[:12]}) to search them by picture; it has none. Run distill, or pass --student."
         )
 

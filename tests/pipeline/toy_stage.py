@@ -1,6 +1,6 @@
 """A stage without tensors: it writes its input's words into files, one a part.
 
-As a script, it runs the stage in a process of its own: ``toy_stage.py STORE SOURCE PAUSE_S``.
+As a script, it runs the stage in a process of its own: ``toy_stage.py STORE SOURCE PAUSE_S [CACHE]``.
 """
 
 import json
@@ -15,6 +15,7 @@ from pipeline.options import NOT_NEGATIVE, POSITIVE, option
 from pipeline.runner import context_of, run_stage
 from pipeline.stage import Input, Result, Stage, Work
 from pipeline.store import Store
+from pipeline.store_options import open_store
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,8 @@ class Toy:
 if __name__ == "__main__":
     show_log()
     toy = Toy.__new__(Toy)
-    toy.store, toy.source = Store(Path(sys.argv[1])), Path(sys.argv[2])
+    cache = Path(sys.argv[4]) if len(sys.argv) > 4 else None
+    toy.store, toy.source = open_store(sys.argv[1], cache=cache), Path(sys.argv[2])
     outcome = toy.run(pause_s=float(sys.argv[3]))
     modules = "torch" in sys.modules
     sys.stdout.write(json.dumps({**outcome.as_json(), "torch": modules}))
