@@ -108,6 +108,17 @@ def open_picture(path: Path | str) -> Picture:
         return picture or DecodedPicture(np.asarray(decode_image(file)))
 
 
+def picture_of(data: bytes) -> Picture:
+    """Take the bytes of a picture, as `open_picture` takes a file.
+
+    Raises:
+        ImageRejected: as `open_image`.
+    """
+    is_small_jpeg = data.startswith(_JPEG) and len(data) <= MAX_PIXELS
+    picture = plain_jpeg(data) if is_small_jpeg else None
+    return picture or DecodedPicture(np.asarray(decode_image(io.BytesIO(data))))
+
+
 def _read_jpeg(file: BinaryIO) -> JpegPicture | None:
     is_jpeg = file.read(len(_JPEG)) == _JPEG
     file.seek(0)

@@ -1,6 +1,6 @@
 """encode-teacher: every distinct caption of a manifest through the frozen teacher, once.
 
-Takes:  a manifest of image-caption pairs and a sentence-transformers model (or a file of word vectors).
+Takes:  image-caption pairs in any usual form, and a sentence-transformers model (or a file of word vectors).
 Does:   finds the distinct captions, takes over what earlier artifacts know, embeds the rest, shard by shard.
 Gives:  embeddings.zarr (row k: the embedding of caption k), captions.parquet, pairs.parquet, rejected.parquet.
 """
@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_schemas.errors import ProtoRKDError
 from pipeline.draft import Draft
 from pipeline.options import FRACTION, NOT_NEGATIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage, Work
-from stages.manifest_format import ManifestFormat
+from stages.manifest_format import ManifestFormat, find_pairs
 from stages.recipe import Recipe
 from stages.teacher_identity import identify_teacher, trust_option
 
@@ -22,7 +21,12 @@ from stages.teacher_identity import identify_teacher, trust_option
 class EncodeInputs:
     """Where the inputs lie; hashed by content."""
 
-    manifest: Path = option(help="File of image-caption pairs with a header; image paths are relative to its folder.")
+    manifest: Path = option(
+        help="Image-caption pairs: TSV, CSV, JSON lines, COCO's captions, parquet, a webdataset tar; a folder or a "
+        "pattern of such shards; a folder of img2dataset; or a dataset saved to disk. Image paths are relative to its "
+        "folder.",
+        metavar="PATH",
+    )
     teacher: str = option(
         help="Model of sentence-transformers, by name or NAME@REVISION or folder, or a file of GloVe word vectors.",
         metavar="NAME_OR_PATH",
@@ -79,6 +83,7 @@ def encode_teacher(
         label_column=params.label_column,
         limit=params.limit,
         max_bad_fraction=runtime.max_bad_fraction,
+        file_digests=context.file_digests,
     )
     captions, pairs = index_captions(manifest.table)
     write_pairs(out.path, pairs)
@@ -102,15 +107,9 @@ def encode_teacher(
 
 
 def identify(inputs: EncodeInputs, params: EncodeParams, context: Context) -> Mapping[str, Input]:
-    """Hash the manifest's bytes and the teacher's."""
-    if not inputs.manifest.is_file():
-        raise ProtoRKDError(f"--manifest must name a file; got {inputs.manifest}.")
+    """Hash what the pairs are read from, and the teacher."""
     return {
-        "manifest": Input(
-            digest=context.file_digests.digest(inputs.manifest),
-            location=str(inputs.manifest.resolve()),
-            value=inputs.manifest,
-        ),
+        "manifest": params.identify(find_pairs(inputs.manifest), file_digests=context.file_digests),
         "teacher": identify_teacher(
             inputs.teacher, file_digests=context.file_digests, trust_code=inputs.trust_remote_code
         ),

@@ -15,7 +15,7 @@ from stages.evaluate.checkpoints import LoadedStudent, finished_checkpoints
 from stages.evaluate.entries import find_entries
 from stages.evaluate.sets import Entry, UnreadSet
 from stages.evaluate.task_names import NEED_TEACHER
-from stages.image_set import ImageSet
+from stages.image_set import open_images
 from stages.packed_image_set import find_pack, take_packed
 from stages.teacher_identity import identify_teacher
 
@@ -154,7 +154,7 @@ def _training_pictures(artifact: Artifact, context: Context) -> Input:
             paths = read_pairs(known[0].path)["image"]
             if pack is not None:
                 return take_packed(pack, paths.combine_chunks(), manifest=known[0].record.inputs["manifest"].location)
-            value = ImageSet(root=root, paths=paths.to_pylist())
+            value = open_images(root, paths.to_pylist(), context.file_digests)
             return Input(digest=images.digest, location=images.location, value=value)
     except ProtoRKDError as error:  # the list or the pack is damaged
         missing = str(error)

@@ -169,7 +169,7 @@ def read_retrieval_set(
         ProtoRKDError: as `read_caption_set`; or a path leads out of its folder.
     """
     name, path, split = split_argument(argument)
-    pairs = read_caption_set(path, split=split, image_root=image_root, form=form)
+    pairs = read_caption_set(path, split=split, image_root=image_root, form=form, file_digests=file_digests)
     encoded = pa.array(pairs.images, pa.large_string()).dictionary_encode()
     paths = encoded.dictionary.to_pylist()
     if not allow_outside:

@@ -17,7 +17,7 @@ from pipeline.stage import Context, Input, Result, Stage, Work
 from stages.image_files import list_pictures
 from stages.image_paths import check_inside
 from stages.image_set import IDENTITIES, identify_images
-from stages.manifest_format import ManifestFormat
+from stages.manifest_format import ManifestFormat, find_pairs, find_picture_root
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,9 @@ class PackInputs:
     """Where the inputs lie; hashed by content."""
 
     manifest: Path | None = option(
-        None, help="File of image-caption pairs with a header, whose pictures are packed.", metavar="FILE"
+        None,
+        help="Image-caption pairs, in any form that encode-teacher takes, whose pictures are packed.",
+        metavar="PATH",
     )
     images: Path | None = option(
         None, help="Folder whose pictures are packed, however deep they lie.", metavar="FOLDER"
@@ -83,16 +85,17 @@ def identify(inputs: PackInputs, params: PackParams, context: Context) -> Mappin
     if (inputs.manifest is None) == (inputs.images is None):
         got = "neither" if inputs.manifest is None else "both"
         raise ProtoRKDError(f"One of --manifest and --images must be given; got {got}. Pass a manifest or a folder.")
-    root, paths = _folder(inputs) if inputs.manifest is None else _manifest(inputs.manifest, inputs, params)
+    root, paths = _folder(inputs) if inputs.manifest is None else _manifest(inputs.manifest, inputs, params, context)
     images = identify_images(root, paths, identity=inputs.image_identity, file_digests=context.file_digests)
     return {"pictures": images, "paths": Input(digest=hash_json(paths), location=images.location)}
 
 
-def _manifest(manifest: Path, inputs: PackInputs, params: PackParams) -> tuple[Path, list[str]]:
-    if not manifest.is_file():
-        raise ProtoRKDError(f"--manifest must name a file; got {manifest}.")
-    table = params.read(manifest, max_bad_fraction=1.0).table  # what of it is no pair is for encode-teacher to judge
-    root, paths = inputs.image_root or manifest.parent, table["image"].unique().to_pylist()
+def _manifest(manifest: Path, inputs: PackInputs, params: PackParams, context: Context) -> tuple[Path, list[str]]:
+    source = find_pairs(manifest)
+    # What of it is no pair is for encode-teacher to judge.
+    table = params.read(source, max_bad_fraction=1.0, file_digests=context.file_digests).table
+    paths = table["image"].unique().to_pylist()
+    root = inputs.image_root or find_picture_root(manifest, paths)
     if not inputs.allow_outside:
         check_inside(paths, root)
     return root, paths

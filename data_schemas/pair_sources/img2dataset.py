@@ -1,0 +1,136 @@
+"""Pairs as img2dataset leaves them: lists NNNNN.parquet, and pictures as files, in tars, or in the lists."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.manifest import VALUE_CHARS, Rejection
+from data_schemas.pair_sources.blocks import BLOCK_RECORDS, Block, judge
+from data_schemas.pair_sources.columns import CAPTION_KEY, Columns, choose
+from data_schemas.pair_sources.source import Shard
+from data_schemas.records.parquet import open_parquet
+
+ENCODINGS = ("jpg", "png", "webp")
+"""What the tool writes pictures as, and calls their files and columns."""
+
+_SHARD = re.compile(r"[0-9]+\.parquet")
+_KEY = r"^[A-Za-z0-9_-]+$"
+_REASON_CHARS = 60
+
+
+def is_list(path: Path) -> bool:
+    """Whether a parquet file is the list of a shard."""
+    if not _SHARD.fullmatch(path.name):
+        return False
+    try:
+        names = open_parquet(path).schema_arrow.names
+    except ProtoRKDError:
+        return False
+    return {"key", "status"} <= set(names)
+
+
+def picture_encoding(lists: list[Path]) -> str:
+    """What the pictures of some shards were written as; jpg where none is there to tell."""
+    for path in lists:
+        names = open_parquet(path).schema_arrow.names
+        folder, tar = path.with_suffix(""), path.with_suffix(".tar")
+        found = [each for each in ENCODINGS if each in names]
+        if not found and folder.is_dir():
+            with os.scandir(folder) as entries:
+                found = [each for each in _endings(entry.name for entry in entries) if each in ENCODINGS][:1]
+        if not found and tar.is_file():
+            import tarfile
+
+            try:
+                with tarfile.open(tar, "r:") as members:
+                    found = [each for each in _endings(member.name for member in members) if each in ENCODINGS][:1]
+            except tarfile.TarError:
+                found = []  # whoever opens its pictures will say what is wrong
+        if found:
+            return found[0]
+    return ENCODINGS[0]
+
+
+def _endings(names: Iterator[str]) -> Iterator[str]:
+    return (name.rpartition(".")[2] for name in names)
+
+
+class Img2datasetReader:
+    """Reads shards whose pictures have one encoding.
+
+    Args:
+        encoding: what the pictures were written as.
+    """
+
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+
+    def __call__(self, shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Block]:
+        """Yield the rows of a list; those whose status is not success are rejected for it, and excused."""
+        file = open_parquet(shard.path)
+        names = file.schema_arrow.names
+        others = ("caption",) if columns.caption == CAPTION_KEY else ()
+        caption = choose(names, columns.caption, shard.path, flag="--caption-key", others=others)
+        if caption != columns.caption:
+            notes.add(f"captions are taken from {caption!r}")
+        label = choose(names, columns.label, shard.path, flag="--label-column") if columns.label else None
+        wanted = ["key", "status", caption, *([label] if label else [])]
+        first_row = 0
+        try:
+            for batch in file.iter_batches(BLOCK_RECORDS, columns=wanted, use_threads=False):
+                yield self._block(batch, shard, caption, label, first_row, in_list=self._encoding in names)
+                first_row += batch.num_rows
+        except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+            raise ProtoRKDError(
+                f"{shard.path} must be a whole list of img2dataset; {error}, after row {first_row}. Fetch it again."
+            ) from error
+
+    def _block(
+        self, batch: pa.RecordBatch, shard: Shard, caption: str, label: str | None, first_row: int, *, in_list: bool
+    ) -> Block:
+        rows = pa.array(np.arange(first_row, first_row + batch.num_rows))
+        keys, statuses, captions = (_texts(batch.column(name)) for name in ("key", "status", caption))
+        failed = pc.not_equal(statuses.fill_null(""), "success").to_numpy(zero_copy_only=False)
+        odd = ~failed & ~pc.match_substring_regex(keys.fill_null(""), _KEY).to_numpy(zero_copy_only=False)
+        rejections = [
+            Rejection(first_row + row, _reason(statuses[row].as_py()), f"{keys[row]}"[:VALUE_CHARS])
+            for row in np.flatnonzero(failed).tolist()
+        ]
+        rejections += [
+            Rejection(first_row + row, "no key of img2dataset", f"{keys[row]}"[:VALUE_CHARS])
+            for row in np.flatnonzero(odd).tolist()
+        ]
+        good = pa.array(np.flatnonzero(~failed & ~odd))
+        return judge(
+            rows.take(good),
+            self._locators(shard, keys, rows, in_list=in_list).take(good),
+            captions.take(good),
+            _texts(batch.column(label)).take(good) if label else None,
+            num_records=batch.num_rows,
+            rejections=rejections,
+            num_excused=int(failed.sum()),
+        )
+
+    def _locators(self, shard: Shard, keys: pa.Array, rows: pa.Array, *, in_list: bool) -> pa.LargeStringArray:
+        if in_list:
+            joined = pc.binary_join_element_wise(shard.name, rows.cast(pa.large_string()), self._encoding, "/")
+            return joined.cast(pa.large_string())
+        stem = shard.name.removesuffix(".parquet")
+        folder = f"{stem}.tar/" if shard.path.with_suffix(".tar").is_file() else f"{stem}/"
+        return pc.binary_join_element_wise(folder, keys, f".{self._encoding}", "").cast(pa.large_string())
+
+
+def _texts(column: pa.Array) -> pa.LargeStringArray:
+    texts = column.cast(pa.large_string())
+    texts.validate(full=True)
+    return texts
+
+
+def _reason(status: str | None) -> str:
+    return "no status" if not status else status[:_REASON_CHARS]

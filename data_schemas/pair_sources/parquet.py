@@ -1,0 +1,66 @@
+"""Pairs in parquet: paths in a column, or the pictures' own bytes."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.pair_sources.arrow import picture_locators
+from data_schemas.pair_sources.blocks import BLOCK_RECORDS, Block
+from data_schemas.pair_sources.columns import Columns
+from data_schemas.pair_sources.source import Shard
+from data_schemas.pair_sources.tables import TableColumns, table_block
+from data_schemas.records.parquet import open_parquet
+
+_PICTURE_ROWS = 64  # that are decoded at once where pictures have to be looked at
+
+
+def read_parquet(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Block]:
+    """Yield the rows; pictures themselves are not read but where some may be absent."""
+    file = open_parquet(shard.path)
+    chosen = TableColumns.of(file.schema_arrow, columns, shard.path)
+    notes |= set(chosen.columns.notes(columns))
+    first_row = 0
+    try:
+        for group in range(file.metadata.num_row_groups):
+            look = chosen.holds_bytes and _may_lack(file, group, chosen.columns.image)
+            for batch in _batches(file, group, chosen, look=look):
+                locators = _locators(batch, chosen, shard, first_row=first_row, look=look)
+                yield table_block(batch, chosen, first_row=first_row, locators=locators)
+                first_row += batch.num_rows
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+        raise ProtoRKDError(
+            f"{shard.path} must be a whole parquet file; {error}, after row {first_row}. Fetch it again."
+        ) from error
+
+
+def _batches(file: pq.ParquetFile, group: int, chosen: TableColumns, *, look: bool) -> Iterator[pa.RecordBatch]:
+    columns = chosen.columns
+    wanted = [columns.caption, *([columns.label] if columns.label else [])]
+    if look or not chosen.holds_bytes:
+        wanted.append(columns.image)
+    rows = _PICTURE_ROWS if look else BLOCK_RECORDS
+    yield from file.iter_batches(rows, row_groups=[group], columns=wanted, use_threads=False)
+
+
+def _may_lack(file: pq.ParquetFile, group: int, image: str) -> bool:
+    """Whether a row of a group may have no picture, by what the file says of itself."""
+    metadata = file.metadata.row_group(group)
+    leaves = [metadata.column(number) for number in range(metadata.num_columns)]
+    known = [leaf.statistics for leaf in leaves if leaf.path_in_schema in (image, f"{image}.bytes")]
+    return not all(each is not None and each.has_null_count and each.null_count == 0 for each in known)
+
+
+def _locators(
+    batch: pa.RecordBatch, chosen: TableColumns, shard: Shard, *, first_row: int, look: bool
+) -> pa.LargeStringArray | None:
+    if not chosen.holds_bytes:
+        return None
+    image = chosen.columns.image
+    if look:
+        return picture_locators(batch.column(image), shard.name, image, first_row=first_row)
+    rows = pa.array(np.arange(first_row, first_row + batch.num_rows)).cast(pa.large_string())
+    return pc.binary_join_element_wise(shard.name, rows, image, "/").cast(pa.large_string())

@@ -1,0 +1,81 @@
+"""A record of a container: a picture inside a file of many, found by its locator and read by itself."""
+
+import functools
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.opened import open_bytes
+
+MAX_RECORD_BYTES = 1 << 28
+"""A larger picture is refused before it is read: three bytes for each pixel that a picture may have."""
+
+ABSENT = -1
+
+_MAX_OPEN = 512  # containers that a process holds open: it may have 1,024 files
+
+Places = NDArray[np.int64]
+
+
+class UnreadableRecord(Exception):  # noqa: N818 -- a verdict on one record, which whoever reads counts
+    """A record that cannot be read.
+
+    Args:
+        reason: a short sentence.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Records(Protocol):
+    """The records of a container, small when pickled: its path, and what of it is read."""
+
+    path: Path
+
+    def find(self, names: pa.LargeStringArray) -> Places:
+        """Find records.
+
+        Args:
+            names: what follows the container's name in their locators.
+
+        Raises:
+            ProtoRKDError: the container is damaged.
+
+        Shapes:
+            returns: (names, 2), int64: what `read` takes; `ABSENT` twice for a record that is not there.
+        """
+
+    def read(self, first: int, second: int) -> bytes:
+        """Read one record; threads may do so at once.
+
+        Raises:
+            UnreadableRecord: it is damaged, too large, or gone.
+        """
+
+
+def read_range(path: Path, offset: int, size: int) -> bytes:
+    """Read some bytes of a file, which stays open.
+
+    Raises:
+        UnreadableRecord: they are not there, or too many.
+    """
+    if size > MAX_RECORD_BYTES:
+        raise UnreadableRecord(f"a record of more than {MAX_RECORD_BYTES >> 20} MiB")
+    try:
+        data: bytes = _opened(path).read_at(size, offset)
+    except (OSError, ProtoRKDError) as error:
+        raise UnreadableRecord(f"unreadable container: {error}") from error
+    if len(data) < size:
+        raise UnreadableRecord("a container that ends too early")
+    return data
+
+
+@functools.lru_cache(_MAX_OPEN)
+def _opened(path: Path) -> pa.NativeFile:
+    return open_bytes(path)
