@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from data_schemas.errors import ProtoRKDError
 from data_schemas.pair_sources.source import ListMembers
 from data_schemas.records.arrow import ArrowRecords
 from data_schemas.records.parquet import ParquetRecords
-from data_schemas.records.record import ABSENT, Records, UnreadableRecord
+from data_schemas.records.record import ABSENT, BROKEN, Records, UnreadableRecord
 from data_schemas.records.tar import TarRecords, list_members
 from pipeline.log import log
 from pipeline.memo import FileDigests
@@ -175,9 +176,16 @@ def _locate(root: Path, paths: Sequence[str], list_members: ListMembers) -> Loca
         numbers = order[start:stop]
         for reader, chosen, wanted in _readers(root / name, records.take(pa.array(numbers)), list_members):
             container[numbers[chosen]] = len(containers)
-            places[numbers[chosen]] = reader.find(wanted)
+            places[numbers[chosen]] = _find(reader, wanted)
             containers.append(reader)
     return Located(tuple(containers), container, places[:, 0].copy(), places[:, 1].copy())
+
+
+def _find(reader: Records, names: pa.Array) -> NDArray[np.int64]:
+    try:
+        return reader.find(names)
+    except BROKEN as error:
+        raise ProtoRKDError(f"{reader.path} must be a whole container; {error}. Fetch or save it again.") from error
 
 
 def _readers(

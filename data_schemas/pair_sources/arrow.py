@@ -12,8 +12,8 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.pair_sources.blocks import Block
 from data_schemas.pair_sources.columns import Columns
 from data_schemas.pair_sources.source import Shard
-from data_schemas.pair_sources.tables import TableColumns, table_block
-from data_schemas.records.arrow import picture_bytes, read_batches
+from data_schemas.pair_sources.tables import TableColumns, joined, table_block, texts_of
+from data_schemas.records.arrow import check_sound, picture_bytes, read_batches
 
 STATE_NAME, INFO_NAME, DICT_NAME = "state.json", "dataset_info.json", "dataset_dict.json"
 
@@ -25,6 +25,8 @@ def read_arrow(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Bloc
         chosen = TableColumns.of(batch.schema, columns, shard.path)
         notes |= set(chosen.columns.notes(columns))
         image = chosen.columns.image
+        for name in filter(None, (image, chosen.columns.caption, chosen.columns.label)):
+            check_sound(batch.column(name))
         locators = None
         if chosen.holds_bytes:
             locators = picture_locators(batch.column(image), shard.name, image, first_row=first_row)
@@ -34,12 +36,11 @@ def read_arrow(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Bloc
 
 def picture_locators(column: pa.Array, name: str, image: str, *, first_row: int) -> pa.LargeStringArray:
     """Locators of pictures in a column; where a structure has no bytes, its path; null where it has neither."""
-    rows = pa.array(np.arange(first_row, first_row + len(column))).cast(pa.large_string())
-    locators = pc.binary_join_element_wise(name, rows, image, "/").cast(pa.large_string())
+    locators = joined(f"{name}/", pa.array(np.arange(first_row, first_row + len(column))), f"/{image}")
     has_bytes = picture_bytes(column).is_valid()
-    paths = None
+    paths = pa.nulls(len(column), pa.large_string())
     if pa.types.is_struct(column.type) and column.type.get_field_index("path") >= 0:
-        paths = column.field("path").cast(pa.large_string())
+        paths = texts_of(column.field("path"))
     return pc.if_else(has_bytes, locators, paths)
 
 

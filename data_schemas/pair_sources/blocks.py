@@ -1,7 +1,7 @@
 """Pairs as readers find them, block by block: judged by one rule, whatever they were read from."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import LABELLED_SCHEMA, SCHEMA, VALUE_CHARS, Manifest, Rejection, check_rejected, is_blank
+from data_schemas.records.record import BROKEN
 
 BLOCK_RECORDS = 1 << 16
 """Records that a reader gathers before it hands them on."""
@@ -150,7 +152,7 @@ def _has_nul(texts: pa.LargeStringArray) -> NDArray[np.bool_]:
 
 
 def join_blocks(
-    files: Iterable[Iterable[Block]],
+    files: Iterable[tuple[Path, Iterable[Block]]],
     place: Path,
     *,
     labelled: bool,
@@ -161,7 +163,7 @@ def join_blocks(
     """Put blocks one behind the other; rows go on from file to file.
 
     Args:
-        files: the blocks of each file.
+        files: each with its blocks.
         place: what the user named, for messages.
         labelled: whether the blocks have labels.
         limit: take the first so many pairs; 0 takes all.
@@ -169,13 +171,13 @@ def join_blocks(
         notes: for the log, complete when all blocks are read.
 
     Raises:
-        ProtoRKDError: there are no pairs, or too many records are rejected.
+        ProtoRKDError: a file is damaged, there are no pairs, or too many records are rejected.
     """
     tables = [(LABELLED_SCHEMA if labelled else SCHEMA).empty_table()]
     rejections: list[Rejection] = []
     num_pairs = num_records = num_excused = before = 0
-    for blocks in files:
-        for block in blocks:
+    for path, blocks in files:
+        for block in _sound(blocks, path):
             kept = _cut(block, limit - num_pairs) if limit else block
             rows = pc.add(kept.table["row"], before)
             tables.append(kept.table.set_column(0, "row", rows))
@@ -198,6 +200,18 @@ def join_blocks(
         max_bad_fraction=max_bad_fraction,
     )
     return Manifest(place, pa.concat_tables(tables), tuple(rejections), "none", tuple(sorted(notes)))
+
+
+def _sound(blocks: Iterable[Block], path: Path) -> Iterator[Block]:
+    done = 0
+    try:
+        for block in blocks:
+            yield block
+            done += block.num_records
+    except BROKEN as error:
+        raise ProtoRKDError(
+            f"{path} must be whole and what its name says; {error}, after record {done}. Fetch or save it again."
+        ) from error
 
 
 def _cut(block: Block, num: int) -> Block:

@@ -14,6 +14,7 @@ from data_schemas.manifest import VALUE_CHARS, Rejection
 from data_schemas.pair_sources.blocks import BLOCK_RECORDS, Block, judge
 from data_schemas.pair_sources.columns import CAPTION_KEY, Columns, choose
 from data_schemas.pair_sources.source import Shard
+from data_schemas.pair_sources.tables import joined, texts_of
 from data_schemas.records.parquet import open_parquet
 
 ENCODINGS = ("jpg", "png", "webp")
@@ -82,14 +83,9 @@ class Img2datasetReader:
         label = choose(names, columns.label, shard.path, flag="--label-column") if columns.label else None
         wanted = ["key", "status", caption, *([label] if label else [])]
         first_row = 0
-        try:
-            for batch in file.iter_batches(BLOCK_RECORDS, columns=wanted, use_threads=False):
-                yield self._block(batch, shard, caption, label, first_row, in_list=self._encoding in names)
-                first_row += batch.num_rows
-        except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
-            raise ProtoRKDError(
-                f"{shard.path} must be a whole list of img2dataset; {error}, after row {first_row}. Fetch it again."
-            ) from error
+        for batch in file.iter_batches(BLOCK_RECORDS, columns=wanted, use_threads=False):
+            yield self._block(batch, shard, caption, label, first_row, in_list=self._encoding in names)
+            first_row += batch.num_rows
 
     def _block(
         self, batch: pa.RecordBatch, shard: Shard, caption: str, label: str | None, first_row: int, *, in_list: bool
@@ -119,15 +115,14 @@ class Img2datasetReader:
 
     def _locators(self, shard: Shard, keys: pa.Array, rows: pa.Array, *, in_list: bool) -> pa.LargeStringArray:
         if in_list:
-            joined = pc.binary_join_element_wise(shard.name, rows.cast(pa.large_string()), self._encoding, "/")
-            return joined.cast(pa.large_string())
+            return joined(f"{shard.name}/", rows, f"/{self._encoding}")
         stem = shard.name.removesuffix(".parquet")
         folder = f"{stem}.tar/" if shard.path.with_suffix(".tar").is_file() else f"{stem}/"
-        return pc.binary_join_element_wise(folder, keys, f".{self._encoding}", "").cast(pa.large_string())
+        return joined(folder, keys, f".{self._encoding}")
 
 
 def _texts(column: pa.Array) -> pa.LargeStringArray:
-    texts = column.cast(pa.large_string())
+    texts = texts_of(column)
     texts.validate(full=True)
     return texts
 

@@ -115,7 +115,7 @@ class PairSource:
         notes: set[str] = set()
         shards = (Shard(file, self.name_of(file), list_members) for file in self.files)
         return join_blocks(
-            (read_shard(shard, columns, notes) for shard in shards),
+            ((shard.path, read_shard(shard, columns, notes)) for shard in shards),
             self.path,
             labelled=bool(columns.label),
             limit=limit,

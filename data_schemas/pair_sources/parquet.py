@@ -1,19 +1,18 @@
 """Pairs in parquet: paths in a column, or the pictures' own bytes."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_schemas.errors import ProtoRKDError
 from data_schemas.pair_sources.arrow import picture_locators
 from data_schemas.pair_sources.blocks import BLOCK_RECORDS, Block
 from data_schemas.pair_sources.columns import Columns
 from data_schemas.pair_sources.source import Shard
-from data_schemas.pair_sources.tables import TableColumns, table_block
-from data_schemas.records.parquet import open_parquet
+from data_schemas.pair_sources.tables import TableColumns, joined, table_block
+from data_schemas.records.parquet import leaf_metadata, open_parquet, picture_leaf
 
 _PICTURE_ROWS = 64  # that are decoded at once where pictures have to be looked at
 
@@ -23,18 +22,14 @@ def read_parquet(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Bl
     file = open_parquet(shard.path)
     chosen = TableColumns.of(file.schema_arrow, columns, shard.path)
     notes |= set(chosen.columns.notes(columns))
+    leaf = picture_leaf(file.schema_arrow, chosen.columns.image) if chosen.holds_bytes else ""
     first_row = 0
-    try:
-        for group in range(file.metadata.num_row_groups):
-            look = chosen.holds_bytes and _may_lack(file, group, chosen.columns.image)
-            for batch in _batches(file, group, chosen, look=look):
-                locators = _locators(batch, chosen, shard, first_row=first_row, look=look)
-                yield table_block(batch, chosen, first_row=first_row, locators=locators)
-                first_row += batch.num_rows
-    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
-        raise ProtoRKDError(
-            f"{shard.path} must be a whole parquet file; {error}, after row {first_row}. Fetch it again."
-        ) from error
+    for group in range(file.metadata.num_row_groups):
+        look = chosen.holds_bytes and _may_lack(shard.path, group, leaf)
+        for batch in _batches(file, group, chosen, look=look):
+            locators = _locators(batch, chosen, shard, first_row=first_row, look=look)
+            yield table_block(batch, chosen, first_row=first_row, locators=locators)
+            first_row += batch.num_rows
 
 
 def _batches(file: pq.ParquetFile, group: int, chosen: TableColumns, *, look: bool) -> Iterator[pa.RecordBatch]:
@@ -46,12 +41,10 @@ def _batches(file: pq.ParquetFile, group: int, chosen: TableColumns, *, look: bo
     yield from file.iter_batches(rows, row_groups=[group], columns=wanted, use_threads=False)
 
 
-def _may_lack(file: pq.ParquetFile, group: int, image: str) -> bool:
+def _may_lack(path: Path, group: int, leaf: str) -> bool:
     """Whether a row of a group may have no picture, by what the file says of itself."""
-    metadata = file.metadata.row_group(group)
-    leaves = [metadata.column(number) for number in range(metadata.num_columns)]
-    known = [leaf.statistics for leaf in leaves if leaf.path_in_schema in (image, f"{image}.bytes")]
-    return not all(each is not None and each.has_null_count and each.null_count == 0 for each in known)
+    known = leaf_metadata(path, group, leaf).statistics
+    return known is None or not known.has_null_count or known.null_count > 0
 
 
 def _locators(
@@ -62,5 +55,4 @@ def _locators(
     image = chosen.columns.image
     if look:
         return picture_locators(batch.column(image), shard.name, image, first_row=first_row)
-    rows = pa.array(np.arange(first_row, first_row + batch.num_rows)).cast(pa.large_string())
-    return pc.binary_join_element_wise(shard.name, rows, image, "/").cast(pa.large_string())
+    return joined(f"{shard.name}/", pa.array(np.arange(first_row, first_row + batch.num_rows)), f"/{image}")

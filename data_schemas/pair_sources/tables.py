@@ -11,6 +11,7 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import VALUE_CHARS, Rejection
 from data_schemas.pair_sources.blocks import Block, judge
 from data_schemas.pair_sources.columns import Columns
+from data_schemas.records.arrow import holds_bytes
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class TableColumns:
         columns = asked.chosen(schema.names, path, holds_bytes=True)
         caption, image = schema.field(columns.caption).type, schema.field(columns.image).type
         _check(caption, _is_text(caption) or _is_text_list(caption), columns.caption, "text or lists of texts", path)
-        is_picture = _is_binary(image) or _is_picture_struct(image)
+        is_picture = holds_bytes(image)
         _check(image, is_picture or _is_text(image), columns.image, "paths, bytes, or structures with bytes", path)
         if columns.label:
             label = schema.field(columns.label).type
@@ -57,8 +58,8 @@ def table_block(
     columns = chosen.columns
     rows = pa.array(np.arange(first_row, first_row + batch.num_rows))
     captions, rejections = batch.column(columns.caption), []
-    images = _texts(batch.column(columns.image)) if locators is None else locators
-    labels = _texts(batch.column(columns.label)) if columns.label else None
+    images = texts_of(batch.column(columns.image)) if locators is None else locators
+    labels = texts_of(batch.column(columns.label)) if columns.label else None
     broken = _broken(images, captions, labels)
     if broken.any():
         good = np.flatnonzero(~broken)
@@ -70,7 +71,18 @@ def table_block(
     if _is_text_list(captions.type):
         rows, images, captions, labels, empty = _flatten(rows, images, captions, labels)
         rejections += [Rejection(row, "empty caption", f"{image}"[:VALUE_CHARS]) for row, image in empty]
-    return judge(rows, images, _texts(captions), labels, num_records=batch.num_rows, rejections=rejections)
+    return judge(rows, images, texts_of(captions), labels, num_records=batch.num_rows, rejections=rejections)
+
+
+def joined(*parts: str | pa.Array) -> pa.LargeStringArray:
+    """Texts put one behind the other, row by row; null where one of them is."""
+    texts = [pa.scalar(part, pa.large_string()) if isinstance(part, str) else texts_of(part) for part in parts]
+    return pc.binary_join_element_wise(*texts, pa.scalar("", pa.large_string()))
+
+
+def texts_of(column: pa.Array) -> pa.LargeStringArray:
+    """A column as texts."""
+    return column.cast(pa.large_string())
 
 
 def _flatten(
@@ -83,10 +95,6 @@ def _flatten(
     without = list(zip(rows.take(empty).to_pylist(), images.take(empty).to_pylist(), strict=True))
     labels = None if labels is None else labels.take(parents)
     return rows.take(parents), images.take(parents), pc.list_flatten(captions), labels, without
-
-
-def _texts(column: pa.Array) -> pa.LargeStringArray:
-    return column.cast(pa.large_string())
 
 
 def _broken(*columns: pa.Array | None) -> np.ndarray:
@@ -121,11 +129,3 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _is_text_list(kind: pa.DataType) -> bool:
     return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_text(kind.value_type)
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _is_picture_struct(kind: pa.DataType) -> bool:
-    return pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.opened import map_bytes
-from data_schemas.records.record import ABSENT, Places, read_range
+from data_schemas.records.record import ABSENT, BROKEN, Places, read_range
 
 _MAGIC = b"ARROW1"
 
@@ -29,16 +29,54 @@ def _batches(data: pa.Buffer, path: Path) -> Iterator[pa.RecordBatch]:
         source = pa.BufferReader(data)
         if data.slice(0, min(len(_MAGIC), data.size)).to_pybytes() == _MAGIC:
             reader = pa.ipc.open_file(source)
-            yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
         else:
-            yield from pa.ipc.open_stream(source)
-    except (OSError, ValueError, pa.ArrowException) as error:
+            batches = iter(pa.ipc.open_stream(source))
+        for batch in batches:
+            batch.validate()
+            yield batch
+    except BROKEN as error:
         raise ProtoRKDError(f"{path} must be a whole arrow file; {error}. Fetch or save it again.") from error
+
+
+def check_sound(column: pa.Array) -> None:
+    """Refuse offsets that point out of a column, as a hostile file may have them; text need not be UTF-8.
+
+    Raises:
+        pa.ArrowInvalid: it has such.
+    """
+    parts = [column.field(number) for number in range(column.type.num_fields)] if _is_struct(column.type) else [column]
+    for part in parts:
+        try:
+            part.validate(full=True)
+        except pa.ArrowInvalid as error:
+            if "UTF8" not in str(error) or pa.types.is_dictionary(part.type):
+                raise  # of text, what it is in is looked at before what it says
+
+
+def has_pictures(schema: pa.Schema, column: str) -> bool:
+    """Whether there is such a column, of bytes or of structures that have them."""
+    return column in schema.names and holds_bytes(schema.field(column).type)
+
+
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Whether a column of a type is one of pictures: of bytes, or of structures that have them."""
+    if _is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
+    return _is_binary(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def picture_bytes(column: pa.Array) -> pa.Array:
     """The bytes of a column of pictures: binary, or a structure that has them."""
-    return column.field("bytes") if pa.types.is_struct(column.type) else column
+    return column.field("bytes") if _is_struct(column.type) else column
+
+
+def _is_struct(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_struct(kind))
 
 
 @dataclass(frozen=True)
@@ -71,17 +109,17 @@ class ArrowRecords:
         data = map_bytes(self.path)
         found = [np.empty((0, 2), np.int64)]
         for batch in _batches(data, self.path):
-            if self.column not in batch.schema.names:
-                raise ProtoRKDError(f"{self.path} must have a column {self.column!r}; got {batch.schema.names}.")
+            if not has_pictures(batch.schema, self.column):
+                break
             found.append(self._places_of(picture_bytes(batch.column(self.column)), data))
         return np.concatenate(found)
 
     def _places_of(self, column: pa.Array, data: pa.Buffer) -> Places:
+        check_sound(column)
         validity, offsets, values = column.buffers()
         width = np.int64 if pa.types.is_large_binary(column.type) else np.int32
         if not len(column) or values is None:
             return np.full((len(column), 2), ABSENT, np.int64)
-        column.validate(full=True)  # offsets of a hostile file may point anywhere
         edges = np.frombuffer(offsets, width, count=len(column) + 1, offset=column.offset * width().itemsize)
         start = values.address - data.address
         if not 0 <= start <= start + values.size <= data.size:

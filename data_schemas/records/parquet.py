@@ -1,6 +1,8 @@
 """Columns of pictures in parquet: compressed by groups of rows, so a group is decoded for one of its pictures."""
 
+import contextlib
 import functools
+import io
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +13,11 @@ import pyarrow.parquet as pq
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.opened import open_bytes
-from data_schemas.records.arrow import picture_bytes, row_numbers
-from data_schemas.records.record import ABSENT, MAX_RECORD_BYTES, Places, UnreadableRecord
+from data_schemas.records.arrow import has_pictures, picture_bytes, row_numbers
+from data_schemas.records.record import ABSENT, BROKEN, MAX_RECORD_BYTES, Places, UnreadableRecord
 
 _MAX_GROUP_BYTES = 1 << 30
 _MAX_GROUPS = 4  # that a process keeps decoded
-_BROKEN = (OSError, ValueError, pa.ArrowException, MemoryError)
 
 
 def open_parquet(path: Path, *, read_dictionary: tuple[str, ...] = ()) -> pq.ParquetFile:
@@ -32,8 +33,65 @@ def open_parquet(path: Path, *, read_dictionary: tuple[str, ...] = ()) -> pq.Par
     file = open_bytes(path)
     try:
         return pq.ParquetFile(file, read_dictionary=list(read_dictionary))
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ProtoRKDError(f"{path} must be a whole parquet file; {error}. Fetch it again.") from error
+
+
+def leaf_metadata(path: Path, group: int, leaf: str) -> pq.ColumnChunkMetaData:
+    """What a file says of a leaf in a group of rows.
+
+    Asked for it straight away, pyarrow ends the process over a footer that contradicts itself; its readers raise. So
+    one of them looks first, and stops where it would come to the data.
+
+    Raises:
+        OSError: the footer contradicts itself.
+        KeyError: there is no such leaf.
+    """
+    guard = _Guard(open_bytes(path))
+    file = pq.ParquetFile(pa.PythonFile(guard, mode="r"))
+    guard.is_closed_to_data = True
+    with contextlib.suppress(_DataAskedFor):
+        next(file.iter_batches(1, row_groups=[group], columns=[leaf], use_threads=False), None)
+    metadata = file.metadata.row_group(group)
+    names = [column.path for column in file.schema]
+    if leaf not in names:
+        raise KeyError(leaf)
+    return metadata.column(names.index(leaf))
+
+
+def picture_leaf(schema: pa.Schema, column: str) -> str:
+    """The leaf that has the bytes of a column of pictures."""
+    return f"{column}.bytes" if pa.types.is_struct(schema.field(column).type) else column
+
+
+class _DataAskedFor(Exception):  # noqa: N818 -- it is what the guard waits for
+    pass
+
+
+class _Guard(io.RawIOBase):
+    """A file that gives its footer, and no data once that is read."""
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        self._file = file
+        self.is_closed_to_data = False
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def read(self, size: int = -1) -> bytes:
+        if self.is_closed_to_data:
+            raise _DataAskedFor
+        data: bytes = self._file.read(size)
+        return data
 
 
 @dataclass(frozen=True)
@@ -50,7 +108,10 @@ class ParquetRecords:
 
     def find(self, names: pa.LargeStringArray) -> Places:
         """Group of rows, and row in it, of each."""
-        metadata = open_parquet(self.path).metadata
+        file = open_parquet(self.path)
+        if not has_pictures(file.schema_arrow, self.column):
+            return np.full((len(names), 2), ABSENT, np.int64)
+        metadata = file.metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         rows = row_numbers(names)
@@ -79,19 +140,11 @@ _LOCK = threading.Lock()  # threads that ask for the same group wait for it, and
 @functools.lru_cache(_MAX_GROUPS)
 def _group(path: Path, column: str, group: int) -> pa.ChunkedArray:
     try:
-        metadata = pq.ParquetFile(open_bytes(path))
-        is_struct = pa.types.is_struct(metadata.schema_arrow.field(column).type)
-        leaf = f"{column}.bytes" if is_struct else column
-        size = _leaf_size(metadata.metadata.row_group(group), leaf)
-        if size > _MAX_GROUP_BYTES:
+        leaf = picture_leaf(open_parquet(path).schema_arrow, column)
+        if leaf_metadata(path, group, leaf).total_uncompressed_size > _MAX_GROUP_BYTES:
             raise UnreadableRecord(f"a group of rows of more than {_MAX_GROUP_BYTES >> 30} GiB")
         file = open_parquet(path, read_dictionary=(leaf,))
         chunks = file.read_row_group(group, columns=[leaf], use_threads=False)[column].chunks
         return pa.chunked_array([picture_bytes(chunk) for chunk in chunks])
-    except (*_BROKEN, KeyError, ProtoRKDError) as error:
+    except (*BROKEN, ProtoRKDError) as error:
         raise UnreadableRecord(f"unreadable container: {str(error).partition(chr(10))[0]}") from error
-
-
-def _leaf_size(group: pq.RowGroupMetaData, leaf: str) -> int:
-    columns = (group.column(number) for number in range(group.num_columns))
-    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == leaf)

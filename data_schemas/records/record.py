@@ -14,6 +14,9 @@ from data_schemas.opened import open_bytes
 MAX_RECORD_BYTES = 1 << 28
 """A larger picture is refused before it is read: three bytes for each pixel that a picture may have."""
 
+BROKEN = (OSError, ValueError, OverflowError, MemoryError, KeyError, pa.ArrowException)
+"""What libraries raise over a damaged file."""
+
 ABSENT = -1
 
 _MAX_OPEN = 512  # containers that a process holds open: it may have 1,024 files
