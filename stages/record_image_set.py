@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,14 +193,15 @@ def _readers(
 ) -> list[tuple[Records, NDArray[np.int64], pa.Array]]:
     """What reads some records of a container: each reader with the places among them that it reads, and their names."""
     if path.suffix == ".tar":
-        return [(TarRecords(path, list_members), np.arange(len(records)), records)]
-    make: Callable[[Path, str], Records] = ArrowRecords if path.suffix == ".arrow" else ParquetRecords
+        return [(TarRecords(path, list_members), np.arange(len(records), dtype=np.int64), records)]
+    is_arrow = path.suffix == ".arrow"
     parts = _split(records, _ROW)
     columns, rows = pc.struct_field(parts, "column").fill_null(""), pc.struct_field(parts, "row").fill_null("")
-    found = []
+    found: list[tuple[Records, NDArray[np.int64], pa.Array]] = []
     for column in columns.unique().to_pylist():
         chosen = np.flatnonzero(pc.equal(columns, column).to_numpy(zero_copy_only=False))
-        found.append((make(path, column), chosen, rows.take(pa.array(chosen))))
+        reader: Records = ArrowRecords(path, column) if is_arrow else ParquetRecords(path, column)
+        found.append((reader, chosen, rows.take(pa.array(chosen))))
     return found
 
 

@@ -1,7 +1,9 @@
 """Pairs as img2dataset leaves them: lists NNNNN.parquet, and pictures as files, in tars, or in the lists."""
 
+import contextlib
 import os
 import re
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,27 +41,28 @@ def is_list(path: Path) -> bool:
 def picture_encoding(lists: list[Path]) -> str:
     """What the pictures of some shards were written as; jpg where none is there to tell."""
     for path in lists:
-        names = open_parquet(path).schema_arrow.names
-        folder, tar = path.with_suffix(""), path.with_suffix(".tar")
-        found = [each for each in ENCODINGS if each in names]
-        if not found and folder.is_dir():
-            with os.scandir(folder) as entries:
-                found = [each for each in _endings(entry.name for entry in entries) if each in ENCODINGS][:1]
-        if not found and tar.is_file():
-            import tarfile
-
-            try:
-                with tarfile.open(tar, "r:") as members:
-                    found = [each for each in _endings(member.name for member in members) if each in ENCODINGS][:1]
-            except tarfile.TarError:
-                found = []  # whoever opens its pictures will say what is wrong
-        if found:
-            return found[0]
+        columns = open_parquet(path).schema_arrow.names
+        found = next((each for each in ENCODINGS if each in columns), None) or _encoding_beside(path)
+        if found is not None:
+            return found
     return ENCODINGS[0]
 
 
-def _endings(names: Iterator[str]) -> Iterator[str]:
-    return (name.rpartition(".")[2] for name in names)
+def _encoding_beside(path: Path) -> str | None:
+    """The ending of the first picture in the folder or the tar of a shard."""
+    folder, tar = path.with_suffix(""), path.with_suffix(".tar")
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            return _first_encoding(entry.name for entry in entries)
+    if tar.is_file():
+        with contextlib.suppress(tarfile.TarError), tarfile.open(tar, "r:") as members:
+            return _first_encoding(member.name for member in members)
+    return None  # whoever opens its pictures will say what is wrong
+
+
+def _first_encoding(names: Iterator[str]) -> str | None:
+    endings = (name.rpartition(".")[2] for name in names)
+    return next((each for each in endings if each in ENCODINGS), None)
 
 
 class Img2datasetReader:

@@ -1,7 +1,6 @@
 """Pairs in parquet: paths in a column, or the pictures' own bytes."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -22,10 +21,12 @@ def read_parquet(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Bl
     file = open_parquet(shard.path)
     chosen = TableColumns.of(file.schema_arrow, columns, shard.path)
     notes |= set(chosen.columns.notes(columns))
-    leaf = picture_leaf(file.schema_arrow, chosen.columns.image) if chosen.holds_bytes else ""
+    looks = [False] * file.metadata.num_row_groups
+    if chosen.holds_bytes:
+        leaf = picture_leaf(file.schema_arrow, chosen.columns.image)
+        looks = [_may_lack(known) for known in leaf_metadata(shard.path, leaf)]
     first_row = 0
-    for group in range(file.metadata.num_row_groups):
-        look = chosen.holds_bytes and _may_lack(shard.path, group, leaf)
+    for group, look in enumerate(looks):
         for batch in _batches(file, group, chosen, look=look):
             locators = _locators(batch, chosen, shard, first_row=first_row, look=look)
             yield table_block(batch, chosen, first_row=first_row, locators=locators)
@@ -41,10 +42,10 @@ def _batches(file: pq.ParquetFile, group: int, chosen: TableColumns, *, look: bo
     yield from file.iter_batches(rows, row_groups=[group], columns=wanted, use_threads=False)
 
 
-def _may_lack(path: Path, group: int, leaf: str) -> bool:
+def _may_lack(known: pq.ColumnChunkMetaData) -> bool:
     """Whether a row of a group may have no picture, by what the file says of itself."""
-    known = leaf_metadata(path, group, leaf).statistics
-    return known is None or not known.has_null_count or known.null_count > 0
+    counted = known.statistics
+    return counted is None or not counted.has_null_count or counted.null_count > 0
 
 
 def _locators(

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 from data_schemas.errors import ProtoRKDError
 from data_schemas.opened import open_bytes
 from data_schemas.records.arrow import has_pictures, picture_bytes, row_numbers
-from data_schemas.records.record import ABSENT, BROKEN, MAX_RECORD_BYTES, Places, UnreadableRecord
+from data_schemas.records.record import ABSENT, BROKEN, MAX_RECORD_BYTES, Places, UnreadableRecord, facts_of
 
 _MAX_GROUP_BYTES = 1 << 30
+_MAX_OPEN = 64  # files of which a process keeps the footers
 _MAX_GROUPS = 4  # that a process keeps decoded
 
 
@@ -37,8 +38,8 @@ def open_parquet(path: Path, *, read_dictionary: tuple[str, ...] = ()) -> pq.Par
         raise ProtoRKDError(f"{path} must be a whole parquet file; {error}. Fetch it again.") from error
 
 
-def leaf_metadata(path: Path, group: int, leaf: str) -> pq.ColumnChunkMetaData:
-    """What a file says of a leaf in a group of rows.
+def leaf_metadata(path: Path, leaf: str) -> list[pq.ColumnChunkMetaData]:
+    """What a file says of a leaf, for each group of rows.
 
     Asked for it straight away, pyarrow ends the process over a footer that contradicts itself; its readers raise. So
     one of them looks first, and stops where it would come to the data.
@@ -49,14 +50,16 @@ def leaf_metadata(path: Path, group: int, leaf: str) -> pq.ColumnChunkMetaData:
     """
     guard = _Guard(open_bytes(path))
     file = pq.ParquetFile(pa.PythonFile(guard, mode="r"))
-    guard.is_closed_to_data = True
-    with contextlib.suppress(_DataAskedFor):
-        next(file.iter_batches(1, row_groups=[group], columns=[leaf], use_threads=False), None)
-    metadata = file.metadata.row_group(group)
     names = [column.path for column in file.schema]
     if leaf not in names:
         raise KeyError(leaf)
-    return metadata.column(names.index(leaf))
+    guard.is_closed_to_data = True
+    found = []
+    for group in range(file.metadata.num_row_groups):
+        with contextlib.suppress(_DataAskedFor):
+            next(file.iter_batches(1, row_groups=[group], columns=[leaf], use_threads=False), None)
+        found.append(file.metadata.row_group(group).column(names.index(leaf)))
+    return found
 
 
 def picture_leaf(schema: pa.Schema, column: str) -> str:
@@ -125,7 +128,7 @@ class ParquetRecords:
     def read(self, first: int, second: int) -> bytes:
         """Read one row of a group, which is kept for a while."""
         with _LOCK:
-            column = _group(self.path, self.column, first)
+            column = self._group(first)
         value = column[second].as_py() if second < len(column) else None
         if value is None:
             raise UnreadableRecord("no picture in its record")
@@ -133,18 +136,28 @@ class ParquetRecords:
             raise UnreadableRecord(f"a record of more than {MAX_RECORD_BYTES >> 20} MiB")
         return bytes(value)
 
+    def _group(self, group: int) -> pa.ChunkedArray:
+        try:
+            return _group(self.path, facts_of(self.path), self.column, group)
+        except (*BROKEN, ProtoRKDError) as error:
+            raise UnreadableRecord(f"unreadable container: {str(error).partition(chr(10))[0]}") from error
+
 
 _LOCK = threading.Lock()  # threads that ask for the same group wait for it, and do not decode it again
 
 
 @functools.lru_cache(_MAX_GROUPS)
-def _group(path: Path, column: str, group: int) -> pa.ChunkedArray:
-    try:
-        leaf = picture_leaf(open_parquet(path).schema_arrow, column)
-        if leaf_metadata(path, group, leaf).total_uncompressed_size > _MAX_GROUP_BYTES:
-            raise UnreadableRecord(f"a group of rows of more than {_MAX_GROUP_BYTES >> 30} GiB")
-        file = open_parquet(path, read_dictionary=(leaf,))
-        chunks = file.read_row_group(group, columns=[leaf], use_threads=False)[column].chunks
-        return pa.chunked_array([picture_bytes(chunk) for chunk in chunks])
-    except (*BROKEN, ProtoRKDError) as error:
-        raise UnreadableRecord(f"unreadable container: {str(error).partition(chr(10))[0]}") from error
+def _group(path: Path, facts: tuple[int, ...], column: str, group: int) -> pa.ChunkedArray:
+    file, leaf, sizes = _opened(path, facts, column)
+    if sizes[group] > _MAX_GROUP_BYTES:
+        raise UnreadableRecord(f"a group of rows of more than {_MAX_GROUP_BYTES >> 30} GiB")
+    chunks = file.read_row_group(group, columns=[leaf], use_threads=False)[column].chunks
+    return pa.chunked_array([picture_bytes(chunk) for chunk in chunks])
+
+
+@functools.lru_cache(_MAX_OPEN)
+def _opened(path: Path, facts: tuple[int, ...], column: str) -> tuple[pq.ParquetFile, str, list[int]]:
+    """A file, the leaf of a column in it, and how large that is in each group."""
+    leaf = picture_leaf(open_parquet(path).schema_arrow, column)
+    sizes = [each.total_uncompressed_size for each in leaf_metadata(path, leaf)]
+    return open_parquet(path, read_dictionary=(leaf,)), leaf, sizes

@@ -1,6 +1,7 @@
 """A record of a container: a picture inside a file of many, found by its locator and read by itself."""
 
 import functools
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -39,7 +40,9 @@ class UnreadableRecord(Exception):  # noqa: N818 -- a verdict on one record, whi
 class Records(Protocol):
     """The records of a container, small when pickled: its path, and what of it is read."""
 
-    path: Path
+    @property
+    def path(self) -> Path:
+        """Of the container."""
 
     def find(self, names: pa.LargeStringArray) -> Places:
         """Find records.
@@ -71,7 +74,7 @@ def read_range(path: Path, offset: int, size: int) -> bytes:
     if size > MAX_RECORD_BYTES:
         raise UnreadableRecord(f"a record of more than {MAX_RECORD_BYTES >> 20} MiB")
     try:
-        data: bytes = _opened(path).read_at(size, offset)
+        data: bytes = _opened(path, facts_of(path)).read_at(size, offset)
     except (OSError, ProtoRKDError) as error:
         raise UnreadableRecord(f"unreadable container: {error}") from error
     if len(data) < size:
@@ -79,6 +82,16 @@ def read_range(path: Path, offset: int, size: int) -> bytes:
     return data
 
 
+def facts_of(path: Path) -> tuple[int, ...]:
+    """What changes when a file is put in the place of another, so that an open one is not taken for it.
+
+    Raises:
+        OSError: there is none.
+    """
+    found = os.stat(path)  # noqa: PTH116 - quicker, and each record asks
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 @functools.lru_cache(_MAX_OPEN)
-def _opened(path: Path) -> pa.NativeFile:
+def _opened(path: Path, facts: tuple[int, ...]) -> pa.NativeFile:
     return open_bytes(path)

@@ -66,7 +66,7 @@ def members_from_bytes(data: bytes) -> pa.Table:
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (member := tar.next()) is not None:
-        tar.members = []  # or it would keep all of them
+        tar.members = []  # type: ignore[attr-defined] # or it would keep all of them
         if tar.offset <= member.offset:
             raise tarfile.ReadError("a header that points back")
         yield member

@@ -1,5 +1,6 @@
 """From pairs in any form to a student: the same weights as from a TSV and its files, and nothing is done twice."""
 
+import hashlib
 import os
 import pickle
 from pathlib import Path
@@ -198,6 +199,17 @@ def test_unreadable_container__rejects_its_pictures(pictured: list[Pictured], tm
         images.open(0)
 
 
+@pytest.mark.parametrize("form", ["webdataset", "saved_dataset", "parquet_shards"])
+def test_container__put_in_the_place_of_another_is_opened_anew(
+    form: str, pictured: list[Pictured], tmp_path: Path
+) -> None:
+    for pairs in (pictured, pictured[::-1]):
+        source = find_source(write_form(form, tmp_path / "form", pairs))
+        images = open_images(source.root, source.read(Columns()).table["image"].to_pylist(), FileDigests(None))
+        hashes = [hashlib.sha256(pair.data).hexdigest() for pair in pairs]
+        assert images.digests(range(24), FileDigests(None)) == hashes
+
+
 def test_store__remembers_what_lies_in_tars(pictured: list[Pictured], tmp_path: Path) -> None:
     tar = write_form("webdataset", tmp_path / "form", pictured)
     os.utime(tar, (1, 1))
@@ -205,3 +217,27 @@ def test_store__remembers_what_lies_in_tars(pictured: list[Pictured], tmp_path: 
     settled = digests.members(tar)
     assert digests.members(tar).equals(settled)
     assert settled.num_rows == 72
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif("PROTORKD_TEST_DATA" not in os.environ, reason="PROTORKD_TEST_DATA is not set")
+def test_photographs__in_a_tar_give_the_embeddings_of_their_tsv(
+    run_cli: Cli, word_vectors: Path, tmp_path: Path
+) -> None:
+    real_data = Path(os.environ["PROTORKD_TEST_DATA"])
+    lines = (real_data / "coco22k" / "test.tsv").read_text().splitlines()[:201]
+    (tmp_path / "files.tsv").write_text("\n".join(lines))
+    manifest = find_source(tmp_path / "files.tsv").read(Columns()).table
+    pairs = read_pictured(real_data / "coco22k", manifest["image"].to_pylist(), manifest["caption"].to_pylist())
+    forms = {form: write_form(form, tmp_path / form, pairs) for form in ("tsv", "webdataset", "saved_dataset")}
+    encoded = {form: encode(run_cli, path, word_vectors, "--force") for form, path in forms.items()}
+    packs = [run_cli("pack", "--manifest", path) for path in forms.values()]
+    for outcome in encoded.values():
+        assert bytes_of(outcome, "captions.parquet") == bytes_of(encoded["tsv"], "captions.parquet")
+        assert embeddings_of(outcome) == embeddings_of(encoded["tsv"])
+    assert len({bytes_of(pack, "shards/000000.bin") for pack in packs}) == 1
+
+
+def embeddings_of(outcome: dict[str, Any]) -> dict[str, bytes]:
+    folder = Path(outcome["path"]) / "embeddings.zarr"
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
