@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 IDENTITIES = ("content", "path")
 _BLOCK = 1 << 14
-_MAY_BE_LOCATOR = re.compile(r"\.(?:tar|parquet|pq|arrow)/")
+_MAY_BE_LOCATOR = re.compile(r"\.(?:tar|parquet|pq|arrow)/", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -91,14 +91,13 @@ class ManifestFormat:
         for file, digest in zip(source.files, digests, strict=True):
             if digest is None:
                 raise ProtoRKDError(f"{file} must be a readable file; it is missing or closed to you.")
-        location = str(source.path.resolve())
-        if source.kind in _PLAIN and len(digests) == 1 and (decided := self._decided(source)) is None:
-            return Input(digest=digests[0] or "", location=location, value=source)
         if source.kind in _PLAIN and len(digests) == 1:
-            return Input(digest=hash_json([decided, digests[0]]), location=location, value=source)
-        names = [source.name_of(file) for file in source.files]
-        whole = hash_json([source.kind, source.encoding, names, digests])
-        return Input(digest=whole, location=location, value=source)
+            separator = self._decided(source)
+            whole = str(digests[0]) if separator is None else hash_json([separator, digests[0]])
+        else:
+            names = [source.name_of(file) for file in source.files]
+            whole = hash_json([source.kind, source.encoding, names, digests])
+        return Input(digest=whole, location=str(source.path.resolve()), value=source)
 
     def _decided(self, source: "PairSource") -> str | None:
         """The separator of a table where it was left open and is no tab."""

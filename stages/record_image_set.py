@@ -26,7 +26,7 @@ from stages.image_set import ImageSet
 if TYPE_CHECKING:
     from stages.pictures import Picture
 
-_LOCATOR = r"^(?P<container>.+?\.(?:tar|parquet|pq|arrow))/(?P<record>.+)$"
+_LOCATOR = r"^(?P<container>.+?\.(?i:tar|parquet|pq|arrow))/(?P<record>.+)$"
 _ROW = r"^(?P<row>[0-9]+)/(?P<column>.+)$"
 _FILE = -1  # in place of a container, for a picture that is a file
 
@@ -192,9 +192,9 @@ def _readers(
     path: Path, records: pa.Array, list_members: ListMembers
 ) -> list[tuple[Records, NDArray[np.int64], pa.Array]]:
     """What reads some records of a container: each reader with the places among them that it reads, and their names."""
-    if path.suffix == ".tar":
+    if path.suffix.lower() == ".tar":
         return [(TarRecords(path, list_members), np.arange(len(records), dtype=np.int64), records)]
-    is_arrow = path.suffix == ".arrow"
+    is_arrow = path.suffix.lower() == ".arrow"
     parts = _split(records, _ROW)
     columns, rows = pc.struct_field(parts, "column").fill_null(""), pc.struct_field(parts, "row").fill_null("")
     found: list[tuple[Records, NDArray[np.int64], pa.Array]] = []

@@ -12,7 +12,7 @@ from data_schemas.pair_sources.blocks import Block, is_unicode, judge
 from data_schemas.pair_sources.columns import Columns
 from data_schemas.pair_sources.pairs import Pairs
 from data_schemas.pair_sources.source import Shard
-from data_schemas.text_file import BOM, open_text
+from data_schemas.text_file import BOM, COMPRESSIONS, open_text
 
 PICTURE_FOLDERS = (
     *("images", "Images", "imgs", "Flicker8k_Dataset", "Flickr8k_Dataset"),
@@ -61,7 +61,8 @@ def find_pictures(path: Path, images: dict[str, None], image_root: Path | None =
         ProtoRKDError: none of them lies there.
     """
     folder = path.parent.resolve()
-    own = path.stem.removeprefix("captions_")
+    stem = Path(path.stem).stem if path.suffix.lower() in COMPRESSIONS else path.stem
+    own = stem.removeprefix("captions_")
     below = ("", own, *PICTURE_FOLDERS, *(f"{name}/{own}" for name in PICTURE_FOLDERS))
     bases = [image_root.resolve()] if image_root else [folder, folder.parent]
     for root in (base / name for base in bases for name in below):

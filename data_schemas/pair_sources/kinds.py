@@ -13,7 +13,7 @@ from data_schemas.pair_sources.columns import Columns
 from data_schemas.pair_sources.img2dataset import Img2datasetReader, is_list, picture_encoding
 from data_schemas.pair_sources.json_lines import read_json_lines
 from data_schemas.pair_sources.parquet import read_parquet
-from data_schemas.pair_sources.patterns import expand, is_pattern
+from data_schemas.pair_sources.patterns import expand, is_pattern, pattern_root
 from data_schemas.pair_sources.source import ListMembers, ReadShard, Shard
 from data_schemas.pair_sources.webdataset import read_webdataset
 from data_schemas.records.tar import list_members
@@ -135,8 +135,7 @@ def find_source(path: Path) -> PairSource:
         ProtoRKDError: nothing is there, or it is none of the forms, which the message lists.
     """
     if is_pattern(path):
-        root, files = expand(path)
-        return _of_files(path, root, files)
+        return _of_files(path, pattern_root(path), expand(path))
     if path.is_dir():
         return _of_folder(path)
     return _of_files(path, path.parent, [path])
@@ -155,7 +154,7 @@ def picture_root(path: Path, images: Sequence[str]) -> Path:
     if path.is_dir():
         return path
     if is_pattern(path):
-        return expand(path)[0]
+        return pattern_root(path)
     if _kind_of(path) == COCO and path.is_file():
         return find_pictures(path, dict.fromkeys(images))
     return path.parent

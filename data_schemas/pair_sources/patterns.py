@@ -17,18 +17,22 @@ def is_pattern(path: Path) -> bool:
     return bool(_SIGNS.search(str(path))) and not path.exists()
 
 
-def expand(path: Path) -> tuple[Path, list[Path]]:
-    """The folder that a pattern starts from, and its files: braces in the order written, glob's finds sorted.
+def pattern_root(path: Path) -> Path:
+    """The folder that a pattern starts from, whether or not it is there."""
+    return Path(*itertools.takewhile(lambda part: not _SIGNS.search(part), path.parts))
+
+
+def expand(path: Path) -> list[Path]:
+    """The files of a pattern: braces in the order written, glob's finds sorted.
 
     Raises:
         ProtoRKDError: it finds no file, or a file that braces name is not there.
 
     Example:
         >>> expand(Path("shards/{00000..00002}.tar"))  # doctest: +SKIP
-        (PosixPath('shards'), [PosixPath('shards/00000.tar'), ...])
+        [PosixPath('shards/00000.tar'), PosixPath('shards/00001.tar'), PosixPath('shards/00002.tar')]
     """
-    plain = itertools.takewhile(lambda part: not _SIGNS.search(part), path.parts)
-    root = Path(*plain)
+    root = pattern_root(path)
     files: list[Path] = []
     for name in _braced(str(path)):
         if _SIGNS.search(name):
@@ -39,7 +43,7 @@ def expand(path: Path) -> tuple[Path, list[Path]]:
             raise ProtoRKDError(f"{path} must name files that are there; got no {name}. Mend the pattern.")
     if not files:
         raise ProtoRKDError(f"{path} must name files that are there; got none. Mend the pattern, and quote it.")
-    return root, list(dict.fromkeys(files))
+    return list(dict.fromkeys(files))
 
 
 def _braced(text: str) -> list[str]:

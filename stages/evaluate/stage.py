@@ -36,8 +36,8 @@ class EvaluateInputs:
     trust_remote_code: bool = trust_option()
     retrieval: tuple[str, ...] = option(
         (),
-        help="Pictures and captions to retrieve on, both ways; repeatable; NAME=PATH names the set. Any form that "
-        "encode-teacher takes, COCO's folder, Karpathy's JSON, or the files of Flickr8k and Flickr30k; PATH#SPLIT takes "
+        help="Pictures and captions to retrieve on, both ways; repeatable; NAME=PATH names the set. Whatever "
+        "encode-teacher takes, COCO's folder, Karpathy's JSON, the files of Flickr8k and Flickr30k; PATH#SPLIT takes "
         "another split than test.",
         metavar="PATH",
     )

@@ -143,6 +143,30 @@ def test_moved_containers__are_found_by_the_image_root(
     assert run_cli(*DISTILL, "--image-root", tmp_path / "moved")["fingerprint"] == first["fingerprint"]
 
 
+def test_evaluate__finds_the_pictures_of_packed_captions_of_coco(
+    pictured: list[Pictured], trained: dict[str, Any], run_cli: Cli, tmp_path: Path
+) -> None:
+    import pyarrow as pa
+
+    path = write_form("coco", tmp_path / "form", pictured)
+    with pa.CompressedOutputStream(f"{path}.gz", "gzip") as out:
+        out.write(path.read_bytes())
+    words = ("--workers", 0, "--num-resamples", 100, "--task", "retrieval", "--no-overlap", "--retrieval")
+    plain, packed = (run_cli("evaluate", *words, f"set={name}") for name in (path, f"{path}.gz"))
+    assert plain["metrics"] == packed["metrics"]
+
+
+def test_distill__needs_no_manifest_any_more(
+    pictured: list[Pictured], trained: dict[str, Any], run_cli: Cli, word_vectors: Path, tmp_path: Path
+) -> None:
+    manifest = write_form("tsv", tmp_path / "form", pictured)
+    odd = manifest.rename(manifest.with_name("pairs[1].tsv"))
+    encode(run_cli, odd, word_vectors)
+    odd.unlink()
+    student = run_cli(*DISTILL)
+    assert bytes_of(student, "student.safetensors") == bytes_of(trained, "student.safetensors")
+
+
 def test_why__names_the_manifest_when_a_shard_changes(
     pictured: list[Pictured], run_cli: Cli, word_vectors: Path, tmp_path: Path
 ) -> None:

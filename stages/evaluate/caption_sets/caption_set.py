@@ -7,9 +7,9 @@ from pathlib import Path
 from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import Rejection
 from data_schemas.pair_sources.coco import find_pictures
-from data_schemas.pair_sources.kinds import find_source
+from data_schemas.pair_sources.kinds import find_source, picture_root
 from data_schemas.pair_sources.pairs import ALL, Pairs, choose_split
-from data_schemas.pair_sources.patterns import expand, is_pattern
+from data_schemas.pair_sources.patterns import is_pattern, pattern_root
 from pipeline.memo import FileDigests
 from stages.evaluate.caption_sets.flickr import TOKEN_SUFFIXES, is_flickr30k_table, read_flickr30k_table, read_token
 from stages.evaluate.caption_sets.json_files import read_coco_folder, read_json_file
@@ -95,7 +95,8 @@ def read_caption_set(
         source = find_source(path)
         manifest = form.read(source, max_bad_fraction=1.0, file_digests=file_digests)
         images, captions = (tuple(manifest.table[column].to_pylist()) for column in ("image", "caption"))
-        return CaptionSet(_name_of(path), image_root or source.root.resolve(), images, captions, manifest.rejections)
+        root = image_root or picture_root(path, images).resolve()
+        return CaptionSet(_name_of(path), root, images, captions, manifest.rejections)
     pairs = reader(path, split)
     if not pairs.images:
         first = f", the first {pairs.rejections[0].value!r}: {pairs.rejections[0].reason}" if pairs.rejections else ""
@@ -121,4 +122,6 @@ def _reader_of(path: Path) -> Callable[[Path, str | None], Pairs] | None:
 
 def _name_of(path: Path) -> str:
     """What to call a set of no other name: the file without its suffix, or the folder of a pattern's files."""
-    return expand(path)[0].resolve().name if is_pattern(path) else path.resolve().name if path.is_dir() else path.stem
+    return (
+        pattern_root(path).resolve().name if is_pattern(path) else path.resolve().name if path.is_dir() else path.stem
+    )
