@@ -50,6 +50,14 @@ class ImageSet:
         """Choose pictures, which are numbered anew in the order that is given."""
         return ImageSet(root=self.root, paths=[self.paths[number] for number in numbers])
 
+    def stored_bytes(self, number: int) -> int:
+        """How many bytes a picture has as it is stored.
+
+        Raises:
+            OSError: it is missing.
+        """
+        return os.stat(self._file(number)).st_size  # noqa: PTH116 - as the rest of the set does
+
     def shared(self) -> "ImageSet":
         """The same, with what is large in memory that processes share."""
         from stages.shared_names import share_names  # keeps torch out of --help

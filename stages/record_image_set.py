@@ -116,6 +116,19 @@ class RecordImageSet(ImageSet):
         known = self.located.select(np.asarray(numbers, dtype=np.int64))
         return RecordImageSet(self.root, chosen, list_members=self.list_members, known=known)
 
+    def stored_bytes(self, number: int) -> int:
+        """How many bytes a picture has as it is stored.
+
+        Raises:
+            OSError: it is missing.
+        """
+        if int(self.located.container[number]) == _FILE:
+            return super().stored_bytes(number)
+        try:
+            return len(self._read(number))
+        except UnreadableRecord as error:
+            raise OSError(error.reason) from error
+
     def shared(self) -> "RecordImageSet":
         """The same, with what is large in memory that processes share."""
         if any(isinstance(each, ParquetRecords) for each in self.located.containers):

@@ -167,6 +167,18 @@ def test_distill__needs_no_manifest_any_more(
     assert bytes_of(student, "student.safetensors") == bytes_of(trained, "student.safetensors")
 
 
+@pytest.mark.parametrize("form", ["parquet_bytes", "webdataset"])
+def test_dry_run__says_of_containers_what_it_says_of_their_files(
+    form: str, pictured: list[Pictured], run_cli: Cli, word_vectors: Path, tmp_path: Path
+) -> None:
+    stages = [("encode-teacher", "--teacher", word_vectors), ("pack", "--short-side", 0)]
+    said = []
+    for manifest in (write_form("tsv", tmp_path / "files", pictured), write_form(form, tmp_path / "form", pictured)):
+        estimates = [run_cli(*words, "--manifest", manifest, "--dry-run")["estimate"] for words in stages]
+        said.append(([each["counts"] for each in estimates], estimates[1]["bytes"]))
+    assert said[0] == said[1]
+
+
 def test_why__names_the_manifest_when_a_shard_changes(
     pictured: list[Pictured], run_cli: Cli, word_vectors: Path, tmp_path: Path
 ) -> None:
