@@ -1,7 +1,9 @@
 """Manifests: text tables of image paths and captions, one pair a row, as users and earlier tools write them."""
 
+import contextlib
 import csv
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
@@ -13,13 +15,15 @@ import pyarrow.compute as pc
 
 from data_schemas.delimited import Positions, Rows, read_rows
 from data_schemas.errors import ProtoRKDError
+from data_schemas.pair_sources.columns import Columns
 from data_schemas.quoting import QUOTINGS, decide_quoting
-from data_schemas.text_file import BOM, excerpt, line_end, open_text
+from data_schemas.text_file import BOM, excerpt, first_line, line_end, open_text
 
 SCHEMA = pa.schema({"row": pa.int64(), "image": pa.large_string(), "caption": pa.large_string()})
 LABELLED_SCHEMA = SCHEMA.append(pa.field("label", pa.large_string()))
 
-_VALUE_CHARS = 200
+AUTO = "auto"
+VALUE_CHARS = 200
 _REASONS = (
     "accepted",
     "too few fields",
@@ -35,7 +39,8 @@ class Rejection:
     """A row that is left out of the pairs.
 
     Args:
-        row: the line of the file in which it begins, as an editor counts; the header is line 1.
+        row: in a text, the line of the file in which it begins, as an editor counts; the header is line 1. Elsewhere
+            the number of the record, from 0, over all files.
         reason: a short sentence, one of a fixed few.
         value: the row as it stands in the file, cut to 200 characters.
     """
@@ -51,16 +56,18 @@ class Manifest:
 
     Args:
         path: the file.
-        table: one pair a row: ``row`` (int64, the line of the file), ``image`` and ``caption`` (large_string, as
+        table: one pair a row: ``row`` (int64, as in `Rejection`), ``image`` and ``caption`` (large_string, as
             written, byte for byte); where labels were asked for, also ``label`` (large_string, null where blank).
         rejections: the rows that are not in the table, in file order.
         quoting: ``csv`` or ``none``, as the file was read.
+        notes: what the reader chose by itself, such as a column of another name, for the log.
     """
 
     path: Path
     table: pa.Table
     rejections: tuple[Rejection, ...]
     quoting: str
+    notes: tuple[str, ...] = ()
 
 
 def read_manifest(
@@ -69,7 +76,7 @@ def read_manifest(
     image_key: str = "filepath",
     caption_key: str = "title",
     label_column: str = "",
-    separator: str = "\t",
+    separator: str = AUTO,
     quoting: str = "auto",
     limit: int = 0,
     max_bad_fraction: float = 0.01,
@@ -81,10 +88,12 @@ def read_manifest(
 
     Args:
         path: a UTF-8 file.
-        image_key: column of the image paths.
-        caption_key: column of the captions.
+        image_key: column of the image paths; where it is left to its default and absent, the one of another well-known
+            name.
+        caption_key: column of the captions; likewise.
         label_column: column of the labels, in which a field may be blank; "" reads none.
-        separator: one ASCII character between the fields; a backslash and a ``t`` also mean a tab.
+        separator: one ASCII character between the fields; a backslash and a ``t`` also mean a tab. ``auto`` takes the
+            tab, comma or semicolon by which the header has the columns; where none does, what the file's name says.
         quoting: ``csv`` if double quotes enclose fields, ``none`` if they are text; ``auto`` finds out from the whole
             file.
         limit: read the first so many good pairs only; 0 reads all.
@@ -99,13 +108,11 @@ def read_manifest(
     _check_arguments(separator, quoting=quoting, limit=limit, max_bad_fraction=max_bad_fraction)
     data = open_text(path)
     header_end = line_end(data, 0)
+    asked = Columns(image_key, caption_key, label_column)
+    if separator == AUTO:
+        separator = _find_separator(data[:header_end], asked, quoting=quoting, path=path)
     names, header_quoted = _read_header(data[:header_end], separator, quoting=quoting, path=path)
-    fields = _find_columns(
-        names,
-        {"--image-key": image_key, "--caption-key": caption_key, "--label-column": label_column},
-        separator=separator,
-        path=path,
-    )
+    fields, notes = _find_columns(names, asked, separator=separator, path=path)
     if quoting == "auto" and header_quoted:
         quoting = "csv"
     elif quoting == "auto":
@@ -116,7 +123,7 @@ def read_manifest(
         if pairs.complete:
             break
     pairs.check(data, path, max_bad_fraction=max_bad_fraction)
-    return Manifest(path, pa.Table.from_batches(pairs.batches, pairs.schema), pairs.rejections(data), quoting)
+    return Manifest(path, pa.Table.from_batches(pairs.batches, pairs.schema), pairs.rejections(data), quoting, notes)
 
 
 class _Pairs:
@@ -161,37 +168,72 @@ class _Pairs:
         verdicts[rows.malformed] = 3
         whole = np.flatnonzero(verdicts == 0)
         images, captions, *labels = (rows.column(whole, field) for field in self.fields)
-        verdicts[whole[_is_blank(captions)]] = 4
-        verdicts[whole[_is_blank(images)]] = 5
-        labels = [pc.if_else(pa.array(_is_blank(column)), None, column) for column in labels]
+        verdicts[whole[is_blank(captions)]] = 4
+        verdicts[whole[is_blank(images)]] = 5
+        labels = [pc.if_else(pa.array(is_blank(column)), None, column) for column in labels]
         accepted = pa.array(verdicts[whole] == 0)
         return verdicts, [column.filter(accepted) for column in (images, captions, *labels)]
 
     def rejections(self, data: mmap, limit: int | None = None) -> tuple[Rejection, ...]:
         rejected = np.concatenate(self.rejected)[:limit].tolist()
         return tuple(
-            Rejection(line, _REASONS[reason], excerpt(data, start=start, end=end, chars=_VALUE_CHARS))
+            Rejection(line, _REASONS[reason], excerpt(data, start=start, end=end, chars=VALUE_CHARS))
             for line, reason, start, end in rejected
         )
 
     def check(self, data: mmap, path: Path, *, max_bad_fraction: float) -> None:
         if self.num_rows == 0:
             raise ProtoRKDError(f"{path} must hold rows of pairs; got only a header. Add rows below the header.")
-        num_rejected = self.num_rows - self.num_pairs
-        if self.num_pairs and num_rejected / self.num_rows <= max_bad_fraction:
-            return
-        counts = Counter(reason for block in self.rejected for reason in block[:, 1].tolist())
-        reasons = ", ".join(f"{count:,} {_REASONS[reason]}" for reason, count in counts.most_common())
-        first = "".join(f"\n  {path}:{r.row}: {r.reason}: {r.value!r}" for r in self.rejections(data, limit=3))
-        rule = f"at most a share of {max_bad_fraction:g}" if self.num_pairs else "not all"
-        raise ProtoRKDError(
-            f"Rejected rows of {path} must be {rule}; got {num_rejected:,} of {self.num_rows:,} ({reasons})."
-            f" The first:{first}\nMend the file{' or raise --max-bad-fraction' if self.num_pairs else ''}."
+        check_rejected(
+            path,
+            num_pairs=self.num_pairs,
+            num_rejected=self.num_rows - self.num_pairs,
+            reasons=Counter(_REASONS[reason] for block in self.rejected for reason in block[:, 1].tolist()),
+            first=lambda: self.rejections(data, limit=3),
+            max_bad_fraction=max_bad_fraction,
         )
 
 
+def check_rejected(
+    path: Path,
+    *,
+    num_pairs: int,
+    num_rejected: int,
+    reasons: Counter[str],
+    first: Callable[[], Sequence[Rejection]],
+    max_bad_fraction: float,
+    num_excused: int = 0,
+) -> None:
+    """Stop where nothing is left, or too much is rejected.
+
+    Args:
+        path: of the manifest, for the message.
+        num_pairs: that are left.
+        num_rejected: that are not.
+        reasons: how many for which.
+        first: gives the first few of them.
+        max_bad_fraction: the share that may be rejected.
+        num_excused: of the rejected, those that do not count for it.
+
+    Raises:
+        ProtoRKDError: it is so.
+    """
+    num_rows, num_bad = num_pairs + num_rejected, num_rejected - num_excused
+    if not num_rows:
+        raise ProtoRKDError(f"{path} must hold pairs; got no records. Check the path.")
+    if num_pairs and num_bad / (num_rows - num_excused) <= max_bad_fraction:
+        return
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+    places = "".join(f"\n  {path}:{each.row}: {each.reason}: {each.value!r}" for each in first())
+    rule = f"at most a share of {max_bad_fraction:g}" if num_pairs else "not all"
+    raise ProtoRKDError(
+        f"Rejected rows of {path} must be {rule}; got {num_rejected:,} of {num_rows:,} ({counts})."
+        f" The first:{places}\nMend the file{' or raise --max-bad-fraction' if num_pairs else ''}."
+    )
+
+
 def _check_arguments(separator: str, *, quoting: str, limit: int, max_bad_fraction: float) -> None:
-    if len(separator) != 1 or not separator.isascii() or separator in '"\r\n\0':
+    if separator != AUTO and (len(separator) != 1 or not separator.isascii() or separator in '"\r\n\0'):
         raise ProtoRKDError(
             f"--separator must be one ASCII character, no quote and no line end; got {separator!r}. \\t is a tab."
         )
@@ -203,9 +245,29 @@ def _check_arguments(separator: str, *, quoting: str, limit: int, max_bad_fracti
         raise ProtoRKDError(f"--max-bad-fraction must be from 0 to 1; got {max_bad_fraction}. 0.01 is one row in 100.")
 
 
+def separator_of(path: Path, columns: Columns, *, quoting: str = "auto") -> str:
+    """Which character ``auto`` takes, by the header alone.
+
+    Raises:
+        ProtoRKDError: the file cannot be read.
+    """
+    return _find_separator(first_line(path), columns, quoting=quoting, path=path)
+
+
+def _find_separator(header: bytes, columns: Columns, *, quoting: str, path: Path) -> str:
+    by_name = {".csv": ",", ".tsv": "\t"}
+    first = next((by_name[suffix] for suffix in path.suffixes[-2:] if suffix in by_name), "\t")
+    for separator in dict.fromkeys((first, "\t", ",", ";")):
+        with contextlib.suppress(ProtoRKDError):
+            names, _ = _read_header(header, separator, quoting=quoting, path=path)
+            columns.chosen(names, path)
+            return separator
+    return first
+
+
 def _read_header(line: bytes, separator: str, *, quoting: str, path: Path) -> tuple[list[str], bool]:
     """Return the columns' names, and whether any of them is in quotes."""
-    header = line.removeprefix(BOM).decode().removesuffix("\n").removesuffix("\r")
+    header = line.removeprefix(BOM).decode(errors="replace").removesuffix("\n").removesuffix("\r")
     plain = header.split(separator)
     if quoting == "none" or not any(name.startswith('"') for name in plain):
         return plain, False
@@ -213,32 +275,29 @@ def _read_header(line: bytes, separator: str, *, quoting: str, path: Path) -> tu
         return next(csv.reader([header], delimiter=separator, strict=True)), True
     except csv.Error as error:
         raise ProtoRKDError(
-            f"Header of {path} must quote its names as csv does; got {header[:_VALUE_CHARS]!r}. "
+            f"Header of {path} must quote its names as csv does; got {header[:VALUE_CHARS]!r}. "
             "Mend it, or take quotes as text with --quoting none."
         ) from error
 
 
-def _find_columns(names: list[str], keys: dict[str, str], *, separator: str, path: Path) -> list[int]:
-    """Return where the columns stand that flags ask for; the label's only if it has a name."""
-    keys = {flag: key for flag, key in keys.items() if key or flag != "--label-column"}
-    found = ", ".join(map(repr, names))
+def _find_columns(names: list[str], asked: Columns, *, separator: str, path: Path) -> tuple[list[int], tuple[str, ...]]:
+    """Return where the columns stand that are asked for, the label's only if it has a name; and what to say of them."""
+    hint = f" It has one column only: is {separator!r} the right --separator?" if len(names) == 1 else ""
+    columns = asked.chosen(names, path, hint=hint)
     twice = [name for name, count in Counter(names).items() if count > 1]
-    for flag, key in keys.items():
-        if key not in names:
-            hint = f" It has one column only: is {separator!r} the right --separator?" if len(names) == 1 else ""
-            raise ProtoRKDError(
-                f"{path} must have a column {key!r} ({flag}); got columns {found}. "
-                f"Name the right one with {flag}.{hint}"
-            )
     if twice:
+        found = ", ".join(map(repr, names))
         raise ProtoRKDError(f"Columns of {path} must have different names; got {found}. Rename one {twice[0]!r}.")
-    if keys["--image-key"] == keys["--caption-key"]:
-        key = keys["--image-key"]
-        raise ProtoRKDError(f"--image-key and --caption-key must name two columns; got {key!r} for both.")
-    return [names.index(key) for key in keys.values()]
+    wanted = [columns.image, columns.caption, *([columns.label] if columns.label else [])]
+    return [names.index(name) for name in wanted], columns.notes(asked)
 
 
-def _is_blank(column: pa.LargeStringArray) -> npt.NDArray[np.bool_]:
+def is_blank(column: pa.LargeStringArray) -> npt.NDArray[np.bool_]:
+    """Which texts are empty or white space.
+
+    Shapes:
+        returns: (texts,), bool.
+    """
     blank = pc.or_(pc.equal(pc.binary_length(column), 0), pc.utf8_is_space(column))
     result: npt.NDArray[np.bool_] = blank.to_numpy(zero_copy_only=False)
     return result

@@ -1,4 +1,4 @@
-"""Digests of files outside the store, remembered for as long as the files stay as they were."""
+"""Digests of files outside the store, and lists of tars, remembered for as long as the files stay as they were."""
 
 import contextlib
 import hashlib
@@ -8,9 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import disk_error, hash_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _SETTLED_S = 2.0
 _BATCH = 2048
@@ -75,6 +79,30 @@ class FileDigests:
                 with memory:
                     rows = [(_key_of(facts), digest) for facts, digest in digests.items()]
                     memory.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", rows)
+
+    def members(self, path: Path) -> "pa.Table":
+        """The members of a tar, as `list_members` gives them, read once like the digest of a file.
+
+        Raises:
+            ProtoRKDError: as `list_members`.
+        """
+        from data_schemas.records.tar import list_members, members_from_bytes, members_to_bytes  # keeps pyarrow away
+
+        key = _key(path)
+        with self._open() as memory:
+            if memory is not None and key is not None:
+                memory.execute(
+                    "CREATE TABLE IF NOT EXISTS members (key BLOB PRIMARY KEY, list BLOB NOT NULL) WITHOUT ROWID"
+                )
+                known = memory.execute("SELECT list FROM members WHERE key = ?", [key]).fetchone()
+                if known is not None:
+                    return members_from_bytes(known[0])
+            newest = time.time_ns() - int(_SETTLED_S * 1e9)
+            found = list_members(path)
+            if memory is not None and key is not None and _changed_ns(path) < newest:
+                with contextlib.suppress(sqlite3.Error), memory:
+                    memory.execute("INSERT OR REPLACE INTO members VALUES (?, ?)", [key, members_to_bytes(found)])
+        return found
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection | None]:

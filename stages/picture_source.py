@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
+from pipeline.memo import FileDigests
 from pipeline.options import option
 from stages.image_files import list_pictures
 from stages.image_paths import check_inside
 from stages.image_set import IDENTITIES
-from stages.manifest_format import ManifestFormat
-from stages.remote_manifest import local_copy
+from stages.manifest_format import ManifestFormat, find_pairs, find_picture_root
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,9 @@ class PictureSource:
     """Which pictures, and what makes them the same."""
 
     manifest: Path | None = option(
-        None, help="File of image-caption pairs with a header, whose pictures are taken.", metavar="FILE"
+        None,
+        help="Image-caption pairs, in any form that encode-teacher takes, whose pictures are taken.",
+        metavar="PATH",
     )
     images: Path | None = option(None, help="Folder whose pictures are taken, however deep they lie.", metavar="FOLDER")
     image_root: Path | None = option(
@@ -30,11 +32,12 @@ class PictureSource:
         choices=IDENTITIES,
     )
 
-    def find(self, manifest_format: ManifestFormat) -> tuple[Path, list[str]]:
+    def find(self, manifest_format: ManifestFormat, file_digests: FileDigests) -> tuple[Path, list[str]]:
         """List the pictures, each path once: the folder that they start from, and their paths.
 
         Args:
             manifest_format: how a manifest is read.
+            file_digests: remembers what lies in tars.
 
         Raises:
             ProtoRKDError: there are none, none or both of the two are given, or a path leads out of the folder.
@@ -45,17 +48,17 @@ class PictureSource:
                 f"One of --manifest and --images must be given; got {got}. Pass a manifest or a folder."
             )
         if self.manifest is not None:
-            return self._of_manifest(self.manifest, manifest_format)
+            return self._of_manifest(self.manifest, manifest_format, file_digests)
         assert self.images is not None
         return self._of_folder(self.images)
 
-    def _of_manifest(self, manifest: Path, manifest_format: ManifestFormat) -> tuple[Path, list[str]]:
-        file = local_copy(manifest)
-        if not file.is_file():
-            raise ProtoRKDError(f"--manifest must name a file; got {manifest}.")
+    def _of_manifest(
+        self, manifest: Path, manifest_format: ManifestFormat, file_digests: FileDigests
+    ) -> tuple[Path, list[str]]:
         # What of it is no pair is for encode-teacher to judge.
-        table = manifest_format.read(file, max_bad_fraction=1.0).table
-        root, paths = self.image_root or manifest.parent, table["image"].unique().to_pylist()
+        found = manifest_format.read(find_pairs(manifest), max_bad_fraction=1.0, file_digests=file_digests)
+        paths = found.table["image"].unique().to_pylist()
+        root = self.image_root or find_picture_root(manifest, paths)
         if not self.allow_outside:
             check_inside(paths, root)
         return root, paths

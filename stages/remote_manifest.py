@@ -35,11 +35,6 @@ def local_copy(manifest: Path) -> Path:
     return path
 
 
-def place_of_manifest(manifest: Path) -> str:
-    """What a record says of where a manifest lies."""
-    return url_of(manifest) or str(manifest.resolve())
-
-
 def _tag(path: Path, note: Path) -> str | None:
     try:
         values = read_json(note)

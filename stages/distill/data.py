@@ -19,7 +19,7 @@ from stages.image_loading import image_loader
 from stages.image_set import ImageSet
 from stages.images import ImageRejected
 from stages.random_numbers import keyed_numbers
-from stages.shared_names import share, share_names
+from stages.shared_names import share
 from stages.shared_slabs import Slabs
 from stages.transforms import TrainCrop
 
@@ -64,7 +64,7 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
     def shared(self) -> "ExampleImages":
         """The same, with what is large in memory that processes share."""
         twin = copy.copy(self)
-        twin._images = dataclasses.replace(self._images, paths=share_names(self._images.paths))
+        twin._images = self._images.shared()
         twin._pairs = share(self._pairs)
         return twin
 

@@ -20,6 +20,7 @@ from stages.distill.known_names import objective_names, student_names
 from stages.distill.loss_spec import format_loss_options, format_losses, parse_loss_options, parse_losses
 from stages.image_paths import check_inside
 from stages.image_set import IDENTITIES, identify_images
+from stages.manifest_format import find_picture_root
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -237,7 +238,8 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
 def _images(inputs: DistillInputs, embeddings: Artifact, paths: "pa.ChunkedArray", context: Context) -> Input:
     manifest = Path(embeddings.record.inputs["manifest"].location)
     if inputs.packed is None:
-        root, names = inputs.image_root or manifest.parent, paths.to_pylist()
+        names = paths.to_pylist()
+        root = inputs.image_root or find_picture_root(manifest, names)
         if not inputs.allow_outside:
             check_inside(names, root)
         return identify_images(root, names, identity=inputs.image_identity, file_digests=context.file_digests)

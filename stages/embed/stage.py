@@ -114,7 +114,7 @@ def _find_pictures(inputs: EmbedInputs, params: EmbedParams, context: Context) -
         root, found = Path(pack.artifact.record.inputs["paths"].location), take_all(pack)
         by_content = False
     else:
-        root, paths = inputs.find(params)
+        root, paths = inputs.find(params, context.file_digests)
         packed = find_packed([pack], root, paths) if pack is not None else None
         found = packed or identify_images(
             root, paths, identity=inputs.image_identity, file_digests=context.file_digests

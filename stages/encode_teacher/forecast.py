@@ -21,7 +21,11 @@ _WIDTHS = ("out_features", "embedding_dimension", "word_embedding_dimension", "h
 def encoding_work(params: "EncodeParams", inputs: Mapping[str, Input], context: Context) -> Work:
     """Read the manifest as the stage does, and count."""
     manifest = params.read(
-        inputs["manifest"].value, label_column=params.label_column, limit=params.limit, max_bad_fraction=1.0
+        inputs["manifest"].value,
+        label_column=params.label_column,
+        limit=params.limit,
+        max_bad_fraction=1.0,
+        file_digests=context.file_digests,
     )
     captions, pairs = index_captions(manifest.table)
     unknown = len(captions)

@@ -1,21 +1,20 @@
 """encode-teacher: every distinct caption of a manifest through the frozen teacher, once.
 
-Takes:  a manifest of image-caption pairs and a sentence-transformers model (or a file of word vectors).
+Takes:  image-caption pairs in any usual form, and a sentence-transformers model (or a file of word vectors).
 Does:   finds the distinct captions, takes over what earlier artifacts know, embeds the rest, shard by shard.
 Gives:  embeddings.zarr (row k: the embedding of caption k), captions.parquet, pairs.parquet, rejected.parquet.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_schemas.errors import ProtoRKDError
 from pipeline.draft import Draft
+from pipeline.objects import url_of
 from pipeline.options import FRACTION, NOT_NEGATIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage, Work
-from stages.manifest_format import ManifestFormat
+from stages.manifest_format import ManifestFormat, find_pairs
 from stages.recipe import Recipe
-from stages.remote_manifest import local_copy, place_of_manifest
 from stages.teacher_identity import identify_teacher, trust_option
 
 
@@ -23,7 +22,12 @@ from stages.teacher_identity import identify_teacher, trust_option
 class EncodeInputs:
     """Where the inputs lie; hashed by content."""
 
-    manifest: Path = option(help="File of image-caption pairs with a header; image paths are relative to its folder.")
+    manifest: Path = option(
+        help="Image-caption pairs: TSV, CSV, JSON lines, COCO's captions, parquet, a webdataset tar; a folder or a "
+        "pattern of such shards; a folder of img2dataset; or a dataset saved to disk. Image paths are relative to its "
+        "folder.",
+        metavar="PATH",
+    )
     teacher: str = option(
         help="Model of sentence-transformers, by name or NAME@REVISION or folder, or a file of GloVe word vectors.",
         metavar="NAME_OR_PATH",
@@ -80,6 +84,7 @@ def encode_teacher(
         label_column=params.label_column,
         limit=params.limit,
         max_bad_fraction=runtime.max_bad_fraction,
+        file_digests=context.file_digests,
     )
     captions, pairs = index_captions(manifest.table)
     write_pairs(out.path, pairs)
@@ -103,16 +108,10 @@ def encode_teacher(
 
 
 def identify(inputs: EncodeInputs, params: EncodeParams, context: Context) -> Mapping[str, Input]:
-    """Hash the manifest's bytes and the teacher's."""
-    manifest = local_copy(inputs.manifest)
-    if not manifest.is_file():
-        raise ProtoRKDError(f"--manifest must name a file; got {inputs.manifest}.")
+    """Hash what the pairs are read from, and the teacher."""
+    pairs = params.identify(find_pairs(inputs.manifest), file_digests=context.file_digests)
     return {
-        "manifest": Input(
-            digest=context.file_digests.digest(manifest),
-            location=place_of_manifest(inputs.manifest),
-            value=manifest,
-        ),
+        "manifest": replace(pairs, location=url_of(inputs.manifest) or pairs.location),
         "teacher": identify_teacher(
             inputs.teacher, file_digests=context.file_digests, trust_code=inputs.trust_remote_code
         ),

@@ -16,10 +16,9 @@ from stages.checkpoints import LoadedStudent, finished_checkpoints
 from stages.evaluate.entries import find_entries
 from stages.evaluate.sets import Entry, UnreadSet
 from stages.evaluate.task_names import NEED_TEACHER
-from stages.image_set import ImageSet, has_objects
+from stages.image_set import open_images
 from stages.packed_image_set import find_pack, take_packed
 from stages.recorded_teacher import find_recorded_teacher, recorded_location
-from stages.remote_image_set import RemoteImageSet
 
 if TYPE_CHECKING:
     from stages.evaluate.stage import EvaluateInputs, EvaluateParams
@@ -133,8 +132,7 @@ def _training_pictures(artifact: Artifact, context: Context) -> Input:
             paths = read_pairs(context.store.fetch(known[0]).path)["image"]
             if pack is not None:
                 return take_packed(pack, paths.combine_chunks(), manifest=known[0].record.inputs["manifest"].location)
-            kind = RemoteImageSet if has_objects(root, ()) else ImageSet
-            value = kind(root=root, paths=paths.to_pylist())
+            value = open_images(root, paths.to_pylist(), context.file_digests)
             return Input(digest=images.digest, location=images.location, value=value)
     except ProtoRKDError as error:  # the list or the pack is damaged
         missing = str(error)

@@ -17,7 +17,7 @@ from stages.evaluate.image_folder import ImageFolder
 from stages.evaluate.scored_pairs import ScoredPairs, read_scored_pairs
 from stages.image_paths import check_inside
 from stages.image_set import identify_images
-from stages.manifest_format import ManifestFormat
+from stages.manifest_format import ManifestFormat, find_picture_root
 from stages.packed_image_set import Pack, find_packed
 from stages.remote_manifest import local_copy
 
@@ -171,15 +171,15 @@ def read_retrieval_set(
         ProtoRKDError: as `read_caption_set`; or a path leads out of its folder.
     """
     name, path, split = split_argument(argument)
-    if url_of(path):
-        image_root, path = image_root or path.parent, local_copy(path)
-    pairs = read_caption_set(path, split=split, image_root=image_root, form=form)
+    place, path = path, local_copy(path)
+    pairs = read_caption_set(path, split=split, image_root=image_root, form=form, file_digests=file_digests)
     encoded = pa.array(pairs.images, pa.large_string()).dictionary_encode()
     paths = encoded.dictionary.to_pylist()
+    root = find_picture_root(place, paths) if url_of(place) and image_root is None else pairs.root
     if not allow_outside:
-        check_inside(paths, pairs.root)
-    images = find_packed(packs, pairs.root, paths) or identify_images(
-        pairs.root, paths, identity=image_identity, file_digests=file_digests
+        check_inside(paths, root)
+    images = find_packed(packs, root, paths) or identify_images(
+        root, paths, identity=image_identity, file_digests=file_digests
     )
     return RetrievalSet(
         name=name or pairs.name,

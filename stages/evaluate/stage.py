@@ -36,8 +36,9 @@ class EvaluateInputs:
     trust_remote_code: bool = trust_option()
     retrieval: tuple[str, ...] = option(
         (),
-        help="Pictures and captions to retrieve on, both ways; repeatable; NAME=PATH names the set. A manifest, COCO's "
-        "captions, Karpathy's JSON, or the files of Flickr8k and Flickr30k; PATH#SPLIT takes another split than test.",
+        help="Pictures and captions to retrieve on, both ways; repeatable; NAME=PATH names the set. Whatever "
+        "encode-teacher takes, COCO's folder, Karpathy's JSON, the files of Flickr8k and Flickr30k; PATH#SPLIT takes "
+        "another split than test.",
         metavar="PATH",
     )
     image_root: Path | None = option(

@@ -6,6 +6,8 @@ from data_schemas.quoting import QUOTINGS
 from pipeline.options import NOT_NEGATIVE, POSITIVE, Check, option
 from stages.manifest_format import SEPARATORS
 
+_SEPARATORS = tuple(name for name in SEPARATORS if name != "auto")
+
 RESIZES = ("longest-side", "short-side", "none")
 
 
@@ -19,7 +21,7 @@ class GatherParams:
     url_key: str = option(
         "", help="Column of addresses where the table has a header. Default: no header, the address comes second."
     )
-    separator: str = option("tab", help="Between columns.", choices=tuple(SEPARATORS))
+    separator: str = option("tab", help="Between columns.", choices=_SEPARATORS)
     quoting: str = option(
         "auto",
         help="Whether fields are quoted as csv does it; auto looks at the whole file where it has a header, and takes "

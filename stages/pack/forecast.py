@@ -1,7 +1,6 @@
 """How large a pack would become, from the headers and sizes of some of its pictures."""
 
 import contextlib
-import os
 
 from stages.image_set import ImageSet
 from stages.images import ImageRejected
@@ -25,10 +24,6 @@ def packed_bytes(images: ImageSet, *, short_side: int, format_: str) -> int | No
         with contextlib.suppress(ImageRejected, OSError):
             height, width = images.open(number).size
             shrink = min(1.0, short_side / min(height, width)) if short_side else 1.0
-            whole = 3 * height * width if format_ == "raw" else _file_bytes(images, number)
+            whole = 3 * height * width if format_ == "raw" else images.stored_bytes(number)
             sizes.append(whole * shrink**2)
     return round(num * sum(sizes) / len(sizes)) if sizes else None
-
-
-def _file_bytes(images: ImageSet, number: int) -> int:
-    return os.stat(os.path.join(images.root, images.paths[number])).st_size  # noqa: PTH116, PTH118 - as the set does

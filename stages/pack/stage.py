@@ -61,7 +61,7 @@ def pack(params: PackParams, inputs: Mapping[str, Input], out: Draft, runtime: P
 
 def identify(inputs: PackInputs, params: PackParams, context: Context) -> Mapping[str, Input]:
     """List the pictures, and hash them and their paths."""
-    root, paths = inputs.find(params)
+    root, paths = inputs.find(params, context.file_digests)
     images = identify_images(root, paths, identity=inputs.image_identity, file_digests=context.file_digests)
     return {"pictures": images, "paths": Input(digest=hash_json(paths), location=images.location)}
 

@@ -109,5 +109,7 @@ def open_search(artifact: Artifact, options: "SearchOptions", context: Context) 
         device=options.device,
         context=context,
     )
-    searched = SearchedSet(artifact, image_root=options.image_root, store=context.store)
+    searched = SearchedSet(
+        artifact, image_root=options.image_root, store=context.store, file_digests=context.file_digests
+    )
     return Search(searched, open_finder(artifact, context=context), queries)

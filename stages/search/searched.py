@@ -12,8 +12,9 @@ import pyarrow as pa
 from data_schemas.embedded_pictures import IMAGES_NAME, read_images
 from data_schemas.packed_images import ABSENT, PackedImages
 from data_schemas.pair_index import CAPTIONS_NAME, PAIRS_NAME, read_captions, read_pairs
+from pipeline.memo import FileDigests
 from pipeline.store import Artifact, Store
-from stages.image_set import ImageSet
+from stages.image_set import ImageSet, open_images
 from stages.packed_image_set import PACK, Pack, PackedImageSet, find_pack
 from stages.searchable import EMBED
 
@@ -44,12 +45,13 @@ class SearchedSet:
         artifact: which one.
         image_root: where its pictures lie, if not where they were when the artifact was made.
         store: for the pack that they may come from.
+        file_digests: remembers what lies in tars.
 
     Raises:
         ProtoRKDError: a file of the artifact is missing or altered.
     """
 
-    def __init__(self, artifact: Artifact, *, image_root: Path | None, store: Store) -> None:
+    def __init__(self, artifact: Artifact, *, image_root: Path | None, store: Store, file_digests: FileDigests) -> None:
         self.artifact = artifact
         self.is_pictures = artifact.record.stage == EMBED
         if self.is_pictures:
@@ -64,7 +66,7 @@ class SearchedSet:
             self._names = read_captions(artifact.path)
         self._order = np.argsort(self._rows, kind="stable")
         self._sorted = self._rows[self._order]
-        self._image_root, self._store = image_root, store
+        self._image_root, self._store, self._file_digests = image_root, store, file_digests
 
     @property
     def noun(self) -> str:
@@ -102,12 +104,12 @@ class SearchedSet:
         """
         paths = [self._of(row)[0] for row in rows]
         if self._image_root is not None:
-            return ImageSet(self._image_root, paths)
+            return open_images(self._image_root, paths, self._file_digests)
         if self._pack is not None:
             places = self._pack.find(paths)
             if not (places == ABSENT).any():
                 return PackedImageSet.of(self._pack, places, paths)
-        return ImageSet(Path(self.artifact.record.inputs["paths"].location), paths)
+        return open_images(Path(self.artifact.record.inputs["paths"].location), paths, self._file_digests)
 
     @functools.cached_property
     def _pack(self) -> PackedImages | None:

@@ -322,7 +322,7 @@ def test_read_manifest__names_the_columns_and_the_flag_where_one_is_missing(erro
 
 
 def test_read_manifest__asks_for_the_separator_where_there_is_one_column(error):
-    assert r"It has one column only: is '\t' the right --separator?" in error("filepath,title\na,b\n")
+    assert r"It has one column only: is '\t' the right --separator?" in error("filepath,title\na,b\n", separator="\t")
 
 
 def test_read_manifest__refuses_columns_of_one_name(error):

@@ -6,16 +6,17 @@ from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import Rejection
+from data_schemas.pair_sources.coco import find_pictures
+from data_schemas.pair_sources.kinds import find_source, picture_root
+from data_schemas.pair_sources.pairs import ALL, Pairs, choose_split
+from data_schemas.pair_sources.patterns import is_pattern, pattern_root
+from pipeline.memo import FileDigests
 from stages.evaluate.caption_sets.flickr import TOKEN_SUFFIXES, is_flickr30k_table, read_flickr30k_table, read_token
 from stages.evaluate.caption_sets.json_files import read_coco_folder, read_json_file
-from stages.evaluate.caption_sets.pairs import ALL, Pairs, choose_split
 from stages.evaluate.image_folder import split_name
 from stages.manifest_format import ManifestFormat
 
-PICTURE_FOLDERS = (
-    *("images", "Images", "imgs", "Flicker8k_Dataset", "Flickr8k_Dataset"),
-    *("flickr8k-images", "flickr30k-images", "flickr30k_images"),
-)
+_TABLE_SUFFIXES = (".csv", ".txt", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,22 @@ def split_argument(argument: str) -> tuple[str | None, Path, str | None]:
 
 
 def read_caption_set(
-    path: Path, *, split: str | None = None, image_root: Path | None = None, form: ManifestFormat
+    path: Path,
+    *,
+    split: str | None = None,
+    image_root: Path | None = None,
+    form: ManifestFormat,
+    file_digests: FileDigests,
 ) -> CaptionSet:
     """Read a caption set; what the path is decides how.
 
-    - A folder: COCO's, with ``annotations/captions_SPLIT.json``; its only val split by default.
+    - A folder with ``annotations/``: COCO's, with ``annotations/captions_SPLIT.json``; its only val split by default.
     - ``.json``: COCO's ``images`` and ``annotations``; or Karpathy's ``images`` with ``sentences``, of which the test
       split by default.
     - ``.token`` or ``.token.txt``: Flickr's ``picture#number<TAB>caption``; of Flickr8k the pictures that
       Flickr_8k.testImages.txt beside it lists by default, of Flickr30k, which has no such lists, all.
     - A text file with the header ``image_name| comment_number| comment``: Flickr30k's results.csv.
-    - Anything else: a manifest.
+    - Anything else: pairs in any form of `find_source`.
 
     Every caption is kept, also where a picture has more than the usual five. Where a set is no manifest, its pictures
     are looked for beside the file and one folder above: there, in a folder called as the split, and in
@@ -77,6 +83,7 @@ def read_caption_set(
         split: the part to read; ``all`` reads a file whole.
         image_root: where to look for pictures instead; relative paths of a manifest start there.
         form: how a manifest is written.
+        file_digests: remembers what lies in tars.
 
     Raises:
         ProtoRKDError: the file cannot be read, is malformed, or has no such split or no captions; none of its pictures
@@ -85,9 +92,11 @@ def read_caption_set(
     reader = _reader_of(path)
     if reader is None:
         choose_split(split, (ALL,), path, default=ALL)
-        manifest = form.read(path, max_bad_fraction=1.0)
+        source = find_source(path)
+        manifest = form.read(source, max_bad_fraction=1.0, file_digests=file_digests)
         images, captions = (tuple(manifest.table[column].to_pylist()) for column in ("image", "caption"))
-        return CaptionSet(path.stem, image_root or path.resolve().parent, images, captions, manifest.rejections)
+        root = image_root or picture_root(path, images).resolve()
+        return CaptionSet(_name_of(path), root, images, captions, manifest.rejections)
     pairs = reader(path, split)
     if not pairs.images:
         first = f", the first {pairs.rejections[0].value!r}: {pairs.rejections[0].reason}" if pairs.rejections else ""
@@ -95,32 +104,24 @@ def read_caption_set(
             f"{pairs.path} must hold captions of pictures; got none in {pairs.name}, and {len(pairs.rejections)} "
             f"rejected entries{first}. Check the file."
         )
-    root = _find_root(pairs, image_root)
+    root = find_pictures(pairs.path, dict.fromkeys(pairs.images), image_root)
     return CaptionSet(pairs.name, root, tuple(pairs.images), tuple(pairs.captions), tuple(pairs.rejections))
 
 
 def _reader_of(path: Path) -> Callable[[Path, str | None], Pairs] | None:
     """Choose by the path, and by the header of a text file; None for a manifest."""
-    if path.is_dir():
-        return read_coco_folder
+    if path.is_dir() or is_pattern(path):
+        return read_coco_folder if (path / "annotations").is_dir() else None
     if path.suffix.lower() == ".json":
         return read_json_file
     if path.name.lower().endswith(TOKEN_SUFFIXES):
         return read_token
-    return read_flickr30k_table if is_flickr30k_table(path) else None
+    is_table = path.suffix.lower() in _TABLE_SUFFIXES and is_flickr30k_table(path)
+    return read_flickr30k_table if is_table else None
 
 
-def _find_root(pairs: Pairs, image_root: Path | None) -> Path:
-    """Find the folder that the paths of the pictures start from: the first in which one of them lies."""
-    folder = pairs.path.parent.resolve()
-    own = pairs.path.stem.removeprefix("captions_")
-    below = ("", own, *PICTURE_FOLDERS, *(f"{name}/{own}" for name in PICTURE_FOLDERS))
-    bases = [image_root.resolve()] if image_root else [folder, folder.parent]
-    distinct = dict.fromkeys(pairs.images)
-    for root in (base / name for base in bases for name in below):
-        if root.is_dir() and any((root / image).is_file() for image in distinct):
-            return root
-    raise ProtoRKDError(
-        f"Pictures of {pairs.path} must lie below {' or '.join(map(str, bases))}; got none of {len(distinct):,} there, "
-        f"for instance no {pairs.images[0]}. Pass --image-root."
+def _name_of(path: Path) -> str:
+    """What to call a set of no other name: the file without its suffix, or the folder of a pattern's files."""
+    return (
+        pattern_root(path).resolve().name if is_pattern(path) else path.resolve().name if path.is_dir() else path.stem
     )

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.pair_sources.pairs import ALL, Pairs, choose_split
 from data_schemas.text_file import BOM, line_end, open_text
-from stages.evaluate.caption_sets.pairs import ALL, Pairs, choose_split
 
 TOKEN_SUFFIXES = (".token", ".token.txt")
 _FLICKR8K_LISTS = {split: f"Flickr_8k.{split}Images.txt" for split in ("train", "dev", "test")}

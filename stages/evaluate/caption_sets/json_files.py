@@ -1,13 +1,11 @@
 """Captions in JSON: COCO's ``images`` and ``annotations``, and Karpathy's ``images`` with ``sentences``."""
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.text_file import BOM, open_text
-from stages.evaluate.caption_sets.pairs import ALL, Pairs, choose_split
+from data_schemas.pair_sources.coco import entries, load_json, read_coco, value_of
+from data_schemas.pair_sources.pairs import ALL, Pairs, choose_split
 
 
 def read_coco_folder(folder: Path, split: str | None) -> Pairs:
@@ -24,7 +22,7 @@ def read_coco_folder(folder: Path, split: str | None) -> Pairs:
     val_splits = [name for name in files if name.startswith("val")]
     chosen = choose_split(split, sorted(files), folder, default=val_splits[0] if len(val_splits) == 1 else None)
     path = files[chosen]
-    return _read_coco(_load_json(path), path, name=f"{folder.resolve().name}_{chosen}")
+    return read_coco(load_json(path), path, name=f"{folder.resolve().name}_{chosen}")
 
 
 def read_json_file(path: Path, split: str | None) -> Pairs:
@@ -33,86 +31,26 @@ def read_json_file(path: Path, split: str | None) -> Pairs:
     Raises:
         ProtoRKDError: the file is malformed, or has no such split.
     """
-    content = _load_json(path)
+    content = load_json(path)
     if "annotations" not in content:
         return _read_karpathy(content, path, split)
     choose_split(split, (ALL,), path, default=ALL)
-    return _read_coco(content, path, name=path.stem)
-
-
-def _read_coco(content: dict[str, Any], path: Path, *, name: str) -> Pairs:
-    files: dict[int | str, str] = {}
-    for place, image in _entries(content, "images", path):
-        image_id = _value(image, "id", int | str, path, place)
-        if image_id in files:
-            raise ProtoRKDError(f"{path}: {place}.id must be of one image only; got {image_id!r} again. Mend the file.")
-        files[image_id] = _value(image, "file_name", str, path, place)
-    pairs, described = Pairs(path, name), set()
-    for row, (place, annotation) in enumerate(_entries(content, "annotations", path)):
-        image_id = _value(annotation, "image_id", int | str, path, place)
-        caption = _value(annotation, "caption", str, path, place)
-        described.add(image_id)
-        if image_id in files:
-            pairs.add(files[image_id], caption, row=row, value=place)
-        else:
-            pairs.reject("image_id of no image", row=row, value=f"{place}, {image_id}")
-    for row, (image_id, file) in enumerate(files.items()):
-        if image_id not in described:
-            pairs.reject("no caption", row=row, value=f"images[{row}], {file}")
-    return pairs
+    return read_coco(content, path, name=path.stem)
 
 
 def _read_karpathy(content: dict[str, Any], path: Path, split: str | None) -> Pairs:
     images = [
-        (place, image, _value(image, "split", str, path, place)) for place, image in _entries(content, "images", path)
+        (place, image, value_of(image, "split", str, path, place)) for place, image in entries(content, "images", path)
     ]
     chosen = choose_split(split, (*sorted({part for *_, part in images}), ALL), path, default="test")
     pairs = Pairs(path, f"{path.stem}_{chosen}")
     for row, (place, image, part) in enumerate(images):
         if chosen in (part, ALL):
-            folder = _value(image, "filepath", str, path, place) if "filepath" in image else ""
-            file = str(Path(folder) / _value(image, "filename", str, path, place))
-            sentences = list(_entries(image, "sentences", path, f"{place}."))
+            folder = value_of(image, "filepath", str, path, place) if "filepath" in image else ""
+            file = str(Path(folder) / value_of(image, "filename", str, path, place))
+            sentences = list(entries(image, "sentences", path, f"{place}."))
             for where, sentence in sentences:
-                pairs.add(file, _value(sentence, "raw", str, path, where), row=row, value=where)
+                pairs.add(file, value_of(sentence, "raw", str, path, where), row=row, value=where)
             if not sentences:
                 pairs.reject("no caption", row=row, value=f"{place}, {file}")
     return pairs
-
-
-def _load_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(open_text(path)[:].removeprefix(BOM))
-    except json.JSONDecodeError as error:
-        raise ProtoRKDError(
-            f"{path} must be JSON; got {error.msg} at line {error.lineno}, column {error.colno}. Is it whole?"
-        ) from None
-    if not isinstance(content, dict):
-        raise _malformed(path, "the whole", "an object", content)
-    return content
-
-
-def _entries(parent: dict[str, Any], key: str, path: Path, above: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the objects of a list with their places, as in ``images[3].sentences[0]``."""
-    entries = parent.get(key)
-    if not isinstance(entries, list):
-        raise _malformed(path, f"{above}{key}", "a list", entries)
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise _malformed(path, f"{above}{key}[{index}]", "an object", entry)
-        yield f"{above}{key}[{index}]", entry
-
-
-def _value(entry: dict[str, Any], key: str, kind: Any, path: Path, place: str) -> Any:
-    value = entry.get(key)
-    if not isinstance(value, kind):
-        raise _malformed(path, f"{place}.{key}", "a string" if kind is str else "a number or a string", value)
-    return value
-
-
-def _malformed(path: Path, place: str, rule: str, value: object) -> ProtoRKDError:
-    got = "nothing" if value is None else json.dumps(value)[:60]
-    return ProtoRKDError(
-        f"{path}: {place} must be {rule}; got {got}. Pass COCO's captions (images, annotations) or Karpathy's splits "
-        "(images with split and sentences)."
-    )

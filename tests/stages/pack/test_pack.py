@@ -181,7 +181,7 @@ def test_pack__takes_a_manifest_or_a_folder(run_cli: Cli, folder: Path, tmp_path
     assert "One of --manifest and --images must be given; got neither" in run_cli.fails("pack")
     both = ("pack", "--manifest", manifest, "--images", folder)
     assert "One of --manifest and --images must be given; got both" in run_cli.fails(*both)
-    assert f"--manifest must name a file; got {folder}" in run_cli.fails("pack", "--manifest", folder)
+    assert f"{folder} must be a table" in run_cli.fails("pack", "--manifest", folder)
     assert f"--images must name a folder; got {manifest}" in run_cli.fails("pack", "--images", manifest)
     assert "--image-root must go with --manifest" in run_cli.fails("pack", "--images", folder, "--image-root", folder)
     (tmp_path / "empty").mkdir()

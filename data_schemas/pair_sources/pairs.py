@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.manifest import Rejection
+from data_schemas.manifest import VALUE_CHARS, Rejection
 
 ALL = "all"
-_VALUE_CHARS = 200
 
 
 @dataclass
@@ -20,6 +19,7 @@ class Pairs:
         name: what to call the set.
         images: path of each caption's picture.
         captions: as many, as written.
+        rows: as many, the line or place of each.
         rejections: what was left out.
     """
 
@@ -27,6 +27,7 @@ class Pairs:
     name: str
     images: list[str] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
 
     def add(self, image: str, caption: str, *, row: int, value: str) -> None:
@@ -35,7 +36,7 @@ class Pairs:
         Args:
             image: path of the picture.
             caption: what describes it.
-            row: line or place in the file, for a rejection.
+            row: line or place in the file.
             value: what stands there, for a rejection.
         """
         if not caption.strip():
@@ -45,10 +46,11 @@ class Pairs:
         else:
             self.images.append(image)
             self.captions.append(caption)
+            self.rows.append(row)
 
     def reject(self, reason: str, *, row: int, value: str) -> None:
         """Note what is left out and why; a long value is cut."""
-        self.rejections.append(Rejection(row=row, reason=reason, value=value[:_VALUE_CHARS]))
+        self.rejections.append(Rejection(row=row, reason=reason, value=value[:VALUE_CHARS]))
 
 
 def choose_split(split: str | None, known: Iterable[str], path: Path, *, default: str | None) -> str:

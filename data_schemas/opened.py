@@ -1,0 +1,35 @@
+"""The one place where files of data from outside are opened for reading at any offset."""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from data_schemas.errors import ProtoRKDError
+
+
+def open_bytes(path: Path) -> pa.NativeFile:
+    """Open a file for `read_at`, which threads may call at once, and for everything of arrow that reads.
+
+    Raises:
+        ProtoRKDError: it is absent, no regular file, or cannot be read.
+    """
+    if not path.is_file():
+        got = "a folder" if path.is_dir() else "no regular file" if path.exists() else "nothing there"
+        raise ProtoRKDError(f"{path} must be a file; got {got}. Check the path.")
+    try:
+        return pa.OSFile(str(path))
+    except OSError as error:
+        raise ProtoRKDError(f"{path} must be readable; {error}. Check its permissions.") from error
+
+
+def map_bytes(path: Path) -> pa.Buffer:
+    """Map a file into memory, whole, for what is looked at here and there.
+
+    Raises:
+        ProtoRKDError: as `open_bytes`, or it is empty.
+    """
+    with open_bytes(path) as file:
+        size = file.size()
+    if not size:
+        raise ProtoRKDError(f"{path} must not be empty; got no bytes. Fetch it again.")
+    return pa.memory_map(str(path)).read_buffer()

@@ -1,0 +1,1 @@
+"""Image-caption pairs in every usual form, read to one table: `kinds.find_source` tells which form a path is."""

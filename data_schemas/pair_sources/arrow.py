@@ -1,0 +1,70 @@
+"""Pairs in arrow's files, as the datasets library saves a dataset to disk, read without that library."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.pair_sources.blocks import Block
+from data_schemas.pair_sources.columns import Columns
+from data_schemas.pair_sources.source import Shard
+from data_schemas.pair_sources.tables import TableColumns, joined, table_block, texts_of
+from data_schemas.records.arrow import check_sound, picture_bytes, read_batches
+
+STATE_NAME, INFO_NAME, DICT_NAME = "state.json", "dataset_info.json", "dataset_dict.json"
+
+
+def read_arrow(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Block]:
+    """Yield the rows of an arrow file."""
+    first_row = 0
+    for batch in read_batches(shard.path):
+        chosen = TableColumns.of(batch.schema, columns, shard.path)
+        notes |= set(chosen.columns.notes(columns))
+        image = chosen.columns.image
+        for name in filter(None, (image, chosen.columns.caption, chosen.columns.label)):
+            check_sound(batch.column(name))
+        locators = None
+        if chosen.holds_bytes:
+            locators = picture_locators(batch.column(image), shard.name, image, first_row=first_row)
+        yield table_block(batch, chosen, first_row=first_row, locators=locators)
+        first_row += batch.num_rows
+
+
+def picture_locators(column: pa.Array, name: str, image: str, *, first_row: int) -> pa.LargeStringArray:
+    """Locators of pictures in a column; where a structure has no bytes, its path; null where it has neither."""
+    locators = joined(f"{name}/", pa.array(np.arange(first_row, first_row + len(column))), f"/{image}")
+    has_bytes = picture_bytes(column).is_valid()
+    paths = pa.nulls(len(column), pa.large_string())
+    if pa.types.is_struct(column.type) and column.type.get_field_index("path") >= 0:
+        paths = texts_of(column.field("path"))
+    return pc.if_else(has_bytes, locators, paths)
+
+
+def saved_files(folder: Path) -> list[Path]:
+    """The files of a dataset that was saved to disk, in their order.
+
+    Raises:
+        ProtoRKDError: the dataset's list of them is damaged, or rows were chosen from it that were not written.
+    """
+    place = folder / STATE_NAME
+    try:
+        state = json.loads(place.read_bytes())
+        names = [entry["filename"] for entry in state["_data_files"]]
+        indices = state.get("_indices_data_files") or state.get("_indices_files")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ProtoRKDError(f"{place} must be written by Dataset.save_to_disk; {error!r}. Save it again.") from error
+    if indices:
+        raise ProtoRKDError(f"{folder} must hold its rows as they are; it has a list of chosen rows. Save it again.")
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".arrow"):
+            raise ProtoRKDError(f"{place} must name arrow files beside it; got {name!r}. Save the dataset again.")
+    return [folder / name for name in names]
+
+
+def saved_splits(folder: Path) -> list[str]:
+    """The parts of a DatasetDict that was saved to disk."""
+    return sorted(path.parent.name for path in folder.glob(f"*/{STATE_NAME}"))

@@ -1,0 +1,156 @@
+"""COCO's captions: ``images`` with file names, and ``annotations``, each a caption of one of them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.pair_sources.blocks import Block, is_unicode, judge
+from data_schemas.pair_sources.columns import Columns
+from data_schemas.pair_sources.pairs import Pairs
+from data_schemas.pair_sources.source import Shard
+from data_schemas.text_file import BOM, COMPRESSIONS, open_text
+
+PICTURE_FOLDERS = (
+    *("images", "Images", "imgs", "Flicker8k_Dataset", "Flickr8k_Dataset"),
+    *("flickr8k-images", "flickr30k-images", "flickr30k_images"),
+)
+"""What folders of pictures beside a file of captions are called."""
+
+
+def read_coco_captions(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Block]:
+    """Yield the captions of a file as one block.
+
+    Raises:
+        ProtoRKDError: it is malformed, or a column of labels is asked for.
+    """
+    content = load_json(shard.path)
+    if columns.label:
+        raise ProtoRKDError(f"--label-column must be left out for COCO's captions; got {columns.label!r}.")
+    if "annotations" not in content:
+        raise ProtoRKDError(
+            f"{shard.path} must hold COCO's captions (images, annotations); got {', '.join(map(repr, content))[:200]}. "
+            "Karpathy's splits are for evaluate --retrieval; a manifest of objects has one a line (.jsonl)."
+        )
+    pairs = read_coco(content, shard.path, name=shard.name)
+    yield judge(
+        pa.array(pairs.rows, pa.int64()),
+        pa.array(pairs.images, pa.large_string()),
+        pa.array(pairs.captions, pa.large_string()),
+        None,
+        num_records=len(pairs.rows) + len(pairs.rejections),
+        rejections=pairs.rejections,
+    )
+
+
+def find_pictures(path: Path, images: dict[str, None], image_root: Path | None = None) -> Path:
+    """Find the folder that the pictures of a file of captions start from: the first in which one of them lies.
+
+    Looked at are the folder of the file and the one above: each itself, a folder called as the file is, without
+    ``captions_``, and `PICTURE_FOLDERS`.
+
+    Args:
+        path: of the file.
+        images: names of the pictures, as the file has them.
+        image_root: where to look instead.
+
+    Raises:
+        ProtoRKDError: none of them lies there.
+    """
+    folder = path.parent.resolve()
+    stem = Path(path.stem).stem if path.suffix.lower() in COMPRESSIONS else path.stem
+    own = stem.removeprefix("captions_")
+    below = ("", own, *PICTURE_FOLDERS, *(f"{name}/{own}" for name in PICTURE_FOLDERS))
+    bases = [image_root.resolve()] if image_root else [folder, folder.parent]
+    for root in (base / name for base in bases for name in below):
+        if root.is_dir() and any((root / image).is_file() for image in images):
+            return root
+    raise ProtoRKDError(
+        f"Pictures of {path} must lie below {' or '.join(map(str, bases))}; got none of {len(images):,} there, "
+        f"for instance no {next(iter(images))}. Pass --image-root."
+    )
+
+
+def read_coco(content: dict[str, Any], path: Path, *, name: str) -> Pairs:
+    """Take every caption as a pair; rows are places in ``annotations``, and in ``images`` for those without a caption.
+
+    Args:
+        content: of the file.
+        path: of the file.
+        name: what to call the set.
+
+    Raises:
+        ProtoRKDError: it is malformed.
+    """
+    files: dict[int | str, str] = {}
+    for place, image in entries(content, "images", path):
+        image_id = value_of(image, "id", int | str, path, place)
+        if image_id in files:
+            raise ProtoRKDError(f"{path}: {place}.id must be of one image only; got {image_id!r} again. Mend the file.")
+        files[image_id] = value_of(image, "file_name", str, path, place)
+    pairs, described = Pairs(path, name), set()
+    for row, (place, annotation) in enumerate(entries(content, "annotations", path)):
+        image_id = value_of(annotation, "image_id", int | str, path, place)
+        caption = value_of(annotation, "caption", str, path, place)
+        described.add(image_id)
+        if image_id in files:
+            pairs.add(files[image_id], caption, row=row, value=place)
+        else:
+            pairs.reject("image_id of no image", row=row, value=f"{place}, {image_id}")
+    for row, (image_id, file) in enumerate(files.items()):
+        if image_id not in described:
+            pairs.reject("no caption", row=row, value=f"images[{row}], {file}")
+    return pairs
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds an object.
+
+    Raises:
+        ProtoRKDError: it cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(open_text(path)[:].removeprefix(BOM))
+    except (RecursionError, json.JSONDecodeError) as error:
+        if isinstance(error, RecursionError):
+            raise ProtoRKDError(f"{path} must be JSON of few levels; got one within thousands.") from None
+        raise ProtoRKDError(
+            f"{path} must be JSON; got {error.msg} at line {error.lineno}, column {error.colno}. Is it whole?"
+        ) from None
+    if not isinstance(content, dict):
+        raise _malformed(path, "the whole", "an object", content)
+    return content
+
+
+def entries(parent: dict[str, Any], key: str, path: Path, above: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects of a list with their places, as in ``images[3].sentences[0]``."""
+    entries = parent.get(key)
+    if not isinstance(entries, list):
+        raise _malformed(path, f"{above}{key}", "a list", entries)
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise _malformed(path, f"{above}{key}[{index}]", "an object", entry)
+        yield f"{above}{key}[{index}]", entry
+
+
+def value_of(entry: dict[str, Any], key: str, kind: Any, path: Path, place: str) -> Any:
+    """Take a value of an object, of a type that it must have.
+
+    Raises:
+        ProtoRKDError: it is absent, of another type, or a text that is no Unicode.
+    """
+    value = entry.get(key)
+    if not isinstance(value, kind) or (isinstance(value, str) and not is_unicode(value)):
+        raise _malformed(path, f"{place}.{key}", "a string" if kind is str else "a number or a string", value)
+    return value
+
+
+def _malformed(path: Path, place: str, rule: str, value: object) -> ProtoRKDError:
+    got = "nothing" if value is None else json.dumps(value)[:60]
+    return ProtoRKDError(
+        f"{path}: {place} must be {rule}; got {got}. Pass COCO's captions (images, annotations) or Karpathy's splits "
+        "(images with split and sentences)."
+    )

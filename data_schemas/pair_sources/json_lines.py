@@ -1,0 +1,64 @@
+"""JSON lines: an object a line, with an image path and a caption, or several captions in a list."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.pair_sources.blocks import BLOCK_RECORDS, Block, Gathered
+from data_schemas.pair_sources.columns import Columns
+from data_schemas.pair_sources.source import Shard
+from data_schemas.text_file import BOM, open_text
+
+_MAX_LINE_BYTES = 1 << 24
+
+
+def read_json_lines(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Block]:
+    """Yield the lines; rows are lines, from 1, and blank lines are no records."""
+    keys: Columns | None = None
+    gathered = Gathered(labelled=bool(columns.label))
+    for row, line in _lines(shard.path):
+        gathered.num_records += 1
+        if not line.strip():
+            continue
+        found = _parse(line)
+        if isinstance(found, str):
+            gathered.reject(row, found, line[:1000].decode(errors="replace").rstrip())
+            continue
+        if keys is None:
+            keys = columns.chosen(list(found), shard.path)
+            notes |= set(keys.notes(columns))
+        _add(gathered, row, found, keys)
+        if gathered.num_records >= BLOCK_RECORDS:
+            yield gathered.block()
+            gathered = Gathered(labelled=bool(columns.label))
+    if keys is None and not gathered.rejections:
+        raise ProtoRKDError(f"{shard.path} must hold an object a line; got none. Check the file.")
+    yield gathered.block()
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    data = open_text(path)
+    if data[: len(BOM)] == BOM:
+        data.seek(len(BOM))
+    yield from enumerate(iter(data.readline, b""), 1)
+
+
+def _parse(line: bytes) -> dict[str, Any] | str:
+    """An object, or why there is none."""
+    if len(line) > _MAX_LINE_BYTES:
+        return f"a line of more than {_MAX_LINE_BYTES >> 20} MiB"
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return "no JSON"
+    return found if isinstance(found, dict) else "no JSON object"
+
+
+def _add(gathered: Gathered, row: int, entry: dict[str, Any], keys: Columns) -> None:
+    image, label = entry.get(keys.image), entry.get(keys.label) if keys.label else None
+    if image is not None and not isinstance(image, str):
+        gathered.reject(row, "image path is no text", repr(image))
+    else:
+        gathered.add(row, image or "", entry.get(keys.caption), label)

@@ -1,0 +1,1 @@
+"""Records of containers: pictures inside tars, arrow's files and parquet, read where they lie."""
