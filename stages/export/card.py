@@ -52,7 +52,6 @@ def write_card(out: Path, params: "ExportParams", *, lineage: Lineage, evaluatio
         **lineage,
         title=title,
         place=_Written(params.model_name if "/" in params.model_name else _PLACE),
-        teacher_name=teacher["hub"] or teacher["name"],
         recipe=teacher["recipe"],
         recipe_words=_recipe_words(teacher["recipe"]),
         preprocessing=student["preprocessing"],
@@ -156,11 +155,11 @@ def _plain(value: Any) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+    return "" if value is None else f"{value:.2f}"
 
 
 def _interval(figure: Figure) -> str:
-    return "" if figure.interval is None else f"{figure.interval[0]:.1f} to {figure.interval[1]:.1f}"
+    return "" if figure.interval is None else f"{figure.interval[0]:.2f} to {figure.interval[1]:.2f}"
 
 
 def _rounded(value: float) -> float:

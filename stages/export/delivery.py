@@ -64,7 +64,7 @@ def push(artifact: Artifact, repository: str, *, private: bool, revision: str | 
     Raises:
         ProtoRKDError: the hub cannot be reached, or refuses, or the artifact is not whole.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     artifact.require_whole(read=True)
@@ -85,7 +85,7 @@ def push(artifact: Artifact, repository: str, *, private: bool, revision: str | 
         raise ProtoRKDError(f"--push-to-hub must name OWNER/NAME; got {repository}.") from error
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
         raise ProtoRKDError(
-            f"--push-to-hub must be able to write to {repository}; {_reason(error)}. Log in with 'hf auth login' or "
+            f"--push-to-hub must be able to write to {repository}; {_reason(error, get_token())}. Log in with 'hf auth login' or "
             "set HF_TOKEN, and run the same command again: the export is kept."
         ) from error
     log.info("export: uploaded to %s", commit.commit_url)
@@ -118,10 +118,11 @@ def _is_earlier_export(folder: Path) -> bool:
     return True
 
 
-def _reason(error: Exception) -> str:
-    """What the hub said, without its addresses of requests and without headers."""
+def _reason(error: Exception, token: str | None) -> str:
+    """What the hub said: without addresses and headers of requests, and without the token, whoever may repeat it."""
     status = getattr(getattr(error, "response", None), "status_code", None)
-    said = getattr(error, "server_message", None)
-    if status is not None:
-        return f"it answered {status}{f' ({said})' if said else ''}"
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    said = getattr(error, "server_message", None) or ("" if status else str(error))
+    line = said.partition("\n")[0].strip().rstrip(".")
+    reason = f"it answered {status}" if status else type(error).__name__
+    reason = f"{reason}: {line}" if line else reason
+    return reason.replace(token, "...") if token else reason

@@ -80,7 +80,7 @@ class ChosenEvaluation:
             if task not in _TASKS:
                 continue
             prefix = entry["name"] if task == "retrieval" else f"{entry['name']}/{task}"
-            for measure in entry["metrics"]:
+            for measure in sorted(entry["metrics"], key=_natural):
                 value = flat.get(f"{prefix}/{measure}")
                 if value is None:  # a task that failed for these weights
                     continue
@@ -126,6 +126,12 @@ def find_evaluation(reference: str | None, *, student: LoadedStudent, store: Sto
             log.info("export: figures of %s", artifact.name)
             return chosen
     return None
+
+
+def _natural(measure: str) -> tuple[str, int]:
+    """Order recall@5 before recall@10."""
+    name, _, number = measure.partition("@")
+    return name, int(number) if number.isdecimal() else 0
 
 
 def _read(artifact: Artifact, names: set[str]) -> ChosenEvaluation | None:

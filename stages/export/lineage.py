@@ -36,7 +36,7 @@ def trace(student: LoadedStudent, *, teacher_location: str | None, base_model: s
     preprocessing = config.preprocessing
     return {
         "teacher": {
-            "name": _name(teacher_location) or config.teacher.identity[:12],
+            "name": base_model or _name(teacher_location) or config.teacher.identity[:12],
             "hub": base_model or hub,
             "revision": revision if base_model in ("", hub) else "",
             "identity": config.teacher.identity,

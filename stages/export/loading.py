@@ -40,7 +40,7 @@ def load_model(
     router: Any = get_class_from_dynamic_module(f"{_CODE.stem}.ProtoRKDRouter", str(_CODE.parent))
     try:
         modules = router.load(str(root), local_files_only=True, trust_remote_code=trust_remote_code)
-    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
+    except Exception as error:  # each of the libraries below has its own
         raise ProtoRKDError(f"{folder} must be an export that can be loaded; {error}") from error
     return SentenceTransformer(
         modules=[modules, Normalize()],
