@@ -3,13 +3,17 @@
 import builtins
 import io
 import socket
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from exports import Exported
 from PIL import Image
+from torch import nn
 
 from data_schemas.student_checkpoint import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from stages.export.loading import load_model
@@ -132,7 +136,7 @@ def test_build_backbone__has_the_wide_resnets_keys_and_shapes() -> None:
     }
 
 
-FAMILIES = [
+FAMILIES = (
     "alexnet",
     "convnext_tiny",
     "densenet121",
@@ -153,7 +157,7 @@ FAMILIES = [
     "vgg11",
     "vit_b_32",
     "wide_resnet50_2",
-]
+)
 
 
 @pytest.mark.slow
@@ -162,6 +166,32 @@ def test_encoder__has_the_keys_of_every_family(name: str) -> None:
     size = 224 if name.startswith(("maxvit", "inception")) else 64
     student = build_student(name, embedding_dim=16, image_size=size)
     assert encoder_of(name, image_size=size).state_dict().keys() == student.state_dict().keys()
+
+
+class Tower(nn.Module):
+    """Stands in for a CLIP of open_clip: what it was told, and a picture's mean colours."""
+
+    def __init__(self, embed_dim: int, vision_cfg: dict[str, Any], text_cfg: object, quick_gelu: bool) -> None:
+        super().__init__()
+        self.visual = nn.Sequential(nn.AvgPool2d(vision_cfg["image_size"]), nn.Flatten(), nn.Linear(3, embed_dim))
+
+
+def test_build_backbone__asks_open_clip_for_its_towers(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "open_clip", None)
+        with pytest.raises(ValueError, match="pip install open_clip_torch"):
+            build_backbone("RN50", image_size=32)
+    package = SimpleNamespace(
+        CLIP=Tower,
+        list_models=lambda: ["RN50"],
+        get_model_config=lambda _: {"embed_dim": 6, "vision_cfg": {"image_size": 224}},
+    )
+    monkeypatch.setitem(sys.modules, "open_clip", package)
+    for name in ("RN50", "open-clip:RN50"):
+        _, width = build_backbone(name, image_size=32)
+        assert width == 6
+    with pytest.raises(ValueError, match="RN51"):
+        build_backbone("open-clip:RN51", image_size=32)
 
 
 def test_encoder__refuses_files_of_a_newer_kind_and_unknown_backbones() -> None:
