@@ -46,7 +46,7 @@ _TURNS = {
 }
 
 
-class ProtoRKDRouter(Router):
+class ProtoRKDRouter(Router):  # type: ignore[misc]
     """Captions to the teacher's modules, pictures to the student; which is which goes by type alone.
 
     Args:
@@ -126,7 +126,7 @@ class ProtoRKDRouter(Router):
         for model_id, reference in config["types"].items():
             place, _, name = reference.rpartition(".")
             if place.startswith("transformers_modules."):
-                source = Path(sys.modules[place].__file__)
+                source = Path(str(sys.modules[place].__file__))
                 shutil.copy(source, Path(output_path) / source.name)
                 config["types"][model_id] = f"{source.stem}.{name}"
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -163,7 +163,7 @@ class ProtoRKDRouter(Router):
         return cls(routes, **{name: config["parameters"][name] for name in cls.config_keys})
 
 
-class ProtoRKDImageEncoder(InputModule):
+class ProtoRKDImageEncoder(InputModule):  # type: ignore[misc]
     """Pictures to embeddings: a backbone without classifier, and a projection head.
 
     Args:
@@ -275,7 +275,8 @@ class ProtoRKDImageEncoder(InputModule):
         where = {name: kwargs[name] for name in _LOADING if name in kwargs}
         encoder = cls(**cls.load_config(model_name_or_path, subfolder=subfolder, **where))
         cls.load_torch_weights(model_name_or_path, subfolder=subfolder, model=encoder, **where)
-        return encoder.eval()
+        encoder.eval()
+        return encoder
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -334,7 +335,7 @@ def build_head(feature_dim: int, embedding_dim: int, *, num_layers: int) -> nn.M
     return nn.Sequential(*layers, nn.Linear(feature_dim, embedding_dim))
 
 
-class _WideResNet(ResNet):
+class _WideResNet(ResNet):  # type: ignore[misc]
     """ResNet-50 with every layer so many times as wide, without classifier (SwAV, arXiv:2006.09882)."""
 
     def __init__(self, widening: int) -> None:
@@ -397,7 +398,7 @@ def _as_image(value: Any) -> Image.Image:
         value = value["image"]
     if isinstance(value, Image.Image):
         return value
-    if isinstance(value, np.ndarray) and value.dtype == np.uint8:
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3):
         return Image.fromarray(value)
     raise ValueError(
         f"A picture must be a PIL image or a uint8 array of (height, width, 3); got {type(value).__name__}. Files and "

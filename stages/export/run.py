@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from data_schemas.files import list_files
+from data_schemas.files import disk_errors, list_files
 from pipeline.draft import Draft
 from pipeline.log import log
 from pipeline.stage import Input, Result
@@ -46,21 +46,22 @@ def write_export(params: "ExportParams", inputs: Mapping[str, Input], out: Draft
     assert chosen.artifact is not None
     chosen.artifact.require_whole((chosen.weights.relative_to(chosen.artifact.path).as_posix(),), read=True)
     student = load_student(chosen.config, chosen.weights, device=torch.device("cpu"))
-    differences = {}
-    if TEACHER in inputs:
-        source: TeacherSource = inputs[TEACHER].value
-        write_folder(
-            chosen, source, [name for name in inputs[TEACHER].parts if (source.path / name).is_file()], out.path
-        )
-        differences |= _check_folder(out.path, chosen, student, source)
-    if "onnx" in params.format:
-        differences["onnx"] = write_onnx(student, chosen.config, out.path)
-    if "torch" in params.format:
-        write_state_dict(student, chosen.config, out.path)
-    evaluation = inputs[EVALUATION].value if EVALUATION in inputs else None
-    write_card(out.path, params, lineage=inputs[LINEAGE].value, evaluation=evaluation)
-    _open_to_readers(out.path)
-    entries = write_manifest(out.path, lineage=inputs[LINEAGE].value, formats=params.format)
+    differences: dict[str, float] = {}
+    with disk_errors(out.path):
+        if TEACHER in inputs:
+            source: TeacherSource = inputs[TEACHER].value
+            write_folder(
+                chosen, source, [name for name in inputs[TEACHER].parts if (source.path / name).is_file()], out.path
+            )
+            differences |= _check_folder(out.path, chosen, student, source)
+        if "onnx" in params.format:
+            differences["onnx"] = write_onnx(student, chosen.config, out.path)
+        if "torch" in params.format:
+            write_state_dict(student, chosen.config, out.path)
+        evaluation = inputs[EVALUATION].value if EVALUATION in inputs else None
+        write_card(out.path, params, lineage=inputs[LINEAGE].value, evaluation=evaluation)
+        _open_to_readers(out.path)
+        entries = write_manifest(out.path, lineage=inputs[LINEAGE].value, formats=params.format)
     for name, difference in differences.items():
         log.info("export: %s embeds as before, to %.1e in each number", name, difference)
     return Result(
