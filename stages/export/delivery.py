@@ -85,8 +85,8 @@ def push(artifact: Artifact, repository: str, *, private: bool, revision: str | 
         raise ProtoRKDError(f"--push-to-hub must name OWNER/NAME; got {repository}.") from error
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
         raise ProtoRKDError(
-            f"--push-to-hub must be able to write to {repository}; {_reason(error, get_token())}. Log in with 'hf auth login' or "
-            "set HF_TOKEN, and run the same command again: the export is kept."
+            f"--push-to-hub must be able to write to {repository}; {_reason(error, get_token())}. Log in with "
+            "'hf auth login' or set HF_TOKEN, and run the same command again: the export is kept."
         ) from error
     log.info("export: uploaded to %s", commit.commit_url)
     return str(commit.commit_url)
