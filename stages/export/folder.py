@@ -7,6 +7,7 @@ from typing import Any
 from data_schemas.files import write_json, write_unsynced
 from stages.backbones import list_backbones
 from stages.checkpoints import LoadedStudent
+from stages.export.modeling_protorkd import FORMAT
 from stages.export.text_route import CODE_NAME, TextRoute, write_text_route
 from stages.recipe import Recipe
 from stages.teacher_identity import TeacherSource
@@ -66,7 +67,7 @@ def _write_picture_encoder(student: LoadedStudent, out: Path) -> None:
     write_json(
         out / "config.json",
         {
-            "format": 1,
+            "format": FORMAT,
             "backbone_name": config.backbone,
             "embedding_dim": config.embedding_dim,
             "projection_layers": config.projection_layers,

@@ -1,5 +1,6 @@
 """The teacher's modules inside an export: its files as they were supplied, under names of their own."""
 
+import shutil
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,8 @@ def write_text_route(source: TeacherSource, files: Collection[str], out: Path) -
         name = f"text_{index}_{module.kind.rpartition('.')[2] or 'Transformer'}"
         for file in _files_of(module, files, others):
             target = out / name / file.removeprefix(f"{module.path}/" if module.path else "")
-            write_unsynced(target, (source.path / file).read_bytes())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.path / file, target)
         taken[name] = module.kind
     if _MODULES_NAME not in files:
         taken = _complete(source, out)
@@ -133,4 +135,4 @@ def _copy_code(folder: Path, files: Iterable[str], out: Path) -> None:
             raise ProtoRKDError(
                 f"The teacher's code must not be called {CODE_NAME}, which is the student's. Rename it."
             )
-        write_unsynced(out / file, (folder / file).read_bytes())
+        shutil.copyfile(folder / file, out / file)

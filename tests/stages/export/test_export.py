@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from exports import FORMATS, Exported
 from PIL import Image
 from workbench import DISTILL, Cli, Pairs
 
+from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import Preprocessing, StudentConfig, TeacherRecord
 from pipeline.store import Store
 from stages.checkpoints import find_checkpoint
@@ -138,6 +140,49 @@ def test_export__embeds_captions_by_the_recipe(
         assert (folder / "text_0_Transformer" / name).read_bytes() == (bert_folder / name).read_bytes()
 
 
+OWN_POOLING = """
+from sentence_transformers.base.modules import Module
+
+class LastWord(Module):
+    config_keys = []
+
+    def forward(self, features):
+        features["sentence_embedding"] = features["token_embeddings"][:, -1]
+        return features
+
+    def get_embedding_dimension(self):
+        return 16
+
+    def save(self, output_path, *args, **kwargs):
+        self.save_config(output_path)
+
+    @classmethod
+    def load(cls, model_name_or_path, subfolder="", **kwargs):
+        return cls()
+"""
+
+
+def test_export__takes_a_teachers_own_code_along(run_cli: Cli, pairs_folder, bert_folder: Path, tmp_path: Path) -> None:
+    teacher = shutil.copytree(bert_folder, tmp_path / "teacher")
+    (teacher / "last_word.py").write_text(OWN_POOLING)
+    modules = json.loads((teacher / "modules.json").read_text())
+    modules[1]["type"] = "last_word.LastWord"
+    (teacher / "modules.json").write_text(json.dumps(modules))
+    pairs = pairs_folder(24, 40)
+    run_cli("encode-teacher", "--manifest", pairs.manifest, "--teacher", teacher, "--trust-remote-code")
+    run_cli(*DISTILL, "--epochs", 1)
+    assert "--trust-remote-code" in run_cli.fails("export")
+    folder = Path(run_cli("export", "--trust-remote-code")["path"])
+    with pytest.raises(ProtoRKDError, match="trust_remote_code"):
+        load_model(folder)
+    model = load_model(folder, device="cpu", trust_remote_code=True)
+    wanted = unit(Teacher(find_teacher(str(teacher), trust_code=True)).encode(["red circle", "blue"]))
+    np.testing.assert_allclose(model.encode(["red circle", "blue"]), wanted, atol=1e-5)
+    model.save(str(tmp_path / "again"))
+    again = load_model(tmp_path / "again", device="cpu", trust_remote_code=True)
+    assert np.array_equal(again.encode(["red circle"]), model.encode(["red circle"]))
+
+
 def test_export__of_other_formats_needs_no_teacher(exported: Exported, run_cli: Cli) -> None:
     folder = Path(run_cli("export", "--format", "torch")["path"])
     assert not (folder / "modules.json").exists()
@@ -169,8 +214,6 @@ def test_params__name_each_format_once() -> None:
 
 
 def test_load_model__refuses_what_is_no_export(exported: Exported, run_cli: Cli, tmp_path: Path) -> None:
-    from data_schemas.errors import ProtoRKDError
-
     with pytest.raises(ProtoRKDError, match="must be an export for sentence-transformers"):
         load_model(tmp_path)
     with pytest.raises(ProtoRKDError, match="which is neither"):
@@ -187,8 +230,6 @@ def test_load_model__runs_no_code_of_the_folder(exported: Exported) -> None:
 
 
 def test_load_model__refuses_modules_elsewhere(exported: Exported) -> None:
-    from data_schemas.errors import ProtoRKDError
-
     path = exported.folder / "router_config.json"
     config = json.loads(path.read_text())
     config["types"] = {"../../elsewhere": config["types"].popitem()[1]}
