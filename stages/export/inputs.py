@@ -1,9 +1,11 @@
 """Finds and identifies what an export is made of: the student's weights, its teacher, its figures and its lineage."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.files import hash_file
 from pipeline.fingerprint import hash_json
 from pipeline.stage import Context, Input
 from stages.checkpoints import LoadedStudent, find_checkpoint
@@ -15,10 +17,13 @@ if TYPE_CHECKING:
     from stages.export.stage import ExportInputs, ExportParams
 
 STUDENT, WEIGHTS, TEACHER, EVALUATION, LINEAGE = "student", "weights", "teacher", "evaluation", "lineage"
+CODE = "code"
+
+_WRITTEN_OUT = ("modeling_protorkd.py", "card.md")  # files of this package that go with an export
 
 
 def find_inputs(inputs: "ExportInputs", params: "ExportParams", context: Context) -> Mapping[str, Input]:
-    """Identify student, weights, teacher, evaluation and lineage; the teacher only where its files are needed.
+    """Identify student, weights, teacher, evaluation, lineage and code; the teacher only where its files are needed.
 
     Raises:
         ProtoRKDError: the student or its teacher is missing, or they do not go together, or the evaluation is another
@@ -50,6 +55,8 @@ def find_inputs(inputs: "ExportInputs", params: "ExportParams", context: Context
     lineage = trace(student, teacher_location=location, base_model=params.base_model, store=context.store)
     parts = {name: hash_json(value) for name, value in lineage.items()}
     found[LINEAGE] = Input(digest=hash_json(lineage), parts=parts, value=lineage)
+    code = {name: hash_file(Path(__file__).with_name(name)) for name in _WRITTEN_OUT}
+    found[CODE] = Input(digest=hash_json(code), parts=code)
     return found
 
 

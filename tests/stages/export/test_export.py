@@ -17,7 +17,7 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import Preprocessing, StudentConfig, TeacherRecord
 from pipeline.store import Store
 from stages.checkpoints import find_checkpoint
-from stages.export import onnx_file, parity
+from stages.export import inputs, onnx_file, parity
 from stages.export.loading import load_model
 from stages.export.manifest import MANIFEST_NAME, changes
 from stages.export.parity import embed_pictures, unit
@@ -86,6 +86,19 @@ def test_export__differs_in_nothing_when_it_is_made_again(exported: Exported, ru
     forced = run_cli(*asked, "--force")
     assert forced["status"] == "created"
     assert forced["digest"] == exported.outcome["digest"]
+
+
+def test_export__is_made_again_when_the_code_that_goes_with_it_has_changed(
+    exported: Exported, run_cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = ("export", "--format", "torch")
+    assert run_cli(*asked)["status"] == "created"
+    for name in ("modeling_protorkd.py", "card.md"):
+        (tmp_path / name).write_text("another")
+    monkeypatch.setattr(inputs, "__file__", str(tmp_path / "inputs.py"))
+    why = run_cli.run("why", *asked).output
+    assert "code card.md" in why
+    assert "code modeling_protorkd.py" in why
 
 
 def test_export__lists_stop_words_in_order(exported_session: Exported) -> None:
