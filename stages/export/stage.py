@@ -32,6 +32,7 @@ class ExportInputs:
         help="Artifact of distill, by fingerprint or path; REF@epoch_3 for the weights after an epoch. Default: the "
         "newest.",
         metavar="REF",
+        artifact="distill",
     )
     teacher: str | None = option(
         None, help="The student's teacher. Default: where encode-teacher found it.", metavar="NAME_OR_PATH"
@@ -42,6 +43,7 @@ class ExportInputs:
         help="Artifact of evaluate whose figures the model card shows; none leaves them out. Default: the newest of "
         "this student, if there is one.",
         metavar="REF",
+        artifact="evaluate",
     )
 
 
