@@ -122,7 +122,7 @@ def find_evaluation(reference: str | None, *, student: LoadedStudent, store: Sto
             )
         return chosen
     for artifact in reversed(store.artifacts(_STAGE)):
-        if artifact.record.inputs["student"].digest == digest and (chosen := _read(artifact, names)):
+        if artifact.record.inputs["student"].digest == digest and (chosen := _read(store.fetch(artifact), names)):
             log.info("export: figures of %s", artifact.name)
             return chosen
     return None
