@@ -32,10 +32,11 @@ pack: Callable[..., StageResult]
 prototypes: Callable[..., StageResult]
 distill: Callable[..., StageResult]
 evaluate: Callable[..., StageResult]
+export: Callable[..., StageResult]
 
 globals().update({stage.name.replace("-", "_"): stage_function(stage, stages=STAGES) for stage in STAGES})
 
-__all__ = ["CachedEmbeddings", "ProtoRKDError", "StageResult", "load_embeddings", "load_student"]
+__all__ = ["CachedEmbeddings", "ProtoRKDError", "StageResult", "load_embeddings", "load_model", "load_student"]
 __all__ += [stage.name.replace("-", "_") for stage in STAGES]
 
 Reference = str | os.PathLike[str] | None
@@ -94,6 +95,22 @@ def load_student(
 
     artifact = open_store(store).resolve(_text(reference), stage="distill", flag="reference")
     return open_student(artifact, epoch=epoch, device=device)
+
+
+def load_model(folder: str | os.PathLike[str], *, device: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Open what ``export`` made, as a SentenceTransformer, whose ``encode`` takes captions or PIL images.
+
+    Args:
+        folder: an artifact's folder, a copy of one, or the name of one on the model hub; no code of it runs.
+        device: where it computes; None takes a GPU where there is one.
+        trust_remote_code: let code that came with the teacher run.
+
+    Raises:
+        ProtoRKDError: it is no such export, or cannot be loaded.
+    """
+    from stages.export import loading
+
+    return loading.load_model(os.fspath(folder), device=device, trust_remote_code=trust_remote_code)
 
 
 def _text(reference: Reference) -> str | None:

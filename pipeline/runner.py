@@ -107,6 +107,8 @@ def run_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime:
     if stage.prepare is not None:
         inputs = stage.prepare(inputs, params, runtime, context)
     outcome = _run_by_all(stage, params, inputs, runtime, context)
+    if stage.deliver is not None and peers.is_first:
+        stage.deliver(context.store.fetch(outcome.artifact), runtime)
     peers.leave()
     return outcome
 

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from pipeline.draft import Draft
 from pipeline.memo import FileDigests
 from pipeline.peers import Alone, JoinPeers, Peers
-from pipeline.store import Store
+from pipeline.store import Artifact, Store
 
 P = TypeVar("P")
 I = TypeVar("I")  # noqa: E741 - params, inputs, runtime
@@ -110,6 +110,8 @@ class Stage(Generic[P, I, R]):
         prepare: what a run does before it is planned, in every process that has met, such as waiting for an input;
             gives the inputs to plan with.
         work: what a run would have to do, for ``--dry-run``. Reads what is quickly read, and writes nothing.
+        deliver: what is done with an artifact each time that it is asked for, made now or before, such as copying it;
+            by the first process alone.
     """
 
     name: str
@@ -127,3 +129,4 @@ class Stage(Generic[P, I, R]):
     agrees: bool = False
     prepare: Callable[[I, P, R, Context], I] | None = None
     work: Callable[[P, Mapping[str, Input], Context], Work] | None = None
+    deliver: Callable[[Artifact, R], None] | None = None

@@ -62,7 +62,7 @@ class Teacher:
         sample: Sequence[str] = (),
         devices: Sequence[str] = ("cpu",),
     ) -> None:
-        model = _text_route(_load(source, devices[0]))
+        model = load_model(source, device=devices[0])
         model.eval()
         if max_tokens:
             _cut_at(max_tokens, model, source)
@@ -176,6 +176,15 @@ def _cut_at(max_tokens: int, model: SentenceTransformer, source: TeacherSource) 
 
 def _library_version() -> tuple[int, ...]:
     return tuple(int(part) for part in metadata.version("sentence-transformers").split(".")[:2])
+
+
+def load_model(source: TeacherSource, *, device: str = "cpu") -> SentenceTransformer:
+    """Load a teacher as the library has it, without what it may have for pictures.
+
+    Raises:
+        ProtoRKDError: it cannot be loaded.
+    """
+    return _text_route(_load(source, device))
 
 
 def _load(source: TeacherSource, device: str) -> SentenceTransformer:

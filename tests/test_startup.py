@@ -33,7 +33,7 @@ def test_status__imports_neither_tensors_nor_tables(trained: dict[str, Any], sto
     assert not imported & (SLOW_TO_IMPORT | TABLES | {"obstore"})
 
 
-@pytest.mark.parametrize("stage", ["encode-teacher", "prototypes", "distill", "evaluate", "embed", "index"])
+@pytest.mark.parametrize("stage", ["encode-teacher", "prototypes", "distill", "evaluate", "embed", "export", "index"])
 def test_unchanged__imports_no_tensors(
     stage: str,
     trained: dict[str, Any],
@@ -50,6 +50,7 @@ def test_unchanged__imports_no_tensors(
         "embed": ("embed", "--images", manifest.parent, "--workers", 0),
         "index": ("index",),
         "evaluate": ("evaluate", "--retrieval", manifest, "--num-resamples", 100, "--workers", 0),
+        "export": ("export", "--format", "torch", "--format", "sentence-transformers"),
     }[stage]
     run_cli(*words)
     printed, imported = run(*words, "--store", store)

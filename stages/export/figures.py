@@ -1,0 +1,154 @@
+"""The figures that a model card shows, out of an evaluation of the very weights that are exported."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.evaluation_report import REPORT_NAME, interval_size, read_report
+from data_schemas.student_checkpoint import WEIGHTS_NAME, checkpoint_path
+from pipeline.log import log
+from pipeline.store import Artifact, Store
+from stages.checkpoints import LAST, LoadedStudent
+
+NONE = "none"
+
+_STAGE = "evaluate"
+_TASKS = {
+    "retrieval": "image-text retrieval",
+    "zero_shot": "zero-shot classification",
+    "knn": "nearest neighbours",
+    "knn_backbone": "nearest neighbours, before the projection head",
+    "linear_probe": "linear probe",
+    "linear_probe_backbone": "linear probe, before the projection head",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measure on a set of pictures.
+
+    Args:
+        set: its name.
+        task: as people call it.
+        task_name: as the report calls it.
+        measure: such as ``text_to_image/recall@10``.
+        value: percent, or a rank for ``median_rank``.
+        interval: ends of the 95 % interval, or None.
+        chance: what guessing gives, or None where that is not known.
+        num_pictures: that were measured.
+    """
+
+    set: str
+    task: str
+    task_name: str
+    measure: str
+    value: float
+    interval: tuple[float, float] | None
+    chance: float | None
+    num_pictures: int
+
+
+@dataclass(frozen=True)
+class ChosenEvaluation:
+    """An evaluation of the weights that are exported.
+
+    Args:
+        artifact: of evaluate.
+        report: as it was written.
+        is_shown: whether the report shows these weights in full, with intervals, or has their metrics alone.
+        checkpoint: what it calls them.
+    """
+
+    artifact: Artifact
+    report: dict[str, Any]
+    is_shown: bool
+    checkpoint: str
+
+    def figures(self) -> list[Figure]:
+        """Those of tasks that need no explanation; the analysis of the space is for the report."""
+        return list(self._figures())
+
+    def overlaps(self) -> list[dict[str, Any]]:
+        """Sets of which pictures, or near copies, were trained on."""
+        return [entry for entry in self.report["overlap"] if entry["num_exact"] or entry["num_near"]]
+
+    def _figures(self) -> Iterator[Figure]:
+        flat = next(each["metrics"] for each in self.report["checkpoints"] if each["name"] == self.checkpoint)
+        for entry in self.report["sets"]:
+            task = entry["task"]
+            if task not in _TASKS:
+                continue
+            prefix = entry["name"] if task == "retrieval" else f"{entry['name']}/{task}"
+            for measure in sorted(entry["metrics"], key=_natural):
+                value = flat.get(f"{prefix}/{measure}")
+                if value is None:  # a task that failed for these weights
+                    continue
+                ends = entry["intervals"].get(measure) if self.is_shown else None
+                yield Figure(
+                    set=entry["name"],
+                    task=_TASKS[task],
+                    task_name=task,
+                    measure=measure,
+                    value=value,
+                    interval=(ends["low"], ends["high"]) if ends else None,
+                    chance=entry["chance"].get(measure),
+                    num_pictures=interval_size(ends) if ends else int(entry.get("num_images", 0)),
+                )
+
+
+def find_evaluation(reference: str | None, *, student: LoadedStudent, store: Store) -> ChosenEvaluation | None:
+    """Find the evaluation whose figures the card shows.
+
+    Args:
+        reference: as ``--evaluation`` has it: an artifact of evaluate, ``none``, or None for the newest.
+        student: the weights that are exported.
+        store: where.
+
+    Raises:
+        ProtoRKDError: the one that is named is of other weights, or is not as it was written.
+    """
+    if reference == NONE:
+        return None
+    assert student.artifact is not None
+    digest, names = student.artifact.record.digest, _names(student)
+    if reference is not None:
+        artifact = store.resolve(reference, stage=_STAGE, flag="--evaluation")
+        chosen = _read(artifact, names) if artifact.record.inputs["student"].digest == digest else None
+        if chosen is None:
+            raise ProtoRKDError(
+                f"--evaluation must have measured {student.artifact.name}, {student.name}; {artifact.name} has not. "
+                f"Run evaluate with --student {student.fingerprint[:12]} and --checkpoints, or pass {NONE} here."
+            )
+        return chosen
+    for artifact in reversed(store.artifacts(_STAGE)):
+        if artifact.record.inputs["student"].digest == digest and (chosen := _read(store.fetch(artifact), names)):
+            log.info("export: figures of %s", artifact.name)
+            return chosen
+    return None
+
+
+def _natural(measure: str) -> tuple[str, int]:
+    """Order recall@5 before recall@10."""
+    name, _, number = measure.partition("@")
+    return name, int(number) if number.isdecimal() else 0
+
+
+def _read(artifact: Artifact, names: set[str]) -> ChosenEvaluation | None:
+    artifact.require_whole((REPORT_NAME,), read=True)
+    report = read_report(artifact.path)
+    shown = str(report["student"]["checkpoint"])
+    measured = {each["name"] for each in report["checkpoints"]} & names
+    if not measured:
+        return None
+    checkpoint = shown if shown in measured else min(measured)
+    return ChosenEvaluation(artifact, report, is_shown=checkpoint == shown, checkpoint=checkpoint)
+
+
+def _names(student: LoadedStudent) -> set[str]:
+    """What an evaluation may call these weights: the last epoch's are also what the distillation ended with."""
+    assert student.artifact is not None
+    same = {file.path for file in student.artifact.record.files if file.sha256 == student.sha256}
+    epochs = student.artifact.record.params.get("epochs", 0)
+    known = {checkpoint_path(epoch): f"epoch_{epoch}" for epoch in range(1, epochs + 1)} | {WEIGHTS_NAME: LAST}
+    return {student.name} | {name for path, name in known.items() if path in same}

@@ -1,0 +1,97 @@
+"""The folder that ``SentenceTransformer(folder)`` loads: captions by the teacher, pictures by the student."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from data_schemas.files import write_json, write_unsynced
+from stages.backbones import list_backbones
+from stages.checkpoints import LoadedStudent
+from stages.export.modeling_protorkd import FORMAT
+from stages.export.text_route import CODE_NAME, TextRoute, write_text_route
+from stages.recipe import Recipe
+from stages.teacher_identity import TeacherSource
+
+IMAGE_FOLDER = "image_0_ProtoRKDImageEncoder"
+
+_PROMPT_NAME = "caption"
+_NORMALIZE = "1_Normalize"
+
+
+def write_folder(student: LoadedStudent, source: TeacherSource, files: Collection[str], out: Path) -> None:
+    """Put student and teacher together.
+
+    Args:
+        student: its weights become the pictures' side, byte for byte.
+        source: where the teacher lies.
+        files: those that make its identity.
+        out: the export's folder.
+
+    Raises:
+        ProtoRKDError: as `write_text_route`.
+    """
+    recipe = Recipe.of(student.config.teacher.recipe)
+    route = write_text_route(source, files, out)
+    write_unsynced(out / CODE_NAME, (Path(__file__).with_name(CODE_NAME)).read_bytes())
+    _write_picture_encoder(student, out / IMAGE_FOLDER)
+    write_json(
+        out / "router_config.json",
+        {
+            "types": {**route.modules, IMAGE_FOLDER: f"{Path(CODE_NAME).stem}.ProtoRKDImageEncoder"},
+            "structure": {"text": list(route.modules), "image": [IMAGE_FOLDER]},
+            "parameters": {
+                "max_tokens": recipe.max_tokens,
+                "truncate_dim": recipe.truncate_dim or route.truncate_dim,
+            },
+        },
+    )
+    write_json(
+        out / _NORMALIZE / "config.json",
+        {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"},
+    )
+    write_json(
+        out / "modules.json",
+        [
+            {"idx": 0, "name": "0", "path": "", "type": f"{Path(CODE_NAME).stem}.ProtoRKDRouter"},
+            {"idx": 1, "name": "1", "path": _NORMALIZE, "type": "sentence_transformers.base.modules.Normalize"},
+        ],
+    )
+    write_json(out / "config_sentence_transformers.json", _model_config(route, recipe, student.config.backbone))
+
+
+def _write_picture_encoder(student: LoadedStudent, out: Path) -> None:
+    config, preprocessing = student.config, student.config.preprocessing
+    assert student.artifact is not None
+    weights = student.artifact.read_whole(student.weights.relative_to(student.artifact.path).as_posix())
+    write_unsynced(out / "model.safetensors", weights)
+    write_json(
+        out / "config.json",
+        {
+            "format": FORMAT,
+            "backbone_name": config.backbone,
+            "embedding_dim": config.embedding_dim,
+            "projection_layers": config.projection_layers,
+            "image_size": preprocessing.image_size,
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "interpolation": preprocessing.interpolation,
+        },
+    )
+
+
+def _model_config(route: TextRoute, recipe: Recipe, backbone: str) -> dict[str, Any]:
+    """Prompts, and what has to be installed; the prompt that the captions had becomes the one for all texts."""
+    prompts, default = dict(route.prompts), route.default_prompt_name
+    if recipe.prompt:
+        named = {name: prompts.get(name) or recipe.prompt for name in ("query", "document")}
+        prompts, default = {**prompts, **named, _PROMPT_NAME: recipe.prompt}, _PROMPT_NAME
+    requirements = {"sentence-transformers": ">=6.0", "torchvision": ">=0.26"}
+    if backbone not in list_backbones():
+        requirements["open_clip_torch"] = ">=3.0"
+    return {
+        "model_type": "SentenceTransformer",
+        "prompts": prompts,
+        "default_prompt_name": default,
+        "similarity_fn_name": "cosine",
+        "requirements": requirements,
+    }

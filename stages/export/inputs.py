@@ -1,0 +1,69 @@
+"""Finds and identifies what an export is made of: the student's weights, its teacher, its figures and its lineage."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import hash_file
+from pipeline.fingerprint import hash_json
+from pipeline.stage import Context, Input
+from stages.checkpoints import LoadedStudent, find_checkpoint
+from stages.export.figures import find_evaluation
+from stages.export.lineage import trace
+from stages.recorded_teacher import find_recorded_teacher, recorded_location
+
+if TYPE_CHECKING:
+    from stages.export.stage import ExportInputs, ExportParams
+
+STUDENT, WEIGHTS, TEACHER, EVALUATION, LINEAGE = "student", "weights", "teacher", "evaluation", "lineage"
+CODE = "code"
+
+_WRITTEN_OUT = ("modeling_protorkd.py", "card.md")  # files of this package that go with an export
+
+
+def find_inputs(inputs: "ExportInputs", params: "ExportParams", context: Context) -> Mapping[str, Input]:
+    """Identify student, weights, teacher, evaluation, lineage and code; the teacher only where its files are needed.
+
+    Raises:
+        ProtoRKDError: the student or its teacher is missing, or they do not go together, or the evaluation is another
+            student's.
+    """
+    student = find_checkpoint(inputs.student, store=context.store)
+    assert student.artifact is not None
+    record = student.artifact.record
+    found = {
+        STUDENT: Input(digest=record.digest, location=str(student.artifact.path.resolve()), value=student),
+        WEIGHTS: Input(digest=student.sha256, location=student.name),
+    }
+    identity = student.config.teacher.identity
+    location = recorded_location(identity, context)
+    if "sentence-transformers" in params.format:
+        _check_width(student)
+        found[TEACHER] = find_recorded_teacher(
+            inputs.teacher,
+            identity,
+            what="the student was distilled from",
+            trust_code=inputs.trust_remote_code,
+            context=context,
+        )
+        location = found[TEACHER].location
+    evaluation = find_evaluation(inputs.evaluation, student=student, store=context.store)
+    if evaluation is not None:
+        place = str(evaluation.artifact.path.resolve())
+        found[EVALUATION] = Input(digest=evaluation.artifact.record.digest, location=place, value=evaluation)
+    lineage = trace(student, teacher_location=location, base_model=params.base_model, store=context.store)
+    parts = {name: hash_json(value) for name, value in lineage.items()}
+    found[LINEAGE] = Input(digest=hash_json(lineage), parts=parts, value=lineage)
+    code = {name: hash_file(Path(__file__).with_name(name)) for name in _WRITTEN_OUT}
+    found[CODE] = Input(digest=hash_json(code), parts=code)
+    return found
+
+
+def _check_width(student: LoadedStudent) -> None:
+    config = student.config
+    if config.embedding_dim != config.teacher.dim:
+        raise ProtoRKDError(
+            f"A student must be as wide as its teacher to share a space with it; got {config.embedding_dim} and "
+            f"{config.teacher.dim}. Distil without --projection-dim, or pass --format onnx or --format torch."
+        )

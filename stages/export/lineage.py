@@ -1,0 +1,96 @@
+"""Where an exported model comes from, gathered from the records of what it was made from; without paths or hosts."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.store import Artifact, Store
+from stages.checkpoints import LoadedStudent
+from stages.recipe import Recipe
+
+Lineage = dict[str, Any]
+"""``teacher``, ``student``, ``training`` and ``captions``, as `trace` says."""
+
+_OF_A_RUN = ("encoded_captions", "reused_captions", "resumed_captions")  # the same captions may have come either way
+
+
+def trace(student: LoadedStudent, *, teacher_location: str | None, base_model: str, store: Store) -> Lineage:
+    """Tell what a student was made from.
+
+    Args:
+        student: with the artifact that it lies in.
+        teacher_location: where its teacher lies, or its name on the hub with a commit; None where nobody knows.
+        base_model: the teacher's name on the hub where a user gave one.
+        store: with the artifact of its captions, if it is still there.
+
+    Returns:
+        ``teacher``: ``name``, ``hub`` and ``revision`` ("" where there are none), ``identity``, ``dim``, ``recipe``.
+        ``student``: ``fingerprint``, ``digest``, ``checkpoint``, ``epoch``, ``sha256`` of the weights, ``backbone``,
+        ``embedding_dim``, ``projection_layers``, ``preprocessing``, ``losses``.
+        ``training``: ``params``, ``counts`` and ``environment`` of the distillation, and ``inputs``: digests by name.
+        ``captions``: ``fingerprint``, ``digest``, ``params``, ``counts`` and ``manifest`` (a digest), or empty.
+    """
+    assert student.artifact is not None
+    record, config = student.artifact.record, student.config
+    hub, revision = _hub_name(teacher_location)
+    encoded = _captions(record.inputs["embeddings"].digest, store)
+    preprocessing = config.preprocessing
+    return {
+        "teacher": {
+            "name": base_model or _name(teacher_location) or config.teacher.identity[:12],
+            "hub": base_model or hub,
+            "revision": revision if base_model in ("", hub) else "",
+            "identity": config.teacher.identity,
+            "dim": config.teacher.dim,
+            "recipe": Recipe.of(config.teacher.recipe).as_dict(),
+        },
+        "student": {
+            "fingerprint": record.fingerprint,
+            "digest": record.digest,
+            "checkpoint": student.name,
+            "epoch": student.epoch,
+            "sha256": student.sha256,
+            "backbone": config.backbone,
+            "embedding_dim": config.embedding_dim,
+            "projection_layers": config.projection_layers,
+            "preprocessing": {
+                "image_size": preprocessing.image_size,
+                "mean": list(preprocessing.mean),
+                "std": list(preprocessing.std),
+                "interpolation": preprocessing.interpolation,
+            },
+            "losses": dict(config.losses),
+        },
+        "training": {
+            "params": record.params,
+            "counts": record.counts,
+            "environment": record.environment,
+            "inputs": {name: entry.digest for name, entry in sorted(record.inputs.items())},
+        },
+        "captions": {}
+        if encoded is None
+        else {
+            "fingerprint": encoded.record.fingerprint,
+            "digest": encoded.record.digest,
+            "params": encoded.record.params,
+            "counts": {name: value for name, value in encoded.record.counts.items() if name not in _OF_A_RUN},
+            "manifest": encoded.record.inputs["manifest"].digest,
+        },
+    }
+
+
+def _captions(digest: str, store: Store) -> Artifact | None:
+    known = [found for found in store.artifacts("encode-teacher") if found.record.digest == digest]
+    return known[-1] if known else None
+
+
+def _hub_name(location: str | None) -> tuple[str, str]:
+    """A name on the hub and its commit; empty for a place on a disk, which nobody else can look at."""
+    if location is None or Path(location).is_absolute():
+        return "", ""
+    name, _, revision = location.partition("@")
+    return name, revision
+
+
+def _name(location: str | None) -> str:
+    """What a teacher is called: its name on the hub, or the end of its path, for the rest tells of a user's disk."""
+    return _hub_name(location)[0] or Path(location or "").name

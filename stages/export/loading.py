@@ -1,0 +1,73 @@
+"""Loads an export by the classes of this package, so that no code of the folder runs and no flag is needed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import read_json
+from stages.export.text_route import CODE_NAME
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_CODE = Path(__file__).with_name(CODE_NAME)
+
+
+def load_model(
+    folder: Path | str, *, device: str | None = None, trust_remote_code: bool = False
+) -> "SentenceTransformer":
+    """Load an export; its ``encode`` takes captions, or PIL images, into one space.
+
+    Args:
+        folder: an artifact of export, a copy of one, or the name of one on the model hub.
+        device: where it runs; None takes a GPU where there is one.
+        trust_remote_code: let code that came with the teacher run; the student's never needs it.
+
+    Raises:
+        ProtoRKDError: it is no export for sentence-transformers, or cannot be loaded.
+
+    Example:
+        >>> model = load_model("my-model")  # doctest: +SKIP
+        >>> model.similarity(model.encode("a red circle"), model.encode([Image.open("circle.jpg")]))  # doctest: +SKIP
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    root = _folder(folder)
+    config = _read(root, "config_sentence_transformers.json")
+    # The library's own way to load code, so that the model can be saved again and handed to other processes.
+    router: Any = get_class_from_dynamic_module(f"{_CODE.stem}.ProtoRKDRouter", str(_CODE.parent))
+    try:
+        modules = router.load(str(root), local_files_only=True, trust_remote_code=trust_remote_code)
+    except Exception as error:  # each of the libraries below has its own
+        raise ProtoRKDError(f"{folder} must be an export that can be loaded; {error}") from error
+    return SentenceTransformer(
+        modules=[modules, Normalize()],
+        device=device,
+        prompts=config["prompts"],
+        default_prompt_name=config["default_prompt_name"],
+        similarity_fn_name=config["similarity_fn_name"],
+    ).eval()
+
+
+def _folder(name: Path | str) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name)))
+    except Exception as error:  # the hub's client raises many kinds
+        raise ProtoRKDError(
+            f"An export must be a folder or a model on the hub; got {name}, which is neither: {type(error).__name__}."
+        ) from error
+
+
+def _read(root: Path, name: str) -> Any:
+    if not (root / "router_config.json").is_file() or not (root / name).is_file():
+        raise ProtoRKDError(
+            f"{root} must be an export for sentence-transformers; it has no {name}. Run export with --format "
+            "sentence-transformers."
+        )
+    return read_json(root / name)

@@ -1,0 +1,137 @@
+"""The pictures' side as an ONNX file: any number of pictures at a time, held to PyTorch's embeddings."""
+
+import importlib
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import write_json, write_unsynced
+from data_schemas.student_checkpoint import StudentConfig
+from stages.export.parity import require_near, unit
+from stages.export.preprocessing import describe
+from stages.student import Student
+
+FOLDER = "onnx"
+OPSET = 18
+INPUT, OUTPUT = "pixel_values", "image_embeds"
+
+_MODEL_NAME, _DATA_NAME = "image_encoder.onnx", "image_encoder.onnx.data"
+_INSTALL = "pip install 'protorkd[onnx]'"
+_LARGEST_MESSAGE = 1_900_000_000  # bytes; protobuf has no more than 2 GiB in one
+_NUM_CHECKED = (1, 5)
+
+
+class _UnitLength(nn.Module):
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return nn.functional.normalize(self.student(pixel_values), dim=1)
+
+
+def write_onnx(student: Student, config: StudentConfig, out: Path) -> float:
+    """Write ``image_encoder.onnx`` and ``preprocessing.json``, and compare with PyTorch by onnxruntime.
+
+    Args:
+        student: in eval mode, on the CPU.
+        config: of it.
+        out: the export's folder.
+
+    Returns:
+        The largest difference between numbers of embeddings.
+
+    Raises:
+        ProtoRKDError: a package is missing, the backbone has no ONNX form, or the embeddings differ.
+    """
+    onnx, _, runtime = (_import(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+    network = _UnitLength(student).eval()
+    size = config.preprocessing.image_size
+    model = _strip(_convert(network, size, backbone=config.backbone), onnx)
+    (out / FOLDER).mkdir()
+    if model.ByteSize() > _LARGEST_MESSAGE:
+        onnx.save_model(model, out / FOLDER / _MODEL_NAME, save_as_external_data=True, location=_DATA_NAME)
+    else:
+        write_unsynced(out / FOLDER / _MODEL_NAME, model.SerializeToString(deterministic=True))
+    write_json(
+        out / FOLDER / "preprocessing.json",
+        {
+            "opset": OPSET,
+            "input": {"name": INPUT, "shape": ["batch", 3, size, size], "type": "float32"},
+            "output": {
+                "name": OUTPUT,
+                "shape": ["batch", config.embedding_dim],
+                "type": "float32",
+                "unit_length": True,
+            },
+            **describe(config.preprocessing),
+        },
+    )
+    return _compare(network, runtime, out / FOLDER / _MODEL_NAME, size=size)
+
+
+def _convert(network: nn.Module, size: int, *, backbone: str) -> Any:
+    pictures = torch.zeros(2, 3, size, size)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own ways
+            program: Any = torch.onnx.export(
+                network,
+                (pictures,),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                dynamo=True,
+                dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises its own, and what its passes raise
+        message = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ProtoRKDError(
+            f"--format onnx must have a backbone that torch can write as ONNX; got {backbone}: {message}. Leave that "
+            "format out."
+        ) from error
+    return program.model_proto
+
+
+def _strip(model: Any, onnx: Any) -> Any:
+    """Take out what tells of the machine: stack traces with paths, and the exporter's version."""
+    model.ClearField("metadata_props")
+    model.ClearField("doc_string")
+    model.producer_version = ""
+    for graph in (model.graph, *model.functions):
+        for part in (graph, *graph.node, *graph.value_info, *getattr(graph, "initializer", ())):
+            part.ClearField("metadata_props")
+            part.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output):
+        value.ClearField("metadata_props")
+        value.ClearField("doc_string")
+    return model
+
+
+@torch.inference_mode()
+def _compare(network: nn.Module, runtime: Any, path: Path, *, size: int) -> float:
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    differences = []
+    for number in _NUM_CHECKED:
+        pictures = torch.randn(number, 3, size, size, generator=torch.Generator().manual_seed(number))
+        [given] = session.run([OUTPUT], {INPUT: pictures.numpy()})
+        wanted = unit(network(pictures).numpy().astype(np.float32))
+        differences.append(require_near(given, wanted, what=f"Embeddings of {number} pictures by onnxruntime"))
+    return max(differences)
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ProtoRKDError(f"--format onnx must have {name} installed; got {error}. Run: {_INSTALL}") from error

@@ -1,0 +1,78 @@
+"""Whether an export embeds as teacher and student do: what it is held to before it is given out."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.student_checkpoint import Preprocessing
+from stages.pictures import DecodedPicture
+from stages.transforms import EvalTransform, Normalize
+
+TOLERANCE = 1e-4
+"""Of each number of an embedding of unit length."""
+
+CAPTIONS = (
+    "a red circle",
+    "A man in a blue shirt rides a horse along the beach, and two dogs run beside him.",
+    "three",
+    "http://127.0.0.1:9/a-caption-is-always-text.jpg",
+    "",
+)
+_SIZES = ((64, 48), (37, 91), (128, 128))
+
+
+def sample_pictures() -> list[Image.Image]:
+    """Pictures of smooth colours and noise, the same in every run."""
+    numbers = np.random.default_rng(0)
+    pictures = []
+    for height, width in _SIZES:
+        ramp = np.linspace(0, 200, width)[None, :, None] + np.linspace(0, 40, height)[:, None, None]
+        pixels = ramp * numbers.random(3) + numbers.integers(0, 16, (height, width, 3))
+        pictures.append(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)))
+    return pictures
+
+
+@torch.inference_mode()
+def embed_pictures(
+    student: nn.Module, pictures: list[Image.Image], preprocessing: Preprocessing
+) -> NDArray[np.float32]:
+    """Embed as evaluation does, in fp32 on the CPU.
+
+    Shapes:
+        returns: (pictures, dim), float32, of unit length.
+    """
+    crop, normalize = EvalTransform(preprocessing), Normalize(preprocessing, torch.device("cpu"))
+    crops = torch.stack([crop(DecodedPicture(np.asarray(picture))) for picture in pictures])
+    return unit(student(normalize(crops)).numpy())
+
+
+def unit(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale rows to unit length; one of zeros stays."""
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    scaled: NDArray[np.float32] = embeddings / np.maximum(lengths, 1e-12)
+    return scaled
+
+
+def require_near(given: NDArray[np.float32], wanted: NDArray[np.float32], *, what: str) -> float:
+    """Compare embeddings number by number, and return the largest difference.
+
+    Args:
+        given: by the export.
+        wanted: by teacher or student.
+        what: is compared, for the message.
+
+    Raises:
+        ProtoRKDError: they differ by more than `TOLERANCE`, or in shape, or are not finite.
+    """
+    if given.shape != wanted.shape:
+        raise ProtoRKDError(f"{what} must have the shape {wanted.shape}; got {given.shape}.")
+    difference = float(np.abs(given - wanted).max())
+    if not difference <= TOLERANCE:
+        raise ProtoRKDError(
+            f"{what} must be within {TOLERANCE:g} of the original's; got a difference of {difference:.2g}. Nothing was "
+            "exported: leave this --format out, or report the backbone."
+        )
+    return difference

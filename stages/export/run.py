@@ -1,0 +1,101 @@
+"""What the export stage does, put together: the formats, their checks, the model card, the list of files."""
+
+import contextlib
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from data_schemas.files import disk_errors, list_files
+from pipeline.draft import Draft
+from pipeline.log import log
+from pipeline.stage import Input, Result
+from stages.checkpoints import LoadedStudent
+from stages.export.card import write_card
+from stages.export.folder import write_folder
+from stages.export.inputs import EVALUATION, LINEAGE, STUDENT, TEACHER
+from stages.export.loading import load_model
+from stages.export.manifest import write_manifest
+from stages.export.onnx_file import write_onnx
+from stages.export.parity import CAPTIONS, embed_pictures, require_near, sample_pictures, unit
+from stages.export.torch_file import write_state_dict
+from stages.recipe import Recipe
+from stages.student import Student
+from stages.teacher import Teacher
+from stages.teacher_identity import TeacherSource
+from stages.trained_student import load_student
+
+if TYPE_CHECKING:
+    from stages.export.stage import ExportParams
+
+_MILLION = 1e6
+
+
+def write_export(params: "ExportParams", inputs: Mapping[str, Input], out: Draft) -> Result:
+    """Write what is asked for, and hold it to teacher and student.
+
+    Raises:
+        ProtoRKDError: something cannot be written in that form, or embeds otherwise.
+    """
+    if out.resumed:
+        out.clear()  # it takes seconds, and half a folder would be listed with the rest
+    chosen: LoadedStudent = inputs[STUDENT].value
+    assert chosen.artifact is not None
+    chosen.artifact.require_whole((chosen.weights.relative_to(chosen.artifact.path).as_posix(),), read=True)
+    student = load_student(chosen.config, chosen.weights, device=torch.device("cpu"))
+    differences: dict[str, float] = {}
+    with disk_errors(out.path):
+        if TEACHER in inputs:
+            source: TeacherSource = inputs[TEACHER].value
+            write_folder(
+                chosen, source, [name for name in inputs[TEACHER].parts if (source.path / name).is_file()], out.path
+            )
+            differences |= _check_folder(out.path, chosen, student, source)
+        if "onnx" in params.format:
+            differences["onnx"] = write_onnx(student, chosen.config, out.path)
+        if "torch" in params.format:
+            write_state_dict(student, chosen.config, out.path)
+        evaluation = inputs[EVALUATION].value if EVALUATION in inputs else None
+        write_card(out.path, params, lineage=inputs[LINEAGE].value, evaluation=evaluation)
+        _open_to_readers(out.path)
+        entries = write_manifest(out.path, lineage=inputs[LINEAGE].value, formats=params.format)
+    for name, difference in differences.items():
+        log.info("export: %s embeds as before, to %.1e in each number", name, difference)
+    return Result(
+        counts={
+            "files": len(entries) + 1,
+            "bytes": sum(entry.size for entry in entries),
+            "student_parameters": sum(parameter.numel() for parameter in student.parameters()),
+        },
+        metrics={f"{name}/difference_in_millionths": value * _MILLION for name, value in differences.items()},
+    )
+
+
+def _check_folder(folder: Path, chosen: LoadedStudent, student: Student, source: TeacherSource) -> dict[str, float]:
+    """Load the folder as its users do, and compare captions with the teacher's and pictures with the student's."""
+    recipe = Recipe.of(chosen.config.teacher.recipe)
+    with contextlib.redirect_stderr(io.StringIO()):  # bars of the library's own
+        model = load_model(folder, device="cpu", trust_remote_code=source.trusts_code)
+    teacher = Teacher(source, max_tokens=recipe.max_tokens, prompt=recipe.prompt, truncate_dim=recipe.truncate_dim)
+    pictures = sample_pictures()
+    return {
+        "text": require_near(
+            model.encode(list(CAPTIONS), show_progress_bar=False), unit(teacher.encode(CAPTIONS)), what="Captions"
+        ),
+        "image": require_near(
+            model.encode(pictures, show_progress_bar=False),
+            embed_pictures(student, pictures, chosen.config.preprocessing),
+            what="Pictures",
+        ),
+    }
+
+
+def _open_to_readers(root: Path) -> None:
+    """Give every file the mode of a new one: safetensors writes what nobody else may read."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in list_files(root):
+        (root / path).chmod(0o666 & ~umask)
