@@ -26,7 +26,8 @@ _PLACEHOLDER = re.compile(r"(--[a-z]+ |@?\b)?(5c1d0f6a2b7e|9ab3c04d81f2)")
 _STAGE_OF = {"--packed": "pack", "--prototypes": "prototypes", "--student": "distill", "--embeddings": "encode-teacher"}
 _SMALLER = {
     "distill": "--student squeezenet1_1 --pretrained '' --image-size 32 --batch-size 8 --epochs 1 --episode-size 0 "
-    "--warmup-steps 0 --workers 0 --device cpu --precision fp32 --smoothing-landmarks 16 --no-profile --no-checkpoint-gradients",
+    "--warmup-steps 0 --workers 0 --device cpu --precision fp32 --smoothing-landmarks 16 --no-profile "
+    "--no-checkpoint-gradients",
     "evaluate": "--workers 0 --device cpu --num-resamples 100 --knn-k 3",
     "prototypes": "--num-prototypes 4",
     "encode-teacher": "--device cpu --teacher-precision fp32",
@@ -70,13 +71,17 @@ def _make_coco(root: Path, pairs: Pairs) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)])
 def test_documented_commands__run(world: Path, page: str) -> None:
+    made: dict[str, list[str]] = {}  # by stage, in the order of the page
     for command in commands_of(page):
-        if any(word in command for word in _NOT_RUN):
-            continue
-        _run(shlex.split(_fitted(command, world)))
+        if not any(word in command for word in _NOT_RUN):
+            output = _run(shlex.split(_named(_smaller(command), made)))
+            for stage, name in re.findall(
+                r"^([a-z-]+) (?:created|unchanged): \S*/([0-9a-f]{32})$", output, re.MULTILINE
+            ):
+                made[stage] = [*(other for other in made.get(stage, []) if other != name), name]
 
 
-def _fitted(command: str, world: Path) -> str:
+def _smaller(command: str) -> str:
     command = re.sub(r"^(python cli\.py|protorkd) ", "", command).replace("/data/Datasets", "datasets")
     command = re.sub(r"--report-to \S+", "", command)
     command = re.sub(r"(num-prototypes[= ])\d+", r"\g<1>4", command)
@@ -86,23 +91,23 @@ def _fitted(command: str, world: Path) -> str:
     smaller = _SMALLER.get(stage, "")
     if stage == "distill" and "proto" in command and "num-prototypes" not in command and "--prototypes" not in command:
         smaller += " --loss-option proto-rkd.num-prototypes=4"
-    return f"{_named(command, world)} {smaller}"
+    return f"{command} {smaller}"
 
 
-def _named(command: str, world: Path) -> str:
-    """Put artifacts that are there in the place of those that a page makes up."""
+def _named(command: str, made: dict[str, list[str]]) -> str:
+    """Put artifacts that the page has made in the place of those that it makes up; the first of two is the newer."""
 
     def artifact(found: "re.Match[str]") -> str:
-        before = (found[1] or "").strip()
-        stage = _STAGE_OF.get(before, "evaluate")
-        made = sorted((world / "store" / stage).glob("[!.]*"), key=lambda path: path.stat().st_mtime_ns)
-        return f"{found[1] or ''}{made[-1 if found[2].startswith('5') else -2].name}"
+        names = made[_STAGE_OF.get((found[1] or "").strip(), "evaluate")]
+        is_second = "5c1d0f6a2b7e" in command and found[2] != "5c1d0f6a2b7e"
+        return f"{found[1] or ''}{names[-2 if is_second else -1]}"
 
     return _PLACEHOLDER.sub(artifact, command)
 
 
-def _run(words: list[str]) -> None:
+def _run(words: list[str]) -> str:
     from cli import cli
 
     result = CliRunner().invoke(cli, words, catch_exceptions=False, input="n\n")
     assert result.exit_code == 0, f"{shlex.join(words)}\n{result.output}"
+    return result.output
