@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint audit torture bench clean
+.PHONY: help env demo test lint docs audit torture bench clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -15,6 +15,9 @@ env: $(READY) ## Make the environment, or bring it up to pyproject.toml and cons
 
 demo: $(READY) ## Draw scenes, encode, distill and evaluate: the whole way on a CPU, in minutes.
 	$(BIN)/python cli.py demo
+
+docs: $(READY) ## Write the tables of options in docs/ anew.
+	$(BIN)/python -m tests.option_tables
 
 test: $(READY) ## Run the tests; the real-data ones too where PROTORKD_TEST_DATA names the data.
 	$(BIN)/python -m pytest

@@ -18,17 +18,30 @@ from pipeline.workflow import nodes_of
 from stages import STAGES
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")))
+PAGES = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md"))),
+)
+STARTS = ("python cli.py ", "torchrun ", "protorkd ")
+
+
+def commands_of(page: str) -> list[str]:
+    """The commands that a page shows in its blocks, in their order, each on one line."""
+    found = []
+    for block in blocks(page, "bash"):
+        lines = block.replace("\\\n", " ").splitlines()
+        found += [line.split(" #")[0].strip() for line in lines if line.startswith(STARTS)]
+    return found
 
 
 def documented_commands() -> list[str]:
-    found = []
+    found = [command for page in PAGES for command in commands_of(page)]
+    starts = "|".join(map(re.escape, STARTS))
     for page in PAGES:
-        for block in re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
-            lines = block.replace("\\\n", " ").splitlines()
-            found += [line.split("#")[0].strip() for line in lines if line.startswith("python cli.py")]
-        found += re.findall(r"`(python cli\.py [^`]+)`", (ROOT / page).read_text())
-    return sorted(set(found))
+        found += re.findall(rf"`((?:{starts})[^`]+)`", (ROOT / page).read_text())
+    return sorted({command for command in found if "..." not in command})
 
 
 def documented_targets() -> list[str]:
@@ -58,7 +71,7 @@ def test_readme__documents_every_stage() -> None:
 def test_readme__commands_are_understood(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("training.toml").write_text(blocks("docs/configuration.md", "toml")[0])
-    arguments = shlex.split(command)[2:]
+    arguments = shlex.split(re.sub(r"^.*?(cli\.py|protorkd) ", "", command))
     group: click.Command = cli.cli
     context = click.Context(group, info_name="cli.py", obj=STAGES)
     while isinstance(group, click.Group):
