@@ -16,7 +16,7 @@ from data_schemas.page import PAGE_NAME
 from data_schemas.pair_index import read_captions
 from data_schemas.prototypes import Prototypes, read_report
 from data_schemas.teacher_embeddings import ARRAY_NAME, TeacherEmbeddings
-from pipeline.commands import stage_command, why_command
+from pipeline.stage_commands import stage_command, why_command
 from stages.prototypes.report import render_page, size_bins
 from stages.prototypes.run import known_captions
 from stages.prototypes.stage import STAGE
