@@ -2,6 +2,7 @@
 
 import multiprocessing
 import multiprocessing.forkserver
+import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -83,7 +84,7 @@ class ImageLoader:
             pin_memory=pin_memory,
             prefetch_factor=_AHEAD if workers else None,
             multiprocessing_context="forkserver" if workers else None,
-            worker_init_fn=partial(_settle_down, self._at_hand) if workers else None,
+            worker_init_fn=partial(_settle_down, self._at_hand, dict(os.environ)) if workers else None,
             generator=torch.Generator(),  # its own, or to start would move the global one, from which dropout draws
         )
 
@@ -145,8 +146,12 @@ def batches_of(numbers: Sequence[int], size: int) -> list[list[int]]:
     return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]
 
 
-def _settle_down(at_hand: AtHand, place: int) -> None:
-    """Let a process keep to one core, for the others have theirs, and tell what it is at."""
+def _settle_down(at_hand: AtHand, environment: dict[str, str], place: int) -> None:
+    """Let a process keep to one core, for the others have theirs, and tell what it is at.
+
+    The server that it was forked from may be older than what the environment says now, such as credentials.
+    """
+    os.environ.update(environment)
     torch.set_num_threads(1)
     info = get_worker_info()
     assert info is not None

@@ -12,10 +12,20 @@ WRITER = "data_schemas.files"
 # By module and call: why it may write by itself. What a crash leaves of these is either not believed or not ours.
 EXCEPTIONS = {
     ("data_schemas.teacher_embeddings", "zarr.create_array"): "metadata, forced to disk and adopted by the journal",
+    ("data_schemas.records.tar", "writer.write_table"): "into memory",
+    ("data_schemas.text_file", "tempfile.TemporaryFile"): "no name, and gone with its map",
     ("pipeline.memo", "sqlite3.connect"): "has transactions of its own; a memory that can be thrown away",
     ("pipeline.object_cache", "partial.write_bytes"): "a cache: what the disk does not take is fetched again",
     ("pipeline.objects", "partial.open"): "bytes are compared as they come, and forced to disk by whoever fetches",
     ("pipeline.remote_store", "shutil.copyfile"): "whole files into a fetch, which is forced to disk before its record",
+    ("stages.export.delivery", "shutil.copyfile"): "into --output, beside it until all is forced to disk",
+    ("stages.export.modeling_protorkd", "save"): "saves a model where its user says, for sentence-transformers",
+    ("stages.export.modeling_protorkd", "shutil.copy"): "the code goes along with a model that is saved again",
+    ("stages.export.onnx_file", "torch.onnx.export"): "without a file: it gives the model",
+    ("stages.export.onnx_file", "onnx.save_model"): "into the draft, forced to disk by the commit",
+    ("stages.export.text_route", "shutil.copyfile"): "into the draft, forced to disk by the commit",
+    ("stages.export.text_route", "module.save"): "into the draft, forced to disk by the commit",
+    ("stages.export.torch_file", "torch.save"): "into memory",
     ("stages.known_rows", "np.memmap"): "rows taken over, in the draft's state, on room that was allocated",
     ("stages.gather_cc.keep", "partial.write_bytes"): "into --output, forced to disk before its row counts as done",
     (

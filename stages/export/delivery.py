@@ -35,9 +35,7 @@ def copy_to(folder: Path, artifact: Artifact) -> None:
         try:
             for name in names:
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(
-                    artifact.path / name, made / name
-                )  # with the modes of new files, not those of the store
+                shutil.copyfile(artifact.path / name, made / name)  # not with the modes of the store's files
             fsync_all([made / name for name in names])
             if folder.exists():
                 folder.rename(old)
