@@ -20,6 +20,7 @@ EXCEPTIONS = {
     ("pipeline.remote_store", "shutil.copyfile"): "whole files into a fetch, which is forced to disk before its record",
     ("stages.export.delivery", "shutil.copyfile"): "into --output, beside it until all is forced to disk",
     ("stages.export.modeling_protorkd", "save"): "saves a model where its user says, for sentence-transformers",
+    ("stages.export.modeling_protorkd", "path.write_text"): "the same, of the classes' names",
     ("stages.export.modeling_protorkd", "shutil.copy"): "the code goes along with a model that is saved again",
     ("stages.export.onnx_file", "torch.onnx.export"): "without a file: it gives the model",
     ("stages.export.onnx_file", "onnx.save_model"): "into the draft, forced to disk by the commit",

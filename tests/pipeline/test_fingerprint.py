@@ -50,7 +50,7 @@ def test_canonical__gives_one_form_to_both_zeros():
         [{"a": math.nan}],
         os.fsdecode(b"\xe9"),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_canonical__refuses_what_has_no_one_form(value):
     with pytest.raises(ProtoRKDError, match="A parameter must be text, a finite number"):
