@@ -20,7 +20,7 @@ docs: $(READY) ## Write the tables of options in docs/ anew.
 	$(BIN)/python -m tests.option_tables
 
 test: $(READY) ## Run the tests; the real-data ones too where PROTORKD_TEST_DATA names the data.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(READY) audit ## Check style, format, types and security: ruff (bandit's rules among its own), mypy, pip-audit.
 	$(BIN)/ruff check
