@@ -12,6 +12,7 @@ from pipeline.log import show_log
 from pipeline.run_command import run
 from pipeline.runner import Outcome, context_of, run_stage
 from pipeline.stage_commands import show_outcome, stage_command, why_command
+from pipeline.stop import command_signals
 from pipeline.store import Store
 from pipeline.store_options import store_options
 from stages import STAGES
@@ -29,13 +30,21 @@ from stages.search.command import search
 
 
 class _Commands(click.Group):
-    """Turns the project's own errors into a line on stderr and exit status 1."""
+    """Turns the project's own errors, Ctrl-C and SIGTERM into a line on stderr and exit status 1."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with command_signals():
+            return super().main(*args, **kwargs)
 
     def invoke(self, context: click.Context) -> object:
         try:
             return super().invoke(context)
         except ProtoRKDError as error:
             raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt as error:
+            raise click.ClickException(
+                "Asked to stop, and did. Run the same command again: what was whole is kept."
+            ) from error
 
 
 @click.group(cls=_Commands, context_settings={"max_content_width": 110})

@@ -1,8 +1,6 @@
 """Pictures in batches, with those that could not be read told apart."""
 
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data_schemas.errors import ProtoRKDError
+from stages.at_hand import no_line
 from stages.image_set import ImageSet
 from stages.images import ImageRejected
 from stages.transforms import EvalTransform
@@ -55,6 +53,11 @@ class EvalPictures(Dataset[tuple[int, Tensor | str]]):
     def __init__(self, images: ImageSet, transform: EvalTransform) -> None:
         self._images = images
         self._transform = transform
+        self.line = no_line()
+
+    def path_of(self, number: int) -> str:
+        """A picture's path, as its set writes it."""
+        return self._images.paths[number]
 
     def __len__(self) -> int:
         return len(self._images.paths)
@@ -66,41 +69,11 @@ class EvalPictures(Dataset[tuple[int, Tensor | str]]):
 
     def __getitem__(self, number: int) -> tuple[int, Tensor | str]:
         """Read one: its number, and the picture as (3, size, size) uint8 or the reason."""
+        self.line[-1] = number
         try:
             return number, self._transform(self._images.open(number))
         except ImageRejected as error:
             return number, error.reason
-
-
-@contextmanager
-def worker_errors() -> Iterator[None]:
-    """Let errors of the processes that read pictures be read: without a traceback, and with what to do.
-
-    Raises:
-        ProtoRKDError: a worker met one, or was killed, most often for want of memory.
-    """
-    try:
-        yield
-    except ProtoRKDError as error:
-        _, is_wrapped, message = str(error).partition("DataLoader worker process")
-        if not is_wrapped:
-            raise
-        raise ProtoRKDError(message.rpartition("ProtoRKDError: ")[2].strip()) from error
-    except (RuntimeError, EOFError, ConnectionError) as error:  # the latter where one dies while it hands a batch over
-        is_of_reading = "DataLoader worker" in str(error) if isinstance(error, RuntimeError) else _in_loader(error)
-        if not is_of_reading:
-            raise
-        what = str(error) or "one has ended in the middle of a batch"
-        raise ProtoRKDError(
-            f"The processes that read pictures must stay alive; {what}. Run the same command again, with fewer "
-            "--workers if memory or /dev/shm ran out."
-        ) from error
-
-
-def _in_loader(error: BaseException) -> bool:
-    """Tell whether an error came up in torch's DataLoader, and not in what was done with its batches."""
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(frame.f_globals.get("__name__") == "torch.utils.data.dataloader" for frame in frames)
 
 
 def collate(samples: Sequence[tuple[int, Tensor | str]]) -> Batch:

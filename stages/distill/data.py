@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_schemas.errors import ProtoRKDError
+from stages.at_hand import no_line
 from stages.augmentation import Augment
 from stages.image_batches import Batch, collate, collate_unsized
-from stages.image_loading import image_loader
+from stages.image_loading import ImageLoader
 from stages.image_set import ImageSet
 from stages.images import ImageRejected
 from stages.random_numbers import keyed_numbers
@@ -60,6 +61,7 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
         self._crop, self._augment = crop, augment
         self._seed = seed
         self._resized = resized
+        self.line = no_line()
 
     def shared(self) -> "ExampleImages":
         """The same, with what is large in memory that processes share."""
@@ -95,6 +97,7 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
         seeds = self._seeds(requests[0][0], pairs, _CROP)
         samples: list[tuple[int, _Cropped | str]] = []
         for example, pair, seed in zip(examples, pairs.tolist(), seeds.tolist(), strict=True):
+            self.line[-1] = example
             try:
                 samples.append((example, crop(self._images.open(pair), seed=seed)))
             except ImageRejected as error:
@@ -207,7 +210,7 @@ def load_batches(dataset: ExampleImages, requests: BatchRequests, *, workers: in
     """Read the requested micro-batches, in order, ahead of training."""
     pictures = dataset.shared() if workers else dataset
     hand_over = Slabs() if pin_memory else _as_it_is  # what is pinned is copied, and its memory free again
-    return image_loader(pictures, workers=workers, pin_memory=pin_memory, batches=requests, collate_fn=hand_over)
+    return ImageLoader(pictures, workers=workers, pin_memory=pin_memory, batches=requests, collate_fn=hand_over)
 
 
 def _as_it_is(batch: Batch) -> Batch:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from data_schemas.errors import ProtoRKDError, StopRequestedError
 from data_schemas.student_checkpoint import checkpoint_path
 from pipeline.draft import Draft
 from pipeline.log import log
+from pipeline.stop import stop_requests
 from stages.distill.data import BatchRequests, ExampleImages, load_batches
 from stages.distill.ema import EMA
 from stages.distill.examples import Examples
@@ -24,11 +25,11 @@ from stages.distill.pictures import Prepare, sent_ahead
 from stages.distill.profile import Clock, waited_for
 from stages.distill.smoothing import TargetSmoothing
 from stages.distill.step import TrainingStep, seed_step
-from stages.distill.stop import stop_requests
 from stages.distill.targets import Targets
 from stages.distill.training_state import TrainingProgress, load_training_state, save_training_state
 from stages.distill.validation import Validation
-from stages.image_batches import Batch, worker_errors
+from stages.image_batches import Batch
+from stages.image_loading import ReaderDiedError
 from stages.precision import autocast
 from stages.ranks import Ranks, peer_errors
 from stages.student import Student
@@ -169,35 +170,49 @@ class Training:
         self._saved_at = time.monotonic()
         with (
             stop_requests() as stop,
-            worker_errors(),
             peer_errors(),
             self._metrics.shown(done.step, total_steps=total_steps),
             closing(self._clock),
         ):
             seed_step(seed=schedule.seed, step=done.step, rank=self._ranks.rank)
-            for number, batch in enumerate(sent_ahead(waited, conduct.device), start=1):
-                last = number % requests.micro_batches_per_step == 0
-                word = self._confer(batch, stop)
-                if min(word.counts) > 1:
-                    self._learn(batch, requests, word, last=last)
-                else:
-                    log.info("distill: a batch of step %d has too few readable pictures to learn from", done.step + 1)
-                if not last:
-                    continue
-                self._finish_step(total_steps)
-                epoch, step_in_epoch = divmod(done.step, requests.steps_per_epoch)
-                self._metrics.write_when_due(done.step, epoch=done.step / requests.steps_per_epoch)
-                if step_in_epoch == 0:
-                    self._finish_epoch(epoch)
-                if step_in_epoch == 0 or word.save or word.stop:
-                    self._save()
-                self._clock.step()
-                if word.stop and done.step < total_steps:
-                    raise StopRequestedError(
-                        f"distill was asked to stop and did, after step {done.step} of {total_steps}. "
-                        "Run the same command again: it goes on from there."
-                    )
+            try:
+                self._take_steps(sent_ahead(waited, conduct.device), requests, stop, total_steps)
+            except ReaderDiedError:
+                if not stop.is_set() or self._examples_in_step:
+                    raise
+                self._save()  # they were stopped as well
+                raise self._stopped(total_steps) from None
         return done
+
+    def _take_steps(
+        self, batches: Iterable[Batch], requests: BatchRequests, stop: threading.Event, total_steps: int
+    ) -> None:
+        done = self._progress
+        for number, batch in enumerate(batches, start=1):
+            last = number % requests.micro_batches_per_step == 0
+            word = self._confer(batch, stop)
+            if min(word.counts) > 1:
+                self._learn(batch, requests, word, last=last)
+            else:
+                log.info("distill: a batch of step %d has too few readable pictures to learn from", done.step + 1)
+            if not last:
+                continue
+            self._finish_step(total_steps)
+            epoch, step_in_epoch = divmod(done.step, requests.steps_per_epoch)
+            self._metrics.write_when_due(done.step, epoch=done.step / requests.steps_per_epoch)
+            if step_in_epoch == 0:
+                self._finish_epoch(epoch)
+            if step_in_epoch == 0 or word.save or word.stop:
+                self._save()
+            self._clock.step()
+            if word.stop and done.step < total_steps:
+                raise self._stopped(total_steps)
+
+    def _stopped(self, total_steps: int) -> StopRequestedError:
+        return StopRequestedError(
+            f"distill was asked to stop and did, after step {self._progress.step} of {total_steps}. "
+            "Run the same command again: it goes on from there."
+        )
 
     def _learn(self, batch: Batch, requests: BatchRequests, word: "_Word", *, last: bool) -> None:
         epoch = self._progress.step // requests.steps_per_epoch

@@ -11,7 +11,7 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from stages.distill.targets import Targets
 from stages.image_batches import Batch, EvalPictures
-from stages.image_loading import batches_of, image_loader
+from stages.image_loading import ImageLoader, batches_of
 from stages.image_set import ImageSet
 from stages.ranks import Ranks
 from stages.retrieval import retrieval_metrics
@@ -137,7 +137,7 @@ class Validation:
     def _load(self, own: Sequence[int], *, pin_memory: bool) -> Iterable[Batch]:
         batches = batches_of(own, self._batch_size)
         workers = min(self._workers, len(batches))
-        return image_loader(self._pictures, workers=workers, pin_memory=pin_memory, batches=batches)
+        return ImageLoader(self._pictures, workers=workers, pin_memory=pin_memory, batches=batches)
 
     def _share_buffers(self, student: nn.Module) -> None:
         """Measure one student: running statistics differ between ranks that normalise their own batches."""

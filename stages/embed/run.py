@@ -21,8 +21,8 @@ from pipeline.store import Artifact, Store
 from stages.checkpoints import LoadedStudent
 from stages.device import choose_device
 from stages.embed.distinct import Distinct, read_keys
-from stages.image_batches import Batch, EvalPictures, worker_errors
-from stages.image_loading import batches_of, image_loader
+from stages.image_batches import Batch, EvalPictures
+from stages.image_loading import ImageLoader, batches_of
 from stages.known_rows import KnownRows, find_known_rows
 from stages.picture_embedder import PictureEmbedder
 from stages.precision import choose_precision
@@ -137,7 +137,6 @@ class _Work:
         self.num_resumed = total - sum(shard.stop - shard.start for shard in missing)
         embedder = PictureEmbedder(self._student, device=device, precision=precision) if self.num_embedded else None
         with (
-            worker_errors(),
             progress("embedding pictures", total=total, unit="pictures", done=self.num_resumed) as advance,
         ):
             batches = self._read(to_read, pin_memory=device.type == "cuda")
@@ -180,7 +179,7 @@ class _Work:
         numbers = [self._distinct.firsts[some].tolist() for some in rows]
         batches = [batch for some in numbers for batch in batches_of(some, self._runtime.batch_size)]
         workers = min(num_workers(self._runtime.workers), len(batches))
-        return iter(image_loader(self._opened, workers=workers, pin_memory=pin_memory, batches=batches))
+        return iter(ImageLoader(self._opened, workers=workers, pin_memory=pin_memory, batches=batches))
 
     def _note(self, batch: Batch) -> None:
         """Keep why pictures could not be read, and stop where they are too many."""

@@ -13,8 +13,8 @@ from pipeline.peers import agreed
 from pipeline.progress import progress
 from stages.checkpoints import LoadedStudent
 from stages.evaluate.picture_blocks import Block, save_tensors
-from stages.image_batches import Batch, EvalPictures, worker_errors
-from stages.image_loading import batches_of, image_loader
+from stages.image_batches import Batch, EvalPictures
+from stages.image_loading import ImageLoader, batches_of
 from stages.image_set import ImageSet
 from stages.picture_embedder import PictureEmbedder
 from stages.ranks import Ranks
@@ -106,7 +106,7 @@ def _embed(
     embed = PictureEmbedder(student, device=device, precision=precision)
     to_read = [row for block in missing for row in block]
     to_embed = batches_of(to_read, batch_size)
-    loader = image_loader(
+    loader = ImageLoader(
         EvalPictures(images, EvalTransform(student.config.preprocessing)),
         workers=min(workers, len(to_embed)),
         pin_memory=device.type == "cuda",
@@ -118,7 +118,7 @@ def _embed(
         if is_first
         else contextlib.nullcontext(_ignore)
     )
-    with worker_errors(), shown as advance:
+    with shown as advance:
         batches = iter(loader)
         for block in missing:
             parts = [_no_pictures(embed.model)]

@@ -6,7 +6,7 @@ from torch.utils.data import Dataset
 
 from stages import shared_slabs
 from stages.image_batches import Batch
-from stages.image_loading import image_loader
+from stages.image_loading import ImageLoader
 from stages.shared_slabs import Slabs
 
 
@@ -74,7 +74,7 @@ class _Numbered(Dataset[Batch]):
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_slabs__bring_batches_whole_from_other_processes(keep: bool) -> None:
-    loader = image_loader(
+    loader = ImageLoader(
         _Numbered(), workers=1, pin_memory=False, batches=[[number] for number in range(30)], collate_fn=Slabs()
     )
     kept = []

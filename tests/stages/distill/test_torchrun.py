@@ -80,7 +80,6 @@ def test_torchrun__ends_all_processes_when_one_fails(encoded: Pairs, run_cli: Cl
     finished = torchrun(*TRAIN, store=store, script=script)
     assert finished.returncode != 0
     assert "the second process broke, as the test wants it" in finished.stderr
-    # The other one says that it was left alone, as test_ranks holds, or torchrun was quicker to end it.
-    assert "Another process of this run has ended" in finished.stderr or "Signal 15 (SIGTERM)" in finished.stderr
+    assert "Another process of this run has ended" in finished.stderr
     assert not list((store / "distill").glob("[!.]*"))
     assert run_cli(*TRAIN)["status"] == "created"
