@@ -115,10 +115,10 @@ class ImageLoader:
             is_of_a_picture = str(error).startswith("Caught ")  # in a process that lives, while it read
             if is_of_a_picture or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
                 raise
-            _let_go(error)
-            what = str(error) or "one has ended in the middle of a batch"
+            what, last_opened = str(error) or "one has ended in the middle of a batch", self._last_opened()
+            _let_go(error)  # with which those that live end, too
             raise ReaderDiedError(
-                f"The processes that read pictures must stay alive; {what}. {self._last_opened()}Run the same command "
+                f"The processes that read pictures must stay alive; {what}. {last_opened}Run the same command "
                 "again, with fewer --workers if memory or /dev/shm ran out."
             ) from error
 

@@ -113,17 +113,6 @@ def test_batches__hand_on_what_a_reader_raises(workers: int, pairs_folder: Calla
         read_all(pairs, out_of_memory, at=1, workers=workers)
 
 
-def test_batches__leave_an_error_of_what_is_done_with_them_what_it_is(
-    pairs_folder: Callable[[int, int], Pairs],
-) -> None:
-    def train() -> None:
-        for _ in loader_of(pairs_folder(4, 20), [[0, 1], [2, 3]]):
-            raise ConnectionResetError("a tracker's")
-
-    with pytest.raises(ConnectionResetError, match="a tracker's"):
-        train()
-
-
 def test_readers__leave_the_group_of_the_command(pairs_folder: Callable[[int, int], Pairs]) -> None:
     batches = iter(loader_of(pairs_folder(4, 20), [[0, 1], [2, 3]]))
     next(batches)
