@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from data_schemas.files import write_json
+from data_schemas.files import write_atomic_by, write_json
 from pipeline.log import log
 
 PROFILE_NAME, TRACE_NAME = "profile.json", "trace.json"
@@ -157,8 +157,7 @@ class StepClock:
         path = self._folder / TRACE_NAME
 
         def write(profile: torch.profiler.profile) -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            profile.export_chrome_trace(str(path))
+            write_atomic_by(path, lambda partial: profile.export_chrome_trace(str(partial)))
 
         trace = torch.profiler.profile(
             activities=activities,
