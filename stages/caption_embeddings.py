@@ -79,7 +79,7 @@ def write_caption_embeddings(
         context: the store.
 
     Raises:
-        ProtoRKDError: an embedding is not finite, or too large for the recipe's dtype.
+        ProtoRKDError: an embedding is not finite, or too large or too small for the recipe's dtype.
     """
     write_captions(draft.path, captions)
     draft.adopt(CAPTIONS_NAME)

@@ -22,7 +22,7 @@ def store_as(
         name: of that of a row.
 
     Raises:
-        ProtoRKDError: a number is not finite, or too large for the dtype.
+        ProtoRKDError: a number is not finite, or too large for the dtype, or all of a row are too small for it.
 
     Shapes:
         embeddings: (rows, dim).
@@ -32,6 +32,12 @@ def store_as(
         stored = embeddings.astype(dtype)
     bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
     if not bad.size:
+        lost = np.flatnonzero(embeddings.any(axis=1) & ~stored.any(axis=1))
+        if lost.size:
+            raise ProtoRKDError(
+                f"--embedding-dtype must hold the {model}'s numbers; {dtype} makes zeros of all those of {lost.size} "
+                f"{noun}s, first {name(int(lost[0]))}. Use --embedding-dtype float32."
+            )
         return stored
     first = name(int(bad[0]))
     if np.isfinite(embeddings[bad[0]]).all():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.processes import Command, shared_memory, started
+from tests.processes import Command, abandoned_memory, started
 from tests.workbench import Cli, counted_captions, make_bert, make_manifest, make_pairs, make_word_vectors
 
 _POLL_S = 0.02
@@ -96,7 +96,7 @@ def distillation(root: Path, *, steps: int) -> Iterator[tuple[str, Watched]]:
 
 def watch(words: tuple[object, ...], store: Path, log: Path, *, done: Callable[[], int]) -> Watched:
     """Run a command to its end, and look at it whenever it has got further."""
-    before, start, samples = shared_memory(), time.monotonic(), [Sample(0, 0.0, 0)]
+    before, start, samples = abandoned_memory(), time.monotonic(), [Sample(0, 0.0, 0)]
     with started(*words, "--store", store, log=log) as command:
         while command.process.poll() is None:
             if (now := done()) > samples[-1].done:
@@ -104,7 +104,7 @@ def watch(words: tuple[object, ...], store: Path, log: Path, *, done: Callable[[
             time.sleep(_POLL_S)
         if command.process.returncode:
             raise SystemExit(command.said())
-    return Watched(samples[1:], shared_memory() - before, time.monotonic() - start)
+    return Watched(samples[1:], abandoned_memory() - before, time.monotonic() - start)
 
 
 def _sample(command: Command, done: int) -> Sample:

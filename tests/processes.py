@@ -110,9 +110,15 @@ def started(*words: object, log: Path) -> Iterator[Command]:
         process.wait()
 
 
-def shared_memory() -> set[str]:
-    """What lies in the system's shared memory."""
-    return {path.name for path in SHARED_MEMORY.iterdir()} if SHARED_MEMORY.is_dir() else set()
+def abandoned_memory() -> set[str]:
+    """What lies in the system's shared memory, and no process uses."""
+    names = {path.name for path in SHARED_MEMORY.iterdir()} if SHARED_MEMORY.is_dir() else set()
+    for number in _all_processes() if names else ():
+        with contextlib.suppress(OSError):
+            mapped = Path(f"/proc/{number}/maps").read_text()
+            opened = {str(path.readlink()) for path in Path(f"/proc/{number}/fd").iterdir()}
+            names = {name for name in names if f"/dev/shm/{name}" not in mapped and f"/dev/shm/{name}" not in opened}
+    return names
 
 
 def own_files() -> set[str]:

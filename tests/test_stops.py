@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from processes import Command, Ended, shared_memory, started
+from processes import Command, Ended, abandoned_memory, started
 from workbench import Cli, counted_captions, make_bert, make_manifest, make_pairs, make_word_vectors
 
 SECONDS = 20.0  # the machine may be busy; a reader's death is noticed within five
@@ -91,7 +91,7 @@ def jobs(ready: tuple[Path, dict[str, Job]], store: Path) -> dict[str, Job]:
 @contextmanager
 def at_work(job: Job, store: Path, log: Path) -> Iterator[Command]:
     """Start a command, and wait until it is at work; in the end no shared memory must be left."""
-    before = shared_memory()
+    before = abandoned_memory()
     with started(*job.words, "--store", store, log=log) as command:
         deadline = time.monotonic() + START_S
         while not any(_is_at_work(path, job.lines) for path in store.glob(job.pattern)):
@@ -99,7 +99,7 @@ def at_work(job: Job, store: Path, log: Path) -> Iterator[Command]:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         yield command
-    assert shared_memory() <= before
+    assert abandoned_memory() <= before
 
 
 def _is_at_work(path: Path, lines: int) -> bool:

@@ -160,9 +160,18 @@ class PrototypeMaps:
     used: set[str] = field(default_factory=set)
 
     def __call__(self, num_prototypes: int) -> Tensor:
-        """Find the centroids: (num_prototypes, dim), float32, on the device."""
+        """Find the centroids: (num_prototypes, dim), float32, on the device.
+
+        Raises:
+            ProtoRKDError: there are too few captions, or the artifact is damaged.
+        """
         artifact = self.named
         if artifact is None:
+            if self.num_captions < 2:
+                raise ProtoRKDError(
+                    f"An objective that relates to prototypes must have 2 distinct captions or more; got "
+                    f"{self.num_captions}. Choose another --loss, or encode more captions."
+                )
             most = max(2, self.num_captions // _CAPTIONS_PER_PROTOTYPE)
             if num_prototypes > most:
                 log.info("distill: %d prototypes in place of %d, for want of captions", most, num_prototypes)
@@ -237,5 +246,9 @@ def _usable(images: ImageSet, is_zero: NDArray[np.bool_], *, max_missing: int) -
         log.info("distill: %d pairs are left out, for the teacher knows no word of their captions", is_zero.sum())
     chosen = np.flatnonzero(usable)
     if len(chosen) < 2:
-        raise ProtoRKDError(f"Training must have 2 usable pairs or more; got {len(chosen)}. Look at the manifest.")
+        raise ProtoRKDError(
+            f"Training must have 2 usable pairs or more; got {len(chosen)} of {len(usable)}, for {len(images.missing)} "
+            f"pictures are missing, and the teacher knows no word of {is_zero.sum()} captions. Give more pairs, mend "
+            "the paths, or encode with another teacher."
+        )
     return chosen

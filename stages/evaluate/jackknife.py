@@ -68,11 +68,11 @@ def jackknife_intervals(
     Returns:
         An interval a measure; none for a single picture.
     """
+    if num_pictures < 2:
+        return {}  # nothing is left without it
     sample = _sample(num_pictures, limit=limit, seed=seed)
     groups = random_groups(len(sample), seed=seed, num_groups=num_groups)
     replicates = [measure(sample[groups != group]) for group in range(min(num_groups, len(sample)))]
-    if len(replicates) < 2:
-        return {}
     intervals = {}
     for name, estimate in estimates.items():
         if all(name in each for each in replicates):

@@ -145,6 +145,8 @@ def _in_short(entry: Mapping[str, Any]) -> str:
     """The measure that says most, for the log."""
     metrics = entry["metrics"]
     measure = entry.get("headline") or _HEADLINES.get(entry["task"], "")
+    if not metrics:
+        return "nothing to measure on so few pictures"
     if measure not in metrics:
         measure = next(iter(metrics))
     return f"{measure} {metrics[measure]:.2f}"
