@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
+import scipy.stats
 
-from tests.processes import Command, abandoned_memory, started
+from tests.processes import Command, abandoned_memory, abandoned_since, started
 from tests.workbench import Cli, counted_captions, make_bert, make_manifest, make_pairs, make_word_vectors
 
 _POLL_S = 0.02
-_WARM_UP = 0.3  # share of the work after which memory should stand
+_WARM_UP = 0.5  # share of the work after which memory should stand
 _SHARD_ROWS = 2048
 _READERS = 2
 
@@ -59,7 +59,7 @@ class Watched:
         return [sample for sample in self.samples if sample.done >= _WARM_UP * self.samples[-1].done]
 
     def memory_slope(self) -> float:
-        """MB for 1,000 rows or steps, by least squares."""
+        """MB for 1,000 rows or steps."""
         return _slope([(sample.done, sample.memory_mb) for sample in self.warm()])
 
     def file_slope(self) -> float:
@@ -68,8 +68,9 @@ class Watched:
 
 
 def _slope(points: list[tuple[int, float]]) -> float:
-    done, values = np.array(points, float).T
-    return float(np.polyfit(done, values, 1)[0] * 1000)
+    """The median of the slopes between all pairs: a state that is saved takes memory for a moment."""
+    done, values = zip(*points, strict=True)
+    return float(scipy.stats.theilslopes(values, done).slope * 1000)
 
 
 def encodings(root: Path, *, rows: int) -> Iterator[tuple[str, Watched]]:
@@ -104,7 +105,8 @@ def watch(words: tuple[object, ...], store: Path, log: Path, *, done: Callable[[
             time.sleep(_POLL_S)
         if command.process.returncode:
             raise SystemExit(command.said())
-    return Watched(samples[1:], abandoned_memory() - before, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return Watched(samples[1:], abandoned_since(before), seconds)
 
 
 def _sample(command: Command, done: int) -> Sample:

@@ -110,6 +110,16 @@ def started(*words: object, log: Path) -> Iterator[Command]:
         process.wait()
 
 
+def abandoned_since(before: set[str], *, timeout_s: float = 10.0) -> set[str]:
+    """What of shared memory is abandoned and was not before; others' processes may be about to tidy up."""
+    deadline = time.monotonic() + timeout_s
+    left = abandoned_memory() - before
+    while left and time.monotonic() < deadline:
+        time.sleep(1)
+        left &= abandoned_memory()
+    return left
+
+
 def abandoned_memory() -> set[str]:
     """What lies in the system's shared memory, and no process uses."""
     names = {path.name for path in SHARED_MEMORY.iterdir()} if SHARED_MEMORY.is_dir() else set()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from processes import Command, Ended, abandoned_memory, started
+from processes import Command, Ended, abandoned_memory, abandoned_since, started
 from workbench import Cli, counted_captions, make_bert, make_manifest, make_pairs, make_word_vectors
 
 SECONDS = 20.0  # the machine may be busy; a reader's death is noticed within five
@@ -99,7 +99,7 @@ def at_work(job: Job, store: Path, log: Path) -> Iterator[Command]:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         yield command
-    assert abandoned_memory() <= before
+    assert not abandoned_since(before)
 
 
 def _is_at_work(path: Path, lines: int) -> bool:

@@ -23,9 +23,9 @@ def whole_parts(toy):
     return {path.name for path in toy.store.root.glob("toy/*/parts/*.txt")}
 
 
-def fail_each(toy, work, *, code, prepare):
-    """Let the first call fail, then the second, and so on; yields after each failure, until the work goes through."""
-    for nth in itertools.count(1):
+def fail_each(toy, work, *, code, prepare, every):
+    """Let the first call fail, then one after the other; yields after each failure, until the work goes through."""
+    for nth in itertools.count(1, every):
         shutil.rmtree(toy.store.root, ignore_errors=True)
         prepare()
         disk = FailingDisk(toy.store.root / "toy", nth=nth, code=code)
@@ -41,6 +41,7 @@ def fail_each(toy, work, *, code, prepare):
         yield disk.failed, error
 
 
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("case", "code"),
     [
@@ -51,7 +52,7 @@ def fail_each(toy, work, *, code, prepare):
         ("forced", errno.EIO),
     ],
 )
-def test_run_stage__survives_each_refusal_of_the_disk(toy, case, code):
+def test_run_stage__survives_each_refusal_of_the_disk(toy, case, code, every):
     digest = toy.run().artifact.record.digest
 
     def prepare():
@@ -64,7 +65,8 @@ def test_run_stage__survives_each_refusal_of_the_disk(toy, case, code):
                 (artifact.path / "parts/1.txt").unlink()
 
     num_failures = 0
-    for failed, error in fail_each(toy, lambda: toy.run(force=case == "forced"), code=code, prepare=prepare):
+    forced = case == "forced"
+    for failed, error in fail_each(toy, lambda: toy.run(force=forced), code=code, prepare=prepare, every=every):
         num_failures += 1
         if error is not None:
             assert ADVICE[code] in str(error), failed
@@ -80,4 +82,4 @@ def test_run_stage__survives_each_refusal_of_the_disk(toy, case, code):
         assert outcome.artifact.record.digest == digest, failed
         assert artifact_problems(outcome.artifact) == {}, failed
         assert not list(toy.store.root.rglob("*.partial")), failed
-    assert num_failures > 15
+    assert num_failures > 15 // every

@@ -189,7 +189,7 @@ def run_machine(num_examples):
 
 
 def test_store__keeps_its_word_whatever_is_done_to_it():
-    run_machine(30)
+    run_machine(20)
 
 
 @pytest.mark.slow
