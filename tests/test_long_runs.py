@@ -1,4 +1,4 @@
-"""What a run has taken it gives back, and memory does not grow with the work; the long version is of tests.long_runs."""
+"""What a run has taken it gives back, and its memory does not grow with the work; at length by tests.long_runs."""
 
 import gc
 from pathlib import Path
