@@ -13,7 +13,11 @@ WRITER = "data_schemas.files"
 EXCEPTIONS = {
     ("data_schemas.teacher_embeddings", "zarr.create_array"): "metadata, forced to disk and adopted by the journal",
     ("pipeline.memo", "sqlite3.connect"): "has transactions of its own; a memory that can be thrown away",
-    ("stages.known_captions", "np.memmap"): "rows taken over, in the draft's state, on room that was allocated",
+    ("pipeline.object_cache", "partial.write_bytes"): "a cache: what the disk does not take is fetched again",
+    ("pipeline.objects", "partial.open"): "bytes are compared as they come, and forced to disk by whoever fetches",
+    ("pipeline.remote_store", "shutil.copyfile"): "whole files into a fetch, which is forced to disk before its record",
+    ("stages.known_rows", "np.memmap"): "rows taken over, in the draft's state, on room that was allocated",
+    ("stages.gather_cc.keep", "partial.write_bytes"): "into --output, forced to disk before its row counts as done",
     (
         "stages.distill.reporters",
         "self._module.SummaryWriter",
@@ -26,7 +30,7 @@ EXCEPTIONS = {
 _ALWAYS = {
     "write_text", "write_bytes", "touch", "tofile", "savez", "savez_compressed", "savetxt", "save_file", "save_model",
     "save_pretrained", "write_table", "write_feather", "write_csv", "write_dataset", "to_csv", "to_parquet", "to_sql",
-    "to_pickle", "export_chrome_trace", "SummaryWriter", "extractall", "urlretrieve", "write_index", "FileHandler",
+    "to_pickle", "export_chrome_trace", "SummaryWriter", "extractall", "urlretrieve", "FileHandler",
     "RotatingFileHandler", "NamedTemporaryFile", "TemporaryFile", "mkstemp", "symlink_to", "hardlink_to", "copyfile",
     "copy2", "copytree", "copyfileobj", "make_archive", "unpack_archive", "create_array", "create_group", "pwrite",
 }  # fmt: skip
