@@ -48,7 +48,8 @@ _ALWAYS = {
 }  # fmt: skip
 # Those whose last name is common: by the two last.
 _QUALIFIED = {
-    "pq.write_table", "parquet.write_table", "np.save", "numpy.save", "torch.save", "onnx.save", "faiss.write_index", "shutil.copy", "shutil.move",
+    "pq.write_table", "parquet.write_table",
+    "np.save", "numpy.save", "torch.save", "onnx.save", "faiss.write_index", "shutil.copy", "shutil.move",
     "shutil.copymode", "os.write", "os.symlink", "os.link", "sqlite3.connect", "wandb.init", "os.truncate",
     "onnx.export", "plt.savefig",
 }  # fmt: skip
