@@ -9,25 +9,26 @@ from test_imports import MODULES
 
 WRITER = "data_schemas.files"
 
+_DRAFTED = "a library's writer of several files, into a draft that is begun anew where it stands half, and sealed"
+_FOREIGN = "goes with an export, and runs where this project is not"
+
 # By module and call: why it may write by itself. What a crash leaves of these is either not believed or not ours.
 EXCEPTIONS = {
     ("data_schemas.teacher_embeddings", "zarr.create_array"): "metadata, forced to disk and adopted by the journal",
-    ("data_schemas.records.tar", "writer.write_table"): "into memory",
-    ("data_schemas.text_file", "tempfile.TemporaryFile"): "no name, and gone with its map",
     ("pipeline.memo", "sqlite3.connect"): "has transactions of its own; a memory that can be thrown away",
     ("pipeline.object_cache", "partial.write_bytes"): "a cache: what the disk does not take is fetched again",
     ("pipeline.objects", "partial.open"): "bytes are compared as they come, and forced to disk by whoever fetches",
     ("pipeline.remote_store", "shutil.copyfile"): "whole files into a fetch, which is forced to disk before its record",
-    ("stages.export.delivery", "shutil.copyfile"): "into --output, beside it until all is forced to disk",
-    ("stages.export.modeling_protorkd", "save"): "saves a model where its user says, for sentence-transformers",
-    ("stages.export.modeling_protorkd", "path.write_text"): "the same, of the classes' names",
-    ("stages.export.modeling_protorkd", "shutil.copy"): "the code goes along with a model that is saved again",
-    ("stages.export.onnx_file", "torch.onnx.export"): "without a file: it gives the model",
-    ("stages.export.onnx_file", "onnx.save_model"): "into the draft, forced to disk by the commit",
-    ("stages.export.text_route", "shutil.copyfile"): "into the draft, forced to disk by the commit",
-    ("stages.export.text_route", "module.save"): "into the draft, forced to disk by the commit",
-    ("stages.export.torch_file", "torch.save"): "into memory",
     ("stages.known_rows", "np.memmap"): "rows taken over, in the draft's state, on room that was allocated",
+    ("data_schemas.text_file", "tempfile.TemporaryFile"): "has no name, and goes with its map",
+    ("stages.export.delivery", "shutil.copyfile"): "into a folder beside --to, forced to disk and then renamed",
+    ("stages.export.onnx_file", "onnx.save_model"): _DRAFTED,
+    ("stages.export.onnx_file", "torch.onnx.export"): "into memory: it is given no path",
+    ("stages.export.text_route", "shutil.copyfile"): _DRAFTED,
+    ("stages.export.text_route", "module.save"): _DRAFTED,
+    ("stages.export.modeling_protorkd", "save"): _FOREIGN,
+    ("stages.export.modeling_protorkd", "shutil.copy"): _FOREIGN,
+    ("stages.export.modeling_protorkd", "path.write_text"): _FOREIGN,
     ("stages.gather_cc.keep", "partial.write_bytes"): "into --output, forced to disk before its row counts as done",
     (
         "stages.distill.reporters",
@@ -40,13 +41,14 @@ EXCEPTIONS = {
 # Calls that write, by their last name, wherever they are from.
 _ALWAYS = {
     "write_text", "write_bytes", "touch", "tofile", "savez", "savez_compressed", "savetxt", "save_file", "save_model",
-    "save_pretrained", "write_table", "write_feather", "write_csv", "write_dataset", "to_csv", "to_parquet", "to_sql",
+    "save_pretrained", "write_feather", "write_csv", "write_dataset", "to_csv", "to_parquet", "to_sql",
     "to_pickle", "export_chrome_trace", "SummaryWriter", "extractall", "urlretrieve", "FileHandler",
     "RotatingFileHandler", "NamedTemporaryFile", "TemporaryFile", "mkstemp", "symlink_to", "hardlink_to", "copyfile",
     "copy2", "copytree", "copyfileobj", "make_archive", "unpack_archive", "create_array", "create_group", "pwrite",
 }  # fmt: skip
 # Those whose last name is common: by the two last.
 _QUALIFIED = {
+    "pq.write_table", "parquet.write_table",
     "np.save", "numpy.save", "torch.save", "onnx.save", "faiss.write_index", "shutil.copy", "shutil.move",
     "shutil.copymode", "os.write", "os.symlink", "os.link", "sqlite3.connect", "wandb.init", "os.truncate",
     "onnx.export", "plt.savefig",
@@ -103,17 +105,21 @@ def _dotted(node: ast.expr) -> str:
 def _writes(call: ast.Call) -> bool:
     name = _dotted(call.func)
     last = name.rpartition(".")[2]
-    if name.startswith("safetensors.") and last == "save":
-        return False  # gives bytes
+    if last == "save" and (name.startswith("safetensors.") or any(_is_buffer(arg) for arg in call.args)):
+        return False  # gives bytes, or puts them into memory
     if last in _ALWAYS or ".".join(name.split(".")[-2:]) in _QUALIFIED:
         return True
-    if last == "save":  # of a picture or a model; to a buffer it is none
-        return not (call.args and isinstance(call.args[0], ast.Name) and call.args[0].id == "buffer")
+    if last == "save":  # of a picture or a model
+        return True
     if name == "os.open":
         return any(flag in ast.unparse(call) for flag in ("O_WRONLY", "O_RDWR", "O_CREAT", "O_APPEND", "O_TRUNC"))
     if last in ("open", "fdopen", "memmap", "open_array", "open_group", "ZipFile", "File"):
         return _opens_for_writing(call, takes_path=name in ("open", "io.open", "os.fdopen"))
     return any(keyword.arg == "download" for keyword in call.keywords)
+
+
+def _is_buffer(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "buffer"
 
 
 def _opens_for_writing(call: ast.Call, *, takes_path: bool) -> bool:

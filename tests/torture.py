@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli import cli
-from data_schemas.artifact_record import JOURNAL_NAME
+from data_schemas.artifact_record import JOURNAL_NAME, RECORD_NAME
 from data_schemas.teacher_embeddings import ARRAY_NAME
 from pipeline.commands import artifact_problems
 from pipeline.draft import read_journal
@@ -116,8 +116,9 @@ def _wrong(store: Path) -> list[str]:
 
 
 def _whole_shards(store: Path) -> int:
-    """Shards of captions that a killed run has told to be whole."""
-    journals = store.glob(f"encode-teacher/.draft-*/{JOURNAL_NAME}")
+    """Shards of captions that a killed run has told to be whole; of a sealed draft none is left to be resumed."""
+    drafts = [path for path in store.glob("encode-teacher/.draft-*") if not (path / RECORD_NAME).exists()]
+    journals = [path / JOURNAL_NAME for path in drafts]
     return sum(path.startswith(f"{ARRAY_NAME}/c/") for journal in journals for path in read_journal(journal))
 
 
