@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SETTLED_S = 2.0
+_TABLES = (
+    "digests (key BLOB PRIMARY KEY, sha256 TEXT NOT NULL)",
+    "members (key BLOB PRIMARY KEY, list BLOB NOT NULL)",  # of tars
+)
+_IS_THERE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
 _BATCH = 2048
 _FEW = 1000  # keys that are looked up one by one, however small the memory
 _MOST = 1 << 20  # digests that are read into memory in one go
@@ -91,9 +96,6 @@ class FileDigests:
         key = _key(path)
         with self._open() as memory:
             if memory is not None and key is not None:
-                memory.execute(
-                    "CREATE TABLE IF NOT EXISTS members (key BLOB PRIMARY KEY, list BLOB NOT NULL) WITHOUT ROWID"
-                )
                 known = memory.execute("SELECT list FROM members WHERE key = ?", [key]).fetchone()
                 if known is not None:
                     return members_from_bytes(known[0])
@@ -121,9 +123,11 @@ class FileDigests:
         with contextlib.closing(memory):
             try:
                 if self._remembers:
-                    memory.execute(
-                        "CREATE TABLE IF NOT EXISTS digests (key BLOB PRIMARY KEY, sha256 TEXT NOT NULL) WITHOUT ROWID"
-                    )
+                    for table in _TABLES:
+                        memory.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
+                elif not all(memory.execute(_IS_THERE, [table.partition(" ")[0]]).fetchone() for table in _TABLES):
+                    yield None  # of an earlier release, and not to be added to
+                    return
                 yield memory
             except sqlite3.Error as error:
                 raise ProtoRKDError(

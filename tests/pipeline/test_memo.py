@@ -1,5 +1,6 @@
 import os
 import sqlite3
+import tarfile
 import time
 
 import pytest
@@ -128,3 +129,31 @@ def test_digests__go_on_when_nothing_can_be_remembered(digests, paths, reads, tm
         connection.execute("CREATE TRIGGER full BEFORE INSERT ON digests BEGIN SELECT RAISE(ABORT, 'full'); END")
     connection.close()
     assert digests.digests(paths) == [hash_file(path) for path in paths]
+
+
+@pytest.fixture
+def tar(tmp_path):
+    path = tmp_path / "pairs.tar"
+    with tarfile.open(path, "w") as file:
+        file.add(__file__, arcname="0.txt")
+    return path
+
+
+def test_members__of_a_tar_are_read_once(digests, tar, reads, monkeypatch):
+    first = digests.members(tar)
+    monkeypatch.setattr("data_schemas.records.tar.list_members", None)
+    assert digests.members(tar).equals(first)
+
+
+@pytest.mark.parametrize("has_members", [False, True])
+def test_members__are_read_where_nothing_may_be_remembered(digests, tar, reads, tmp_path, has_members):
+    database = tmp_path / "store" / "memo.sqlite"
+    digests.digests([tar])
+    if not has_members:  # as an earlier release left it
+        with sqlite3.connect(database) as connection:
+            connection.execute("DROP TABLE members")
+        connection.close()
+    before = database.read_bytes()
+    assert FileDigests(database, remembers=False).members(tar).num_rows == 1
+    assert FileDigests(database, remembers=False).digest(tar) == hash_file(tar)
+    assert database.read_bytes() == before
