@@ -120,7 +120,9 @@ def place_of(root: Path, path: str) -> str:
     if is_url(path):
         return path
     url = url_of(root)
-    return os.path.join(root, path) if url is None or path.startswith("/") else f"{url.rstrip('/')}/{path}"  # noqa: PTH118 - as in ImageSet
+    if url is None or path.startswith("/"):
+        return os.path.join(root, path)  # noqa: PTH118 - as in ImageSet
+    return f"{url.rstrip('/')}/{path}"
 
 
 def read_picture(url: str) -> bytes | str:
