@@ -2,6 +2,7 @@
 
 import statistics
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -159,11 +160,11 @@ class StepClock:
         def write(profile: torch.profiler.profile) -> None:
             write_atomic_by(path, lambda partial: profile.export_chrome_trace(str(partial)))
 
-        trace = torch.profiler.profile(
-            activities=activities,
-            schedule=torch.profiler.schedule(wait=_TRACE_AFTER, warmup=1, active=_TRACED_STEPS, repeat=1),
-            on_trace_ready=write,
-        )
+        with warnings.catch_warnings():
+            # A step of warm-up would be truer, but a run that ends in it ends torch 2.11 by a segmentation fault.
+            warnings.filterwarnings("ignore", message="Profiler won't be using warmup")
+            steps = torch.profiler.schedule(wait=_TRACE_AFTER + 1, warmup=0, active=_TRACED_STEPS, repeat=1)
+        trace = torch.profiler.profile(activities=activities, schedule=steps, on_trace_ready=write, acc_events=True)
         trace.start()
         return trace
 
