@@ -72,10 +72,14 @@ def jobs(root: Path) -> Iterator[Job]:
     distill = (*DISTILL, "--save-every-minutes", 1e-9)
     evaluate = ("evaluate", "--device", "cpu", "--workers", 0, "--retrieval", pairs.manifest)
     yield Job("encode-teacher", many)
-    yield Job("pack", ("pack", "--images", make_pairs(root / "many", 240, 40).root, "--shard-images", 20))
+    pictures = make_pairs(root / "many", 240, 40).root
+    embed = ("embed", "--images", pictures, "--device", "cpu", "--workers", 0)
+    yield Job("pack", ("pack", "--images", pictures, "--shard-images", 20))
     yield Job("prototypes", ("prototypes", "--num-prototypes", 64, "--device", "cpu"), before=(many,))
     yield Job("distill", distill, before=(encode,))
     yield Job("evaluate", evaluate, before=(encode, distill))
+    yield Job("embed", embed, before=(encode, distill))
+    yield Job("export", ("export",), before=(encode, distill))
     yield Job("gc", ("gc", "--yes"), before=(encode, (*encode, "--limit", 10), distill, (*encode, "--limit", 12)))
 
 
