@@ -175,7 +175,7 @@ class Store:
         """
         return artifact
 
-    def share(self, artifact: Artifact, *, force: bool = False) -> Artifact:  # noqa: ARG002 - for stores that are shared
+    def share(self, artifact: Artifact, *, force: bool = False) -> Artifact:  # noqa: ARG002 - of shared ones
         """Put a committed artifact where others find it; return what is there in the end.
 
         Args:
