@@ -21,7 +21,7 @@ from stages.distill.finite import LossWatch
 from stages.distill.metrics import Metrics
 from stages.distill.objectives import WeightedObjectives
 from stages.distill.optimizer import warmup_cosine
-from stages.distill.pictures import Prepare, sent_ahead
+from stages.distill.pictures import Prepare
 from stages.distill.profile import Clock, waited_for
 from stages.distill.smoothing import TargetSmoothing
 from stages.distill.step import TrainingStep, seed_step
@@ -31,6 +31,7 @@ from stages.distill.validation import Validation
 from stages.image_batches import Batch
 from stages.image_loading import ReaderDiedError
 from stages.precision import autocast
+from stages.prefetch import prefetch_to_device
 from stages.ranks import Ranks, peer_errors
 from stages.student import Student
 from stages.trained_student import save_weights
@@ -176,7 +177,7 @@ class Training:
         ):
             seed_step(seed=schedule.seed, step=done.step, rank=self._ranks.rank)
             try:
-                self._take_steps(sent_ahead(waited, conduct.device), requests, stop, total_steps)
+                self._take_steps(prefetch_to_device(waited, conduct.device), requests, stop, total_steps)
             except ReaderDiedError:
                 if not stop.is_set() or self._examples_in_step:
                     raise
