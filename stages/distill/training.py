@@ -201,9 +201,14 @@ class Training:
             self._finish_step(total_steps)
             epoch, step_in_epoch = divmod(done.step, requests.steps_per_epoch)
             self._metrics.write_when_due(done.step, epoch=done.step / requests.steps_per_epoch)
+            is_kept = step_in_epoch == 0 or word.save or word.stop
+            if is_kept:
+                # All go on from what the first keeps, or differences in last bits, of objectives that a GPU adds up in
+                # no fixed order, would grow. The optimizer's means need no exchange: they forget, weights do not.
+                self._ranks.share_state(self._modules.values())
             if step_in_epoch == 0:
                 self._finish_epoch(epoch)
-            if step_in_epoch == 0 or word.save or word.stop:
+            if is_kept:
                 self._save()
             self._clock.step()
             if word.stop and done.step < total_steps:

@@ -91,8 +91,8 @@ class Validation:
     def __call__(self, student: nn.Module) -> dict[str, float]:
         """Measure a student as it stands, and leave it as it was.
 
-        Its random numbers and train mode stay; on other ranks than the first, its buffers become the first one's, as
-        they do before every step of DistributedDataParallel.
+        Its random numbers and train mode stay. On several ranks it must be the same on all, running statistics
+        included, as `Ranks.share_state` makes it.
 
         Returns:
             The measures of `retrieval_metrics`, named ``validation/...``, with ``validation/images`` and
@@ -103,7 +103,6 @@ class Validation:
         """
         own = range(self._ranks.rank, len(self._paths), self._ranks.size)
         with _eval_mode(student):
-            self._share_buffers(student)
             embeddings, found, rejected = self._embed(student, own)
         embeddings = self._ranks.gather_rows(embeddings)
         found = self._ranks.gather_rows(found).cpu()
@@ -138,15 +137,6 @@ class Validation:
         batches = batches_of(own, self._batch_size)
         workers = min(self._workers, len(batches))
         return ImageLoader(self._pictures, workers=workers, pin_memory=pin_memory, batches=batches)
-
-    def _share_buffers(self, student: nn.Module) -> None:
-        """Measure one student: running statistics differ between ranks that normalise their own batches."""
-        if self._ranks.size == 1:
-            return
-        buffers = dict(student.named_buffers())
-        firsts = self._ranks.broadcast({name: buffer.cpu() for name, buffer in buffers.items()})
-        for name, first in firsts.items():
-            buffers[name].copy_(first)
 
     def _check_rejected(self, parts: Sequence[dict[int, str]]) -> None:
         rejected = {image: reason for part in parts for image, reason in part.items()}
