@@ -185,7 +185,11 @@ class DistillRuntime:
     """What changes only how fast or where it runs; not hashed."""
 
     device: str = option("auto", help="Where the student trains: auto, cpu, cuda, ...")
-    workers: int = option(-1, help="Processes that read pictures. -1: one less than the cores, at most 8.")
+    workers: int = option(
+        -1,
+        help="Processes that read pictures; fewer where batches are large. -1: one less than the cores, at most 8; "
+        "under torchrun each process has its share of the cores.",
+    )
     targets_placement: str = option(
         "auto",
         help="Where the teacher's embeddings are kept while training.",

@@ -136,7 +136,13 @@ class Validation:
     def _load(self, own: Sequence[int], *, pin_memory: bool) -> Iterable[Batch]:
         batches = batches_of(own, self._batch_size)
         workers = min(self._workers, len(batches))
-        return ImageLoader(self._pictures, workers=workers, pin_memory=pin_memory, batches=batches)
+        return ImageLoader(
+            self._pictures,
+            workers=workers,
+            pin_memory=pin_memory,
+            batches=batches,
+            batch_bytes=min(self._batch_size, len(own)) * self._pictures.image_bytes,
+        )
 
     def _check_rejected(self, parts: Sequence[dict[int, str]]) -> None:
         rejected = {image: reason for part in parts for image, reason in part.items()}

@@ -179,7 +179,10 @@ class _Work:
         numbers = [self._distinct.firsts[some].tolist() for some in rows]
         batches = [batch for some in numbers for batch in batches_of(some, self._runtime.batch_size)]
         workers = min(num_workers(self._runtime.workers), len(batches))
-        return iter(ImageLoader(self._opened, workers=workers, pin_memory=pin_memory, batches=batches))
+        batch_bytes = max(map(len, batches), default=0) * self._opened.image_bytes
+        return iter(
+            ImageLoader(self._opened, workers=workers, pin_memory=pin_memory, batches=batches, batch_bytes=batch_bytes)
+        )
 
     def _note(self, batch: Batch) -> None:
         """Keep why pictures could not be read, and stop where they are too many."""

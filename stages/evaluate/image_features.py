@@ -106,11 +106,13 @@ def _embed(
     embed = PictureEmbedder(student, device=device, precision=precision)
     to_read = [row for block in missing for row in block]
     to_embed = batches_of(to_read, batch_size)
+    pictures = EvalPictures(images, EvalTransform(student.config.preprocessing))
     loader = ImageLoader(
-        EvalPictures(images, EvalTransform(student.config.preprocessing)),
+        pictures,
         workers=min(workers, len(to_embed)),
         pin_memory=device.type == "cuda",
         batches=to_embed,
+        batch_bytes=min(batch_size, len(to_read)) * pictures.image_bytes,
     )
     done = len(run) - len(to_read)
     shown = (
