@@ -13,6 +13,7 @@ from stages.distill.targets import Targets
 from stages.image_batches import Batch, EvalPictures
 from stages.image_loading import ImageLoader, batches_of
 from stages.image_set import ImageSet
+from stages.prefetch import prefetch_to_device
 from stages.ranks import Ranks
 from stages.retrieval import retrieval_metrics
 from stages.transforms import EvalTransform, Normalize
@@ -124,7 +125,7 @@ class Validation:
         embeddings = [torch.empty(0, self._targets.dim, device=device)]
         found = [torch.empty(0, dtype=torch.int64)]
         rejected: dict[int, str] = {}
-        for batch in self._load(own, pin_memory=device.type == "cuda"):
+        for batch in prefetch_to_device(self._load(own, pin_memory=device.type == "cuda"), device):
             rejected |= batch.rejected
             if len(batch.rows):
                 with self._in_precision():

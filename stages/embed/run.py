@@ -1,7 +1,7 @@
 """What the embed stage does: distinct pictures through the student, into shards that are each whole."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -140,14 +140,12 @@ class _Work:
             progress("embedding pictures", total=total, unit="pictures", done=self.num_resumed) as advance,
         ):
             batches = self._read(to_read, pin_memory=device.type == "cuda")
+            embedded = iter(()) if embedder is None else embedder.over(batches)
             for shard, rows in zip(missing, to_read, strict=True):
                 values = np.zeros((shard.stop - shard.start, self._embeddings.dim), np.float32)
-                for batch in islice(batches, -(-len(rows) // self._runtime.batch_size)):
+                for batch, _, embeddings in islice(embedded, -(-len(rows) // self._runtime.batch_size)):
                     self._note(batch)
-                    if len(batch.rows):
-                        assert embedder is not None
-                        places = self._distinct.rows[batch.rows.numpy()] - shard.start
-                        values[places] = embedder(batch.images)[1].cpu().numpy()
+                    values[self._distinct.rows[batch.rows.numpy()] - shard.start] = embeddings.numpy()
                     advance(len(batch.rows) + len(batch.rejected))
                 self._write(shard, values)
                 advance(len(values) - len(rows))
@@ -174,14 +172,14 @@ class _Work:
         rows = np.arange(shard.start, shard.stop)
         return rows if self._known is None else rows[~self._known.is_known[rows]]
 
-    def _read(self, rows: Sequence[NDArray[np.int64]], *, pin_memory: bool) -> Iterator[Batch]:
+    def _read(self, rows: Sequence[NDArray[np.int64]], *, pin_memory: bool) -> ImageLoader:
         """Read pictures in batches, which no shard shares with another: each comes out as if it were alone."""
         numbers = [self._distinct.firsts[some].tolist() for some in rows]
         batches = [batch for some in numbers for batch in batches_of(some, self._runtime.batch_size)]
         workers = min(num_workers(self._runtime.workers), len(batches))
         batch_bytes = max(map(len, batches), default=0) * self._opened.image_bytes
-        return iter(
-            ImageLoader(self._opened, workers=workers, pin_memory=pin_memory, batches=batches, batch_bytes=batch_bytes)
+        return ImageLoader(
+            self._opened, workers=workers, pin_memory=pin_memory, batches=batches, batch_bytes=batch_bytes
         )
 
     def _note(self, batch: Batch) -> None:
