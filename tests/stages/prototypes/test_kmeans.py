@@ -7,6 +7,7 @@ import torch
 from sklearn.cluster import KMeans
 
 import stages.prototypes.kmeans
+import stages.prototypes.rows
 from data_schemas.errors import ProtoRKDError
 from stages.prototypes.kmeans import Fit, assign, fit_prototypes
 
@@ -89,7 +90,7 @@ def test_fit__follows_the_formula() -> None:
 
 
 def draw_start(rows: np.ndarray, num_prototypes: int) -> np.ndarray:
-    taken = stages.prototypes.kmeans._Rows.of(torch.from_numpy(rows), CPU, torch.float32)
+    taken = stages.prototypes.rows.HostRows.of(torch.from_numpy(rows), CPU, torch.float32)
     return stages.prototypes.kmeans._start(taken, num_prototypes, torch.Generator().manual_seed(0)).numpy()
 
 
@@ -155,7 +156,7 @@ def test_fit__keeps_the_best_of_its_restarts(method: str) -> None:
 def test_fit__does_not_depend_on_the_size_of_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = text_like_rows(500, 16)
     whole = fit(rows, 20)
-    monkeypatch.setattr(stages.prototypes.kmeans, "_MAX_SCORES", 20 * 7)
+    monkeypatch.setattr(stages.prototypes.rows, "_MAX_SCORES", 20 * 7)
     np.testing.assert_allclose(fit(rows, 20).centroids, whole.centroids, atol=1e-5)
 
 
@@ -195,7 +196,7 @@ def test_update__gives_empty_prototypes_half_of_the_largest_cluster() -> None:
     nearest[:20] = 1
     before = torch.from_numpy(text_like_rows(4, 8))
     sums = torch.zeros(4, 8).index_add_(0, nearest, rows)
-    centroids, is_split = stages.prototypes.kmeans._update(sums, nearest, before)
+    centroids, is_split = stages.prototypes.kmeans._update(sums, nearest.bincount(minlength=4), before)
     assert is_split.tolist() == [True, False, True, True]
     found, _ = assign(rows.numpy(), centroids.numpy(), device=CPU)
     means = unit(np.stack([rows[20:].sum(dim=0).numpy(), rows[:20].sum(dim=0).numpy()]))
