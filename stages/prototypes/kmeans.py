@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from data_schemas.errors import ProtoRKDError
+from stages.faiss_library import has_gpu, import_faiss, to_gpu
 from stages.precision import choose_precision
 from stages.prototypes.device_rows import DeviceRows
 from stages.prototypes.device_table import DeviceTable, has_room
@@ -72,7 +73,7 @@ def fit_prototypes(
     """
     if not 1 <= num_prototypes <= len(rows):
         raise ValueError(f"num_prototypes must be from 1 to {len(rows)}; got {num_prototypes}.")
-    faiss = _import_faiss() if method == "faiss" else None
+    faiss = _require_faiss() if method == "faiss" else None
     if num_prototypes == len(rows):
         return Fit(centroids=rows.copy(), mean_cosines=(1.0,), engine="one a row")
     arguments: dict[str, int] = {"iterations": iterations, "restarts": restarts, "seed": seed}
@@ -104,16 +105,14 @@ def _rows_on(rows: Tensor, device: torch.device, dtype: torch.dtype, *, is_resid
     return DeviceRows.of(DeviceTable.of(rows, device, is_resident=is_resident), dtype)
 
 
-def _import_faiss() -> Any:
+def _require_faiss() -> Any:
     try:
-        import faiss
-        from faiss import Kmeans  # noqa: F401 - what is left of a half-removed faiss imports, and is empty
-    except (ImportError, RuntimeError) as error:
+        return import_faiss()
+    except ImportError as error:
         raise ProtoRKDError(
             f"--method faiss must find faiss; {error}. Install faiss-gpu or faiss-cpu, one of them alone, or use "
             "--method torch."
         ) from error
-    return faiss
 
 
 def _fit_by_faiss(
@@ -136,10 +135,9 @@ def _fit_by_faiss(
         min_points_per_centroid=1,
         max_points_per_centroid=len(rows),  # its default draws 256 rows a centroid and drops the others
     )
-    on_gpu = device.type == "cuda" and faiss.get_num_gpus() > 0
+    on_gpu = has_gpu(faiss, device)
     if on_gpu:
-        resources = faiss.StandardGpuResources()
-        kmeans.index = faiss.index_cpu_to_gpu(resources, device.index or 0, kmeans.index)
+        kmeans.index = to_gpu(faiss, kmeans.index, device)
     kmeans.train(rows)
     centroids = torch.from_numpy(kmeans.centroids.copy())
     return Fit(

@@ -1,9 +1,9 @@
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from faiss_doubles import DAMAGES, damage_faiss, install_fake_faiss
 from sklearn.cluster import KMeans
 
 import stages.prototypes.kmeans
@@ -205,18 +205,12 @@ def test_update__gives_empty_prototypes_half_of_the_largest_cluster() -> None:
     assert len({0, 2, 3} & set(found[20:].tolist())) > 1
 
 
-@pytest.mark.parametrize("broken", [ImportError("no module"), RuntimeError("nvidia-cublas-cu12 is missing"), "empty"])
-def test_fit__does_without_faiss_unless_it_is_asked_for(
-    broken: Exception | str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Broken:
-        def __getattr__(self, name: str) -> Any:
-            raise broken if isinstance(broken, Exception) else AttributeError(name)
-
-    monkeypatch.setitem(sys.modules, "faiss", Broken())
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_fit__does_without_faiss_unless_it_is_asked_for(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = damage_faiss(damage, monkeypatch)
     rows = text_like_rows(100, 8)
     assert fit(rows, 4, method="auto").engine == "torch"
-    with pytest.raises(ProtoRKDError, match=r"--method faiss must find faiss; .* or use --method torch\."):
+    with pytest.raises(ProtoRKDError, match=rf"--method faiss must find faiss; {reason}.* or use --method torch\."):
         fit_prototypes(rows, num_prototypes=4, iterations=1, restarts=1, seed=0, method="faiss", device=CPU)
 
 
@@ -225,6 +219,20 @@ def test_fit__says_what_computed() -> None:
     rows = text_like_rows(100, 8)
     assert fit(rows, 4, method="faiss").engine == "faiss-cpu"
     assert fit(rows, 4, method="auto").engine == fit(rows, 4, method="torch").engine == "torch"
+
+
+@pytest.mark.parametrize(("device", "moved"), [("cuda:1", [1]), ("cuda", [0]), ("cuda:2", []), ("cpu", [])])
+def test_fit__by_faiss_takes_the_given_gpu_alone(
+    device: str, moved: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss")
+    rows = text_like_rows(100, 8)
+    expected = fit(rows, 4, method="faiss")
+    fake = install_fake_faiss(monkeypatch, num_gpus=2)
+    found = fit(rows, 4, method="faiss", device=torch.device(device))
+    assert fake.moved == moved
+    assert found.engine == ("faiss-gpu" if moved else "faiss-cpu")
+    assert found.centroids.tobytes() == expected.centroids.tobytes()  # the fake computes where it is
 
 
 def test_assign__finds_the_largest_cosine() -> None:
