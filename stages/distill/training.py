@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -66,6 +66,8 @@ class Conduct:
     Args:
         device: where the student trains.
         precision: fp32, bf16 or fp16.
+        compiled: whether the student is compiled; what comes in an unusual size then runs as it would without, for to
+            compile takes longer than an epoch's last batch.
         workers: processes that read pictures; 0 reads in this one.
         save_every_minutes: minutes between saved states within an epoch.
         max_rejected: unreadable pictures beyond this number stop the training.
@@ -73,6 +75,7 @@ class Conduct:
 
     device: torch.device
     precision: str
+    compiled: bool
     workers: int
     save_every_minutes: float
     max_rejected: int
@@ -220,21 +223,25 @@ class Training:
             teacher = self._examples.targets(batch.rows, epoch, self._targets.gather)
             if self._smooth is not None:
                 teacher = self._smooth(teacher)
-        loss, terms = self._step.accumulate(
-            batch.images,
-            seeds=batch.seeds,
-            sizes=batch.sizes,
-            teacher=teacher,
-            rows=self._examples.caption_rows(batch.rows, epoch),
-            labels=self._examples.labels(batch.rows),
-            counts=word.counts,
-            share=1 / requests.micro_batches_per_step,
-            last=last,
-        )
+        with self._uncompiled() if len(batch.rows) not in requests.usual_sizes else nullcontext():
+            loss, terms = self._step.accumulate(
+                batch.images,
+                seeds=batch.seeds,
+                sizes=batch.sizes,
+                teacher=teacher,
+                rows=self._examples.caption_rows(batch.rows, epoch),
+                labels=self._examples.labels(batch.rows),
+                counts=word.counts,
+                share=1 / requests.micro_batches_per_step,
+                last=last,
+            )
         self._examples_in_step.append(batch.rows)
         self._watch.look(loss, step=self._progress.step + 1, rows=self._rows_in_step(), last_good=self._last_good)
         self._metrics.add(num_images=sum(word.counts), values={"loss": loss, **terms})
         self._clock.add(sum(word.counts))
+
+    def _uncompiled(self) -> AbstractContextManager[object]:
+        return torch.compiler.set_stance("force_eager") if self._conduct.compiled else nullcontext()
 
     def _rows_in_step(self) -> Callable[[], list[int]]:
         examples = self._examples_in_step  # another list in the next step
@@ -251,10 +258,12 @@ class Training:
         if self._step.has_gradients:
             with self._clock.part("optimizer"):
                 grad_norm = self._step.update(lr)
+                # The scaler leaves out the steps whose gradient is not finite, which the device alone knows.
+                taken = grad_norm.isfinite() if self._scaler.is_enabled() else None
                 if self._ema is not None:
-                    self._ema.update(self._student)
-            self._metrics.add_step(lr=lr, grad_norm=grad_norm)
-            if not self._scaler.is_enabled():  # which leaves out the steps whose gradient is not finite
+                    self._ema.update(self._student, taken=taken)
+            self._metrics.add_step(lr=lr, grad_norm=grad_norm, taken=taken)
+            if taken is None:
                 rows = self._rows_in_step()
                 self._watch.look(grad_norm, name="gradient", step=done.step + 1, rows=rows, last_good=self._last_good)
         self._examples_in_step = []
@@ -265,7 +274,7 @@ class Training:
         self._watch.settle(self._last_good)
         student = self._student if self._ema is None else self._ema.shadow
         if self._validate is not None:
-            with self._metrics.paused(), self._clock.part("validation"):
+            with self._metrics.paused(), self._clock.part("validation"), self._uncompiled():
                 figures = self._validate(student)
             self._metrics.write(self._progress.step, epoch=epoch, values=figures)
         if epoch % self._schedule.save_every_epochs == 0 or epoch == self._schedule.epochs:
