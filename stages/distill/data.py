@@ -194,7 +194,9 @@ class BatchRequests:
         self._rank, self._num_ranks = rank, num_ranks
         self.micro_batches_per_step = accumulate
         self.steps_per_epoch = -(-(size - least + 1) // batch_size)
-        self.examples_per_batch = -(-min(size, batch_size) // (accumulate * num_ranks))  # but for an epoch's last
+        # Of this rank's part of a micro-batch in all steps but an epoch's last: one size, or two that differ by 1.
+        whole_step = np.arange(batch_size if self.steps_per_epoch > 1 else size)
+        self.usual_sizes = {len(own) for own in self._own_parts(whole_step)}
 
     def __len__(self) -> int:
         steps = self._epochs * self.steps_per_epoch - self._start_step
@@ -207,10 +209,12 @@ class BatchRequests:
             order = self._examples[episode]
             for step in range(first_step if epoch == first_epoch else 0, self.steps_per_epoch):
                 stop = len(order) if step == self.steps_per_epoch - 1 else (step + 1) * self._batch_size
-                batch = order[step * self._batch_size : stop]
-                for micro_batch in np.array_split(batch, self.micro_batches_per_step):
-                    own = np.array_split(micro_batch, self._num_ranks)[self._rank]
+                for own in self._own_parts(order[step * self._batch_size : stop]):
                     yield [(epoch, example) for example in own.tolist()]
+
+    def _own_parts(self, batch: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        for micro_batch in np.array_split(batch, self.micro_batches_per_step):
+            yield np.array_split(micro_batch, self._num_ranks)[self._rank]
 
 
 def load_batches(dataset: ExampleImages, requests: BatchRequests, *, workers: int, pin_memory: bool) -> Iterable[Batch]:
@@ -222,7 +226,7 @@ def load_batches(dataset: ExampleImages, requests: BatchRequests, *, workers: in
         workers=workers,
         pin_memory=pin_memory,
         batches=requests,
-        batch_bytes=requests.examples_per_batch * dataset.image_bytes * (ROOM if pin_memory else 1),
+        batch_bytes=max(requests.usual_sizes) * dataset.image_bytes * (ROOM if pin_memory else 1),
         collate_fn=hand_over,
     )
 

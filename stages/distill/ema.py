@@ -40,14 +40,26 @@ class EMA(nn.Module):
         self._copied: list[list[Tensor]] = []
 
     @torch.no_grad()
-    def update(self, student: nn.Module) -> None:
-        """Move the mean towards the student, always the same module; call it after every optimizer step."""
+    def update(self, student: nn.Module, *, taken: Tensor | None = None) -> None:
+        """Move the mean towards the student, always the same module; call it after every optimizer step.
+
+        Args:
+            student: the module.
+            taken: whether the optimizer took the step, known on the device alone; where it did not, the mean stays,
+                whatever the student holds. None: it did.
+
+        Shapes:
+            taken: (), bool.
+        """
         decay = min(self._decay, (1 + self._num_updates) / (10 + self._num_updates))
         self._num_updates += 1
         if not self._averaged:
             self._pair_up(student)
+        means, values = self._averaged
+        if taken is not None:  # chosen, not weighed: 0 times NaN is NaN
+            values = [torch.where(taken, value, mean) for mean, value in zip(means, values, strict=True)]
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        average(*self._averaged, None)
+        average(means, values, None)
         if self._copied[0]:
             torch._foreach_copy_(self._copied[0], self._copied[1])
 

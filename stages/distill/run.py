@@ -93,6 +93,7 @@ def train_student(
     conduct = Conduct(
         device=device,
         precision=precision,
+        compiled=runtime.compile,
         workers=num_workers(runtime.workers),
         save_every_minutes=runtime.save_every_minutes,
         max_rejected=max_bad - len(images.missing),

@@ -70,7 +70,7 @@ def test_images__that_the_device_resizes_take_about_what_is_expected(
     batches = list(load_batches(dataset, requests, workers=0, pin_memory=False))
     found = sum(batch.images.numel() for batch in batches) / (20 * 24)
     assert least * dataset.image_bytes <= found <= 1.15 * dataset.image_bytes
-    assert requests.examples_per_batch == 8
+    assert max(requests.usual_sizes) == 8
 
 
 def test_packed_set__is_small_when_it_is_handed_to_a_process(encoded: Pairs, run_cli: Cli) -> None:
