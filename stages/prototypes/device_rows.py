@@ -85,8 +85,8 @@ class DeviceRows:
 def cluster_sums(rows: Tensor, nearest: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
     """Add up the rows of each cluster, in row order, and count them.
 
-    An `index_add_` on a GPU adds in any order. Here rows are sorted by cluster, and each sum is one thread's. In
-    float64 a sum of float32 is exact but for what is 2**-29 of the whole, so it hardly matters either where blocks end.
+    An `index_add_` on a GPU adds in any order. Here rows are sorted by cluster, and each sum is one thread's: the same
+    every time. Sums of float32 are all but exact in float64, so it hardly matters where blocks of rows end.
 
     Shapes:
         rows: (rows, dim), float32; nearest: (rows,), int64, below num_clusters.
