@@ -16,7 +16,8 @@ class EMA(nn.Module):
     After its update number n, from 0, the mean has the decay min(decay, (1 + n) / (10 + n)), so that the first random
     weights are soon forgotten. The running statistics of batch normalisation are averaged like weights, for they belong
     to the averaged weights more than the last batch's do; whole numbers are copied. Ranks that start from the same
-    weights and take the same steps hold the same mean, without a word between them.
+    weights and take the same steps hold the same mean of weights, without a word between them; of running statistics,
+    which each rank may have its own of, they hold the first one's when they share their state.
 
     Args:
         student: copied, with its device and memory format. Copy before it is compiled or wrapped.
