@@ -1,0 +1,115 @@
+"""What is tried as a user would: a training that is killed, an evaluation, and the tests that need a GPU."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.setup import ROOT, Setup
+from benchmarks.gpu.training import train
+
+_END = 1500  # characters of what a command said
+_LOOK_EVERY_S = 0.05
+
+
+def gpu_tests(setup: Setup) -> Iterator[dict[str, Any]]:
+    """Run the tests that are marked ``gpu``; where they fail, once more with warnings that are no errors."""
+    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
+    marker = "gpu"
+    if setup.device.type != "cuda":  # there are none to be tried: some others
+        files, marker = [ROOT / "tests" / "stages" / "distill" / "test_finite.py"], "not gpu and not slow"
+    words = [
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        marker,
+        "-p",
+        "no:cacheprovider",
+        "--no-header",
+        "--tb=short",
+        *map(str, files),
+    ]
+    if importlib.util.find_spec("xdist"):
+        words += ["-n", str(min(6, os.cpu_count() or 1))]
+    for name, more in (("as they are", []), ("warnings allowed", ["-W", "default"])):
+        start = time.monotonic()
+        done = subprocess.run([sys.executable, *words, *more], cwd=ROOT, capture_output=True, text=True, check=False)
+        print(done.stdout, done.stderr)
+        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        is_green, summary = done.returncode == 0, done.stdout.strip().splitlines()[-1:]
+        yield {name: {"is_green": is_green, "seconds": time.monotonic() - start, "summary": summary, "failed": failed}}
+        if is_green:
+            return
+
+
+def resume(setup: Setup) -> Iterator[dict[str, Any]]:
+    """Kill a training of two objectives after its first saved state, and go on with it."""
+    batch_size = 16 if setup.is_tiny else 512
+    words = [
+        *("distill", "--store", setup.store, "--embeddings", setup.figures("cache")["path"]),
+        *("--packed", setup.figures("packs")["raw"]["path"], "--device", setup.device.type),
+        *("--image-size", 64, "--batch-size", batch_size, "--epochs", 2 if setup.is_tiny else 3),
+        *("--loss", "infonce=1", "--loss", "proto-rkd=0.5"),
+        *("--loss-option", f"proto-rkd.num-prototypes={8 if setup.is_tiny else 1024}"),
+        *("--augmentation", "light", "--ema-decay", 0.99, "--validation-fraction", 0.05, "--warmup-steps", 0),
+        *("--save-every-minutes", 0.02, "--log-every-steps", 1, "--seed", int(time.time())),  # one that is new
+    ]
+    yield {"was_killed": _kill_when_saved(words, setup)}
+    start = time.monotonic()
+    done = command(*words, "--json")
+    yield {"seconds": time.monotonic() - start, "goes_on": "going on from step" in done.stderr, "says": says(done)}
+    outcome = json.loads(done.stdout.splitlines()[-1])
+    lines = (Path(outcome["path"]) / "logs" / "metrics.jsonl").read_text().splitlines()
+    steps = [line["step"] for line in map(json.loads, lines) if "loss" in line]
+    yield {"steps": outcome["counts"]["steps"], "steps_are_in_order": steps == sorted(set(steps))}
+
+
+def _kill_when_saved(words: list[Any], setup: Setup) -> bool:
+    """Start a training, and kill its process as soon as its draft holds a state; whether it was still at work."""
+    began = time.time()
+    process = subprocess.Popen([sys.executable, "cli.py", *map(str, words)], cwd=ROOT)
+    while process.poll() is None:
+        states = setup.store.glob("distill/.draft-*/**/latest.safetensors")
+        if any(path.stat().st_mtime >= began for path in states):
+            process.kill()
+            process.wait()
+            return True
+        time.sleep(_LOOK_EVERY_S)
+    return False
+
+
+def evaluate(setup: Setup) -> Iterator[dict[str, Any]]:
+    """Retrieval, neighbours and a linear probe of a student, from the command line."""
+    student = train(setup, batch_size=setup.sizes.batch_size, episode_size=2 * setup.sizes.batch_size).artifact.path
+    num_held, num_classed = (48, 40) if setup.is_tiny else (2000, 400)
+    held, classes = setup.data / "held.tsv", setup.data / "classes"
+    held.write_text("".join(setup.manifest.read_text().splitlines(keepends=True)[: num_held + 1]))
+    for split, first in (("train", 0), ("test", num_classed)):
+        for number in range(num_classed):
+            link = classes / split / f"class{number % 4}" / f"{number}.jpg"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(setup.data / "images" / f"{first + number:06}.jpg")
+    start = time.monotonic()
+    done = command(
+        *("evaluate", "--store", setup.store, "--student", student, "--retrieval", held, "--device", setup.device.type),
+        *("--knn", classes, "--linear-probe", classes, "--knn-k", 5, "--num-resamples", 100, "--force"),
+    )
+    yield {"ends_well": done.returncode == 0, "seconds": time.monotonic() - start, "says": says(done)}
+
+
+def command(*words: object) -> "subprocess.CompletedProcess[str]":
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "cli.py", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def says(done: "subprocess.CompletedProcess[str]") -> str:
+    """The end of what a command said."""
+    return (done.stdout + done.stderr)[-_END:]
