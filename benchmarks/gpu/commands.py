@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.setup import ROOT, Setup
-from benchmarks.gpu.training import train
+from benchmarks.gpu.training import train_small
 
 _END = 1500  # characters of what a command said
 _LOOK_EVERY_S = 0.05
@@ -19,10 +20,9 @@ _LOOK_EVERY_S = 0.05
 
 def gpu_tests(setup: Setup) -> Iterator[dict[str, Any]]:
     """Run the tests that are marked ``gpu``; where they fail, once more with warnings that are no errors."""
-    files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.gpu" in path.read_text()]
-    marker = "gpu"
+    files, marker = marked_tests(), "gpu"
     if setup.device.type != "cuda":  # there are none to be tried: some others
-        files, marker = [ROOT / "tests" / "stages" / "distill" / "test_finite.py"], "not gpu and not slow"
+        files, marker = [ROOT / "tests" / "stages" / "test_random_numbers.py"], "not gpu and not slow"
     words = [
         "-m",
         "pytest",
@@ -48,45 +48,50 @@ def gpu_tests(setup: Setup) -> Iterator[dict[str, Any]]:
             return
 
 
+def marked_tests() -> list[Path]:
+    """The files of tests that need a GPU: the others' imports may ask for what is not there."""
+    return [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "@pytest.mark.gpu" in path.read_text()]
+
+
 def resume(setup: Setup) -> Iterator[dict[str, Any]]:
     """Kill a training of two objectives after its first saved state, and go on with it."""
-    batch_size = 16 if setup.is_tiny else 512
+    sizes, store = setup.sizes, setup.data / "store-of-resume"  # others train at the same time
+    shutil.rmtree(store, ignore_errors=True)
     words = [
-        *("distill", "--store", setup.store, "--embeddings", setup.figures("cache")["path"]),
+        *("distill", "--store", store, "--embeddings", setup.figures("cache")["path"]),
         *("--packed", setup.figures("packs")["raw"]["path"], "--device", setup.device.type),
-        *("--image-size", 64, "--batch-size", batch_size, "--epochs", 2 if setup.is_tiny else 3),
-        *("--loss", "infonce=1", "--loss", "proto-rkd=0.5"),
-        *("--loss-option", f"proto-rkd.num-prototypes={8 if setup.is_tiny else 1024}"),
-        *("--augmentation", "light", "--ema-decay", 0.99, "--validation-fraction", 0.05, "--warmup-steps", 0),
-        *("--save-every-minutes", 0.02, "--log-every-steps", 1, "--seed", int(time.time())),  # one that is new
+        *("--student", sizes.small_student, "--image-size", sizes.small_image_size, "--workers", sizes.small_workers),
+        *("--batch-size", sizes.small_batch_size, "--epochs", 2, "--warmup-steps", 0, "--validation-fraction", 0.05),
+        *("--loss", "infonce=1", "--loss", "proto-rkd=0.5", "--loss-option", "proto-rkd.num-prototypes=8"),
+        *("--augmentation", "light", "--ema-decay", 0.99, "--save-every-minutes", 0.02, "--log-every-steps", 1),
     ]
-    yield {"was_killed": _kill_when_saved(words, setup)}
+    yield {"was_killed": _kill_when_saved(words, store)}
     start = time.monotonic()
     done = command(*words, "--json")
     yield {"seconds": time.monotonic() - start, "goes_on": "going on from step" in done.stderr, "says": says(done)}
     outcome = json.loads(done.stdout.splitlines()[-1])
     lines = (Path(outcome["path"]) / "logs" / "metrics.jsonl").read_text().splitlines()
     steps = [line["step"] for line in map(json.loads, lines) if "loss" in line]
-    yield {"steps": outcome["counts"]["steps"], "steps_are_in_order": steps == sorted(set(steps))}
+    yield {
+        "steps": outcome["counts"]["steps"],
+        "has_every_step": steps == list(range(1, outcome["counts"]["steps"] + 1)),
+    }
 
 
-def _kill_when_saved(words: list[Any], setup: Setup) -> bool:
+def _kill_when_saved(words: list[Any], store: Path) -> bool:
     """Start a training, and kill its process as soon as its draft holds a state; whether it was still at work."""
-    began = time.time()
     process = subprocess.Popen([sys.executable, "cli.py", *map(str, words)], cwd=ROOT)
     while process.poll() is None:
-        states = setup.store.glob("distill/.draft-*/**/latest.safetensors")
-        if any(path.stat().st_mtime >= began for path in states):
+        if any(store.glob("distill/.draft-*/**/latest.safetensors")):
             process.kill()
-            process.wait()
-            return True
+            return process.wait() < 0
         time.sleep(_LOOK_EVERY_S)
     return False
 
 
 def evaluate(setup: Setup) -> Iterator[dict[str, Any]]:
     """Retrieval, neighbours and a linear probe of a student, from the command line."""
-    student = train(setup, batch_size=setup.sizes.batch_size, episode_size=2 * setup.sizes.batch_size).artifact.path
+    student = train_small(setup, num_steps=2).artifact.path
     num_held, num_classed = (48, 40) if setup.is_tiny else (2000, 400)
     held, classes = setup.data / "held.tsv", setup.data / "classes"
     held.write_text("".join(setup.manifest.read_text().splitlines(keepends=True)[: num_held + 1]))

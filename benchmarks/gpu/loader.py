@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.setup import Setup
-from benchmarks.gpu.timing import peak_gb, pipelined
+from benchmarks.gpu.timing import peak_memory, pipelined
 from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.student_checkpoint import Preprocessing
 from pipeline.store import Artifact
@@ -73,4 +73,4 @@ def preparation(setup: Setup) -> Iterator[dict[str, Any]]:
     }
     with autocast("bf16", device)():
         for name, call in calls.items():
-            yield {name: {"ms": 1000 * pipelined(call, times=setup.sizes.times), "peak_gb": peak_gb()}}
+            yield {name: {"ms": 1000 * pipelined(call, times=setup.sizes.times), **peak_memory()}}

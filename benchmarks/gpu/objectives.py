@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmarks.gpu.setup import Setup
-from benchmarks.gpu.timing import attempted, peak_gb, pipelined, waited
+from benchmarks.gpu.timing import attempted, peak_memory, pipelined, waited
 from stages.distill.objectives import OBJECTIVES, WeightedObjectives, build_objective
 from stages.distill.targets import Targets
 
@@ -61,5 +61,5 @@ def _measured(setup: Setup, corpus: Targets, name: str, options: dict[str, Any])
     return {
         "ms": 1000 * pipelined(step, times=setup.sizes.times),
         "waited_ms": 1000 * waited(step, times=setup.sizes.times),
-        "peak_gb": peak_gb(),
+        **peak_memory(),
     }

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from benchmarks.gpu.setup import Setup
-from benchmarks.gpu.timing import peak_gb
+from benchmarks.gpu.timing import peak_memory
 from stages.prototypes.kmeans import Fit, fit_prototypes
 from stages.prototypes.stage import PrototypesParams
 
 _ROWS_AT_A_TIME = 100_000
 _SPREAD = 0.04  # of each number of a row around its centre; lengths of about 1.1 for 768 of them
-_PART, _PART_ITERATIONS = 5, 3
+_PART, _PART_ITERATIONS = 5, (1, 4)
 _WORTH_TRYING_S = 75.0
 
 
@@ -25,10 +25,13 @@ def prototypes(setup: Setup) -> Iterator[dict[str, Any]]:
     num, iterations = setup.sizes.num_rows, PrototypesParams().iterations
     rows = _rows(setup, num)
     yield {"rows": num, "dim": setup.sizes.dim, "prototypes": setup.sizes.num_prototypes, "iterations": iterations}
-    _fit(setup, rows[: 10 * setup.sizes.num_prototypes], iterations=1)  # kernels are loaded
-    part, seconds = _fit(setup, rows[: num // _PART], iterations=_PART_ITERATIONS)
-    estimate = seconds * _PART * iterations / _PART_ITERATIONS
-    yield {"part": {"seconds": seconds, "rows": num // _PART, "iterations": len(part.mean_cosines)}}
+    some = rows[: num // _PART]
+    _fit(setup, some, iterations=1)  # kernels are loaded
+    times = {number: _fit(setup, some, iterations=number)[1] for number in _PART_ITERATIONS}
+    yield {"part": {"rows": len(some), **{f"seconds_of_{number}": seconds for number, seconds in times.items()}}}
+    (few, least), (many, most) = times.items()
+    each = (most - least) / (many - few)
+    estimate = least - few * each + _PART * iterations * each
     yield {"whole": {"seconds": estimate, "is_estimate": True}}
     if estimate < _WORTH_TRYING_S:
         fit, seconds = _fit(setup, rows, iterations=iterations)
@@ -38,7 +41,7 @@ def prototypes(setup: Setup) -> Iterator[dict[str, Any]]:
                 "is_estimate": False,
                 "iterations": len(fit.mean_cosines),
                 "mean_cosine": fit.mean_cosines[-1],
-                "peak_gb": peak_gb(),
+                **peak_memory(),
             }
         }
 

@@ -27,12 +27,12 @@ _STEPS = 3
 
 def two_on_one_gpu(setup: Setup) -> Iterator[dict[str, Any]]:
     """Train by two processes on one device, from the command line."""
-    batch_size = 16 if setup.is_tiny else 256
+    sizes = setup.sizes
     words = [
         *("distill", "--store", setup.store, "--embeddings", setup.figures("cache")["path"]),
         *("--packed", setup.figures("packs")["raw"]["path"], "--device", setup.device.type, "--force"),
-        *("--image-size", 64, "--batch-size", batch_size, "--episode-size", 8 * batch_size, "--epochs", 1),
-        *("--log-every-steps", 4, "--workers", 2),
+        *("--student", sizes.small_student, "--image-size", sizes.small_image_size, "--workers", sizes.small_workers),
+        *("--batch-size", sizes.small_batch_size, "--episode-size", 8 * sizes.small_batch_size, "--epochs", 1),
     ]
     launcher = [
         "-m",
@@ -62,7 +62,7 @@ def alone_by_nccl(setup: Setup) -> Iterator[dict[str, Any]]:
         port = listening.getsockname()[1]
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
     ranks, device = join_ranks(), setup.device
-    yield {"backend": distributed.get_backend(ranks.group)}
+    yield {"backend": str(distributed.get_backend(ranks.group))}
     for name, rows in (("host", torch.arange(4)), ("device", torch.arange(4.0, device=device))):
         gathered = [torch.empty_like(rows)]
         distributed.all_gather(gathered, rows, group=ranks.group)

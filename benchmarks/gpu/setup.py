@@ -27,6 +27,10 @@ class Sizes:
         student: backbone that is trained.
         image_size: side of its input.
         transformer: backbone and batch size of one more bare step, of matrix products mostly.
+        small_student: backbone that is trained where nothing is timed.
+        small_image_size: side of its input.
+        small_batch_size: of its trainings.
+        small_workers: readers of its trainings.
         batches: steps of a training by batch size; the first is measured in every way.
         skip: first steps of a training that are not counted: clocks, allocators and the profiler's trace.
         teachers: width and layers by name.
@@ -46,6 +50,10 @@ class Sizes:
     student: str
     image_size: int
     transformer: tuple[str, int]
+    small_student: str
+    small_image_size: int
+    small_batch_size: int
+    small_workers: int
     batches: Mapping[int, int]
     skip: int
     teachers: Mapping[str, tuple[int, int]]
@@ -71,6 +79,10 @@ FULL = Sizes(
     student="resnet50",
     image_size=224,
     transformer=("vit_b_16", 256),
+    small_student="resnet18",
+    small_image_size=64,
+    small_batch_size=256,
+    small_workers=2,
     batches={512: 40, 1024: 32, 256: 48},
     skip=16,
     teachers={"bert-6x384": (384, 6), "bert-12x768": (768, 12)},
@@ -87,9 +99,13 @@ TINY = Sizes(
     num_images=96,
     image_sides=(72, 96),
     short_side=72,
-    student="resnet18",
-    image_size=64,
-    transformer=("vit_b_16", 2),
+    student="shufflenet_v2_x0_5",
+    image_size=32,
+    transformer=("swin_t", 2),
+    small_student="shufflenet_v2_x0_5",
+    small_image_size=32,
+    small_batch_size=8,
+    small_workers=0,
     batches={16: 6, 8: 6},
     skip=2,
     teachers={"bert-2x48": (48, 2)},

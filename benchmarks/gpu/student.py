@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from benchmarks.gpu.setup import Setup
-from benchmarks.gpu.timing import attempted, peak_gb, pipelined
+from benchmarks.gpu.timing import attempted, peak_memory, pipelined
 from stages.distill.objectives import build_objective
 from stages.distill.optimizer import AdamWSettings, build_optimizer
 from stages.distill.setup import speed_up
@@ -115,7 +115,7 @@ def _timed(setup: Setup, student: str, batch_size: int, **options: Any) -> dict[
 def _figures(setup: Setup, student: str, batch_size: int, step: Callable[[], None]) -> dict[str, Any]:
     times = 2 if setup.is_tiny else max(_FEWEST_STEPS, _IMAGES_TIMED // batch_size)
     seconds = pipelined(step, times=times, warm=2 if setup.is_tiny else 6)
-    return {"ms": 1000 * seconds, **_speed(setup, student, batch_size / seconds), "peak_gb": peak_gb()}
+    return {"ms": 1000 * seconds, **_speed(setup, student, batch_size / seconds), **peak_memory()}
 
 
 def _speed(setup: Setup, student: str, images_per_s: float) -> dict[str, Any]:

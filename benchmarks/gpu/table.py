@@ -30,6 +30,8 @@ class Bar:
         return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
 
     def __str__(self) -> str:
+        if isinstance(self.at_least, bool):
+            return "yes"
         return f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
 
 
@@ -97,22 +99,22 @@ def _bar_lines(records: Mapping[str, Record], bars: Sequence[Bar]) -> list[str]:
 
 
 def _other_lines(records: Mapping[str, Record]) -> Iterator[str]:
-    """A line for each step, and one for each of its configurations."""
     for step, record in records.items():
         yield ""
         yield f"{step}: {record.status}, {record.seconds:.0f} s"
-        plain = {name: value for name, value in record.figures.items() if not isinstance(value, Mapping)}
-        if line := _line(plain):
-            yield f"  {line}"
-        for name, value in record.figures.items():
-            if isinstance(value, Mapping):
-                yield f"  {name}: {_line(dict(flat(value)))}"
+        yield from _lines_of(record.figures)
         if record.status != DONE and record.error:
             yield f"  {record.error.strip().splitlines()[-1][:200]}"
 
 
-def _line(figures: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {text}" for name, value in figures.items() if (text := _short(value)))
+def _lines_of(figures: Mapping[str, Any], name: str = "") -> Iterator[str]:
+    """A line for the figures themselves, and one for each configuration among them."""
+    texts = {key: _short(value) for key, value in figures.items() if not isinstance(value, Mapping)}
+    if line := ", ".join(f"{key} {text}" for key, text in texts.items() if text):
+        yield f"  {name}: {line}" if name else f"  {line}"
+    for key, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _lines_of(value, f"{name}, {key}" if name else key)
 
 
 def _short(value: Any) -> str:

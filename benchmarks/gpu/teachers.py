@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from benchmarks.gpu.data import captions
 from benchmarks.gpu.setup import Setup
-from benchmarks.gpu.timing import peak_gb, wait
+from benchmarks.gpu.timing import peak_memory, wait
 from data_schemas.manifest import read_manifest
 from pipeline.runner import run_stage
 from stages.encode_teacher.stage import STAGE, EncodeInputs, EncodeParams, EncodeRuntime
@@ -59,7 +59,7 @@ def _ours(setup: Setup, name: str, precision: str, texts: list[str]) -> Iterator
             f"embedded_per_s{suffix}": len(texts) / (end - tokenized),
         }
     del teacher
-    yield {"peak_gb": peak_gb()}
+    yield peak_memory()
 
 
 def _library(setup: Setup, name: str, precision: str, texts: list[str]) -> Iterator[dict[str, Any]]:

@@ -41,15 +41,15 @@ def pipelined(function: Callable[[], object], *, times: int, warm: int = 3) -> f
     return (time.perf_counter() - start) / times
 
 
-def peak_gb() -> float:
-    """Most gigabytes that torch held on the GPU since the last call of this; 0 without one."""
+def peak_memory() -> dict[str, float]:
+    """Most gigabytes that torch held on a GPU since the last call of this, which also frees what is not used."""
     if not torch.cuda.is_available():
-        return 0.0
+        return {}
     peak = torch.cuda.max_memory_allocated() / 1e9
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    return round(peak, 2)
+    return {"peak_gb": peak}
 
 
 def attempted(measure: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -59,4 +59,4 @@ def attempted(measure: Callable[..., Any], *args: Any, **options: Any) -> Any:
     except Exception as error:  # out of memory above all
         return {"failed": f"{type(error).__name__}: {error}"[:300]}
     finally:
-        peak_gb()  # frees what it held
+        peak_memory()

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.student import mfu
-from benchmarks.gpu.timing import attempted, peak_gb
+from benchmarks.gpu.timing import attempted, peak_memory
 from pipeline.runner import Outcome, run_stage
 from stages.distill.profile import PROFILE_NAME
 from stages.distill.stage import STAGE, DistillInputs, DistillParams, DistillRuntime
@@ -55,7 +55,7 @@ def train(setup: Setup, *, batch_size: int, pack: str = "raw", **options: Any) -
         **options,
     }
     runtime = {name: settings.pop(name) for name in names(DistillRuntime) & settings.keys()}
-    peak_gb()
+    peak_memory()
     return run_stage(
         STAGE,
         params=DistillParams(**settings),
@@ -63,6 +63,20 @@ def train(setup: Setup, *, batch_size: int, pack: str = "raw", **options: Any) -
         runtime=DistillRuntime(**runtime),
         context=setup.context(),
     )
+
+
+def train_small(setup: Setup, *, num_steps: int, **options: Any) -> Outcome:
+    """Train the student of what is not timed."""
+    sizes = setup.sizes
+    settings: dict[str, Any] = {
+        "student": sizes.small_student,
+        "image_size": sizes.small_image_size,
+        "batch_size": sizes.small_batch_size,
+        "episode_size": num_steps * sizes.small_batch_size,
+        "workers": sizes.small_workers,
+        "profile": False,
+    }
+    return train(setup, **{**settings, **options})
 
 
 def _measured_training(setup: Setup, **options: Any) -> dict[str, Any]:
@@ -86,7 +100,7 @@ def _measured(setup: Setup, outcome: Outcome) -> dict[str, Any]:
         "slowest_ms": 1000 * max(seconds),
         "first_step_ms": 1000 * profile["seconds_of_steps"][0],
         "whole_s": outcome.seconds,
-        "peak_gb": peak_gb(),
+        **peak_memory(),
         "parts_ms": {name: 1000 * part["median_s"] for name, part in profile["parts"].items()},
     }
 

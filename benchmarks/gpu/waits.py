@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.gpu.setup import ROOT, Setup
 from benchmarks.gpu.timing import attempted
-from benchmarks.gpu.training import train
+from benchmarks.gpu.training import train_small
 from stages.distill.step import TrainingStep
 
 _NUM_STEPS, _WARM_STEPS = 10, 5  # while they are warmed up, memory is still to be found
@@ -61,9 +61,7 @@ def waits(setup: Setup) -> Iterator[dict[str, Any]]:
 
 
 def _train(setup: Setup, options: dict[str, Any]) -> dict[str, str]:
-    batch_size = 8 if setup.is_tiny else 256
-    settings = {"student": "resnet18", "image_size": 64, "episode_size": _NUM_STEPS * batch_size, "workers": 2}
-    train(setup, batch_size=batch_size, **{**settings, "profile": False, "log_every_steps": 1000, **options})
+    train_small(setup, num_steps=_NUM_STEPS, log_every_steps=1000, **options)
     return {}
 
 
