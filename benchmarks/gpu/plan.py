@@ -54,10 +54,10 @@ GROUPS: tuple[Group, ...] = (
         Step("waits", f"{_HERE}.waits:waits", 90, needs=_TRAINING),
         Step("evaluate", f"{_HERE}.commands:evaluate", 60, needs=_TRAINING),
     ),
-    (Step("deterministic", f"{_HERE}.training:deterministic", 40, needs=_TRAINING),),
+    (Step("deterministic", f"{_HERE}.training:deterministic", 60, needs=_TRAINING),),
     (Step("preparation", f"{_HERE}.loader:preparation", 15),),
-    (Step("compile", f"{_HERE}.student:compiled", 60),),
-    (Step("compiled-training", f"{_HERE}.training:compiled", 60, needs=_TRAINING),),
+    (Step("compile", f"{_HERE}.student:compiled", 90),),
+    (Step("compiled-training", f"{_HERE}.training:compiled", 90, needs=_TRAINING),),
 )
 
 

@@ -49,15 +49,16 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 def waits(setup: Setup) -> Iterator[dict[str, Any]]:
     """Count the waits of each configuration by line; 0 are expected."""
-    on_gpu, total = setup.device.type == "cuda", 0
+    on_gpu = setup.device.type == "cuda"
+    total = num_failed = 0
     for name, options in CONFIGURATIONS.items():
         if options.get("precision") == "fp16" and not on_gpu:
             continue
         found: Counter[str] = Counter()
         with watched(found, num_steps=_NUM_STEPS * options.get("accumulate_steps", 1), watch=on_gpu):
             failure = attempted(_train, setup, options)
-        total += found.total()
-        yield {name: {**failure, "waits": found.total(), **found}, "total": total}
+        total, num_failed = total + found.total(), num_failed + bool(failure)
+        yield {name: {**failure, "waits": found.total(), **found}, "total": total, "failed_configurations": num_failed}
 
 
 def _train(setup: Setup, options: dict[str, Any]) -> dict[str, str]:
