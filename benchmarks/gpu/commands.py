@@ -40,7 +40,7 @@ def gpu_tests(setup: Setup) -> Iterator[dict[str, Any]]:
     for name, more in (("as they are", []), ("warnings allowed", ["-W", "default"])):
         start = time.monotonic()
         done = subprocess.run([sys.executable, *words, *more], cwd=ROOT, capture_output=True, text=True, check=False)
-        print(done.stdout, done.stderr)
+        says(done)
         failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
         is_green, summary = done.returncode == 0, done.stdout.strip().splitlines()[-1:]
         yield {name: {"is_green": is_green, "seconds": time.monotonic() - start, "summary": summary, "failed": failed}}
@@ -116,5 +116,7 @@ def command(*words: object) -> "subprocess.CompletedProcess[str]":
 
 
 def says(done: "subprocess.CompletedProcess[str]") -> str:
-    """The end of what a command said."""
-    return (done.stdout + done.stderr)[-_END:]
+    """Print what a command said, for the step's log, and return the end of it."""
+    text = done.stdout + done.stderr
+    print(text, flush=True)
+    return text[-_END:]

@@ -43,7 +43,7 @@ def pipelined(function: Callable[[], object], *, times: int, warm: int = 3) -> f
 
 def peak_memory() -> dict[str, float]:
     """Most gigabytes that torch held on a GPU since the last call of this, which also frees what is not used."""
-    if not torch.cuda.is_initialized():  # before that, torch has no statistics to reset
+    if not torch.cuda.memory_stats():  # until torch has worked there, there are none to reset
         return {}
     peak = torch.cuda.max_memory_allocated() / 1e9
     gc.collect()
