@@ -1,0 +1,122 @@
+"""What is tried as a user would: a training that is killed, an evaluation, and the tests that need a GPU."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.setup import ROOT, Setup
+from benchmarks.gpu.training import train_small
+
+_END = 1500  # characters of what a command said
+_LOOK_EVERY_S = 0.05
+
+
+def gpu_tests(setup: Setup) -> Iterator[dict[str, Any]]:
+    """Run the tests that are marked ``gpu``; where they fail, once more with warnings that are no errors."""
+    files, marker = marked_tests(), "gpu"
+    if setup.device.type != "cuda":  # there are none to be tried: some others
+        files, marker = [ROOT / "tests" / "stages" / "test_random_numbers.py"], "not gpu and not slow"
+    words = [
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        marker,
+        "-p",
+        "no:cacheprovider",
+        "--no-header",
+        "--tb=short",
+        *map(str, files),
+    ]
+    if importlib.util.find_spec("xdist"):
+        words += ["-n", str(min(6, os.cpu_count() or 1))]
+    for name, more in (("as they are", []), ("warnings allowed", ["-W", "default"])):
+        start = time.monotonic()
+        done = subprocess.run([sys.executable, *words, *more], cwd=ROOT, capture_output=True, text=True, check=False)
+        says(done)
+        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        is_green, summary = done.returncode == 0, done.stdout.strip().splitlines()[-1:]
+        yield {name: {"is_green": is_green, "seconds": time.monotonic() - start, "summary": summary, "failed": failed}}
+        if is_green:
+            return
+
+
+def marked_tests() -> list[Path]:
+    """The files of tests that need a GPU: the others' imports may ask for what is not there."""
+    return [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "@pytest.mark.gpu" in path.read_text()]
+
+
+def resume(setup: Setup) -> Iterator[dict[str, Any]]:
+    """Kill a training of two objectives after its first saved state, and go on with it."""
+    sizes, store = setup.sizes, setup.data / "store-of-resume"  # others train at the same time
+    shutil.rmtree(store, ignore_errors=True)
+    words = [
+        *("distill", "--store", store, "--embeddings", setup.figures("cache")["path"]),
+        *("--packed", setup.figures("packs")["raw"]["path"], "--device", setup.device.type),
+        *("--student", sizes.small_student, "--image-size", sizes.small_image_size, "--workers", sizes.small_workers),
+        *("--batch-size", sizes.small_batch_size, "--epochs", 2, "--warmup-steps", 0, "--validation-fraction", 0.05),
+        *("--loss", "infonce=1", "--loss", "proto-rkd=0.5", "--loss-option", "proto-rkd.num-prototypes=8"),
+        *("--augmentation", "light", "--ema-decay", 0.99, "--save-every-minutes", 0.02, "--log-every-steps", 1),
+    ]
+    yield {"was_killed": _kill_when_saved(words, store)}
+    start = time.monotonic()
+    done = command(*words, "--json")
+    yield {"seconds": time.monotonic() - start, "goes_on": "going on from step" in done.stderr, "says": says(done)}
+    outcome = json.loads(done.stdout.splitlines()[-1])
+    lines = (Path(outcome["path"]) / "logs" / "metrics.jsonl").read_text().splitlines()
+    steps = [line["step"] for line in map(json.loads, lines) if "loss" in line]
+    yield {
+        "steps": outcome["counts"]["steps"],
+        "has_every_step": steps == list(range(1, outcome["counts"]["steps"] + 1)),
+    }
+
+
+def _kill_when_saved(words: list[Any], store: Path) -> bool:
+    """Start a training, and kill its process as soon as its draft holds a state; whether it was still at work."""
+    process = subprocess.Popen([sys.executable, "cli.py", *map(str, words)], cwd=ROOT)
+    while process.poll() is None:
+        if any(store.glob("distill/.draft-*/**/latest.safetensors")):
+            process.kill()
+            return process.wait() < 0
+        time.sleep(_LOOK_EVERY_S)
+    return False
+
+
+def evaluate(setup: Setup) -> Iterator[dict[str, Any]]:
+    """Retrieval, neighbours and a linear probe of a student, from the command line."""
+    student = train_small(setup, num_steps=2).artifact.path
+    num_held, num_classed = (48, 40) if setup.is_tiny else (2000, 400)
+    held, classes = setup.data / "held.tsv", setup.data / "classes"
+    held.write_text("".join(setup.manifest.read_text().splitlines(keepends=True)[: num_held + 1]))
+    for split, first in (("train", 0), ("test", num_classed)):
+        for number in range(num_classed):
+            link = classes / split / f"class{number % 4}" / f"{number}.jpg"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(setup.data / "images" / f"{first + number:06}.jpg")
+    start = time.monotonic()
+    done = command(
+        *("evaluate", "--store", setup.store, "--student", student, "--retrieval", held, "--device", setup.device.type),
+        *("--knn", classes, "--linear-probe", classes, "--knn-k", 5, "--num-resamples", 100, "--force"),
+    )
+    yield {"ends_well": done.returncode == 0, "seconds": time.monotonic() - start, "says": says(done)}
+
+
+def command(*words: object) -> "subprocess.CompletedProcess[str]":
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "cli.py", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def says(done: "subprocess.CompletedProcess[str]") -> str:
+    """Print what a command said, for the step's log, and return the end of it."""
+    text = done.stdout + done.stderr
+    print(text, flush=True)
+    return text[-_END:]
