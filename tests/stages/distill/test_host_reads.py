@@ -192,8 +192,9 @@ def test_objectives__do_not_wait_for_a_gpu(name: str, options: dict[str, object]
 
 @pytest.mark.gpu
 @every_step
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_step__does_not_wait_for_a_gpu(
-    words: tuple[object, ...], encoded: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+    precision: str, words: tuple[object, ...], encoded: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pack = run_cli("pack", "--manifest", encoded.manifest, "--format", "raw")["fingerprint"]
 
@@ -206,4 +207,4 @@ def test_step__does_not_wait_for_a_gpu(
 
     for name in ("_learn", "_finish_step"):
         monkeypatch.setattr(Training, name, strict(getattr(Training, name)))
-    run_cli(*WORDS, "--device", "cuda", "--packed", pack, *words, "--log-every-steps", 10)
+    run_cli(*WORDS, "--device", "cuda", "--precision", precision, "--packed", pack, *words, "--log-every-steps", 10)
