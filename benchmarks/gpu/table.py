@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.gpu.records import DONE, Record
 
 MOST_CHARACTERS = 11_000
-_LONGEST_WORD = 48
+_LONGEST_WORD, _LONGEST_REASON = 48, 160
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,11 @@ def _other_lines(records: Mapping[str, Record]) -> Iterator[str]:
 
 def _lines_of(figures: Mapping[str, Any], name: str = "") -> Iterator[str]:
     """A line for the figures themselves, and one for each configuration among them."""
-    texts = {key: _short(value) for key, value in figures.items() if not isinstance(value, Mapping)}
+    texts = {
+        key: str(value)[:_LONGEST_REASON] if key == "failed" else _short(value)
+        for key, value in figures.items()
+        if not isinstance(value, Mapping)
+    }
     if line := ", ".join(f"{key} {text}" for key, text in texts.items() if text):
         yield f"  {name}: {line}" if name else f"  {line}"
     for key, value in figures.items():
