@@ -1,5 +1,6 @@
 """Embeddings of distinct captions as an artifact's files: resumed by shard, taken over row by row where known."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,8 @@ def write_caption_embeddings(
 ) -> WrittenCaptions:
     """Write the embedding of each distinct caption, row by row of ``captions``.
 
-    While the teacher embeds a shard, one thread tokenizes the next and another writes the one before.
+    While the teacher embeds a shard, one thread tokenizes the next and another writes the one before: a GPU, or several
+    devices, may be at both.
 
     Reads:  earlier artifacts of the same teacher and recipe, unless the run is forced.
     Writes: TeacherEmbeddings of shape (captions, teacher_dim), and the captions.
@@ -115,10 +117,12 @@ def write_caption_embeddings(
     with (
         progress("encoding captions", total=len(captions), unit="captions", done=resumed) as advance,
         behind(writer.write) as write,
+        loaded or contextlib.nullcontext(),
     ):
         for prepared in ahead(prepare, missing):
-            fresh = loaded.embed(prepared.batches) if loaded and prepared.batches else None
-            write(prepared, fresh, known=known, advance=advance)
+            fresh = loaded.start(prepared.batches, advance=advance) if loaded and prepared.batches else None
+            write(prepared, fresh, known=known)
+            advance(prepared.shard.stop - prepared.shard.start - len(prepared.rows))
             encoded += len(prepared.rows)
     return WrittenCaptions(
         captions=len(captions),
@@ -167,12 +171,11 @@ class _Writer:
     def write(
         self,
         prepared: _Prepared,
-        fresh: NDArray[np.float32] | None,
+        fresh: Callable[[], NDArray[np.float32]] | None,
         *,
         known: KnownRows | None,
-        advance: Callable[[int], None],
     ) -> None:
-        """Put the rows that are known and those that the teacher has embedded together, on disk and in the journal."""
+        """Wait for the rows that the teacher embeds; put them and those that are known on disk and in the journal."""
         shard = prepared.shard
         values = np.empty((shard.stop - shard.start, self._embeddings.dim), dtype=self._embeddings.dtype)
         if known is not None:
@@ -180,12 +183,11 @@ class _Writer:
             values[is_known] = known.values[shard.start : shard.stop][is_known]
         if fresh is not None:
             values[prepared.rows - shard.start] = store_as(
-                fresh, self._embeddings.dtype, model="teacher", noun="caption", name=prepared.name
+                fresh(), self._embeddings.dtype, model="teacher", noun="caption", name=prepared.name
             )
         self._embeddings.write(shard, values)
         self._draft.adopt(shard.path)
         self.count_zeros(values)
-        advance(len(values))
 
 
 def load_teacher(teacher: Input, recipe: Recipe, captions: pa.Array, *, device: str) -> "Teacher":

@@ -14,7 +14,7 @@ from pipeline.objects import url_of
 from pipeline.options import FRACTION, NOT_NEGATIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage, Work
 from stages.manifest_format import ManifestFormat, find_pairs
-from stages.recipe import Recipe
+from stages.recipe import PRECISIONS, Recipe
 from stages.teacher_identity import identify_teacher, trust_option
 
 
@@ -39,6 +39,13 @@ class EncodeInputs:
 class EncodeParams(Recipe, ManifestFormat):
     """What changes the output."""
 
+    teacher_precision: str = option(
+        "auto",
+        help="Numbers that the teacher computes with. bf16 is at least twice as quick where the processor has it, and "
+        "how far its embeddings are from fp32's is measured and recorded; fp16 is for GPUs alone. auto: that of what "
+        "the store holds of this teacher; of a new one bf16 on a GPU that has it, else fp32.",
+        choices=("auto", *PRECISIONS),
+    )
     label_column: str = option(
         "",
         help="Column of labels, kept in the pair index for the objectives that use them. A field may be empty. "
@@ -59,11 +66,11 @@ class EncodeRuntime:
 
     device: str = option(
         "auto",
-        help="Where the teacher runs: auto, cpu, cuda, ... Several, as in cuda:0,cuda:1, share the work.",
+        help="Where the teacher runs: auto, cpu, cuda, ... Several, as in cuda:0,cuda:1, share the work, a process each.",
     )
     batch_tokens: int = option(
         0,
-        help="Tokens in one batch of the teacher, padding included. 0: 1,024 on a CPU, 16,384 on a GPU.",
+        help="Tokens in one batch of the teacher, padding included. 0: 1,024 on a CPU, at most 65,536 on a GPU.",
         check=NOT_NEGATIVE,
     )
     max_bad_fraction: float = option(
@@ -125,6 +132,13 @@ def work(params: EncodeParams, inputs: Mapping[str, Input], context: Context) ->
     return encoding_work(params, inputs, context)
 
 
+def settle(params: EncodeParams, inputs: Mapping[str, Input], runtime: EncodeRuntime, context: Context) -> EncodeParams:
+    """Turn ``--teacher-precision auto`` into the precision that is hashed and recorded."""
+    from stages.encode_teacher.auto_precision import settle_precision
+
+    return settle_precision(params, inputs, runtime, context)
+
+
 STAGE = Stage(
     name="encode-teacher",
     version=1,
@@ -134,5 +148,6 @@ STAGE = Stage(
     runtime=EncodeRuntime,
     identify=identify,
     run=encode_teacher,
+    settle=settle,
     work=work,
 )

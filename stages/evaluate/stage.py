@@ -138,7 +138,7 @@ class EvaluateRuntime:
     batch_size: int = option(256, help="Pictures embedded at a time.", check=POSITIVE)
     batch_tokens: int = option(
         0,
-        help="Tokens in one batch of the teacher, padding included. 0: 1,024 on a CPU, 16,384 on a GPU.",
+        help="Tokens in one batch of the teacher, padding included. 0: 1,024 on a CPU, at most 65,536 on a GPU.",
         check=NOT_NEGATIVE,
     )
     max_bad_fraction: float = option(
