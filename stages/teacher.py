@@ -25,6 +25,7 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from stages.caption_batches import Batch, Batcher, LibraryBatches, PaddedBatches, StaticBatches
 from stages.packed_linear import pack_linears
+from stages.precision import full_float32
 from stages.teacher_identity import TeacherSource
 from stages.teacher_precision import nearness, set_precision
 from stages.vector_file import read_vectors
@@ -99,6 +100,7 @@ class Teacher:
             captions, batch_tokens=batch_tokens or (_CPU_BATCH_TOKENS if on_cpu else _GPU_BATCH_TOKENS)
         )
 
+    @full_float32()
     def embed(self, batches: Sequence[Batch]) -> NDArray[np.float32]:
         """Put batches through the network.
 
