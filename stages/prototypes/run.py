@@ -17,7 +17,8 @@ from pipeline.draft import Draft
 from pipeline.log import log
 from pipeline.stage import Result
 from pipeline.store import Artifact
-from stages.device import choose_device
+from stages.device import choose_device, describe_work
+from stages.precision import choose_precision
 from stages.prototypes.kmeans import assign, fit_prototypes
 from stages.prototypes.report import build_report, render_page
 from stages.ranking import TEACHER_REMEDY, unit_rows
@@ -35,6 +36,8 @@ def make_prototypes(
         ProtoRKDError: the embeddings are damaged, or there are fewer captions than prototypes.
     """
     device = choose_device(runtime.device)
+    precision = "fp32" if params.method == "faiss" else choose_precision("auto", device)
+    log.info("prototypes: on %s", describe_work(device, precision=precision))
     embeddings.require_whole((ARRAY_NAME, CAPTIONS_NAME), read=True)
     table = TeacherEmbeddings.open(embeddings.path)
     known = known_captions(table)
@@ -50,6 +53,7 @@ def make_prototypes(
         seed=params.seed,
         method=params.method,
         device=device,
+        precision=precision,
     )
     prototypes = _assign_all(table, known, fit.centroids, device=device)
     prototypes.write(draft.path)

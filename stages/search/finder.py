@@ -108,5 +108,5 @@ def open_finder(artifact: Artifact, *, context: Context) -> Finder:
         import faiss  # noqa: F401 - asked here, or the stage would call it the user's mistake
     except ImportError:
         return ExactFinder(read_rows(artifact))
-    found = make_artifact("index", params={}, inputs={"rows": str(artifact.path)}, context=context)
+    found = make_artifact("index", params={}, inputs={"rows": str(artifact.path)}, runtime={}, context=context)
     return FaissFinder(found)
