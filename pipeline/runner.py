@@ -74,7 +74,12 @@ def context_of(store: Store, *, force: bool = False, stages: Iterable[Stage[Any,
 
 
 def make_artifact(
-    stage_name: str, *, params: Mapping[str, Any], inputs: Mapping[str, Any], context: Context
+    stage_name: str,
+    *,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    runtime: Mapping[str, Any],
+    context: Context,
 ) -> Artifact:
     """Find, or make, the artifact of another stage that a stage needs on its way; options left out are defaults."""
     stage = context.stages[stage_name]
@@ -82,7 +87,7 @@ def make_artifact(
         stage,
         params=stage.params(**params),
         inputs=stage.inputs(**inputs),
-        runtime=stage.runtime(),
+        runtime=stage.runtime(**runtime),
         context=dataclasses.replace(context, force=False, peers=Alone()),
     )
     context.use(outcome.artifact.record.digest)

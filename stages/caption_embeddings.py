@@ -1,7 +1,7 @@
 """Embeddings of distinct captions as an artifact's files: resumed by shard, taken over row by row where known."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ from stages.recipe import Recipe
 from stages.stored_numbers import store_as
 
 if TYPE_CHECKING:
+    import torch
+
     from stages.caption_batches import Batch
     from stages.teacher import Teacher
 
@@ -58,7 +60,7 @@ def write_caption_embeddings(
     teacher: Input,
     recipe: Recipe,
     shard_rows: int,
-    device: str,
+    choose_devices: "Callable[[], Sequence[torch.device]]",
     batch_tokens: int,
     context: Context,
 ) -> WrittenCaptions:
@@ -76,7 +78,7 @@ def write_caption_embeddings(
         teacher: identified.
         recipe: how it embeds.
         shard_rows: rows in one shard.
-        device: where the teacher runs; several, with commas between them, share the work.
+        choose_devices: says where the teacher runs, once it is known that it has to; several share the work.
         batch_tokens: tokens in one batch of the teacher, padding included; 0 takes what suits the device.
         context: the store.
 
@@ -90,7 +92,7 @@ def write_caption_embeddings(
         known = find_known_captions(captions, draft, store=context.store, teacher_digest=teacher.digest, recipe=recipe)
     loaded = None
     if known is None or not known.is_known.all():
-        loaded = load_teacher(teacher, recipe, captions, device=device)
+        loaded = load_teacher(teacher, recipe, captions, devices=choose_devices())
     dim = known.dim if known else loaded.dim if loaded else 0
     embeddings = TeacherEmbeddings.create(
         draft.path, rows=len(captions), dim=dim, dtype=recipe.embedding_dtype, shard_rows=shard_rows
@@ -190,19 +192,18 @@ class _Writer:
         self.count_zeros(values)
 
 
-def load_teacher(teacher: Input, recipe: Recipe, captions: pa.Array, *, device: str) -> "Teacher":
+def load_teacher(teacher: Input, recipe: Recipe, captions: pa.Array, *, devices: "Sequence[torch.device]") -> "Teacher":
     """Load the teacher; its libraries take seconds to import, which a run that reuses all rows is spared.
 
     Args:
         teacher: identified.
         recipe: how it embeds.
         captions: that it is to embed; where it computes in fewer bits than fp32, some of them are compared.
-        device: where it runs; several, with commas between them, share the work.
+        devices: where it runs; several share the work.
 
     Raises:
         ProtoRKDError: the model cannot be loaded, or does not allow what is asked for.
     """
-    from stages.device import choose_devices
     from stages.teacher import Teacher
     from stages.teacher_precision import draw_sample
 
@@ -213,5 +214,5 @@ def load_teacher(teacher: Input, recipe: Recipe, captions: pa.Array, *, device: 
         truncate_dim=recipe.truncate_dim,
         precision=recipe.teacher_precision,
         sample=draw_sample(captions),
-        devices=[str(found) for found in choose_devices(device)],
+        devices=[str(device) for device in devices],
     )

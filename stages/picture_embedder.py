@@ -9,7 +9,7 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file
 from stages.checkpoints import LoadedStudent
 from stages.image_batches import Batch
-from stages.precision import autocast
+from stages.precision import autocast, full_float32
 from stages.prefetch import results_on_cpu
 from stages.student import Student
 from stages.trained_student import load_student
@@ -17,7 +17,7 @@ from stages.transforms import Normalize
 
 
 class PictureEmbedder:
-    """Embeds pictures; the backbone runs in the given precision, the projection head in fp32.
+    """Embeds pictures; the backbone runs in the given precision, the projection head in fp32, which is never TF32.
 
     Args:
         student: whose weights are loaded.
@@ -34,6 +34,7 @@ class PictureEmbedder:
         self._normalize = Normalize(student.config.preprocessing, device)
         self._in_precision = autocast(precision, device)
 
+    @full_float32()
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Embed a batch: what the projection head sees, and what it makes of it.

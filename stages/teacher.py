@@ -14,6 +14,7 @@ from torch import nn
 from data_schemas.errors import ProtoRKDError
 from stages.caption_batches import Batch, Batcher, LibraryBatches, PaddedBatches, StaticBatches
 from stages.packed_linear import pack_linears
+from stages.precision import full_float32
 from stages.recipe import PRECISIONS
 from stages.teacher_identity import TeacherSource
 from stages.teacher_loading import load_model
@@ -105,6 +106,7 @@ class Teacher:
         """
         return self._batcher(captions, batch_tokens=batch_tokens or self._batch_tokens)
 
+    @full_float32()
     def start(
         self, batches: Sequence[Batch], *, advance: Callable[[int], None] = lambda _: None
     ) -> Callable[[], NDArray[np.float32]]:

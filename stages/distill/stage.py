@@ -199,6 +199,11 @@ class DistillRuntime:
     checkpoint_gradients: bool = option(
         False, help="Recompute the backbone's blocks in the backward pass: less memory, a third more time."
     )
+    deterministic: bool = option(
+        False,
+        help="On a GPU, take deterministic operations alone, so that a training that was killed and gone on with ends "
+        "as one that was not; slower. A CPU does so anyway.",
+    )
     profile: bool = option(False, help="Write where the time of steps goes to logs/profile.json, and a trace of a few.")
     log_every_steps: int = option(50, help="Steps between lines of metrics.", check=POSITIVE)
     report_to: tuple[str, ...] = option(

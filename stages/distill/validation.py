@@ -16,6 +16,7 @@ from stages.image_set import ImageSet
 from stages.prefetch import prefetch_to_device
 from stages.ranks import Ranks
 from stages.retrieval import retrieval_metrics
+from stages.training_device import measuring_device
 from stages.transforms import EvalTransform, Normalize
 
 MAX_IMAGES = 5000
@@ -88,6 +89,7 @@ class Validation:
         held_out = f", of {len(captions_of)} held out" if len(names) < len(captions_of) else ""
         log.info("distill: validating on %d images with %d captions%s", len(names), len(self._caption_rows), held_out)
 
+    @measuring_device()
     @torch.no_grad()
     def __call__(self, student: nn.Module) -> dict[str, float]:
         """Measure a student as it stands, and leave it as it was.

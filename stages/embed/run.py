@@ -15,11 +15,12 @@ from data_schemas.manifest import Rejection
 from data_schemas.pair_index import write_rejected
 from data_schemas.teacher_embeddings import ARRAY_NAME, PICTURE_KIND, Shard, TeacherEmbeddings
 from pipeline.draft import Draft
+from pipeline.log import log
 from pipeline.progress import progress
 from pipeline.stage import Context, Result
 from pipeline.store import Artifact, Store
 from stages.checkpoints import LoadedStudent
-from stages.device import choose_device
+from stages.device import choose_device, describe_work
 from stages.embed.distinct import Distinct, read_keys
 from stages.image_batches import Batch, EvalPictures
 from stages.image_loading import ImageLoader, batches_of
@@ -63,6 +64,7 @@ def embed_pictures(
     distinct = Distinct.of(pictures.images, digests)
     device = choose_device(runtime.device)
     precision = choose_precision(params.precision, device)
+    log.info("embed: on %s", describe_work(device, precision=precision))
     EmbedConfig(asdict(student.config), student.sha256, student.name, precision, params.normalize).write(draft.path)
     draft.adopt(CONFIG_NAME)
     known = None

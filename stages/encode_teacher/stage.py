@@ -5,17 +5,23 @@ Does:   finds the distinct captions, takes over what earlier artifacts know, emb
 Gives:  embeddings.zarr (row k: the embedding of caption k), captions.parquet, pairs.parquet, rejected.parquet.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.draft import Draft
+from pipeline.log import log
 from pipeline.objects import url_of
 from pipeline.options import FRACTION, NOT_NEGATIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage, Work
 from stages.manifest_format import ManifestFormat, find_pairs
 from stages.recipe import PRECISIONS, Recipe
 from stages.teacher_identity import identify_teacher, trust_option
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class EncodeRuntime:
 
     device: str = option(
         "auto",
-        help="Where the teacher runs: auto, cpu, cuda, ... Several, as in cuda:0,cuda:1, share the work, a process each.",
+        help="Where the teacher runs: auto, cpu, cuda, ... Several (cuda:0,cuda:1) share the work, a process each.",
     )
     batch_tokens: int = option(
         0,
@@ -107,11 +113,19 @@ def encode_teacher(
         teacher=inputs["teacher"],
         recipe=Recipe.of(params),
         shard_rows=params.shard_rows,
-        device=runtime.device,
+        choose_devices=partial(_choose_devices, runtime.device, precision=params.teacher_precision),
         batch_tokens=runtime.batch_tokens,
         context=context,
     )
     return Result(counts=counts | written.counts, metrics=written.metrics)
+
+
+def _choose_devices(names: str, *, precision: str) -> "Sequence[torch.device]":
+    from stages.device import choose_devices, describe_work
+
+    devices = choose_devices(names)
+    log.info("encode-teacher: on %s", describe_work(*devices, precision=precision))
+    return devices
 
 
 def identify(inputs: EncodeInputs, params: EncodeParams, context: Context) -> Mapping[str, Input]:

@@ -18,7 +18,8 @@ from pipeline.log import log
 from pipeline.stage import Result
 from pipeline.store import Artifact
 from stages.ahead_and_behind import ahead
-from stages.device import choose_device
+from stages.device import choose_device, describe_work
+from stages.precision import choose_precision
 from stages.prototypes.kmeans import assign, fit_prototypes
 from stages.prototypes.report import build_report, render_page
 from stages.ranking import TEACHER_REMEDY, unit_rows
@@ -36,6 +37,8 @@ def make_prototypes(
         ProtoRKDError: the embeddings are damaged, or there are fewer captions than prototypes.
     """
     device = choose_device(runtime.device)
+    precision = "fp32" if params.method == "faiss" else choose_precision("auto", device)
+    log.info("prototypes: on %s", describe_work(device, precision=precision))
     embeddings.require_whole((ARRAY_NAME, CAPTIONS_NAME), read=True)
     table = TeacherEmbeddings.open(embeddings.path)
     known = known_captions(table)
@@ -52,6 +55,7 @@ def make_prototypes(
         seed=params.seed,
         method=params.method,
         device=device,
+        precision=precision,
     )
     # A GPU takes all rows at once where they are at hand; a CPU's last bits are those of a shard's blocks.
     is_at_hand = device.type == "cuda" and fitted is known

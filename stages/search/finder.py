@@ -106,5 +106,5 @@ def open_finder(artifact: Artifact, *, context: Context) -> Finder:
     """
     if find_faiss() is None:  # asked here, or the stage would call it the user's mistake
         return ExactFinder(read_rows(artifact))
-    found = make_artifact("index", params={}, inputs={"rows": str(artifact.path)}, context=context)
+    found = make_artifact("index", params={}, inputs={"rows": str(artifact.path)}, runtime={}, context=context)
     return FaissFinder(found)
