@@ -86,7 +86,7 @@ def load_student(
         reference: the artifact; None for the newest.
         store: folder of all artifacts. Default: what PROTORKD_STORE says, or store.
         epoch: take the weights that were kept after this epoch; None takes those that it ended with.
-        device: where it computes: auto, cpu, cuda, ...
+        device: where it computes: auto, cpu, cuda, ...; a GPU becomes the one that torch takes where none is named.
 
     Raises:
         ProtoRKDError: there is no such artifact or epoch, or it is damaged.

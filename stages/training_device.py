@@ -35,7 +35,7 @@ def training_device(device: torch.device, *, deterministic: bool, trained: str) 
             return
         if device.type == "cuda":
             _settle_workspace(device)
-        torch.use_deterministic_algorithms(True)
+        _take_deterministic_operations(True)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         try:
             yield
@@ -50,7 +50,7 @@ def training_device(device: torch.device, *, deterministic: bool, trained: str) 
 def measuring_device() -> Iterator[None]:
     """Measure in the midst of a training: no weight depends on it, so any operation will do; and shapes vary."""
     with _algorithms_put_back():
-        torch.use_deterministic_algorithms(False)
+        _take_deterministic_operations(False)
         torch.backends.cudnn.benchmark = False
         yield
 
@@ -64,8 +64,15 @@ def _algorithms_put_back() -> Iterator[None]:
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(is_on, warn_only=warns)
+        _take_deterministic_operations(is_on, warn_only=warns)
         cudnn.benchmark, cudnn.deterministic = benchmark, deterministic
+
+
+def _take_deterministic_operations(mode: bool, *, warn_only: bool = False) -> None:
+    """Set torch's flag where that changes it: torch imports its compiler for that, which takes seconds."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if before != (mode, warn_only):
+        torch.use_deterministic_algorithms(mode, warn_only=warn_only)
 
 
 def _refusal(error: RuntimeError, trained: str) -> ProtoRKDError | None:

@@ -126,3 +126,13 @@ def test_passes__take_no_tf32(
     run_cli("search", "--text", "red circle", "--device", "cpu")
     assert seen == [("student", ["ieee"] * 4)] * 2 + [("teacher", ["ieee"] * 4)]
     assert [place.fp32_precision for place in places()] == FIRST
+
+
+@pytest.mark.gpu
+def test_full_float32__convolves_on_a_gpu_as_float32_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, kernels = (torch.randn(*shape, generator=generator).cuda() for shape in ((8, 64, 32, 32), (64, 64, 3, 3)))
+    exact = torch.nn.functional.conv2d(images.double(), kernels.double())
+    with full_float32():
+        found = torch.nn.functional.conv2d(images, kernels).double()
+    assert (found - exact).abs().max() < 1e-5 * exact.abs().max()  # TF32 keeps 10 bits: 1e-3

@@ -1,6 +1,8 @@
 """What torch is told while a student trains on a GPU; the flags are there without one, so a CPU shows them."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch.backends import cudnn
-from workbench import DISTILL, Cli, Pairs, Trained
+from workbench import DISTILL, ROOT, Cli, Pairs, Trained
 
 import stages.distill.run
 from data_schemas.errors import ProtoRKDError
@@ -188,3 +190,17 @@ def test_deterministic__changes_nothing_on_a_cpu_and_is_no_part_of_what_was_aske
 ) -> None:
     assert run_cli(*DISTILL, "--deterministic")["status"] == "unchanged"
     assert run_cli(*DISTILL, "--deterministic", "--force")["digest"] == trained["digest"]
+
+
+def test_training_device__does_not_import_the_compiler_for_nothing() -> None:
+    code = (
+        "import sys, torch\n"
+        "from stages.training_device import measuring_device, training_device\n"
+        "before = set(sys.modules)\n"
+        "with training_device(torch.device('cpu'), deterministic=True, trained=''), measuring_device():\n"
+        "    pass\n"
+        "with training_device(torch.device('cuda'), deterministic=False, trained=''), measuring_device():\n"
+        "    pass\n"
+        "assert not [name for name in set(sys.modules) - before if name.startswith('torch.')]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,21 +1,24 @@
-"""What refuses --deterministic on a GPU: operations that torch lists, looked for without one."""
+"""--deterministic on a GPU: what refuses it, by operations that torch lists, and what it is for."""
 
+import shutil
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from workbench import SMALL, Cli, Pairs
+from workbench import SMALL, Cli, Pairs, start_process, wait_for
 
 from stages.backbones import list_backbones
 from stages.distill.objectives import OBJECTIVES, WeightedObjectives, build_objective
 from stages.student import build_student
 
 # Of the operations that throw on a GPU, by the documentation of torch.use_deterministic_algorithms. Of NLLLoss, which
-# it lists, nll_loss2d alone does; bincount, with weights alone.
+# it lists, nll_loss2d alone does; bincount, with weights alone; cumsum, in torch 2.11.
 REFUSED = {
     "_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward", "_ctc_loss_backward",
-    "adaptive_max_pool2d_backward", "avg_pool3d_backward", "fractional_max_pool2d_backward",
+    "adaptive_max_pool2d_backward", "avg_pool3d_backward", "cumsum", "fractional_max_pool2d_backward",
     "fractional_max_pool3d_backward",
     "grid_sampler_2d_backward", "grid_sampler_3d_backward", "histc", "max_unpool2d", "max_unpool3d", "median",
     "nll_loss2d_forward", "put", "put_", "reflection_pad1d_backward", "reflection_pad2d_backward",
@@ -41,9 +44,10 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return function(*args, **(kwargs or {}))
 
 
-def refused(name: str, *, image_size: int = 224) -> set[str]:
+def refused(name: str) -> set[str]:
     """Operations of a student's step that refuse; tensors without memory tell them, but of RegNet, which reads some."""
-    with torch.device("cpu" if name.startswith("regnet") else "meta"):
+    device, image_size = ("cpu", 64) if name.startswith("regnet") else ("meta", 224)
+    with torch.device(device):
         student = build_student(name, embedding_dim=8, image_size=image_size)
         images = torch.zeros(2, 3, image_size, image_size)
     operations = Operations()
@@ -89,3 +93,33 @@ def test_training__refuses_nothing(encoded: Pairs, run_cli: Cli) -> None:
         run_cli(*words, *losses, "--ema-decay", 0.9, "--max-grad-norm", 1, "--augmentation", "light")
     assert {"convolution_backward", "_fused_adamw_", "_foreach_lerp_"} <= operations.found
     assert operations.found & REFUSED == set()
+
+
+GPU_WORDS = ("distill", *SMALL, "--device", "cuda", "--deterministic", "--lr", 1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("encoded")
+def test_deterministic__training_that_was_stopped_ends_with_the_same_bytes(store: Path, tmp_path: Path) -> None:
+    words = (*GPU_WORDS, "--student", "shufflenet_v2_x0_5", "--epochs", 30, "--ema-decay", 0.9)
+    undisturbed = shutil.copytree(store, tmp_path / "undisturbed")
+    stopped = start_process(*words, "--store", store)
+    wait_for(stopped, store, "distill/.draft-*/checkpoints/epoch_3.safetensors")
+    stopped.send_signal(signal.SIGTERM)
+    assert "distill was asked to stop and did" in stopped.communicate()[1]
+    for folder in (store, undisturbed):
+        process = start_process(*words, "--store", folder)
+        _, lines = process.communicate()
+        assert process.returncode == 0, lines
+    first, second = (Cli(folder)(*words) for folder in (store, undisturbed))
+    assert first["status"] == "unchanged"
+    assert first["digest"] == second["digest"]
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("encoded")
+def test_deterministic__vgg_says_that_it_cannot(store: Path) -> None:
+    process = start_process(*GPU_WORDS, "--student", "vgg11", "--epochs", 1, "--store", store)
+    _, lines = process.communicate()
+    assert process.returncode == 1
+    assert "adaptive_avg_pool2d_backward_cuda has none, and got --student vgg11" in lines
