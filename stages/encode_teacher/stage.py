@@ -66,7 +66,8 @@ class EncodeRuntime:
 
     device: str = option(
         "auto",
-        help="Where the teacher runs: auto, cpu, cuda, ... Several, as in cuda:0,cuda:1, share the work, a process each.",
+        help="Where the teacher runs: auto, cpu, cuda, ... Several, as in cuda:0,cuda:1, share the work, a process "
+        "each.",
     )
     batch_tokens: int = option(
         0,
