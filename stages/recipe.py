@@ -20,11 +20,8 @@ class Recipe:
     embedding_dtype: str = option(
         "float16", help="Numbers that are stored; float16 halves disk and memory.", choices=("float16", "float32")
     )
-    teacher_precision: str = option(
-        "fp32",
-        help="Numbers that the teacher computes with.",
-        choices=PRECISIONS,
-    )
+    # Settled: "auto" is known to encode-teacher alone, and what a record does not say means fp32.
+    teacher_precision: str = option("fp32", help="Numbers that the teacher computes with.", choices=PRECISIONS)
 
     @classmethod
     def of(cls, values: Any) -> "Recipe":

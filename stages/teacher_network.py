@@ -35,7 +35,7 @@ class TeacherNetwork:
         """Launch batches, the longest captions first; a CPU has then done them, a GPU is at work on them.
 
         Nothing here reads from a GPU, so that more can be launched while it works: the embeddings stay there, and come
-        back in one copy.
+        back in one copy. (Transformers looks whether a batch has padding, once a batch, and waits for that.)
 
         Args:
             batches: of captions.

@@ -89,8 +89,10 @@ class TeacherProcesses:
 
     def finish(self) -> None:
         """Wait for what has been handed out, and end the processes."""
-        self._pool.shutdown()
-        self._ours.close()
+        try:
+            self._pool.shutdown()
+        finally:
+            self._ours.close()
 
     def stop(self) -> None:
         """End the processes, whatever they are at."""

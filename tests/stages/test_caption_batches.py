@@ -248,3 +248,9 @@ def test_token_batches__of_nothing_are_none() -> None:
 def test_token_batches__end_where_the_length_changes_if_they_are_half_full() -> None:
     assert [len(rows) for rows in token_batches(np.array([4] * 3 + [5] * 3), batch_tokens=20)] == [3, 3]
     assert [len(rows) for rows in token_batches(np.array([4] * 2 + [5] * 3), batch_tokens=20)] == [4, 1]
+
+
+def test_token_batches__end_where_the_length_changes_if_there_is_enough_for_a_gpu() -> None:
+    for each, sizes in ((3000, [3000, 3000]), (2000, [4000])):  # 12,000 tokens, and 8,000
+        counts = np.array([4] * each + [5] * each)
+        assert [len(rows) for rows in token_batches(counts, batch_tokens=65536)] == sizes

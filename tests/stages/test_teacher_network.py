@@ -160,7 +160,7 @@ def test_teacher__of_two_processes_on_a_gpu_gives_what_one_gives(bert_folder: Pa
 
 
 @pytest.mark.gpu
-def test_network__does_not_wait_for_a_gpu_before_it_is_asked(bert_folder: Path) -> None:
+def test_network__does_not_wait_for_a_gpu_before_it_is_asked() -> None:
     network = TeacherNetwork(Sums(), torch.device("cuda"), dim=2)
     for mode in ("default", "error"):  # the first time, memory is still to be found
         torch.cuda.set_sync_debug_mode(mode)
