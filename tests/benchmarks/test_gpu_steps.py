@@ -21,8 +21,9 @@ from workbench import DISTILL, Cli, Pairs
 from benchmarks.gpu.__main__ import parser
 from benchmarks.gpu.commands import marked_tests
 from benchmarks.gpu.plan import GROUPS, Step, choose, names_of
+from benchmarks.gpu.prototypes import extrapolated
 from benchmarks.gpu.setup import FULL, TINY, Setup
-from benchmarks.gpu.student import operations
+from benchmarks.gpu.student import operations, peak_tflops
 from benchmarks.gpu.table import BARS, flat, fnmatchcase
 from benchmarks.gpu.waits import watched
 from stages.distill.finite import LossWatch
@@ -97,6 +98,25 @@ def test_operations__of_resnet50_are_six_times_its_multiply_adds() -> None:
     # He et al., 2016, arXiv:1512.03385, count 3.8e9 without the strides' later place; torchvision's has 4.09e9.
     assert operations("resnet50", 224) == pytest.approx(3 * 2 * 4.09e9, rel=1e-3)
     assert operations("resnet50", 112) == pytest.approx(operations("resnet50", 224) / 4)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 835),
+        ("T4", None),
+    ],
+)
+def test_peak__is_that_of_the_datasheet(gpu: str, peak: float | None) -> None:
+    assert peak_tflops(gpu) == peak
+
+
+def test_extrapolation__is_exact_where_iterations_alone_grow_with_rows() -> None:
+    times = {iterations: 2 + 0.5 * iterations for iterations in (1, 4)}
+    assert extrapolated(times, part=5, iterations=20) == pytest.approx(2 + 20 * 5 * 0.5)
 
 
 def test_waits__are_counted_by_the_line_of_the_project(
