@@ -197,6 +197,10 @@ class PackedImages:
         """Height and width of a picture; zeros where it was rejected."""
         return int(self._numbers["height"][row]), int(self._numbers["width"][row])
 
+    def mean_bytes(self, rows: NDArray[np.int32]) -> float:
+        """Mean length of the records of some rows; 0 of none."""
+        return float(self._numbers["length"][rows].mean()) if len(rows) else 0.0
+
     def read(self, row: int) -> NDArray[np.uint8]:
         """Read a picture's record, without a copy, and hold it to its checksum.
 

@@ -115,13 +115,13 @@ def forecast(
     """
     digests = FileDigests(store.root / MEMO_NAME, remembers=False)
     context = Context(store, digests, force=force, stages={each.name: each for each in stages})
-    plan = plan_stage(stage, params=params, inputs=inputs, context=context)
+    plan = plan_stage(stage, params=params, inputs=inputs, runtime=runtime, context=context)
     goes_on = not force and store.draft_folder(stage.name, plan.fingerprint).is_dir()
     if plan.artifact is not None and not force:
         return Forecast(stage.name, plan, forced=False, goes_on=False)
-    work = stage.work(params, plan.inputs, context) if stage.work else None
+    work = stage.work(plan.params, plan.inputs, context) if stage.work else None
     records = [found.record for found in store.artifacts(stage.name)]
-    gone_by = _earlier(records, work, stage, params)
+    gone_by = _earlier(records, work, stage, plan.params)
     seconds = None if gone_by is None else _seconds(gone_by, work)
     size = work.size if work and work.size is not None else gone_by.size if gone_by else None
     return Forecast(stage.name, plan, force, goes_on, work, seconds, gone_by, size)

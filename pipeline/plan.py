@@ -14,11 +14,27 @@ from pipeline.store import Artifact, Store
 
 
 @dataclass(frozen=True)
+class Settled:
+    """A request as it is hashed.
+
+    Args:
+        params: none of which depends on machine or store any more.
+        inputs: identified by content.
+        fingerprint: of both.
+    """
+
+    params: Any
+    inputs: Mapping[str, Input]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a call of a stage would do.
 
     Args:
         fingerprint: of the request.
+        params: as they are hashed and recorded.
         inputs: identified by content.
         artifact: the intact artifact that answers the request, or None.
         damage: files that keep an artifact from being intact, with what is wrong.
@@ -27,6 +43,7 @@ class Plan:
     """
 
     fingerprint: str
+    params: Any
     inputs: Mapping[str, Input]
     artifact: Artifact | None
     damage: Mapping[str, str]
@@ -56,22 +73,34 @@ class Plan:
         }
 
 
-def plan_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, context: Context) -> Plan:
-    """Find out, without doing any work, whether a stage would run and why.
+def settle(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime: Any, context: Context) -> Settled:
+    """Identify the inputs, settle the parameters, and hash both: what every way of asking for a stage goes through.
 
     Raises:
         ProtoRKDError: an input is missing or cannot be read.
     """
     found = stage.identify(inputs, params, context)
+    if stage.settle is not None:
+        params = stage.settle(params, found, runtime, context)
     digests = {name: entry.digest for name, entry in found.items()}
-    request = fingerprint(stage.name, stage.version, params, digests)
-    artifact, damage = intact(context.store, stage.name, request)
+    return Settled(params, found, fingerprint(stage.name, stage.version, params, digests))
+
+
+def plan_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime: Any, context: Context) -> Plan:
+    """Find out, without doing any work, whether a stage would run and why.
+
+    Raises:
+        ProtoRKDError: an input is missing or cannot be read.
+    """
+    asked = settle(stage, params=params, inputs=inputs, runtime=runtime, context=context)
+    request = asked.fingerprint, asked.params, asked.inputs
+    artifact, damage = intact(context.store, stage.name, asked.fingerprint)
     if artifact is not None:
-        return Plan(request, found, artifact, {}, None, [])
+        return Plan(*request, artifact, {}, None, [])
     records = [artifact.record for artifact in context.store.artifacts(stage.name)]
-    near = None if damage else nearest(records, version=stage.version, params=params, inputs=found)
+    near = None if damage else nearest(records, version=stage.version, params=asked.params, inputs=asked.inputs)
     earlier, differing = near or (None, [])
-    return Plan(request, found, None, damage, earlier, differing)
+    return Plan(*request, None, damage, earlier, differing)
 
 
 def intact(store: Store, stage: str, request: str) -> tuple[Artifact | None, Mapping[str, str]]:

@@ -1,6 +1,7 @@
 """Progress: a bar with rate and time left on a terminal, a plain line every few seconds otherwise."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -20,14 +21,23 @@ def progress(label: str, *, total: int, unit: str, done: int = 0) -> Iterator[Ca
         done: how many were done before, by an earlier run.
 
     Yields:
-        A function to call with the number of units just done.
+        A function to call with the number of units just done, from any thread.
     """
     if shows_bars():
         with _bar(label, total, done) as advance:
-            yield advance
+            yield _one_at_a_time(advance)
         return
-    plain = _PlainProgress(label, total, unit, done)
-    yield plain.advance
+    yield _one_at_a_time(_PlainProgress(label, total, unit, done).advance)
+
+
+def _one_at_a_time(advance: Callable[[int], None]) -> Callable[[int], None]:
+    lock = threading.Lock()
+
+    def locked(units: int) -> None:
+        with lock:
+            advance(units)
+
+    return locked
 
 
 class _PlainProgress:

@@ -76,10 +76,8 @@ def look_ahead(nodes: Sequence[Node], context: Context) -> list[tuple[Node, str]
         if waits:
             answers.append((node, f"would run: {_FIRST.format(waits[0])}"))
             continue
-        options = node.options(references)
-        options.pop("runtime")
         try:
-            plan = plan_stage(node.step.stage, **options, context=context)
+            plan = plan_stage(node.step.stage, **node.options(references), context=context)
         except ProtoRKDError as error:
             answers.append((node, f"would fail: {error}"))
             continue

@@ -18,12 +18,12 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic
 from pipeline.config import CONFIG_NAME, config_text
 from pipeline.draft import Draft, commit, locked, open_draft, publish
-from pipeline.fingerprint import canonical, fingerprint
+from pipeline.fingerprint import canonical
 from pipeline.log import log
 from pipeline.memo import FileDigests
 from pipeline.options import as_json
 from pipeline.peers import Alone, agreed, num_processes
-from pipeline.plan import Plan, intact, plan_stage
+from pipeline.plan import Plan, intact, plan_stage, settle
 from pipeline.stage import Context, Input, Stage
 from pipeline.store import MEMO_NAME, Artifact, Store
 
@@ -74,7 +74,12 @@ def context_of(store: Store, *, force: bool = False, stages: Iterable[Stage[Any,
 
 
 def make_artifact(
-    stage_name: str, *, params: Mapping[str, Any], inputs: Mapping[str, Any], context: Context
+    stage_name: str,
+    *,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    runtime: Mapping[str, Any],
+    context: Context,
 ) -> Artifact:
     """Find, or make, the artifact of another stage that a stage needs on its way; options left out are defaults."""
     stage = context.stages[stage_name]
@@ -82,7 +87,7 @@ def make_artifact(
         stage,
         params=stage.params(**params),
         inputs=stage.inputs(**inputs),
-        runtime=stage.runtime(),
+        runtime=stage.runtime(**runtime),
         context=dataclasses.replace(context, force=False, peers=Alone()),
     )
     context.use(outcome.artifact.record.digest)
@@ -168,14 +173,14 @@ def _lead(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, c
     start, peers = time.monotonic(), context.peers
     with contextlib.ExitStack() as held:
         with agreed(peers):
-            plan = plan_stage(stage, params=params, inputs=inputs, context=context)
+            plan = plan_stage(stage, params=params, inputs=inputs, runtime=runtime, context=context)
             claimed, use = _claim(stage, plan, context, held)
         peers.broadcast(_Order(plan.fingerprint, run=isinstance(claimed, Draft)))
         if isinstance(claimed, Artifact):
             return _unchanged(stage, context.store.share(claimed), plan.inputs, start)
         request = Request(os.getcwd(), as_json(inputs)) if stage.name in context.stages else None  # noqa: PTH109
         holding = dataclasses.replace(context, use=use)
-        record = _make(stage, params, inputs, runtime, plan=plan, context=holding, draft=claimed, request=request)
+        record = _make(stage, inputs, runtime, plan=plan, context=holding, draft=claimed, request=request)
         artifact = Artifact(path=context.store.folder(stage.name, plan.fingerprint), record=record)
         artifact = context.store.share(artifact, force=context.force)
         record = artifact.record
@@ -193,15 +198,14 @@ def _follow(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any,
     if not order.run:
         return
     with agreed(peers):
-        found = stage.identify(inputs, params, context)
-        digests = {name: entry.digest for name, entry in found.items()}
-        if fingerprint(stage.name, stage.version, params, digests) != order.fingerprint:
+        asked = settle(stage, params=params, inputs=inputs, runtime=runtime, context=context)
+        if asked.fingerprint != order.fingerprint:
             raise ProtoRKDError(
                 f"Every process of {stage.name} must see the same options and inputs; this one's differ from the "
                 "first's. Start all with one command, on folders that all of them reach."
             )
     draft = Draft(context.store.draft_folder(stage.name, order.fingerprint), resumed=False)
-    stage.run(params, found, draft, runtime, context)
+    stage.run(asked.params, asked.inputs, draft, runtime, context)
 
 
 @dataclass(frozen=True)
@@ -241,7 +245,6 @@ def _claim(
 
 def _make(
     stage: Stage[Any, Any, Any],
-    params: Any,
     inputs: Any,
     runtime: Any,
     *,
@@ -254,19 +257,19 @@ def _make(
     try:
         with agreed(context.peers):
             pass  # the others look whether they see the same inputs
-        result = stage.run(params, plan.inputs, draft, runtime, context)
+        result = stage.run(plan.params, plan.inputs, draft, runtime, context)
     except ProtoRKDError:
         draft.discard_if_empty()
         raise
     if request is not None:
-        text = config_text(stage, {"params": params, "inputs": inputs, "runtime": runtime})
+        text = config_text(stage, {"params": plan.params, "inputs": inputs, "runtime": runtime})
         write_atomic(draft.logs / CONFIG_NAME, text.encode(errors="backslashreplace"))
     record = ArtifactRecord(
         stage=stage.name,
         version=stage.version,
         fingerprint=plan.fingerprint,
         digest="",
-        params=canonical(params),
+        params=canonical(plan.params),
         inputs={
             name: InputRecord(digest=entry.digest, location=entry.location, parts=dict(entry.parts))
             for name, entry in plan.inputs.items()

@@ -109,6 +109,8 @@ class Stage(Generic[P, I, R]):
             ends with one error everywhere, and can be run inside another by all the processes that run that one.
         prepare: what a run does before it is planned, in every process that has met, such as waiting for an input;
             gives the inputs to plan with.
+        settle: settles parameters that depend on the machine or the store, such as an "auto", before they are hashed;
+            given the identified inputs. As quick as `identify`, and in every process that has met.
         work: what a run would have to do, for ``--dry-run``. Reads what is quickly read, and writes nothing.
         deliver: what is done with an artifact each time that it is asked for, made now or before, such as copying it;
             by the first process alone.
@@ -128,5 +130,6 @@ class Stage(Generic[P, I, R]):
     join: JoinPeers | None = None
     agrees: bool = False
     prepare: Callable[[I, P, R, Context], I] | None = None
+    settle: Callable[[P, Mapping[str, Input], R, Context], P] | None = None
     work: Callable[[P, Mapping[str, Input], Context], Work] | None = None
     deliver: Callable[[Artifact, R], None] | None = None

@@ -67,9 +67,7 @@ def why_command(stage: AnyStage) -> click.Command:
     """Make the command that says, without running it, whether a stage would run and because of which field."""
 
     def why(store: Store, as_json: bool, **values: Any) -> None:
-        options = _options(stage, values)
-        options.pop("runtime")
-        plan = plan_stage(stage, **options, context=context_of(store, stages=stages_at_hand()))
+        plan = plan_stage(stage, **_options(stage, values), context=context_of(store, stages=stages_at_hand()))
         if as_json:
             print_json({"stage": stage.name, **plan.as_json()})
         elif plan.artifact is not None:

@@ -4,7 +4,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -27,8 +27,40 @@ def ahead(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
             yield waiting.popleft().result()
 
 
+class Behind(Generic[P]):
+    """A stand-in for a function that returns at once; made by `behind`."""
+
+    def __init__(self, function: Callable[P, object], pool: ThreadPoolExecutor) -> None:
+        self._function, self._pool = function, pool
+        self._owed: Future[object] | None = None
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Let the thread do the call."""
+        self.settle()
+        self._owed = self._pool.submit(self._function, *args, **kwargs)
+
+    def settle(self) -> None:
+        """Wait for the call that is owed.
+
+        Raises:
+            Whatever it raises.
+        """
+        owed, self._owed = self._owed, None
+        if owed is not None:
+            owed.result()
+
+    def check(self) -> None:
+        """Wait for nothing.
+
+        Raises:
+            Whatever the call that is owed has raised.
+        """
+        if self._owed is not None and self._owed.done():
+            self.settle()
+
+
 @contextlib.contextmanager
-def behind(function: Callable[P, object]) -> Iterator[Callable[P, None]]:
+def behind(function: Callable[P, object]) -> Iterator[Behind[P]]:
     """Yield a stand-in for a function that returns at once: a thread does the call, one at a time and in order.
 
     A call waits for the one before it, so that no more than one is ever owed; leaving waits for the last, also when the
@@ -38,13 +70,6 @@ def behind(function: Callable[P, object]) -> Iterator[Callable[P, None]]:
         Whatever a call raises, in the next call or on leaving.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
-        owed: deque[Future[object]] = deque()
-
-        def call(*args: P.args, **kwargs: P.kwargs) -> None:
-            if owed:
-                owed.popleft().result()
-            owed.append(pool.submit(function, *args, **kwargs))
-
+        call = Behind(function, pool)
         yield call
-        if owed:
-            owed.popleft().result()
+        call.settle()

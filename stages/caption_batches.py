@@ -1,6 +1,6 @@
 """Captions made ready for the teacher's network: tokenized once, and cut into batches of near-equal length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,9 +22,11 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 from torch import Tensor
 
+from stages.caption_tokens import CaptionTokenizer
+
 _CHARACTERS_PER_TOKEN = 4
-_TOKENIZED_AT_A_TIME = 128  # the library pads them to the longest, which costs more than the call
 _SUMMED_AT_A_TIME = 4096
+_ENOUGH_TOKENS = 8192
 _PADDED_NAMES = {"input_ids", "attention_mask", "token_type_ids"}
 # What they make of a caption does not depend on how far its batch is padded.
 _INDIFFERENT_TO_PADDING = (Pooling, Dense, Dropout, LayerNorm, Normalize, WeightedLayerPooling)
@@ -67,8 +69,7 @@ class PaddedBatches:
     """
 
     def __init__(self, model: SentenceTransformer, prompt: str) -> None:
-        self._model = model
-        self._prompt = prompt
+        self._tokenize = CaptionTokenizer(model, prompt)
         tokenizer: Any = model.tokenizer
         self._pads_left = tokenizer.padding_side == "left"
         self._padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
@@ -92,34 +93,24 @@ class PaddedBatches:
         """Tokenize and cut, as `Batcher` says."""
         if not len(captions):
             return []
+        # By length in characters first: with the ties that this leaves, it settles who shares a batch with whom.
         order = np.argsort(np.asarray(pc.utf8_length(captions)), kind="stable")
-        texts = captions.take(pa.array(order)).to_pylist()
-        tokens: dict[str, list[NDArray[np.int64]]] = {}
-        counts, others = [], {}
-        for start in range(0, len(texts), _TOKENIZED_AT_A_TIME):
-            features = self._model.preprocess(texts[start : start + _TOKENIZED_AT_A_TIME], prompt=self._prompt or None)
-            padded = {name: value.numpy() for name, value in features.items() if isinstance(value, Tensor)}
-            others = {name: value for name, value in features.items() if name not in padded}
-            is_token = padded.pop("attention_mask") != 0
-            counts.append(is_token.sum(axis=1))
-            assert (is_token == self._places(counts[-1], is_token.shape[1])).all()
-            for name, values in padded.items():
-                tokens.setdefault(name, []).append(values[is_token])
-        flat = {name: np.concatenate(parts) for name, parts in tokens.items()}
-        lengths = np.concatenate(counts)
-        starts = np.cumsum(lengths) - lengths
+        tokens = self._tokenize(captions.take(pa.array(order)).to_pylist())
+        starts = np.cumsum(tokens.lengths) - tokens.lengths
         batches = []
-        for rows in token_batches(lengths, batch_tokens=batch_tokens):
-            padded = self._pad(flat, starts[rows], lengths[rows])
+        for rows in token_batches(tokens.lengths, batch_tokens=batch_tokens):
+            padded = self._pad(tokens.flat, starts[rows], tokens.lengths[rows])
             features = {name: torch.from_numpy(values) for name, values in padded.items()}
-            batches.append(Batch(order[rows], {**features, **others}))
+            batches.append(Batch(order[rows], {**features, **tokens.others}))
         return batches
 
     def _pad(
-        self, flat: dict[str, NDArray[np.int64]], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+        self, flat: Mapping[str, NDArray[np.int64]], starts: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> dict[str, NDArray[np.int64]]:
         """The captions that begin at some places of all tokens, side by side."""
-        is_token = self._places(lengths, max(int(lengths.max()), 1))
+        width = max(int(lengths.max()), 1)
+        places = np.arange(width)[::-1] if self._pads_left else np.arange(width)
+        is_token = places < lengths[:, None]  # (captions, width)
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         chosen = np.repeat(starts, lengths) + within
         padded = {"attention_mask": is_token.astype(np.int64)}
@@ -127,12 +118,6 @@ class PaddedBatches:
             padded[name] = np.full(is_token.shape, self._padding[name], dtype=np.int64)
             padded[name][is_token] = values[chosen]
         return padded
-
-    def _places(self, lengths: NDArray[np.int64], width: int) -> NDArray[np.bool_]:
-        """Where tokens stand and where padding does: (captions, width), bool."""
-        places = np.arange(width)[::-1] if self._pads_left else np.arange(width)
-        is_token: NDArray[np.bool_] = places < lengths[:, None]
-        return is_token
 
 
 class StaticBatches:
@@ -203,7 +188,8 @@ class LibraryBatches:
 def token_batches(counts: NDArray[np.int64], *, batch_tokens: int) -> Iterator[NDArray[np.int64]]:
     """Cut rows, shortest first, into batches of at most ``batch_tokens`` tokens with padding; a longer row goes alone.
 
-    Where the length changes a batch also ends if it is half full, so that most batches have no padding.
+    Where the length changes a batch also ends if it is half full, so that most batches have no padding; a large one if
+    it has 8,192 tokens: with these a GPU is busy for longer than it takes to launch them, and padding costs more.
 
     Shapes:
         counts: (rows,), int64.
@@ -211,11 +197,12 @@ def token_batches(counts: NDArray[np.int64], *, batch_tokens: int) -> Iterator[N
     """
     order = np.argsort(counts, kind="stable")
     lengths = np.maximum(counts[order], 1).tolist()
+    filled = min(batch_tokens, 2 * _ENOUGH_TOKENS)
     start = 0
     for stop in range(1, len(order) + 1):
         if stop < len(order):
             over = (stop + 1 - start) * lengths[stop] > batch_tokens
-            half_full = lengths[stop] > lengths[stop - 1] and 2 * (stop - start) * lengths[stop - 1] >= batch_tokens
+            half_full = lengths[stop] > lengths[stop - 1] and 2 * (stop - start) * lengths[stop - 1] >= filled
             if not (over or half_full):
                 continue
         yield order[start:stop]

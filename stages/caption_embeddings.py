@@ -1,6 +1,7 @@
 """Embeddings of distinct captions as an artifact's files: resumed by shard, taken over row by row where known."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from stages.recipe import Recipe
 from stages.stored_numbers import store_as
 
 if TYPE_CHECKING:
+    import torch
+
     from stages.caption_batches import Batch
     from stages.teacher import Teacher
 
@@ -57,13 +60,14 @@ def write_caption_embeddings(
     teacher: Input,
     recipe: Recipe,
     shard_rows: int,
-    device: str,
+    choose_devices: "Callable[[], Sequence[torch.device]]",
     batch_tokens: int,
     context: Context,
 ) -> WrittenCaptions:
     """Write the embedding of each distinct caption, row by row of ``captions``.
 
-    While the teacher embeds a shard, one thread tokenizes the next and another writes the one before.
+    While the teacher embeds a shard, one thread tokenizes the next and another writes the one before: a GPU, or several
+    devices, may be at both.
 
     Reads:  earlier artifacts of the same teacher and recipe, unless the run is forced.
     Writes: TeacherEmbeddings of shape (captions, teacher_dim), and the captions.
@@ -74,7 +78,7 @@ def write_caption_embeddings(
         teacher: identified.
         recipe: how it embeds.
         shard_rows: rows in one shard.
-        device: where the teacher runs; several, with commas between them, share the work.
+        choose_devices: says where the teacher runs, once it is known that it has to; several share the work.
         batch_tokens: tokens in one batch of the teacher, padding included; 0 takes what suits the device.
         context: the store.
 
@@ -88,7 +92,7 @@ def write_caption_embeddings(
         known = find_known_captions(captions, draft, store=context.store, teacher_digest=teacher.digest, recipe=recipe)
     loaded = None
     if known is None or not known.is_known.all():
-        loaded = load_teacher(teacher, recipe, captions, device=device)
+        loaded = load_teacher(teacher, recipe, captions, devices=choose_devices())
     dim = known.dim if known else loaded.dim if loaded else 0
     embeddings = TeacherEmbeddings.create(
         draft.path, rows=len(captions), dim=dim, dtype=recipe.embedding_dtype, shard_rows=shard_rows
@@ -115,10 +119,12 @@ def write_caption_embeddings(
     with (
         progress("encoding captions", total=len(captions), unit="captions", done=resumed) as advance,
         behind(writer.write) as write,
+        loaded or contextlib.nullcontext(),
     ):
         for prepared in ahead(prepare, missing):
-            fresh = loaded.embed(prepared.batches) if loaded and prepared.batches else None
-            write(prepared, fresh, known=known, advance=advance)
+            fresh = loaded.start(prepared.batches, advance=advance) if loaded and prepared.batches else None
+            write(prepared, fresh, known=known)
+            advance(prepared.shard.stop - prepared.shard.start - len(prepared.rows))
             encoded += len(prepared.rows)
     return WrittenCaptions(
         captions=len(captions),
@@ -167,12 +173,11 @@ class _Writer:
     def write(
         self,
         prepared: _Prepared,
-        fresh: NDArray[np.float32] | None,
+        fresh: Callable[[], NDArray[np.float32]] | None,
         *,
         known: KnownRows | None,
-        advance: Callable[[int], None],
     ) -> None:
-        """Put the rows that are known and those that the teacher has embedded together, on disk and in the journal."""
+        """Wait for the rows that the teacher embeds; put them and those that are known on disk and in the journal."""
         shard = prepared.shard
         values = np.empty((shard.stop - shard.start, self._embeddings.dim), dtype=self._embeddings.dtype)
         if known is not None:
@@ -180,27 +185,25 @@ class _Writer:
             values[is_known] = known.values[shard.start : shard.stop][is_known]
         if fresh is not None:
             values[prepared.rows - shard.start] = store_as(
-                fresh, self._embeddings.dtype, model="teacher", noun="caption", name=prepared.name
+                fresh(), self._embeddings.dtype, model="teacher", noun="caption", name=prepared.name
             )
         self._embeddings.write(shard, values)
         self._draft.adopt(shard.path)
         self.count_zeros(values)
-        advance(len(values))
 
 
-def load_teacher(teacher: Input, recipe: Recipe, captions: pa.Array, *, device: str) -> "Teacher":
+def load_teacher(teacher: Input, recipe: Recipe, captions: pa.Array, *, devices: "Sequence[torch.device]") -> "Teacher":
     """Load the teacher; its libraries take seconds to import, which a run that reuses all rows is spared.
 
     Args:
         teacher: identified.
         recipe: how it embeds.
         captions: that it is to embed; where it computes in fewer bits than fp32, some of them are compared.
-        device: where it runs; several, with commas between them, share the work.
+        devices: where it runs; several share the work.
 
     Raises:
         ProtoRKDError: the model cannot be loaded, or does not allow what is asked for.
     """
-    from stages.device import choose_devices
     from stages.teacher import Teacher
     from stages.teacher_precision import draw_sample
 
@@ -211,5 +214,5 @@ def load_teacher(teacher: Input, recipe: Recipe, captions: pa.Array, *, device: 
         truncate_dim=recipe.truncate_dim,
         precision=recipe.teacher_precision,
         sample=draw_sample(captions),
-        devices=[str(found) for found in choose_devices(device)],
+        devices=[str(device) for device in devices],
     )

@@ -6,42 +6,43 @@ import torch
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.peers import num_processes
+from stages.gpu_driver import explain_missing_gpu, hides_gpus, read_driver
 
 _CACHED_NUMBERS = 1 << 18  # 1 MB of float32
 
 
 def choose_device(name: str) -> torch.device:
-    """Turn ``--device`` into a device: "auto" takes a GPU where there is one.
+    """Turn ``--device`` into a device, which becomes torch's own: "auto" takes a GPU where there is one.
 
-    Of several GPUs a process that torchrun started takes the one of its number.
+    Of several GPUs a process that torchrun started takes the one of its number; any other takes torch's current one,
+    which is the first until another has been chosen.
 
     Raises:
-        ProtoRKDError: torch does not know the device, or it is not there.
+        ProtoRKDError: torch does not know the device, it is not there, or "auto" would take the CPU of a machine that
+            has an NVIDIA driver, unless CUDA_VISIBLE_DEVICES hides its GPUs.
     """
-    if name.startswith("cuda:") and num_processes() > 1:
-        raise ProtoRKDError(f"--device must be auto, cpu or cuda for several processes; got {name}, which is one GPU.")
-    if name == "auto" and not torch.cuda.is_available():
-        return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
-    try:
-        device = _own_gpu() if name in ("auto", "cuda") else torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        rank = os.environ.get("LOCAL_RANK")
-        is_own = rank is not None and name in ("auto", "cuda")
-        process = f" in process {rank} of this machine. Start no more processes than it has GPUs" if is_own else ""
-        raise ProtoRKDError(
-            f"--device must be a device that torch can use here (auto, cpu, cuda, ...); got {name}{process}."
-        ) from error
-    return device
+    return _current(_find_device(name))
 
 
 def choose_devices(names: str) -> list[torch.device]:
-    """Turn ``--device`` with several names, with commas between them, into devices; one may be named more than once.
+    """Turn ``--device`` with several names, with commas between them, into devices; the first becomes torch's own.
 
     Raises:
         ProtoRKDError: as `choose_device`.
     """
-    return [choose_device(name.strip()) for name in names.split(",")]
+    first, *others = [_find_device(name.strip()) for name in names.split(",")]
+    return [_current(first), *others]
+
+
+def describe_work(*devices: torch.device, precision: str) -> str:
+    """Say where and in what a stage computes, for the log: ``cuda:0 (NVIDIA H100 80GB HBM3), bf16``."""
+    names = [f"{device} ({gpu_name(device)})" if device.type == "cuda" else str(device) for device in devices]
+    return ", ".join([*names, precision])
+
+
+def gpu_name(device: torch.device) -> str:
+    """What a GPU is called, such as ``NVIDIA H100 80GB HBM3``; of another device, its kind."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -63,6 +64,53 @@ def rows_at_a_time(batch: torch.Tensor) -> int:
     return max(1, _CACHED_NUMBERS // batch[0].numel())
 
 
+def _find_device(name: str) -> torch.device:
+    if name.startswith("cuda:") and num_processes() > 1:
+        raise ProtoRKDError(f"--device must be auto, cpu or cuda for several processes; got {name}, which is one GPU.")
+    if name == "auto" and not torch.cuda.is_available():
+        return _without_gpu()
+    try:
+        device = _own_gpu() if name in ("auto", "cuda") else torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        rank = os.environ.get("LOCAL_RANK")
+        is_own = rank is not None and name in ("auto", "cuda")
+        process = f" in process {rank} of this machine. Start no more processes than it has GPUs" if is_own else ""
+        why = f" {_why_no_gpu()}" if name.startswith("cuda") and not torch.cuda.is_available() else ""
+        raise ProtoRKDError(
+            f"--device must be a device that torch can use here (auto, cpu, cuda, ...); got {name}{process}.{why}"
+        ) from error
+    return device
+
+
+def _current(device: torch.device) -> torch.device:
+    """Make a GPU the one that torch takes where none is named, so that no other has to hold a context."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def _without_gpu() -> torch.device:
+    """What "auto" takes; the CPU of a machine with an NVIDIA driver would be days of training that nobody meant."""
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    if read_driver() is None or hides_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")):
+        return torch.device("cpu")
+    raise ProtoRKDError(
+        f"--device auto must find the GPU of a machine that has an NVIDIA driver; got none. {_why_no_gpu()} "
+        "Or pass --device cpu to do without."
+    )
+
+
+def _why_no_gpu() -> str:
+    return explain_missing_gpu(
+        driver=read_driver(),
+        torch_version=torch.__version__,
+        cuda=torch.version.cuda,
+        visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+    )
+
+
 def _own_gpu() -> torch.device:
     local_rank = os.environ.get("LOCAL_RANK")
-    return torch.device("cuda" if local_rank is None else f"cuda:{local_rank}")
+    return torch.device("cuda", torch.cuda.current_device() if local_rank is None else int(local_rank))

@@ -53,6 +53,7 @@ class EvalPictures(Dataset[tuple[int, Tensor | str]]):
     def __init__(self, images: ImageSet, transform: EvalTransform) -> None:
         self._images = images
         self._transform = transform
+        self.image_bytes = transform.image_bytes
         self.line = no_line()
 
     def path_of(self, number: int) -> str:

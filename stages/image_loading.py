@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from data_schemas.errors import ProtoRKDError
 from stages.at_hand import AtHand
 from stages.image_batches import Batch, collate
+from stages.workers import fit_readers
 
 # What a process that reads needs, brought in once by the process that all of them are forked from.
 _PRELOADED = [
@@ -28,7 +29,6 @@ _PRELOADED = [
     "cv2",
     "stages.image_loading",
 ]
-_AHEAD = 4  # batches that each process reads ahead
 
 
 class Pictures(Protocol):
@@ -57,9 +57,10 @@ class ImageLoader:
 
     Args:
         pictures: by number, or whatever the batches are made of.
-        workers: processes that read; 0 reads in this one.
+        workers: processes that read, or fewer where batches are large; 0 reads in this one.
         pin_memory: put batches where a GPU fetches them from by itself.
         batches: what each batch is made of.
+        batch_bytes: about how much one takes.
         collate_fn: from what the pictures give to a batch.
     """
 
@@ -70,8 +71,10 @@ class ImageLoader:
         workers: int,
         pin_memory: bool,
         batches: Iterable[list[Any]],
+        batch_bytes: float,
         collate_fn: Callable[[Any], Batch] = collate,
     ) -> None:
+        workers, ahead = fit_readers(workers, batch_bytes=batch_bytes)
         if workers:
             start_server()
         self._pictures, self._at_hand = pictures, AtHand(workers)
@@ -82,7 +85,7 @@ class ImageLoader:
             num_workers=workers,
             collate_fn=collate_fn,
             pin_memory=pin_memory,
-            prefetch_factor=_AHEAD if workers else None,
+            prefetch_factor=ahead if workers else None,
             multiprocessing_context="forkserver" if workers else None,
             worker_init_fn=partial(_settle_down, self._at_hand, dict(os.environ)) if workers else None,
             generator=torch.Generator(),  # its own, or to start would move the global one, from which dropout draws

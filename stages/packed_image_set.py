@@ -85,6 +85,12 @@ class PackedImageSet(ImageSet):
         ]
 
 
+def mean_bytes(images: ImageSet) -> float:
+    """Mean bytes of images that lie there as pixels."""
+    assert isinstance(images, PackedImageSet)
+    return images.pack.mean_bytes(images.rows)
+
+
 def are_raw(images: ImageSet) -> bool:
     """Whether pictures lie there as pixels, with nothing to decode."""
     return isinstance(images, PackedImageSet) and images.pack.format == "raw"

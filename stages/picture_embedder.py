@@ -1,19 +1,23 @@
 """A student at work: pictures in, embeddings out."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file
 from stages.checkpoints import LoadedStudent
-from stages.precision import autocast
+from stages.image_batches import Batch
+from stages.precision import autocast, full_float32
+from stages.prefetch import results_on_cpu
 from stages.student import Student
 from stages.trained_student import load_student
 from stages.transforms import Normalize
 
 
 class PictureEmbedder:
-    """Embeds pictures; the backbone runs in the given precision, the projection head in fp32.
+    """Embeds pictures; the backbone runs in the given precision, the projection head in fp32, which is never TF32.
 
     Args:
         student: whose weights are loaded.
@@ -26,9 +30,11 @@ class PictureEmbedder:
 
     def __init__(self, student: LoadedStudent, *, device: torch.device, precision: str) -> None:
         self.model = _load(student, device)
+        self._device = device
         self._normalize = Normalize(student.config.preprocessing, device)
         self._in_precision = autocast(precision, device)
 
+    @full_float32()
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Embed a batch: what the projection head sees, and what it makes of it.
@@ -41,6 +47,23 @@ class PictureEmbedder:
             features = self.model.features(self._normalize(images))
         features = features.float()
         return features, self.model.head(features)
+
+    def over(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+        """Embed one batch after the other, those too of which no image could be read.
+
+        Args:
+            batches: with pinned memory, if the student is on a GPU.
+
+        Shapes:
+            yields: the batch, (read, feature_dim) and (read, dim), float32, on the CPU.
+        """
+        for batch, (features, embeddings) in results_on_cpu(batches, self._embed, self._device):
+            yield batch, features, embeddings
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if len(images):
+            return self(images)
+        return torch.empty(0, self.model.feature_dim), torch.empty(0, self.model.embedding_dim)
 
 
 def _load(student: LoadedStudent, place: torch.device) -> Student:

@@ -1,7 +1,8 @@
-"""Mixed precision where the device has it."""
+"""Mixed precision where the device has it, and float32 that is float32."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -28,6 +29,32 @@ def autocast(precision: str, device: torch.device) -> Callable[[], contextlib.Ab
     if precision == "fp32":
         return contextlib.nullcontext
     return lambda: torch.autocast(device.type, dtype=_DTYPES[precision])
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute what is float32 in float32, whatever the caller has allowed: no TF32, in no product and no convolution.
+
+    cuDNN takes TF32 for float32's convolutions and recurrent layers unless it is told not to. What autocast turns into
+    bf16 or fp16 stays that. The flags are torch's, for the whole process, and are put back.
+    """
+    backends: Any = torch.backends
+    places = (backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    before = [place.fp32_precision for place in places]
+    _set_float32(places, ["ieee"] * len(places))
+    try:
+        yield
+    finally:
+        _set_float32(places, before)
+
+
+def _set_float32(places: tuple[Any, ...], values: list[str]) -> None:
+    """Set torch's former flags, then those that came after them: it refuses to read either where they disagree."""
+    gpu, cpu, *cudnn = values
+    torch.set_float32_matmul_precision("medium" if cpu == "bf16" else "high" if gpu == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = cudnn == ["tf32", "tf32"]
+    for place, value in zip(places, values, strict=True):
+        place.fp32_precision = value
 
 
 def _has_bf16(device: torch.device) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from data_schemas.errors import ProtoRKDError
+from stages.precision import full_float32
 
 # Two cosines closer than this are the same score: float32 sums of equal rows differ by their order of addition alone.
 TIE_TOLERANCE = 1e-6
@@ -19,13 +20,8 @@ TEACHER_REMEDY = "Check the teacher: it has to give a finite embedding for every
 @contextmanager
 def exact_scores() -> Iterator[None]:
     """Measure without gradients and in full float32, whatever matmul precision the caller trained with."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
+    with full_float32(), torch.no_grad():
+        yield
 
 
 def unit_rows(embeddings: Tensor, *, name: str, remedy: str) -> Tensor:

@@ -3,8 +3,9 @@
 One process alone is the same thing with nobody to wait for, so that code above never asks whether there are others.
 """
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -44,31 +45,48 @@ class Ranks:
         return self.rank == 0
 
     def gather_rows(self, rows: Tensor, *, counts: Sequence[int] | None = None) -> Tensor:
-        """Put the rows of all ranks one after the other; the numbers of rows may differ.
+        """Put the rows of all ranks one after the other, as `gather_together` does."""
+        [gathered] = self.gather_together([rows], counts=counts)
+        return gathered
 
-        A loss that every rank computes from the gathered rows, and whose parameter gradients are then averaged over
-        the ranks as DistributedDataParallel does, has the gradient of one process with the whole batch: what flows
-        back to a rank's own rows is multiplied by the number of ranks, which that average divides by.
+    def gather_together(self, tensors: Sequence[Tensor], *, counts: Sequence[int] | None = None) -> list[Tensor]:
+        """Put the rows of all ranks one after the other, of several tensors in one exchange.
+
+        A loss that every rank computes from the gathered rows gives the student the gradient of one process with the
+        whole batch, once that is averaged over the ranks as DistributedDataParallel does: what flows back to a rank's
+        own rows is multiplied by the number of ranks, which that average divides by. Parameters of the loss itself
+        have that gradient on every rank as it is.
 
         Args:
-            rows: this rank's.
+            tensors: this rank's, of as many rows each; other ranks may have more or fewer.
             counts: how many rows each rank has, where that is known; else the ranks tell one another.
 
         Shapes:
-            rows: (own, ...), any dtype, on the training device.
-            returns: (sum of own, ...), the same dtype; gradients reach the own rows alone.
+            tensors: (own, ...), any dtypes, on the training device.
+            returns: (sum of own, ...), the same dtypes; gradients reach the own rows alone.
         """
         if self.size == 1:
-            return rows
+            return list(tensors)
         if counts is None:
-            counts = [number for [number] in self.exchange([len(rows)])]
-        padded = rows.new_zeros((max(counts), *rows.shape[1:]))
-        padded[: len(rows)] = rows.detach()
-        parts = [torch.empty_like(padded) for _ in counts]
-        distributed.all_gather(parts, padded, group=self.group)
-        gathered = [part[:count] for part, count in zip(parts, counts, strict=True)]
-        gathered[self.rank] = _GradientTimes.apply(rows, self.size)
-        return torch.cat(gathered)
+            counts = [number for [number] in self.exchange([len(tensors[0])])]
+        most = max(counts)
+        if not most:
+            return list(tensors)
+        own = torch.cat([_as_bytes(tensor, rows=most) for tensor in tensors])
+        parts = own.new_empty(self.size * len(own))
+        distributed.all_gather_into_tensor(parts, own, group=self.group)
+        fields = torch.split(parts.view(self.size, -1), [most * _row_bytes(tensor) for tensor in tensors], dim=1)
+        return [self._join(field, tensor, counts) for field, tensor in zip(fields, tensors, strict=True)]
+
+    def _join(self, field: Tensor, own: Tensor, counts: Sequence[int]) -> Tensor:
+        """Make rows of what all ranks sent of them: (ranks, bytes), uint8."""
+        size = _row_bytes(own)
+        sent = torch.cat([part[: count * size] for part, count in zip(field, counts, strict=True)])
+        rows = sent.view(own.dtype).view(sum(counts), *own.shape[1:])
+        if not own.requires_grad:
+            return rows
+        start = sum(counts[: self.rank])
+        return torch.cat([rows[:start], _GradientTimes.apply(own, self.size), rows[start + len(own) :]])
 
     def sum(self, values: Tensor) -> Tensor:
         """Add up all ranks' values; a gradient that flows back is added up over the ranks likewise.
@@ -110,13 +128,22 @@ class Ranks:
         return box[0]
 
     def average_gradients(self, module: nn.Module) -> None:
-        """Give all ranks the mean of the gradients of a module that no DistributedDataParallel wraps."""
+        """Give all ranks the mean of the gradients of a module, which DistributedDataParallel has not averaged."""
         if self.size == 1:
             return
         for parameter in module.parameters():
             if parameter.grad is not None:
                 distributed.all_reduce(parameter.grad, group=self.group)
                 parameter.grad /= self.size
+
+    def share_state(self, modules: Iterable[nn.Module]) -> None:
+        """Give all ranks the first one's weights and buffers: whatever of a module is saved."""
+        if self.size == 1:
+            return
+        for tensor in [tensor for module in modules for tensor in module.state_dict().values()]:
+            whole = tensor.contiguous()  # the tensor itself, but for kernels that have their channels last
+            distributed.broadcast(whole, src=0, group=self.group)
+            tensor.copy_(whole)
 
     def leave(self) -> None:
         """Close what connects this process to the others, all being well; else its end is what they have to notice."""
@@ -171,6 +198,16 @@ def peer_errors() -> Iterator[None]:
 def ranks_of(peers: Peers) -> Ranks:
     """The ranks that the runner met for a stage, or this process alone."""
     return peers if isinstance(peers, Ranks) else Ranks()
+
+
+def _row_bytes(tensor: Tensor) -> int:
+    return math.prod(tensor.shape[1:]) * tensor.element_size()
+
+
+def _as_bytes(tensor: Tensor, *, rows: int) -> Tensor:
+    """The bytes of a tensor, one row after the other, with room for more rows behind them: (bytes,), uint8."""
+    flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    return nn.functional.pad(flat, (0, rows * _row_bytes(tensor) - len(flat)))
 
 
 class _GradientTimes(torch.autograd.Function):

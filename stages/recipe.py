@@ -5,6 +5,8 @@ from typing import Any
 
 from pipeline.options import NOT_NEGATIVE, option
 
+PRECISIONS = ("fp32", "bf16", "fp16")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -20,9 +22,8 @@ class Recipe:
     )
     teacher_precision: str = option(
         "fp32",
-        help="Numbers that the teacher computes with. bf16 is twice as quick where the processor has it, and how far "
-        "its embeddings are from fp32's is measured and recorded; fp16 is for GPUs alone.",
-        choices=("fp32", "bf16", "fp16"),
+        help="Numbers that the teacher computes with.",
+        choices=PRECISIONS,
     )
 
     @classmethod

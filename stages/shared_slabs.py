@@ -8,7 +8,8 @@ from torch.utils.data import get_worker_info
 
 from stages.image_batches import Batch
 
-_ROOM = 1.25  # of what the first batch in it takes: batches of pictures of their own sizes differ
+ROOM = 1.25
+"""What a slab has room for, of the first batch in it: batches of pictures of their own sizes differ."""
 
 
 class Slabs:
@@ -38,7 +39,7 @@ class Slabs:
                 return self._slabs[number]
         if free:  # too small, so a larger one takes its place
             del self._slabs[free[0]]
-        slab, is_taken = torch.empty(int(_ROOM * num_bytes), dtype=torch.uint8), torch.zeros(1, dtype=torch.bool)
+        slab, is_taken = torch.empty(int(ROOM * num_bytes), dtype=torch.uint8), torch.zeros(1, dtype=torch.bool)
         for tensor in (slab, is_taken):
             tensor.share_memory_()  # type: ignore[no-untyped-call]
         self._slabs.append((slab, is_taken))

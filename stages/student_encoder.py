@@ -18,6 +18,7 @@ from pipeline.store import Artifact
 from stages.device import choose_device, send
 from stages.images import ImageRejected, upright_rgb
 from stages.pictures import DecodedPicture, Picture, open_picture
+from stages.precision import full_float32
 from stages.student import Student
 from stages.trained_student import load_student
 from stages.transforms import EvalTransform, Normalize
@@ -67,6 +68,7 @@ class StudentEncoder:
         empty = np.empty((0, self.config.embedding_dim), np.float32)
         return np.concatenate(found) if found else empty
 
+    @full_float32()
     @torch.inference_mode()
     def _embed(self, batch: Sequence[tuple[int, Any]], *, normalize: bool) -> NDArray[np.float32]:
         pixels = torch.stack([self._pixels(number, image) for number, image in batch])

@@ -1,6 +1,6 @@
 """The numbers that a teacher computes with, and what fewer bits change."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,25 +15,24 @@ from pipeline.log import log
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def set_precision(model: SentenceTransformer, precision: str, devices: Sequence[torch.device]) -> None:
+def set_precision(model: SentenceTransformer, precision: str, device: torch.device) -> None:
     """Turn the weights of a model's first module into bf16 or fp16; pooling and what follows stay in fp32.
 
     Args:
         model: with weights in fp32.
         precision: "bf16" or "fp16".
-        devices: where it will run.
+        device: where it runs.
 
     Raises:
         ProtoRKDError: fp16 is asked for on a device other than a GPU, where it would underflow without being fast.
     """
-    others = [device.type for device in devices if device.type != "cuda"]
-    if precision == "fp16" and others:
+    if precision == "fp16" and device.type != "cuda":
         raise ProtoRKDError(
-            f"--teacher-precision must be fp32 or bf16 on {others[0]}; got fp16. Use --teacher-precision bf16."
+            f"--teacher-precision must be fp32 or bf16 on {device.type}; got fp16. Use --teacher-precision bf16."
         )
     model[0].to(_DTYPES[precision])
     model[0].register_forward_hook(_widen)
-    if len(others) == len(devices):
+    if device.type != "cuda":
         _attend_plainly(model[0])
 
 
@@ -55,8 +54,8 @@ def draw_sample(captions: pa.Array) -> list[str]:
     return sample
 
 
-def nearness(embeddings: NDArray[np.float32], exact: NDArray[np.float32], *, precision: str) -> dict[str, float]:
-    """Tell and return how near embeddings are to those in fp32: the mean and the least cosine, and of how many.
+def nearness(embeddings: NDArray[np.float32], exact: NDArray[np.float32]) -> dict[str, float]:
+    """How near embeddings are to those in fp32: the mean and the least cosine, and of how many.
 
     A caption whose embedding is the zero vector in both counts as 1.
 
@@ -67,12 +66,18 @@ def nearness(embeddings: NDArray[np.float32], exact: NDArray[np.float32], *, pre
     products = np.einsum("cd,cd->c", embeddings, exact)
     both_zero = ~(embeddings.any(axis=1) | exact.any(axis=1))
     cosines = np.where(both_zero, 1.0, products / np.maximum(lengths, np.finfo(np.float32).tiny))
-    mean, least = float(cosines.mean()), float(cosines.min())
+    return {
+        "fp32_cosine_mean": float(cosines.mean()),
+        "fp32_cosine_min": float(cosines.min()),
+        "fp32_cosine_captions": float(len(cosines)),
+    }
+
+
+def tell_nearness(found: Mapping[str, float], *, precision: str) -> None:
+    """Log what `nearness` has found."""
     log.info(
-        "the teacher in %s: cosine to fp32 %.6f in the mean, %.6f at least, of %d captions",
-        precision, mean, least, len(cosines),
-    )  # fmt: skip
-    return {"fp32_cosine_mean": mean, "fp32_cosine_min": least, "fp32_cosine_captions": float(len(cosines))}
+        "the teacher in %s: cosine to fp32 %.6f in the mean, %.6f at least, of %d captions", precision, *found.values()
+    )
 
 
 def _widen(_module: torch.nn.Module, _inputs: object, features: Mapping[str, Any]) -> dict[str, Any]:

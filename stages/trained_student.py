@@ -7,15 +7,14 @@ import safetensors.torch
 import torch
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import write_atomic
 from data_schemas.student_checkpoint import StudentConfig
 from stages.student import Student, build_student
+from stages.tensor_file import write_tensors
 
 
 def save_weights(student: Student, path: Path) -> None:
     """Write the weights as a whole safetensors file."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
-    write_atomic(path, safetensors.torch.save(tensors))
+    write_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}, path)
 
 
 def load_student(config: StudentConfig, weights: Path, *, device: torch.device) -> Student:

@@ -39,6 +39,13 @@ class TrainCrop:
         self._min_scale = min_scale
         self._interpolation = v2.InterpolationMode(interpolation)
         self._middle = EvalTransform(Preprocessing(image_size=image_size, interpolation=interpolation))
+        self.image_bytes = self._middle.image_bytes
+
+    def unsized_bytes(self, whole: float) -> float:
+        """About how many bytes a crop has in the mean that is not resized, of images of so many."""
+        if not self._min_scale:
+            return self.image_bytes
+        return min(whole * (1 + self._min_scale) / 2, self.image_bytes * _MOST_SHRINK**2)
 
     def __call__(self, picture: Picture, *, seed: int) -> Tensor:
         """Crop and resize.
@@ -97,6 +104,7 @@ class EvalTransform:
     def __init__(self, preprocessing: Preprocessing) -> None:
         interpolation = v2.InterpolationMode(preprocessing.interpolation)
         size = preprocessing.image_size
+        self.image_bytes = 3 * size**2
         resize = v2.Resize(size, interpolation=interpolation, antialias=True)
         self._crop = v2.Compose([resize, v2.CenterCrop(size)])
 

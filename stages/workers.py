@@ -1,8 +1,82 @@
-"""How many processes read pictures."""
+"""How many processes read images, and how far ahead of their use."""
 
+import functools
+import math
 import os
+import shutil
+
+from pipeline.log import log
+from pipeline.sizes import human_size
+
+_MOST_AHEAD = 4  # batches that each process reads ahead
+_MOST_BYTES = 2e9  # of batches that wait for their use, for each process that trains or embeds
+_SHARED_MEMORY, _SHARE = "/dev/shm", 0.5  # noqa: S108 - where torch puts what processes hand over; of what is free there
 
 
 def num_workers(wanted: int) -> int:
-    """Turn ``--workers`` into a number of processes: -1 leaves one core to the student, and takes at most 8."""
-    return wanted if wanted >= 0 else min(8, max(1, (os.cpu_count() or 1) - 1))
+    """Turn ``--workers`` into a number of processes.
+
+    -1 leaves one core to the student, of those that are shared with what torchrun started beside it on this machine,
+    and takes at most 8.
+    """
+    return wanted if wanted >= 0 else min(8, max(1, (os.cpu_count() or 1) // num_local_processes() - 1))
+
+
+def num_local_processes() -> int:
+    """How many processes the launcher started on this machine; 1 without one."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def plan_reading(
+    batch_bytes: float, *, workers: int, free_bytes: float = math.inf, num_local: int = 1
+) -> tuple[int, int]:
+    """How many processes read, and how many batches ahead each of them, so that what waits has room in memory.
+
+    Where even one batch for each process takes too much there are fewer; none, if no batch has room where processes
+    hand it over.
+
+    Args:
+        batch_bytes: of a batch as it is handed over.
+        workers: processes that are wanted.
+        free_bytes: of shared memory, for all processes of the machine.
+        num_local: processes of the machine that each have readers.
+
+    Example:
+        >>> [plan_reading(megabytes * 1e6, workers=8) for megabytes in (1, 150, 300, 3000)]
+        [(8, 4), (8, 1), (6, 1), (1, 1)]
+        >>> plan_reading(40e6, workers=8, free_bytes=64e6)
+        (0, 1)
+    """
+    share = _SHARE * free_bytes / num_local
+    fitting = int(min(_MOST_BYTES, share) // max(1, batch_bytes))
+    if fitting >= workers:
+        return workers, min(_MOST_AHEAD, fitting // max(1, workers))
+    return fitting or int(batch_bytes <= share), 1
+
+
+def fit_readers(workers: int, *, batch_bytes: float) -> tuple[int, int]:
+    """Plan for this machine, and say where fewer processes than wanted can read."""
+    total_bytes, free_bytes = _shared_memory()
+    num_local = num_local_processes()
+    fitting, ahead = plan_reading(batch_bytes, workers=workers, free_bytes=free_bytes, num_local=num_local)
+    if fitting < workers:
+        bound = f"{human_size(_MOST_BYTES)} of them may wait for their use"
+        if _SHARE * free_bytes / num_local < _MOST_BYTES:
+            bound = f"they wait in {_SHARED_MEMORY}, of {human_size(total_bytes)}: enlarge it, or free some of it"
+        size = human_size(batch_bytes)
+        _say_once(f"{fitting} processes read images, not {workers}: a batch takes {size}, and {bound}")
+    return fitting, ahead
+
+
+def _shared_memory() -> tuple[float, float]:
+    """Bytes of it in all, and those that are free; without bounds where the system says none."""
+    try:
+        memory = shutil.disk_usage(_SHARED_MEMORY)
+    except OSError:
+        return math.inf, math.inf
+    return memory.total, memory.free
+
+
+@functools.cache  # a training makes a loader for every validation
+def _say_once(line: str) -> None:
+    log.info(line)

@@ -94,6 +94,9 @@ class _Written:
             raise
         return self._file.write(data)
 
+    def writelines(self, lines):
+        self.write(b"".join(lines))
+
     def __enter__(self):
         self._file.__enter__()
         return self

@@ -131,6 +131,14 @@ def abandoned_memory() -> set[str]:
     return names
 
 
+def is_alive(number: int) -> bool:
+    """Whether a process still runs."""
+    try:
+        return _status(number)[0] != "Z"
+    except (OSError, IndexError):
+        return False
+
+
 def own_files() -> set[str]:
     """What this process's file descriptors point to."""
     found = set()

@@ -59,3 +59,12 @@ def test_unchanged__imports_no_tensors(
     printed, imported = run("why", *words, "--store", store)
     assert "would not run: unchanged" in printed
     assert not imported & SLOW_TO_IMPORT
+
+
+def test_why__of_a_teacher_on_a_cpu_imports_no_tensors(write_manifest: Any, word_vectors: Path, store: Path) -> None:
+    words = ("--manifest", write_manifest(["red"]), "--teacher", word_vectors.parent / "saved", "--store", store)
+    (word_vectors.parent / "saved").mkdir()
+    (word_vectors.parent / "saved" / "modules.json").write_text("[]")
+    printed, imported = run("why", "encode-teacher", *words, "--device", "cpu")
+    assert "nothing like it in the store" in printed
+    assert not imported & SLOW_TO_IMPORT

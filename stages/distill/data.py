@@ -19,9 +19,10 @@ from stages.image_batches import Batch, collate, collate_unsized
 from stages.image_loading import ImageLoader
 from stages.image_set import ImageSet
 from stages.images import ImageRejected
+from stages.packed_image_set import mean_bytes
 from stages.random_numbers import keyed_numbers
 from stages.shared_names import share
-from stages.shared_slabs import Slabs
+from stages.shared_slabs import ROOM, Slabs
 from stages.transforms import TrainCrop
 
 Request = tuple[int, int]  # epoch, example
@@ -69,6 +70,11 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
         twin._images = self._images.shared()
         twin._pairs = share(self._pairs)
         return twin
+
+    @property
+    def image_bytes(self) -> float:
+        """About how many bytes an image has in a batch."""
+        return self._crop.image_bytes if self._resized else self._crop.unsized_bytes(mean_bytes(self._images))
 
     def path_of(self, example: int) -> str:
         """The path of an example's picture, as its manifest writes it."""
@@ -188,6 +194,9 @@ class BatchRequests:
         self._rank, self._num_ranks = rank, num_ranks
         self.micro_batches_per_step = accumulate
         self.steps_per_epoch = -(-(size - least + 1) // batch_size)
+        # Of this rank's part of a micro-batch in all steps but an epoch's last: one size, or two that differ by 1.
+        whole_step = np.arange(batch_size if self.steps_per_epoch > 1 else size)
+        self.usual_sizes = {len(own) for own in self._own_parts(whole_step)}
 
     def __len__(self) -> int:
         steps = self._epochs * self.steps_per_epoch - self._start_step
@@ -200,17 +209,26 @@ class BatchRequests:
             order = self._examples[episode]
             for step in range(first_step if epoch == first_epoch else 0, self.steps_per_epoch):
                 stop = len(order) if step == self.steps_per_epoch - 1 else (step + 1) * self._batch_size
-                batch = order[step * self._batch_size : stop]
-                for micro_batch in np.array_split(batch, self.micro_batches_per_step):
-                    own = np.array_split(micro_batch, self._num_ranks)[self._rank]
+                for own in self._own_parts(order[step * self._batch_size : stop]):
                     yield [(epoch, example) for example in own.tolist()]
+
+    def _own_parts(self, batch: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        for micro_batch in np.array_split(batch, self.micro_batches_per_step):
+            yield np.array_split(micro_batch, self._num_ranks)[self._rank]
 
 
 def load_batches(dataset: ExampleImages, requests: BatchRequests, *, workers: int, pin_memory: bool) -> Iterable[Batch]:
     """Read the requested micro-batches, in order, ahead of training."""
     pictures = dataset.shared() if workers else dataset
     hand_over = Slabs() if pin_memory else _as_it_is  # what is pinned is copied, and its memory free again
-    return ImageLoader(pictures, workers=workers, pin_memory=pin_memory, batches=requests, collate_fn=hand_over)
+    return ImageLoader(
+        pictures,
+        workers=workers,
+        pin_memory=pin_memory,
+        batches=requests,
+        batch_bytes=max(requests.usual_sizes) * dataset.image_bytes * (ROOM if pin_memory else 1),
+        collate_fn=hand_over,
+    )
 
 
 def _as_it_is(batch: Batch) -> Batch:

@@ -16,7 +16,8 @@ class EMA(nn.Module):
     After its update number n, from 0, the mean has the decay min(decay, (1 + n) / (10 + n)), so that the first random
     weights are soon forgotten. The running statistics of batch normalisation are averaged like weights, for they belong
     to the averaged weights more than the last batch's do; whole numbers are copied. Ranks that start from the same
-    weights and take the same steps hold the same mean, without a word between them.
+    weights and take the same steps hold the same mean of weights, without a word between them; of running statistics,
+    which each rank may have its own of, they hold the first one's when they share their state.
 
     Args:
         student: copied, with its device and memory format. Copy before it is compiled or wrapped.
@@ -40,14 +41,26 @@ class EMA(nn.Module):
         self._copied: list[list[Tensor]] = []
 
     @torch.no_grad()
-    def update(self, student: nn.Module) -> None:
-        """Move the mean towards the student, always the same module; call it after every optimizer step."""
+    def update(self, student: nn.Module, *, taken: Tensor | None = None) -> None:
+        """Move the mean towards the student, always the same module; call it after every optimizer step.
+
+        Args:
+            student: the module.
+            taken: whether the optimizer took the step, known on the device alone; where it did not, the mean stays,
+                whatever the student holds. None: it did.
+
+        Shapes:
+            taken: (), bool.
+        """
         decay = min(self._decay, (1 + self._num_updates) / (10 + self._num_updates))
         self._num_updates += 1
         if not self._averaged:
             self._pair_up(student)
+        means, values = self._averaged
+        if taken is not None:  # chosen, not weighed: 0 times NaN is NaN
+            values = [torch.where(taken, value, mean) for mean, value in zip(means, values, strict=True)]
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        average(*self._averaged, None)
+        average(means, values, None)
         if self._copied[0]:
             torch._foreach_copy_(self._copied[0], self._copied[1])
 

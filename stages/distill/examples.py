@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
+from stages.device import send
 from stages.random_numbers import keyed_numbers
 
 CAPTIONS_PER_IMAGE = ("each", "sample", "mean", "first")
@@ -134,7 +135,7 @@ class Examples:
             return gather(self.caption_rows(examples, epoch))
         rows, counts = self.captions(examples)
         embeddings = F.normalize(gather(rows), dim=1)
-        starts = (counts.cumsum(0) - counts).to(embeddings.device)
+        starts = send(counts.cumsum(0) - counts, embeddings.device)
         places = torch.arange(len(rows), device=embeddings.device)
         return F.embedding_bag(places, embeddings, starts, mode="mean")
 

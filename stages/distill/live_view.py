@@ -18,7 +18,7 @@ from pipeline.progress import progress
 
 _REFRESH_S = 0.25
 _SPEED_OVER_S = 120.0
-_NO_TERMS = {"step", "epoch", "loss", "lr", "grad_norm", "images_per_s", "data_wait_share"}
+_NO_TERMS = {"step", "epoch", "loss", "lr", "grad_norm", "images_per_s", "data_wait_share", "skipped_steps"}
 _VALIDATION = "validation/"
 
 

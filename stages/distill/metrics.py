@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from data_schemas.files import append_line, write_atomic
@@ -15,12 +16,14 @@ from stages.distill.reporters import Reporter
 from stages.image_batches import Batch
 
 _NEVER = 1 << 62
+_SKIPPED = "skipped_steps"
 
 
 class Metrics:
     """Writes ``metrics.jsonl``, shows its lines, and passes them to reporters.
 
-    A number that is not finite is null in the file, and stays what it is elsewhere.
+    A number that is not finite is null in the file, and stays what it is elsewhere. Where steps were left out, a line
+    says how many, as ``skipped_steps``, and the gradient's norm is the mean over the others.
 
     Args:
         path: of the file.
@@ -96,15 +99,19 @@ class Metrics:
         self._num_images += num_images
         self._sum(values)
 
-    def add_step(self, *, lr: float, grad_norm: Tensor) -> None:
+    def add_step(self, *, lr: float, grad_norm: Tensor, taken: Tensor | None = None) -> None:
         """Take the numbers of an optimizer step, without waiting for the device.
 
         Args:
             lr: learning rate.
             grad_norm: the gradient's norm, a scalar.
+            taken: whether the optimizer took the step, a scalar; None: it did.
         """
         self._lr = lr
-        self._sum({"grad_norm": grad_norm})
+        if taken is None:
+            self._sum({"grad_norm": grad_norm})
+        else:
+            self._sum({"grad_norm": torch.where(taken, grad_norm, 0), _SKIPPED: ~taken})
 
     def write_when_due(self, step: int, *, epoch: float) -> None:
         """Count a step as taken, and write a line of means since the last if this step is one that has a line."""
@@ -114,7 +121,7 @@ class Metrics:
         if step % self._every or not self._sums:
             return
         elapsed_s = time.monotonic() - self._since
-        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        means = self._means()
         rate, waiting = self._num_images / elapsed_s, self._wait_s / elapsed_s
         speed = {"images_per_s": round(rate, 1), "data_wait_share": round(waiting, 4)}
         self.write(step, epoch=epoch, values={**means, "lr": self._lr, **speed})
@@ -137,6 +144,13 @@ class Metrics:
         self._last |= {"epoch": epoch, **values}
         for reporter in self._reporters:
             reporter.report(step, {"epoch": epoch, **values})
+
+    def _means(self) -> dict[str, float]:
+        sums = {name: float(total) for name, total in self._sums.items()}
+        skipped = sums.pop(_SKIPPED, 0.0)
+        counts = self._counts | {"grad_norm": self._counts.get("grad_norm", 0) - skipped}
+        means = {name: total / counts[name] if counts[name] else math.nan for name, total in sums.items()}
+        return {**means, _SKIPPED: int(skipped)} if skipped else means
 
     def _sum(self, values: Mapping[str, Tensor]) -> None:
         if not self._enabled:

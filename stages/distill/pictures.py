@@ -1,37 +1,12 @@
-"""The way of a batch of pictures from memory to the student: sent ahead, and made its input on the device."""
+"""What makes a batch of pictures the student's input, on the device."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from stages.augmentation import Augment
-from stages.image_batches import Batch
 from stages.transforms import Normalize
-
-
-def sent_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Yield batches whose pictures are on their way to the device.
-
-    On a GPU they travel in a stream of their own, so that the copy goes on beside what the device still computes; the
-    stream of training waits for it, the host does not. Elsewhere batches are what they were.
-
-    Args:
-        batches: with pinned memory, if they go to a GPU.
-        device: where the student trains.
-    """
-    if device.type != "cuda":
-        yield from batches
-        return
-    aside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    for batch in batches:
-        with torch.cuda.stream(aside):
-            images = batch.images.to(device, non_blocking=True)
-        current = torch.cuda.current_stream(device)
-        current.wait_stream(aside)
-        images.record_stream(current)  # its memory is not given to another before the step is through with it
-        yield replace(batch, images=images)
 
 
 def prepares_batches(device: torch.device) -> bool:

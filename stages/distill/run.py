@@ -14,11 +14,12 @@ from data_schemas.manifest import Rejection
 from data_schemas.pair_index import write_rejected
 from data_schemas.student_checkpoint import WEIGHTS_NAME, Preprocessing, StudentConfig, TeacherRecord
 from pipeline.draft import Draft
+from pipeline.log import log
 from pipeline.stage import Context, Input, Result
 from pipeline.store import DRAFT_PREFIX, Artifact
 from stages.augmentation import AUGMENTATIONS, Augment
 from stages.batch_resize import resize_batch
-from stages.device import choose_device
+from stages.device import choose_device, describe_work, gpu_name
 from stages.distill.data import BatchRequests, ExampleImages
 from stages.distill.ema import EMA
 from stages.distill.loss_spec import parse_losses
@@ -48,6 +49,7 @@ from stages.precision import autocast, choose_precision
 from stages.ranks import Ranks, ranks_of
 from stages.recipe import Recipe
 from stages.trained_student import save_weights
+from stages.training_device import training_device
 from stages.transforms import EvalTransform, Normalize, TrainCrop
 from stages.workers import num_workers
 
@@ -64,13 +66,30 @@ def train_student(
 
     Raises:
         ProtoRKDError: the embeddings are damaged, the student or an objective is unknown, too many pictures cannot be
-            read, or the loss is no longer finite.
+            read, the loss is no longer finite, or an operation is to be deterministic and cannot.
     """
+    device = choose_device(runtime.device)
+    precision = choose_precision(params.precision, device)
+    if ranks_of(context.peers).is_first:
+        log.info("distill: on %s", describe_work(device, precision=precision))
+    trained = f"--student {params.student} and --loss {', '.join(params.loss)}"
+    with training_device(device, deterministic=runtime.deterministic, trained=trained):
+        return _train(params, runtime, device, precision, inputs=inputs, draft=draft, context=context)
+
+
+def _train(
+    params: "DistillParams",
+    runtime: "DistillRuntime",
+    device: torch.device,
+    precision: str,
+    *,
+    inputs: Mapping[str, Input],
+    draft: Draft,
+    context: Context,
+) -> Result:
     embeddings: Artifact = inputs["embeddings"].value
     images: ImageSet = inputs["images"].value
     ranks = ranks_of(context.peers)
-    device = choose_device(runtime.device)
-    precision = choose_precision(params.precision, device)
     if num_workers(runtime.workers):
         start_server()  # it gets ready while the rest is made
     targets = load_targets(embeddings, placement=runtime.targets_placement, device=device, draft=draft, ranks=ranks)
@@ -93,6 +112,7 @@ def train_student(
     conduct = Conduct(
         device=device,
         precision=precision,
+        compiled=runtime.compile,
         workers=num_workers(runtime.workers),
         save_every_minutes=runtime.save_every_minutes,
         max_rejected=max_bad - len(images.missing),
@@ -170,7 +190,7 @@ def train_student(
     return Result(
         counts=_counts(params, pairs, images, done),
         uses=tuple(sorted(maps.used)),
-        environment={"device": _describe(device), "precision": precision, "processes": str(ranks.size)},
+        environment={"device": gpu_name(device), "precision": precision, "processes": str(ranks.size)},
     )
 
 
@@ -298,7 +318,3 @@ def _counts(
         "epochs": params.epochs,
         "steps": done.step,
     }
-
-
-def _describe(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

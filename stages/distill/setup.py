@@ -145,7 +145,7 @@ class PrototypeMaps:
         named: that was named, for every number.
         embeddings: whose captions are clustered.
         num_captions: at most a fourth of so many prototypes are made, so that each stands for some captions.
-        device: where centroids are wanted.
+        device: where centroids are wanted, and made.
         ranks: the first makes, all read.
         context: the store.
         used: digests of the artifacts that were read.
@@ -184,7 +184,11 @@ class PrototypeMaps:
     def _make(self, num_prototypes: int) -> Artifact:
         inputs = {"embeddings": str(self.embeddings.path)}
         return make_artifact(
-            "prototypes", params={"num_prototypes": num_prototypes}, inputs=inputs, context=self.context
+            "prototypes",
+            params={"num_prototypes": num_prototypes},
+            inputs=inputs,
+            runtime={"device": self.device.type},
+            context=self.context,
         )
 
 

@@ -185,7 +185,11 @@ class DistillRuntime:
     """What changes only how fast or where it runs; not hashed."""
 
     device: str = option("auto", help="Where the student trains: auto, cpu, cuda, ...")
-    workers: int = option(-1, help="Processes that read pictures. -1: one less than the cores, at most 8.")
+    workers: int = option(
+        -1,
+        help="Processes that read pictures; fewer where batches are large. -1: one less than the cores, at most 8; "
+        "under torchrun each process has its share of the cores.",
+    )
     targets_placement: str = option(
         "auto",
         help="Where the teacher's embeddings are kept while training.",
@@ -194,6 +198,11 @@ class DistillRuntime:
     compile: bool = option(False, help="Compile the student with torch.compile: slow to begin, faster on a GPU.")
     checkpoint_gradients: bool = option(
         False, help="Recompute the backbone's blocks in the backward pass: less memory, a third more time."
+    )
+    deterministic: bool = option(
+        False,
+        help="On a GPU, take deterministic operations alone, so that a training that was killed and gone on with ends "
+        "as one that was not; slower. A CPU does so anyway.",
     )
     profile: bool = option(False, help="Write where the time of steps goes to logs/profile.json, and a trace of a few.")
     log_every_steps: int = option(50, help="Steps between lines of metrics.", check=POSITIVE)

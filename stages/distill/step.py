@@ -23,7 +23,7 @@ class TrainingStep:
     Args:
         student: trained in place.
         objectives: trained in place where they have parameters; every rank computes them over the gathered batch, so
-            that their state is the same on all ranks.
+            that their gradients and their state are the same on all ranks, up to kernels that add in no fixed order.
         optimizer: over the parameters of both.
         ranks: who trains together.
         prepare: from bytes to the student's input.
@@ -101,12 +101,10 @@ class TrainingStep:
                 embeddings = self._forward(pictures)
             with self._clock.part("objectives"):
                 device = embeddings.device
-                loss, terms = self._objectives(
-                    student=self._ranks.gather_rows(embeddings.float(), counts=counts),
-                    teacher=self._ranks.gather_rows(teacher, counts=counts),
-                    rows=self._ranks.gather_rows(send(rows, device), counts=counts),
-                    labels=self._ranks.gather_rows(send(labels, device), counts=counts),
+                student, teacher, rows, labels = self._ranks.gather_together(
+                    [embeddings.float(), teacher, send(rows, device), send(labels, device)], counts=counts
                 )
+                loss, terms = self._objectives(student=student, teacher=teacher, rows=rows, labels=labels)
             with self._clock.part("backward"):
                 self._loss_scaler.scale(share * loss).backward()
         self._synced, self.has_gradients = last, True
@@ -116,7 +114,6 @@ class TrainingStep:
         """Move the parameters by what has been accumulated; give the gradient's norm before clipping."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        self._ranks.average_gradients(self._objectives)
         if not self._synced:  # the step's last micro-batch was left out, and it was to bring the ranks together
             self._ranks.average_gradients(self._student)
             self._synced = True
@@ -141,9 +138,13 @@ def _parallel(student: nn.Module, ranks: Ranks) -> nn.Module:
     if ranks.size == 1:
         return student
     device = next(student.parameters()).device
-    return DistributedDataParallel(
+    forward = DistributedDataParallel(
         student,
         device_ids=[device] if device.type == "cuda" else None,
         process_group=ranks.group,
         gradient_as_bucket_view=True,
     )
+    # Steps read no running statistics that they move: all ranks are given the first one's where those are read. Set
+    # here, for the argument's name changes between releases of torch.
+    forward.broadcast_buffers = False
+    return forward

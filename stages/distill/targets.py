@@ -18,6 +18,7 @@ from pipeline.draft import STATE_FOLDER, Draft
 from pipeline.log import log
 from pipeline.peers import agreed
 from pipeline.store import Artifact
+from stages.device import send
 from stages.ranks import Ranks
 
 _AUTO_SHARE = 0.5  # of the free memory that a table may take
@@ -64,7 +65,7 @@ class Targets:
             returns: (batch, dim), the table's dtype, on the device.
         """
         if self._table.device.type != "cpu":
-            return self._table.index_select(0, rows.to(self._device, non_blocking=True))
+            return self._table.index_select(0, send(rows, self._device))
         rows = rows.cpu()  # waits where they lie on the device: the table is looked at at once
         if self._device.type == "cpu":
             # In this thread alone: torch shares a copy of microseconds among all, and waits for those that are busy.
@@ -72,7 +73,7 @@ class Targets:
         # From pinned memory, which torch gives out again when the copy is through, the copy goes on in the background.
         found = torch.empty(len(rows), self.dim, dtype=self._table.dtype, pin_memory=self._device.type == "cuda")
         torch.index_select(self._table, 0, rows, out=found)
-        return found.to(self._device, non_blocking=True)
+        return send(found, self._device)
 
     def gather(self, rows: Tensor) -> Tensor:
         """Take the embeddings of caption rows to compute with; only what is taken is widened, and on the device.

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from data_schemas.student_checkpoint import checkpoint_path
 from pipeline.draft import Draft
 from pipeline.log import log
 from pipeline.stop import stop_requests
+from stages.ahead_and_behind import behind
 from stages.distill.data import BatchRequests, ExampleImages, load_batches
 from stages.distill.ema import EMA
 from stages.distill.examples import Examples
@@ -21,19 +22,20 @@ from stages.distill.finite import LossWatch
 from stages.distill.metrics import Metrics
 from stages.distill.objectives import WeightedObjectives
 from stages.distill.optimizer import warmup_cosine
-from stages.distill.pictures import Prepare, sent_ahead
+from stages.distill.pictures import Prepare
 from stages.distill.profile import Clock, waited_for
 from stages.distill.smoothing import TargetSmoothing
 from stages.distill.step import TrainingStep, seed_step
 from stages.distill.targets import Targets
-from stages.distill.training_state import TrainingProgress, load_training_state, save_training_state
+from stages.distill.training_state import TrainingProgress, TrainingState, load_training_state
 from stages.distill.validation import Validation
 from stages.image_batches import Batch
 from stages.image_loading import ReaderDiedError
 from stages.precision import autocast
+from stages.prefetch import prefetch_to_device
 from stages.ranks import Ranks, peer_errors
 from stages.student import Student
-from stages.trained_student import save_weights
+from stages.tensor_file import write_tensors
 
 STATE_NAME = "latest.safetensors"
 
@@ -66,6 +68,8 @@ class Conduct:
     Args:
         device: where the student trains.
         precision: fp32, bf16 or fp16.
+        compiled: whether the student is compiled; what comes in an unusual size then runs as it would without, for to
+            compile takes longer than an epoch's last batch.
         workers: processes that read pictures; 0 reads in this one.
         save_every_minutes: minutes between saved states within an epoch.
         max_rejected: unreadable pictures beyond this number stop the training.
@@ -73,6 +77,7 @@ class Conduct:
 
     device: torch.device
     precision: str
+    compiled: bool
     workers: int
     save_every_minutes: float
     max_rejected: int
@@ -173,14 +178,15 @@ class Training:
             peer_errors(),
             self._metrics.shown(done.step, total_steps=total_steps),
             closing(self._clock),
+            behind(self._write) as self._write_behind,
         ):
             seed_step(seed=schedule.seed, step=done.step, rank=self._ranks.rank)
             try:
-                self._take_steps(sent_ahead(waited, conduct.device), requests, stop, total_steps)
+                self._take_steps(prefetch_to_device(waited, conduct.device), requests, stop, total_steps)
             except ReaderDiedError:
                 if not stop.is_set() or self._examples_in_step:
                     raise
-                self._save()  # they were stopped as well
+                self._save(None)  # they were stopped as well
                 raise self._stopped(total_steps) from None
         return done
 
@@ -190,6 +196,7 @@ class Training:
         done = self._progress
         for number, batch in enumerate(batches, start=1):
             last = number % requests.micro_batches_per_step == 0
+            self._write_behind.check()
             word = self._confer(batch, stop)
             if min(word.counts) > 1:
                 self._learn(batch, requests, word, last=last)
@@ -200,15 +207,20 @@ class Training:
             self._finish_step(total_steps)
             epoch, step_in_epoch = divmod(done.step, requests.steps_per_epoch)
             self._metrics.write_when_due(done.step, epoch=done.step / requests.steps_per_epoch)
-            if step_in_epoch == 0:
-                self._finish_epoch(epoch)
-            if step_in_epoch == 0 or word.save or word.stop:
-                self._save()
+            is_kept = step_in_epoch == 0 or word.save or word.stop
+            if is_kept:
+                # All go on from what the first keeps, or differences in last bits, of objectives that a GPU adds up in
+                # no fixed order, would grow. The optimizer's means need no exchange: they forget, weights do not.
+                self._ranks.share_state(self._modules.values())
+            kept = self._finish_epoch(epoch) if step_in_epoch == 0 else None
+            if is_kept:
+                self._save(kept)
             self._clock.step()
             if word.stop and done.step < total_steps:
                 raise self._stopped(total_steps)
 
     def _stopped(self, total_steps: int) -> StopRequestedError:
+        self._write_behind.settle()
         return StopRequestedError(
             f"distill was asked to stop and did, after step {self._progress.step} of {total_steps}. "
             "Run the same command again: it goes on from there."
@@ -220,21 +232,25 @@ class Training:
             teacher = self._examples.targets(batch.rows, epoch, self._targets.gather)
             if self._smooth is not None:
                 teacher = self._smooth(teacher)
-        loss, terms = self._step.accumulate(
-            batch.images,
-            seeds=batch.seeds,
-            sizes=batch.sizes,
-            teacher=teacher,
-            rows=self._examples.caption_rows(batch.rows, epoch),
-            labels=self._examples.labels(batch.rows),
-            counts=word.counts,
-            share=1 / requests.micro_batches_per_step,
-            last=last,
-        )
+        with self._uncompiled() if len(batch.rows) not in requests.usual_sizes else nullcontext():
+            loss, terms = self._step.accumulate(
+                batch.images,
+                seeds=batch.seeds,
+                sizes=batch.sizes,
+                teacher=teacher,
+                rows=self._examples.caption_rows(batch.rows, epoch),
+                labels=self._examples.labels(batch.rows),
+                counts=word.counts,
+                share=1 / requests.micro_batches_per_step,
+                last=last,
+            )
         self._examples_in_step.append(batch.rows)
         self._watch.look(loss, step=self._progress.step + 1, rows=self._rows_in_step(), last_good=self._last_good)
         self._metrics.add(num_images=sum(word.counts), values={"loss": loss, **terms})
         self._clock.add(sum(word.counts))
+
+    def _uncompiled(self) -> AbstractContextManager[object]:
+        return torch.compiler.set_stance("force_eager") if self._conduct.compiled else nullcontext()
 
     def _rows_in_step(self) -> Callable[[], list[int]]:
         examples = self._examples_in_step  # another list in the next step
@@ -251,40 +267,54 @@ class Training:
         if self._step.has_gradients:
             with self._clock.part("optimizer"):
                 grad_norm = self._step.update(lr)
+                # The scaler leaves out the steps whose gradient is not finite, which the device alone knows.
+                taken = grad_norm.isfinite() if self._scaler.is_enabled() else None
                 if self._ema is not None:
-                    self._ema.update(self._student)
-            self._metrics.add_step(lr=lr, grad_norm=grad_norm)
-            if not self._scaler.is_enabled():  # which leaves out the steps whose gradient is not finite
+                    self._ema.update(self._student, taken=taken)
+            self._metrics.add_step(lr=lr, grad_norm=grad_norm, taken=taken)
+            if taken is None:
                 rows = self._rows_in_step()
                 self._watch.look(grad_norm, name="gradient", step=done.step + 1, rows=rows, last_good=self._last_good)
         self._examples_in_step = []
         done.step += 1
         seed_step(seed=schedule.seed, step=done.step, rank=self._ranks.rank)
 
-    def _finish_epoch(self, epoch: int) -> None:
+    def _finish_epoch(self, epoch: int) -> str | None:
+        """Validate, and say under which path the weights are to be kept, if they are."""
         self._watch.settle(self._last_good)
         student = self._student if self._ema is None else self._ema.shadow
         if self._validate is not None:
-            with self._metrics.paused(), self._clock.part("validation"):
+            with self._metrics.paused(), self._clock.part("validation"), self._uncompiled():
                 figures = self._validate(student)
             self._metrics.write(self._progress.step, epoch=epoch, values=figures)
-        if epoch % self._schedule.save_every_epochs == 0 or epoch == self._schedule.epochs:
-            path = checkpoint_path(epoch)
-            self._progress.checkpoints.append(path)
-            if self._ranks.is_first:
-                with self._clock.part("saving"):
-                    save_weights(student, self._draft.path / path)
-                    self._draft.adopt(path)
+        if epoch % self._schedule.save_every_epochs and epoch != self._schedule.epochs:
+            return None
+        self._progress.checkpoints.append(checkpoint_path(epoch))
+        return checkpoint_path(epoch)
 
-    def _save(self) -> None:
+    def _save(self, kept: str | None) -> None:
+        """Copy where training stands, and let it be written beside the steps that follow.
+
+        Args:
+            kept: where its weights are to be kept as well.
+        """
         self._watch.settle(self._last_good)
         self._progress.loss_scale = self._scaler.state_dict()
         self._saved_at = time.monotonic()
         self._last_good = f"that after step {self._progress.step}, from which the same command goes on"
         if self._ranks.is_first:
-            path = self._draft.state / STATE_NAME
             with self._clock.part("saving"):
-                save_training_state(path, self._progress, modules=self._modules, optimizer=self._optimizer)
+                self._write_behind.settle()  # first, so that there is one copy at a time
+                state = TrainingState.of(self._progress, modules=self._modules, optimizer=self._optimizer)
+                self._write_behind(state, kept)
+
+    def _write(self, state: TrainingState, kept: str | None) -> None:
+        """Write a state, after the weights that it refers to."""
+        if kept is not None:
+            weights = state.below("student/" if self._ema is None else "ema/shadow.")
+            write_tensors(weights, self._draft.path / kept)
+            self._draft.adopt(kept)
+        state.write(self._draft.state / STATE_NAME)
 
     def _confer(self, batch: Batch, stop: threading.Event) -> "_Word":
         """Tell the other ranks of this one's part of a micro-batch, so that all take the same turns."""

@@ -13,8 +13,10 @@ from stages.distill.targets import Targets
 from stages.image_batches import Batch, EvalPictures
 from stages.image_loading import ImageLoader, batches_of
 from stages.image_set import ImageSet
+from stages.prefetch import prefetch_to_device
 from stages.ranks import Ranks
 from stages.retrieval import retrieval_metrics
+from stages.training_device import measuring_device
 from stages.transforms import EvalTransform, Normalize
 
 MAX_IMAGES = 5000
@@ -87,12 +89,13 @@ class Validation:
         held_out = f", of {len(captions_of)} held out" if len(names) < len(captions_of) else ""
         log.info("distill: validating on %d images with %d captions%s", len(names), len(self._caption_rows), held_out)
 
+    @measuring_device()
     @torch.no_grad()
     def __call__(self, student: nn.Module) -> dict[str, float]:
         """Measure a student as it stands, and leave it as it was.
 
-        Its random numbers and train mode stay; on other ranks than the first, its buffers become the first one's, as
-        they do before every step of DistributedDataParallel.
+        Its random numbers and train mode stay. On several ranks it must be the same on all, running statistics
+        included, as `Ranks.share_state` makes it.
 
         Returns:
             The measures of `retrieval_metrics`, named ``validation/...``, with ``validation/images`` and
@@ -103,7 +106,6 @@ class Validation:
         """
         own = range(self._ranks.rank, len(self._paths), self._ranks.size)
         with _eval_mode(student):
-            self._share_buffers(student)
             embeddings, found, rejected = self._embed(student, own)
         embeddings = self._ranks.gather_rows(embeddings)
         found = self._ranks.gather_rows(found).cpu()
@@ -125,7 +127,7 @@ class Validation:
         embeddings = [torch.empty(0, self._targets.dim, device=device)]
         found = [torch.empty(0, dtype=torch.int64)]
         rejected: dict[int, str] = {}
-        for batch in self._load(own, pin_memory=device.type == "cuda"):
+        for batch in prefetch_to_device(self._load(own, pin_memory=device.type == "cuda"), device):
             rejected |= batch.rejected
             if len(batch.rows):
                 with self._in_precision():
@@ -137,16 +139,13 @@ class Validation:
     def _load(self, own: Sequence[int], *, pin_memory: bool) -> Iterable[Batch]:
         batches = batches_of(own, self._batch_size)
         workers = min(self._workers, len(batches))
-        return ImageLoader(self._pictures, workers=workers, pin_memory=pin_memory, batches=batches)
-
-    def _share_buffers(self, student: nn.Module) -> None:
-        """Measure one student: running statistics differ between ranks that normalise their own batches."""
-        if self._ranks.size == 1:
-            return
-        buffers = dict(student.named_buffers())
-        firsts = self._ranks.broadcast({name: buffer.cpu() for name, buffer in buffers.items()})
-        for name, first in firsts.items():
-            buffers[name].copy_(first)
+        return ImageLoader(
+            self._pictures,
+            workers=workers,
+            pin_memory=pin_memory,
+            batches=batches,
+            batch_bytes=min(self._batch_size, len(own)) * self._pictures.image_bytes,
+        )
 
     def _check_rejected(self, parts: Sequence[dict[int, str]]) -> None:
         rejected = {image: reason for part in parts for image, reason in part.items()}

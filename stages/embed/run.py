@@ -1,7 +1,7 @@
 """What the embed stage does: distinct pictures through the student, into shards that are each whole."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -15,11 +15,12 @@ from data_schemas.manifest import Rejection
 from data_schemas.pair_index import write_rejected
 from data_schemas.teacher_embeddings import ARRAY_NAME, PICTURE_KIND, Shard, TeacherEmbeddings
 from pipeline.draft import Draft
+from pipeline.log import log
 from pipeline.progress import progress
 from pipeline.stage import Context, Result
 from pipeline.store import Artifact, Store
 from stages.checkpoints import LoadedStudent
-from stages.device import choose_device
+from stages.device import choose_device, describe_work
 from stages.embed.distinct import Distinct, read_keys
 from stages.image_batches import Batch, EvalPictures
 from stages.image_loading import ImageLoader, batches_of
@@ -63,6 +64,7 @@ def embed_pictures(
     distinct = Distinct.of(pictures.images, digests)
     device = choose_device(runtime.device)
     precision = choose_precision(params.precision, device)
+    log.info("embed: on %s", describe_work(device, precision=precision))
     EmbedConfig(asdict(student.config), student.sha256, student.name, precision, params.normalize).write(draft.path)
     draft.adopt(CONFIG_NAME)
     known = None
@@ -140,14 +142,12 @@ class _Work:
             progress("embedding pictures", total=total, unit="pictures", done=self.num_resumed) as advance,
         ):
             batches = self._read(to_read, pin_memory=device.type == "cuda")
+            embedded = iter(()) if embedder is None else embedder.over(batches)
             for shard, rows in zip(missing, to_read, strict=True):
                 values = np.zeros((shard.stop - shard.start, self._embeddings.dim), np.float32)
-                for batch in islice(batches, -(-len(rows) // self._runtime.batch_size)):
+                for batch, _, embeddings in islice(embedded, -(-len(rows) // self._runtime.batch_size)):
                     self._note(batch)
-                    if len(batch.rows):
-                        assert embedder is not None
-                        places = self._distinct.rows[batch.rows.numpy()] - shard.start
-                        values[places] = embedder(batch.images)[1].cpu().numpy()
+                    values[self._distinct.rows[batch.rows.numpy()] - shard.start] = embeddings.numpy()
                     advance(len(batch.rows) + len(batch.rejected))
                 self._write(shard, values)
                 advance(len(values) - len(rows))
@@ -174,12 +174,15 @@ class _Work:
         rows = np.arange(shard.start, shard.stop)
         return rows if self._known is None else rows[~self._known.is_known[rows]]
 
-    def _read(self, rows: Sequence[NDArray[np.int64]], *, pin_memory: bool) -> Iterator[Batch]:
+    def _read(self, rows: Sequence[NDArray[np.int64]], *, pin_memory: bool) -> ImageLoader:
         """Read pictures in batches, which no shard shares with another: each comes out as if it were alone."""
         numbers = [self._distinct.firsts[some].tolist() for some in rows]
         batches = [batch for some in numbers for batch in batches_of(some, self._runtime.batch_size)]
         workers = min(num_workers(self._runtime.workers), len(batches))
-        return iter(ImageLoader(self._opened, workers=workers, pin_memory=pin_memory, batches=batches))
+        batch_bytes = max(map(len, batches), default=0) * self._opened.image_bytes
+        return ImageLoader(
+            self._opened, workers=workers, pin_memory=pin_memory, batches=batches, batch_bytes=batch_bytes
+        )
 
     def _note(self, batch: Batch) -> None:
         """Keep why pictures could not be read, and stop where they are too many."""

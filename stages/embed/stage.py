@@ -76,7 +76,10 @@ class EmbedRuntime:
     """What changes only how fast or where it runs; not hashed."""
 
     device: str = option("auto", help="Where the student runs: auto, cpu, cuda, ...")
-    workers: int = option(-1, help="Processes that read pictures. -1: one less than the cores, at most 8.")
+    workers: int = option(
+        -1,
+        help="Processes that read pictures; fewer where batches are large. -1: one less than the cores, at most 8.",
+    )
     batch_size: int = option(256, help="Pictures embedded at a time.", check=POSITIVE)
     max_bad_fraction: float = option(0.01, help="Unreadable pictures beyond this share stop the stage.", check=FRACTION)
 

@@ -5,17 +5,23 @@ Does:   finds the distinct captions, takes over what earlier artifacts know, emb
 Gives:  embeddings.zarr (row k: the embedding of caption k), captions.parquet, pairs.parquet, rejected.parquet.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.draft import Draft
+from pipeline.log import log
 from pipeline.objects import url_of
 from pipeline.options import FRACTION, NOT_NEGATIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage, Work
 from stages.manifest_format import ManifestFormat, find_pairs
-from stages.recipe import Recipe
+from stages.recipe import PRECISIONS, Recipe
 from stages.teacher_identity import identify_teacher, trust_option
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,13 @@ class EncodeInputs:
 class EncodeParams(Recipe, ManifestFormat):
     """What changes the output."""
 
+    teacher_precision: str = option(
+        "auto",
+        help="Numbers that the teacher computes with. bf16 is at least twice as quick where the processor has it, and "
+        "how far its embeddings are from fp32's is measured and recorded; fp16 is for GPUs alone. auto: that of what "
+        "the store holds of this teacher; of a new one bf16 on a GPU that has it, else fp32.",
+        choices=("auto", *PRECISIONS),
+    )
     label_column: str = option(
         "",
         help="Column of labels, kept in the pair index for the objectives that use them. A field may be empty. "
@@ -59,11 +72,11 @@ class EncodeRuntime:
 
     device: str = option(
         "auto",
-        help="Where the teacher runs: auto, cpu, cuda, ... Several, as in cuda:0,cuda:1, share the work.",
+        help="Where the teacher runs: auto, cpu, cuda, ... Several (cuda:0,cuda:1) share the work, a process each.",
     )
     batch_tokens: int = option(
         0,
-        help="Tokens in one batch of the teacher, padding included. 0: 1,024 on a CPU, 16,384 on a GPU.",
+        help="Tokens in one batch of the teacher, padding included. 0: 1,024 on a CPU, at most 65,536 on a GPU.",
         check=NOT_NEGATIVE,
     )
     max_bad_fraction: float = option(
@@ -100,11 +113,19 @@ def encode_teacher(
         teacher=inputs["teacher"],
         recipe=Recipe.of(params),
         shard_rows=params.shard_rows,
-        device=runtime.device,
+        choose_devices=partial(_choose_devices, runtime.device, precision=params.teacher_precision),
         batch_tokens=runtime.batch_tokens,
         context=context,
     )
     return Result(counts=counts | written.counts, metrics=written.metrics)
+
+
+def _choose_devices(names: str, *, precision: str) -> "Sequence[torch.device]":
+    from stages.device import choose_devices, describe_work
+
+    devices = choose_devices(names)
+    log.info("encode-teacher: on %s", describe_work(*devices, precision=precision))
+    return devices
 
 
 def identify(inputs: EncodeInputs, params: EncodeParams, context: Context) -> Mapping[str, Input]:
@@ -125,6 +146,13 @@ def work(params: EncodeParams, inputs: Mapping[str, Input], context: Context) ->
     return encoding_work(params, inputs, context)
 
 
+def settle(params: EncodeParams, inputs: Mapping[str, Input], runtime: EncodeRuntime, context: Context) -> EncodeParams:
+    """Turn ``--teacher-precision auto`` into the precision that is hashed and recorded."""
+    from stages.encode_teacher.auto_precision import settle_precision
+
+    return settle_precision(params, inputs, runtime, context)
+
+
 STAGE = Stage(
     name="encode-teacher",
     version=1,
@@ -134,5 +162,6 @@ STAGE = Stage(
     runtime=EncodeRuntime,
     identify=identify,
     run=encode_teacher,
+    settle=settle,
     work=work,
 )

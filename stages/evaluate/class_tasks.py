@@ -64,6 +64,7 @@ def knn(
     k: int,
     temperature: float,
     space: Space,
+    device: torch.device,
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Measured:
@@ -76,6 +77,7 @@ def knn(
         k: how many neighbours vote.
         temperature: the lower, the more the nearest neighbours decide.
         space: "embedding", or "backbone" for the features before the projection head.
+        device: where neighbours are searched.
         seed: of the resamples.
         num_resamples: for the intervals.
 
@@ -90,6 +92,7 @@ def knn(
         num_classes=len(found.class_names),
         k=k,
         temperature=temperature,
+        device=device,
     )
     answers = classify(scores=votes, labels=labels_of(split_of(found, "test"), test), tolerance=0.0)
     settings = {**_train_sizes(train), "k": k, "temperature": temperature}

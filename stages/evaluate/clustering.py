@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.evaluate.analysis import draw_rows
+from stages.faiss_library import find_faiss, import_faiss
 from stages.ranking import STUDENT_REMEDY, check_labels, exact_scores, unit_rows
 
 _ITERATIONS, _RESTARTS = 30, 5
@@ -33,14 +34,12 @@ def find_clusters(image_embeddings: Tensor, *, num_clusters: int, seed: int = 0)
     rows = unit_rows(image_embeddings, name="Image embeddings", remedy=STUDENT_REMEDY).cpu().numpy()
     if not 1 <= num_clusters <= len(rows):
         raise ValueError(f"num_clusters must be from 1 to {len(rows)}; got {num_clusters}.")
-    try:
-        return clusters_by_faiss(rows, num_clusters=num_clusters, seed=seed)
-    except ImportError:
-        return clusters_by_sklearn(rows, num_clusters=num_clusters, seed=seed)
+    find = clusters_by_sklearn if find_faiss() is None else clusters_by_faiss
+    return find(rows, num_clusters=num_clusters, seed=seed)
 
 
 def clusters_by_faiss(rows: NDArray[np.float32], *, num_clusters: int, seed: int) -> Tensor:
-    """Run k-means by faiss, on all rows.
+    """Run k-means by faiss, on all rows, on the CPU.
 
     Raises:
         ImportError: faiss is not installed, or not whole.
@@ -49,9 +48,7 @@ def clusters_by_faiss(rows: NDArray[np.float32], *, num_clusters: int, seed: int
         rows: (rows, dim), float32.
         returns: (rows,), int64.
     """
-    from faiss import Kmeans
-
-    kmeans = Kmeans(
+    kmeans = import_faiss().Kmeans(
         rows.shape[1],
         num_clusters,
         niter=_ITERATIONS,

@@ -46,7 +46,7 @@ class Embedder:
 
     @property
     def fit_device(self) -> torch.device:
-        """Where linear layers are fitted on the embeddings: the student's device, if it knows float64."""
+        """Where embeddings are worked on (linear layers, neighbours): the student's device, if it knows float64."""
         device = choose_device(self._runtime.device)
         return torch.device("cpu") if device.type == "mps" else device
 

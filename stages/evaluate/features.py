@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from data_schemas.manifest import Rejection
@@ -173,6 +174,7 @@ def _embed_captions(
     params: _CaptionParams, inputs: Mapping[str, Input], out: Draft, runtime: FeatureRuntime, context: Context
 ) -> Result:
     from stages.caption_embeddings import write_caption_embeddings
+    from stages.device import choose_devices
 
     captions: pa.Array = inputs["captions"].value
     written = write_caption_embeddings(
@@ -181,7 +183,7 @@ def _embed_captions(
         teacher=inputs["teacher"],
         recipe=Recipe.of(params),
         shard_rows=params.shard_rows,
-        device=runtime.device,
+        choose_devices=partial(choose_devices, runtime.device),
         batch_tokens=runtime.batch_tokens,
         context=context,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import safetensors
 import torch
+from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.peers import agreed
@@ -106,11 +107,13 @@ def _embed(
     embed = PictureEmbedder(student, device=device, precision=precision)
     to_read = [row for block in missing for row in block]
     to_embed = batches_of(to_read, batch_size)
+    pictures = EvalPictures(images, EvalTransform(student.config.preprocessing))
     loader = ImageLoader(
-        EvalPictures(images, EvalTransform(student.config.preprocessing)),
+        pictures,
         workers=min(workers, len(to_embed)),
         pin_memory=device.type == "cuda",
         batches=to_embed,
+        batch_bytes=min(batch_size, len(to_read)) * pictures.image_bytes,
     )
     done = len(run) - len(to_read)
     shown = (
@@ -119,11 +122,11 @@ def _embed(
         else contextlib.nullcontext(_ignore)
     )
     with shown as advance:
-        batches = iter(loader)
+        embedded_batches = embed.over(loader)
         for block in missing:
             parts = [_no_pictures(embed.model)]
-            for batch in itertools.islice(batches, -(-len(block) // batch_size)):
-                parts.append(_embed_batch(embed, batch))
+            for batch, features, embeddings in itertools.islice(embedded_batches, -(-len(block) // batch_size)):
+                parts.append(_block_of(batch, features, embeddings, embed.model))
                 advance(len(batch.rows) + len(batch.rejected))
             embedded = Block.joined(parts)
             if is_first and len(blocks) == 1:
@@ -137,12 +140,9 @@ def _no_pictures(model: Student) -> Block:
     return Block(tensors | ({"features": torch.empty(0, model.feature_dim)} if _has_head(model) else {}), {})
 
 
-def _embed_batch(embed: PictureEmbedder, batch: Batch) -> Block:
-    if not len(batch.rows):
-        return Block(_no_pictures(embed.model).tensors, batch.rejected)
-    features, embeddings = embed(batch.images)
-    tensors = {"embeddings": embeddings.cpu(), "rows": batch.rows}
-    return Block(tensors | ({"features": features.cpu()} if _has_head(embed.model) else {}), batch.rejected)
+def _block_of(batch: Batch, features: Tensor, embeddings: Tensor, model: Student) -> Block:
+    tensors = {"embeddings": embeddings, "rows": batch.rows}
+    return Block(tensors | ({"features": features} if _has_head(model) else {}), batch.rejected)
 
 
 def _has_head(model: Student) -> bool:

@@ -81,8 +81,8 @@ class _Inputs:
 
 def find_measurement(job: Job, params: "EvaluateParams", teacher: Input | None, context: Context) -> Artifact | None:
     """The whole artifact that answers a job, or None."""
-    plan = plan_stage(MEASUREMENTS, params=_params(job, params), inputs=_Inputs(job, teacher), context=context)
-    return plan.artifact
+    asked = {"params": _params(job, params), "inputs": _Inputs(job, teacher), "runtime": _Runtime()}
+    return plan_stage(MEASUREMENTS, **asked, context=context).artifact
 
 
 def make_measurement(

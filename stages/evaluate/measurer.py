@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
-from pipeline.peers import Alone
+from pipeline.peers import Alone, agreed
 from pipeline.stage import Context, Input
 from stages.checkpoints import LoadedStudent
+from stages.device import choose_device, describe_work
 from stages.evaluate.embedder import Embedder
 from stages.evaluate.features import FeatureRuntime, ImageEmbeddings, embed_images
 from stages.evaluate.measurements import Job, find_measurement, make_measurement
 from stages.evaluate.sets import Entry
+from stages.precision import choose_precision
 from stages.ranks import ranks_of
 
 if TYPE_CHECKING:
@@ -73,6 +75,18 @@ class Measurer:
         self._embedded: dict[str, dict[str, ImageEmbeddings]] = {}  # by weights and set; mapped from their files
         self.failures: list[Failure] = []
         self.used: set[str] = set()
+
+    def say_where(self) -> None:
+        """Say in the log where pictures are embedded, and in what.
+
+        Raises:
+            ProtoRKDError: the device is not there, for one of the processes; the same in all of them.
+        """
+        with agreed(self._context.peers):
+            device = choose_device(self._runtime.device)
+            precision = choose_precision(self._params.precision, device)
+        if self._context.peers.is_first:
+            log.info("evaluate: on %s", describe_work(device, precision=precision))
 
     def embed(self, jobs: Sequence[Job], *, shown: LoadedStudent | None) -> None:
         """Embed the pictures that jobs need, each process its part.

@@ -48,6 +48,7 @@ def measure(
     for digest in packs:
         context.use(digest)
     measurer = Measurer(params, inputs.get(TEACHER), runtime, context)
+    measurer.say_where()
     jobs = {student.name: jobs_of(student, readable) for student in checkpoints.students}
     measurer.embed([job for each in jobs.values() for job in each], shown=shown)
     if not ranks_of(context.peers).is_first:

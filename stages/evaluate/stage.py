@@ -130,11 +130,15 @@ class EvaluateRuntime:
     """What changes only how fast or where it runs; not hashed."""
 
     device: str = option("auto", help="Where student and teacher run: auto, cpu, cuda, ...")
-    workers: int = option(-1, help="Processes that read pictures. -1: one less than the cores, at most 8.")
+    workers: int = option(
+        -1,
+        help="Processes that read pictures; fewer where batches are large. -1: one less than the cores, at most 8; "
+        "under torchrun each process has its share of the cores.",
+    )
     batch_size: int = option(256, help="Pictures embedded at a time.", check=POSITIVE)
     batch_tokens: int = option(
         0,
-        help="Tokens in one batch of the teacher, padding included. 0: 1,024 on a CPU, 16,384 on a GPU.",
+        help="Tokens in one batch of the teacher, padding included. 0: 1,024 on a CPU, at most 65,536 on a GPU.",
         check=NOT_NEGATIVE,
     )
     max_bad_fraction: float = option(

@@ -24,7 +24,7 @@ class Embedder(Protocol):
 
     @property
     def fit_device(self) -> torch.device:
-        """Where linear layers are fitted on the embeddings."""
+        """Where linear layers are fitted on the embeddings, and neighbours searched among them."""
 
     def images(self, images: Input) -> ImageEmbeddings:
         """One row a readable picture."""
@@ -64,7 +64,15 @@ def _knn(
 ) -> Measured:
     train, test = (embedder.images(split_of(found, split).images) for split in ("train", "test"))
     return class_tasks.knn(
-        found, train, test, k=k, temperature=temperature, space=space, seed=seed, num_resamples=num_resamples
+        found,
+        train,
+        test,
+        k=k,
+        temperature=temperature,
+        space=space,
+        device=embedder.fit_device,
+        seed=seed,
+        num_resamples=num_resamples,
     )
 
 

@@ -43,6 +43,7 @@ def follow(
     seen: set[str] = set()
     run = _look(inputs.student, context)
     log.info("evaluate: watching distill %s, which is %s", run.fingerprint[:12], run.state)
+    Measurer(params, None, runtime, context).say_where()
     while run.state != DONE:
         found = [each for each in running_checkpoints(context.store, run.fingerprint) if each.name not in seen]
         fresh: list[LoadedStudent] = ranks.broadcast(found if ranks.is_first else None)

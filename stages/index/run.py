@@ -13,6 +13,7 @@ from pipeline.draft import Draft
 from pipeline.log import log
 from pipeline.stage import Result
 from pipeline.store import Artifact
+from stages.faiss_library import import_faiss
 from stages.searchable import read_rows
 
 if TYPE_CHECKING:
@@ -32,10 +33,10 @@ def write_index(params: "IndexParams", artifact: Artifact, draft: Draft) -> Resu
         ProtoRKDError: faiss is not installed, there is nothing to find, or the disk is full.
     """
     try:
-        import faiss
+        faiss = import_faiss()
     except ImportError as error:
         raise ProtoRKDError(
-            "index must have faiss, which is not installed whole. Install faiss-gpu or faiss-cpu; search does without, "
+            f"index must have faiss; {error}. Install faiss-gpu or faiss-cpu, one of them alone; search does without, "
             "and compares with every row."
         ) from error
     rows = read_rows(artifact)
@@ -68,8 +69,7 @@ def _lists(
     values: NDArray[np.float32], numbers: NDArray[np.int64], *, recall: float, seed: int
 ) -> tuple[Any, IndexConfig]:
     """Divide the rows by k-means, and look into as few lists as find what is asked for."""
-    import faiss
-
+    faiss = import_faiss()
     num, dim = values.shape
     num_lists = max(1, min(int(_LISTS_PER_ROOT * num**0.5), num // _ROWS_PER_LIST))
     index: Any = faiss.index_factory(dim, f"IVF{num_lists},Flat", faiss.METRIC_INNER_PRODUCT)

@@ -8,17 +8,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import linear, normalize
+from torch.nn.functional import normalize
 
 from data_schemas.errors import ProtoRKDError
+from stages.faiss_library import has_gpu, import_faiss, to_gpu
 from stages.precision import choose_precision
+from stages.prototypes.device_rows import DeviceRows
+from stages.prototypes.device_table import DeviceTable, has_room
+from stages.prototypes.rows import HostRows, Rows
 from stages.ranking import exact_scores
 
-_MAX_SCORES = 1 << 22  # rows of a block times centroids: what a core's cache holds in bf16
-_MAX_GPU_SCORES = 1 << 27
 _START_ROUNDS = 16
 _START_ROWS = 8  # a prototype, which the start is drawn from
-_BLOCK_ROWS = 1 << 16
 _SPLIT = 1 / 1024  # how far the halves of a split cluster part, as in faiss
 
 
@@ -72,14 +73,15 @@ def fit_prototypes(
     """
     if not 1 <= num_prototypes <= len(rows):
         raise ValueError(f"num_prototypes must be from 1 to {len(rows)}; got {num_prototypes}.")
-    faiss = _import_faiss() if method == "faiss" else None
+    faiss = _require_faiss() if method == "faiss" else None
     if num_prototypes == len(rows):
         return Fit(centroids=rows.copy(), mean_cosines=(1.0,), engine="one a row")
     arguments: dict[str, int] = {"iterations": iterations, "restarts": restarts, "seed": seed}
     if faiss is not None:
         return _fit_by_faiss(faiss, rows, num_prototypes, device=device, **arguments)
     dtype = torch.bfloat16 if choose_precision(precision, device) == "bf16" else torch.float32
-    return _fit_by_torch(_Rows.of(torch.from_numpy(rows), device, dtype), num_prototypes, **arguments)
+    unit = _rows_on(torch.from_numpy(rows), device, dtype, is_resident=has_room(rows.nbytes, device))
+    return _fit_by_torch(unit, num_prototypes, **arguments)
 
 
 def assign(
@@ -92,20 +94,25 @@ def assign(
         returns: (rows,), int32, and (rows,), float32, from -1 to 1.
     """
     with exact_scores():
-        cosines, nearest = _Rows.of(torch.from_numpy(rows), device, torch.float32).nearest(torch.from_numpy(centroids))
-    return nearest.int().numpy(), cosines.clamp(-1, 1).numpy()
+        unit = _rows_on(torch.from_numpy(rows), device, torch.float32, is_resident=False)  # one pass: no need to stay
+        cosines, nearest = unit.nearest(torch.from_numpy(centroids))
+    return nearest.int().cpu().numpy(), cosines.clamp(-1, 1).cpu().numpy()
 
 
-def _import_faiss() -> Any:
+def _rows_on(rows: Tensor, device: torch.device, dtype: torch.dtype, *, is_resident: bool) -> Rows:
+    if device.type != "cuda":
+        return HostRows.of(rows, device, dtype)
+    return DeviceRows.of(DeviceTable.of(rows, device, is_resident=is_resident), dtype)
+
+
+def _require_faiss() -> Any:
     try:
-        import faiss
-        from faiss import Kmeans  # noqa: F401 - what is left of a half-removed faiss imports, and is empty
-    except (ImportError, RuntimeError) as error:
+        return import_faiss()
+    except ImportError as error:
         raise ProtoRKDError(
             f"--method faiss must find faiss; {error}. Install faiss-gpu or faiss-cpu, one of them alone, or use "
             "--method torch."
         ) from error
-    return faiss
 
 
 def _fit_by_faiss(
@@ -128,10 +135,9 @@ def _fit_by_faiss(
         min_points_per_centroid=1,
         max_points_per_centroid=len(rows),  # its default draws 256 rows a centroid and drops the others
     )
-    on_gpu = device.type == "cuda" and faiss.get_num_gpus() > 0
+    on_gpu = has_gpu(faiss, device)
     if on_gpu:
-        resources = faiss.StandardGpuResources()
-        kmeans.index = faiss.index_cpu_to_gpu(resources, device.index or 0, kmeans.index)
+        kmeans.index = to_gpu(faiss, kmeans.index, device)
     kmeans.train(rows)
     centroids = torch.from_numpy(kmeans.centroids.copy())
     return Fit(
@@ -141,83 +147,34 @@ def _fit_by_faiss(
     )
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Unit rows, and how their nearest centroids are found.
-
-    Rows and centroids are compared after the rows' mean is taken off both, which changes no cosine: where all
-    embeddings point one way, bf16 would tell none of them apart by what they have in common.
-
-    Args:
-        exact: (rows, dim), float32, on the CPU.
-        centred: the same without their mean, in the dtype of the products.
-        mean: (dim,), float32, on the CPU.
-        along_mean: (rows,), float32: cosine of each row with the mean, times the mean's length.
-        device: where products are computed.
-    """
-
-    exact: Tensor
-    centred: Tensor
-    mean: Tensor
-    along_mean: Tensor
-    device: torch.device
-
-    @classmethod
-    def of(cls, rows: Tensor, device: torch.device, dtype: torch.dtype) -> "_Rows":
-        if dtype == torch.float32:
-            return cls(rows, rows, rows.new_zeros(rows.shape[1]), rows.new_zeros(len(rows)), device)
-        mean = rows.mean(dim=0)
-        centred = torch.empty_like(rows, dtype=dtype)
-        for to, part in zip(torch.split(centred, _BLOCK_ROWS), torch.split(rows, _BLOCK_ROWS), strict=True):
-            to.copy_(part - mean)
-        return cls(rows, centred, mean, rows @ mean, device)
-
-    def __len__(self) -> int:
-        return len(self.exact)
-
-    def some(self, chosen: Tensor) -> "_Rows":
-        """Those of the given numbers."""
-        return _Rows(self.exact[chosen], self.centred[chosen], self.mean, self.along_mean[chosen], self.device)
-
-    def nearest(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine with the nearest centroid and which that is, (rows,) each, on the CPU; never all scores at once."""
-        weight = (centroids - self.mean).to(self.device, self.centred.dtype)
-        bias = (centroids @ self.mean - self.mean @ self.mean).to(self.device, self.centred.dtype)
-        most = _MAX_SCORES if self.device.type == "cpu" else _MAX_GPU_SCORES
-        blocks = torch.split(self.centred, max(1, most // len(centroids)))
-        found = [linear(block.to(self.device), weight, bias).max(dim=1) for block in blocks]
-        cosines = torch.cat([best.values.cpu() for best in found]).float() + self.along_mean
-        return cosines, torch.cat([best.indices.cpu() for best in found])
-
-
-def _fit_by_torch(rows: _Rows, num_prototypes: int, *, iterations: int, restarts: int, seed: int) -> Fit:
+def _fit_by_torch(rows: Rows, num_prototypes: int, *, iterations: int, restarts: int, seed: int) -> Fit:
     generator = torch.Generator().manual_seed(seed)
     with exact_scores():
         fits = (_fit_once(rows, num_prototypes, iterations, generator) for _ in range(restarts))
         return max(fits, key=lambda fit: fit.mean_cosines[-1])
 
 
-def _fit_once(rows: _Rows, num_prototypes: int, iterations: int, generator: torch.Generator) -> Fit:
+def _fit_once(rows: Rows, num_prototypes: int, iterations: int, generator: torch.Generator) -> Fit:
     means = centroids = _start(rows, num_prototypes, generator)
     mean_cosines: list[float] = []
     for _ in range(iterations):
-        _, nearest = rows.nearest(centroids)
-        sums = torch.zeros_like(means).index_add_(0, nearest, rows.exact)  # on the CPU: the same every time
+        sums, sizes = rows.sums(centroids)
         mean_cosines.append(float((sums.double() * centroids).sum() / len(rows)))
-        updated, is_split = _update(sums, nearest, means)
+        updated, is_split = _update(sums, sizes, means)
         if torch.equal(updated, centroids):
             break
         centroids = _ahead(updated, means, is_split)
         means = updated
-    return Fit(centroids=means.numpy(), mean_cosines=tuple(mean_cosines), engine="torch")
+    return Fit(centroids=means.cpu().numpy(), mean_cosines=tuple(mean_cosines), engine="torch")
 
 
-def _start(rows: _Rows, num_prototypes: int, generator: torch.Generator) -> Tensor:
+def _start(rows: Rows, num_prototypes: int, generator: torch.Generator) -> Tensor:
     """Draw distinct rows, in a few rounds, the likelier the further they are from what was drawn before.
 
     After k-means|| (Bahmani et al., 2012, arXiv:1203.6402), among a few rows a prototype: up to 16 prototypes this is
     k-means++, and for any number it costs less than one iteration.
     """
+    # Drawn on the CPU, so a device draws what another does.
     some = rows.some(torch.randperm(len(rows), generator=generator)[: _START_ROWS * num_prototypes])
     gaps = torch.ones(len(some))  # 1 - cosine with the nearest row drawn so far
     is_drawn = torch.zeros(len(some), dtype=torch.bool)
@@ -227,29 +184,30 @@ def _start(rows: _Rows, num_prototypes: int, generator: torch.Generator) -> Tens
         keys = gaps.clamp_min(1e-12) / torch.empty(len(some)).exponential_(generator=generator)
         drawn.append(keys.masked_fill(is_drawn, -1).topk(len(share)).indices)
         is_drawn[drawn[-1]] = True
-        cosines, _ = some.nearest(some.exact[drawn[-1]])
-        gaps = torch.minimum(gaps, (1 - cosines).clamp_min(0))
-    return some.exact[torch.cat(drawn)]
+        cosines, _ = some.nearest(some.take(drawn[-1]))
+        gaps = torch.minimum(gaps, (1 - cosines.cpu()).clamp_min(0))
+    return some.take(torch.cat(drawn))
 
 
-def _update(sums: Tensor, nearest: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+def _update(sums: Tensor, sizes: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
     """Turn each centroid into the direction of its rows' sum; empty ones take half of the largest clusters.
 
     Shapes:
         returns: the new means, (num_prototypes, dim), and which of them are halves, (num_prototypes,), bool.
     """
     updated = _unit(sums, instead=means)
-    is_split = torch.zeros(len(means), dtype=torch.bool)
-    sizes = nearest.bincount(minlength=len(means)).tolist()
-    signs = 1 - 2 * (torch.arange(means.shape[1]) % 2).to(means.dtype)  # one half moves there, the other back
-    heap = [(-size, number) for number, size in enumerate(sizes) if size]  # the largest first
+    is_split = torch.zeros(len(means), dtype=torch.bool, device=means.device)
+    # One half moves there, the other back.
+    signs = 1 - 2 * (torch.arange(means.shape[1], device=means.device) % 2).to(means.dtype)
+    counts = sizes.tolist()
+    heap = [(-size, number) for number, size in enumerate(counts) if size]  # the largest first
     heapq.heapify(heap)
-    for empty in [number for number, size in enumerate(sizes) if not size]:
+    for empty in [number for number, size in enumerate(counts) if not size]:
         size, donor = heap[0]
         whole = updated[donor].clone()
         updated[empty] = normalize(whole * (1 + _SPLIT * signs), dim=0)
         updated[donor] = normalize(whole * (1 - _SPLIT * signs), dim=0)
-        is_split[[empty, donor]] = True
+        is_split[empty] = is_split[donor] = True
         heapq.heapreplace(heap, (size - size // 2, donor))
         heapq.heappush(heap, (size // 2, empty))
     return updated, is_split

@@ -1,7 +1,7 @@
 """What the prototypes stage does, put together: rows, k-means, assignment, report, page."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,12 +12,14 @@ from data_schemas.files import write_atomic
 from data_schemas.page import PAGE_NAME
 from data_schemas.pair_index import CAPTIONS_NAME, read_captions
 from data_schemas.prototypes import UNASSIGNED, Prototypes, write_report
-from data_schemas.teacher_embeddings import ARRAY_NAME, TeacherEmbeddings
+from data_schemas.teacher_embeddings import ARRAY_NAME, Shard, TeacherEmbeddings
 from pipeline.draft import Draft
 from pipeline.log import log
 from pipeline.stage import Result
 from pipeline.store import Artifact
-from stages.device import choose_device
+from stages.ahead_and_behind import ahead
+from stages.device import choose_device, describe_work
+from stages.precision import choose_precision
 from stages.prototypes.kmeans import assign, fit_prototypes
 from stages.prototypes.report import build_report, render_page
 from stages.ranking import TEACHER_REMEDY, unit_rows
@@ -35,6 +37,8 @@ def make_prototypes(
         ProtoRKDError: the embeddings are damaged, or there are fewer captions than prototypes.
     """
     device = choose_device(runtime.device)
+    precision = "fp32" if params.method == "faiss" else choose_precision("auto", device)
+    log.info("prototypes: on %s", describe_work(device, precision=precision))
     embeddings.require_whole((ARRAY_NAME, CAPTIONS_NAME), read=True)
     table = TeacherEmbeddings.open(embeddings.path)
     known = known_captions(table)
@@ -42,16 +46,21 @@ def make_prototypes(
         log.info("prototypes: %d captions are left out, for the teacher knows no word of them", num_zero)
     check_enough(params.num_prototypes, num_captions=len(known), num_zero=num_zero)
     fitted = _draw(known, params.captions_per_prototype * params.num_prototypes, seed=params.seed)
+    rows = _unit_table(table, fitted)
     fit = fit_prototypes(
-        _unit_table(table, fitted),
+        rows,
         num_prototypes=params.num_prototypes,
         iterations=params.iterations,
         restarts=params.restarts,
         seed=params.seed,
         method=params.method,
         device=device,
+        precision=precision,
     )
-    prototypes = _assign_all(table, known, fit.centroids, device=device)
+    # A GPU takes all rows at once where they are at hand; a CPU's last bits are those of a shard's blocks.
+    is_at_hand = device.type == "cuda" and fitted is known
+    parts = [(known, rows)] if is_at_hand else _unit_shards(table, known)
+    prototypes = _assign_all(table.rows, parts, fit.centroids, device=device)
     prototypes.write(draft.path)
     report = build_report(
         prototypes,
@@ -84,8 +93,7 @@ def known_captions(embeddings: TeacherEmbeddings) -> NDArray[np.int64]:
         ProtoRKDError: a row holds NaN or infinity.
     """
     known = []
-    for shard in embeddings.shards():
-        values = embeddings.read(shard.start, shard.stop)
+    for shard, values in _read_ahead(embeddings):
         broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
         if len(broken):
             raise ProtoRKDError(
@@ -132,16 +140,16 @@ def _unit_table(embeddings: TeacherEmbeddings, rows: NDArray[np.int64]) -> NDArr
 
 
 def _assign_all(
-    embeddings: TeacherEmbeddings,
-    rows: NDArray[np.int64],
+    num_captions: int,
+    parts: Iterable[tuple[NDArray[np.int64], NDArray[np.float32]]],
     centroids: NDArray[np.float32],
     *,
     device: torch.device,
 ) -> Prototypes:
-    assignment = np.full(embeddings.rows, UNASSIGNED, np.int32)
-    cosines = np.zeros(embeddings.rows, np.float32)
-    for shard_rows, values in _unit_shards(embeddings, rows):
-        assignment[shard_rows], cosines[shard_rows] = assign(values, centroids, device=device)
+    assignment = np.full(num_captions, UNASSIGNED, np.int32)
+    cosines = np.zeros(num_captions, np.float32)
+    for rows, values in parts:
+        assignment[rows], cosines[rows] = assign(values, centroids, device=device)
     return Prototypes(centroids=centroids, assignment=assignment, cosines=cosines)
 
 
@@ -149,8 +157,14 @@ def _unit_shards(
     embeddings: TeacherEmbeddings, rows: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Shard by shard, those of the ``rows`` (in order) that lie in it, and their unit vectors in float32."""
-    for shard in embeddings.shards():
+    for shard, stored in _read_ahead(embeddings):
         inside = rows[slice(*np.searchsorted(rows, (shard.start, shard.stop)))]
         if len(inside):
-            values = torch.from_numpy(embeddings.read(shard.start, shard.stop)[inside - shard.start])
+            values = torch.from_numpy(stored[inside - shard.start])
             yield inside, unit_rows(values, name="Caption embeddings", remedy=TEACHER_REMEDY).numpy()
+
+
+def _read_ahead(embeddings: TeacherEmbeddings) -> Iterator[tuple[Shard, NDArray[Any]]]:
+    """Every shard and its rows; a thread reads the next while one is used."""
+    read = ahead(lambda shard: embeddings.read(shard.start, shard.stop), embeddings.shards())
+    return zip(embeddings.shards(), read, strict=True)

@@ -9,6 +9,7 @@ from data_schemas.search_index import INDEX_NAME, IndexConfig
 from pipeline.runner import make_artifact
 from pipeline.stage import Context
 from pipeline.store import Artifact
+from stages.faiss_library import find_faiss, import_faiss
 from stages.searchable import Rows, read_rows
 
 _MAX_SCORES = 1 << 24  # compared at a time: 64 MB
@@ -73,8 +74,7 @@ class FaissFinder:
     """
 
     def __init__(self, artifact: Artifact) -> None:
-        import faiss
-
+        faiss = import_faiss()
         artifact.require_whole(read=True)
         self._config = IndexConfig.read(artifact.path)
         self._index = faiss.read_index(str(artifact.path / INDEX_NAME))
@@ -104,9 +104,7 @@ def open_finder(artifact: Artifact, *, context: Context) -> Finder:
     Raises:
         ProtoRKDError: the artifact is damaged, or holds nothing that can be found.
     """
-    try:
-        import faiss  # noqa: F401 - asked here, or the stage would call it the user's mistake
-    except ImportError:
+    if find_faiss() is None:  # asked here, or the stage would call it the user's mistake
         return ExactFinder(read_rows(artifact))
-    found = make_artifact("index", params={}, inputs={"rows": str(artifact.path)}, context=context)
+    found = make_artifact("index", params={}, inputs={"rows": str(artifact.path)}, runtime={}, context=context)
     return FaissFinder(found)

@@ -119,6 +119,7 @@ class Queries:
             ProtoRKDError: as `texts`.
         """
         from stages.caption_embeddings import load_teacher
+        from stages.device import choose_devices, describe_work
 
         if self._teacher is None:
             if self._is_pictures:
@@ -134,7 +135,9 @@ class Queries:
                 trust_code=self._trust_code,
                 context=self._context,
             )
-            self._teacher = load_teacher(found, recipe, pa.array(texts, pa.large_string()), device=self._device)
+            devices = choose_devices(self._device)
+            log.info("search: the teacher on %s", describe_work(*devices, precision=recipe.teacher_precision))
+            self._teacher = load_teacher(found, recipe, pa.array(texts, pa.large_string()), devices=devices)
         return self._teacher
 
     def load_student(self) -> "PictureEmbedder":
@@ -143,7 +146,7 @@ class Queries:
         Raises:
             ProtoRKDError: as `student`.
         """
-        from stages.device import choose_device
+        from stages.device import choose_device, describe_work
         from stages.picture_embedder import PictureEmbedder
         from stages.precision import choose_precision
 
@@ -153,6 +156,7 @@ class Queries:
             if precision == "fp16" and device.type != "cuda":
                 precision = "auto"
             precision = choose_precision(precision, device)
+            log.info("search: the student on %s", describe_work(device, precision=precision))
             self._embedder = PictureEmbedder(self.student, device=device, precision=precision)
         return self._embedder
 

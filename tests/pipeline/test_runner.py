@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import toy_stage
-from toy_stage import TOY, ToyInputs, ToyParams
+from toy_stage import TOY, ToyInputs, ToyParams, ToyRuntime
 
 from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.errors import ProtoRKDError
@@ -27,7 +27,8 @@ def log(quiet_log, caplog):
 
 def plan(toy, **params):
     inputs = ToyInputs(source=toy.source)
-    return plan_stage(TOY, params=ToyParams(**params), inputs=inputs, context=context_of(toy.store))
+    options = {"params": ToyParams(**params), "inputs": inputs, "runtime": ToyRuntime()}
+    return plan_stage(TOY, **options, context=context_of(toy.store))
 
 
 def everything(root):

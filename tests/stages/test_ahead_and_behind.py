@@ -1,11 +1,12 @@
 """Work that is done ahead of the loop or behind it, in order, with its errors."""
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
-from stages.ahead_and_behind import ahead, behind
+from stages.ahead_and_behind import Behind, ahead, behind
 
 
 def test_ahead__yields_every_result_in_order() -> None:
@@ -62,6 +63,28 @@ def test_behind__raises_what_a_call_raises_in_the_next_or_on_leaving() -> None:
         _call_all(call, [0, 1])
 
 
+def test_behind__settles_and_checks_what_it_owes() -> None:
+    gate, done = threading.Event(), []
+
+    def slow(number: int) -> None:
+        gate.wait(timeout=10)
+        done.append(1 // number)
+
+    with behind(slow) as call:
+        call.settle()
+        call.check()
+        call(1)
+        call.check()
+        assert not done
+        gate.set()
+        call.settle()
+        assert done == [1]
+        call(0)
+        with pytest.raises(ZeroDivisionError):
+            _check_until_it_raises(call)
+        call.settle()
+
+
 def test_behind__finishes_what_it_owes_when_the_block_fails() -> None:
     done: list[int] = []
     with pytest.raises(RuntimeError, match="power cut"), behind(done.append) as call:
@@ -72,6 +95,12 @@ def test_behind__finishes_what_it_owes_when_the_block_fails() -> None:
 def _call_all(call: Callable[[int], None], numbers: list[int]) -> None:
     for number in numbers:
         call(number)
+
+
+def _check_until_it_raises(call: Behind[[int]]) -> None:
+    for _ in range(1000):
+        call.check()
+        time.sleep(0.01)
 
 
 def _call_then_fail(call: Callable[[int], None]) -> None:

@@ -22,7 +22,7 @@ from sentence_transformers.sentence_transformer.modules import (
 from torch import Tensor
 from workbench import VECTOR_DIM, WORDS
 
-import stages.teacher
+import stages.teacher_loading
 from stages.caption_batches import LibraryBatches, PaddedBatches, StaticBatches, token_batches
 from stages.teacher import Teacher
 from stages.teacher_identity import TeacherSource
@@ -105,7 +105,7 @@ def dense(folder: Path) -> list[Any]:
 
 
 def teacher_of(model: SentenceTransformer, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Teacher:
-    monkeypatch.setattr(stages.teacher, "_load", lambda source, device: model)
+    monkeypatch.setattr(stages.teacher_loading, "_load", lambda source, device: model)
     return Teacher(TeacherSource(name="given", path=Path(), kind="sentence-transformers"), **options)
 
 

@@ -64,7 +64,7 @@ def out_of_memory() -> None:
 
 def loader_of(pairs: Pairs, batches: list[list[int]]) -> ImageLoader:
     pictures = EvalPictures(ImageSet(root=pairs.root, paths=pairs.images), TRANSFORM)
-    return ImageLoader(pictures, workers=1, pin_memory=False, batches=batches)
+    return ImageLoader(pictures, workers=1, pin_memory=False, batches=batches, batch_bytes=4 * pictures.image_bytes)
 
 
 def readers_of(batches: Iterator[Batch]) -> list[Any]:
@@ -76,7 +76,9 @@ def read_all(pairs: Pairs, blow: Callable[[], object], *, at: int, workers: int)
     images = ImageSet(root=pairs.root, paths=pairs.images)
     pictures = BrokenPictures(images, TRANSFORM, blow=blow, at=at)
     batches = batches_of(range(len(pairs.images)), 4)
-    return list(ImageLoader(pictures, workers=workers, pin_memory=False, batches=batches))
+    return list(
+        ImageLoader(pictures, workers=workers, pin_memory=False, batches=batches, batch_bytes=4 * pictures.image_bytes)
+    )
 
 
 @pytest.mark.usefixtures("looked_after")
@@ -111,6 +113,26 @@ def test_batches__hand_on_what_a_reader_raises(workers: int, pairs_folder: Calla
         read_all(pairs, refusing, at=1, workers=workers)
     with pytest.raises(MemoryError, match="of a picture"):
         read_all(pairs, out_of_memory, at=1, workers=workers)
+
+
+@pytest.mark.parametrize(("most_batches", "num_readers"), [(100, 2), (2, 2), (1, 1), (0, 0)])
+def test_batches__come_whole_and_in_order_however_few_may_wait(
+    most_batches: int,
+    num_readers: int,
+    pairs_folder: Callable[[int, int], Pairs],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pairs = pairs_folder(18, 20)
+    pictures = EvalPictures(ImageSet(root=pairs.root, paths=pairs.images), TRANSFORM)
+    batch_bytes = 4 * pictures.image_bytes
+    monkeypatch.setattr("stages.workers._shared_memory", lambda: (0.0, 2.0 * most_batches * batch_bytes))
+    batches = batches_of(range(18), 4)
+    loader = ImageLoader(pictures, workers=2, pin_memory=False, batches=batches, batch_bytes=batch_bytes)
+    assert loader._batches.num_workers == num_readers
+    found = list(loader)
+    assert [batch.rows.tolist() for batch in found] == batches
+    expected = torch.stack([image for _, image in map(pictures.__getitem__, range(18)) if isinstance(image, Tensor)])
+    assert torch.equal(torch.cat([batch.images for batch in found]), expected)
 
 
 def test_readers__leave_the_group_of_the_command(pairs_folder: Callable[[int, int], Pairs]) -> None:

@@ -1,11 +1,16 @@
 """--precision: what the device multiplies in hardware, and no emulation by accident."""
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from workbench import Cli, Pairs
 
 from data_schemas.errors import ProtoRKDError
 from stages import precision
-from stages.precision import autocast, choose_precision
+from stages.precision import autocast, choose_precision, full_float32
 
 CPU = torch.device("cpu")
 
@@ -47,3 +52,77 @@ def test_autocast__of_fp32_changes_nothing_and_of_bf16_is_for_its_context() -> N
             assert torch.is_autocast_enabled("cpu")
             assert torch.get_autocast_dtype("cpu") == torch.bfloat16
     assert not torch.is_autocast_enabled("cpu")
+
+
+CALLERS = {
+    "nothing": lambda: None,
+    "high": lambda: torch.set_float32_matmul_precision("high"),
+    "medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "allow": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+    "cudnn": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+    "convolutions": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+    "new": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "everything": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+}
+
+
+@pytest.fixture
+def _tf32() -> Iterator[None]:
+    """Put torch's own settings back."""
+    yield
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+    for place, value in (
+        (torch.backends, "none"),
+        *((place, value) for place, value in zip(places(), FIRST, strict=True)),
+    ):
+        place.fp32_precision = value
+
+
+def places() -> tuple[Any, ...]:
+    backends: Any = torch.backends
+    return (backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+
+
+FIRST = ["none", "none", "tf32", "tf32"]  # of torch, before anybody has set anything: cuDNN takes TF32
+
+
+@pytest.mark.usefixtures("_tf32")
+@pytest.mark.parametrize("caller", CALLERS)
+def test_full_float32__takes_tf32_nowhere_and_puts_back_what_it_found(caller: str) -> None:
+    assert [place.fp32_precision for place in places()] == FIRST
+    CALLERS[caller]()
+    before = [place.fp32_precision for place in places()]
+    with full_float32():
+        assert [place.fp32_precision for place in places()] == ["ieee"] * 4
+        # Libraries still read these, and torch refuses to give them where they disagree with those above.
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cuda.matmul.allow_tf32
+        assert not torch.backends.cudnn.allow_tf32
+    assert [place.fp32_precision for place in places()] == before
+
+
+def test_passes__take_no_tf32(
+    encoded_session: tuple[Path, Pairs], trained: dict[str, Any], run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import protorkd
+    from stages.student import Student
+    from stages.teacher import Teacher
+
+    seen = []
+
+    def watched(name: str, function: Any) -> Any:
+        def call(*args: Any) -> Any:
+            seen.append((name, [place.fp32_precision for place in places()]))
+            return function(*args)
+
+        return call
+
+    _, pairs = encoded_session
+    monkeypatch.setattr(Student, "features", watched("student", Student.features))
+    monkeypatch.setattr(Teacher, "_empty", watched("teacher", Teacher._empty))
+    run_cli("embed", "--manifest", pairs.manifest, "--device", "cpu", "--precision", "bf16", "--workers", 0)
+    protorkd.load_student(trained["path"], store=run_cli.store, device="cpu").encode(pairs.root / pairs.images[0])
+    run_cli("search", "--text", "red circle", "--device", "cpu")
+    assert seen == [("student", ["ieee"] * 4)] * 2 + [("teacher", ["ieee"] * 4)]
+    assert [place.fp32_precision for place in places()] == FIRST

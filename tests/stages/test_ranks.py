@@ -46,7 +46,6 @@ def gradients(ranks: Ranks, names: list[str], *, batchnorm: bool, rows: int = RO
         teacher=ranks.gather_rows(own_part(draw(rows, DIM, seed=3), ranks)),
     )
     loss.backward()
-    ranks.average_gradients(objectives)
     trained = [*student.parameters(), *objectives.parameters()]
     seen = [loss.detach(), *student.buffers(), *(one.grad for one in trained if one.grad is not None)]
     return [tensor.numpy() for tensor in seen]
@@ -97,6 +96,39 @@ def test_ranks__gather_uneven_rows_in_order() -> None:
 
     expected = np.concatenate([np.arange(2), 100 + np.arange(5)])[:, None]
     assert all(np.array_equal(found, expected) for found in on_ranks(2, gathered))
+
+
+def test_ranks__gather_tensors_of_any_types_together() -> None:
+    wholes = [draw(7, 3, seed=0), draw(7, 5, seed=1).half(), torch.arange(7), draw(7, 2, 2, seed=2) > 0]
+
+    def gathered(ranks: Ranks) -> list[np.ndarray]:
+        parts = torch.split(torch.arange(7), [5, 2])[ranks.rank]
+        return [tensor.numpy() for tensor in ranks.gather_together([whole[parts] for whole in wholes])]
+
+    for found in on_ranks(2, gathered):
+        for ours, whole in zip(found, wholes, strict=True):
+            assert ours.dtype == whole.numpy().dtype
+            assert np.array_equal(ours, whole.numpy())
+
+
+def test_ranks__gather_nothing() -> None:
+    empty = on_ranks(2, lambda ranks: ranks.gather_rows(torch.empty(0, 3)).numpy())
+    assert [found.shape for found in empty] == [(0, 3)] * 2
+
+
+def test_ranks__share_the_state_of_the_first() -> None:
+    def shared(ranks: Ranks) -> list[np.ndarray]:
+        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+        for number, tensor in enumerate(module.state_dict().values()):
+            tensor.copy_(torch.arange(tensor.numel()).view_as(tensor) + 10 * number + 1000 * ranks.rank)
+        ranks.share_state([module])
+        assert module[0].weight.is_contiguous(memory_format=torch.channels_last)
+        return [tensor.numpy() for tensor in module.state_dict().values()]
+
+    first, second = on_ranks(2, shared)
+    for number, (ours, theirs) in enumerate(zip(first, second, strict=True)):
+        assert np.array_equal(ours.ravel(), np.arange(ours.size) + 10 * number)
+        assert np.array_equal(ours, theirs)
 
 
 def test_ranks__exchange_and_broadcast() -> None:

@@ -75,7 +75,12 @@ class _Numbered(Dataset[Batch]):
 @pytest.mark.parametrize("keep", [True, False])
 def test_slabs__bring_batches_whole_from_other_processes(keep: bool) -> None:
     loader = ImageLoader(
-        _Numbered(), workers=1, pin_memory=False, batches=[[number] for number in range(30)], collate_fn=Slabs()
+        _Numbered(),
+        workers=1,
+        pin_memory=False,
+        batches=[[number] for number in range(30)],
+        batch_bytes=42,
+        collate_fn=Slabs(),
     )
     kept = []
     for number, batch in enumerate(loader):

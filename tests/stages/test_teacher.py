@@ -16,12 +16,18 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.input_module import InputModule
 from sentence_transformers.sentence_transformer.modules import Pooling, Router, WordEmbeddings
 
-import stages.teacher
+import stages.teacher_loading
 from data_schemas.errors import ProtoRKDError
-from stages.teacher import Teacher
+from stages.teacher import Teacher, _batch_tokens
 from stages.teacher_identity import TeacherSource, find_teacher
+from stages.teacher_network import TeacherNetwork
 
 CAPTIONS = ["red circle", "blue", "a green square beside a yellow stripe", "", "one two three four five six", "red"]
+
+
+def network_of(teacher: Teacher) -> torch.nn.Module:
+    assert isinstance(teacher._network, TeacherNetwork)
+    return teacher._network._network
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +41,7 @@ def words(word_vectors: Path) -> Teacher:
 
 
 def test_teacher__is_in_eval_mode_so_that_dropout_is_off(bert: Teacher) -> None:
-    [network] = bert._networks
+    network = network_of(bert)
     dropouts = [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
     assert any(dropout.p > 0 for dropout in dropouts)
     assert not any(module.training for module in network.modules())
@@ -110,21 +116,21 @@ def test_truncate_dim__beyond_the_width_is_refused(word_vectors: Path) -> None:
         Teacher(find_teacher(str(word_vectors)), truncate_dim=17)
 
 
-@pytest.mark.parametrize("kind", ["bert_folder", "word_vectors"])
-def test_devices__change_nothing_but_who_does_what(kind: str, request: pytest.FixtureRequest) -> None:
-    source = find_teacher(str(request.getfixturevalue(kind)))
-    captions = [f"{caption} {number}" for caption in CAPTIONS for number in ("one", "two", "three four", "")]
-    alone = Teacher(source).encode(captions, batch_tokens=20)
-    for devices in (["cpu", "cpu"], ["cpu"] * 3):
-        np.testing.assert_array_equal(Teacher(source, devices=devices).encode(captions, batch_tokens=20), alone)
+def test_teacher__computes_in_no_precision_that_is_not_settled(bert_folder: Path) -> None:
+    with pytest.raises(ProtoRKDError, match="precision must be one of fp32, bf16, fp16; got auto"):
+        Teacher(find_teacher(str(bert_folder)), precision="auto")
 
 
-def test_devices__share_the_batches_and_stop_together(bert_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    teacher = Teacher(find_teacher(str(bert_folder)), devices=["cpu", "cpu"])
-    batches = teacher.tokenize(pa.array(CAPTIONS * 5), batch_tokens=4)
-    monkeypatch.setattr(teacher._networks[1], "forward", lambda features: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        teacher.embed(batches)
+@pytest.mark.parametrize(
+    ("device", "width", "tokens"),
+    [("cpu", 768, 1024), ("cuda:1", 768, 65536), ("cuda", 1024, 65536), ("cuda", 4096, 16384)],
+)
+def test_teacher__cuts_batches_to_suit_the_device(device: str, width: int, tokens: int, bert: Teacher) -> None:
+    network = network_of(bert)
+    config = network[0].config.__class__(**{**network[0].config.to_dict(), "hidden_size": width})  # type: ignore[index]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network[0].model, "config", config)  # type: ignore[index]
+        assert _batch_tokens(network, torch.device(device)) == tokens  # type: ignore[arg-type]
 
 
 class _Eyes(InputModule):
@@ -156,7 +162,7 @@ def test_teacher__takes_a_caption_that_looks_like_a_picture_as_text(
     model = SentenceTransformer(modules=[router], device="cpu")
     with pytest.raises(AssertionError, match="opened as a picture"):
         model.encode(captions[1:2])
-    monkeypatch.setattr(stages.teacher, "_load", lambda source, device: model)
+    monkeypatch.setattr(stages.teacher_loading, "_load", lambda source, device: model)
     seeing = Teacher(TeacherSource(name="both", path=word_vectors, kind="sentence-transformers"))
     np.testing.assert_array_equal(seeing.encode(captions, batch_tokens=64), words.encode(captions, batch_tokens=64))
 

@@ -28,7 +28,7 @@ def test_bf16__gives_nearly_the_same_embeddings_in_fp32(bert_folder: Path) -> No
 
 
 def test_bf16__turns_the_network_alone_and_pools_in_fp32(bert_folder: Path) -> None:
-    [network] = Teacher(find_teacher(str(bert_folder)), precision="bf16")._networks
+    network: Any = Teacher(find_teacher(str(bert_folder)), precision="bf16")._network._network  # type: ignore[union-attr]
     assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
     seen: list[torch.dtype] = []
     network[1].register_forward_hook(lambda _module, _given, features: seen.append(features["token_embeddings"].dtype))
@@ -64,7 +64,7 @@ def test_draw_sample__draws_the_same_few_captions_each_time(captions: int, size:
 def test_nearness__is_mean_and_least_of_the_cosines() -> None:
     exact = np.array([[1, 0], [0, 2], [0, 0]], np.float32)
     given: Any = np.array([[3, 0], [1, 1], [0, 0]], np.float32)
-    assert nearness(given, exact, precision="bf16") == {
+    assert nearness(given, exact) == {
         "fp32_cosine_mean": pytest.approx((1 + 0.5**0.5 + 1) / 3),
         "fp32_cosine_min": pytest.approx(0.5**0.5),
         "fp32_cosine_captions": 3,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sentence_transformers.sentence_transformer.modules import WordEmbeddings
 
-from stages.teacher import _word_embeddings
 from stages.teacher_identity import find_teacher
+from stages.teacher_loading import _word_embeddings
 from stages.vector_file import read_vectors
 
 PLAIN = "red 1 2 3\nblue -1.5 2e-3 0.1\n"

@@ -16,6 +16,7 @@ from sentence_transformers.sentence_transformer.modules import CNN, Dense, Norma
 from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
 
 import stages.teacher
+import stages.teacher_loading
 from stages.teacher import Teacher
 from stages.teacher_identity import TeacherSource
 from stages.word_bags import WordBatches, averages_words
@@ -50,7 +51,7 @@ def words(*, lower: bool = False, stop_words: tuple[str, ...] = ("the", "of"), m
 
 def teacher_of(modules: list[Any], monkeypatch: pytest.MonkeyPatch, **options: Any) -> Teacher:
     model = SentenceTransformer(modules=modules, device="cpu")
-    monkeypatch.setattr(stages.teacher, "_load", lambda source, device: model)
+    monkeypatch.setattr(stages.teacher_loading, "_load", lambda source, device: model)
     return Teacher(TeacherSource(name="given", path=Path(), kind="sentence-transformers"), **options)
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from stages.device import send
 from stages.distill.objectives.soft_targets import divergence
 
 
@@ -70,5 +71,5 @@ def choose_prototypes(nearest: Tensor, num_prototypes: int, *, size: int, seed: 
         returns: (min(size, num_prototypes),), int64, each once.
     """
     absent = torch.ones(num_prototypes, dtype=torch.uint8, device=nearest.device).index_fill(0, nearest, 0)
-    shuffled = torch.randperm(num_prototypes, generator=torch.Generator().manual_seed(seed)).to(nearest.device)
+    shuffled = send(torch.randperm(num_prototypes, generator=torch.Generator().manual_seed(seed)), nearest.device)
     return shuffled[absent[shuffled].argsort(stable=True)[:size]]

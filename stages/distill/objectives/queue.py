@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from data_schemas.errors import ProtoRKDError
+from stages.device import send
 from stages.distill.objectives.embeddings import unit_rows
 from stages.distill.objectives.space import Corpus
 
@@ -68,8 +69,9 @@ class StepCount(nn.Module):
         return int(self.step.numpy())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        step = self.step
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.step = self.step.cpu()
+        self.step = step
         return self
 
 
@@ -100,7 +102,7 @@ class CorpusDraw(StepCount):
             return self.whole, torch.arange(len(self.whole), device=self.whole.device)
         rows = draw_rows(self._corpus.num_captions, self._size, seed=self.steps_taken)
         keys = unit_rows(self._corpus.gather(rows))
-        return keys, rows.to(keys.device)
+        return keys, send(rows, keys.device)
 
     def advance(self, embeddings: Tensor) -> None:  # noqa: ARG002 - called as the queue is
         """Go on to the next draw, whatever the batch was."""

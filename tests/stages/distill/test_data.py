@@ -104,6 +104,27 @@ def test_requests__of_all_ranks_and_micro_batches_make_up_the_batch(
         assert [len(step) for step in steps[: len(steps) // 2]] == [12] * (num_examples // 12 - 1) + [12 + remainder]
 
 
+@pytest.mark.parametrize(
+    ("num_examples", "words", "expected"),
+    [
+        (9, {}, {4}),  # 4 and 5
+        (8, {"batch_size": 3}, {3}),  # 3, 3 and 2
+        (8, {"batch_size": 3, "start_step": 2}, {3}),
+        (7, {"batch_size": 9}, {7}),  # a step is an epoch
+        (9, {"batch_size": 5, "accumulate": 2}, {2, 3}),
+        (9, {"batch_size": 9, "num_ranks": 2, "rank": 0}, {5}),
+        (9, {"batch_size": 9, "num_ranks": 2, "rank": 1}, {4}),
+    ],
+)
+def test_requests__know_the_sizes_of_all_steps_but_an_epochs_last(
+    num_examples: int, words: dict[str, int], expected: set[int]
+) -> None:
+    requests = requests_of(num_examples, **{"batch_size": 4} | words)
+    assert requests.usual_sizes == expected
+    seen = [len(batch) for batch in requests]
+    assert set(seen[: -requests.micro_batches_per_step]) <= expected | set(seen[-requests.micro_batches_per_step :])
+
+
 @pytest.mark.parametrize("start_step", range(5))
 def test_requests__count_steps_and_not_micro_batches(start_step: int) -> None:
     rest = requests_of(9, 5, accumulate=2, start_step=start_step)

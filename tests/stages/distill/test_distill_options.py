@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from workbench import COLOURS, DISTILL, SHAPES, Cli, Pairs, at_step, make_pairs, power_cut
 
 from data_schemas.errors import ProtoRKDError
@@ -20,7 +20,7 @@ from data_schemas.student_checkpoint import WEIGHTS_NAME, StudentConfig
 from pipeline.store import Store
 from stages.distill.examples import split_validation
 from stages.distill.training import Training
-from stages.student import build_student
+from stages.student import Student, build_student
 from stages.trained_student import load_student
 
 SAVE_EACH_STEP = ("--save-every-minutes", 1e-9)
@@ -273,6 +273,25 @@ def test_checkpoint_gradients__changes_no_weight(encoded: Pairs, run_cli: Cli) -
 def test_checkpoint_gradients__needs_a_student_of_known_blocks(encoded: Pairs, run_cli: Cli) -> None:
     message = run_cli.fails(*ONCE, "--checkpoint-gradients")
     assert "--checkpoint-gradients must have a --student of known blocks" in message
+
+
+def test_compile__is_done_once_for_whole_batches_and_never_for_others(
+    encoded: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[list[int]] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        tensors = [each for each in inputs if isinstance(each, Tensor)]
+        batches.append([len(tensor) for tensor in tensors if tensor.shape[1:] == (3, 32, 32)])
+        return graph.forward
+
+    # As `nn.Module.compile` does it, with another backend.
+    monkeypatch.setattr(Student, "compile", lambda student: nn.Module.compile(student, backend=count))
+    torch.compiler.reset()
+    torch.set_float32_matmul_precision("highest")  # as validation leaves it: another precision is compiled for anew
+    # Batches of 7, of 7 and of 3, and those of validation.
+    run_cli(*DISTILL, "--batch-size", 7, "--validation-fraction", 0.3, "--compile")
+    assert batches == [[7]]
 
 
 @pytest.mark.slow

@@ -56,6 +56,23 @@ def test_batches__of_raw_pictures_that_were_not_shrunk_are_those_of_the_files(en
     assert all(torch.equal(one, other) for one, other in zip(files, packed, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("image_size", "min_scale", "least"),
+    [(20, 0.1, 0.85), (20, 0.8, 0.85), (20, 0, 1), (8, 0.5, 0.2)],  # of 8 pixels most are resized before
+)
+def test_images__that_the_device_resizes_take_about_what_is_expected(
+    image_size: int, min_scale: float, least: float, encoded: Pairs, run_cli: Cli
+) -> None:
+    images = packed_set(encoded, run_cli, "--format", "raw")
+    crop = TrainCrop(image_size=image_size, min_scale=min_scale)
+    dataset = ExampleImages(images, np.arange(24), crop, None, seed=0, resized=False)
+    requests = BatchRequests(np.arange(24), batch_size=8, epochs=20, seed=0)
+    batches = list(load_batches(dataset, requests, workers=0, pin_memory=False))
+    found = sum(batch.images.numel() for batch in batches) / (20 * 24)
+    assert least * dataset.image_bytes <= found <= 1.15 * dataset.image_bytes
+    assert max(requests.usual_sizes) == 8
+
+
 def test_packed_set__is_small_when_it_is_handed_to_a_process(encoded: Pairs, run_cli: Cli) -> None:
     images = packed_set(encoded, run_cli)
     pixels = images.open(5).pixels()

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from workbench import on_ranks
 
 from stages.distill.ema import EMA
@@ -43,6 +43,26 @@ def test_ema__follows_its_formula_with_warm_up(decay: float) -> None:
     assert any(name.endswith("running_var") for name in expected)
     torch.testing.assert_close(dict(ema.shadow.state_dict()), expected)
     assert int(ema.shadow.state_dict()["backbone.1.num_batches_tracked"]) == 6
+
+
+def floats_of(ema: EMA) -> dict[str, Tensor]:
+    state = ema.shadow.state_dict()
+    return {name: value.clone() for name, value in state.items() if value.is_floating_point()}
+
+
+def test_ema__moves_with_a_step_that_was_taken_and_stays_with_one_that_was_not() -> None:
+    student = make_student()
+    ema, plain = EMA(student, decay=0.9), EMA(student, decay=0.9)
+    move(student, 0)
+    plain.update(student)
+    ema.update(student, taken=torch.tensor(True))
+    moved = floats_of(ema)
+    torch.testing.assert_close(moved, floats_of(plain), rtol=0, atol=0)
+    for number in (torch.nan, torch.inf):
+        for tensor in (*student.parameters(), *(buffer for buffer in student.buffers() if buffer.ndim)):
+            tensor.data.fill_(number)
+        ema.update(student, taken=torch.tensor(False))
+        torch.testing.assert_close(floats_of(ema), moved, rtol=0, atol=0)
 
 
 def test_ema__leaves_the_student_alone() -> None:

@@ -1,17 +1,24 @@
 """A loss that is no number: what is said, what is kept, and where the same command goes on."""
 
+import contextlib
+import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from workbench import DISTILL, Cli, Pairs, Trained
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.pair_index import read_pairs
 from pipeline.store import Store
+from stages.distill import run, training
 from stages.distill.data import epoch_order
+from stages.distill.ema import EMA
 from stages.distill.finite import LossWatch
 from stages.distill.objectives.infonce import InfoNCELoss
 from stages.distill.training_state import load_training_state
@@ -20,14 +27,14 @@ CPU = torch.device("cpu")
 
 
 @contextmanager
-def broken_from(step: int, *, loss: float = 1.0, gradient: float = 1.0) -> Iterator[None]:
-    """Multiply the loss of infonce from a step on, or its gradient alone."""
+def broken_from(step: int, *, loss: float = 1.0, gradient: float = 1.0, until: float = math.inf) -> Iterator[None]:
+    """Multiply the loss of infonce from a step on, or its gradient alone, until another step."""
     calls: list[None] = []
     real = InfoNCELoss.forward
 
     def forward(objective: InfoNCELoss, *, student: Tensor, teacher: Tensor, rows: Tensor) -> Tensor:
         calls.append(None)
-        if len(calls) >= step:
+        if step <= len(calls) < until:
             student.register_hook(lambda found: gradient * found)  # type: ignore[no-untyped-call]
             return loss * real(objective, student=student, teacher=teacher, rows=rows)
         return real(objective, student=student, teacher=teacher, rows=rows)
@@ -79,6 +86,30 @@ def test_loss_watch__keeps_no_weights_of_a_gradient_that_is_not_finite(
         message = run_cli.fails(*DISTILL)
     assert f"The gradient must stay finite; got nan at step {step}" in message
     assert run_cli(*DISTILL)["digest"] == undisturbed.outcome["digest"]
+
+
+def test_loss_scaler__leaves_out_a_step_of_which_the_mean_of_weights_knows_nothing(
+    encoded: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A CPU trains in fp32 with the scaler of fp16, whose steps depend on nothing else.
+    monkeypatch.setattr(run, "choose_precision", lambda *_: "fp16")
+    monkeypatch.setattr(training, "autocast", lambda *_: contextlib.nullcontext)
+    moves: list[bool] = []
+    real = EMA.update
+
+    def update(ema: EMA, student: nn.Module, **words: Any) -> None:
+        before = [tensor.clone() for tensor in ema.shadow.parameters()]
+        real(ema, student, **words)
+        moves.append(not all(map(torch.equal, before, ema.shadow.parameters())))
+
+    monkeypatch.setattr(EMA, "update", update)
+    with broken_from(2, gradient=float("inf"), until=3):
+        outcome = run_cli(*DISTILL, "--ema-decay", 0.9, "--log-every-steps", 3)
+    assert moves == [True, False, True, True, True, True]
+    first, second = map(json.loads, (Path(outcome["path"]) / "logs" / "metrics.jsonl").read_text().splitlines())
+    assert first["skipped_steps"] == 1
+    assert first["grad_norm"] > 0
+    assert "skipped_steps" not in second
 
 
 def test_loss_watch__takes_what_is_finite() -> None:

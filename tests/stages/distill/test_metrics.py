@@ -107,6 +107,18 @@ def test_metrics__write_null_for_what_is_not_finite(tmp_path: Path) -> None:
     assert validation == {"step": 1, "epoch": 1, "validation/mean_recall": None}
 
 
+def test_metrics__count_steps_that_were_left_out_and_average_the_others(tmp_path: Path) -> None:
+    metrics = begin(tmp_path / "metrics.jsonl", every=3)
+    norms = (2.0, math.inf, 4.0, 1.0, 2.0, 3.0, math.inf, math.nan, -math.inf)
+    for step, norm in enumerate(map(torch.tensor, norms), start=1):
+        metrics.add(num_images=8, values={"loss": torch.tensor(1.0)})
+        metrics.add_step(lr=0.1, grad_norm=norm, taken=norm.isfinite())
+        metrics.write_when_due(step, epoch=1.0)
+    lines = lines_of(tmp_path / "metrics.jsonl")
+    assert [(line["grad_norm"], line.get("skipped_steps")) for line in lines] == [(3.0, 1), (2.0, None), (None, 3)]
+    assert all(line["loss"] == 1.0 for line in lines)
+
+
 def test_metrics__write_lines_of_validation_beside_those_of_training(tmp_path: Path) -> None:
     metrics = begin(tmp_path / "metrics.jsonl", every=1)
     add(metrics, 1.0)

@@ -1,15 +1,17 @@
 """A saved state puts training back to the bit; what is not whole counts for nothing."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from host_reads import waits_refused
 from torch import nn
 
 from stages.distill.ema import EMA
 from stages.distill.step import seed_step
-from stages.distill.training_state import TrainingProgress, load_training_state, save_training_state
+from stages.distill.training_state import TrainingProgress, TrainingState, load_training_state
 from stages.student import build_student
 
 PROGRESS = TrainingProgress(step=2, rejected={7: "missing file"}, checkpoints=["checkpoints/epoch_1.safetensors"])
@@ -36,7 +38,7 @@ def saved(tmp_path: Path) -> Path:
     modules, optimizer = make(0)
     for number in range(2):
         step(modules, optimizer, number)
-    save_training_state(tmp_path / "state" / "latest.safetensors", PROGRESS, modules=modules, optimizer=optimizer)
+    TrainingState.of(PROGRESS, modules=modules, optimizer=optimizer).write(tmp_path / "state" / "latest.safetensors")
     return tmp_path / "state" / "latest.safetensors"
 
 
@@ -53,6 +55,36 @@ def test_state__goes_on_as_if_nothing_had_happened(saved: Path) -> None:
     for name, module in modules.items():
         for key, tensor in module.state_dict().items():
             torch.testing.assert_close(tensor, undisturbed[name].state_dict()[key], rtol=0, atol=0)
+
+
+def test_state__is_that_of_its_moment_whatever_is_trained_before_it_is_written(saved: Path, tmp_path: Path) -> None:
+    modules, optimizer = make(0)
+    progress = dataclasses.replace(PROGRESS, checkpoints=[*PROGRESS.checkpoints])
+    for number in range(2):
+        step(modules, optimizer, number)
+    state = TrainingState.of(progress, modules=modules, optimizer=optimizer)
+    step(modules, optimizer, 2)
+    progress.step, progress.checkpoints[:] = 3, []
+    state.write(tmp_path / "late")
+    assert (tmp_path / "late").read_bytes() == saved.read_bytes()
+
+
+@pytest.mark.gpu
+def test_state__of_a_gpu_is_that_of_its_moment(tmp_path: Path) -> None:
+    modules, optimizer = make(0)
+    modules["student"].to("cuda").register_buffer("large", torch.zeros(1 << 26, device="cuda"))
+    optimizer = torch.optim.AdamW([*modules["student"].parameters()], lr=0.1, fused=True)
+    for number in range(3):
+        modules["student"](torch.ones(3, 4, device="cuda")).square().sum().backward()
+        optimizer.step()
+        modules["student"].large.fill_(number)  # type: ignore[operator, union-attr]
+        with waits_refused():
+            state = TrainingState.of(PROGRESS, modules=modules, optimizer=optimizer)
+            modules["student"].large.fill_(-1)  # type: ignore[operator, union-attr]
+        state.write(tmp_path / "state")
+        written = safetensors.torch.load_file(tmp_path / "state")
+        assert (written["student/large"] == number).all()
+        assert torch.equal(written["student/0.weight"], modules["student"].state_dict()["0.weight"].cpu())
 
 
 def test_state__keeps_progress_with_pairs_as_numbers(saved: Path) -> None:
@@ -98,7 +130,7 @@ def test_state__goes_on_with_a_student_and_a_mean_that_ask_for_versions_of_modul
     student = build_student("mnasnet0_5", embedding_dim=4, image_size=32)
     modules: dict[str, nn.Module] = {"student": student, "ema": EMA(student, decay=0.9)}
     optimizer = torch.optim.AdamW(student.parameters())
-    save_training_state(tmp_path / "state", PROGRESS, modules=modules, optimizer=optimizer)
+    TrainingState.of(PROGRESS, modules=modules, optimizer=optimizer).write(tmp_path / "state")
     bias = student.head[0].bias.detach()  # type: ignore[index]
     kept = bias.clone()
     bias += 1
@@ -122,7 +154,7 @@ def test_state__lays_moments_out_as_the_fused_optimizer_walks_its_parameters(tmp
 
     undisturbed, optimizer = build()
     train(undisturbed, optimizer)
-    save_training_state(tmp_path / "state", PROGRESS, modules={"student": undisturbed}, optimizer=optimizer)
+    TrainingState.of(PROGRESS, modules={"student": undisturbed}, optimizer=optimizer).write(tmp_path / "state")
     train(undisturbed, optimizer)
     resumed, optimizer = build()
     state = load_training_state(tmp_path / "state")

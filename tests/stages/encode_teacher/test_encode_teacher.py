@@ -1,5 +1,6 @@
 """Stage one from the command line: each caption once, in order, taken over where known, resumed where it broke."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from workbench import Cli, counted_captions
 
+import stages.caption_embeddings
 import stages.teacher
+import stages.teacher_loading
 from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.pair_index import read_captions, read_labels, read_pairs, read_rejected
 from data_schemas.teacher_embeddings import TeacherEmbeddings
@@ -33,13 +36,13 @@ def encode(run_cli: Cli, word_vectors: Path) -> Callable[..., dict[str, Any]]:
 def num_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of what has gone through the teacher, call by call."""
     sizes: list[int] = []
-    real = stages.teacher.Teacher.embed
+    real = stages.teacher.Teacher.start
 
-    def embed(self: Any, batches: Sequence[Batch]) -> Any:
+    def start(self: Any, batches: Sequence[Batch], **options: Any) -> Any:
         sizes.append(sum(len(batch.rows) for batch in batches))
-        return real(self, batches)
+        return real(self, batches, **options)
 
-    monkeypatch.setattr(stages.teacher.Teacher, "embed", embed)
+    monkeypatch.setattr(stages.teacher.Teacher, "start", start)
     return sizes
 
 
@@ -154,7 +157,7 @@ def test_encode__embeds_nothing_when_all_is_known(
     kind: str, encode: Any, write_manifest: Write, num_encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = rows_of(encode(write_manifest(CAPTIONS)))
-    monkeypatch.setattr(stages.teacher, "_load", _explode)
+    monkeypatch.setattr(stages.teacher_loading, "_load", _explode)
     captions = {"subset": CAPTIONS[1:4], "shuffle": CAPTIONS[::-1], "renamed images": CAPTIONS}[kind]
     outcome = encode(write_manifest(captions, images=[f"new/{index}.png" for index in range(len(captions))]))
     assert outcome["status"] == "created"
@@ -251,15 +254,15 @@ def test_encode__redoes_only_missing_shards_after_an_interruption(
 ) -> None:
     manifest, words = write_manifest(counted_captions(900)), ("--shard-rows", 256)
     undisturbed = encode(manifest, *words, "--store", tmp_path / "undisturbed")
-    real, sizes = stages.teacher.Teacher.embed, []
+    real, sizes = stages.teacher.Teacher.start, []
 
-    def breaks_on_third(self: Any, batches: Sequence[Batch]) -> Any:
+    def breaks_on_third(self: Any, batches: Sequence[Batch], **options: Any) -> Any:
         sizes.append(sum(len(batch.rows) for batch in batches))
         if len(sizes) == 3:
             raise RuntimeError("power cut")
-        return real(self, batches)
+        return real(self, batches, **options)
 
-    monkeypatch.setattr(stages.teacher.Teacher, "embed", breaks_on_third)
+    monkeypatch.setattr(stages.teacher.Teacher, "start", breaks_on_third)
     with pytest.raises(RuntimeError, match="power cut"):
         encode(manifest, *words)
     assert not [path for path in (store / "encode-teacher").iterdir() if not path.name.startswith(".")]
@@ -276,7 +279,7 @@ def test_encode__redoes_a_shard_that_was_altered_after_an_interruption(
     manifest, words = write_manifest(counted_captions(600)), ("--shard-rows", 256)
     undisturbed = encode(manifest, *words, "--store", tmp_path / "undisturbed")
     with monkeypatch.context() as broken:
-        broken.setattr(stages.teacher.Teacher, "embed", _third_call_raises(stages.teacher.Teacher.embed))
+        broken.setattr(stages.teacher.Teacher, "start", _third_call_raises(stages.teacher.Teacher.start))
         with pytest.raises(RuntimeError, match="power cut"):
             encode(manifest, *words)
     [first, _] = sorted(store.glob("encode-teacher/.draft-*/embeddings.zarr/c/*/0"))
@@ -355,12 +358,25 @@ def test_encode__gives_the_same_on_several_devices(encode: Any, write_manifest: 
     assert shared["digest"] == alone["digest"]
 
 
+def test_encode__tells_of_its_progress_batch_by_batch(
+    encode: Any, write_manifest: Write, bert_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captions = counted_captions(40)
+    encode(write_manifest(captions[:10]), teacher=bert_folder)
+    told: list[int] = []
+    monkeypatch.setattr(stages.caption_embeddings, "progress", lambda *_, **__: contextlib.nullcontext(told.append))
+    encode(write_manifest(captions), "--batch-tokens", 20, teacher=bert_folder)
+    assert len(told) > 5
+    assert told[-1] == 10  # those of the one shard that were known
+    assert sum(told) == 40
+
+
 def test_encode__counts_zero_vectors_of_resumed_shards(
     encode: Any, write_manifest: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = write_manifest([f"unheard{number}" for number in range(600)])
     with monkeypatch.context() as broken:
-        broken.setattr(stages.teacher.Teacher, "embed", _third_call_raises(stages.teacher.Teacher.embed))
+        broken.setattr(stages.teacher.Teacher, "start", _third_call_raises(stages.teacher.Teacher.start))
         with pytest.raises(RuntimeError, match="power cut"):
             encode(manifest, "--shard-rows", 256)
     counts = encode(manifest, "--shard-rows", 256)["counts"]
@@ -374,14 +390,14 @@ def _explode(*args: object, **kwargs: object) -> None:
 def _third_call_raises(real: Callable[..., Any]) -> Callable[..., Any]:
     calls = 0
 
-    def embed(self: Any, batches: Sequence[Batch]) -> Any:
+    def start(self: Any, batches: Sequence[Batch], **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise RuntimeError("power cut")
-        return real(self, batches)
+        return real(self, batches, **options)
 
-    return embed
+    return start
 
 
 def test_encode__names_a_store_that_cannot_be_written(

@@ -133,7 +133,7 @@ def test_knn__agrees_with_scikit_learn(space: Any) -> None:
     classifier.fit(tables["train"].double().numpy(), labels_of(found, "train").numpy())
     scores = classifier.predict_proba(tables["test"].double().numpy())
     assert (scores > 0).all()  # or classes without a vote would be tied
-    measured = knn(found, train, test, k=60, temperature=0.3, space=space, **DRAWS)
+    measured = knn(found, train, test, k=60, temperature=0.3, space=space, device=CPU, **DRAWS)
     check_agreement(measured, labels=labels_of(found, "test").numpy(), scores=scores)
     assert measured.entry["task"] == ("knn" if space == "embedding" else "knn_backbone")
     assert (measured.entry["num_train_images"], measured.entry["k"], measured.entry["temperature"]) == (70, 60, 0.3)
@@ -143,7 +143,7 @@ def test_knn__shares_the_hit_among_classes_without_votes() -> None:
     found, rows = class_set()
     train = replace(embeddings(rows["train"]), embeddings=torch.ones(70, 6))
     test = replace(embeddings(rows["test"]), embeddings=torch.ones(50, 6))
-    measured = knn(found, train, test, k=1, temperature=0.07, space="embedding", **DRAWS)
+    measured = knn(found, train, test, k=1, temperature=0.07, space="embedding", device=CPU, **DRAWS)
     (outcomes,) = measured.outcomes
     is_hit = outcomes.measures["top1"] == 1
     np.testing.assert_allclose(outcomes.measures["top5"][~is_hit], 4 / 6)  # four places for six classes without votes
@@ -155,7 +155,7 @@ def test_knn__leaves_out_training_pictures_that_cannot_be_read(unread: tuple[int
     rows["test"] = rows["train"][:50]
     found = replace(found, test=found.train)
     train, test = embeddings(rows["train"], unread=unread), embeddings(rows["train"], unread=unread)
-    measured = knn(found, train, test, k=1, temperature=0.07, space="embedding", **DRAWS)
+    measured = knn(found, train, test, k=1, temperature=0.07, space="embedding", device=CPU, **DRAWS)
     assert measured.entry["metrics"]["top1"] == 100  # every picture finds itself, and its own label
     assert (measured.entry["num_train_images"], measured.entry["num_train_rejected"]) == (70 - len(unread), len(unread))
 
@@ -164,7 +164,7 @@ def test_knn__refuses_more_neighbours_than_readable_pictures() -> None:
     found, rows = class_set()
     train, test = embeddings(rows["train"], unread=(1,)), embeddings(rows["test"])
     with pytest.raises(ProtoRKDError, match=r"--knn-k must be from 1 to .* 69; got 70\."):
-        knn(found, train, test, k=70, temperature=0.07, space="embedding", **DRAWS)
+        knn(found, train, test, k=70, temperature=0.07, space="embedding", device=CPU, **DRAWS)
 
 
 @pytest.mark.parametrize("space", ["embedding", "backbone"])
@@ -207,7 +207,7 @@ def test_linear_probe__refuses_a_class_without_a_readable_training_picture() -> 
 def test_class_tasks__are_settled_by_the_seed() -> None:
     found, rows = class_set()
     train, test = embeddings(rows["train"]), embeddings(rows["test"])
-    asked: dict[str, Any] = {"k": 5, "temperature": 0.07, "space": "embedding", "num_resamples": 100}
+    asked: dict[str, Any] = {"k": 5, "temperature": 0.07, "space": "embedding", "device": CPU, "num_resamples": 100}
     first, again, other = (knn(found, train, test, seed=seed, **asked).entry for seed in (0, 0, 1))
     assert first == again
     assert first["intervals"] != other["intervals"]

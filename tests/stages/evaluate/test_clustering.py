@@ -1,9 +1,9 @@
-import builtins
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from faiss_doubles import DAMAGES, damage_faiss
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
@@ -36,15 +36,9 @@ def test_clusters__are_the_classes_where_these_lie_apart(find: Any) -> None:
     assert torch.equal(clusters, find(rows.numpy(), num_clusters=4, seed=0))
 
 
-def test_find_clusters__works_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = builtins.__import__
-
-    def refuse(name: str, *arguments: Any, **options: Any) -> Any:
-        if name == "faiss":
-            raise ImportError(name)
-        return original(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_find_clusters__works_without_faiss(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    damage_faiss(damage, monkeypatch)
     rows, labels = some_classes()
     clusters = find_clusters(rows, num_clusters=4)
     assert clustering_metrics(image_embeddings=rows, labels=labels, clusters=clusters)["ari"] == 1.0

@@ -341,15 +341,15 @@ def test_embed_images__goes_on_from_the_blocks_that_stand(
 ) -> None:
     whole = as_arrays(embed(student, set_of(pictures, context), context_of(Store(tmp_path / "whole"))))
     monkeypatch.setattr(image_features, "_BLOCK_PICTURES", 4)  # batches of 3 make blocks of 3
-    embed_batch, calls = image_features._embed_batch, []
+    block_of, calls = image_features._block_of, []
 
     def killed(*args: Any) -> Any:
         calls.append(args)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return embed_batch(*args)
+        return block_of(*args)
 
-    monkeypatch.setattr(image_features, "_embed_batch", killed)
+    monkeypatch.setattr(image_features, "_block_of", killed)
     with pytest.raises(KeyboardInterrupt):
         embed(student, set_of(pictures, context), context)
     [_, second, _] = blocks = sorted(context.store.root.glob("image-embeddings/.draft-*/state/pictures-*"))

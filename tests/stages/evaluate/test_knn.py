@@ -1,13 +1,15 @@
-import builtins
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from faiss_doubles import DAMAGES, damage_faiss, install_fake_faiss
 from torch.nn.functional import normalize
 
 from data_schemas.errors import ProtoRKDError
 from stages.evaluate.knn import knn_votes, neighbours_by_faiss, neighbours_by_torch
+
+CPU = torch.device("cpu")
 
 
 def some_splits(num_classes: int = 8) -> dict[str, Any]:
@@ -23,18 +25,11 @@ def some_splits(num_classes: int = 8) -> dict[str, Any]:
 
 def asked(splits: dict[str, Any], **options: Any) -> dict[str, Any]:
     """What the vote takes: all but the labels of the test images."""
-    return {name: value for name, value in splits.items() if name != "test_labels"} | {"temperature": 0.07} | options
-
-
-def without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = builtins.__import__
-
-    def refuse(name: str, *arguments: Any, **options: Any) -> Any:
-        if name == "faiss":
-            raise ImportError(name)
-        return original(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    return (
+        {name: value for name, value in splits.items() if name != "test_labels"}
+        | {"temperature": 0.07, "device": CPU}
+        | options
+    )
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (20, 0.07), (80, 0.5)])
@@ -59,25 +54,59 @@ def test_knn_neighbours__are_the_same_by_faiss_and_by_torch() -> None:
     pytest.importorskip("faiss")
     splits = some_splits()
     rows = {"train": normalize(splits["train_embeddings"], dim=1), "test": normalize(splits["test_embeddings"], dim=1)}
-    by_faiss, by_torch = neighbours_by_faiss(**rows, k=7), neighbours_by_torch(**rows, k=7)
+    by_faiss, by_torch = (find(**rows, k=7, device=CPU) for find in (neighbours_by_faiss, neighbours_by_torch))
     assert by_faiss[0].shape == by_faiss[1].shape == (40, 7)
     torch.testing.assert_close(by_faiss[0], by_torch[0])
     assert by_faiss[1].tolist() == by_torch[1].tolist()
 
 
-def test_knn_votes__are_the_same_without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_knn_votes__are_the_same_without_faiss(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given = asked(some_splits(), k=20)
     expected = knn_votes(**given)
-    without_faiss(monkeypatch)
+    damage_faiss(damage, monkeypatch)
     torch.testing.assert_close(knn_votes(**given), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_knn_votes__ask_faiss_for_the_given_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = asked(some_splits(), k=20)
+    expected = knn_votes(**given)
+    fake = install_fake_faiss(monkeypatch)
+    votes = knn_votes(**given | {"device": torch.device("cuda:1")})
+    assert fake.moved == [1]
+    torch.testing.assert_close(votes, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("k", "num_gpus", "by_torch"), [(2048, 1, False), (2049, 1, True), (20, 0, True)])
+def test_knn_votes__on_a_gpu_are_found_by_torch_where_faiss_cannot(
+    k: int, num_gpus: int, by_torch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches = []
+
+    def search_there(*, device: torch.device, **given: Any) -> Any:
+        searches.append(device)
+        return neighbours_by_torch(**given, device=CPU)
+
+    monkeypatch.setattr("stages.evaluate.knn.neighbours_by_torch", search_there)
+    fake = install_fake_faiss(monkeypatch, num_gpus=num_gpus)
+    device = torch.device("cuda:0")
+    splits = {"train_embeddings": torch.randn(2049, 4), "train_labels": torch.zeros(2049, dtype=torch.int64)}
+    knn_votes(**splits, test_embeddings=torch.eye(4), num_classes=1, k=k, temperature=1.0, device=device)
+    assert (searches, fake.moved) == (([device], []) if by_torch else ([], [0]))
+
+
+def test_knn_votes__on_the_cpu_leave_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = install_fake_faiss(monkeypatch)
+    knn_votes(**asked(some_splits(), k=20))
+    assert (fake.moved, fake.num_counts) == ([], 0)
 
 
 def test_knn_neighbours__do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     splits = some_splits()
     rows = {"train": splits["train_embeddings"], "test": splits["test_embeddings"]}
-    expected = neighbours_by_torch(**rows, k=3)[1]
+    expected = neighbours_by_torch(**rows, k=3, device=CPU)[1]
     monkeypatch.setattr("stages.evaluate.knn._MAX_SCORES", 1)
-    assert torch.equal(neighbours_by_torch(**rows, k=3)[1], expected)
+    assert torch.equal(neighbours_by_torch(**rows, k=3, device=CPU)[1], expected)
 
 
 def test_knn_votes__are_none_for_classes_without_neighbours() -> None:
@@ -88,6 +117,7 @@ def test_knn_votes__are_none_for_classes_without_neighbours() -> None:
         num_classes=7,
         k=1,
         temperature=0.07,
+        device=CPU,
     )
     assert votes.tolist() == [[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]
 

@@ -6,6 +6,7 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+from faiss_doubles import DAMAGES, damage_faiss
 from workbench import Cli, Pairs
 
 from data_schemas.search_index import INDEX_NAME, IndexConfig
@@ -30,6 +31,14 @@ def test_index__finds_what_comparing_with_every_row_finds(encoded: Pairs, run_cl
     np.testing.assert_allclose(scores, expected, atol=1e-6)
     assert (rows[:, 0] == found.numbers).all()
     assert outcome["metrics"]["recall@10"] == 100
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_index__says_why_faiss_cannot_be_imported(
+    damage: str, encoded: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = damage_faiss(damage, monkeypatch)
+    assert f"index must have faiss; {reason}" in run_cli.fails("index")
 
 
 def test_index__runs_once(encoded: Pairs, run_cli: Cli) -> None:

@@ -1,12 +1,15 @@
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from faiss_doubles import DAMAGES, damage_faiss, install_fake_faiss
 from sklearn.cluster import KMeans
 
+import stages.prototypes.device_rows
+import stages.prototypes.device_table
 import stages.prototypes.kmeans
+import stages.prototypes.rows
 from data_schemas.errors import ProtoRKDError
 from stages.prototypes.kmeans import Fit, assign, fit_prototypes
 
@@ -89,7 +92,7 @@ def test_fit__follows_the_formula() -> None:
 
 
 def draw_start(rows: np.ndarray, num_prototypes: int) -> np.ndarray:
-    taken = stages.prototypes.kmeans._Rows.of(torch.from_numpy(rows), CPU, torch.float32)
+    taken = stages.prototypes.rows.HostRows.of(torch.from_numpy(rows), CPU, torch.float32)
     return stages.prototypes.kmeans._start(taken, num_prototypes, torch.Generator().manual_seed(0)).numpy()
 
 
@@ -155,7 +158,7 @@ def test_fit__keeps_the_best_of_its_restarts(method: str) -> None:
 def test_fit__does_not_depend_on_the_size_of_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = text_like_rows(500, 16)
     whole = fit(rows, 20)
-    monkeypatch.setattr(stages.prototypes.kmeans, "_MAX_SCORES", 20 * 7)
+    monkeypatch.setattr(stages.prototypes.rows, "_MAX_SCORES", 20 * 7)
     np.testing.assert_allclose(fit(rows, 20).centroids, whole.centroids, atol=1e-5)
 
 
@@ -195,7 +198,7 @@ def test_update__gives_empty_prototypes_half_of_the_largest_cluster() -> None:
     nearest[:20] = 1
     before = torch.from_numpy(text_like_rows(4, 8))
     sums = torch.zeros(4, 8).index_add_(0, nearest, rows)
-    centroids, is_split = stages.prototypes.kmeans._update(sums, nearest, before)
+    centroids, is_split = stages.prototypes.kmeans._update(sums, nearest.bincount(minlength=4), before)
     assert is_split.tolist() == [True, False, True, True]
     found, _ = assign(rows.numpy(), centroids.numpy(), device=CPU)
     means = unit(np.stack([rows[20:].sum(dim=0).numpy(), rows[:20].sum(dim=0).numpy()]))
@@ -204,18 +207,12 @@ def test_update__gives_empty_prototypes_half_of_the_largest_cluster() -> None:
     assert len({0, 2, 3} & set(found[20:].tolist())) > 1
 
 
-@pytest.mark.parametrize("broken", [ImportError("no module"), RuntimeError("nvidia-cublas-cu12 is missing"), "empty"])
-def test_fit__does_without_faiss_unless_it_is_asked_for(
-    broken: Exception | str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Broken:
-        def __getattr__(self, name: str) -> Any:
-            raise broken if isinstance(broken, Exception) else AttributeError(name)
-
-    monkeypatch.setitem(sys.modules, "faiss", Broken())
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_fit__does_without_faiss_unless_it_is_asked_for(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = damage_faiss(damage, monkeypatch)
     rows = text_like_rows(100, 8)
     assert fit(rows, 4, method="auto").engine == "torch"
-    with pytest.raises(ProtoRKDError, match=r"--method faiss must find faiss; .* or use --method torch\."):
+    with pytest.raises(ProtoRKDError, match=rf"--method faiss must find faiss; {reason}.* or use --method torch\."):
         fit_prototypes(rows, num_prototypes=4, iterations=1, restarts=1, seed=0, method="faiss", device=CPU)
 
 
@@ -224,6 +221,20 @@ def test_fit__says_what_computed() -> None:
     rows = text_like_rows(100, 8)
     assert fit(rows, 4, method="faiss").engine == "faiss-cpu"
     assert fit(rows, 4, method="auto").engine == fit(rows, 4, method="torch").engine == "torch"
+
+
+@pytest.mark.parametrize(("device", "moved"), [("cuda:1", [1]), ("cuda", [0]), ("cuda:2", []), ("cpu", [])])
+def test_fit__by_faiss_takes_the_given_gpu_alone(
+    device: str, moved: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss")
+    rows = text_like_rows(100, 8)
+    expected = fit(rows, 4, method="faiss")
+    fake = install_fake_faiss(monkeypatch, num_gpus=2)
+    found = fit(rows, 4, method="faiss", device=torch.device(device))
+    assert fake.moved == moved
+    assert found.engine == ("faiss-gpu" if moved else "faiss-cpu")
+    assert found.centroids.tobytes() == expected.centroids.tobytes()  # the fake computes where it is
 
 
 def test_assign__finds_the_largest_cosine() -> None:
@@ -241,4 +252,44 @@ def test_fit__is_as_good_and_the_same_every_time_on_a_gpu(method: str) -> None:
     rows, device = text_like_rows(), torch.device("cuda")
     first, again = (fit(rows, 40, method=method, device=device) for _ in range(2))
     assert mean_cosine(rows, first) == pytest.approx(mean_cosine(rows, fit(rows, 40, method=method)), rel=0.01)
-    np.testing.assert_allclose(first.centroids, again.centroids, atol=1e-5)
+    np.testing.assert_allclose(first.centroids, again.centroids, atol=0 if method == "torch" else 1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_fit__on_a_gpu_is_that_of_the_cpu_but_for_rounding_and_the_same_streamed(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages.prototypes.device_table, "_BLOCK_NUMBERS", 32 * 500)
+    rows, device = text_like_rows(), torch.device("cuda")
+    expected = fit(rows, 40, precision=precision)
+    resident, again = (fit(rows, 40, precision=precision, device=device) for _ in range(2))
+    for module in (stages.prototypes.kmeans, stages.prototypes.device_rows):
+        monkeypatch.setattr(module, "has_room", lambda num_bytes, device: False)
+    streamed = fit(rows, 40, precision=precision, device=device)
+    assert resident.centroids.tobytes() == again.centroids.tobytes() == streamed.centroids.tobytes()
+    assert resident.mean_cosines == streamed.mean_cosines
+    assert mean_cosine(rows, resident) == pytest.approx(mean_cosine(rows, expected), abs=2e-3)
+    cosines = [assign(rows, resident.centroids, device=each)[1] for each in (device, CPU)]
+    np.testing.assert_allclose(*cosines, atol=1e-5)
+
+
+def test_fit__on_a_gpu_takes_the_device_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU: which of the two ways is chosen, and that a table without room is streamed."""
+    placed = []
+
+    def place(host: torch.Tensor, device: torch.device, *, is_resident: bool) -> Any:
+        placed.append((device.type, is_resident))
+        return original(host, CPU, is_resident=is_resident)
+
+    original = stages.prototypes.device_table.DeviceTable.of
+    monkeypatch.setattr(stages.prototypes.device_table.DeviceTable, "of", place)
+    rows, gpu = text_like_rows(200, 8), torch.device("cuda")
+    expected = fit(rows, 4)
+    for free in (1 << 40, 1):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 1 << 40))
+        found = fit(rows, 4, device=gpu)
+        np.testing.assert_allclose(found.centroids, expected.centroids, atol=2e-6)
+    assign(rows, found.centroids, device=gpu)
+    fit(rows, 4, device=torch.device("cpu"))
+    assert [each for each in placed if each[0] == "cuda"] == [("cuda", True), ("cuda", False), ("cuda", False)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from workbench import COLOURS, SHAPES, Cli, Pairs
 
 import cli
@@ -17,6 +18,7 @@ from data_schemas.pair_index import read_captions
 from data_schemas.prototypes import Prototypes, read_report
 from data_schemas.teacher_embeddings import ARRAY_NAME, TeacherEmbeddings
 from pipeline.stage_commands import stage_command, why_command
+from stages.prototypes.device_table import DeviceTable
 from stages.prototypes.report import render_page, size_bins
 from stages.prototypes.run import known_captions
 from stages.prototypes.stage import STAGE
@@ -61,6 +63,26 @@ def test_prototypes__belong_to_every_caption_that_the_teacher_knows(run_cli: Cli
     np.testing.assert_allclose(found.cosines[~is_zero], cosines.max(axis=1), atol=1e-6)
     own = np.take_along_axis(cosines, found.assignment[~is_zero, None], axis=1)[:, 0]
     np.testing.assert_allclose(own, cosines.max(axis=1), atol=1e-6)
+
+
+def test_prototypes__on_a_gpu_are_those_of_the_cpu(run_cli: Cli, shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage as it goes for a GPU, whose table and products lie on the CPU here."""
+    expected = Prototypes.read(Path(run_cli("prototypes", "--num-prototypes", 20, "--device", "cpu")["path"]))
+    place = DeviceTable.of
+    monkeypatch.setattr(
+        DeviceTable,
+        "of",
+        lambda host, device, *, is_resident: place(host, torch.device("cpu"), is_resident=is_resident),
+    )
+    monkeypatch.setattr("stages.prototypes.run.choose_device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("stages.prototypes.kmeans.choose_precision", lambda name, device: "fp32")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 40, 1 << 40))
+    path = Path(run_cli("prototypes", "--num-prototypes", 20, "--force")["path"])
+    found = Prototypes.read(path)
+    assert json.loads((path / "artifact.json").read_text())["environment"]["device"] == "cuda"
+    np.testing.assert_allclose(found.centroids, expected.centroids, atol=2e-6)
+    np.testing.assert_array_equal(found.assignment, expected.assignment)
+    np.testing.assert_allclose(found.cosines, expected.cosines, atol=2e-6)
 
 
 def test_prototypes__are_counted(run_cli: Cli, shapes: Path) -> None:

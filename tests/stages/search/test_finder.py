@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faiss_doubles import DAMAGES, damage_faiss
 from searching import Embedded
 from workbench import Cli, Pairs
 
@@ -41,13 +42,14 @@ def context(store: Path) -> Any:
     return context_of(Store(store), stages=STAGES)
 
 
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_open_finder__gives_the_same_with_faiss_and_without(
-    encoded: Pairs, store: Path, monkeypatch: pytest.MonkeyPatch
+    damage: str, encoded: Pairs, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = find_searchable(None, store=Store(store))
     queries = unit(6, 16, 3)
     with_faiss = open_finder(artifact, context=context(store))
-    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    damage_faiss(damage, monkeypatch)
     without = open_finder(artifact, context=context(store))
     assert isinstance(with_faiss, FaissFinder)
     assert isinstance(without, ExactFinder)

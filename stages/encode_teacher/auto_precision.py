@@ -1,0 +1,79 @@
+"""``--teacher-precision auto``: settled before anything is hashed, by what the store holds, else by the device."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from data_schemas.artifact_record import ArtifactRecord
+from pipeline.fingerprint import canonical
+from pipeline.log import log
+from pipeline.stage import Context, Input
+from pipeline.store import Artifact, Store
+from stages.recipe import Recipe
+
+if TYPE_CHECKING:
+    from stages.encode_teacher.stage import EncodeParams, EncodeRuntime
+
+_STAGE = "encode-teacher"
+_BF16_SINCE = 8  # compute capability: Ampere
+
+
+def settle_precision(
+    params: "EncodeParams", inputs: Mapping[str, Input], runtime: "EncodeRuntime", context: Context
+) -> "EncodeParams":
+    """Turn "auto" into fp32 or bf16, and say why.
+
+    What the store holds of this teacher decides, so that its rows are taken over wherever the command runs: the
+    artifact of the same request, else the newest. In a new store it is bf16 on GPUs that have it, else fp32. Torch is
+    imported only to look at a GPU.
+    """
+    if params.teacher_precision != "auto":
+        return params
+    earlier = _earlier(params, inputs, context)
+    if earlier is not None:
+        precision, reason = Recipe.of(earlier.record.params).teacher_precision, f"as in {earlier.name}"
+    else:
+        precision, reason = _by_device(runtime.device, inputs["teacher"])
+    log.info("teacher precision: %s, %s", precision, reason)
+    return replace(params, teacher_precision=precision)
+
+
+def _earlier(params: "EncodeParams", inputs: Mapping[str, Input], context: Context) -> Artifact | None:
+    """The artifact of the same request but for the precision, else the newest of the same teacher."""
+    asked = _but_precision(canonical(params)), {name: entry.digest for name, entry in inputs.items()}
+
+    def is_same(record: ArtifactRecord) -> bool:
+        return asked == (_but_precision(record.params), {name: entry.digest for name, entry in record.inputs.items()})
+
+    def is_of_teacher(record: ArtifactRecord) -> bool:
+        return record.inputs["teacher"].digest == inputs["teacher"].digest
+
+    here = Store(context.store.root).artifacts(_STAGE)
+    if found := _newest(here, is_same):
+        return found  # an object store, if there is one, need not be asked
+    known = context.store.artifacts(_STAGE)
+    return _newest(known, is_same) or _newest(known, is_of_teacher)
+
+
+def _newest(artifacts: Sequence[Artifact], fits: Callable[[ArtifactRecord], bool]) -> Artifact | None:
+    return next((artifact for artifact in reversed(artifacts) if fits(artifact.record)), None)
+
+
+def _but_precision(params: Mapping[str, object]) -> Mapping[str, object]:
+    return {name: value for name, value in params.items() if name != "teacher_precision"}
+
+
+def _by_device(names: str, teacher: Input) -> tuple[str, str]:
+    if teacher.value.kind == "word-vectors":
+        return "fp32", "for word vectors are looked up and not multiplied"
+    if all(name.strip() == "cpu" for name in names.split(",")):
+        return "fp32", "as the device is a CPU"
+    import torch
+
+    from stages.device import choose_devices
+
+    devices = choose_devices(names)
+    named = ", ".join(dict.fromkeys(map(str, devices)))
+    if all(each.type == "cuda" and torch.cuda.get_device_capability(each)[0] >= _BF16_SINCE for each in devices):
+        return "bf16", f"which {named} multiplies in hardware"
+    return "fp32", f"as the device is {named}"
