@@ -3,10 +3,12 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from benchmarks.gpu.training import train_small
 
 _END = 1500  # characters of what a command said
 _LOOK_EVERY_S = 0.05
+_TEST_PROCESSES = 6
 
 
 def gpu_tests(setup: Setup) -> Iterator[dict[str, Any]]:
@@ -23,29 +26,36 @@ def gpu_tests(setup: Setup) -> Iterator[dict[str, Any]]:
     files, marker = marked_tests(), "gpu"
     if setup.device.type != "cuda":  # there are none to be tried: some others
         files, marker = [ROOT / "tests" / "stages" / "test_random_numbers.py"], "not gpu and not slow"
-    words = [
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        marker,
-        "-p",
-        "no:cacheprovider",
-        "--no-header",
-        "--tb=short",
-        *map(str, files),
-    ]
+    words = ["-v", "-m", marker, "-p", "no:cacheprovider", "--no-header", "--tb=short", *map(str, files)]
     if importlib.util.find_spec("xdist"):
-        words += ["-n", str(min(6, os.cpu_count() or 1))]
+        words += ["-n", str(min(_TEST_PROCESSES, os.cpu_count() or 1))]
     for name, more in (("as they are", []), ("warnings allowed", ["-W", "default"])):
-        start = time.monotonic()
-        done = subprocess.run([sys.executable, *words, *more], cwd=ROOT, capture_output=True, text=True, check=False)
-        says(done)
-        failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        is_green, summary = done.returncode == 0, done.stdout.strip().splitlines()[-1:]
-        yield {name: {"is_green": is_green, "seconds": time.monotonic() - start, "summary": summary, "failed": failed}}
-        if is_green:
+        figures: dict[str, Any] = {}
+        for figures in _verdicts([*words, *more]):
+            yield {name: figures}
+        if figures["is_green"]:
             return
+
+
+def _verdicts(words: list[str]) -> Iterator[dict[str, Any]]:
+    """Run pytest, and count as it goes: a step that is killed has counted until then."""
+    start, counts, failed = time.monotonic(), Counter(passed=0, failed=0), []
+    command = [sys.executable, "-m", "pytest", *words]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout or ():
+            print(line, end="")
+            if word := verdict(line):
+                counts["passed" if word == "PASSED" else "failed"] += 1
+                yield dict(counts)
+            elif line.startswith(("FAILED", "ERROR")):
+                failed.append(line.strip())
+    yield {"is_green": process.returncode == 0, **counts, "seconds": time.monotonic() - start, "tests_failed": failed}
+
+
+def verdict(line: str) -> str:
+    """What a line of ``pytest -v`` says of one test, whether several processes run them or one; else nothing."""
+    found = re.match(r"(?:\[gw\d+\] \[ *\d+%\]|\S+::.*?) (PASSED|FAILED|ERROR)\b", line)
+    return found[1] if found else ""
 
 
 def marked_tests() -> list[Path]:

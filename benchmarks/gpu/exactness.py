@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.gpu.setup import Setup
 from data_schemas.student_checkpoint import Preprocessing
 from stages.batch_resize import resize_batch
-from stages.precision import autocast
+from stages.precision import autocast, full_float32
 from stages.student import build_student
 from stages.transforms import Normalize
 
@@ -39,9 +39,9 @@ def _student(setup: Setup) -> Iterator[dict[str, Any]]:
             found: Tensor = student(prepared).double().cpu()
         return {"relative_error": float((found - exact).norm() / exact.norm())}
 
-    yield {precision: error(precision) for precision in ("bf16", "fp32")}
-    torch.backends.cudnn.allow_tf32 = False
-    yield {"fp32 without tf32": error("fp32")}
+    yield {"bf16": error("bf16"), "fp32 of torch, with TF32 in convolutions": error("fp32")}
+    with full_float32():
+        yield {"fp32": error("fp32")}
 
 
 def _worst_grey_levels(setup: Setup) -> int:

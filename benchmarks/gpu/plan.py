@@ -47,7 +47,7 @@ GROUPS: tuple[Group, ...] = (
     (Step("targets", f"{_HERE}.targets:targets", 25),),
     (Step("embed", f"{_HERE}.embed:embed", 40, needs=_TRAINING),),
     (
-        Step("gpu-tests", f"{_HERE}.commands:gpu_tests", 100),
+        Step("gpu-tests", f"{_HERE}.commands:gpu_tests", 150),
         Step("resume", f"{_HERE}.commands:resume", 60, needs=_TRAINING),
         Step("ranks", f"{_HERE}.ranks:two_on_one_gpu", 90, needs=_TRAINING),
         Step("nccl", f"{_HERE}.ranks:alone_by_nccl", 45),

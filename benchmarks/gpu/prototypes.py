@@ -1,7 +1,7 @@
 """k-means over as many captions as Conceptual Captions has: a fifth of them first, and all where that fits the time."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,7 @@ def prototypes(setup: Setup) -> Iterator[dict[str, Any]]:
     _fit(setup, some, iterations=1)  # kernels are loaded
     times = {number: _fit(setup, some, iterations=number)[1] for number in _PART_ITERATIONS}
     yield {"part": {"rows": len(some), **{f"seconds_of_{number}": seconds for number, seconds in times.items()}}}
-    (few, least), (many, most) = times.items()
-    each = (most - least) / (many - few)
-    estimate = least - few * each + _PART * iterations * each
+    estimate = extrapolated(times, part=_PART, iterations=iterations)
     yield {"whole": {"seconds": estimate, "is_estimate": True}}
     if estimate < _WORTH_TRYING_S:
         fit, seconds = _fit(setup, rows, iterations=iterations)
@@ -44,6 +42,19 @@ def prototypes(setup: Setup) -> Iterator[dict[str, Any]]:
                 **peak_memory(),
             }
         }
+
+
+def extrapolated(times: Mapping[int, float], *, part: int, iterations: int) -> float:
+    """Estimate the seconds of a whole fit: the start stays, for it looks at a few rows a prototype; iterations grow.
+
+    Args:
+        times: seconds of two fits of a part, by their iterations.
+        part: how many times as many rows the whole has.
+        iterations: of the whole.
+    """
+    (few, least), (many, most) = times.items()
+    each = (most - least) / (many - few)
+    return least - few * each + part * iterations * each
 
 
 def _fit(setup: Setup, rows: NDArray[np.float32], *, iterations: int) -> tuple[Fit, float]:

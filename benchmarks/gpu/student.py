@@ -97,9 +97,13 @@ def mfu(setup: Setup, student: str, images_per_s: float) -> float | None:
     """
     if setup.device.type != "cuda":
         return None
-    gpu = torch.cuda.get_device_name(setup.device)
-    peak = next((tflops for name, tflops in PEAK_TFLOPS if name in gpu), None)
+    peak = peak_tflops(torch.cuda.get_device_name(setup.device))
     return None if peak is None else images_per_s * operations(student, setup.sizes.image_size) / (peak * 1e12)
+
+
+def peak_tflops(gpu: str) -> float | None:
+    """Dense bf16 peak of a GPU by torch's name for it; None for one that is not in the table."""
+    return next((tflops for name, tflops in PEAK_TFLOPS if name in gpu), None)
 
 
 def operations(student: str, image_size: int) -> float:

@@ -29,9 +29,6 @@ def compiled(setup: Setup) -> Iterator[dict[str, Any]]:
 
 def deterministic(setup: Setup) -> Iterator[dict[str, Any]]:
     """Time a training with ``--deterministic`` and without, and see whether a second one ends with the same bytes."""
-    if not any("deterministic" in names(kind) for kind in (DistillParams, DistillRuntime)):
-        yield {"left_out": "distill has no --deterministic"}
-        return
     batch_size = setup.sizes.batch_size
     outcomes = [train(setup, batch_size=batch_size, deterministic=True) for _ in range(2)]
     with_it = _measured(setup, outcomes[-1])
@@ -53,7 +50,7 @@ def train(setup: Setup, *, batch_size: int, pack: str = "raw", **options: Any) -
         **({"workers": 2} if setup.is_tiny else {}),
         **options,
     }
-    runtime = {name: settings.pop(name) for name in names(DistillRuntime) & settings.keys()}
+    runtime = {each.name: settings.pop(each.name) for each in fields(DistillRuntime) if each.name in settings}
     peak_memory()
     return run_stage(
         STAGE,
@@ -102,8 +99,3 @@ def _measured(setup: Setup, outcome: Outcome) -> dict[str, Any]:
         **peak_memory(),
         "parts_ms": {name: 1000 * part["median_s"] for name, part in profile["parts"].items()},
     }
-
-
-def names(kind: type) -> set[str]:
-    """Of the fields of a dataclass."""
-    return {each.name for each in fields(kind)}

@@ -19,10 +19,11 @@ import torch
 from workbench import DISTILL, Cli, Pairs
 
 from benchmarks.gpu.__main__ import parser
-from benchmarks.gpu.commands import marked_tests
+from benchmarks.gpu.commands import marked_tests, verdict
 from benchmarks.gpu.plan import GROUPS, Step, choose, names_of
+from benchmarks.gpu.prototypes import extrapolated
 from benchmarks.gpu.setup import FULL, TINY, Setup
-from benchmarks.gpu.student import operations
+from benchmarks.gpu.student import operations, peak_tflops
 from benchmarks.gpu.table import BARS, flat, fnmatchcase
 from benchmarks.gpu.waits import watched
 from stages.distill.finite import LossWatch
@@ -78,10 +79,10 @@ def test_steps__are_all_tried_on_a_cpu(tmp_path: Path) -> None:
     records = try_steps(tmp_path)
     assert list(records) == names_of(GROUPS)
     figures = dict(figure for name, record in records.items() for figure in flat(record["figures"], name))
-    needs_gpu = {"bare/best/mfu"}
+    not_tried = {"bare/best/mfu", "targets/device 1024/ms"}  # a GPU's own, and that of the full size
     for bar in BARS:
         found = [value for name, value in figures.items() if fnmatchcase(name, bar.figures)]
-        assert found or bar.figures in needs_gpu or "left_out" in records[bar.figures.partition("/")[0]]["figures"], bar
+        assert bool(found) == (bar.figures not in not_tried), bar
         if bar.at_least is True:
             assert all(value is True for value in found), bar
 
@@ -94,9 +95,28 @@ def test_setup__refuses_to_measure_without_a_gpu(tmp_path: Path, monkeypatch: py
 
 
 def test_operations__of_resnet50_are_six_times_its_multiply_adds() -> None:
-    # He et al., 2016, arXiv:1512.03385, count 3.8e9 without the strides' later place; torchvision's has 4.09e9.
+    # He et al., 2016, arXiv:1512.03385, count 3.8e9; torchvision strides in a block's second convolution: 4.09e9.
     assert operations("resnet50", 224) == pytest.approx(3 * 2 * 4.09e9, rel=1e-3)
     assert operations("resnet50", 112) == pytest.approx(operations("resnet50", 224) / 4)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H200", 989),
+        ("NVIDIA H200 NVL", 835),
+        ("T4", None),
+    ],
+)
+def test_peak__is_that_of_the_datasheet(gpu: str, peak: float | None) -> None:
+    assert peak_tflops(gpu) == peak
+
+
+def test_extrapolation__is_exact_where_iterations_alone_grow_with_rows() -> None:
+    times = {iterations: 2 + 0.5 * iterations for iterations in (1, 4)}
+    assert extrapolated(times, part=5, iterations=20) == pytest.approx(2 + 20 * 5 * 0.5)
 
 
 def test_waits__are_counted_by_the_line_of_the_project(
@@ -140,6 +160,20 @@ def imports_at_the_top(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module or ""
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("tests/test_a.py::test_b[x y] PASSED                 [ 50%]", "PASSED"),
+        ("tests/test_a.py::test_b ERROR                       [ 50%]", "ERROR"),
+        ("[gw1] [ 50%] FAILED tests/test_a.py::test_b ", "FAILED"),
+        ("FAILED tests/test_a.py::test_b - AssertionError", ""),
+        ("tests/test_a.py::test_b ", ""),
+    ],
+)
+def test_verdict__is_read_of_each_test_once(line: str, word: str) -> None:
+    assert verdict(line) == word
 
 
 def test_docs__show_commands_that_are_understood() -> None:
