@@ -107,7 +107,7 @@ def test_passes__take_no_tf32(
 ) -> None:
     import protorkd
     from stages.student import Student
-    from stages.teacher import Teacher
+    from stages.teacher_network import TeacherNetwork
 
     seen = []
 
@@ -120,7 +120,7 @@ def test_passes__take_no_tf32(
 
     _, pairs = encoded_session
     monkeypatch.setattr(Student, "features", watched("student", Student.features))
-    monkeypatch.setattr(Teacher, "_empty", watched("teacher", Teacher._empty))
+    monkeypatch.setattr(TeacherNetwork, "_embed", watched("teacher", TeacherNetwork._embed))
     run_cli("embed", "--manifest", pairs.manifest, "--device", "cpu", "--precision", "bf16", "--workers", 0)
     protorkd.load_student(trained["path"], store=run_cli.store, device="cpu").encode(pairs.root / pairs.images[0])
     run_cli("search", "--text", "red circle", "--device", "cpu")

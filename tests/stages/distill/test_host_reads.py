@@ -126,7 +126,9 @@ def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     without_autocast(monkeypatch)
     monkeypatch.setattr(run, "prepares_batches", lambda _: True)
     # On a GPU pictures come from pinned memory, and numbers are looked at in a copy, a step later.
-    monkeypatch.setattr(training, "sent_ahead", lambda batches, device: (_sent(batch, device) for batch in batches))
+    monkeypatch.setattr(
+        training, "prefetch_to_device", lambda batches, device: (_sent(batch, device) for batch in batches)
+    )
     monkeypatch.setattr(LossWatch, "look", lambda *args, **words: None)
     monkeypatch.setattr(Targets, "is_zero", lambda targets: torch.zeros(targets.num_captions, dtype=torch.bool))
 

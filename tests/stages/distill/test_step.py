@@ -82,9 +82,9 @@ def train(ranks: Ranks, store: Path, *, before: Callable[[], None]) -> tuple[lis
     measures: list[dict[str, float]] = []
     save, validate = Training._save, Validation.__call__
 
-    def look_and_save(training: Training) -> None:
+    def look_and_save(training: Training, kept: str | None) -> None:
         states.append(tuple(map(digest, training._modules.values())))
-        save(training)
+        save(training, kept)
 
     def note(validation: Validation, student: nn.Module) -> dict[str, float]:
         measures.append(validate(validation, student))

@@ -75,7 +75,8 @@ def test_prototypes__on_a_gpu_are_those_of_the_cpu(run_cli: Cli, shapes: Path, m
         lambda host, device, *, is_resident: place(host, torch.device("cpu"), is_resident=is_resident),
     )
     monkeypatch.setattr("stages.prototypes.run.choose_device", lambda name: torch.device("cuda"))
-    monkeypatch.setattr("stages.prototypes.kmeans.choose_precision", lambda name, device: "fp32")
+    monkeypatch.setattr("stages.prototypes.run.choose_precision", lambda name, device: "fp32")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 40, 1 << 40))
     path = Path(run_cli("prototypes", "--num-prototypes", 20, "--force")["path"])
     found = Prototypes.read(path)
