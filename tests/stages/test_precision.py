@@ -68,8 +68,13 @@ CALLERS = {
 
 @pytest.fixture
 def _tf32() -> Iterator[None]:
-    """Put torch's own settings back."""
+    """Begin and end with torch's own settings, whatever other tests have set."""
+    _settle()
     yield
+    _settle()
+
+
+def _settle() -> None:
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = True
     for place, value in (
@@ -102,6 +107,7 @@ def test_full_float32__takes_tf32_nowhere_and_puts_back_what_it_found(caller: st
     assert [place.fp32_precision for place in places()] == before
 
 
+@pytest.mark.usefixtures("_tf32")
 def test_passes__take_no_tf32(
     encoded_session: tuple[Path, Pairs], trained: dict[str, Any], run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,6 +148,7 @@ def test_evaluate__agrees_with_scikit_learn(trained: Any, data: Path, run_cli: C
         for entry in read_report(path)["sets"]
         if entry["task"] == f"linear_probe{suffix}"
     ]
+    rows = [each.astype(np.float64) for each in rows]  # in float32 its line search fails on some processors
     mean, scale = rows[0].mean(axis=0), rows[0].std(axis=0)
     scaled = [(each - mean) / np.where(scale > 0, scale, 1) for each in rows]
     probe = LogisticRegression(C=1 / entry["l2_weight"], max_iter=5000, tol=1e-6).fit(scaled[0], labels[0])
