@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from stages.encode_teacher.stage import EncodeParams, EncodeRuntime
 
 _STAGE = "encode-teacher"
-_BF16_SINCE = 8  # compute capability: Ampere
 
 
 def settle_precision(
@@ -68,12 +67,11 @@ def _by_device(names: str, teacher: Input) -> tuple[str, str]:
         return "fp32", "for word vectors are looked up and not multiplied"
     if all(name.strip() == "cpu" for name in names.split(",")):
         return "fp32", "as the device is a CPU"
-    import torch
-
     from stages.device import choose_devices
+    from stages.precision import choose_precision
 
     devices = choose_devices(names)
     named = ", ".join(dict.fromkeys(map(str, devices)))
-    if all(each.type == "cuda" and torch.cuda.get_device_capability(each)[0] >= _BF16_SINCE for each in devices):
+    if all(each.type == "cuda" and choose_precision("auto", each) == "bf16" for each in devices):
         return "bf16", f"which {named} multiplies in hardware"
     return "fp32", f"as the device is {named}"
