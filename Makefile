@@ -17,7 +17,7 @@ demo: $(READY) ## Draw scenes, encode, distill and evaluate: the whole way on a 
 	$(BIN)/python cli.py demo
 
 docs: $(READY) ## Write the tables of options in docs/ anew.
-	$(BIN)/python -m tests.option_tables
+	$(BIN)/python -m tests.support.option_tables
 
 test: $(READY) ## Run the tests; the real-data ones too where PROTORKD_TEST_DATA names the data.
 	$(BIN)/python -m pytest -n auto --dist loadfile
@@ -31,7 +31,7 @@ audit: $(READY) ## Look the pinned packages up among known vulnerabilities; says
 	@$(BIN)/python .ci/audit $(BIN)/uv
 
 torture: $(READY) ## Kill every stage at 500 random moments, and go on from what is left; takes some minutes.
-	$(BIN)/python -m tests.torture --kills 500
+	$(BIN)/python -m tests.support.torture --kills 500
 
 bench: $(READY) ## Measure, on one thread, the ratios that README quotes; writes build/benchmarks.json.
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks

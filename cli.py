@@ -6,25 +6,25 @@ from typing import Any
 import click
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.commands import gc, status, verify
-from pipeline.completion import completion
+from pipeline.commands.artifacts import gc, status, verify
+from pipeline.commands.run import run
+from pipeline.commands.stages import show_outcome, stage_command, why_command
+from pipeline.commands.store_options import store_options
 from pipeline.log import show_log
-from pipeline.run_command import run
+from pipeline.options.completion import completion
 from pipeline.runner import Outcome, context_of, run_stage
-from pipeline.stage_commands import show_outcome, stage_command, why_command
-from pipeline.stop import command_signals
-from pipeline.store import Store
-from pipeline.store_options import store_options
+from pipeline.signals import command_signals
+from pipeline.store.store import Store
 from stages import STAGES
+from stages.distill.options import DistillInputs, DistillParams
 from stages.distill.stage import STAGE as DISTILL
-from stages.distill.stage import DistillInputs, DistillParams
 from stages.draw_scenes.stage import COLOURS_NAME, WORDS_NAME, DrawInputs, DrawParams
 from stages.draw_scenes.stage import STAGE as DRAW_SCENES
+from stages.encode_teacher.options import EncodeInputs, EncodeParams
 from stages.encode_teacher.stage import STAGE as ENCODE_TEACHER
-from stages.encode_teacher.stage import EncodeInputs, EncodeParams
-from stages.evaluate.compare import compare
+from stages.evaluate.compare.command import compare
+from stages.evaluate.options import EvaluateInputs, EvaluateParams
 from stages.evaluate.stage import STAGE as EVALUATE
-from stages.evaluate.stage import EvaluateInputs, EvaluateParams
 from stages.gather_cc.command import gather_cc
 from stages.search.command import search
 

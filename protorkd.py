@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.functions import StageResult, open_store, stage_function
+from pipeline.python_api import StageResult, open_store, stage_function
 from stages import STAGES
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import zarr
 
-    from stages.student_encoder import StudentEncoder
+    from stages.components.student.encoder import StudentEncoder
 
 # Made below, as those of all other stages; named here for those who read and for type checkers.
 encode_teacher: Callable[..., StageResult]
@@ -68,8 +68,8 @@ def load_embeddings(reference: Reference = None, *, store: Reference = None) -> 
     Raises:
         ProtoRKDError: there is no such artifact, or it is damaged.
     """
+    from data_schemas.embedding_array import TeacherEmbeddings
     from data_schemas.pair_index import read_captions, read_pairs
-    from data_schemas.teacher_embeddings import TeacherEmbeddings
 
     artifact = open_store(store).resolve(_text(reference), stage="encode-teacher", flag="reference")
     artifact.require_whole()
@@ -91,7 +91,7 @@ def load_student(
     Raises:
         ProtoRKDError: there is no such artifact or epoch, or it is damaged.
     """
-    from stages.student_encoder import open_student
+    from stages.components.student.encoder import open_student
 
     artifact = open_store(store).resolve(_text(reference), stage="distill", flag="reference")
     return open_student(artifact, epoch=epoch, device=device)

@@ -18,9 +18,9 @@ from benchmarks.measure import Comparison, Limit, compare_time
 from benchmarks.scale import write_manifest, write_vectors
 from benchmarks.settings import Settings
 from cli import cli
-from data_schemas.manifest import read_manifest
-from stages.teacher import Teacher
-from stages.teacher_identity import find_teacher
+from data_schemas.pair_sources.text.manifest_table import read_manifest
+from stages.components.teacher.identity import find_teacher
+from stages.components.teacher.teacher import Teacher
 
 _BASELINE = "encode in batches of 32"
 _TRANSFORMER_CAPTIONS = 4000

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from benchmarks.measure import Comparison, Limit, compare_time
 from benchmarks.settings import Settings
-from stages.precision import choose_precision
+from stages.components.compute.precision import choose_precision
 from stages.prototypes.kmeans import fit_prototypes
 
 CPU = torch.device("cpu")

@@ -15,13 +15,13 @@ from torchvision import transforms
 from benchmarks.measure import Comparison, Limit, compare_time
 from benchmarks.settings import Settings
 from data_schemas.packed_images import PackedImages, write_config, write_shard
-from stages.batch_resize import resize_batch
-from stages.boxes import draw_box
-from stages.image_batches import Batch, collate, collate_unsized
-from stages.image_set import ImageSet
+from stages.components.images.batch_resize import resize_batch
+from stages.components.images.crop_boxes import draw_box
+from stages.components.images.image_set import ImageSet
+from stages.components.images.packed_image_set import PackedImageSet
+from stages.components.images.transforms import TrainCrop
+from stages.components.loading.batch import Batch, collate, collate_unsized
 from stages.pack.records import RecordMaker
-from stages.packed_image_set import PackedImageSet
-from stages.transforms import TrainCrop
 
 IMAGE_SIZE = 224
 MIN_SCALE = 0.9

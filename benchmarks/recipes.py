@@ -10,14 +10,14 @@ from typing import Any
 from pipeline.log import show_log
 from pipeline.runner import context_of, run_stage
 from pipeline.stage import Context
-from pipeline.store import Artifact, Store
+from pipeline.store.store import Artifact, Store
 from stages import STAGES
+from stages.distill.options import DistillInputs, DistillParams
 from stages.distill.stage import STAGE as DISTILL
-from stages.distill.stage import DistillInputs, DistillParams
+from stages.encode_teacher.options import EncodeInputs, EncodeParams
 from stages.encode_teacher.stage import STAGE as ENCODE_TEACHER
-from stages.encode_teacher.stage import EncodeInputs, EncodeParams
+from stages.evaluate.options import EvaluateInputs, EvaluateParams
 from stages.evaluate.stage import STAGE as EVALUATE
-from stages.evaluate.stage import EvaluateInputs, EvaluateParams
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from benchmarks.measure import Comparison, Limit, compare_peak_memory, compare_time
 from benchmarks.settings import Settings
-from stages.retrieval import retrieval_ranks
+from stages.components.metrics.retrieval import retrieval_ranks
 
 CAPTIONS_AN_IMAGE = 5
 

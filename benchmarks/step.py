@@ -15,24 +15,24 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Comparison
 from benchmarks.settings import Settings
-from data_schemas.manifest import read_manifest
+from data_schemas.pair_sources.text.manifest_table import read_manifest
 from data_schemas.student_checkpoint import Preprocessing
 from pipeline.runner import context_of, run_stage
 from pipeline.stage import Context
-from pipeline.store import Store
+from pipeline.store.store import Store
 from stages import STAGES
+from stages.components.compute.precision import autocast, choose_precision
+from stages.components.images.transforms import Normalize
+from stages.components.student.student import build_student
 from stages.distill.objectives import build_objective
-from stages.distill.optimizer import AdamWSettings, build_optimizer
-from stages.distill.profile import PROFILE_NAME
+from stages.distill.options import DistillInputs, DistillParams, DistillRuntime
 from stages.distill.stage import STAGE as DISTILL
-from stages.distill.stage import DistillInputs, DistillParams, DistillRuntime
+from stages.distill.training.optimizer import AdamWSettings, build_optimizer
+from stages.distill.training.profiler import PROFILE_NAME
+from stages.encode_teacher.options import EncodeInputs, EncodeParams
 from stages.encode_teacher.stage import STAGE as ENCODE_TEACHER
-from stages.encode_teacher.stage import EncodeInputs, EncodeParams
+from stages.pack.options import PackInputs, PackParams
 from stages.pack.stage import STAGE as PACK
-from stages.pack.stage import PackInputs, PackParams
-from stages.precision import autocast, choose_precision
-from stages.student import build_student
-from stages.transforms import Normalize
 
 BAR = 0.95
 DIM = 384

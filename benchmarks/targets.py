@@ -12,12 +12,12 @@ import zarr
 from benchmarks.measure import Comparison, Limit, compare_time
 from benchmarks.settings import Settings
 from data_schemas.artifact_record import ArtifactRecord
+from data_schemas.embedding_array import ARRAY_NAME, TeacherEmbeddings
 from data_schemas.files import FileEntry, list_files
-from data_schemas.teacher_embeddings import ARRAY_NAME, TeacherEmbeddings
-from pipeline.draft import Draft
-from pipeline.store import Artifact
-from stages.distill.targets import Targets, load_targets
-from stages.ranks import Ranks
+from pipeline.store.draft import Draft
+from pipeline.store.store import Artifact
+from stages.components.compute.distributed import Ranks
+from stages.distill.data.targets import Targets, load_targets
 
 CPU = torch.device("cpu")
 BATCH = 1024

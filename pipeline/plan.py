@@ -6,11 +6,11 @@ from typing import Any
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
-from pipeline.explain import Difference, nearest
+from pipeline.difference import Difference, nearest
 from pipeline.fingerprint import fingerprint
-from pipeline.object_errors import RemoteError
+from pipeline.remote.errors import RemoteError
 from pipeline.stage import Context, Input, Stage
-from pipeline.store import Artifact, Store
+from pipeline.store.store import Artifact, Store
 
 
 @dataclass(frozen=True)

@@ -16,16 +16,17 @@ from typing import Any
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord, InputRecord, Request
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic
-from pipeline.config import CONFIG_NAME, config_text
-from pipeline.draft import Draft, commit, locked, open_draft, publish
 from pipeline.fingerprint import canonical
 from pipeline.log import log
-from pipeline.memo import FileDigests
-from pipeline.options import as_json
+from pipeline.options.config_file import CONFIG_NAME, config_text
+from pipeline.options.declaration import as_json
 from pipeline.peers import Alone, agreed, num_processes
 from pipeline.plan import Plan, intact, plan_stage, settle
 from pipeline.stage import Context, Input, Stage
-from pipeline.store import MEMO_NAME, Artifact, Store
+from pipeline.store.draft import Draft, commit, open_draft, publish
+from pipeline.store.file_digests import FileDigests
+from pipeline.store.locks import locked
+from pipeline.store.store import MEMO_NAME, Artifact, Store
 
 _LIBRARIES = ("torch", "torchvision", "sentence-transformers", "zarr", "pyarrow", "numpy")
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from pipeline.draft import Draft
-from pipeline.memo import FileDigests
 from pipeline.peers import Alone, JoinPeers, Peers
-from pipeline.store import Artifact, Store
+from pipeline.store.draft import Draft
+from pipeline.store.file_digests import FileDigests
+from pipeline.store.store import Artifact, Store
 
 P = TypeVar("P")
 I = TypeVar("I")  # noqa: E741 - params, inputs, runtime

@@ -51,7 +51,8 @@ def teacher_models(setup: Setup) -> Iterator[dict[str, Any]]:
 def packs(setup: Setup) -> Iterator[dict[str, Any]]:
     """Pack the images in both forms."""
     from pipeline.runner import run_stage
-    from stages.pack.stage import STAGE, PackInputs, PackParams, PackRuntime
+    from stages.pack.options import PackInputs, PackParams, PackRuntime
+    from stages.pack.stage import STAGE
 
     for form in ("raw", "jpeg"):
         outcome = run_stage(
@@ -67,7 +68,8 @@ def packs(setup: Setup) -> Iterator[dict[str, Any]]:
 def cache(setup: Setup) -> Iterator[dict[str, Any]]:
     """Embed the captions by the smaller teacher, through the stage."""
     from pipeline.runner import run_stage
-    from stages.encode_teacher.stage import STAGE, EncodeInputs, EncodeParams, EncodeRuntime
+    from stages.encode_teacher.options import EncodeInputs, EncodeParams, EncodeRuntime
+    from stages.encode_teacher.stage import STAGE
 
     outcome = run_stage(
         STAGE,

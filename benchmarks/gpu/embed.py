@@ -10,10 +10,11 @@ from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.timing import pipelined
 from benchmarks.gpu.training import train
 from pipeline.runner import run_stage
-from stages.embed.stage import STAGE, EmbedInputs, EmbedParams, EmbedRuntime
-from stages.precision import autocast, choose_precision
-from stages.student import build_student
-from stages.workers import num_workers
+from stages.components.compute.precision import autocast, choose_precision
+from stages.components.loading.num_workers import num_workers
+from stages.components.student.student import build_student
+from stages.embed.options import EmbedInputs, EmbedParams, EmbedRuntime
+from stages.embed.stage import STAGE
 
 
 def embed(setup: Setup) -> Iterator[dict[str, Any]]:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from benchmarks.gpu.setup import Setup
 from data_schemas.student_checkpoint import Preprocessing
-from stages.batch_resize import resize_batch
-from stages.precision import autocast, full_float32
-from stages.student import build_student
-from stages.transforms import Normalize
+from stages.components.compute.precision import autocast, full_float32
+from stages.components.images.batch_resize import resize_batch
+from stages.components.images.transforms import Normalize
+from stages.components.student.student import build_student
 
 _NUM_IMAGES, _NUM_CROPS = 8, 32
 

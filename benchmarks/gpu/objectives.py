@@ -9,8 +9,8 @@ from torch.nn.functional import normalize
 
 from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.timing import attempted, peak_memory, pipelined, waited
+from stages.distill.data.targets import Targets
 from stages.distill.objectives import OBJECTIVES, WeightedObjectives, build_objective
-from stages.distill.targets import Targets
 
 _CORPUS_SHARE = 5  # of the rows that there are, one in so many is looked at
 

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.timing import peak_memory
 from stages.prototypes.kmeans import Fit, fit_prototypes
-from stages.prototypes.stage import PrototypesParams
+from stages.prototypes.options import PrototypesParams
 
 _ROWS_AT_A_TIME = 100_000
 _SPREAD = 0.04  # of each number of a row around its centre; lengths of about 1.1 for 768 of them

@@ -14,9 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.gpu.commands import says
 from benchmarks.gpu.setup import ROOT, Setup
-from stages.gradient_checkpointing import enable_gradient_checkpointing
-from stages.ranks import Ranks, join_ranks
-from stages.student import build_student
+from stages.components.compute.distributed import Ranks, join_ranks
+from stages.components.student.gradient_checkpointing import enable_gradient_checkpointing
+from stages.components.student.student import build_student
 
 _TRAININGS = {
     "plain": (),

@@ -174,7 +174,7 @@ class Setup:
     def context(self) -> "Context":
         """A context for `run_stage` that makes every artifact anew."""
         from pipeline.runner import context_of
-        from pipeline.store import Store
+        from pipeline.store.store import Store
         from stages import STAGES
 
         return context_of(Store(self.store), stages=STAGES, force=True)

@@ -10,12 +10,12 @@ from torchvision.models import get_model_weights
 
 from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.timing import attempted, peak_memory, pipelined
+from stages.components.compute.precision import autocast, choose_precision
+from stages.components.student.student import build_student
+from stages.distill.build import speed_up
 from stages.distill.objectives import build_objective
-from stages.distill.optimizer import AdamWSettings, build_optimizer
-from stages.distill.setup import speed_up
-from stages.distill.stage import DistillParams
-from stages.precision import autocast, choose_precision
-from stages.student import build_student
+from stages.distill.options import DistillParams
+from stages.distill.training.optimizer import AdamWSettings, build_optimizer
 
 PEAK_TFLOPS = (
     ("H100 PCIe", 756), ("H100 NVL", 835), ("H200 NVL", 835), ("H100", 989), ("H200", 989), ("B200", 2250),

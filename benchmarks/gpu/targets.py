@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.timing import pipelined, waited
-from stages.distill.targets import Targets
+from stages.distill.data.targets import Targets
 
 
 def targets(setup: Setup) -> Iterator[dict[str, Any]]:

@@ -10,11 +10,12 @@ from sentence_transformers import SentenceTransformer
 from benchmarks.gpu.data import captions
 from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.timing import peak_memory, wait
-from data_schemas.manifest import read_manifest
+from data_schemas.pair_sources.text.manifest_table import read_manifest
 from pipeline.runner import run_stage
-from stages.encode_teacher.stage import STAGE, EncodeInputs, EncodeParams, EncodeRuntime
-from stages.teacher import Teacher
-from stages.teacher_identity import find_teacher
+from stages.components.teacher.identity import find_teacher
+from stages.components.teacher.teacher import Teacher
+from stages.encode_teacher.options import EncodeInputs, EncodeParams, EncodeRuntime
+from stages.encode_teacher.stage import STAGE
 
 _NUM_WARM = 1024
 

@@ -10,8 +10,9 @@ from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.student import mfu
 from benchmarks.gpu.timing import attempted, peak_memory
 from pipeline.runner import Outcome, run_stage
-from stages.distill.profile import PROFILE_NAME
-from stages.distill.stage import STAGE, DistillInputs, DistillParams, DistillRuntime
+from stages.distill.options import DistillInputs, DistillParams, DistillRuntime
+from stages.distill.stage import STAGE
+from stages.distill.training.profiler import PROFILE_NAME
 
 
 def training(setup: Setup) -> Iterator[dict[str, Any]]:

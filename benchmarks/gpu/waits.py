@@ -15,7 +15,7 @@ import torch
 from benchmarks.gpu.setup import ROOT, Setup
 from benchmarks.gpu.timing import attempted
 from benchmarks.gpu.training import train_small
-from stages.distill.step import TrainingStep
+from stages.distill.training.step import TrainingStep
 
 _NUM_STEPS, _WARM_STEPS = 10, 5  # while they are warmed up, memory is still to be found
 _MESSAGE = "synchronizing CUDA operation"

@@ -12,7 +12,7 @@ from data_schemas.pair_sources.blocks import Block, is_unicode, judge
 from data_schemas.pair_sources.columns import Columns
 from data_schemas.pair_sources.pairs import Pairs
 from data_schemas.pair_sources.source import Shard
-from data_schemas.text_file import BOM, COMPRESSIONS, open_text
+from data_schemas.pair_sources.text.text_file import BOM, COMPRESSIONS, open_text
 
 PICTURE_FOLDERS = (
     *("images", "Images", "imgs", "Flicker8k_Dataset", "Flickr8k_Dataset"),

@@ -9,7 +9,7 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.pair_sources.blocks import BLOCK_RECORDS, Block, Gathered
 from data_schemas.pair_sources.columns import Columns
 from data_schemas.pair_sources.source import Shard
-from data_schemas.text_file import BOM, open_text
+from data_schemas.pair_sources.text.text_file import BOM, open_text
 
 _MAX_LINE_BYTES = 1 << 24
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.manifest import AUTO, Manifest, read_manifest
+from data_schemas.manifest import AUTO, Manifest
 from data_schemas.pair_sources.arrow import DICT_NAME, INFO_NAME, STATE_NAME, read_arrow, saved_files, saved_splits
 from data_schemas.pair_sources.blocks import join_blocks
 from data_schemas.pair_sources.coco import find_pictures, read_coco_captions
@@ -15,9 +15,10 @@ from data_schemas.pair_sources.json_lines import read_json_lines
 from data_schemas.pair_sources.parquet import read_parquet
 from data_schemas.pair_sources.patterns import expand, is_pattern, pattern_root
 from data_schemas.pair_sources.source import ListMembers, ReadShard, Shard
+from data_schemas.pair_sources.text.manifest_table import read_manifest
+from data_schemas.pair_sources.text.text_file import COMPRESSIONS
 from data_schemas.pair_sources.webdataset import read_webdataset
 from data_schemas.records.tar import list_members
-from data_schemas.text_file import COMPRESSIONS
 
 TABLE, COCO, IMG2DATASET = "table", "coco", "img2dataset"
 

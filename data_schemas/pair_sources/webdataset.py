@@ -10,8 +10,8 @@ from typing import Any
 from data_schemas.pair_sources.blocks import BLOCK_RECORDS, Block, Gathered
 from data_schemas.pair_sources.columns import CAPTION_KEY, IMAGE_KEY, Columns, caption_key
 from data_schemas.pair_sources.source import Shard
+from data_schemas.pair_sources.text.text_file import BOM
 from data_schemas.records.record import UnreadableRecord, read_range
-from data_schemas.text_file import BOM
 
 PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff", "gif")
 _CAPTION_ENDINGS = ("txt", "caption", "text")

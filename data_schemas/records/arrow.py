@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.opened import map_bytes
+from data_schemas.records.opened import map_bytes
 from data_schemas.records.record import ABSENT, BROKEN, Places, read_range
 
 _MAGIC = b"ARROW1"

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.opened import open_bytes
 from data_schemas.records.arrow import has_pictures, picture_bytes, row_numbers
+from data_schemas.records.opened import open_bytes
 from data_schemas.records.record import ABSENT, BROKEN, MAX_RECORD_BYTES, Places, UnreadableRecord, facts_of
 
 _MAX_GROUP_BYTES = 1 << 30

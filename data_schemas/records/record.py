@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.opened import open_bytes
+from data_schemas.records.opened import open_bytes
 
 MAX_RECORD_BYTES = 1 << 28
 """A larger picture is refused before it is read: three bytes for each pixel that a picture may have."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.opened import open_bytes
+from data_schemas.records.opened import open_bytes
 from data_schemas.records.record import ABSENT, Places, read_range
 
 MEMBERS_SCHEMA = pa.schema(

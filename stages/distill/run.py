@@ -13,22 +13,22 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import Rejection
 from data_schemas.pair_index import write_rejected
 from data_schemas.student_checkpoint import WEIGHTS_NAME, Preprocessing, StudentConfig, TeacherRecord
-from pipeline.draft import Draft
 from pipeline.log import log
 from pipeline.stage import Context, Input, Result
-from pipeline.store import DRAFT_PREFIX, Artifact
-from stages.augmentation import AUGMENTATIONS, Augment
-from stages.batch_resize import resize_batch
-from stages.device import choose_device, describe_work, gpu_name
-from stages.distill.data import BatchRequests, ExampleImages
-from stages.distill.ema import EMA
-from stages.distill.loss_spec import parse_losses
-from stages.distill.metrics import Metrics
-from stages.distill.optimizer import AdamWSettings, build_optimizer
-from stages.distill.pictures import Prepare, prepares_batches
-from stages.distill.profile import NoClock, StepClock
-from stages.distill.reporters import make_reporters
-from stages.distill.setup import (
+from pipeline.store.draft import Draft
+from pipeline.store.store import DRAFT_PREFIX, Artifact
+from stages.components.compute.device import choose_device, describe_work, gpu_name
+from stages.components.compute.distributed import Ranks, ranks_of
+from stages.components.compute.precision import autocast, choose_precision
+from stages.components.images.batch_resize import resize_batch
+from stages.components.images.image_set import ImageSet
+from stages.components.images.packed_image_set import are_raw
+from stages.components.images.transforms import EvalTransform, Normalize, TrainCrop
+from stages.components.loading.image_loader import start_server
+from stages.components.loading.num_workers import num_workers
+from stages.components.student.weights import save_weights
+from stages.components.teacher.encoding_options import Recipe
+from stages.distill.build import (
     PrototypeMaps,
     TrainingPairs,
     choose_pairs,
@@ -37,24 +37,25 @@ from stages.distill.setup import (
     named_prototypes,
     speed_up,
 )
-from stages.distill.smoothing import TargetSmoothing
-from stages.distill.targets import Targets, load_targets
-from stages.distill.training import Conduct, Schedule, Training
-from stages.distill.training_state import TrainingProgress
-from stages.distill.validation import Validation
-from stages.image_loading import start_server
-from stages.image_set import ImageSet
-from stages.packed_image_set import are_raw
-from stages.precision import autocast, choose_precision
-from stages.ranks import Ranks, ranks_of
-from stages.recipe import Recipe
-from stages.trained_student import save_weights
-from stages.training_device import training_device
-from stages.transforms import EvalTransform, Normalize, TrainCrop
-from stages.workers import num_workers
+from stages.distill.data.augmentation import AUGMENTATIONS, Augment
+from stages.distill.data.batch_order import BatchRequests
+from stages.distill.data.device_pipeline import Prepare, prepares_batches
+from stages.distill.data.example_images import ExampleImages
+from stages.distill.data.target_smoothing import TargetSmoothing
+from stages.distill.data.targets import Targets, load_targets
+from stages.distill.loss_spec import parse_losses
+from stages.distill.reporting.metric_log import Metrics
+from stages.distill.reporting.trackers import make_reporters
+from stages.distill.training.ema import EMA
+from stages.distill.training.loop import Conduct, Schedule, Training
+from stages.distill.training.optimizer import AdamWSettings, build_optimizer
+from stages.distill.training.profiler import NoClock, StepClock
+from stages.distill.training.state import TrainingProgress
+from stages.distill.training.training_device import training_device
+from stages.distill.training.validation import Validation
 
 if TYPE_CHECKING:
-    from stages.distill.stage import DistillParams, DistillRuntime
+    from stages.distill.options import DistillParams, DistillRuntime
 
 METRICS_NAME = "metrics.jsonl"
 

@@ -8,7 +8,7 @@ numerals and say single, twice, thrice, upper and lower: every attribute reaches
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stages.draw_scenes.dice import Dice
+from stages.draw_scenes.portable_random import Dice
 
 COLOURS = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink")
 # Where a group sits: 0 is left or upper, 1 is right or lower.

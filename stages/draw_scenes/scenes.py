@@ -13,8 +13,8 @@ from PIL import Image
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic, write_unsynced
 from stages.draw_scenes.captions import COLOURS, POSITIONS, Group, plan_groups, write_caption
-from stages.draw_scenes.dice import Dice
 from stages.draw_scenes.glyphs import Split, glyph, instance_rows
+from stages.draw_scenes.portable_random import Dice
 
 _SCENE_STREAMS: dict[Split, int] = {"train": 0, "test": 1}
 _COLOUR_STREAMS: dict[Split, int] = {"train": 2, "test": 3}

@@ -10,9 +10,9 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.draft import Draft
-from pipeline.options import NOT_NEGATIVE, POSITIVE, Check, option
+from pipeline.options.declaration import NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage
+from pipeline.store.draft import Draft
 
 WORDS_NAME = "words.txt"
 COLOURS_NAME = "colours"

@@ -10,30 +10,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_schemas.embedded_pictures import CONFIG_NAME, EmbedConfig
+from data_schemas.embedded_images import CONFIG_NAME, EmbedConfig
+from data_schemas.embedding_array import ARRAY_NAME, PICTURE_KIND, Shard, TeacherEmbeddings
 from data_schemas.manifest import Rejection
 from data_schemas.pair_index import write_rejected
-from data_schemas.teacher_embeddings import ARRAY_NAME, PICTURE_KIND, Shard, TeacherEmbeddings
-from pipeline.draft import Draft
 from pipeline.log import log
 from pipeline.progress import progress
 from pipeline.stage import Context, Result
-from pipeline.store import Artifact, Store
-from stages.checkpoints import LoadedStudent
-from stages.device import choose_device, describe_work
-from stages.embed.distinct import Distinct, read_keys
-from stages.image_batches import Batch, EvalPictures
-from stages.image_loading import ImageLoader, batches_of
-from stages.known_rows import KnownRows, find_known_rows
-from stages.picture_embedder import PictureEmbedder
-from stages.precision import choose_precision
-from stages.rejected_pictures import check_rejected
-from stages.stored_numbers import store_as
-from stages.transforms import EvalTransform
-from stages.workers import num_workers
+from pipeline.store.draft import Draft
+from pipeline.store.store import Artifact, Store
+from stages.components.compute.device import choose_device, describe_work
+from stages.components.compute.precision import choose_precision
+from stages.components.embeddings.reused_rows import KnownRows, find_known_rows
+from stages.components.embeddings.storage_dtype import store_as
+from stages.components.images.rejections import check_rejected
+from stages.components.images.transforms import EvalTransform
+from stages.components.loading.batch import Batch, EvalPictures
+from stages.components.loading.image_loader import ImageLoader, batches_of
+from stages.components.loading.num_workers import num_workers
+from stages.components.student.checkpoints import LoadedStudent
+from stages.components.student.embedder import PictureEmbedder
+from stages.embed.distinct_images import Distinct, read_keys
 
 if TYPE_CHECKING:
-    from stages.embed.stage import EmbedParams, EmbedRuntime, Pictures
+    from stages.embed.options import EmbedParams, EmbedRuntime, Pictures
 
 _STAGE = "embed"
 

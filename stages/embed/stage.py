@@ -6,82 +6,15 @@ Gives:  embeddings.zarr (row k: the embedding of picture k), images.parquet, rej
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline.draft import Draft
 from pipeline.fingerprint import hash_json
-from pipeline.options import FRACTION, POSITIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage
-from stages.checkpoints import find_checkpoint
-from stages.image_set import ImageSet, identify_images
-from stages.manifest_format import ManifestFormat
-from stages.picture_source import PictureSource
-
-
-@dataclass(frozen=True)
-class EmbedInputs(PictureSource):
-    """Where the inputs lie; hashed by content."""
-
-    student: str | None = option(
-        None,
-        help="Artifact of distill, by fingerprint or path; REF@epoch_3 takes a checkpoint. Default: the newest.",
-        metavar="REF",
-        artifact="distill",
-    )
-    packed: str | None = option(
-        None,
-        help="Artifact of pack, by fingerprint or path, whose pictures are taken; with --manifest or --images, those "
-        "of them that it has all of.",
-        metavar="REF",
-        artifact="pack",
-    )
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """What is embedded.
-
-    Args:
-        images: the pictures, each path once.
-        by_content: whether the digests of their files tell which are the same.
-    """
-
-    images: ImageSet
-    by_content: bool
-
-
-@dataclass(frozen=True)
-class EmbedParams(ManifestFormat):
-    """What changes the output."""
-
-    precision: str = option(
-        "auto",
-        help="Of the student's matrix products; auto: bf16 where the device has it, else fp32.",
-        choices=("auto", "fp32", "bf16", "fp16"),
-    )
-    embedding_dtype: str = option(
-        "float16", help="Numbers that are stored; float16 halves the disk.", choices=("float16", "float32")
-    )
-    normalize: bool = option(False, help="Scale each embedding to unit length, for indexes that do not do so.")
-    shard_rows: int = option(
-        8192,
-        help="Pictures in one shard file: what an interrupted run loses at most.",
-        check=Check("be a positive multiple of 256", lambda rows: rows > 0 and rows % 256 == 0),
-    )
-
-
-@dataclass(frozen=True)
-class EmbedRuntime:
-    """What changes only how fast or where it runs; not hashed."""
-
-    device: str = option("auto", help="Where the student runs: auto, cpu, cuda, ...")
-    workers: int = option(
-        -1,
-        help="Processes that read pictures; fewer where batches are large. -1: one less than the cores, at most 8.",
-    )
-    batch_size: int = option(256, help="Pictures embedded at a time.", check=POSITIVE)
-    max_bad_fraction: float = option(0.01, help="Unreadable pictures beyond this share stop the stage.", check=FRACTION)
+from pipeline.store.draft import Draft
+from stages.components.images.opening import identify_images
+from stages.components.student.checkpoints import find_checkpoint
+from stages.embed.options import EmbedInputs, EmbedParams, EmbedRuntime, Pictures
 
 
 def embed(
@@ -108,7 +41,11 @@ def identify(inputs: EmbedInputs, params: EmbedParams, context: Context) -> Mapp
 
 
 def _find_pictures(inputs: EmbedInputs, params: EmbedParams, context: Context) -> dict[str, Input]:
-    from stages.packed_image_set import Pack, find_packed, take_all  # keeps numpy and pyarrow out of --help
+    from stages.components.images.packed_image_set import (  # keeps numpy and pyarrow out of --help
+        Pack,
+        find_packed,
+        take_all,
+    )
 
     pack = None
     if inputs.packed is not None:

@@ -8,11 +8,11 @@ from data_schemas.artifact_record import ArtifactRecord
 from pipeline.fingerprint import canonical
 from pipeline.log import log
 from pipeline.stage import Context, Input
-from pipeline.store import Artifact, Store
-from stages.recipe import Recipe
+from pipeline.store.store import Artifact, Store
+from stages.components.teacher.encoding_options import Recipe
 
 if TYPE_CHECKING:
-    from stages.encode_teacher.stage import EncodeParams, EncodeRuntime
+    from stages.encode_teacher.options import EncodeParams, EncodeRuntime
 
 _STAGE = "encode-teacher"
 
@@ -67,8 +67,8 @@ def _by_device(names: str, teacher: Input) -> tuple[str, str]:
         return "fp32", "for word vectors are looked up and not multiplied"
     if all(name.strip() == "cpu" for name in names.split(",")):
         return "fp32", "as the device is a CPU"
-    from stages.device import choose_devices
-    from stages.precision import choose_precision
+    from stages.components.compute.device import choose_devices
+    from stages.components.compute.precision import choose_precision
 
     devices = choose_devices(names)
     named = ", ".join(dict.fromkeys(map(str, devices)))

@@ -9,19 +9,19 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.pair_index import read_pairs
 from data_schemas.student_checkpoint import CONFIG_NAME
 from pipeline.fingerprint import hash_json
-from pipeline.objects import url_of
+from pipeline.remote.object_store import url_of
 from pipeline.stage import Context, Input
-from pipeline.store import Artifact
-from stages.checkpoints import LoadedStudent, finished_checkpoints
-from stages.evaluate.entries import find_entries
-from stages.evaluate.sets import Entry, UnreadSet
+from pipeline.store.store import Artifact
+from stages.components.images.opening import open_images
+from stages.components.images.packed_image_set import find_pack, take_packed
+from stages.components.student.checkpoints import LoadedStudent, finished_checkpoints
+from stages.components.teacher.recorded import find_recorded_teacher, recorded_location
+from stages.evaluate.sets.evaluation_sets import Entry, UnreadSet
+from stages.evaluate.sets.requested_sets import find_entries
 from stages.evaluate.task_names import NEED_TEACHER
-from stages.image_set import open_images
-from stages.packed_image_set import find_pack, take_packed
-from stages.recorded_teacher import find_recorded_teacher, recorded_location
 
 if TYPE_CHECKING:
-    from stages.evaluate.stage import EvaluateInputs, EvaluateParams
+    from stages.evaluate.options import EvaluateInputs, EvaluateParams
 
 STUDENT, TEACHER, TRAINING_PICTURES, ABSENT_SETS = "student", "teacher", "training pictures", "absent sets"
 

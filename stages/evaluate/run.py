@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any
 from data_schemas.errors import PartialError, ProtoRKDError
 from data_schemas.evaluation_report import REPORT_NAME, write_report
 from data_schemas.files import write_atomic
-from data_schemas.outcomes import outcomes_folder, write_outcomes
 from data_schemas.page import PAGE_NAME
-from pipeline.draft import Draft
+from data_schemas.per_query_results import outcomes_folder, write_outcomes
 from pipeline.stage import Context, Input, Result
+from pipeline.store.draft import Draft
+from stages.components.compute.distributed import ranks_of
+from stages.components.images.packed_image_set import PACK
 from stages.evaluate.inputs import ABSENT_SETS, STUDENT, TEACHER, TRAINING_PICTURES, Checkpoints, teacher_name
-from stages.evaluate.measured import Measured
-from stages.evaluate.measurer import Failure, Measurer, jobs_of
-from stages.evaluate.overlap_report import OverlapReport, measure_overlap
-from stages.evaluate.sets import Entry, UnreadSet
-from stages.evaluate.show import draw_page
-from stages.evaluate.tables import METRICS_TABLE_NAME, RESULTS_NAME, metrics_table, result_lines
-from stages.packed_image_set import PACK
-from stages.ranks import ranks_of
+from stages.evaluate.jobs.job_runner import Failure, Measurer, jobs_of
+from stages.evaluate.overlap.report import OverlapReport, measure_overlap
+from stages.evaluate.page.draw import draw_page
+from stages.evaluate.result_tables import METRICS_TABLE_NAME, RESULTS_NAME, metrics_table, result_lines
+from stages.evaluate.sets.evaluation_sets import Entry, UnreadSet
+from stages.evaluate.tasks.task_result import Measured
 
 if TYPE_CHECKING:
-    from stages.evaluate.stage import EvaluateParams, EvaluateRuntime
+    from stages.evaluate.options import EvaluateParams, EvaluateRuntime
 
 _EVERY_CHECKPOINT = "every checkpoint"
 _NAMED_FAILURES = 5

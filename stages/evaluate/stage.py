@@ -6,147 +6,12 @@ Gives:  report.json and report.html, evaluation_metrics_all.csv and results.json
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 from data_schemas.page import PAGE_NAME
-from pipeline.draft import Draft
-from pipeline.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.peers import Peers
 from pipeline.stage import Context, Input, Result, Stage, Work
-from stages.evaluate.task_names import TASK_GROUPS
-from stages.image_set import IDENTITIES
-from stages.manifest_format import ManifestFormat
-from stages.teacher_identity import trust_option
-
-
-@dataclass(frozen=True)
-class EvaluateInputs:
-    """Where the inputs lie; hashed by content."""
-
-    student: str | None = option(
-        None,
-        help="Artifact of distill, by fingerprint or path; with --watch, a distill that runs. Default: the newest.",
-        metavar="REF",
-        artifact="distill",
-    )
-    teacher: str | None = option(
-        None, help="The student's teacher. Default: where encode-teacher found it.", metavar="NAME_OR_PATH"
-    )
-    trust_remote_code: bool = trust_option()
-    retrieval: tuple[str, ...] = option(
-        (),
-        help="Pictures and captions to retrieve on, both ways; repeatable; NAME=PATH names the set. Whatever "
-        "encode-teacher takes, COCO's folder, Karpathy's JSON, the files of Flickr8k and Flickr30k; PATH#SPLIT takes "
-        "another split than test.",
-        metavar="PATH",
-    )
-    image_root: Path | None = option(
-        None, help="Folder with the pictures of --retrieval. Default: where each format has them.", metavar="FOLDER"
-    )
-    allow_outside: bool = option(False, help="Let image paths lead out of their folder: the manifest is trusted.")
-    zero_shot: tuple[str, ...] = option(
-        (), help="Folder of class folders to classify by prompts; repeatable.", metavar="FOLDER"
-    )
-    knn: tuple[str, ...] = option(
-        (), help="Folder with train/ and test/ to classify by nearest neighbours; repeatable.", metavar="FOLDER"
-    )
-    linear_probe: tuple[str, ...] = option(
-        (), help="Folder with train/ and test/ to classify by a linear layer; repeatable.", metavar="FOLDER"
-    )
-    eval_data_dir: Path | None = option(
-        None,
-        help="Folder of the sets that are known by name, as their authors or torchvision lay them out, and of any "
-        "folders of class folders; every task that a set allows is done.",
-        metavar="FOLDER",
-    )
-    dataset: tuple[str, ...] = option(
-        (), help="Set of --eval-data-dir to measure; repeatable. Default: all that are there.", metavar="NAME"
-    )
-    download: bool = option(False, help="Fetch the sets of --dataset into --eval-data-dir, through torchvision.")
-    sts: tuple[str, ...] = option(
-        (), help="Scored pairs of captions, such as STS-B, to measure the teacher on; repeatable.", metavar="FILE"
-    )
-    packed: tuple[str, ...] = option(
-        (),
-        help="Artifact of pack, by fingerprint or path, that the pictures of every set are read from that it has all "
-        "pictures of; repeatable. Default: their files.",
-        metavar="REF",
-        artifact="pack",
-    )
-    image_identity: str = option(
-        "content",
-        help="What makes a picture the same: its bytes (read once, remembered), or its path alone.",
-        choices=IDENTITIES,
-    )
-
-
-@dataclass(frozen=True)
-class EvaluateParams(ManifestFormat):
-    """What changes the output."""
-
-    checkpoints: str = option(
-        "last", help="Which weights of the student: last, all, or epochs such as 2,4.", metavar="WHICH"
-    )
-    task: tuple[str, ...] = option((), help="Do this task alone; repeatable. Default: all.", choices=tuple(TASK_GROUPS))
-    template: tuple[str, ...] = option(
-        (), help="Prompt with {} for the class name; repeat it for an ensemble. Default: the set's own."
-    )
-    prompts: str = option(
-        "own",
-        help="Whose prompts serve where no --template is given: this project's, or OpenCLIP's where it is installed.",
-        choices=("own", "open-clip"),
-    )
-    imagenet_names: str = option(
-        "auto",
-        help="Whose names ImageNet's classes have; auto: OpenCLIP's where it is installed, else torchvision's.",
-        choices=("auto", "open-clip", "torchvision"),
-    )
-    knn_k: int = option(20, help="Nearest neighbours that vote.", check=POSITIVE)
-    knn_temperature: float = option(0.07, help="The lower, the more the nearest of them decide.", check=POSITIVE)
-    probe_solver: str = option(
-        "torch",
-        help="Fits the linear probe: torch on the device, or scikit-learn on the CPU.",
-        choices=("torch", "sklearn"),
-    )
-    probe_iterations: int = option(1000, help="Steps after which a fit of the linear probe ends.", check=POSITIVE)
-    precision: str = option(
-        "auto",
-        help="Of the student's matrix products on pictures; auto: bf16 where the device has it, else fp32.",
-        choices=("auto", "fp32", "bf16", "fp16"),
-    )
-    overlap: bool = option(True, help="Look for the sets' pictures among those that the student was distilled from.")
-    map: str = option("pca", help="How the map of the embeddings is laid out.", choices=("pca", "tsne"))
-    num_resamples: int = option(
-        1000,
-        help="Sets that are drawn for a 95 % interval.",
-        check=Check("be 100 or more", lambda number: number >= 100),
-    )
-    seed: int = option(0, help="Of the resamples, of samples, and of the probe's validation split.", check=NOT_NEGATIVE)
-
-
-@dataclass(frozen=True)
-class EvaluateRuntime:
-    """What changes only how fast or where it runs; not hashed."""
-
-    device: str = option("auto", help="Where student and teacher run: auto, cpu, cuda, ...")
-    workers: int = option(
-        -1,
-        help="Processes that read pictures; fewer where batches are large. -1: one less than the cores, at most 8; "
-        "under torchrun each process has its share of the cores.",
-    )
-    batch_size: int = option(256, help="Pictures embedded at a time.", check=POSITIVE)
-    batch_tokens: int = option(
-        0,
-        help="Tokens in one batch of the teacher, padding included. 0: 1,024 on a CPU, at most 65,536 on a GPU.",
-        check=NOT_NEGATIVE,
-    )
-    max_bad_fraction: float = option(
-        0.01, help="A set with more rejected rows and pictures than this share fails.", check=FRACTION
-    )
-    watch: bool = option(
-        False, help="Measure each checkpoint of a distill that runs as soon as it is whole, and all when it is done."
-    )
+from pipeline.store.draft import Draft
+from stages.evaluate.options import EvaluateInputs, EvaluateParams, EvaluateRuntime
 
 
 def evaluate(
@@ -178,14 +43,14 @@ def prepare(
     """With --watch, measure the checkpoints of a distillation while it runs, and wait for its end."""
     if not runtime.watch:
         return inputs
-    from stages.evaluate.watch import follow
+    from stages.evaluate.jobs.watch import follow
 
     return follow(inputs, params, runtime, context)
 
 
 def join() -> Peers:
     """Meet the other processes that torchrun started."""
-    from stages.ranks import join_ranks
+    from stages.components.compute.distributed import join_ranks
 
     return join_ranks()
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from data_schemas.files import write_unsynced
-from stages.backbones import list_backbones
+from stages.components.student.backbones import list_backbones
 from stages.export.figures import ChosenEvaluation, Figure
 from stages.export.lineage import Lineage
 
 if TYPE_CHECKING:
-    from stages.export.stage import ExportParams
+    from stages.export.options import ExportParams
 
 CARD_NAME = "README.md"
 

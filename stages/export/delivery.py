@@ -9,7 +9,7 @@ from pathlib import Path
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import disk_errors, fsync_all
 from pipeline.log import log
-from pipeline.store import Artifact
+from pipeline.store.store import Artifact
 from stages.export.manifest import MANIFEST_NAME, changes
 
 

@@ -8,8 +8,8 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.evaluation_report import REPORT_NAME, interval_size, read_report
 from data_schemas.student_checkpoint import WEIGHTS_NAME, checkpoint_path
 from pipeline.log import log
-from pipeline.store import Artifact, Store
-from stages.checkpoints import LAST, LoadedStudent
+from pipeline.store.store import Artifact, Store
+from stages.components.student.checkpoints import LAST, LoadedStudent
 
 NONE = "none"
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from data_schemas.files import write_json, write_unsynced
-from stages.backbones import list_backbones
-from stages.checkpoints import LoadedStudent
+from stages.components.student.backbones import list_backbones
+from stages.components.student.checkpoints import LoadedStudent
+from stages.components.teacher.encoding_options import Recipe
+from stages.components.teacher.identity import TeacherSource
 from stages.export.modeling_protorkd import FORMAT
 from stages.export.text_route import CODE_NAME, TextRoute, write_text_route
-from stages.recipe import Recipe
-from stages.teacher_identity import TeacherSource
 
 IMAGE_FOLDER = "image_0_ProtoRKDImageEncoder"
 

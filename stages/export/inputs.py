@@ -8,13 +8,13 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file
 from pipeline.fingerprint import hash_json
 from pipeline.stage import Context, Input
-from stages.checkpoints import LoadedStudent, find_checkpoint
+from stages.components.student.checkpoints import LoadedStudent, find_checkpoint
+from stages.components.teacher.recorded import find_recorded_teacher, recorded_location
 from stages.export.figures import find_evaluation
 from stages.export.lineage import trace
-from stages.recorded_teacher import find_recorded_teacher, recorded_location
 
 if TYPE_CHECKING:
-    from stages.export.stage import ExportInputs, ExportParams
+    from stages.export.options import ExportInputs, ExportParams
 
 STUDENT, WEIGHTS, TEACHER, EVALUATION, LINEAGE = "student", "weights", "teacher", "evaluation", "lineage"
 CODE = "code"

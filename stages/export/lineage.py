@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.store import Artifact, Store
-from stages.checkpoints import LoadedStudent
-from stages.recipe import Recipe
+from pipeline.store.store import Artifact, Store
+from stages.components.student.checkpoints import LoadedStudent
+from stages.components.teacher.encoding_options import Recipe
 
 Lineage = dict[str, Any]
 """``teacher``, ``student``, ``training`` and ``captions``, as `trace` says."""

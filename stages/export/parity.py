@@ -8,8 +8,8 @@ from torch import nn
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import Preprocessing
-from stages.pictures import DecodedPicture
-from stages.transforms import EvalTransform, Normalize
+from stages.components.images.lazy_image import DecodedPicture
+from stages.components.images.transforms import EvalTransform, Normalize
 
 TOLERANCE = 1e-4
 """Of each number of an embedding of unit length."""

@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from data_schemas.files import disk_errors, list_files
-from pipeline.draft import Draft
 from pipeline.log import log
 from pipeline.stage import Input, Result
-from stages.checkpoints import LoadedStudent
+from pipeline.store.draft import Draft
+from stages.components.student.checkpoints import LoadedStudent
+from stages.components.student.student import Student
+from stages.components.student.weights import load_student
+from stages.components.teacher.encoding_options import Recipe
+from stages.components.teacher.identity import TeacherSource
+from stages.components.teacher.teacher import Teacher
 from stages.export.card import write_card
 from stages.export.folder import write_folder
 from stages.export.inputs import EVALUATION, LINEAGE, STUDENT, TEACHER
@@ -22,14 +27,9 @@ from stages.export.manifest import write_manifest
 from stages.export.onnx_file import write_onnx
 from stages.export.parity import CAPTIONS, embed_pictures, require_near, sample_pictures, unit
 from stages.export.torch_file import write_state_dict
-from stages.recipe import Recipe
-from stages.student import Student
-from stages.teacher import Teacher
-from stages.teacher_identity import TeacherSource
-from stages.trained_student import load_student
 
 if TYPE_CHECKING:
-    from stages.export.stage import ExportParams
+    from stages.export.options import ExportParams
 
 _MILLION = 1e6
 

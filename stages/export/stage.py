@@ -5,104 +5,12 @@ Does:   puts teacher and student together, checks that they embed as before, and
 Gives:  what `SentenceTransformer(folder)` loads, onnx/ or torch/, as --format says; README.md, export.json.
 """
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
-from pipeline.draft import Draft
-from pipeline.options import Check, option
 from pipeline.stage import Context, Input, Result, Stage
-from pipeline.store import Artifact
-from stages.teacher_identity import trust_option
-
-FORMATS = SENTENCE_TRANSFORMERS, ONNX, TORCH = "sentence-transformers", "onnx", "torch"
-
-_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-_LICENSE = re.compile(r"[A-Za-z0-9.+-]*", re.ASCII)
-_LANGUAGE = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8})*", re.ASCII)
-
-
-@dataclass(frozen=True)
-class ExportInputs:
-    """Where the inputs lie; hashed by content."""
-
-    student: str | None = option(
-        None,
-        help="Artifact of distill, by fingerprint or path; REF@epoch_3 for the weights after an epoch. Default: the "
-        "newest.",
-        metavar="REF",
-        artifact="distill",
-    )
-    teacher: str | None = option(
-        None, help="The student's teacher. Default: where encode-teacher found it.", metavar="NAME_OR_PATH"
-    )
-    trust_remote_code: bool = trust_option()
-    evaluation: str | None = option(
-        None,
-        help="Artifact of evaluate whose figures the model card shows; none leaves them out. Default: the newest of "
-        "this student, if there is one.",
-        metavar="REF",
-        artifact="evaluate",
-    )
-
-
-@dataclass(frozen=True)
-class ExportParams:
-    """What changes the output."""
-
-    format: tuple[str, ...] = option(
-        (SENTENCE_TRANSFORMERS,),
-        help="What to write; repeatable. sentence-transformers: captions and pictures, for "
-        "SentenceTransformer(folder); onnx: the pictures' side for onnxruntime; torch: the student's weights alone.",
-        choices=FORMATS,
-    )
-    license: str = option(
-        "",
-        help="Licence of the exported model, as an SPDX id such as apache-2.0. Default: none is stated.",
-        check=Check("be an SPDX id", lambda name: bool(_LICENSE.fullmatch(name))),
-        metavar="ID",
-    )
-    model_name: str = option(
-        "",
-        help="Name of the model on its card; OWNER/NAME also in its examples. Default: from student and teacher.",
-        check=Check("be NAME or OWNER/NAME", lambda name: not name or bool(_NAME.fullmatch(name))),
-        metavar="NAME",
-    )
-    base_model: str = option(
-        "",
-        help="Name of the teacher on the hub, for the card. Default: that by which it was fetched from there.",
-        check=Check("be OWNER/NAME", lambda name: not name or bool(_NAME.fullmatch(name))),
-        metavar="OWNER/NAME",
-    )
-    language: tuple[str, ...] = option(
-        (),
-        help="Language of the captions, such as en; repeatable. Default: none is stated.",
-        check=Check("be a language's code, such as en", lambda code: bool(_LANGUAGE.fullmatch(code))),
-        metavar="CODE",
-    )
-
-    def __post_init__(self) -> None:
-        """Name each format once, in one order."""
-        if set(self.format) <= set(FORMATS):
-            object.__setattr__(self, "format", tuple(name for name in FORMATS if name in self.format))
-
-
-@dataclass(frozen=True)
-class ExportRuntime:
-    """What is done with the export, and where it is checked; not hashed."""
-
-    output: Path | None = option(
-        None,
-        help="Also copy it into this folder, which must be new, empty, or an earlier export. What the copy says of its "
-        "origin has no paths.",
-        metavar="FOLDER",
-    )
-    push_to_hub: str | None = option(
-        None, help="Also upload it to this repository of the model hub, which is made if need be.", metavar="OWNER/NAME"
-    )
-    private: bool = option(False, help="Make the repository of --push-to-hub a private one, where it is made.")
-    hub_revision: str | None = option(None, help="Branch to upload to. Default: the main one.", metavar="BRANCH")
+from pipeline.store.draft import Draft
+from pipeline.store.store import Artifact
+from stages.export.options import ExportInputs, ExportParams, ExportRuntime
 
 
 def export(

@@ -9,8 +9,8 @@ from typing import Any
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import read_json, write_unsynced
 from pipeline.fingerprint import canonical_json
-from stages.teacher_identity import TeacherSource
-from stages.teacher_loading import load_model
+from stages.components.teacher.identity import TeacherSource
+from stages.components.teacher.loading import load_model
 
 CODE_NAME = "modeling_protorkd.py"
 

@@ -12,7 +12,7 @@ import aiohttp
 from yarl import URL
 
 from stages.gather_cc.addresses import parse_url, public_socket
-from stages.gather_cc.answers import Answer, Body, Failure, Redirect, failure_of
+from stages.gather_cc.http_result import Answer, Body, Failure, Redirect, failure_of
 from stages.gather_cc.options import GatherRuntime
 from stages.gather_cc.resolver import CachedResolver
 

@@ -11,7 +11,7 @@ import click
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log, show_log
-from pipeline.options import click_options, take
+from pipeline.options.declaration import click_options, take
 from stages.gather_cc.options import GatherParams, GatherRuntime
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def gather_cc(table: Path, output: Path, as_json: bool, **values: Any) -> None:
     params, runtime = take(GatherParams, values), take(GatherRuntime, values)
     if importlib.util.find_spec("aiohttp") is None:
         raise ProtoRKDError("gather-cc must have aiohttp; it is not installed. Run pip install 'protorkd[download]'.")
-    from data_schemas.gathered import MANIFEST_NAME, STATUS_NAME
+    from data_schemas.gathered_folder import MANIFEST_NAME, STATUS_NAME
     from stages.gather_cc.run import gather
 
     start = time.monotonic()

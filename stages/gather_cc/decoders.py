@@ -9,10 +9,10 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 
-from stages.gather_cc.keep import Keeper, Kept, Rejected
+from stages.gather_cc.image_writer import Keeper, Kept, Rejected
 
 DECODE_S = 60
-_PRELOADED = ["stages.gather_cc.keep", "stages.gather_cc.decoders"]
+_PRELOADED = ["stages.gather_cc.image_writer", "stages.gather_cc.decoders"]
 _keeper: Keeper  # of a process that decodes
 
 

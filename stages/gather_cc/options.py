@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from data_schemas.quoting import QUOTINGS
-from pipeline.options import NOT_NEGATIVE, POSITIVE, Check, option
-from stages.manifest_format import SEPARATORS
+from data_schemas.pair_sources.text.quoting import QUOTINGS
+from pipeline.options.declaration import NOT_NEGATIVE, POSITIVE, Check, option
+from stages.components.inputs.manifest_options import SEPARATORS
 
 _SEPARATORS = tuple(name for name in SEPARATORS if name != "auto")
 

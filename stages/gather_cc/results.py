@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data_schemas.files import write_atomic_by
-from data_schemas.gathered import (
+from data_schemas.gathered_folder import (
     MANIFEST_NAME,
     OK,
     STATUS_NAME,
@@ -24,7 +24,7 @@ from data_schemas.gathered import (
     rows_of,
     write_status,
 )
-from stages.gather_cc.table import Block, Plan, Table
+from stages.gather_cc.url_table import Block, Plan, Table
 
 _HEADER = ("filepath", "title")
 _NEEDS_QUOTES = '["\\t\\r\\n]'

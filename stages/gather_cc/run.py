@@ -16,19 +16,19 @@ from numpy.typing import NDArray
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import disk_errors, read_json, write_atomic_by
-from data_schemas.gathered import FAILED, LOCK_PATH, PARTIAL_FOLDER, REQUEST_PATH, read_outcomes, rows_of
+from data_schemas.gathered_folder import FAILED, LOCK_PATH, PARTIAL_FOLDER, REQUEST_PATH, read_outcomes, rows_of
 from pipeline.log import log
-from pipeline.options import as_json
+from pipeline.options.declaration import as_json
 from pipeline.progress import progress
+from stages.components.loading.num_workers import num_workers
 from stages.gather_cc.client import Client
+from stages.gather_cc.crawl_loop import Gatherer
 from stages.gather_cc.decoders import Decoders
-from stages.gather_cc.gatherer import Gatherer
-from stages.gather_cc.journal import Journal
-from stages.gather_cc.keep import Keeper
+from stages.gather_cc.image_writer import Keeper
 from stages.gather_cc.options import GatherParams, GatherRuntime
+from stages.gather_cc.outcome_journal import Journal
 from stages.gather_cc.results import count_reasons, is_complete, write_results
-from stages.gather_cc.table import Plan, Row, Table, open_table
-from stages.workers import num_workers
+from stages.gather_cc.url_table import Plan, Row, Table, open_table
 
 
 @dataclass(frozen=True)

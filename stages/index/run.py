@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic_by
 from data_schemas.search_index import FLAT, INDEX_NAME, LISTS, IndexConfig
-from pipeline.draft import Draft
 from pipeline.log import log
 from pipeline.stage import Result
-from pipeline.store import Artifact
-from stages.faiss_library import import_faiss
-from stages.searchable import read_rows
+from pipeline.store.draft import Draft
+from pipeline.store.store import Artifact
+from stages.components.compute.faiss_library import import_faiss
+from stages.components.embeddings.searchable import read_rows
 
 if TYPE_CHECKING:
-    from stages.index.stage import IndexParams
+    from stages.index.options import IndexParams
 
 _K = 10
 _SAMPLE = 1000

@@ -5,9 +5,9 @@ import PIL.Image
 import simplejpeg
 
 from data_schemas.packed_images import Record
-from stages.image_set import ImageSet
-from stages.images import ImageRejected
-from stages.pictures import JpegPicture, Picture, to_image
+from stages.components.images.decoding import ImageRejected
+from stages.components.images.image_set import ImageSet
+from stages.components.images.lazy_image import JpegPicture, Picture, to_image
 
 _LONGEST_JPEG_SIDE = 65_500
 _SUBSAMPLING = "420"

@@ -15,17 +15,18 @@ from data_schemas.packed_images import (
     write_shard,
 )
 from data_schemas.pair_index import write_rejected
-from pipeline.draft import Draft
-from pipeline.objects import NUM_REQUESTS
 from pipeline.progress import progress
+from pipeline.remote.object_store import NUM_REQUESTS
 from pipeline.stage import Result
-from stages.image_set import ImageSet, has_objects
+from pipeline.store.draft import Draft
+from stages.components.images.image_set import ImageSet
+from stages.components.images.opening import has_objects
+from stages.components.images.rejections import check_rejected
+from stages.components.loading.num_workers import num_workers
 from stages.pack.records import RecordMaker
-from stages.rejected_pictures import check_rejected
-from stages.workers import num_workers
 
 if TYPE_CHECKING:
-    from stages.pack.stage import PackParams, PackRuntime
+    from stages.pack.options import PackParams, PackRuntime
 
 _AHEAD = 4  # pictures that wait for each thread
 

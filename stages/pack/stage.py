@@ -6,50 +6,12 @@ Gives:  shards/N.bin (records one behind the other), index/N.parquet (what lies 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from pipeline.draft import Draft
 from pipeline.fingerprint import hash_json
-from pipeline.options import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.stage import Context, Input, Result, Stage, Work
-from stages.image_set import identify_images
-from stages.manifest_format import ManifestFormat
-from stages.picture_source import PictureSource
-
-
-@dataclass(frozen=True)
-class PackInputs(PictureSource):
-    """Where the inputs lie; hashed by content."""
-
-
-@dataclass(frozen=True)
-class PackParams(ManifestFormat):
-    """What changes the output."""
-
-    short_side: int = option(
-        256, help="Pixels of the shorter side; smaller pictures stay as they are. 0: all do.", check=NOT_NEGATIVE
-    )
-    format: str = option(
-        "jpeg",
-        help="What a record is: a JPEG file, or 8-bit RGB, which takes some ten times the space and no decoding.",
-        choices=("jpeg", "raw"),
-    )
-    quality: int = option(
-        90,
-        help="Of JPEG, 1 to 100. An upright JPEG that is small enough keeps its bytes.",
-        check=Check("lie between 1 and 100", lambda quality: 1 <= quality <= 100),
-    )
-    shard_images: int = option(
-        8192, help="Pictures in one shard file: what an interrupted run loses at most.", check=POSITIVE
-    )
-
-
-@dataclass(frozen=True)
-class PackRuntime:
-    """What changes only how fast or where it runs; not hashed."""
-
-    workers: int = option(-1, help="Threads that read pictures. -1: one less than the cores, at most 8.")
-    max_bad_fraction: float = option(0.01, help="Unreadable pictures beyond this share stop the stage.", check=FRACTION)
+from pipeline.store.draft import Draft
+from stages.components.images.opening import identify_images
+from stages.pack.options import PackInputs, PackParams, PackRuntime
 
 
 def pack(params: PackParams, inputs: Mapping[str, Input], out: Draft, runtime: PackRuntime, context: Context) -> Result:
@@ -68,7 +30,7 @@ def identify(inputs: PackInputs, params: PackParams, context: Context) -> Mappin
 
 def work(params: PackParams, inputs: Mapping[str, Input], context: Context) -> Work:
     """Count the pictures; their bytes from the headers of some of them."""
-    from stages.pack.forecast import packed_bytes
+    from stages.pack.work_estimate import packed_bytes
 
     images = inputs["pictures"].value
     return Work(

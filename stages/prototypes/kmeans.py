@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from data_schemas.errors import ProtoRKDError
-from stages.faiss_library import has_gpu, import_faiss, to_gpu
-from stages.precision import choose_precision
+from stages.components.compute.faiss_library import has_gpu, import_faiss, to_gpu
+from stages.components.compute.precision import choose_precision
+from stages.components.metrics.unit_rows import exact_scores
 from stages.prototypes.device_rows import DeviceRows
 from stages.prototypes.device_table import DeviceTable, has_room
 from stages.prototypes.rows import HostRows, Rows
-from stages.ranking import exact_scores
 
 _START_ROUNDS = 16
 _START_ROWS = 8  # a prototype, which the start is drawn from

@@ -9,7 +9,7 @@ import pyarrow as pa
 from jinja2 import Environment, StrictUndefined
 
 from data_schemas.prototypes import UNASSIGNED, Prototypes
-from stages.prototype_examples import GROUPS, Hearts, choose_examples, cosine_sums
+from stages.components.report.prototype_examples import GROUPS, Hearts, choose_examples, cosine_sums
 
 CAPTIONS_PER_PROTOTYPE = 8
 

@@ -7,25 +7,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_schemas.embedding_array import ARRAY_NAME, Shard, TeacherEmbeddings
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic
 from data_schemas.page import PAGE_NAME
 from data_schemas.pair_index import CAPTIONS_NAME, read_captions
 from data_schemas.prototypes import UNASSIGNED, Prototypes, write_report
-from data_schemas.teacher_embeddings import ARRAY_NAME, Shard, TeacherEmbeddings
-from pipeline.draft import Draft
 from pipeline.log import log
 from pipeline.stage import Result
-from pipeline.store import Artifact
-from stages.ahead_and_behind import ahead
-from stages.device import choose_device, describe_work
-from stages.precision import choose_precision
+from pipeline.store.draft import Draft
+from pipeline.store.store import Artifact
+from stages.components.compute.background import ahead
+from stages.components.compute.device import choose_device, describe_work
+from stages.components.compute.precision import choose_precision
+from stages.components.metrics.unit_rows import TEACHER_REMEDY, unit_rows
 from stages.prototypes.kmeans import assign, fit_prototypes
 from stages.prototypes.report import build_report, render_page
-from stages.ranking import TEACHER_REMEDY, unit_rows
 
 if TYPE_CHECKING:
-    from stages.prototypes.stage import PrototypesParams, PrototypesRuntime
+    from stages.prototypes.options import PrototypesParams, PrototypesRuntime
 
 
 def make_prototypes(

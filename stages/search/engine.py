@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.stage import Context
-from pipeline.store import Artifact
-from stages.images import ImageRejected
-from stages.pictures import Picture, open_picture
+from pipeline.store.store import Artifact
+from stages.components.images.decoding import ImageRejected
+from stages.components.images.lazy_image import Picture, open_picture
 from stages.search.finder import Finder, open_finder
 from stages.search.queries import Queries
 from stages.search.searched import Hit, SearchedSet
 
 if TYPE_CHECKING:
-    from stages.search.command import SearchOptions
+    from stages.search.options import SearchOptions
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from data_schemas.search_index import INDEX_NAME, IndexConfig
 from pipeline.runner import make_artifact
 from pipeline.stage import Context
-from pipeline.store import Artifact
-from stages.faiss_library import find_faiss, import_faiss
-from stages.searchable import Rows, read_rows
+from pipeline.store.store import Artifact
+from stages.components.compute.faiss_library import find_faiss, import_faiss
+from stages.components.embeddings.searchable import Rows, read_rows
 
 _MAX_SCORES = 1 << 24  # compared at a time: 64 MB
 

@@ -12,22 +12,23 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from data_schemas.embedding_array import TeacherEmbeddings
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic
 from data_schemas.pair_index import read_captions
-from data_schemas.teacher_embeddings import TeacherEmbeddings
 from pipeline.log import log
 from pipeline.progress import progress
 from pipeline.stage import Context
-from pipeline.store import Artifact
-from stages.pages import page_template
-from stages.pictures import open_picture, to_image
-from stages.searchable import ENCODE_TEACHER, read_rows
-from stages.thumbnails import choose_queries, thumbnail, thumbnail_or_stand_in
+from pipeline.store.store import Artifact
+from stages.components.embeddings.searchable import ENCODE_TEACHER, read_rows
+from stages.components.images.lazy_image import open_picture, to_image
+from stages.components.report.even_sample import choose_queries
+from stages.components.report.html import page_template
+from stages.components.report.thumbnails import thumbnail, thumbnail_or_stand_in
 
 if TYPE_CHECKING:
-    from stages.search.command import SearchOptions
     from stages.search.engine import Asked, Search
+    from stages.search.options import SearchOptions
 
 NUM_START = 24
 _THUMBNAIL_SIZE = 128

@@ -9,21 +9,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_schemas.embedded_pictures import EmbedConfig
+from data_schemas.embedded_images import EmbedConfig
 from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import StudentConfig
 from pipeline.log import log
 from pipeline.stage import Context
-from pipeline.store import Artifact
-from stages.checkpoints import LoadedStudent, find_checkpoint, find_weights
-from stages.recipe import Recipe
-from stages.recorded_teacher import find_recorded_teacher
-from stages.searchable import EMBED
+from pipeline.store.store import Artifact
+from stages.components.embeddings.searchable import EMBED
+from stages.components.student.checkpoints import LoadedStudent, find_checkpoint, find_weights
+from stages.components.teacher.encoding_options import Recipe
+from stages.components.teacher.recorded import find_recorded_teacher
 
 if TYPE_CHECKING:
-    from stages.picture_embedder import PictureEmbedder
-    from stages.pictures import Picture
-    from stages.teacher import Teacher
+    from stages.components.images.lazy_image import Picture
+    from stages.components.student.embedder import PictureEmbedder
+    from stages.components.teacher.teacher import Teacher
 
 Vectors = NDArray[np.float32]
 
@@ -104,7 +104,7 @@ class Queries:
         Shapes:
             returns: (1, dim), of unit length.
         """
-        from stages.transforms import EvalTransform
+        from stages.components.images.transforms import EvalTransform
 
         with self.one_at_a_time:
             embedder = self.load_student()
@@ -118,8 +118,8 @@ class Queries:
         Raises:
             ProtoRKDError: as `texts`.
         """
-        from stages.caption_embeddings import load_teacher
-        from stages.device import choose_devices, describe_work
+        from stages.components.compute.device import choose_devices, describe_work
+        from stages.components.embeddings.caption_embeddings import load_teacher
 
         if self._teacher is None:
             if self._is_pictures:
@@ -146,9 +146,9 @@ class Queries:
         Raises:
             ProtoRKDError: as `student`.
         """
-        from stages.device import choose_device, describe_work
-        from stages.picture_embedder import PictureEmbedder
-        from stages.precision import choose_precision
+        from stages.components.compute.device import choose_device, describe_work
+        from stages.components.compute.precision import choose_precision
+        from stages.components.student.embedder import PictureEmbedder
 
         if self._embedder is None:
             device = choose_device(self._device)
@@ -203,7 +203,7 @@ class Queries:
         )
 
     def _dim(self) -> int:
-        from data_schemas.teacher_embeddings import TeacherEmbeddings
+        from data_schemas.embedding_array import TeacherEmbeddings
 
         return TeacherEmbeddings.open(self._artifact.path).dim
 

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_schemas.embedded_pictures import IMAGES_NAME, read_images
+from data_schemas.embedded_images import IMAGES_NAME, read_images
 from data_schemas.packed_images import ABSENT, PackedImages
 from data_schemas.pair_index import CAPTIONS_NAME, PAIRS_NAME, read_captions, read_pairs
-from pipeline.memo import FileDigests
-from pipeline.store import Artifact, Store
-from stages.image_set import ImageSet, open_images
-from stages.packed_image_set import PACK, Pack, PackedImageSet, find_pack
-from stages.searchable import EMBED
+from pipeline.store.file_digests import FileDigests
+from pipeline.store.store import Artifact, Store
+from stages.components.embeddings.searchable import EMBED
+from stages.components.images.image_set import ImageSet
+from stages.components.images.opening import open_images
+from stages.components.images.packed_image_set import PACK, Pack, PackedImageSet, find_pack
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ import numpy as np
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
-from stages.images import ImageRejected, decode_image
-from stages.pictures import DecodedPicture, to_image
+from stages.components.embeddings.searchable import read_row
+from stages.components.images.decoding import ImageRejected, decode_image
+from stages.components.images.lazy_image import DecodedPicture, to_image
+from stages.components.report.even_sample import choose_queries
+from stages.components.report.thumbnails import small_jpeg, stand_in_jpeg
 from stages.search.page import NUM_START, policy_of, render
-from stages.searchable import read_row
-from stages.thumbnails import choose_queries, small_jpeg, stand_in_jpeg
 
 if TYPE_CHECKING:
     from stages.search.engine import Asked, Search

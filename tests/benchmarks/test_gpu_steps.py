@@ -26,7 +26,7 @@ from benchmarks.gpu.setup import FULL, TINY, Setup
 from benchmarks.gpu.student import operations, peak_tflops
 from benchmarks.gpu.table import BARS, flat, fnmatchcase
 from benchmarks.gpu.waits import watched
-from stages.distill.finite import LossWatch
+from stages.distill.training.loss_watch import LossWatch
 
 ROOT, TESTS = Path(__file__).parents[2], Path(__file__).parents[1]
 # What `make env` brings and a machine with torch and sentence-transformers alone does not.
@@ -136,7 +136,7 @@ def test_waits__are_counted_by_the_line_of_the_project(
     assert modes == ["default", "warn", "default", "default"]
     places = sorted(found)
     assert all(
-        re.match(r"stages/distill/\w+\.py:\d+ \(benchmarks/test_gpu_steps\.py:\d+\)$", place) for place in places
+        re.match(r"stages/distill/[\w/]+\.py:\d+ \(benchmarks/test_gpu_steps\.py:\d+\)$", place) for place in places
     )
     assert (
         found.total() == 5

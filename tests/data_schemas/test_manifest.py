@@ -6,9 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from data_schemas import delimited, text_file
 from data_schemas.errors import ProtoRKDError
-from data_schemas.manifest import Rejection, read_manifest
+from data_schemas.manifest import Rejection
+from data_schemas.pair_sources.text import delimited, text_file
+from data_schemas.pair_sources.text.manifest_table import read_manifest
 
 HEADER = "filepath\ttitle\n"
 

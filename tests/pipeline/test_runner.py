@@ -12,9 +12,11 @@ from toy_stage import TOY, ToyInputs, ToyParams, ToyRuntime
 
 from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.errors import ProtoRKDError
-from pipeline import draft, memo, runner
+from pipeline import runner
 from pipeline.plan import plan_stage
 from pipeline.runner import context_of
+from pipeline.store import draft
+from pipeline.store import file_digests as memo
 
 ROOT = Path(__file__).parents[2]
 

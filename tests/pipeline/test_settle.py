@@ -5,9 +5,9 @@ import pytest
 from toy_peers import together
 from toy_stage import TOY, ToyInputs, ToyParams, ToyRuntime
 
-from pipeline.forecast import forecast
 from pipeline.plan import plan_stage
 from pipeline.runner import context_of, run_stage, run_within
+from pipeline.workflow.estimate import forecast
 
 
 @pytest.fixture

@@ -11,16 +11,16 @@ from stages.distill.objectives.barlow_twins import BarlowTwinsLoss
 from stages.distill.objectives.compress import Compress1QLoss, Compress2QLoss
 from stages.distill.objectives.dino import DINOLoss
 from stages.distill.objectives.infonce import InfoNCELoss
+from stages.distill.objectives.parts.corpus import Corpus, PrototypeSource
+from stages.distill.objectives.parts.weighted_sum import WeightedObjectives
 from stages.distill.objectives.proto import ProtoLoss
 from stages.distill.objectives.proto_rkd import ProtoRKDLoss
 from stages.distill.objectives.protocpc import ProtoCPCLoss
 from stages.distill.objectives.rkd import RKDLoss
 from stages.distill.objectives.seed import SEEDLoss
 from stages.distill.objectives.simreg import SimRegL1Loss, SimRegLoss, SimRegSmoothL1Loss
-from stages.distill.objectives.space import Corpus, PrototypeSource
 from stages.distill.objectives.unicl import CrossEntropyLoss, UniCLLoss
 from stages.distill.objectives.vicreg import VICRegLoss
-from stages.distill.objectives.weighted import WeightedObjectives
 
 __all__ = ["OBJECTIVES", "WeightedObjectives", "build_objective", "read_options"]
 

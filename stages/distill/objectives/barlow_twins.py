@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.embeddings import check_same_shape
+from stages.distill.objectives.parts.embeddings import check_same_shape
 from stages.distill.objectives.vicreg import off_diagonal_squares, spread_unit_rows
 
 # Added to a variance before its root, as the authors' batch normalisation does; elements have a mean square of 1.

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
-from stages.distill.objectives.queue import EmbeddingQueue, build_negatives, mean_over_rows, starting_rows
-from stages.distill.objectives.soft_targets import divergence
-from stages.distill.objectives.space import Corpus
+from stages.distill.objectives.parts.corpus import Corpus
+from stages.distill.objectives.parts.embeddings import check_above_zero, check_same_shape, unit_rows
+from stages.distill.objectives.parts.negatives import EmbeddingQueue, build_negatives, mean_over_rows, starting_rows
+from stages.distill.objectives.parts.soft_cross_entropy import divergence
 
 
 class Compress1QLoss(nn.Module):

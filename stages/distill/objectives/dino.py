@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
-from stages.distill.objectives.soft_targets import assignment_loss
+from stages.distill.objectives.parts.embeddings import check_above_zero, check_same_shape, unit_rows
+from stages.distill.objectives.parts.soft_cross_entropy import assignment_loss
 
 
 class DINOLoss(nn.Module):

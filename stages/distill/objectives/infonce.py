@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, full_precision, unit_rows
-from stages.distill.objectives.queue import CorpusDraw
-from stages.distill.objectives.soft_targets import contrast
-from stages.distill.objectives.space import Corpus
+from stages.distill.objectives.parts.corpus import Corpus
+from stages.distill.objectives.parts.embeddings import check_above_zero, check_same_shape, full_precision, unit_rows
+from stages.distill.objectives.parts.negatives import CorpusDraw
+from stages.distill.objectives.parts.soft_cross_entropy import contrast
 
 
 class InfoNCELoss(nn.Module):

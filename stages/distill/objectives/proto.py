@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
-from stages.distill.objectives.landmarks import build_map, build_student_scale
-from stages.distill.objectives.soft_targets import soft_cross_entropy
-from stages.distill.objectives.space import PrototypeSource
+from stages.distill.objectives.parts.corpus import PrototypeSource
+from stages.distill.objectives.parts.embeddings import check_above_zero, check_same_shape, unit_rows
+from stages.distill.objectives.parts.prototype_map import build_map, build_student_scale
+from stages.distill.objectives.parts.soft_cross_entropy import soft_cross_entropy
 
 TARGETS = ("prototype", "caption")
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.agreement import choose_prototypes, column_loss, row_loss, with_own_caption
-from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
-from stages.distill.objectives.landmarks import PrototypeMap, build_map, build_student_scale
-from stages.distill.objectives.queue import CorpusDraw, StepCount
+from stages.distill.objectives.parts.corpus import Corpus, PrototypeSource
+from stages.distill.objectives.parts.embeddings import check_above_zero, check_same_shape, unit_rows
+from stages.distill.objectives.parts.negatives import CorpusDraw, StepCount
+from stages.distill.objectives.parts.prototype_map import PrototypeMap, build_map, build_student_scale
+from stages.distill.objectives.parts.relation_losses import choose_prototypes, column_loss, row_loss, with_own_caption
 from stages.distill.objectives.rkd import RKDLoss
-from stages.distill.objectives.space import Corpus, PrototypeSource
 
 TARGETS = ("soft", "hard")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.embeddings import check_same_batch, full_precision
+from stages.distill.objectives.parts.embeddings import check_same_batch, full_precision
 
 # Two rows coincide when their squared distance is lost in the rounding of the Gram matrix.
 _COINCIDENCE_ULPS = 32

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
-from stages.distill.objectives.queue import build_negatives, mean_over_rows
-from stages.distill.objectives.soft_targets import soft_cross_entropy
-from stages.distill.objectives.space import Corpus
-from stages.ranking import exact_scores
+from stages.components.metrics.unit_rows import exact_scores
+from stages.distill.objectives.parts.corpus import Corpus
+from stages.distill.objectives.parts.embeddings import check_above_zero, check_same_shape, unit_rows
+from stages.distill.objectives.parts.negatives import build_negatives, mean_over_rows
+from stages.distill.objectives.parts.soft_cross_entropy import soft_cross_entropy
 
 # Columns before the keys': the row's own positive, and what puts every row where vectors of the processor begin.
 _AHEAD = 16

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from stages.distill.objectives.embeddings import check_same_shape, unit_rows
+from stages.distill.objectives.parts.embeddings import check_same_shape, unit_rows
 
 
 class SimRegLoss(nn.Module):

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.embeddings import check_above_zero, check_same_shape, unit_rows
 from stages.distill.objectives.infonce import bounded_scale, even_shares, new_logit_scale, same_captions
-from stages.distill.objectives.soft_targets import contrast
+from stages.distill.objectives.parts.embeddings import check_above_zero, check_same_shape, unit_rows
+from stages.distill.objectives.parts.soft_cross_entropy import contrast
 
 
 class UniCLLoss(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.embeddings import check_same_shape, unit_rows
+from stages.distill.objectives.parts.embeddings import check_same_shape, unit_rows
 
 # Added to a variance before its root, as in the paper: without spread the gradient of the root would be infinite.
 _EPS = 1e-4

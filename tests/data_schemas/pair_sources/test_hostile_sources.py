@@ -17,9 +17,9 @@ from data_schemas.manifest import Manifest
 from data_schemas.pair_sources.columns import Columns
 from data_schemas.pair_sources.kinds import find_source
 from data_schemas.records.tar import list_members
-from pipeline.memo import FileDigests
-from stages.image_set import open_images
-from stages.images import ImageRejected
+from pipeline.store.file_digests import FileDigests
+from stages.components.images.decoding import ImageRejected
+from stages.components.images.opening import open_images
 
 PAIRS = [Pictured(f"{row:09}", b"picture %d" % row, f"caption {row}") for row in range(12)]
 

@@ -9,8 +9,8 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import Manifest
 from data_schemas.pair_sources.columns import Columns
 from data_schemas.pair_sources.kinds import find_source, picture_root
-from pipeline.memo import FileDigests
-from stages.image_set import identify_images, open_images
+from pipeline.store.file_digests import FileDigests
+from stages.components.images.opening import identify_images, open_images
 
 PAIRS = [Pictured(f"{row:09}", b"\xff\xd8\xff picture %d" % row, f"caption {row}, of 12") for row in range(12)]
 

@@ -10,9 +10,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from workbench import SMALL, Cli, Pairs, start_process, wait_for
 
-from stages.backbones import list_backbones
+from stages.components.student.backbones import list_backbones
+from stages.components.student.student import build_student
 from stages.distill.objectives import OBJECTIVES, WeightedObjectives, build_objective
-from stages.student import build_student
 
 # Of the operations that throw on a GPU, by the documentation of torch.use_deterministic_algorithms. Of NLLLoss, which
 # it lists, nll_loss2d alone does; bincount, with weights alone; cumsum, in torch 2.11.

@@ -15,7 +15,7 @@ from workbench import DISTILL, SMALL, Cli, Pairs, at_step, power_cut
 
 from data_schemas.pair_index import read_rejected
 from data_schemas.student_checkpoint import WEIGHTS_NAME, StudentConfig
-from stages.trained_student import load_student
+from stages.components.student.weights import load_student
 
 SAVE_EACH_STEP = ("--save-every-minutes", 1e-9)
 RESNET = ("distill", *SMALL, "--precision", "fp32", "--student", "resnet18", "--epochs", 2, "--lr", 1e-3)
@@ -48,7 +48,7 @@ def resnet(encoded_session: tuple[Path, Pairs], tmp_path_factory: pytest.TempPat
     """A trained resnet18; to import the teacher on the way is an error."""
     store = shutil.copytree(encoded_session[0], tmp_path_factory.mktemp("resnet") / "store")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "stages.teacher", None)
+        patch.setitem(sys.modules, "stages.components.teacher.teacher", None)
         patch.setitem(sys.modules, "sentence_transformers", None)
         return Cli(store)(*RESNET, "--loss", "simreg=1", "--log-every-steps", 1)
 

@@ -17,11 +17,11 @@ from workbench import COLOURS, DISTILL, SHAPES, Cli, Pairs, at_step, make_pairs,
 from data_schemas.errors import ProtoRKDError
 from data_schemas.pair_index import read_pairs
 from data_schemas.student_checkpoint import WEIGHTS_NAME, StudentConfig
-from pipeline.store import Store
-from stages.distill.examples import split_validation
-from stages.distill.training import Training
-from stages.student import Student, build_student
-from stages.trained_student import load_student
+from pipeline.store.store import Store
+from stages.components.student.student import Student, build_student
+from stages.components.student.weights import load_student
+from stages.distill.data.examples import split_validation
+from stages.distill.training.loop import Training
 
 SAVE_EACH_STEP = ("--save-every-minutes", 1e-9)
 EACH_STEP = (*DISTILL, "--log-every-steps", 1)

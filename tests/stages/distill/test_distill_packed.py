@@ -11,12 +11,13 @@ import torch
 from workbench import DISTILL, Cli, Pairs, make_manifest
 
 from data_schemas.pair_index import read_rejected
-from pipeline.store import Store
-from stages.augmentation import AUGMENTATIONS, Augment
-from stages.distill.data import BatchRequests, ExampleImages, load_batches
-from stages.image_set import ImageSet
-from stages.packed_image_set import PackedImageSet, take_packed
-from stages.transforms import TrainCrop
+from pipeline.store.store import Store
+from stages.components.images.image_set import ImageSet
+from stages.components.images.packed_image_set import PackedImageSet, take_packed
+from stages.components.images.transforms import TrainCrop
+from stages.distill.data.augmentation import AUGMENTATIONS, Augment
+from stages.distill.data.batch_order import BatchRequests
+from stages.distill.data.example_images import ExampleImages, load_batches
 
 
 def pack_of(pairs: Pairs, run_cli: Cli, *words: object) -> str:

@@ -11,11 +11,11 @@ from torch import Tensor
 from workbench import DISTILL, Cli, Pairs, at_step, power_cut
 
 from data_schemas.student_checkpoint import Preprocessing
-from stages.augmentation import AUGMENTATIONS, Augment
-from stages.batch_resize import resize_batch
+from stages.components.images.batch_resize import resize_batch
+from stages.components.images.transforms import Normalize
 from stages.distill import run
-from stages.distill.pictures import Prepare, prepares_batches
-from stages.transforms import Normalize
+from stages.distill.data.augmentation import AUGMENTATIONS, Augment
+from stages.distill.data.device_pipeline import Prepare, prepares_batches
 
 LIGHT = (*DISTILL, "--augmentation", "light", "--log-every-steps", 1)
 

@@ -7,7 +7,7 @@ import pytest
 
 from data_schemas.errors import ProtoRKDError
 from stages.distill.loss_spec import format_losses, parse_losses
-from stages.distill.stage import DistillParams
+from stages.distill.options import DistillParams
 
 
 def test_parse_losses__reads_names_and_weights_in_order() -> None:

@@ -11,11 +11,12 @@ from power_cuts import PowerCuts, lay_out
 from workbench import DISTILL, Cli, Pairs, Trained, at_step, power_cut
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.commands import artifact_problems
-from pipeline.store import Store
-from stages.distill import training, training_state
-from stages.distill.training_state import TrainingState, load_training_state
-from stages.tensor_file import write_tensors
+from pipeline.commands.artifacts import artifact_problems
+from pipeline.store.store import Store
+from stages.components.student.tensor_file import write_tensors
+from stages.distill.training import loop as training
+from stages.distill.training import state as training_state
+from stages.distill.training.state import TrainingState, load_training_state
 
 SAVE_EACH_STEP = ("--save-every-minutes", 1e-9)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from stages.draw_scenes.captions import COLOURS, POSITIONS, SIZE_WORDS, Group, plan_groups, write_caption
-from stages.draw_scenes.dice import Dice
+from stages.draw_scenes.portable_random import Dice
 from stages.draw_scenes.word_vectors import split_words
 
 COUNT_WORDS = {1: {"single", "lone"}, 2: {"double", "twice"}, 3: {"triple", "thrice"}}

@@ -10,13 +10,13 @@ import pytest
 import torch
 from workbench import ROOT, Cli, Pairs, draw_picture, make_manifest, power_cut
 
-from data_schemas.embedded_pictures import EmbedConfig, read_images
+from data_schemas.embedded_images import EmbedConfig, read_images
+from data_schemas.embedding_array import PICTURE_KIND, TeacherEmbeddings
 from data_schemas.pair_index import read_rejected
 from data_schemas.student_checkpoint import WEIGHTS_NAME, StudentConfig
-from data_schemas.teacher_embeddings import PICTURE_KIND, TeacherEmbeddings
-from stages.pictures import open_picture
-from stages.trained_student import load_student
-from stages.transforms import EvalTransform, Normalize
+from stages.components.images.lazy_image import open_picture
+from stages.components.images.transforms import EvalTransform, Normalize
+from stages.components.student.weights import load_student
 
 EMBED = ("embed", "--device", "cpu", "--precision", "fp32", "--workers", 0)
 NUM = 24

@@ -12,14 +12,14 @@ from click.testing import CliRunner
 from workbench import Cli
 
 import protorkd
-import stages.device
+import stages.components.compute.device
 from cli import cli
-from pipeline.memo import FileDigests
 from pipeline.stage import Context, Input
-from pipeline.store import Store
+from pipeline.store.file_digests import FileDigests
+from pipeline.store.store import Store
+from stages.components.teacher.identity import TeacherSource
 from stages.encode_teacher.auto_precision import settle_precision
-from stages.encode_teacher.stage import EncodeParams, EncodeRuntime
-from stages.teacher_identity import TeacherSource
+from stages.encode_teacher.options import EncodeParams, EncodeRuntime
 
 if TYPE_CHECKING:
     from object_server import ObjectServer
@@ -76,7 +76,7 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def found(**capabilities: int) -> None:
         named = [torch.device(name if name == "cpu" else f"{name[:4]}:{name[4:]}") for name in capabilities]
-        monkeypatch.setattr(stages.device, "choose_devices", lambda _names: named)
+        monkeypatch.setattr(stages.components.compute.device, "choose_devices", lambda _names: named)
         monkeypatch.setattr(
             torch.cuda, "get_device_capability", lambda device: (capabilities[f"{device.type}{device.index}"], 6)
         )

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from workbench import Cli, counted_captions
 
-import stages.caption_embeddings
-import stages.teacher
-import stages.teacher_loading
+import stages.components.embeddings.caption_embeddings
+import stages.components.teacher.loading
+import stages.components.teacher.teacher
 from data_schemas.artifact_record import ArtifactRecord
+from data_schemas.embedding_array import TeacherEmbeddings
 from data_schemas.pair_index import read_captions, read_labels, read_pairs, read_rejected
-from data_schemas.teacher_embeddings import TeacherEmbeddings
-from stages.caption_batches import Batch
+from stages.components.teacher.batching import Batch
 
 Write = Callable[..., Path]
 
@@ -36,13 +36,13 @@ def encode(run_cli: Cli, word_vectors: Path) -> Callable[..., dict[str, Any]]:
 def num_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of what has gone through the teacher, call by call."""
     sizes: list[int] = []
-    real = stages.teacher.Teacher.start
+    real = stages.components.teacher.teacher.Teacher.start
 
     def start(self: Any, batches: Sequence[Batch], **options: Any) -> Any:
         sizes.append(sum(len(batch.rows) for batch in batches))
         return real(self, batches, **options)
 
-    monkeypatch.setattr(stages.teacher.Teacher, "start", start)
+    monkeypatch.setattr(stages.components.teacher.teacher.Teacher, "start", start)
     return sizes
 
 
@@ -157,7 +157,7 @@ def test_encode__embeds_nothing_when_all_is_known(
     kind: str, encode: Any, write_manifest: Write, num_encoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = rows_of(encode(write_manifest(CAPTIONS)))
-    monkeypatch.setattr(stages.teacher_loading, "_load", _explode)
+    monkeypatch.setattr(stages.components.teacher.loading, "_load", _explode)
     captions = {"subset": CAPTIONS[1:4], "shuffle": CAPTIONS[::-1], "renamed images": CAPTIONS}[kind]
     outcome = encode(write_manifest(captions, images=[f"new/{index}.png" for index in range(len(captions))]))
     assert outcome["status"] == "created"
@@ -254,7 +254,7 @@ def test_encode__redoes_only_missing_shards_after_an_interruption(
 ) -> None:
     manifest, words = write_manifest(counted_captions(900)), ("--shard-rows", 256)
     undisturbed = encode(manifest, *words, "--store", tmp_path / "undisturbed")
-    real, sizes = stages.teacher.Teacher.start, []
+    real, sizes = stages.components.teacher.teacher.Teacher.start, []
 
     def breaks_on_third(self: Any, batches: Sequence[Batch], **options: Any) -> Any:
         sizes.append(sum(len(batch.rows) for batch in batches))
@@ -262,7 +262,7 @@ def test_encode__redoes_only_missing_shards_after_an_interruption(
             raise RuntimeError("power cut")
         return real(self, batches, **options)
 
-    monkeypatch.setattr(stages.teacher.Teacher, "start", breaks_on_third)
+    monkeypatch.setattr(stages.components.teacher.teacher.Teacher, "start", breaks_on_third)
     with pytest.raises(RuntimeError, match="power cut"):
         encode(manifest, *words)
     assert not [path for path in (store / "encode-teacher").iterdir() if not path.name.startswith(".")]
@@ -279,7 +279,11 @@ def test_encode__redoes_a_shard_that_was_altered_after_an_interruption(
     manifest, words = write_manifest(counted_captions(600)), ("--shard-rows", 256)
     undisturbed = encode(manifest, *words, "--store", tmp_path / "undisturbed")
     with monkeypatch.context() as broken:
-        broken.setattr(stages.teacher.Teacher, "start", _third_call_raises(stages.teacher.Teacher.start))
+        broken.setattr(
+            stages.components.teacher.teacher.Teacher,
+            "start",
+            _third_call_raises(stages.components.teacher.teacher.Teacher.start),
+        )
         with pytest.raises(RuntimeError, match="power cut"):
             encode(manifest, *words)
     [first, _] = sorted(store.glob("encode-teacher/.draft-*/embeddings.zarr/c/*/0"))
@@ -364,7 +368,11 @@ def test_encode__tells_of_its_progress_batch_by_batch(
     captions = counted_captions(40)
     encode(write_manifest(captions[:10]), teacher=bert_folder)
     told: list[int] = []
-    monkeypatch.setattr(stages.caption_embeddings, "progress", lambda *_, **__: contextlib.nullcontext(told.append))
+    monkeypatch.setattr(
+        stages.components.embeddings.caption_embeddings,
+        "progress",
+        lambda *_, **__: contextlib.nullcontext(told.append),
+    )
     encode(write_manifest(captions), "--batch-tokens", 20, teacher=bert_folder)
     assert len(told) > 5
     assert told[-1] == 10  # those of the one shard that were known
@@ -376,7 +384,11 @@ def test_encode__counts_zero_vectors_of_resumed_shards(
 ) -> None:
     manifest = write_manifest([f"unheard{number}" for number in range(600)])
     with monkeypatch.context() as broken:
-        broken.setattr(stages.teacher.Teacher, "start", _third_call_raises(stages.teacher.Teacher.start))
+        broken.setattr(
+            stages.components.teacher.teacher.Teacher,
+            "start",
+            _third_call_raises(stages.components.teacher.teacher.Teacher.start),
+        )
         with pytest.raises(RuntimeError, match="power cut"):
             encode(manifest, "--shard-rows", 256)
     counts = encode(manifest, "--shard-rows", 256)["counts"]

@@ -12,9 +12,9 @@ import torch
 from safetensors.numpy import load_file
 from workbench import COLOURS, DISTILL, SHAPES, Cli, Pairs, draw_picture, make_manifest
 
+from data_schemas.embedding_array import TeacherEmbeddings
 from data_schemas.evaluation_report import read_report
-from data_schemas.teacher_embeddings import TeacherEmbeddings
-from stages.precision import choose_precision
+from stages.components.compute.precision import choose_precision
 
 EVALUATE = ("evaluate", "--device", "cpu", "--workers", 0)
 
@@ -101,10 +101,10 @@ def test_evaluate__changes_nothing_when_asked_again(trained: Any, pictures: Pair
 def test_evaluate__embeds_nothing_again_when_a_setting_changes(
     trained: Any, classes: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import stages.evaluate.image_features
+    import stages.evaluate.embeddings.image_pass
 
     three = run_cli(*EVALUATE, "--knn", classes, "--knn-k", 3)
-    monkeypatch.setattr(stages.evaluate.image_features, "student_embeddings", None)
+    monkeypatch.setattr(stages.evaluate.embeddings.image_pass, "student_embeddings", None)
     one = run_cli(*EVALUATE, "--knn", classes, "--knn-k", 1)
     assert one["status"] == "created"
     assert one["fingerprint"] != three["fingerprint"]

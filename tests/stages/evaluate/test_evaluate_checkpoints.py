@@ -14,7 +14,7 @@ import pytest
 from workbench import DISTILL, Cli, Pairs, wait_for
 
 from data_schemas.evaluation_report import read_report
-from data_schemas.outcomes import outcomes_folder, read_outcomes
+from data_schemas.per_query_results import outcomes_folder, read_outcomes
 
 ROOT = Path(__file__).parents[3]
 EVALUATE = ("evaluate", "--device", "cpu", "--workers", 0, "--num-resamples", 100, "--no-overlap")
@@ -24,7 +24,7 @@ TIMEOUT_S = 240
 WAITS_TO_BE_WATCHED = """
 import sys, time
 from pathlib import Path
-from stages.distill.training import Training
+from stages.distill.training.loop import Training
 import cli
 
 finish_epoch, store = Training._finish_epoch, Path(sys.argv[-1])
@@ -81,9 +81,9 @@ def test_evaluate__of_all_checkpoints_takes_over_what_was_measured_of_one(
 ) -> None:
     run_cli(*EVALUATE, "--retrieval", pairs.manifest, "--checkpoints", "1")
     run_cli(*EVALUATE, "--retrieval", pairs.manifest)
-    import stages.evaluate.tasks
+    import stages.evaluate.tasks.registry
 
-    monkeypatch.setattr(stages.evaluate.tasks, "TASKS", {})
+    monkeypatch.setattr(stages.evaluate.tasks.registry, "TASKS", {})
     outcome = run_cli(*EVALUATE, "--retrieval", pairs.manifest, "--checkpoints", "all")
     assert (outcome["status"], outcome["counts"]["checkpoints"]) == ("created", 2)
 

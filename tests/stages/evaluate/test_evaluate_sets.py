@@ -176,14 +176,14 @@ def test_overlap__finds_training_pictures_among_those_measured(trained: Any, pai
 def test_overlap__that_cannot_be_looked_for_fails_alone(
     trained: Any, pairs: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import stages.evaluate.overlap_report
+    import stages.evaluate.overlap.report
 
     def refuse(*_: Any, **__: Any) -> None:
         raise ProtoRKDError("The disk must have room; got none. Free some.")
 
     words = ("evaluate", "--device", "cpu", "--workers", 0, "--num-resamples", 100, "--retrieval", pairs.manifest)
     with monkeypatch.context() as patch:
-        patch.setattr(stages.evaluate.overlap_report, "hash_pictures", refuse)
+        patch.setattr(stages.evaluate.overlap.report, "hash_pictures", refuse)
         result = run_cli.run(*words, "--json")
     told = json.loads(result.stdout.splitlines()[-1])
     assert (result.exit_code, [failure["task"] for failure in told["failures"]]) == (1, ["overlap"])

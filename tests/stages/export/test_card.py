@@ -8,12 +8,12 @@ import pytest
 import yaml
 from exports import Exported
 
-from pipeline.store import Store
-from stages.checkpoints import find_checkpoint
+from pipeline.store.store import Store
+from stages.components.student.checkpoints import find_checkpoint
 from stages.export.card import CARD_NAME, escape, write_card
 from stages.export.figures import find_evaluation
 from stages.export.lineage import trace
-from stages.export.stage import ExportParams
+from stages.export.options import ExportParams
 
 
 def front_matter(card: str) -> dict[str, Any]:

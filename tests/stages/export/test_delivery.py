@@ -8,7 +8,7 @@ from exports import Exported, Hub
 from workbench import Cli
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.store import Artifact, Store
+from pipeline.store.store import Artifact, Store
 from stages.export.delivery import copy_to, push
 from stages.export.manifest import MANIFEST_NAME, changes
 

@@ -16,18 +16,18 @@ from workbench import DISTILL, Cli, Pairs
 import protorkd
 from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import Preprocessing, StudentConfig, TeacherRecord
-from pipeline.store import Store
-from stages.checkpoints import find_checkpoint
+from pipeline.store.store import Store
+from stages.components.images.decoding import open_image
+from stages.components.student.checkpoints import find_checkpoint
+from stages.components.student.student import build_student
+from stages.components.student.weights import load_student
+from stages.components.teacher.identity import find_teacher
+from stages.components.teacher.teacher import Teacher
 from stages.export import inputs, onnx_file, parity
 from stages.export.loading import load_model
 from stages.export.manifest import MANIFEST_NAME, changes
+from stages.export.options import ExportParams
 from stages.export.parity import embed_pictures, unit
-from stages.export.stage import ExportParams
-from stages.images import open_image
-from stages.student import build_student
-from stages.teacher import Teacher
-from stages.teacher_identity import find_teacher
-from stages.trained_student import load_student
 
 CAPTIONS = ["red circle", "a blue square and a grey stripe", "", "http://127.0.0.1:9/red.jpg", "/etc/hostname.png"]
 

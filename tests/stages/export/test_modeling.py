@@ -16,13 +16,13 @@ from PIL import Image
 from torch import nn
 
 from data_schemas.student_checkpoint import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from stages.components.images.decoding import decode_image
+from stages.components.images.lazy_image import DecodedPicture
+from stages.components.images.transforms import EvalTransform, Normalize
+from stages.components.student.student import build_student
+from stages.components.student.wide_resnet import build_wide_resnet
 from stages.export.loading import load_model
 from stages.export.modeling_protorkd import ProtoRKDImageEncoder, build_backbone, to_rgb
-from stages.images import decode_image
-from stages.pictures import DecodedPicture
-from stages.student import build_student
-from stages.transforms import EvalTransform, Normalize
-from stages.wide_resnet import build_wide_resnet
 
 
 def encoder_of(name: str, *, image_size: int = 32, layers: int = 1) -> ProtoRKDImageEncoder:

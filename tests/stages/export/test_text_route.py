@@ -7,9 +7,9 @@ import pytest
 from workbench import WORDS
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.memo import FileDigests
+from pipeline.store.file_digests import FileDigests
+from stages.components.teacher.identity import identify_teacher
 from stages.export.text_route import TextRoute, write_text_route
-from stages.teacher_identity import identify_teacher
 
 
 def write(folder: Path, out: Path, *, trust_code: bool = False) -> TextRoute:

@@ -9,7 +9,7 @@ import pytest
 
 from stages.gather_cc import decoders
 from stages.gather_cc.decoders import Decoders
-from stages.gather_cc.keep import Kept, Rejected
+from stages.gather_cc.image_writer import Kept, Rejected
 
 
 class Deadly:

@@ -12,7 +12,7 @@ from gathering import HERE, gather, run, status_of, write_table
 from misbehaving import Server
 from workbench import start_process
 
-from data_schemas.gathered import block_numbers, read_outcomes, rows_of
+from data_schemas.gathered_folder import block_numbers, read_outcomes, rows_of
 
 pytest.importorskip("aiohttp")
 
@@ -21,7 +21,8 @@ PATHS = ("slow/0.05", "missing", "html", "broken_once", "slow/0.02", "redirect//
 SCRIPT = """
 import os
 import cli
-from stages.gather_cc import gatherer, journal
+from stages.gather_cc import crawl_loop as gatherer
+from stages.gather_cc import outcome_journal as journal
 journal._BLOCK_S = gatherer._ALARM_S = 0.05
 os.fsync = lambda _: None
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from faiss_doubles import DAMAGES, damage_faiss
 from workbench import Cli, Pairs
 
 from data_schemas.search_index import INDEX_NAME, IndexConfig
-from pipeline.store import Store
+from pipeline.store.store import Store
+from stages.components.embeddings.searchable import find_searchable, read_rows
 from stages.index.run import _lists
-from stages.searchable import find_searchable, read_rows
 
 
 def clustered(num: int, dim: int = 24, seed: int = 0) -> np.ndarray:

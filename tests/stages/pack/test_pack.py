@@ -19,11 +19,11 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.packed_images import PackedImages
 from data_schemas.pair_index import read_rejected
 from data_schemas.student_checkpoint import Preprocessing
-from pipeline.store import Store
-from stages.images import open_image
-from stages.packed_image_set import Pack, PackedImageSet
-from stages.pictures import JpegPicture, open_picture
-from stages.transforms import EvalTransform
+from pipeline.store.store import Store
+from stages.components.images.decoding import open_image
+from stages.components.images.lazy_image import JpegPicture, open_picture
+from stages.components.images.packed_image_set import Pack, PackedImageSet
+from stages.components.images.transforms import EvalTransform
 
 Pixels = NDArray[np.uint8]
 

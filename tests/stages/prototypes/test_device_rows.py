@@ -7,12 +7,12 @@ import pytest
 import torch
 from host_reads import Reads
 
+from stages.components.metrics.unit_rows import exact_scores
 from stages.prototypes import device_rows, device_table
 from stages.prototypes.device_rows import DeviceRows, cluster_sums
 from stages.prototypes.device_table import DeviceTable
 from stages.prototypes.kmeans import Fit, _fit_by_torch
 from stages.prototypes.rows import HostRows
-from stages.ranking import exact_scores
 
 CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.bfloat16)

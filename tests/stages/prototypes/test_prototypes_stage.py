@@ -12,12 +12,12 @@ import torch
 from workbench import COLOURS, SHAPES, Cli, Pairs
 
 import cli
+from data_schemas.embedding_array import ARRAY_NAME, TeacherEmbeddings
 from data_schemas.errors import ProtoRKDError
 from data_schemas.page import PAGE_NAME
 from data_schemas.pair_index import read_captions
 from data_schemas.prototypes import Prototypes, read_report
-from data_schemas.teacher_embeddings import ARRAY_NAME, TeacherEmbeddings
-from pipeline.stage_commands import stage_command, why_command
+from pipeline.commands.stages import stage_command, why_command
 from stages.prototypes.device_table import DeviceTable
 from stages.prototypes.report import render_page, size_bins
 from stages.prototypes.run import known_captions

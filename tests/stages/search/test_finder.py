@@ -11,10 +11,10 @@ from workbench import Cli, Pairs
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.runner import context_of
-from pipeline.store import Store
+from pipeline.store.store import Store
 from stages import STAGES
+from stages.components.embeddings.searchable import Rows, find_searchable, read_row, read_rows
 from stages.search.finder import ExactFinder, FaissFinder, open_finder
-from stages.searchable import Rows, find_searchable, read_row, read_rows
 
 
 def unit(num: int, dim: int, seed: int) -> np.ndarray:

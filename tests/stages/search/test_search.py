@@ -13,8 +13,8 @@ from workbench import SMALL, Cli, make_pairs, make_word_vectors
 
 from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.pair_index import read_captions
-from pipeline.store import Store
-from stages.searchable import find_searchable, read_rows
+from pipeline.store.store import Store
+from stages.components.embeddings.searchable import find_searchable, read_rows
 
 
 def search(run_cli: Cli, *words: object) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import pytest
 from searching import EMBED, Embedded
 from workbench import Cli, make_manifest
 
-from pipeline.store import Store
+from pipeline.store.store import Store
+from stages.components.embeddings.searchable import find_searchable, read_rows
 from stages.search.page import _codes
-from stages.searchable import find_searchable, read_rows
 
 
 def page_of(run_cli: Cli, path: Path, *words: object) -> tuple[str, dict[str, Any]]:
@@ -96,7 +96,7 @@ def test_page__refuses_captions_of_another_teacher(
 
 
 def test_page__shows_a_grey_square_where_a_picture_has_gone(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
-    from stages.thumbnails import stand_in
+    from stages.components.report.thumbnails import stand_in
 
     _, data = page_of(run_cli, tmp_path / "page.html", "--image-root", tmp_path)
     assert {item["thumb"] for item in data["items"]} == {stand_in()}

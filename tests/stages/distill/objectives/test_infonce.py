@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
 from stages.distill.objectives import build_objective
-from stages.distill.objectives.queue import CorpusDraw
+from stages.distill.objectives.parts.negatives import CorpusDraw
 
 DIM = 5
 

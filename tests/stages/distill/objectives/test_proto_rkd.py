@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
 from stages.distill.objectives import build_objective
-from stages.distill.objectives.agreement import choose_prototypes, column_loss
-from stages.distill.objectives.queue import draw_rows
+from stages.distill.objectives.parts.negatives import draw_rows
+from stages.distill.objectives.parts.relation_losses import choose_prototypes, column_loss
 
 K, COARSE, DIM, BATCH, CAPTIONS = 6, 3, 4, 5, 40
 EVERYTHING = {

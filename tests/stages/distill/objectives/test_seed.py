@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
 from stages.distill.objectives import build_objective
-from stages.distill.objectives import queue as queue_module
+from stages.distill.objectives.parts import negatives as queue_module
 
 DIM, QUEUE = 5, 7
 

@@ -1,0 +1,1 @@
+"""The commands that are made from stages, and those about artifacts."""

@@ -1,0 +1,325 @@
+"""The commands about artifacts: status, verify, gc; and the options that commands share."""
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from data_schemas.artifact_record import LOG_FOLDER, RECORD_NAME
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import list_files
+from pipeline.commands.store_options import store_options
+from pipeline.fingerprint import digest_of_files, fingerprint
+from pipeline.log import show_log
+from pipeline.maintenance.remote import (
+    Abandoned,
+    abandoned_files,
+    is_here,
+    remark,
+    remote_problems,
+    remote_size,
+    remove_abandoned,
+    repair_everywhere,
+    set_any_record_aside,
+)
+from pipeline.options.completion import complete_references
+from pipeline.runner import context_of
+from pipeline.sizes import human_size
+from pipeline.stage import Context, Stage
+from pipeline.store.locks import digests_in_use, is_held
+from pipeline.store.store import Artifact, Store
+
+AnyStage = Stage[Any, Any, Any]
+
+
+def json_option(what: str) -> click.Option:
+    """``--json``, the same for every command that reports."""
+    return click.Option(["--json", "as_json"], is_flag=True, help=f"Print {what} as one JSON object on stdout.")
+
+
+def quiet_option() -> click.Option:
+    """``--quiet``, the same for every command that works."""
+    return click.Option(["--quiet"], is_flag=True, help="Say nothing but warnings and errors.")
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """Print what ``--json`` asks for, on one line."""
+    click.echo(json.dumps(values, ensure_ascii=False))
+
+
+@click.command(params=[*store_options(), json_option("the list")])
+def status(store: Store, as_json: bool) -> None:
+    """List the artifacts: what exists, from what, how big; those that stages made on their way are summed up."""
+    artifacts, unreadable = store.survey()
+    leftovers = list(store.leftovers())
+    damages = {
+        artifact.path: artifact.record.problems(artifact.path, read=False) if is_here(store, artifact) else {}
+        for artifact in artifacts
+    }
+    if as_json:
+        print_json(
+            {
+                "store": str(store),
+                "artifacts": [{**_describe(found), "problems": damages[found.path]} for found in artifacts],
+                "unreadable": {str(path): str(error) for path, error in unreadable.items()},
+                "unfinished": [_describe_leftover(store, path) for path in leftovers],
+            }
+        )
+        return
+    names = {artifact.record.digest: artifact.name for artifact in artifacts}
+    if not artifacts and not unreadable:
+        click.echo(f"{store} holds no artifacts.")
+    commands = {stage.name for stage in stages_at_hand()}
+    inner: dict[str, list[int]] = {}
+    for artifact in artifacts:
+        record = artifact.record
+        damage = damages[artifact.path]
+        if commands and record.stage not in commands and not damage:
+            inner.setdefault(record.stage, []).append(record.size)
+            continue
+        sources = [
+            names.get(entry.digest) or f"{name} {entry.location or entry.digest[:12]}"
+            for name, entry in record.inputs.items()
+        ]
+        state = f"  NOT WHOLE: {', '.join(damage)}" if damage else remark(store, artifact)
+        click.echo(
+            f"{artifact.name}  {human_size(record.size)}  {record.created[:19]}  from {'; '.join(sources)}{state}"
+        )
+    for stage_name, sizes in inner.items():
+        click.echo(f"{stage_name}  {len(sizes)} made on the way  {human_size(sum(sizes))}")
+    for path in unreadable:
+        click.echo(f"{path.parent.name} {path.name[:12]}  {human_size(_size(path))}  NOT WHOLE: {RECORD_NAME}")
+    for path in leftovers:
+        click.echo(
+            f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}  {_leftover_state(store, path)}"
+        )
+
+
+@click.command(params=[*store_options(), json_option("the findings")])
+@click.argument("references", nargs=-1, shell_complete=complete_references())
+@click.option("--repair", "mend", is_flag=True, help="Set bad files aside, and make anew what they held.")
+def verify(store: Store, references: tuple[str, ...], mend: bool, as_json: bool) -> None:
+    """Read every byte of the artifacts again and prove that they are what their records say.
+
+    REFERENCES are fingerprints or their beginnings; without any, all artifacts are read.
+    """
+    store = store.absolute()
+    context = context_of(store, stages=stages_at_hand())
+    chosen = _chosen(store, references)
+    unreadable = {} if references else store.unreadable()
+    for folder, error in unreadable.items():
+        click.echo(f"{folder.parent.name} {folder.name[:12]}: NOT WHOLE\n  {error}", err=as_json)
+        if mend:
+            click.echo(f"  set aside as {set_any_record_aside(folder, store=store)}", err=as_json)
+    num_bad = len(unreadable)
+    findings = []
+    for artifact in chosen:
+        here = artifact_problems(artifact) if is_here(store, artifact) else {}
+        there = remote_problems(store, artifact)
+        click.echo(f"{artifact.name}: {'NOT WHOLE' if here or there else 'whole'}", err=as_json)
+        for path, problem in here.items():
+            click.echo(f"  {artifact.path / path}: {problem}", err=as_json)
+        for path, problem in there.items():
+            place = f"{store}/{artifact.record.stage}/{artifact.record.fingerprint}"
+            click.echo(f"  {place}, {path}: {problem}", err=as_json)
+        damaged = bool(here or there)
+        mended = damaged and mend and _mend(artifact, here, there, context, to_stderr=as_json)
+        num_bad += damaged and not mended
+        findings.append({**_describe(artifact), "problems": here, "remote_problems": there, "mended": mended})
+    if as_json:
+        texts = {str(folder): str(error) for folder, error in unreadable.items()}
+        print_json({"store": str(store), "whole": not num_bad, "artifacts": findings, "unreadable": texts})
+    if num_bad:
+        raise ProtoRKDError(
+            f"Every artifact must be as it was written; {num_bad} of {len(chosen) + len(unreadable)} are not. "
+            + ("" if mend else "Run their stages again with the same options, and with --force where sizes are right ")
+            + ("" if mend else "and bytes are not; or pass --repair, which does so.")
+        )
+
+
+def _mend(
+    artifact: Artifact, here: Mapping[str, str], there: Mapping[str, str], context: Context, *, to_stderr: bool
+) -> bool:
+    show_log()
+    done = repair_everywhere(artifact, here, there, context=context)
+    for path, place in done.set_aside.items():
+        click.echo(f"  {path} set aside as {place}", err=to_stderr)
+    click.echo(f"  {done.problem or 'made whole'}", err=to_stderr)
+    return not done.problem
+
+
+@click.command(params=[*store_options(), json_option("what is removed, or without --yes what would be,")])
+@click.option(
+    "--drop",
+    multiple=True,
+    metavar="REF",
+    shell_complete=complete_references(),
+    help="Also remove this artifact, by fingerprint or its beginning.",
+)
+@click.option("--yes", is_flag=True, help="Remove without asking.")
+def gc(store: Store, drop: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Remove what nothing refers to, after showing it with its size.
+
+    That is: what killed runs left, and artifacts that no student or report was made from and that are not the newest
+    of their stage. Students and reports stay until they are named by --drop.
+    """
+    kept = [stage.name for stage in stages_at_hand() if stage.keep]
+    dropped = [found.path for found in _chosen(store, drop)] if drop else []
+    paths = garbage(store, kept_stages=kept, drop=dropped)
+    found = [_describe_leftover(store, path) for path in paths]
+    sizes = {path: _size(path) or remote_size(store, path) for path in paths}
+    for path, size in sizes.items():
+        click.echo(f"{path.parent.name} {_leftover_name(path)}  {human_size(size)}", err=as_json)
+    abandoned = _show_abandoned(store, to_stderr=as_json)
+    num_found = len(paths) + len(abandoned)
+    total = human_size(sum(sizes.values()) + sum(each.size for each in abandoned))
+    removed: set[Path] = set()
+    if not num_found:
+        click.echo("Nothing to remove.", err=as_json)
+    elif yes or (not as_json and click.confirm(f"Remove these {num_found} ({total})?")):
+        # Runs may have begun while the question stood.
+        removed = set(paths) & set(garbage(store, kept_stages=kept, drop=dropped))
+        for path in paths:
+            if path in removed:
+                store.remove(path)
+            else:
+                click.echo(f"{path} is in use by now, and stays.", err=as_json)
+        remove_abandoned(store, abandoned)
+        click.echo(f"Removed {len(removed) + len(abandoned)} of {num_found} ({total}).", err=as_json)
+    else:
+        click.echo("Nothing removed.", err=as_json)
+    if as_json:
+        each = [{**entry, "removed": path in removed} for path, entry in zip(paths, found, strict=True)]
+        print_json({"store": str(store), "garbage": each})
+
+
+def _show_abandoned(store: Store, *, to_stderr: bool) -> list[Abandoned]:
+    """Show files in an object store that no record names; return those that no upload can be at work on."""
+    found = abandoned_files(store)
+    for each in found:
+        state = "no record names them" if each.is_old else "being uploaded, or left; stays for a day"
+        click.echo(f"{each.folder}  {len(each.keys)} files  {human_size(each.size)}  {state}", err=to_stderr)
+    return [each for each in found if each.is_old]
+
+
+def garbage(store: Store, *, kept_stages: Sequence[str], drop: Sequence[Path] = ()) -> list[Path]:
+    """Find the folders that ``gc`` removes.
+
+    Args:
+        store: where.
+        kept_stages: stages whose artifacts stay though nothing refers to them.
+        drop: artifacts to remove even so.
+
+    Raises:
+        ProtoRKDError: something that stays was made from an artifact to be dropped, or a record cannot be read.
+    """
+    artifacts, damaged = store.survey()
+    if damaged:
+        raise next(iter(damaged.values()))  # what it was made from is not known
+    newest = {artifact.record.stage: artifact.path for artifact in artifacts if artifact.path not in drop}
+    roots = [
+        artifact
+        for artifact in artifacts
+        if artifact.path not in drop
+        and (artifact.record.stage in kept_stages or newest.get(artifact.record.stage) == artifact.path)
+    ]
+    live = digests_in_use(store)
+    queue = roots + [artifact for artifact in artifacts if artifact.record.digest in live]
+    for artifact in queue:  # grows while it is walked
+        wanted = {entry.digest for entry in artifact.record.inputs.values()} | set(artifact.record.uses)
+        queue += [other for other in artifacts if other.record.digest in wanted - live]
+        live |= wanted
+    live |= {artifact.record.digest for artifact in roots}
+    for artifact in artifacts:
+        if artifact.path in drop and artifact.record.digest in live:
+            raise ProtoRKDError(
+                f"--drop must name an artifact that nothing was made from; got {artifact.name}. "
+                "Drop what was made from it as well."
+            )
+    unheld = [path for path in store.leftovers() if not _is_live(store, path)]
+    return unheld + [artifact.path for artifact in artifacts if artifact.record.digest not in live]
+
+
+def artifact_problems(artifact: Artifact) -> dict[str, str]:
+    """Read an artifact whole; name each file that is not as written, and what the record itself gets wrong."""
+    record = artifact.record
+    problems = record.problems(artifact.path, read=True)
+    known = {file.path for file in record.files} | {RECORD_NAME}
+    added = [path for path in list_files(artifact.path) if path not in known and not path.startswith(f"{LOG_FOLDER}/")]
+    problems |= dict.fromkeys(added, "is not in the record")  # logs may gain some, as from `wandb sync`
+    inputs = {name: entry.digest for name, entry in record.inputs.items()}
+    if digest_of_files(record.digested_files) != record.digest:
+        problems[RECORD_NAME] = "its digest does not follow from its files"
+    elif fingerprint(record.stage, record.version, record.params, inputs) != record.fingerprint:
+        problems[RECORD_NAME] = "its fingerprint does not follow from its parameters and inputs"
+    return problems
+
+
+def stages_at_hand() -> Sequence[AnyStage]:
+    """All stages, as the command line's group hands them down; none where a command is run by itself."""
+    return click.get_current_context().obj or ()
+
+
+def _chosen(store: Store, references: Sequence[str]) -> list[Artifact]:
+    known = store.artifacts()
+    if not references:
+        return known
+    chosen = []
+    for reference in references:
+        for path, error in store.unreadable().items():
+            if path.name.startswith(reference):
+                raise error
+        fitting = [artifact for artifact in known if artifact.record.fingerprint.startswith(reference)]
+        if len(fitting) != 1:
+            names = ", ".join(artifact.name for artifact in (fitting or known)) or "none"
+            raise ProtoRKDError(
+                f"A reference must fit exactly one artifact in {store}; got {reference!r}. Known: {names}."
+            )
+        chosen += fitting
+    return chosen
+
+
+def _describe(artifact: Artifact) -> dict[str, Any]:
+    """What ``--json`` says of an artifact."""
+    record = artifact.record
+    return {
+        "stage": record.stage,
+        "fingerprint": record.fingerprint,
+        "digest": record.digest,
+        "path": str(artifact.path),
+        "bytes": record.size,
+        "created": record.created,
+        "inputs": {name: {"digest": entry.digest, "location": entry.location} for name, entry in record.inputs.items()},
+    }
+
+
+def _describe_leftover(store: Store, path: Path) -> dict[str, Any]:
+    """What ``--json`` says of a folder that may be no artifact."""
+    name = path.name.rpartition("-")[2]
+    held = _is_live(store, path)
+    return {"stage": path.parent.name, "fingerprint": name, "path": str(path), "bytes": _size(path), "held": held}
+
+
+def _leftover_name(path: Path) -> str:
+    prefix, _, name = path.name.rpartition("-")
+    unfinished = prefix or (path.exists() and not (path / RECORD_NAME).exists())
+    return f"{name[:12]}{' (unfinished)' if unfinished else ''}"
+
+
+def _leftover_state(store: Store, path: Path) -> str:
+    return "in the making" if _is_live(store, path) else "left by a killed run; the same command goes on from it"
+
+
+def _is_live(store: Store, path: Path) -> bool:
+    return is_held(store, path.parent.name, path.name.rpartition("-")[2])
+
+
+def _size(path: Path) -> int:
+    size = 0
+    for file in path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # of a draft in the making
+            size += file.stat().st_size if file.is_file() else 0
+    return size

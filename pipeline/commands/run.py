@@ -1,0 +1,191 @@
+"""The command ``run``: a file of stages, planned, run for every combination, and summed up in a table."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from data_schemas.errors import ProtoRKDError
+from pipeline.commands.artifacts import json_option, print_json, quiet_option, stages_at_hand
+from pipeline.commands.store_options import open_store, store_options
+from pipeline.log import log, show_log
+from pipeline.peers import num_processes
+from pipeline.plan import plan_stage
+from pipeline.runner import Outcome, context_of
+from pipeline.stage import Context
+from pipeline.store.store import Store
+from pipeline.workflow.estimate import forecast
+from pipeline.workflow.graph import Ending, Failure, Node, distinct, nodes_of, run_nodes, shown
+from pipeline.workflow.run_file import read_run_file
+
+_COLUMNS_AT_A_TIME = 6
+_FIRST = "its {} runs first"
+
+
+@click.command(params=[*store_options(), quiet_option(), json_option("a line for each stage, and the results,")])
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Print the plan, and what it would take; do nothing.")
+@click.pass_context
+def run(context: click.Context, *, file: Path, store: Store, quiet: bool, as_json: bool, dry_run: bool) -> None:
+    """Run the stages of a file, one after the other, and over again for each combination of what it sweeps over.
+
+    FILE is TOML or YAML: a table of options for each stage, and [sweep.STAGE] with lists of values to try. A stage
+    takes the artifacts of the stages before it. What combinations share is done once, and what is done already is
+    not done again, so a run that was stopped goes on by the same command.
+    """
+    show_log(quiet=quiet)
+    if num_processes() > 1:
+        raise ProtoRKDError("run must be started as one process; torchrun starts more. Start distill by it, by itself.")
+    asked = read_run_file(file, stages=stages_at_hand())
+    if context.get_parameter_source("store") is not ParameterSource.COMMANDLINE and asked.store is not None:
+        store = open_store(asked.store)
+    combinations = nodes_of(asked)
+    nodes = distinct(combinations)
+    opened = context_of(store, stages=stages_at_hand())
+    if dry_run:
+        _forecast_all(nodes, opened, as_json=as_json)
+        return
+    for node, answer in look_ahead(nodes, opened):
+        log.info("plan: %s: %s", node.name, answer)
+    start = time.monotonic()
+    endings = run_nodes(nodes, opened, tell=_tell_json if as_json else _tell)
+    results = [_result(each, endings) for each in combinations]
+    if as_json:
+        seconds = round(time.monotonic() - start, 3)
+        failed = sum(result["status"] == "failed" for result in results)
+        print_json({"status": "failed" if failed else "done", "combinations": results, "seconds": seconds})
+    elif not quiet:
+        click.echo("\n".join(table(results)))
+    problems = [ending.reason for ending in endings.values() if isinstance(ending, Failure)]
+    if problems:
+        num = sum(result["status"] == "failed" for result in results)
+        raise ProtoRKDError(
+            f"{num} of {len(results)} combinations must be run again, once this is mended: {problems[0]}"
+        )
+
+
+def look_ahead(nodes: Sequence[Node], context: Context) -> list[tuple[Node, str]]:
+    """Say of each node whether it would run and why, as far as that is known before those that it needs have run."""
+    references: dict[str, str] = {}
+    answers = []
+    for node in nodes:
+        waits = [needed.step.name for needed in node.needs() if needed.key not in references]
+        if waits:
+            answers.append((node, f"would run: {_FIRST.format(waits[0])}"))
+            continue
+        try:
+            plan = plan_stage(node.step.stage, **node.options(references), context=context)
+        except ProtoRKDError as error:
+            answers.append((node, f"would fail: {error}"))
+            continue
+        if plan.artifact is not None:
+            references[node.key] = plan.fingerprint
+            answers.append((node, f"unchanged, {plan.artifact.path} has it"))
+        else:
+            answers.append((node, f"would run as {plan.fingerprint[:12]}: {plan.reason()}"))
+    return answers
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lay the combinations out as columns, what was swept and what was measured as rows."""
+    lines: list[str] = []
+    for start in range(0, len(results), _COLUMNS_AT_A_TIME):
+        some = results[start : start + _COLUMNS_AT_A_TIME]
+        swept = list(dict.fromkeys(name for result in some for name in result["swept"]))
+        metrics = list(dict.fromkeys(name for result in some for name in result["metrics"]))
+        rows = [[name, *(shown(result["swept"].get(name, "")) for result in some)] for name in swept]
+        rows.append(["", *(result["status"] for result in some)])
+        rows += [[name, *(_figure(result["metrics"].get(name)) for result in some)] for name in metrics]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines += [
+            "  ".join(
+                [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+            )
+            for row in rows
+        ]
+        lines += [""] if start + _COLUMNS_AT_A_TIME < len(results) else []
+    return [line.rstrip() for line in lines]
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _result(nodes: Sequence[Node], endings: Mapping[str, Ending]) -> dict[str, Any]:
+    """What a combination came to: its artifacts, the measures of the last stage that measured, what went wrong."""
+    steps: dict[str, Any] = {}
+    metrics: Mapping[str, float] = {}
+    reasons = []
+    for node in nodes:
+        ending = endings[node.key]
+        if isinstance(ending, Failure):
+            reasons.append(ending.reason)
+            steps[node.step.name] = {"status": "failed", "reason": ending.reason}
+            continue
+        record = ending.artifact.record
+        steps[node.step.name] = {
+            "status": ending.status,
+            "fingerprint": record.fingerprint,
+            "path": str(ending.artifact.path),
+        }
+        metrics = record.metrics or metrics
+    swept = {name: value for node in nodes for name, value in node.named_sweep().items()}
+    status = "failed" if reasons else "done"
+    return {"swept": swept, "status": status, "steps": steps, "metrics": dict(metrics), "reasons": reasons}
+
+
+def _tell(node: Node, ending: Ending) -> None:
+    if isinstance(ending, Failure):
+        log.error("%s failed: %s", node.name, ending.reason)
+
+
+def _tell_json(node: Node, ending: Ending) -> None:
+    _tell(node, ending)
+    said = {"step": node.step.name, "swept": dict(node.named_sweep())}
+    if isinstance(ending, Outcome):
+        print_json({**said, **ending.as_json()})
+    else:
+        failed = {"stage": node.step.stage.name, "status": "failed", "reason": ending.reason}
+        print_json({**said, **failed, **ending.found})
+
+
+def _forecast_all(nodes: Sequence[Node], context: Context, *, as_json: bool) -> None:
+    """Print what each node would do and take; those that wait for another are named alone.
+
+    Raises:
+        ProtoRKDError: an input of one of them is missing.
+    """
+    references: dict[str, str] = {}
+    found: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for node in nodes:
+        waits = [needed.step.name for needed in node.needs() if needed.key not in references]
+        said: dict[str, Any] = {"step": node.step.name, "swept": dict(node.named_sweep())}
+        if waits:
+            reason = _FIRST.format(waits[0])
+            found.append({**said, "stage": node.step.stage.name, "would_run": True, "reason": reason})
+            lines = [f"{node.step.stage.name} would run: {reason}"]
+        else:
+            stage = node.step.stage
+            try:
+                answer = forecast(
+                    stage, **node.options(references), store=context.store, stages=context.stages.values()
+                )
+            except ProtoRKDError as error:
+                problems.append(str(error))
+                found.append({**said, "stage": stage.name, "would_run": True, "reason": f"would fail: {error}"})
+                lines = [f"{stage.name} would fail: {error}"]
+            else:
+                if not answer.runs:
+                    references[node.key] = answer.plan.fingerprint
+                found.append({**said, **answer.as_json()})
+                lines = answer.lines()
+        if not as_json:
+            click.echo("\n".join([f"{node.name}:", *(f"  {line}" for line in lines)]))
+    if as_json:
+        print_json({"status": "dry run", "stages": found})
+    if problems:
+        raise ProtoRKDError(f"{len(problems)} of {len(nodes)} stages would fail. The first: {problems[0]}")

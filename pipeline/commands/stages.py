@@ -1,0 +1,135 @@
+"""Click commands made from stages: to run one, and to say whether and why it would run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from data_schemas.errors import PartialError
+from pipeline.commands.artifacts import AnyStage, json_option, print_json, quiet_option, stages_at_hand
+from pipeline.commands.store_options import store_options
+from pipeline.log import show_log
+from pipeline.options.config_file import config_text, stage_values
+from pipeline.options.declaration import click_options, take
+from pipeline.peers import is_first_process
+from pipeline.plan import plan_stage
+from pipeline.runner import Outcome, context_of, run_stage
+from pipeline.store.store import Store
+from pipeline.workflow.estimate import forecast, show_forecast
+
+
+def stage_command(stage: AnyStage) -> click.Command:
+    """Make a stage's subcommand from its declaration."""
+
+    def run(
+        *, store: Store, force: bool, as_json: bool, quiet: bool, dry_run: bool, show_config: bool, **values: Any
+    ) -> None:
+        show_log(quiet=quiet or not is_first_process())
+        options = _options(stage, values)
+        if stage.join is None and not is_first_process():
+            return
+        if show_config:
+            click.echo(config_text(stage, options, store=store, origins=_origins()), nl=False)
+            return
+        if dry_run:
+            show_forecast(
+                forecast(stage, **options, store=store, stages=stages_at_hand(), force=force), as_json=as_json
+            )
+            return
+        context = context_of(store, force=force, stages=stages_at_hand())
+        try:
+            outcome = run_stage(stage, **options, context=context)
+        except PartialError as error:
+            if as_json and is_first_process():
+                print_json({"stage": stage.name, "status": "failed", **error.found})
+            raise
+        if not is_first_process():
+            return
+        if as_json:
+            print_json(outcome.as_json())
+        elif not quiet:
+            show_outcome(outcome, page=stage.page)
+
+    flags = [
+        click.Option(["--force"], is_flag=True, help="Run again though the artifact is there."),
+        click.Option(["--dry-run"], is_flag=True, help="Say what would be done, and what it would take; do nothing."),
+        click.Option(["--show-config"], is_flag=True, help="Print all options as TOML, and where each comes from."),
+    ]
+    return _command(
+        stage, run, [*store_options(), config_option(stage), *flags, quiet_option(), json_option("the outcome")]
+    )
+
+
+def why_command(stage: AnyStage) -> click.Command:
+    """Make the command that says, without running it, whether a stage would run and because of which field."""
+
+    def why(store: Store, as_json: bool, **values: Any) -> None:
+        plan = plan_stage(stage, **_options(stage, values), context=context_of(store, stages=stages_at_hand()))
+        if as_json:
+            print_json({"stage": stage.name, **plan.as_json()})
+        elif plan.artifact is not None:
+            click.echo(f"{stage.name} would not run: unchanged, {plan.artifact.path} has it.")
+        else:
+            click.echo(f"{stage.name} would run as {plan.fingerprint[:12]}: {plan.reason()}")
+
+    return _command(stage, why, [*store_options(), config_option(stage), json_option("the answer")])
+
+
+def config_option(stage: AnyStage) -> click.Option:
+    """``--config``: read before the other options, whose defaults it then gives."""
+
+    def read(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
+        if path is not None and not context.resilient_parsing:
+            context.default_map = stage_values(path, stage, stages=context.obj or ())
+
+    return click.Option(
+        ["--config"],
+        type=click.Path(path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=read,
+        metavar="FILE",
+        help="Take options from a TOML or YAML file; those of the command line count for more.",
+    )
+
+
+def show_outcome(outcome: Outcome, *, page: str = "") -> None:
+    """Print what a stage made, for people, and which of its files to open."""
+    record = outcome.artifact.record
+    for name, value in record.counts.items():
+        click.echo(f"  {name.replace('_', ' '):<32} {_brief(value)}")
+    for name, value in record.metrics.items():
+        click.echo(f"  {name:<48} {value:8.2f}")
+    click.echo(f"{record.stage} {outcome.status}: {outcome.artifact.path}")
+    if page:
+        click.echo(f"open {outcome.artifact.path / page}")
+
+
+def _command(stage: AnyStage, callback: Callable[..., None], common: list[click.Option]) -> click.Command:
+    own = [option for kind in (stage.inputs, stage.params, stage.runtime) for option in click_options(kind)]
+    return click.Command(stage.name, callback=callback, params=[*own, *common], help=stage.summary)
+
+
+def _origins() -> dict[str, str]:
+    """Where each option of the command at hand came from, in words."""
+    words = {
+        ParameterSource.COMMANDLINE: "command line",
+        ParameterSource.ENVIRONMENT: "environment",
+        ParameterSource.DEFAULT_MAP: "file",
+        ParameterSource.DEFAULT: "default",
+    }
+    context = click.get_current_context()
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name: words[source] for name, source in sources.items() if source in words}
+
+
+def _options(stage: AnyStage, values: dict[str, Any]) -> dict[str, Any]:
+    kinds = {"params": stage.params, "inputs": stage.inputs, "runtime": stage.runtime}
+    return {name: take(kind, values) for name, kind in kinds.items()}
+
+
+def _brief(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)

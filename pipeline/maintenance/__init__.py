@@ -1,0 +1,1 @@
+"""Repair of damaged artifacts, here and in object stores."""

@@ -1,0 +1,118 @@
+"""Damaged artifacts made whole again: bad files are set aside, and what they held is made anew where possible."""
+
+import contextlib
+import dataclasses
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_schemas.artifact_record import JOURNAL_NAME, LOG_FOLDER, RECORD_NAME, ArtifactRecord
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import disk_errors, fsync
+from pipeline.options.declaration import from_json
+from pipeline.plan import intact
+from pipeline.runner import run_stage
+from pipeline.stage import Context, Stage
+from pipeline.store.locks import locked
+from pipeline.store.store import SET_ASIDE_NAME, Artifact, Store
+
+
+@dataclasses.dataclass(frozen=True)
+class Repair:
+    """What came of an artifact.
+
+    Args:
+        set_aside: each bad file of it, and where it lies now.
+        problem: why it is not whole again, or "".
+    """
+
+    set_aside: dict[str, Path]
+    problem: str
+
+
+def repair(artifact: Artifact, problems: Mapping[str, str], *, context: Context) -> Repair:
+    """Set an artifact's bad files aside, and make anew what they held.
+
+    Logs and journals are not made anew: the record is written without them.
+
+    Args:
+        artifact: damaged.
+        problems: what `artifact_problems` says of it.
+        context: the store; its stages are those that can be run again.
+    """
+    record = artifact.record
+    with locked(context.store, record.stage, record.fingerprint):
+        moved = set_aside(context.store, artifact, problems)
+        if RECORD_NAME in problems:
+            return Repair(moved, f"Run {record.stage} again with the same options: what is whole is taken over.")
+        _forget_logs(artifact, problems)
+        if intact(context.store, record.stage, record.fingerprint)[0] is not None:
+            return Repair(moved, "")
+    return Repair(moved, _make_anew(record, context))
+
+
+def set_record_aside(folder: Path, *, store: Store) -> Path:
+    """Set aside the record of a folder, where it cannot be read; the rest serves the next run of its stage."""
+    return _move(store, folder, RECORD_NAME)
+
+
+def set_aside(store: Store, artifact: Artifact, problems: Mapping[str, str]) -> dict[str, Path]:
+    """Move an artifact's bad files out of it; return where each lies now."""
+    there = [path for path in problems if (artifact.path / path).is_file()]
+    return {path: _move(store, artifact.path, path) for path in there}
+
+
+def _move(store: Store, folder: Path, path: str) -> Path:
+    """Rename a file out of its artifact, under a name of its own: nothing that a user may want is deleted."""
+    target = store.root / SET_ASIDE_NAME / f"{folder.parent.name}-{folder.name[:12]}-{uuid.uuid4().hex[:6]}" / path
+    with disk_errors(target):
+        target.parent.mkdir(parents=True)
+        (folder / path).rename(target)
+        fsync((folder / path).parent)
+        fsync(target.parent)
+    return target
+
+
+def _forget_logs(artifact: Artifact, problems: Mapping[str, str]) -> None:
+    record = artifact.record
+    lost = [path for path in problems if path == JOURNAL_NAME or path.startswith(f"{LOG_FOLDER}/")]
+    if lost:
+        files = tuple(file for file in record.files if file.path not in lost)
+        dataclasses.replace(record, files=files).write(artifact.path)
+
+
+def _make_anew(record: ArtifactRecord, context: Context) -> str:
+    """Ask for the same again; return why that did not give the same, or ""."""
+    stage = context.stages.get(record.stage)
+    if stage is None:
+        return "Run again what it was made for, such as evaluate: it makes this anew."
+    if record.request is None or record.version != stage.version:
+        return f"It is of an earlier version of {record.stage}, and cannot be made anew. Run {record.stage} again."
+    try:
+        with contextlib.chdir(record.request.folder):
+            outcome = run_stage(
+                stage,
+                params=from_json(stage.params, record.params),
+                inputs=_inputs(stage, record),
+                runtime=stage.runtime(),
+                context=context,
+            )
+    except (ProtoRKDError, OSError) as error:
+        return f"It could not be made anew: {error}"
+    made = outcome.artifact.record
+    if made.fingerprint != record.fingerprint:
+        return f"Its inputs are no longer what they were; from those of today {outcome.artifact.name} was made."
+    if made.digest != record.digest:
+        return f"It was made anew, with other bytes: digest {made.digest[:12]} in place of {record.digest[:12]}."
+    return ""
+
+
+def _inputs(stage: Stage[Any, Any, Any], record: ArtifactRecord) -> Any:
+    """The inputs as they were given; an artifact that was left to be the newest is named."""
+    assert record.request is not None
+    given = dict(record.request.inputs)
+    for name, entry in record.inputs.items():
+        if name in given and given[name] is None and (Path(entry.location) / RECORD_NAME).is_file():
+            given[name] = entry.location
+    return from_json(stage.inputs, given)

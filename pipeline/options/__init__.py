@@ -1,0 +1,1 @@
+"""Options from dataclasses: the command line, files, Python and completion are made from their lines."""

@@ -1,0 +1,182 @@
+"""Options from dataclasses: type, default, unit, help, check and fingerprint come from one line."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from data_schemas.errors import ProtoRKDError
+from pipeline.options.completion import complete_names, complete_references
+
+_KEY = "protorkd"
+_TYPES: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING, Path: click.Path(path_type=Path)}
+
+D = TypeVar("D")
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """What a field's line says beside its type and default.
+
+    Args:
+        help: one sentence: meaning, unit, consequence.
+        check: the rule that values keep, or None.
+        choices: the allowed values, or none for any.
+        metavar: how the value is called in ``--help``.
+        flag: the option's name on the command line when it is not the field's.
+        artifact: the stage whose artifact the value names, or none; a run of several stages fills it in, and a shell
+            completes it.
+        complete: gives the values that a shell may complete, where there are too many for choices.
+    """
+
+    help: str
+    check: "Check | None" = None
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+    flag: str | None = None
+    artifact: str | None = None
+    complete: Callable[[], Iterable[str]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A rule in words, and the test for it."""
+
+    rule: str
+    holds: Callable[[Any], bool]
+
+
+POSITIVE = Check("be above 0", lambda value: value > 0)
+NOT_NEGATIVE = Check("be 0 or more", lambda value: value >= 0)
+BELOW_ONE = Check("be 0 or more and below 1", lambda value: 0 <= value < 1)
+FRACTION = Check("lie between 0 and 1", lambda value: 0 <= value <= 1)
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    *,
+    help: str,  # noqa: A002 - the word that click uses for it
+    check: Check | None = None,
+    choices: Sequence[str] = (),
+    metavar: str | None = None,
+    flag: str | None = None,
+    artifact: str | None = None,
+    complete: Callable[[], Iterable[str]] | None = None,
+) -> Any:
+    """Write a stage's parameter once. Without a default the option is required; a tuple may be given repeatedly."""
+    line = Option(help, check, tuple(choices), metavar, flag, artifact, complete)
+    return dataclasses.field(default=default, metadata={_KEY: line})
+
+
+def check_options(values: Any) -> None:
+    """Hold a dataclass instance to the rules of its lines.
+
+    Raises:
+        ProtoRKDError: a value breaks its rule; the message names the flag.
+    """
+    for field in dataclasses.fields(values):
+        check_value(field, getattr(values, field.name), called=flag_of(field))
+
+
+def check_value(field: "dataclasses.Field[Any]", value: Any, *, called: str) -> None:
+    """Hold the value of one option to the rules of its line.
+
+    Args:
+        field: its line.
+        value: of the field's type; of several, each is looked at.
+        called: how the user named the option, for the message.
+
+    Raises:
+        ProtoRKDError: it breaks a rule.
+    """
+    line = line_of(field)
+    for item in value if isinstance(value, tuple) else (value,):
+        if item is None:
+            continue
+        if line.choices and item not in line.choices:
+            raise ProtoRKDError(f"{called} must be one of {', '.join(line.choices)}; got {item}.")
+        if line.check and not line.check.holds(item):
+            raise ProtoRKDError(f"{called} must {line.check.rule}; got {item}.")
+
+
+def flag_of(field: "dataclasses.Field[Any]") -> str:
+    """The option's name on the command line: ``warmup_steps`` is ``--warmup-steps``."""
+    return "--" + (line_of(field).flag or field.name.replace("_", "-"))
+
+
+def click_options(kind: type) -> list[click.Option]:
+    """Make a click option of each field of a dataclass."""
+    hints = typing.get_type_hints(kind)
+    return [_click_option(field, hints[field.name]) for field in dataclasses.fields(kind)]
+
+
+def take(kind: type[D], values: dict[str, Any]) -> D:
+    """Build the dataclass from click's values, and check it."""
+    built = kind(**{field.name: values[field.name] for field in dataclasses.fields(kind)})  # type: ignore[arg-type]
+    check_options(built)
+    return built
+
+
+def as_json(values: Any) -> dict[str, Any]:
+    """Write a dataclass of options as JSON; `from_json` reads it."""
+    found = {field.name: getattr(values, field.name) for field in dataclasses.fields(values)}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in found.items()}
+
+
+def from_json(kind: type[D], values: Mapping[str, Any]) -> D:
+    """Build the dataclass from its JSON, and check it; a field that the JSON lacks has its default.
+
+    Raises:
+        ProtoRKDError: a value breaks its rule.
+    """
+    hints = typing.get_type_hints(kind)
+    found = {field.name: values.get(field.name, field.default) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name, value in found.items():
+        if isinstance(value, list):
+            found[name] = tuple(value)
+        elif value is not None and without_none(hints[name]) is Path:
+            found[name] = Path(value)
+    return take(kind, found)
+
+
+def line_of(field: "dataclasses.Field[Any]") -> Option:
+    """What a field's line says beside its type and default."""
+    line: Option = field.metadata[_KEY]
+    return line
+
+
+def without_none(hint: Any) -> Any:
+    """The type of an option that may also be left open: str for ``str | None``."""
+    if isinstance(hint, types.UnionType):
+        [kind] = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        return kind
+    return hint
+
+
+def _click_option(field: "dataclasses.Field[Any]", hint: Any) -> click.Option:
+    line, flag = line_of(field), flag_of(field)
+    required = field.default is dataclasses.MISSING
+    common: dict[str, Any] = {"help": line.help, "required": required, "show_default": not required}
+    if not required:
+        common["default"] = field.default
+        common["show_default"] = field.default not in (None, ())
+    if hint is bool:
+        return click.Option([f"{flag}/--no-{flag[2:]}", field.name], **common)
+    multiple = typing.get_origin(hint) is tuple
+    value_type = typing.get_args(hint)[0] if multiple else without_none(hint)
+    kind = click.Choice(line.choices) if line.choices else _TYPES[value_type]
+    metavar = line.metavar or (None if line.choices else kind.name.upper())
+    return click.Option(
+        [flag, field.name], type=kind, multiple=multiple, metavar=metavar, shell_complete=_completer(line), **common
+    )
+
+
+def _completer(line: Option) -> Any:
+    """What a shell asks for values; None leaves it to the option's type."""
+    if line.artifact is not None:
+        return complete_references(line.artifact)
+    return None if line.complete is None else complete_names(line.complete)

@@ -1,0 +1,144 @@
+"""Python functions made from stages, for notebooks and scripts: the same declarations as the command line's."""
+
+import contextlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.commands import store_options
+from pipeline.log import show_log
+from pipeline.options.config_file import AnyStage, stage_values
+from pipeline.options.declaration import line_of
+from pipeline.options.values import build, options_of, read_values
+from pipeline.runner import Outcome, context_of, run_stage
+from pipeline.store.store import Store
+
+STORE_VARIABLE = "PROTORKD_STORE"
+_COMMON = {
+    "store": "Folder of all artifacts. Default: what PROTORKD_STORE says, or store.",
+    "force": "Run again though the artifact is there.",
+    "quiet": "Log nothing but warnings.",
+    "config": "File of options, as of --config; those that are given here count for more.",
+}
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage made, now or before. Where a path or a reference is wanted, it stands for its artifact.
+
+    Args:
+        stage: that made it.
+        path: of the artifact's folder.
+        fingerprint: of what was asked for.
+        digest: of what was made.
+        status: "created" or "unchanged".
+        seconds: how long the call took.
+        counts: what was made, and what was dropped and why.
+        metrics: measures, flat; empty but for stages that measure.
+    """
+
+    stage: str
+    path: Path
+    fingerprint: str
+    digest: str
+    status: str
+    seconds: float
+    counts: Mapping[str, Any]
+    metrics: Mapping[str, float]
+
+    @classmethod
+    def of(cls, outcome: Outcome) -> "StageResult":
+        """Take it from what the runner gives."""
+        record = outcome.artifact.record
+        return cls(
+            stage=record.stage,
+            path=outcome.artifact.path,
+            fingerprint=record.fingerprint,
+            digest=record.digest,
+            status=outcome.status,
+            seconds=outcome.seconds,
+            counts=record.counts,
+            metrics=record.metrics,
+        )
+
+    def __fspath__(self) -> str:
+        """The artifact's folder."""
+        return str(self.path)
+
+
+def open_store(store: str | os.PathLike[str] | None) -> Store:
+    """Open the store that is given, that PROTORKD_STORE names, or ``store``."""
+    return store_options.open_store(os.fspath(store or os.environ.get(STORE_VARIABLE) or "store"))
+
+
+def stage_function(stage: AnyStage, *, stages: Sequence[AnyStage]) -> Callable[..., StageResult]:
+    """Make the function that runs a stage: its options are keyword arguments, with the command line's names and rules.
+
+    Args:
+        stage: its declaration.
+        stages: those that it may ask for an artifact of.
+    """
+    name = stage.name.replace("-", "_")
+
+    def call(
+        *,
+        store: str | os.PathLike[str] | None = None,
+        force: bool = False,
+        quiet: bool = False,
+        config: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> StageResult:
+        show_log(quiet=quiet)
+        place = f"{name}()"
+        values = {} if config is None else stage_values(Path(config), stage, stages=stages)
+        of_file = values.pop("store", None)
+        made = build(stage, {**values, **read_values(stage, options, place=place)}, place=place)
+        context = context_of(open_store(store or of_file), force=force, stages=stages)
+        with _main_unseen():
+            return StageResult.of(run_stage(stage, **made, context=context))
+
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = _document(stage)
+    call.__signature__ = _signature(stage, call)  # type: ignore[attr-defined]
+    return call
+
+
+def _signature(stage: AnyStage, call: Callable[..., StageResult]) -> inspect.Signature:
+    common = [each for each in inspect.signature(call).parameters.values() if each.name in _COMMON]
+    own = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if known.is_required else known.field.default,
+            annotation=known.hint,
+        )
+        for name, known in options_of(stage).items()
+    ]
+    return inspect.Signature([*own, *common], return_annotation=StageResult)
+
+
+def _document(stage: AnyStage) -> str:
+    helps = {name: line_of(known.field).help for name, known in options_of(stage).items()} | _COMMON
+    lines = [f"    {name}: {text}" for name, text in helps.items()]
+    return "\n".join(
+        [stage.summary, "", "Args:", *lines, "", "Raises:", "    ProtoRKDError: something that can be mended."]
+    )
+
+
+@contextlib.contextmanager
+def _main_unseen() -> Iterator[None]:
+    """Hide where the main script lies, for processes that read pictures would run it again from its first line."""
+    main = sys.modules["__main__"]
+    hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    main.__spec__ = None
+    if "__file__" in hidden:
+        del main.__file__
+    try:
+        yield
+    finally:
+        for name, value in hidden.items():
+            setattr(main, name, value)

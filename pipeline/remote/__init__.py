@@ -1,0 +1,1 @@
+"""Stores and files in object stores: conditional writes, a local cache, and what their errors mean."""

@@ -1,0 +1,179 @@
+"""The records of the artifacts in an object store, ``<stage>/<fingerprint>.json``, remembered here by their tags."""
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from data_schemas.artifact_record import ArtifactRecord
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import FileEntry, read_json, write_json
+from pipeline.fingerprint import FINGERPRINT_LENGTH, hash_json
+from pipeline.remote.errors import RemoteError, UnmodifiedError
+from pipeline.remote.object_store import Found, Objects, in_parallel
+
+_RECORD = re.compile(rf"([0-9a-f]{{{FINGERPRINT_LENGTH}}})\.json")
+_STAGE = re.compile(r"[a-z][a-z0-9-]*")
+_COPY_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class RemoteRecord:
+    """The record of an artifact as the object store holds it.
+
+    Args:
+        record: what it says.
+        seen: the object that holds it, as it was when it was read.
+    """
+
+    record: ArtifactRecord
+    seen: Found
+
+
+class RemoteRecords:
+    """Reads and writes records; what was read once is read again only when its tag has changed.
+
+    Args:
+        objects: the store.
+        folder: where they are remembered.
+    """
+
+    def __init__(self, objects: Objects, folder: Path) -> None:
+        self._objects = objects
+        self._folder = folder
+
+    def known(self, stage: str, fingerprint: str) -> RemoteRecord | None:
+        """What was last seen of a record; asks nobody."""
+        try:
+            values = read_json(self._path(stage, fingerprint))
+            seen = Found(**{**values["seen"], "modified": datetime.fromisoformat(values["seen"]["modified"])})
+            return RemoteRecord(_parse(values["record"], stage, fingerprint, self._objects), seen)
+        except (ProtoRKDError, KeyError, TypeError, ValueError):
+            return None
+
+    def read(self, stage: str, fingerprint: str) -> RemoteRecord | None:
+        """Ask for a record: one request, which carries it only if it is new; None where there is none.
+
+        Raises:
+            ProtoRKDError: the store does not answer, or the record is not one.
+        """
+        known = self.known(stage, fingerprint)
+        try:
+            found = self._objects.read(record_key(stage, fingerprint), tag=known.seen.tag if known else None)
+        except UnmodifiedError:
+            return known
+        if found is None:
+            self.forget(stage, fingerprint)
+            return None
+        return self.remember(stage, fingerprint, found[0], found[1])
+
+    def survey(self, stage: str | None) -> tuple[list[RemoteRecord], dict[tuple[str, str], ProtoRKDError]]:
+        """List the records of one stage or of all, and those that cannot be read: one request a stage and new record.
+
+        Raises:
+            RemoteError: the store does not answer.
+        """
+        stages = [stage] if stage else [name for name in self._objects.list_folder()[0] if _STAGE.fullmatch(name)]
+        listed = [
+            (name, match[1], found)
+            for name, (_, objects) in zip(stages, in_parallel(self._objects.list_folder, stages), strict=True)
+            for found in objects
+            if (match := _RECORD.fullmatch(found.key.rpartition("/")[2]))
+        ]
+        self._forget_all_but({(name, fingerprint) for name, fingerprint, _ in listed}, stages)
+        records, broken = [], {}
+        for (name, fingerprint, _), found in zip(listed, in_parallel(self._listed, listed), strict=True):
+            if isinstance(found, ProtoRKDError):
+                broken[name, fingerprint] = found
+            elif found is not None:
+                records.append(found)
+        return records, broken
+
+    def remember(self, stage: str, fingerprint: str, data: bytes, seen: Found) -> RemoteRecord:
+        """Keep a record that was read or written.
+
+        Raises:
+            ProtoRKDError: it is not the record of that artifact.
+        """
+        try:
+            values = json.loads(data)
+        except ValueError as error:
+            raise _damaged(self._objects.place(record_key(stage, fingerprint)), str(error)) from error
+        found = RemoteRecord(_parse(dict(values), stage, fingerprint, self._objects), seen)
+        facts = {"key": seen.key, "size": seen.size, "tag": seen.tag, "version": seen.version}
+        facts["modified"] = seen.modified.isoformat()
+        write_json(self._path(stage, fingerprint), {"record": values, "seen": facts})
+        return found
+
+    def forget(self, stage: str, fingerprint: str) -> None:
+        """Know no longer that there is such a record."""
+        self._path(stage, fingerprint).unlink(missing_ok=True)
+
+    def _listed(self, item: tuple[str, str, Found]) -> RemoteRecord | ProtoRKDError | None:
+        stage, fingerprint, seen = item
+        known = self.known(stage, fingerprint)
+        if known is not None and known.seen.tag == seen.tag is not None:
+            return known
+        try:
+            return self.read(stage, fingerprint)
+        except RecordDamagedError as error:
+            return error
+
+    def _forget_all_but(self, there: set[tuple[str, str]], stages: list[str]) -> None:
+        for stage in stages:
+            for path in (self._folder / stage).glob("*.json"):
+                if (stage, path.stem) not in there:
+                    path.unlink(missing_ok=True)
+
+    def _path(self, stage: str, fingerprint: str) -> Path:
+        return self._folder / stage / f"{fingerprint}.json"
+
+
+class RecordDamagedError(RemoteError):
+    """What lies in the place of a record is not the record of that artifact."""
+
+
+def record_key(stage: str, fingerprint: str) -> str:
+    """Where the record of an artifact lies."""
+    return f"{stage}/{fingerprint}.json"
+
+
+def files_folder(record: ArtifactRecord) -> str:
+    """Where the files of an artifact lie: a folder of their own for each set of bytes, logs included.
+
+    So two who make the same artifact at once write the same objects with the same bytes, or other objects.
+    """
+    copy = hash_json([[file.path, file.size, file.sha256] for file in sorted(record.files, key=lambda file: file.path)])
+    return f"{record.stage}/{record.fingerprint}/{copy[:_COPY_LENGTH]}"
+
+
+def file_key(record: ArtifactRecord, file: FileEntry) -> str:
+    """Where a file of an artifact lies."""
+    return f"{files_folder(record)}/{file.path}"
+
+
+def _parse(values: Any, stage: str, fingerprint: str, objects: Objects) -> ArtifactRecord:
+    place = objects.place(record_key(stage, fingerprint))
+    try:
+        record = ArtifactRecord.from_json(dict(values), source=place)
+    except (ProtoRKDError, TypeError, ValueError) as error:
+        raise RecordDamagedError(f"{error} Or run verify --repair on that store.") from error
+    if (record.stage, record.fingerprint) != (stage, fingerprint):
+        raise _damaged(place, f"it is that of {record.stage} {record.fingerprint}")
+    for file in record.files:
+        if not _stays_inside(file.path):
+            raise _damaged(place, f"its file {file.path!r} would lie outside the artifact")
+    return record
+
+
+def _damaged(place: str, got: str) -> RecordDamagedError:
+    return RecordDamagedError(
+        f"{place} must be an artifact's record as it was written; {got}. Run verify --repair on that store."
+    )
+
+
+def _stays_inside(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    return bool(parts) and "/".join(parts) == path and ".." not in parts and "\\" not in path and "\0" not in path

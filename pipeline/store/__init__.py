@@ -1,0 +1,1 @@
+"""Artifacts on disk: drafts, locks, commits, and remembered digests of files outside."""

@@ -1,0 +1,178 @@
+"""An artifact in the making: a locked folder with a journal of what is whole, renamed into place when all is."""
+
+import contextlib
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path, PurePosixPath
+
+from data_schemas.artifact_record import JOURNAL_NAME, LOG_FOLDER, RECORD_NAME, ArtifactRecord
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import (
+    PARTIAL_SUFFIX,
+    FileEntry,
+    append_line,
+    disk_errors,
+    fsync,
+    fsync_all,
+    list_files,
+)
+from pipeline.fingerprint import digest_of_files
+from pipeline.store.store import OLD_PREFIX, Store
+
+STATE_FOLDER = "state"
+
+
+class Draft:
+    """The folder that a stage writes into. Made by `open_draft`, which holds the lock.
+
+    What a stage has written whole it says with `adopt`; after a kill, `is_whole` tells which of these still stand.
+
+    Args:
+        path: the folder.
+        resumed: whether an earlier run left something here.
+    """
+
+    def __init__(self, path: Path, *, resumed: bool) -> None:
+        self.path = path
+        self.resumed = resumed
+        self._entries = read_journal(path / JOURNAL_NAME)
+        self._seen_whole: set[str] = set()
+
+    @property
+    def state(self) -> Path:
+        """Folder for what only a resume needs; it does not become part of the artifact."""
+        return self.path / STATE_FOLDER
+
+    @property
+    def logs(self) -> Path:
+        """Folder for what holds times; it becomes part of the artifact, not of its digest."""
+        return self.path / LOG_FOLDER
+
+    def adopt(self, path: str) -> None:
+        """Note in the journal that the file ``path``, relative to the draft, is whole."""
+        entry = FileEntry.of(self.path, path)
+        append_line(self.path / JOURNAL_NAME, json.dumps(asdict(entry), sort_keys=True))
+        self._entries[path] = entry
+        self._seen_whole.add(path)
+
+    def is_whole(self, path: str) -> bool:
+        """Whether the file was adopted and still has the same bytes."""
+        entry = self._entries.get(path)
+        whole = entry is not None and entry.problem(self.path, read=True) is None
+        (self._seen_whole.add if whole else self._seen_whole.discard)(path)
+        return whole
+
+    def clear(self) -> None:
+        """Start from nothing."""
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        self.path.mkdir(parents=True)
+        self._entries = {}
+        self._seen_whole = set()
+        self.resumed = False
+
+    def discard_if_empty(self) -> None:
+        """Remove the folder when nothing in it would spare a later run any work."""
+        if not self._entries and not any(path.is_file() for path in self.state.rglob("*")):
+            shutil.rmtree(self.path)
+
+    def seal(self, record: ArtifactRecord) -> ArtifactRecord:
+        """Complete ``record`` with the files and their digest, and write it as the last file of the folder."""
+        entries = []
+        for path in list_files(self.path):
+            if path == RECORD_NAME or path.startswith(f"{STATE_FOLDER}/"):
+                continue
+            # What an earlier run adopted may have been written again since: only this run's own word is taken.
+            known = self._entries[path] if path in self._seen_whole else None
+            entries.append(
+                known if known and not known.problem(self.path, read=False) else FileEntry.of(self.path, path)
+            )
+        folders = {folder for entry in entries for folder in PurePosixPath(entry.path).parents}
+        fsync_all([*(self.path / entry.path for entry in entries), *(self.path / folder for folder in folders)])
+        sealed = replace(record, files=tuple(entries))
+        sealed = replace(sealed, digest=digest_of_files(sealed.digested_files))
+        sealed.write(self.path)
+        return sealed
+
+
+def open_draft(store: Store, stage: str, fingerprint: str, *, fresh: bool = False) -> Draft:
+    """Open the draft of work whose lock is held; a damaged artifact becomes its draft, so that its good files serve.
+
+    Args:
+        store: where.
+        stage: whose.
+        fingerprint: of the request.
+        fresh: take over nothing; an artifact that stands there stands until the new one is whole.
+
+    Raises:
+        ProtoRKDError: the folder cannot be written.
+    """
+    path = store.draft_folder(stage, fingerprint)
+    final = store.folder(stage, fingerprint)
+    with disk_errors(path):
+        if fresh and path.exists():
+            store.remove(path)
+        elif not fresh and final.exists():
+            _demote(final, path)
+        resumed = path.is_dir() and any(path.iterdir())
+        path.mkdir(parents=True, exist_ok=True)
+        for partial in list(path.rglob(f"*{PARTIAL_SUFFIX}")):
+            partial.unlink()
+    return Draft(path, resumed=resumed)
+
+
+def commit(store: Store, draft: Draft, record: ArtifactRecord) -> ArtifactRecord:
+    """Put a finished draft in its place; an artifact that stands there is replaced."""
+    with disk_errors(draft.path):
+        sealed = draft.seal(record)
+    publish(store, draft.path, sealed)
+    return sealed
+
+
+def publish(store: Store, draft_path: Path, record: ArtifactRecord) -> None:
+    """Rename a sealed draft into its place, without what only a resume needs.
+
+    Raises:
+        ProtoRKDError: the folder cannot be written.
+    """
+    final = store.folder(record.stage, record.fingerprint)
+    with disk_errors(final):
+        shutil.rmtree(draft_path / STATE_FOLDER, ignore_errors=True)
+        fsync(draft_path)  # or a power cut might bring the state back, inside the artifact
+        old = final.with_name(f"{OLD_PREFIX}{final.name}")
+        if old.exists():
+            shutil.rmtree(old)
+        if final.exists():
+            final.rename(old)
+        draft_path.rename(final)
+        fsync(final.parent)
+        if old.exists():
+            shutil.rmtree(old)
+
+
+def _demote(final: Path, draft_path: Path) -> None:
+    """Turn a damaged artifact back into a draft; its journal and its record tell what was whole."""
+    if draft_path.exists():
+        shutil.rmtree(draft_path)
+    with contextlib.suppress(ProtoRKDError):
+        known = read_journal(final / JOURNAL_NAME)
+        for entry in ArtifactRecord.read(final).digested_files:
+            if known.get(entry.path) != entry:
+                append_line(final / JOURNAL_NAME, json.dumps(asdict(entry), sort_keys=True))
+    (final / RECORD_NAME).unlink(missing_ok=True)
+    final.rename(draft_path)
+    fsync(final.parent)
+
+
+def read_journal(path: Path) -> dict[str, FileEntry]:
+    """Read the last entry of each file; a line that a kill has torn counts for nothing."""
+    entries: dict[str, FileEntry] = {}
+    if path.exists():
+        for line in path.read_bytes().splitlines():
+            try:
+                entry = FileEntry(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            entries[entry.path] = entry
+    return entries

@@ -1,0 +1,91 @@
+"""Locks of runs, which die with their process and name what a run uses."""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import filelock
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import (
+    disk_error,
+    read_json,
+    write_json,
+)
+from pipeline.log import log
+from pipeline.store.store import HOLDER_PREFIX, LOCK_PREFIX, Store
+
+
+@contextlib.contextmanager
+def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = ()) -> Iterator[Callable[[str], None]]:
+    """Hold the lock of one piece of work; wait for whoever holds it, and say who that is.
+
+    Gives a function that adds to ``uses``.
+
+    Args:
+        store: where.
+        stage: whose.
+        fingerprint: of the request.
+        uses: digests of the artifacts that the work reads, so that ``gc`` leaves them alone meanwhile.
+    """
+    folder = store.root / stage
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / f"{LOCK_PREFIX}{fingerprint}")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            log.info("%s: waiting for %s, which does the same work", stage, holder(store, stage, fingerprint))
+            lock.acquire()
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    holder_path = folder / f"{HOLDER_PREFIX}{fingerprint}"
+    try:
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S")}
+        used = dict.fromkeys(uses)
+
+        def use(digest: str) -> None:
+            if digest not in used:
+                used[digest] = None
+                write_json(holder_path, {**who, "uses": list(used)})
+
+        write_json(holder_path, {**who, "uses": list(used)})
+        yield use
+    finally:
+        holder_path.unlink(missing_ok=True)
+        lock.release()
+
+
+def holder(store: Store, stage: str, fingerprint: str) -> str:
+    """Who holds the lock, for a message."""
+    try:
+        who = read_json(store.root / stage / f"{HOLDER_PREFIX}{fingerprint}")
+        return f"process {who['pid']} on {who['host']} (since {who['since']})"
+    except (ProtoRKDError, KeyError, TypeError):
+        return "another process"
+
+
+def digests_in_use(store: Store) -> set[str]:
+    """Digests of the artifacts that live processes read."""
+    used: set[str] = set()
+    for path in store.root.glob(f"*/{HOLDER_PREFIX}*"):
+        if is_held(store, path.parent.name, path.name.removeprefix(HOLDER_PREFIX)):
+            with contextlib.suppress(ProtoRKDError, KeyError, TypeError):
+                used |= set(read_json(path)["uses"])
+    return used
+
+
+def is_held(store: Store, stage: str, fingerprint: str) -> bool:
+    """Whether a live process holds the lock of this work."""
+    path = store.root / stage / f"{LOCK_PREFIX}{fingerprint}"
+    if not path.exists():
+        return False
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return True
+    lock.release()
+    return False

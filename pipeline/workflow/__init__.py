@@ -1,0 +1,1 @@
+"""Several stages together: files of stages, sweeps, and estimates of the work."""

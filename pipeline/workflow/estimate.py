@@ -1,0 +1,155 @@
+"""What a run would do, and what it would take: from its inputs, and from what earlier runs took. Writes nothing."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from data_schemas.artifact_record import ArtifactRecord
+from pipeline.fingerprint import canonical
+from pipeline.plan import Plan, plan_stage
+from pipeline.sizes import human_size, human_time
+from pipeline.stage import Context, Stage, Work
+from pipeline.store.file_digests import FileDigests
+from pipeline.store.store import MEMO_NAME, Store
+
+AnyStage = Stage[Any, Any, Any]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would do and take.
+
+    Args:
+        stage: its name.
+        plan: whether it would run, and why.
+        forced: whether it would run in any case.
+        goes_on: whether an earlier run has left something to go on from.
+        work: what there is to do; None where the stage does not say.
+        seconds: about how long it would take; None where no earlier run tells.
+        gone_by: the earlier run that tells.
+        size: about how many bytes it would write; None where that is not known.
+    """
+
+    stage: str
+    plan: Plan
+    forced: bool
+    goes_on: bool
+    work: Work | None = None
+    seconds: float | None = None
+    gone_by: ArtifactRecord | None = None
+    size: int | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is anything to do."""
+        return self.forced or self.plan.artifact is None
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that ``--dry-run --json`` prints."""
+        estimate = {
+            "counts": dict(self.work.counts) if self.work else {},
+            "seconds": None if self.seconds is None else round(self.seconds, 1),
+            "gone_by": self.gone_by.fingerprint if self.gone_by else None,
+            "bytes": self.size,
+        }
+        return {
+            "stage": self.stage,
+            "status": "dry run",
+            **self.plan.as_json(),
+            "would_run": self.runs,
+            **({"estimate": estimate} if self.runs else {}),
+        }
+
+    def lines(self) -> list[str]:
+        """The same, for people."""
+        if not self.runs:
+            assert self.plan.artifact is not None
+            return [f"{self.stage} would not run: unchanged, {self.plan.artifact.path} has it."]
+        reason = "forced" if self.forced else self.plan.reason()
+        lines = [f"{self.stage} would run as {self.plan.fingerprint[:12]}: {reason}"]
+        if self.goes_on:
+            lines.append("  goes on from what an earlier run left")
+        if self.work:
+            lines.append(
+                "  " + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in self.work.counts.items())
+            )
+        lines.append(f"  time: {self._time()}")
+        lines.append(f"  disk: {'not known before it runs' if self.size is None else 'about ' + human_size(self.size)}")
+        return lines
+
+    def _time(self) -> str:
+        if self.seconds is None or self.gone_by is None:
+            like = [name.replace("_", "-") for name in self.work.like] if self.work else []
+            return f"no earlier run{' with the same ' + ', '.join(like) if like else ''} to go by"
+        earlier, paced_by = self.gone_by, self.work.paced_by if self.work else ""
+        took = f"took {human_time(earlier.seconds)}"
+        behind = f" for {earlier.counts[paced_by]:,} {paced_by.replace('_', ' ')}" if paced_by else ""
+        return f"about {human_time(self.seconds)}, as {earlier.fingerprint[:12]} {took}{behind}"
+
+
+def forecast(
+    stage: AnyStage,
+    *,
+    params: Any,
+    inputs: Any,
+    runtime: Any,
+    store: Store,
+    stages: Iterable[AnyStage],
+    force: bool = False,
+) -> Forecast:
+    """Say what a run would do and take. Nothing is written, not even what is remembered of files that were hashed.
+
+    Args:
+        stage: its declaration.
+        params: what changes the output.
+        inputs: where the inputs lie.
+        runtime: what changes only how fast or where it runs.
+        store: where the artifact would go.
+        stages: those that the stage may ask for an artifact of.
+        force: whether it would run though the artifact is there.
+
+    Raises:
+        ProtoRKDError: an input is missing or cannot be read.
+    """
+    digests = FileDigests(store.root / MEMO_NAME, remembers=False)
+    context = Context(store, digests, force=force, stages={each.name: each for each in stages})
+    plan = plan_stage(stage, params=params, inputs=inputs, runtime=runtime, context=context)
+    goes_on = not force and store.draft_folder(stage.name, plan.fingerprint).is_dir()
+    if plan.artifact is not None and not force:
+        return Forecast(stage.name, plan, forced=False, goes_on=False)
+    work = stage.work(plan.params, plan.inputs, context) if stage.work else None
+    records = [found.record for found in store.artifacts(stage.name)]
+    gone_by = _earlier(records, work, stage, plan.params)
+    seconds = None if gone_by is None else _seconds(gone_by, work)
+    size = work.size if work and work.size is not None else gone_by.size if gone_by else None
+    return Forecast(stage.name, plan, force, goes_on, work, seconds, gone_by, size)
+
+
+def show_forecast(found: Forecast, *, as_json: bool) -> None:
+    """Print it, for people or as JSON."""
+    import json
+
+    click.echo(json.dumps(found.as_json(), ensure_ascii=False) if as_json else "\n".join(found.lines()))
+
+
+def _earlier(records: list[ArtifactRecord], work: Work | None, stage: AnyStage, params: Any) -> ArtifactRecord | None:
+    """The largest run whose pace is that of this one: start-up counts least there; of equals the newest."""
+    like, paced_by = (work.like, work.paced_by) if work else ((), "")
+    fitting = [
+        record
+        for record in records
+        if record.seconds > 0
+        and record.version == stage.version
+        and (not paced_by or record.counts.get(paced_by, 0) > 0)
+        and all(record.params.get(name) == canonical(getattr(params, name)) for name in like)
+    ]
+    return max(reversed(fitting), key=lambda record: record.counts.get(paced_by, 0), default=None)
+
+
+def _seconds(record: ArtifactRecord, work: Work | None) -> float:
+    if work is None or not work.paced_by:
+        return record.seconds
+    units: float = record.counts[work.paced_by]
+    return record.seconds * work.counts[work.paced_by] / units

@@ -1,0 +1,1 @@
+"""What stages share, in rooms by noun. Imports no stage."""

@@ -1,0 +1,218 @@
+"""Embeddings of distinct captions as an artifact's files: resumed by shard, taken over row by row where known."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from data_schemas.embedding_array import ARRAY_NAME, Shard, TeacherEmbeddings
+from data_schemas.pair_index import CAPTIONS_NAME, write_captions
+from pipeline.progress import progress
+from pipeline.stage import Context, Input
+from pipeline.store.draft import Draft
+from stages.components.compute.background import ahead, behind
+from stages.components.embeddings.reused_captions import find_known_captions
+from stages.components.embeddings.reused_rows import KnownRows
+from stages.components.embeddings.storage_dtype import store_as
+from stages.components.teacher.encoding_options import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from stages.components.teacher.batching import Batch
+    from stages.components.teacher.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class WrittenCaptions:
+    """What became of the distinct captions.
+
+    Args:
+        captions: how many there are.
+        encoded_captions: went through the teacher in this run.
+        reused_captions: taken over from earlier artifacts of the same teacher and recipe.
+        resumed_captions: stood whole from an interrupted run.
+        zero_captions: have the zero vector (the teacher knows no word of them); training leaves them out.
+        metrics: how near the embeddings are to those in fp32, if the teacher computed in fewer bits.
+    """
+
+    captions: int
+    encoded_captions: int
+    reused_captions: int
+    resumed_captions: int
+    zero_captions: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """All counts, by name."""
+        return {name: value for name, value in vars(self).items() if name != "metrics"}
+
+
+def write_caption_embeddings(
+    captions: pa.Array,
+    draft: Draft,
+    *,
+    teacher: Input,
+    recipe: Recipe,
+    shard_rows: int,
+    choose_devices: "Callable[[], Sequence[torch.device]]",
+    batch_tokens: int,
+    context: Context,
+) -> WrittenCaptions:
+    """Write the embedding of each distinct caption, row by row of ``captions``.
+
+    While the teacher embeds a shard, one thread tokenizes the next and another writes the one before: a GPU, or several
+    devices, may be at both.
+
+    Reads:  earlier artifacts of the same teacher and recipe, unless the run is forced.
+    Writes: TeacherEmbeddings of shape (captions, teacher_dim), and the captions.
+
+    Args:
+        captions: distinct.
+        draft: where to.
+        teacher: identified.
+        recipe: how it embeds.
+        shard_rows: rows in one shard.
+        choose_devices: says where the teacher runs, once it is known that it has to; several share the work.
+        batch_tokens: tokens in one batch of the teacher, padding included; 0 takes what suits the device.
+        context: the store.
+
+    Raises:
+        ProtoRKDError: an embedding is not finite, or too large or too small for the recipe's dtype.
+    """
+    write_captions(draft.path, captions)
+    draft.adopt(CAPTIONS_NAME)
+    known = None
+    if not context.force:
+        known = find_known_captions(captions, draft, store=context.store, teacher_digest=teacher.digest, recipe=recipe)
+    loaded = None
+    if known is None or not known.is_known.all():
+        loaded = load_teacher(teacher, recipe, captions, devices=choose_devices())
+    dim = known.dim if known else loaded.dim if loaded else 0
+    embeddings = TeacherEmbeddings.create(
+        draft.path, rows=len(captions), dim=dim, dtype=recipe.embedding_dtype, shard_rows=shard_rows
+    )
+    draft.adopt(f"{ARRAY_NAME}/zarr.json")
+    writer = _Writer(embeddings, draft)
+    missing = []
+    for shard in embeddings.shards():
+        if draft.is_whole(shard.path):
+            writer.count_zeros(embeddings.read(shard.start, shard.stop))
+        else:
+            missing.append(shard)
+    resumed = len(captions) - sum(shard.stop - shard.start for shard in missing)
+
+    def prepare(shard: Shard) -> _Prepared:
+        rows = np.arange(shard.start, shard.stop)
+        if known is not None:
+            rows = rows[~known.is_known[rows]]
+        chosen = captions.take(pa.array(rows))
+        batches = loaded.tokenize(chosen, batch_tokens=batch_tokens) if loaded and rows.size else []
+        return _Prepared(shard, rows, chosen, batches)
+
+    encoded = 0
+    with (
+        progress("encoding captions", total=len(captions), unit="captions", done=resumed) as advance,
+        behind(writer.write) as write,
+        loaded or contextlib.nullcontext(),
+    ):
+        for prepared in ahead(prepare, missing):
+            fresh = loaded.start(prepared.batches, advance=advance) if loaded and prepared.batches else None
+            write(prepared, fresh, known=known)
+            advance(prepared.shard.stop - prepared.shard.start - len(prepared.rows))
+            encoded += len(prepared.rows)
+    return WrittenCaptions(
+        captions=len(captions),
+        encoded_captions=encoded,
+        reused_captions=len(captions) - resumed - encoded,
+        resumed_captions=resumed,
+        zero_captions=writer.num_zero,
+        metrics=loaded.nearness if loaded else {},
+    )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What the teacher is to embed of a shard.
+
+    Args:
+        shard: whose.
+        captions: that are not known, in row order.
+        batches: of them.
+
+    Shapes:
+        rows: (captions,), int64: their rows in the whole array.
+    """
+
+    shard: Shard
+    rows: NDArray[np.int64]
+    captions: pa.Array
+    batches: "list[Batch]"
+
+    def name(self, number: int) -> str:
+        """What one of the captions is called in a message."""
+        return repr(self.captions[number].as_py()[:200])
+
+
+class _Writer:
+    """Writes shards, one at a time, and counts the zero vectors in them."""
+
+    def __init__(self, embeddings: TeacherEmbeddings, draft: Draft) -> None:
+        self._embeddings = embeddings
+        self._draft = draft
+        self.num_zero = 0
+
+    def count_zeros(self, values: NDArray[Any]) -> None:
+        self.num_zero += int(np.count_nonzero(~values.any(axis=1)))
+
+    def write(
+        self,
+        prepared: _Prepared,
+        fresh: Callable[[], NDArray[np.float32]] | None,
+        *,
+        known: KnownRows | None,
+    ) -> None:
+        """Wait for the rows that the teacher embeds; put them and those that are known on disk and in the journal."""
+        shard = prepared.shard
+        values = np.empty((shard.stop - shard.start, self._embeddings.dim), dtype=self._embeddings.dtype)
+        if known is not None:
+            is_known = known.is_known[shard.start : shard.stop]
+            values[is_known] = known.values[shard.start : shard.stop][is_known]
+        if fresh is not None:
+            values[prepared.rows - shard.start] = store_as(
+                fresh(), self._embeddings.dtype, model="teacher", noun="caption", name=prepared.name
+            )
+        self._embeddings.write(shard, values)
+        self._draft.adopt(shard.path)
+        self.count_zeros(values)
+
+
+def load_teacher(teacher: Input, recipe: Recipe, captions: pa.Array, *, devices: "Sequence[torch.device]") -> "Teacher":
+    """Load the teacher; its libraries take seconds to import, which a run that reuses all rows is spared.
+
+    Args:
+        teacher: identified.
+        recipe: how it embeds.
+        captions: that it is to embed; where it computes in fewer bits than fp32, some of them are compared.
+        devices: where it runs; several share the work.
+
+    Raises:
+        ProtoRKDError: the model cannot be loaded, or does not allow what is asked for.
+    """
+    from stages.components.teacher.precision import draw_sample
+    from stages.components.teacher.teacher import Teacher
+
+    return Teacher(
+        teacher.value,
+        max_tokens=recipe.max_tokens,
+        prompt=recipe.prompt,
+        truncate_dim=recipe.truncate_dim,
+        precision=recipe.teacher_precision,
+        sample=draw_sample(captions),
+        devices=[str(device) for device in devices],
+    )

@@ -1,0 +1,53 @@
+"""Rows that need no teacher: captions which an earlier artifact of the same teacher and recipe has embedded."""
+
+import pyarrow as pa
+
+from data_schemas.embedding_array import CAPTION_KIND
+from data_schemas.pair_index import read_captions
+from pipeline.store.draft import Draft
+from pipeline.store.store import Artifact, Store
+from stages.components.embeddings.reused_rows import KnownRows, count_unknown_rows, find_known_rows
+from stages.components.teacher.encoding_options import Recipe
+
+# Stages whose artifacts hold teacher embeddings with their captions.
+EMBEDDING_STAGES = ("encode-teacher", "caption-embeddings")
+
+
+def find_known_captions(
+    captions: pa.Array, draft: Draft, *, store: Store, teacher_digest: str, recipe: Recipe
+) -> KnownRows | None:
+    """Gather the embeddings of captions that the store already has, or None when it has none of them.
+
+    Args:
+        captions: distinct.
+        draft: its state folder holds the gathered rows.
+        store: where to look.
+        teacher_digest: identity of the teacher.
+        recipe: how it embeds.
+    """
+    sources = _sources(store, teacher_digest, recipe)
+    return find_known_rows(
+        captions, draft, sources=sources[::-1], store=store, read_keys=read_captions, kind=CAPTION_KIND
+    )
+
+
+def count_unknown(captions: pa.Array, *, store: Store, teacher_digest: str, recipe: Recipe) -> int:
+    """How many captions `find_known_captions` would leave to the teacher; no embedding is read.
+
+    Args:
+        captions: distinct.
+        store: where to look.
+        teacher_digest: identity of the teacher.
+        recipe: how it embeds.
+    """
+    sources = _sources(store, teacher_digest, recipe)
+    return count_unknown_rows(captions, sources=sources[::-1], store=store, read_keys=read_captions)
+
+
+def _sources(store: Store, teacher_digest: str, recipe: Recipe) -> list[Artifact]:
+    return [
+        artifact
+        for stage in EMBEDDING_STAGES
+        for artifact in store.artifacts(stage)
+        if artifact.record.inputs["teacher"].digest == teacher_digest and Recipe.of(artifact.record.params) == recipe
+    ]

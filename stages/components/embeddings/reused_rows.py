@@ -1,0 +1,122 @@
+"""Rows that need no model: what an earlier artifact of the same model and recipe has embedded, found by a key."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from data_schemas.embedding_array import TeacherEmbeddings
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import allocate
+from pipeline.log import log
+from pipeline.store.draft import Draft
+from pipeline.store.store import Artifact, Store
+
+_SCRATCH_NAME = "known-rows.bin"
+
+
+@dataclass(frozen=True)
+class KnownRows:
+    """Embeddings that are taken over.
+
+    Args:
+        is_known: (rows,), bool.
+        values: (rows, dim), the recipe's dtype, on disk; only the known rows mean anything.
+    """
+
+    is_known: NDArray[np.bool_]
+    values: NDArray[Any]
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return int(self.values.shape[1])
+
+
+def find_known_rows(
+    keys: pa.Array,
+    draft: Draft,
+    *,
+    sources: Sequence[Artifact],
+    store: Store,
+    read_keys: Callable[[Path], pa.Array],
+    kind: str,
+) -> KnownRows | None:
+    """Gather the embeddings that artifacts already have, or None when they have none of them.
+
+    Every source is read once, in row order, so that a shuffled superset of a large artifact costs one pass over it.
+
+    Args:
+        keys: distinct; what has none is known nowhere.
+        draft: its state folder holds the gathered rows, so that they need not fit into memory.
+        sources: of the same model and recipe, the likeliest first.
+        store: that they are of.
+        read_keys: gives the keys of a source's rows, in row order, from its folder.
+        kind: of the sources' embeddings.
+    """
+    is_known = np.zeros(len(keys), dtype=np.bool_)
+    values: NDArray[Any] | None = None
+    for each in sources:
+        if is_known.all():
+            break
+        try:
+            source = store.fetch(each)
+            rows = _rows_in(keys, source, read_keys)
+            rows[is_known] = -1
+            if not (rows >= 0).any():
+                continue
+            embeddings = TeacherEmbeddings.open(source.path, kind=kind)
+            if values is None:
+                values = _scratch(draft, len(keys), embeddings)
+            _copy(embeddings, rows, values)
+        except ProtoRKDError as error:
+            log.info("passing over %s, which is damaged: %s", each.name, error)
+            continue
+        is_known |= rows >= 0
+    return None if values is None or not is_known.any() else KnownRows(is_known=is_known, values=values)
+
+
+def count_unknown_rows(
+    keys: pa.Array, *, sources: Sequence[Artifact], store: Store, read_keys: Callable[[Path], pa.Array]
+) -> int:
+    """How many keys `find_known_rows` would not find; no embedding is read.
+
+    Args:
+        keys: as there.
+        sources: as there.
+        store: as there.
+        read_keys: as there.
+    """
+    is_known = np.zeros(len(keys), dtype=np.bool_)
+    for source in sources:
+        with contextlib.suppress(ProtoRKDError):  # a damaged one is passed over
+            is_known |= _rows_in(keys, store.fetch(source), read_keys) >= 0
+    return int((~is_known).sum())
+
+
+def _rows_in(keys: pa.Array, source: Artifact, read_keys: Callable[[Path], pa.Array]) -> NDArray[np.int64]:
+    source.require_whole()
+    found = pc.index_in(keys, value_set=read_keys(source.path), skip_nulls=True)
+    return np.asarray(pc.fill_null(found, -1), dtype=np.int64)
+
+
+def _scratch(draft: Draft, num_rows: int, embeddings: TeacherEmbeddings) -> NDArray[Any]:
+    path, shape = draft.state / _SCRATCH_NAME, (num_rows, embeddings.dim)
+    allocate(path, num_rows * embeddings.dim * embeddings.dtype.itemsize)
+    return np.memmap(path, dtype=embeddings.dtype, mode="r+", shape=shape)
+
+
+def _copy(embeddings: TeacherEmbeddings, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+    wanted = np.flatnonzero(rows >= 0)
+    wanted = wanted[np.argsort(rows[wanted], kind="stable")]
+    for shard in embeddings.shards():
+        first, last = np.searchsorted(rows[wanted], [shard.start, shard.stop])
+        if first < last:
+            here = wanted[first:last]
+            values[here] = embeddings.read(shard.start, shard.stop)[rows[here] - shard.start]

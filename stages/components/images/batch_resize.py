@@ -1,0 +1,153 @@
+"""Resizing pictures of any sizes to one size: a whole batch at once, on the device that its pixels lie on."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stages.components.compute.device import send
+
+MILD_SHRINK = 1.6
+"""Pictures of which the longer side is shrunk by less, and not enlarged, need no antialiasing."""
+
+# Pixels between the passes that are held at once: what a CPU's cache takes, and a third of a GB on a GPU.
+_PIXELS_CPU, _PIXELS_GPU = 1 << 16, 1 << 23
+
+
+def resize_batch(pixels: Tensor, sizes: Tensor, *, size: int, interpolation: str) -> Tensor:
+    """Resize pictures as `TrainCrop` does one: mild shrinks linearly, all else with antialiasing.
+
+    A pass along rows, then one along columns, in float32: each pixel of the result is a weighted sum of pixels that
+    are gathered tap by tap, in one order for all pictures, so that a picture's neighbours change nothing. Only sizes,
+    which the CPU knows, decide what is launched: nothing is read back.
+
+    Args:
+        pixels: of all pictures, one picture after the other, each row by row.
+        sizes: height and width of each.
+        size: side of the result.
+        interpolation: bicubic or bilinear.
+
+    Shapes:
+        pixels: (all pixels, 3), uint8, on any device.
+        sizes: (batch, 2), int64, on the CPU.
+        returns: (batch, 3, size, size), uint8, channels last, on the device of the pixels.
+    """
+    shapes = sizes.numpy()
+    starts = np.cumsum(shapes.prod(axis=1)) - shapes.prod(axis=1)
+    images = pixels.new_empty(len(shapes), size, size, 3)
+    most = _PIXELS_CPU if pixels.device.type == "cpu" else _PIXELS_GPU
+    for numbers, kernel in _groups(shapes, size, _KERNELS[interpolation], most_rows=max(1, most // size)):
+        places = np.concatenate([numbers[:, None], starts[numbers, None], shapes[numbers]], axis=1)
+        where, *place = send(torch.from_numpy(places), pixels.device).unbind(dim=1)
+        taps = [kernel.num_taps(int(side.max()), size) for side in shapes[numbers].T]
+        num_rows = int(shapes[numbers, 0].sum())
+        images.index_copy_(0, where, _resize(pixels, *place, size=size, kernel=kernel, taps=taps, num_rows=num_rows))
+    return images.permute(0, 3, 1, 2)
+
+
+class _Kernel(NamedTuple):
+    """How pixels weigh by their distance, in pixels, or in shrunk pixels where it is antialiased."""
+
+    weigh: Callable[[Tensor], Tensor]
+    radius: int
+    antialias: bool
+
+    def num_taps(self, longest: int, size: int) -> int:
+        """How many pixels in a line weigh at most, where a line of so many or fewer pixels is resized."""
+        return math.ceil(2 * self.radius * (max(1.0, longest / size) if self.antialias else 1.0))
+
+    def taps(self, lengths: Tensor, *, size: int, num: int) -> tuple[Tensor, Tensor]:
+        """Find the pixels that each pixel of the result is made of, as Pillow does.
+
+        Shapes:
+            lengths: (pictures,), int64.
+            returns: the first of them, (pictures, size), int64; their weights, (num, pictures, size), float32, 0 beyond
+                the line.
+        """
+        scales = (lengths / size)[:, None]
+        stretch = scales.clamp_min(1) if self.antialias else 1.0
+        centres = (torch.arange(size, device=lengths.device) + 0.5) * scales
+        first = (centres - self.radius * stretch + 0.5).floor().clamp_min_(0)
+        places = first + torch.arange(num, device=lengths.device)[:, None, None]
+        weights = self.weigh((places + 0.5 - centres).abs_() / stretch)
+        weights *= places < lengths[:, None]
+        return first.long(), weights / weights.sum(dim=0)
+
+
+def _cubic(distance: Tensor) -> Tensor:
+    """Keys' kernel with a = -0.5, as Pillow has it."""
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0))
+
+
+def _triangle(distance: Tensor) -> Tensor:
+    return (1 - distance).clamp_min_(0)
+
+
+_KERNELS = {"bicubic": _Kernel(_cubic, 2, antialias=True), "bilinear": _Kernel(_triangle, 1, antialias=True)}
+_MILD = _Kernel(_triangle, 1, antialias=False)
+
+
+def _groups(
+    shapes: NDArray[np.int64], size: int, kernel: _Kernel, *, most_rows: int
+) -> Iterator[tuple[NDArray[np.int64], _Kernel]]:
+    """Put pictures together that take the same kernel and about as many taps, and no more rows than are held at once.
+
+    Yields:
+        Numbers of pictures, and their kernel.
+    """
+    longer = shapes.max(axis=1, initial=0)
+    is_mild = (size <= longer) & (longer < MILD_SHRINK * size)
+    for chosen, of_kernel in ((is_mild, _MILD), (~is_mild, kernel)):
+        numbers = np.flatnonzero(chosen)
+        numbers = numbers[np.argsort(longer[numbers], kind="stable")]
+        while len(numbers):
+            num = max(1, int(np.searchsorted(np.cumsum(shapes[numbers, 0]), most_rows, side="right")))
+            yield numbers[:num], of_kernel
+            numbers = numbers[num:]
+
+
+def _resize(
+    pixels: Tensor,
+    starts: Tensor,
+    heights: Tensor,
+    widths: Tensor,
+    *,
+    size: int,
+    kernel: _Kernel,
+    taps: list[int],
+    num_rows: int,
+) -> Tensor:
+    """Resize a group.
+
+    Shapes:
+        starts, heights, widths: (pictures,), int64: the first pixel of each, and its sides.
+        returns: (pictures, size, size, 3), uint8.
+    """
+    ends = heights.cumsum(0)
+    row = torch.arange(num_rows, device=pixels.device)
+    owner = torch.searchsorted(ends, row, right=True)
+    row_starts = starts[owner] + (row - (ends - heights)[owner]) * widths[owner]
+    first, weights = kernel.taps(widths, size=size, num=taps[1])
+    places = row_starts[:, None] + first[owner]
+    lines = _weighted(pixels, places, (each[owner].view(-1, 1) for each in weights))  # (rows * size, 3)
+    lines = lines.clamp_(0, 255).view(num_rows, 3 * size)
+    first, weights = kernel.taps(heights, size=size, num=taps[0])
+    places = (ends - heights)[:, None] + first
+    images = _weighted(lines, places, (each.view(-1, 1) for each in weights))
+    return images.round_().clamp_(0, 255).to(torch.uint8).view(len(starts), size, size, 3)
+
+
+def _weighted(table: Tensor, places: Tensor, weights: Iterator[Tensor]) -> Tensor:
+    """Add up rows of a table, each place's and those behind it, by their weights: (places, width), float32."""
+    places = places.flatten()
+    total = torch.zeros(len(places), table.shape[1], device=table.device)
+    for weight in weights:
+        total.addcmul_(table.index_select(0, places), weight)
+        places = (places + 1).clamp_(max=len(table) - 1)  # where there is none behind, it weighs nothing
+    return total

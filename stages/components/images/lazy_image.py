@@ -1,0 +1,171 @@
+"""Pictures that are not decoded yet: their size is known, and their pixels come at the scale that is asked for."""
+
+import io
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import PIL.Image
+import simplejpeg
+from numpy.typing import NDArray
+from PIL.JpegImagePlugin import JpegImageFile
+
+from stages.components.images.decoding import MAX_PIXELS, check_size, decode_image, is_turned, opened
+
+Pixels = NDArray[np.uint8]
+
+_JPEG = b"\xff\xd8\xff"
+_PLAIN_COLOURS = ("YCbCr", "RGB", "Gray")
+_START_OF_SCAN, _APP1 = 0xDA, 0xE1
+
+
+class Picture(Protocol):
+    """A picture that can be decoded; upright, RGB, without transparency."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the whole, in pixels."""
+
+    def pixels(self, *, scale: float = 1.0) -> Pixels:
+        """Decode.
+
+        Args:
+            scale: the least share of its sides that the picture must have; it comes at any scale from there to 1 that
+                its decoder gives cheaply. 1 gives exactly the pixels of `open_image`.
+
+        Raises:
+            ImageRejected: it is damaged.
+
+        Shapes:
+            returns: (height, width, 3), uint8; perhaps read-only.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedPicture:
+    """A picture whose pixels are there.
+
+    Shapes:
+        decoded: (height, width, 3), uint8.
+    """
+
+    decoded: Pixels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width, _ = self.decoded.shape
+        return height, width
+
+    def pixels(self, *, scale: float = 1.0) -> Pixels:  # noqa: ARG002 - as `Picture` has it
+        """Give all pixels, without a copy."""
+        return self.decoded
+
+
+@dataclass(frozen=True, eq=False)
+class JpegPicture:
+    """A plain JPEG, upright and of 1 or 3 components, decoded by libjpeg-turbo.
+
+    Small scales are made while decoding, in the cosine transform: a half and below, for what lies between takes longer
+    than the whole.
+
+    Args:
+        data: the file's bytes.
+        size: height and width, as its header says.
+    """
+
+    data: bytes | memoryview
+    size: tuple[int, int]
+
+    def pixels(self, *, scale: float = 1.0) -> Pixels:
+        """Decode, as `Picture` says; what libjpeg-turbo does not take for sound is left to Pillow's judgement."""
+        height, width = (math.ceil(side * scale) for side in self.size)
+        try:
+            decoded: Pixels = simplejpeg.decode_jpeg(
+                self.data,
+                fastdct=False,
+                fastupsample=False,
+                **({"min_height": height, "min_width": width, "min_factor": 2} if scale < 1 else {}),
+            )
+        except ValueError:
+            return np.asarray(decode_image(io.BytesIO(self.data)))
+        return decoded
+
+
+def open_picture(path: Path | str) -> Picture:
+    """Open a picture file of any kind that `open_image` takes.
+
+    A plain JPEG is decoded when its pixels are asked for, and then found damaged; all others are decoded at once.
+
+    Raises:
+        ImageRejected: as `open_image`.
+    """
+    with opened(path) as file:
+        picture = _read_jpeg(file)
+        return picture or DecodedPicture(np.asarray(decode_image(file)))
+
+
+def picture_of(data: bytes) -> Picture:
+    """Take the bytes of a picture, as `open_picture` takes a file.
+
+    Raises:
+        ImageRejected: as `open_image`.
+    """
+    is_small_jpeg = data.startswith(_JPEG) and len(data) <= MAX_PIXELS
+    picture = plain_jpeg(data) if is_small_jpeg else None
+    return picture or DecodedPicture(np.asarray(decode_image(io.BytesIO(data))))
+
+
+def _read_jpeg(file: BinaryIO) -> JpegPicture | None:
+    is_jpeg = file.read(len(_JPEG)) == _JPEG
+    file.seek(0)
+    if not is_jpeg or os.fstat(file.fileno()).st_size > MAX_PIXELS:
+        return None  # a file that would ask for more memory than its pixels may is read piece by piece
+    picture = plain_jpeg(file.read())
+    file.seek(0)
+    return picture
+
+
+def plain_jpeg(data: bytes) -> JpegPicture | None:
+    """Take a JPEG whose pixels Pillow would give as libjpeg-turbo does, or none.
+
+    Raises:
+        ImageRejected: it has more than ``MAX_PIXELS``.
+    """
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    check_size(height=height, width=width)
+    if colours not in _PLAIN_COLOURS or (_has_metadata(data) and _is_turned(data)):
+        return None
+    return JpegPicture(data, (height, width))
+
+
+def to_image(picture: Picture) -> PIL.Image.Image:
+    """Decode a picture for Pillow.
+
+    Raises:
+        ImageRejected: it is damaged.
+    """
+    return PIL.Image.fromarray(picture.pixels())
+
+
+def _has_metadata(data: bytes) -> bool:
+    """Whether a segment before the first scan may hold EXIF or XMP; also where the segments cannot be followed."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and 0xC0 <= data[at + 1] < 0xFF:
+        if data[at + 1] in (_START_OF_SCAN, _APP1):
+            return data[at + 1] == _APP1
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return True
+
+
+def _is_turned(data: bytes) -> bool:
+    try:
+        return is_turned(JpegImageFile(io.BytesIO(data)))
+    except Exception:  # it is for the Pillow path to say what is wrong
+        return True

@@ -1,0 +1,96 @@
+"""How a set of images is opened and identified, by what its paths lead to."""
+
+import dataclasses
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.remote.object_store import url_of
+from pipeline.stage import Input
+from pipeline.store.file_digests import FileDigests
+from stages.components.images.image_set import ImageSet
+
+_BLOCK = 1 << 14
+
+
+_MAY_BE_LOCATOR = re.compile(r"\.(?:tar|parquet|pq|arrow)/", re.IGNORECASE)
+
+
+def has_objects(root: Path, paths: Sequence[str]) -> bool:
+    """Whether pictures are objects of an object store, and not files."""
+    return url_of(root) is not None or any("://" in path for path in paths)
+
+
+def may_lie_in_containers(paths: Sequence[str]) -> bool:
+    """Whether some paths may be locators of records in containers."""
+    return any(_MAY_BE_LOCATOR.search(path) for path in paths)
+
+
+def open_images(root: Path, paths: Sequence[str], file_digests: FileDigests) -> ImageSet:
+    """Open pictures by their paths, which may be those of files, locators of records in containers, or objects.
+
+    Args:
+        root: folder that they start from.
+        paths: one a picture.
+        file_digests: remembers what lies in tars.
+    """
+    if has_objects(root, paths):
+        from stages.components.images.remote_image_set import RemoteImageSet
+
+        return RemoteImageSet(root=root, paths=paths)
+    if not may_lie_in_containers(paths):
+        return ImageSet(root=root, paths=paths)
+    from stages.components.images.record_image_set import RecordImageSet  # keeps pyarrow out of --help
+
+    return RecordImageSet(root=root, paths=paths, list_members=file_digests.members)
+
+
+def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_digests: FileDigests) -> Input:
+    """Hash the pictures' bytes in their order; a missing picture is part of the identity as missing.
+
+    Of pictures in containers, the containers are hashed whole, and which of their records are meant.
+
+    Args:
+        root: folder that relative paths start from.
+        paths: one a pair; a picture may come more than once.
+        identity: "content" reads every picture once and remembers its digest; "path" trusts that the same path always
+            holds the same picture, for sets that are too large to be read for this.
+        file_digests: what is remembered.
+    """
+    if has_objects(root, paths):
+        from stages.components.images.remote_image_set import identify_objects
+
+        return identify_objects(root, paths, identity=identity, file_digests=file_digests)
+    images = open_images(root, paths, file_digests)
+    hasher = hashlib.sha256(identity.encode())
+    missing: dict[int, str] = {}
+    if identity == "content":
+        names = _files_behind(images)
+        distinct, folder = list(dict.fromkeys(names)), str(root)
+        found = file_digests.digests([os.path.join(folder, name) for name in distinct])  # noqa: PTH118
+        by_name = dict(zip(distinct, found, strict=True))
+        digests = [by_name[name] for name in names]
+        for start in range(0, len(digests), _BLOCK):
+            hasher.update("".join(digest or "missing" for digest in digests[start : start + _BLOCK]).encode())
+        missing = {index: "missing file" for index, digest in enumerate(digests) if digest is None}
+        if names is not paths:
+            hasher.update("\0".join(paths).encode())
+    else:
+        for path in paths:
+            hasher.update(path.encode() + b"\0")
+    return Input(
+        digest=hasher.hexdigest(),
+        location=str(root.resolve()),
+        value=dataclasses.replace(images, missing=missing),
+    )
+
+
+def _files_behind(images: ImageSet) -> Sequence[str]:
+    """Which file has each picture: its own, or a container."""
+    if type(images) is ImageSet:
+        return images.paths
+    from stages.components.images.record_image_set import files_behind
+
+    return files_behind(images.root, images.paths)

@@ -1,0 +1,217 @@
+"""Pictures out of packs: found by the paths that the packs were made from, read where the packs lie."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
+from data_schemas.errors import ProtoRKDError
+from data_schemas.packed_images import ABSENT, CONFIG_NAME, INDEX_FOLDER, PackedImages
+from pipeline.fingerprint import hash_json
+from pipeline.log import log
+from pipeline.remote.object_store import url_of
+from pipeline.stage import Input
+from pipeline.store.file_digests import FileDigests
+from pipeline.store.store import Artifact, Store
+from stages.components.images.image_set import ImageSet
+
+if TYPE_CHECKING:
+    from stages.components.images.lazy_image import Picture
+
+Rows = NDArray[np.int32]
+
+PACK = "pack"
+"""Names the digest of the pack among the parts of what `find_packed` gives."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedImageSet(ImageSet):
+    """Pictures by their number, read from a pack; a process that reads them is handed the pack's path and the rows.
+
+    Args:
+        root: folder of the pack.
+        paths: of the pictures, as their set writes them.
+        missing: why the pack has no picture, by number.
+        pack: the artifact's pictures.
+        rows: of the pictures in the pack.
+
+    Shapes:
+        rows: (pictures,), int32.
+    """
+
+    pack: PackedImages = field(kw_only=True)
+    rows: Rows = field(kw_only=True)
+
+    @classmethod
+    def of(cls, pack: PackedImages, rows: Rows, paths: Sequence[str]) -> "PackedImageSet":
+        """Take rows of a pack, all of which are there."""
+        reasons = pack.reasons
+        numbers = np.flatnonzero(np.isin(rows, list(reasons))).tolist()
+        missing = {number: reasons[int(rows[number])] for number in numbers}
+        return cls(root=pack.root, paths=paths, missing=missing, pack=pack, rows=rows)
+
+    def open(self, number: int) -> "Picture":
+        """Open a picture, as `ImageSet.open` does.
+
+        Raises:
+            ImageRejected: the pack has none, for the reason that is given.
+            ProtoRKDError: the pack is damaged.
+        """
+        from stages.components.images.decoding import ImageRejected
+        from stages.components.images.lazy_image import DecodedPicture, JpegPicture
+
+        if number in self.missing:
+            raise ImageRejected(self.missing[number])
+        row = int(self.rows[number])
+        record, size = self.pack.read(row), self.pack.size(row)
+        return DecodedPicture(record.reshape(*size, 3)) if self.pack.format == "raw" else JpegPicture(record.data, size)
+
+    def select(self, numbers: Sequence[int]) -> "PackedImageSet":
+        """Choose pictures, which are numbered anew in the order that is given."""
+        return PackedImageSet.of(self.pack, self.rows[list(numbers)], [self.paths[number] for number in numbers])
+
+    def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:  # noqa: ARG002
+        """SHA-256 of the records: of a JPEG that was packed as it is, that of its file."""
+        return [
+            None if number in self.missing else hashlib.sha256(self.pack.read(int(self.rows[number])).data).hexdigest()
+            for number in numbers
+        ]
+
+
+def mean_bytes(images: ImageSet) -> float:
+    """Mean bytes of images that lie there as pixels."""
+    assert isinstance(images, PackedImageSet)
+    return images.pack.mean_bytes(images.rows)
+
+
+def are_raw(images: ImageSet) -> bool:
+    """Whether pictures lie there as pixels, with nothing to decode."""
+    return isinstance(images, PackedImageSet) and images.pack.format == "raw"
+
+
+class PackedPaths(Sequence[str]):
+    """Paths of rows of a pack, looked up when they are asked for."""
+
+    def __init__(self, pack: PackedImages, rows: Rows) -> None:
+        self._pack, self._rows = pack, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> str:  # type: ignore[override] # nobody slices them
+        path: str = self._pack.paths[int(self._rows[number])].as_py()
+        return path
+
+    def index(self, path: str) -> int:  # type: ignore[override] # nor looks in a part of them
+        """Number of the first picture with a path, which is there."""
+        [row] = self._pack.find([path])
+        return int(np.flatnonzero(self._rows == row)[0])
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._pack.paths.take(pa.array(self._rows)).to_pylist()
+
+
+@dataclass(frozen=True)
+class Pack:
+    """An artifact of pack, opened.
+
+    Args:
+        artifact: where it lies, and what it was made from.
+        images: its pictures.
+    """
+
+    artifact: Artifact
+    images: PackedImages
+
+    @classmethod
+    def open(cls, artifact: Artifact) -> "Pack":
+        """Open an artifact, whose lists are read whole; its records are held to their checksums as they are read.
+
+        Raises:
+            ProtoRKDError: a list is damaged, or a shard has another size than was written.
+        """
+        artifact.require_whole()
+        artifact.require_whole((CONFIG_NAME, f"{INDEX_FOLDER}/"), read=True)
+        return cls(artifact, PackedImages(artifact.path))
+
+
+def take_packed(artifact: Artifact, paths: pa.Array, *, manifest: str) -> Input:
+    """Take all pictures of a pair index from a pack; the pack's digest is their identity.
+
+    Args:
+        artifact: of pack.
+        paths: of the pictures, as the manifest writes them; a picture may come more than once.
+        manifest: where the manifest lies, for the message.
+
+    Raises:
+        ProtoRKDError: the pack does not know a path, or is damaged.
+    """
+    pack = Pack.open(artifact).images
+    rows = pack.find(paths)
+    absent = np.flatnonzero(rows == ABSENT)
+    if len(absent):
+        raise ProtoRKDError(
+            f"--packed must hold every picture of the pairs; got {artifact.path}, which lacks {len(absent):,} of "
+            f"{len(rows):,}, first {paths[int(absent[0])].as_py()}. Run: python cli.py pack --manifest {manifest}"
+        )
+    images = PackedImageSet.of(pack, rows, PackedPaths(pack, rows))
+    return Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=images)
+
+
+def take_all(pack: Pack) -> Input:
+    """Take all pictures of a pack, those that it rejected among them; the pack's digest is their identity."""
+    rows = np.arange(len(pack.images), dtype=np.int32)
+    images = PackedImageSet.of(pack.images, rows, PackedPaths(pack.images, rows))
+    return Input(digest=pack.artifact.record.digest, location=str(pack.artifact.path.resolve()), value=images)
+
+
+def find_packed(packs: Sequence[Pack], root: Path, paths: Sequence[str]) -> Input | None:
+    """Take the pictures of a set from the first pack that has all of them, or none.
+
+    A path fits as it is written where the set starts from the folder that the pack was made from; else the places of
+    the two are compared.
+
+    Args:
+        packs: to look in.
+        root: folder that the paths of the set start from.
+        paths: of the set.
+    """
+    for pack in packs:
+        rows = _find_places(pack, root if url_of(root) else root.resolve(), paths)
+        absent = np.flatnonzero(rows == ABSENT)
+        if not len(absent):
+            whole = pack.artifact.record.digest
+            digest = hash_json([whole, hashlib.sha256(rows.tobytes()).hexdigest()])
+            images = PackedImageSet.of(pack.images, rows, paths)
+            return Input(digest=digest, location=url_of(root) or str(root.resolve()), parts={PACK: whole}, value=images)
+        if len(absent) < len(rows):
+            log.info(
+                "%s lacks %d of %d pictures below %s, first %s; they are read from their files",
+                pack.artifact.name, len(absent), len(rows), root, paths[absent[0]],
+            )  # fmt: skip
+    return None
+
+
+def find_pack(digest: str, location: str, store: Store) -> Artifact | None:
+    """Find the pack that pictures were taken from, where it was or in the store, or None."""
+    place = Path(location)
+    known = [Artifact(place, ArtifactRecord.read(place))] if (place / RECORD_NAME).is_file() else []
+    found = next((found for found in [*known, *store.artifacts("pack")] if found.record.digest == digest), None)
+    return store.fetch(found) if found else None
+
+
+def _find_places(pack: Pack, root: Path, paths: Sequence[str]) -> Rows:
+    """Find rows by the paths as written, relative to the pack's folder, and absolute."""
+    pack_root = Path(pack.artifact.record.inputs["pictures"].location)
+    rows = pack.images.find(paths) if root == pack_root else np.full(len(paths), ABSENT, np.int32)
+    full = [os.path.normpath(os.path.join(root, path)) for path in paths]  # noqa: PTH118
+    for forms in ([os.path.relpath(path, pack_root) for path in full], full):
+        rows = np.where(rows == ABSENT, pack.images.find(forms), rows)
+    return rows

@@ -1,0 +1,222 @@
+"""Pictures out of containers - tars, parquet, arrow - read where they lie, with files beside them."""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.pair_sources.source import ListMembers
+from data_schemas.records.arrow import ArrowRecords
+from data_schemas.records.parquet import ParquetRecords
+from data_schemas.records.record import ABSENT, BROKEN, Records, UnreadableRecord
+from data_schemas.records.tar import TarRecords, list_members
+from pipeline.log import log
+from pipeline.store.file_digests import FileDigests
+from stages.components.images.image_set import ImageSet
+
+if TYPE_CHECKING:
+    from stages.components.images.lazy_image import Picture
+
+_LOCATOR = r"^(?P<container>.+?\.(?i:tar|parquet|pq|arrow))/(?P<record>.+)$"
+_ROW = r"^(?P<row>[0-9]+)/(?P<column>.+)$"
+_FILE = -1  # in place of a container, for a picture that is a file
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """Where pictures lie, by their number; small when pickled.
+
+    Args:
+        containers: each with the column that is read, of those that have columns.
+        container: of each picture, or -1 for a file.
+        first, second: what its container reads it by.
+
+    Shapes:
+        container: (pictures,), int32; or a tensor in memory that processes share.
+        first, second: (pictures,), int64; likewise.
+    """
+
+    containers: tuple[Records, ...]
+    container: Any
+    first: Any
+    second: Any
+
+    def select(self, numbers: NDArray[np.int64]) -> "Located":
+        """Choose pictures."""
+        return Located(self.containers, self.container[numbers], self.first[numbers], self.second[numbers])
+
+    def shared(self) -> "Located":
+        """The same in memory that processes share."""
+        import torch
+
+        from stages.components.compute.shared_memory import share
+
+        arrays = (share(torch.as_tensor(array)) for array in (self.container, self.first, self.second))
+        return Located(self.containers, *arrays)
+
+
+@dataclass(frozen=True, eq=False)
+class RecordImageSet(ImageSet):
+    """Pictures by their number, some of them records of containers, which a locator such as ``0.tar/17.jpg`` names.
+
+    Containers are listed when a picture is first opened, or when the set is handed to another process.
+
+    Args:
+        root: folder that paths and locators start from.
+        paths: of files, and locators.
+        missing: why there is no picture, by number, as far as it has been looked.
+        list_members: gives the members of a tar, perhaps from memory.
+        known: where the pictures lie, if that is known.
+    """
+
+    list_members: ListMembers = field(default=list_members, kw_only=True)
+    known: Located | None = field(default=None, kw_only=True)
+
+    @functools.cached_property
+    def located(self) -> Located:
+        """Where the pictures lie.
+
+        Raises:
+            ProtoRKDError: a container is damaged.
+        """
+        return self.known or _locate(self.root, self.paths, self.list_members)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "known": self.located, "located": self.located, "list_members": list_members}
+
+    def open(self, number: int) -> "Picture":
+        """Open a picture, as `ImageSet.open` does.
+
+        Raises:
+            ImageRejected: its record is missing or damaged.
+            ProtoRKDError: a container is damaged.
+        """
+        if int(self.located.container[number]) == _FILE:
+            return super().open(number)
+        from stages.components.images.decoding import ImageRejected
+        from stages.components.images.lazy_image import picture_of
+
+        try:
+            return picture_of(self._read(number))
+        except UnreadableRecord as error:
+            raise ImageRejected(error.reason) from error
+
+    def select(self, numbers: Sequence[int]) -> "RecordImageSet":
+        """Choose pictures, which are numbered anew in the order that is given."""
+        chosen = [self.paths[number] for number in numbers]
+        known = self.located.select(np.asarray(numbers, dtype=np.int64))
+        return RecordImageSet(self.root, chosen, list_members=self.list_members, known=known)
+
+    def stored_bytes(self, number: int) -> int:
+        """How many bytes a picture has as it is stored.
+
+        Raises:
+            OSError: it is missing.
+        """
+        if int(self.located.container[number]) == _FILE:
+            return super().stored_bytes(number)
+        try:
+            return len(self._read(number))
+        except UnreadableRecord as error:
+            raise OSError(error.reason) from error
+
+    def shared(self) -> "RecordImageSet":
+        """The same, with what is large in memory that processes share."""
+        if any(isinstance(each, ParquetRecords) for each in self.located.containers):
+            log.info("pictures are read out of parquet, by groups of rows: they come quicker once they are packed")
+        from stages.components.compute.shared_memory import share_names
+
+        return dataclasses.replace(self, paths=share_names(self.paths), known=self.located.shared())
+
+    def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
+        """SHA-256 of the bytes of pictures, in a container or not; None where there are none."""
+        container = np.asarray(self.located.container)
+        files = [number for number in numbers if container[number] == _FILE]
+        of_files = dict(zip(files, super().digests(files, file_digests), strict=True))
+        return [of_files[number] if number in of_files else self._digest(number) for number in numbers]
+
+    def _digest(self, number: int) -> str | None:
+        try:
+            return hashlib.sha256(self._read(number)).hexdigest()
+        except UnreadableRecord:
+            return None
+
+    def _read(self, number: int) -> bytes:
+        located = self.located
+        first = int(located.first[number])
+        if first == ABSENT:
+            raise UnreadableRecord("missing in its container")
+        return located.containers[int(located.container[number])].read(first, int(located.second[number]))
+
+
+def files_behind(root: Path, paths: Sequence[str]) -> list[str]:
+    """The container of each picture, or its own path where it is a file."""
+    texts = pa.array(paths, pa.large_string())
+    parts = _split(texts, _LOCATOR)
+    container = pc.struct_field(parts, "container")
+    is_record = pc.is_in(container, value_set=pa.array(_containers(root, parts), pa.large_string()))
+    found: list[str] = pc.if_else(is_record, container, texts).to_pylist()
+    return found
+
+
+def _containers(root: Path, parts: pa.StructArray) -> list[str]:
+    """Names of the containers among what may be locators: files, for no path leads below a file."""
+    names = pc.struct_field(parts, "container").unique().drop_null().to_pylist()
+    return [name for name in names if (root / name).is_file()]
+
+
+def _locate(root: Path, paths: Sequence[str], list_members: ListMembers) -> Located:
+    parts = _split(pa.array(paths, pa.large_string()), _LOCATOR)
+    names = _containers(root, parts)
+    owners = pc.index_in(pc.struct_field(parts, "container"), value_set=pa.array(names, pa.large_string()))
+    owner = owners.fill_null(_FILE).to_numpy(zero_copy_only=False)
+    records = pc.struct_field(parts, "record")
+    containers: list[Records] = []
+    container = np.full(len(paths), _FILE, np.int32)
+    places = np.full((len(paths), 2), ABSENT, np.int64)
+    order = np.argsort(owner, kind="stable")
+    edges = np.searchsorted(owner[order], np.arange(len(names) + 1))
+    for name, start, stop in zip(names, edges[:-1], edges[1:], strict=True):
+        numbers = order[start:stop]
+        for reader, chosen, wanted in _readers(root / name, records.take(pa.array(numbers)), list_members):
+            container[numbers[chosen]] = len(containers)
+            places[numbers[chosen]] = _find(reader, wanted)
+            containers.append(reader)
+    return Located(tuple(containers), container, places[:, 0].copy(), places[:, 1].copy())
+
+
+def _find(reader: Records, names: pa.Array) -> NDArray[np.int64]:
+    try:
+        return reader.find(names)
+    except BROKEN as error:
+        raise ProtoRKDError(f"{reader.path} must be a whole container; {error}. Fetch or save it again.") from error
+
+
+def _readers(
+    path: Path, records: pa.Array, list_members: ListMembers
+) -> list[tuple[Records, NDArray[np.int64], pa.Array]]:
+    """What reads some records of a container: each reader with the places among them that it reads, and their names."""
+    if path.suffix.lower() == ".tar":
+        return [(TarRecords(path, list_members), np.arange(len(records), dtype=np.int64), records)]
+    is_arrow = path.suffix.lower() == ".arrow"
+    parts = _split(records, _ROW)
+    columns, rows = pc.struct_field(parts, "column").fill_null(""), pc.struct_field(parts, "row").fill_null("")
+    found: list[tuple[Records, NDArray[np.int64], pa.Array]] = []
+    for column in columns.unique().to_pylist():
+        chosen = np.flatnonzero(pc.equal(columns, column).to_numpy(zero_copy_only=False))
+        reader: Records = ArrowRecords(path, column) if is_arrow else ParquetRecords(path, column)
+        found.append((reader, chosen, rows.take(pa.array(chosen))))
+    return found
+
+
+def _split(texts: pa.LargeStringArray, pattern: str) -> pa.StructArray:
+    return pc.extract_regex(texts, pattern)

@@ -1,0 +1,28 @@
+"""How many pictures of a set may be lost."""
+
+from collections.abc import Sequence
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.manifest import Rejection
+from stages.components.images.image_set import ImageSet
+
+
+def check_rejected(rejections: Sequence[Rejection], images: ImageSet, *, max_bad_fraction: float) -> None:
+    """Stop where too many pictures cannot be read, or all of them.
+
+    Args:
+        rejections: those that cannot.
+        images: the set.
+        max_bad_fraction: the share that may be lost.
+
+    Raises:
+        ProtoRKDError: there are more; the first of them are named.
+    """
+    total = len(images.paths)
+    if len(rejections) > max_bad_fraction * total or len(rejections) == total:
+        first = "".join(f"\n  {images.root / entry.value}: {entry.reason}" for entry in rejections[:3])
+        rule = "be read" if len(rejections) == total else f"be read but for a share of {max_bad_fraction:g}"
+        raise ProtoRKDError(
+            f"Pictures must {rule} (--max-bad-fraction); got {len(rejections):,} of {total:,} that cannot. The first:"
+            f"{first}\nMend them or the paths, pass --image-root, or raise --max-bad-fraction."
+        )

@@ -1,0 +1,249 @@
+"""Pictures in an object store, read with retries and many at a time, and known by their bytes."""
+
+import hashlib
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_schemas.errors import ProtoRKDError
+from pipeline.log import log
+from pipeline.progress import progress
+from pipeline.remote.cache import ObjectCache
+from pipeline.remote.errors import BadKeyError, RemoteError
+from pipeline.remote.object_store import Found, Objects, in_parallel, is_url, split_url, url_of
+from pipeline.stage import Input
+from pipeline.store.file_digests import FileDigests
+from stages.components.images.image_set import ImageSet
+
+if TYPE_CHECKING:
+    from stages.components.images.lazy_image import Picture
+
+MAX_BYTES = 256 << 20  # of one object: what is larger is no picture that anybody trains on
+_DIGEST_BYTES = 32
+_BLOCK = 1024  # pictures that are hashed before their digests are remembered
+_LISTED_FOR_ONE = 8  # objects that may be listed for each that is wanted, before each is asked for by itself
+_LISTED_AT_LEAST = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class RemoteImageSet(ImageSet):
+    """Pictures by their number: objects below a URL, or named by URLs of their own.
+
+    Args:
+        root: the URL, as a path; or a folder, if the paths are URLs.
+        paths: of the pictures as a manifest writes them.
+        missing: why there is no picture, by number, as far as it has been looked.
+        sha256: of the pictures, one behind the other, where they are known by content; else nothing.
+    """
+
+    sha256: bytes = field(default=b"", kw_only=True)
+    _read_ahead: dict[int, bytes] = field(default_factory=dict, init=False, repr=False)
+
+    def open(self, number: int) -> "Picture":
+        """Open a picture.
+
+        Raises:
+            ImageRejected: it is missing, or damaged as far as that shows before it is decoded.
+            ProtoRKDError: the store does not answer, or refuses; or the picture is another than it was.
+        """
+        from stages.components.images.decoding import ImageRejected
+        from stages.components.images.lazy_image import picture_of
+
+        if number in self.missing:
+            raise ImageRejected(self.missing[number])
+        if not is_url(self._file(number)):
+            return super().open(number)
+        data: bytes | str | None = self._read_ahead.pop(number, None)
+        if data is None:
+            data = self._read(number)
+        if isinstance(data, str):
+            raise ImageRejected(data)
+        return picture_of(data)
+
+    def read_ahead(self, numbers: Sequence[int]) -> None:
+        """Read pictures that are going to be opened by this process, many at a time."""
+        wanted = [number for number in dict.fromkeys(numbers) if is_url(self._file(number))]
+        for number, data in zip(wanted, in_parallel(self._read, wanted), strict=True):
+            if isinstance(data, bytes):
+                self._read_ahead[number] = data
+
+    def select(self, numbers: Sequence[int]) -> "RemoteImageSet":
+        """Choose pictures, which are numbered anew in the order that is given."""
+        return RemoteImageSet(
+            root=self.root,
+            paths=[self.paths[number] for number in numbers],
+            sha256=b"".join(self.sha256[_place(number)] for number in numbers),
+        )
+
+    def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
+        """SHA-256 of the bytes of pictures; None where there are none."""
+        return digests_of([self._file(number) for number in numbers], file_digests)
+
+    def _file(self, number: int) -> str:
+        return place_of(self.root, self.paths[number])
+
+    def _digest(self, number: int) -> bytes:
+        digest = self.sha256[_place(number)]
+        return digest if any(digest) else b""  # zeros stand for a picture that was not there
+
+    def _read(self, number: int) -> bytes | str:
+        """Read an object, from the cache if it is there; or say why it is no picture."""
+        url, digest, cache = self._file(number), self._digest(number), ObjectCache.of_environment()
+        name = digest.hex() or url
+        kept = cache.read(name)
+        if kept is not None and (not digest or hashlib.sha256(kept).digest() == digest):
+            return kept
+        try:
+            data = read_picture(url)
+        except RemoteError as error:
+            raise ProtoRKDError(str(error)) from error  # of a kind that gets through from process to process
+        if isinstance(data, str):
+            return data
+        if digest and hashlib.sha256(data).digest() != digest:
+            raise ProtoRKDError(
+                f"{url} must be as it was when its bytes were hashed; it has changed. Run the same command again."
+            )
+        cache.write(name, data)
+        return data
+
+
+def _place(number: int) -> slice:
+    return slice(number * _DIGEST_BYTES, (number + 1) * _DIGEST_BYTES)
+
+
+def place_of(root: Path, path: str) -> str:
+    """The URL, or the file, that a path means below a root."""
+    if is_url(path):
+        return path
+    url = url_of(root)
+    if url is None or path.startswith("/"):
+        return os.path.join(root, path)  # noqa: PTH118 - as in ImageSet
+    return f"{url.rstrip('/')}/{path}"
+
+
+def read_picture(url: str) -> bytes | str:
+    """Read an object, or say why it is no picture.
+
+    Raises:
+        RemoteError: the store does not answer, or refuses.
+    """
+    bucket, key = split_url(url)
+    try:
+        found = Objects(bucket).read(key, limit=MAX_BYTES)
+    except BadKeyError:
+        return "key that cannot be asked for"
+    if found is None:
+        return "missing object"
+    return found[0] if found[1].size <= MAX_BYTES else f"object of more than {MAX_BYTES >> 20} MiB"
+
+
+def identify_objects(root: Path, paths: Sequence[str], *, identity: str, file_digests: FileDigests) -> Input:
+    """Hash the pictures' bytes in their order, as `identify_images` does; by content each object is read once.
+
+    Raises:
+        RemoteError: the store does not answer, or refuses: no picture is taken for missing for that.
+    """
+    hasher = hashlib.sha256(identity.encode())
+    url = url_of(root)
+    location = url.rstrip("/") if url else str(root.resolve())
+    if identity != "content":
+        for path in paths:
+            hasher.update(path.encode() + b"\0")
+        return Input(digest=hasher.hexdigest(), location=location, value=RemoteImageSet(root=root, paths=paths))
+    digests = digests_of([place_of(root, path) for path in paths], file_digests)
+    hasher.update("".join(digest or "missing" for digest in digests).encode())
+    missing = {number: "missing object" for number, digest in enumerate(digests) if digest is None}
+    sha256 = b"".join(bytes.fromhex(digest) if digest else bytes(_DIGEST_BYTES) for digest in digests)
+    value = RemoteImageSet(root=root, paths=paths, missing=missing, sha256=sha256)
+    return Input(digest=hasher.hexdigest(), location=location, value=value)
+
+
+def digests_of(places: Sequence[str], file_digests: FileDigests) -> list[str | None]:
+    """SHA-256 of files and objects, in order; an object with the same URL, tag and size is not read again."""
+    distinct = list(dict.fromkeys(places))
+    urls = [place for place in distinct if is_url(place)]
+    files = [place for place in distinct if not is_url(place)]
+    known: dict[str, str | None] = dict(zip(files, file_digests.digests(files), strict=True))
+    there = _look_up(urls)
+    facts = {url: (url, found.tag, found.size) for url, found in there.items()}
+    recalled = file_digests.recall(list(facts.values()))
+    known |= {url: digest for url, digest in zip(facts, recalled, strict=True) if digest is not None}
+    unread = [url for url in facts if url not in known]
+    if unread:
+        log.info(
+            "reading %d pictures from %s to know them by their bytes; pack puts them where training reads them quickly",
+            len(unread), split_url(unread[0])[0],
+        )  # fmt: skip
+    with progress("reading pictures", total=len(unread), unit="pictures") as advance:
+        for start in range(0, len(unread), _BLOCK):
+            some = unread[start : start + _BLOCK]
+            found = dict(zip(some, in_parallel(_hash, some), strict=True))
+            file_digests.remember({facts[url]: digest for url, digest in found.items() if digest and facts[url][1]})
+            known |= found
+            advance(len(some))
+    return [known.get(place) for place in places]
+
+
+def _hash(url: str) -> str | None:
+    data = read_picture(url)
+    if isinstance(data, str):
+        # What is too large, or gone since it was listed, has no digest: it is missing, as a file would be.
+        return None
+    digest = hashlib.sha256(data).hexdigest()
+    ObjectCache.of_environment().write(digest, data)
+    return digest
+
+
+def _look_up(urls: Sequence[str]) -> dict[str, Found]:
+    """Tag and size of each object that is there: by listing, or one by one where too much else lies between them."""
+    by_bucket: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for url in urls:
+        bucket, key = split_url(url)
+        by_bucket[bucket][key] = url
+    found: dict[str, Found] = {}
+    for bucket, wanted in by_bucket.items():
+        there = _look_up_in(Objects(bucket), list(wanted))
+        found |= {wanted[key]: each for key, each in there.items()}
+    return found
+
+
+def _look_up_in(objects: Objects, keys: Sequence[str]) -> dict[str, Found]:
+    found: dict[str, Found] = {}
+    whole = False
+    if len(keys) > 1 and not objects.url.startswith("http"):
+        found, whole = _list(objects, set(keys))
+    unlisted = [] if whole else [key for key in keys if key not in found]
+    heads = in_parallel(lambda key: _head(objects, key), unlisted)
+    return found | {key: head for key, head in zip(unlisted, heads, strict=True) if head is not None}
+
+
+def _list(objects: Objects, wanted: set[str]) -> tuple[dict[str, Found], bool]:
+    """List below the folder that all keys share; whether that came to its end."""
+    found: dict[str, Found] = {}
+    most = _LISTED_AT_LEAST + _LISTED_FOR_ONE * len(wanted)
+    try:
+        for number, each in enumerate(objects.below(_shared_folder(wanted))):
+            if number == most:
+                return found, False
+            if each.key in wanted:
+                found[each.key] = each
+    except BadKeyError:
+        return found, False
+    return found, True
+
+
+def _shared_folder(keys: Iterable[str]) -> str:
+    folders = [key.split("/")[:-1] for key in keys]
+    pairs = zip(min(folders), max(folders), strict=False)  # in their order, the first and the last share the least
+    return "/".join(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _head(objects: Objects, key: str) -> Found | None:
+    try:
+        return objects.head(key)
+    except BadKeyError:
+        return None

@@ -1,0 +1,140 @@
+"""Pairs of images and captions in any form: the options that say how they are written, and how they are found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.pair_sources.text.quoting import QUOTINGS
+from pipeline.fingerprint import hash_json
+from pipeline.log import log
+from pipeline.options.declaration import option
+from pipeline.remote.object_store import url_of
+from pipeline.stage import Input
+from pipeline.store.file_digests import FileDigests
+from stages.components.images.opening import may_lie_in_containers
+from stages.components.inputs.remote_manifest import local_copy
+
+if TYPE_CHECKING:
+    from data_schemas.manifest import Manifest
+    from data_schemas.pair_sources.columns import Columns
+    from data_schemas.pair_sources.kinds import PairSource
+
+SEPARATORS = {"auto": "auto", "tab": "\t", "comma": ",", "semicolon": ";"}
+_PLAIN = ("table", "json-lines", "coco")  # forms of one file whose name says nothing of its pairs
+
+
+@dataclass(frozen=True)
+class ManifestFormat:
+    """Columns and punctuation of a manifest."""
+
+    image_key: str = option(
+        "filepath", help="Column or key of images. Where it is left out and absent: image, image_path or file_name."
+    )
+    caption_key: str = option(
+        "title", help="Column or key of captions. Where it is left out and absent: caption, text, TEXT or sentence."
+    )
+    separator: str = option(
+        "auto", help="Between the columns of a table; auto looks at its header.", choices=tuple(SEPARATORS)
+    )
+    quoting: str = option(
+        "auto", help="Whether fields are quoted as csv does it; auto looks at the whole file.", choices=QUOTINGS
+    )
+
+    def read(
+        self,
+        source: "PairSource",
+        *,
+        label_column: str = "",
+        limit: int = 0,
+        max_bad_fraction: float,
+        file_digests: FileDigests,
+    ) -> "Manifest":
+        """Read pairs that are written so.
+
+        Args:
+            source: where they are.
+            label_column: column of labels; "" reads none.
+            limit: take the first so many pairs; 0 takes all.
+            max_bad_fraction: rejected records beyond this share are an error.
+            file_digests: remembers what lies in tars.
+
+        Raises:
+            ProtoRKDError: as `PairSource.read`.
+        """
+        manifest = source.read(
+            self.columns(label_column),
+            separator=SEPARATORS[self.separator],
+            quoting=self.quoting,
+            limit=limit,
+            max_bad_fraction=max_bad_fraction,
+            list_members=file_digests.members,
+        )
+        for note in manifest.notes:
+            log.info("%s: %s", source.path, note)
+        return manifest
+
+    def columns(self, label_column: str = "") -> "Columns":
+        """The names of the columns."""
+        from data_schemas.pair_sources.columns import Columns
+
+        return Columns(self.image_key, self.caption_key, label_column)
+
+    def identify(self, source: "PairSource", *, file_digests: FileDigests) -> Input:
+        """Hash the files that pairs are read from.
+
+        What lies elsewhere and still decides what is read - the names of shards, a separator that the file's name
+        decides - is hashed with them.
+
+        Raises:
+            ProtoRKDError: one of them is absent.
+        """
+        digests = file_digests.digests(source.files)
+        for file, digest in zip(source.files, digests, strict=True):
+            if digest is None:
+                raise ProtoRKDError(f"{file} must be a readable file; it is missing or closed to you.")
+        if source.kind in _PLAIN and len(digests) == 1:
+            separator = self._decided(source)
+            whole = str(digests[0]) if separator is None else hash_json([separator, digests[0]])
+        else:
+            names = [source.name_of(file) for file in source.files]
+            whole = hash_json([source.kind, source.encoding, names, digests])
+        return Input(digest=whole, location=str(source.path.resolve()), value=source)
+
+    def _decided(self, source: "PairSource") -> str | None:
+        """The separator of a table where it was left open and is no tab."""
+        if source.kind != "table" or self.separator != "auto":
+            return None
+        from data_schemas.pair_sources.text.manifest_table import separator_of
+
+        separator = separator_of(source.files[0], self.columns(), quoting=self.quoting)
+        return None if separator == "\t" else separator
+
+
+def find_pairs(manifest: Path) -> "PairSource":
+    """Find what ``--manifest`` names.
+
+    Raises:
+        ProtoRKDError: nothing is there, or it is of no form that is known.
+    """
+    from data_schemas.pair_sources.kinds import find_source  # keeps pyarrow out of --help
+    from data_schemas.pair_sources.patterns import is_pattern
+
+    manifest = local_copy(manifest)
+    if not manifest.exists() and not is_pattern(manifest):
+        raise ProtoRKDError(f"--manifest must name a file; got {manifest}.")
+    return find_source(manifest)
+
+
+def find_picture_root(manifest: Path, images: Sequence[str]) -> Path:
+    """The folder that the images of a manifest start from, also where the manifest itself is gone.
+
+    Raises:
+        ProtoRKDError: it is a file of COCO's captions, and none of its pictures is found near it.
+    """
+    from data_schemas.pair_sources.kinds import picture_root  # keeps pyarrow out of --help
+
+    if url_of(manifest) is None:
+        return picture_root(manifest, images)
+    return local_copy(manifest).parent if may_lie_in_containers(images) else manifest.parent

@@ -1,0 +1,1 @@
+"""Retrieval, by exact ranks; what only `evaluate` measures lies there."""

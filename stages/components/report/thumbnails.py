@@ -1,0 +1,99 @@
+"""Small pictures for the page, as data URIs."""
+
+import base64
+import functools
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from stages.components.images.decoding import ImageRejected, open_image
+from stages.components.images.image_set import ImageSet
+from stages.components.images.lazy_image import to_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+THUMBNAIL_SIZE = 160
+
+_GREY = (128, 130, 134)
+
+
+class Thumbnails:
+    """Thumbnails of the readable pictures of a set, each made once.
+
+    Args:
+        pictures: the set.
+        rows: (readable,), int64: the place in the set of each picture that could be read.
+    """
+
+    def __init__(self, pictures: ImageSet, rows: "Tensor") -> None:
+        self._pictures = pictures
+        self._rows: list[int] = rows.tolist()
+        self._made: dict[int, str] = {}
+
+    def path(self, index: int) -> str:
+        """Where a readable picture lies, as the set writes it."""
+        return self._pictures.paths[self._rows[index]]
+
+    def image(self, index: int) -> str:
+        """Data URI of a readable picture, or the stand-in of one that has vanished meanwhile."""
+        if index not in self._made:
+            self._made[index] = thumbnail_or_stand_in(self._pictures, self._rows[index])
+        return self._made[index]
+
+
+def thumbnail_or_stand_in(pictures: ImageSet, number: int, *, size: int = THUMBNAIL_SIZE) -> str:
+    """Make a thumbnail of a picture of a set, or `stand_in` where it can no longer be read."""
+    try:
+        return thumbnail(to_image(pictures.open(number)), size=size)
+    except ImageRejected:
+        return stand_in()
+
+
+@functools.cache
+def stand_in() -> str:
+    """Data URI of the grey square that is shown in place of a picture whose file has vanished."""
+    return _as_uri(stand_in_jpeg())
+
+
+def stand_in_jpeg() -> bytes:
+    """The file of `stand_in`."""
+    return small_jpeg(Image.new("RGB", (8, 8), _GREY), size=8)
+
+
+def thumbnail(image: Path | Image.Image, size: int = 96) -> str:
+    """Make a small JPEG of an image, as a data URI. Equal pixels give equal bytes.
+
+    Args:
+        image: a file, or a loaded image; what is transparent turns white.
+        size: longer side in pixels at most; smaller images stay as they are.
+
+    Raises:
+        ImageRejected: the file cannot be read as an image.
+    """
+    return _as_uri(small_jpeg(image, size=size))
+
+
+def small_jpeg(image: Path | Image.Image, *, size: int) -> bytes:
+    """Make a JPEG file of an image, as `thumbnail` says."""
+    shrunk = _on_white(open_image(image) if isinstance(image, Path) else image)
+    shrunk.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=None)
+    # Pasted into a fresh image, so that no comment or profile of the file travels along.
+    bare = Image.new("RGB", shrunk.size)
+    bare.paste(shrunk)
+    buffer = io.BytesIO()
+    bare.save(buffer, format="JPEG", quality=82, optimize=True)
+    return buffer.getvalue()
+
+
+def _as_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layered = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")

@@ -1,0 +1,297 @@
+"""The weights that a distillation keeps: of one that is finished, and of one that still runs or was stopped."""
+
+import contextlib
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from data_schemas.artifact_record import JOURNAL_NAME, RECORD_NAME, ArtifactRecord
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import FileEntry
+from data_schemas.student_checkpoint import (
+    CHECKPOINT_FOLDER,
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    StudentConfig,
+    checkpoint_path,
+)
+from pipeline.fingerprint import hash_json
+from pipeline.store.draft import read_journal
+from pipeline.store.locks import is_held
+from pipeline.store.store import DRAFT_PREFIX, Artifact, Store
+
+LAST, ALL = "last", "all"
+RUNNING, STOPPED, DONE = "running", "stopped", "done"
+
+_STAGE = "distill"
+_KEPT = re.compile(re.escape(checkpoint_path(0)).replace("0", "([1-9][0-9]*)"))
+
+
+@dataclass(frozen=True)
+class LoadedStudent:
+    """Weights of a student, to be measured.
+
+    Args:
+        config: what its folder says of it.
+        weights: file of the weights, where it was found.
+        sha256: of that file's bytes.
+        name: ``epoch_3``, or ``last`` for what the distillation ended with.
+        epoch: after which they were kept; None where it is not known.
+        fingerprint: of the distillation.
+        artifact: of the distillation; None while it is not finished.
+    """
+
+    config: StudentConfig
+    weights: Path
+    sha256: str
+    name: str
+    epoch: int | None
+    fingerprint: str
+    artifact: Artifact | None = None
+
+    @property
+    def identity(self) -> str:
+        """Hash of the weights and of what is done to pictures."""
+        return hash_json([self.sha256, self.config.backbone, self.config.preprocessing])
+
+    @property
+    def folder(self) -> Path:
+        """The artifact's folder; of a distillation that is not finished, the one that it will have."""
+        parent = self.weights.parent
+        root = parent.parent if parent.name == CHECKPOINT_FOLDER else parent
+        return root.with_name(root.name.removeprefix(DRAFT_PREFIX))
+
+    @property
+    def places(self) -> tuple[Path, Path]:
+        """Where the weights may lie by now: a draft is renamed when it becomes an artifact."""
+        path = WEIGHTS_NAME if self.name == LAST else f"{CHECKPOINT_FOLDER}/{self.weights.name}"
+        return self.weights, self.folder / path
+
+
+@dataclass(frozen=True)
+class DistillRun:
+    """A distillation in a store.
+
+    Args:
+        fingerprint: of what it was asked to do.
+        state: ``running``, while a live process works on it; ``stopped``, where the same command goes on from what it
+            left; or ``done``.
+        artifact: that it ended with; None unless it is done.
+    """
+
+    fingerprint: str
+    state: str
+    artifact: Artifact | None = None
+
+
+def split_checkpoint(reference: str) -> tuple[str, str | None]:
+    """Take ``REF@CHECKPOINT`` apart; a folder that exists as written keeps its ``@``."""
+    name, at, checkpoint = reference.rpartition("@")
+    return (name, checkpoint) if at and not Path(reference).is_dir() else (reference, None)
+
+
+def find_checkpoint(reference: str | None, *, store: Store) -> LoadedStudent:
+    """Find the weights that ``--student`` names.
+
+    Args:
+        reference: REF for what a distillation ended with, REF@epoch_3 for what it kept after an epoch; None for what
+            the newest ended with.
+        store: where.
+
+    Raises:
+        ProtoRKDError: there is no such student, it kept no such weights, or a file is missing or cut.
+    """
+    name, checkpoint = (None, None) if reference is None else split_checkpoint(reference)
+    artifact = store.resolve(name, stage=_STAGE, flag="--student")
+    artifact.require_whole((CONFIG_NAME,), read=True)
+    wanted = checkpoint or LAST
+    known = {student.name: student for which in (LAST, ALL) for student in finished_checkpoints(artifact, which)}
+    if wanted not in known:
+        raise ProtoRKDError(
+            f"--student must name weights that {artifact.name} kept; got {wanted!r}. Choose one of {', '.join(known)}, "
+            f"as in {artifact.record.fingerprint[:12]}@{LAST}."
+        )
+    return known[wanted]
+
+
+def find_weights(identity: str, *, location: Path, store: Store) -> LoadedStudent:
+    """Find the very weights that embedded pictures earlier.
+
+    Args:
+        identity: of the weights and of what is done to pictures.
+        location: where the artifact of distill was.
+        store: where else to look.
+
+    Raises:
+        ProtoRKDError: they are gone.
+    """
+    known = [Artifact(location, ArtifactRecord.read(location))] if (location / RECORD_NAME).is_file() else []
+    for artifact in [*known, *reversed(store.artifacts(_STAGE))]:
+        for which in (LAST, ALL):
+            with contextlib.suppress(ProtoRKDError):  # damaged, which another with the same weights may not be
+                for student in finished_checkpoints(store.fetch(artifact), which):
+                    if student.identity == identity:
+                        return student
+    raise ProtoRKDError(
+        f"The student that embedded the pictures must be in {store} or at {location}; it is gone. Distill again "
+        "with the same options."
+    )
+
+
+def finished_checkpoints(artifact: Artifact, which: str) -> list[LoadedStudent]:
+    """Find the weights that a finished distillation kept; sizes are compared here, bytes when weights are loaded.
+
+    Args:
+        artifact: of distill.
+        which: ``last``, what it ended with; ``all``, after each epoch that was kept, with ``last`` behind them where
+            none of them has its bytes; or epochs, such as ``2,4``.
+
+    Returns:
+        One a checkpoint, in the order of epochs.
+
+    Raises:
+        ProtoRKDError: no such weights were kept, or a file is missing or cut.
+    """
+    files = {file.path: file for file in artifact.record.files}
+    kept = _kept_epochs(list(files))
+    last = files.get(WEIGHTS_NAME)
+    chosen: dict[str, int | None] = {}
+    if which != LAST:
+        chosen |= {checkpoint_path(epoch): epoch for epoch in _chosen_epochs(which, kept, artifact)}
+    kept_bytes = {files[path].sha256 for path in chosen}
+    if which == LAST or (which == ALL and (last is None or last.sha256 not in kept_bytes)):
+        epochs = artifact.record.params.get("epochs")
+        chosen[WEIGHTS_NAME] = epochs if isinstance(epochs, int) else None
+    if last is None:
+        raise ProtoRKDError(f"{artifact.path} must hold {WEIGHTS_NAME}; its record names none. Run distill again.")
+    artifact.require_whole(tuple(chosen))
+    config = StudentConfig.read(artifact.path)
+    fingerprint = artifact.record.fingerprint
+    return [
+        LoadedStudent(
+            config=config,
+            weights=artifact.path / path,
+            sha256=files[path].sha256,
+            name=LAST if path == WEIGHTS_NAME else f"epoch_{epoch}",
+            epoch=epoch,
+            fingerprint=fingerprint,
+            artifact=artifact,
+        )
+        for path, epoch in chosen.items()
+    ]
+
+
+def running_checkpoints(store: Store, fingerprint: str) -> list[LoadedStudent]:
+    """Find the weights that an unfinished distillation has kept so far and that have the bytes it noted.
+
+    No lock is taken: where the run ends, or starts anew, meanwhile, there may be fewer than there were, or none.
+
+    Returns:
+        One a checkpoint, in the order of epochs.
+    """
+    root = store.draft_folder(_STAGE, fingerprint)
+    try:
+        config = StudentConfig.read(root)
+        journal = read_journal(root / JOURNAL_NAME)
+    except (ProtoRKDError, OSError):
+        return []
+    return [
+        LoadedStudent(
+            config=config,
+            weights=root / entry.path,
+            sha256=entry.sha256,
+            name=f"epoch_{epoch}",
+            epoch=epoch,
+            fingerprint=fingerprint,
+        )
+        for epoch in _kept_epochs(list(journal))
+        if _has_its_bytes(root, entry := journal[checkpoint_path(epoch)])
+    ]
+
+
+def find_run(store: Store, reference: str | None) -> DistillRun:
+    """Find a distillation: one that runs, one that was stopped, or one that is done.
+
+    Args:
+        store: where.
+        reference: a fingerprint or its beginning, or the path of an artifact; None takes the newest of those that run,
+            or else of all.
+
+    Raises:
+        ProtoRKDError: there is none, or more than one fits.
+    """
+    if reference is not None and Path(reference).is_dir():
+        artifact = store.resolve(reference, stage=_STAGE, flag="--student")
+        return DistillRun(artifact.record.fingerprint, DONE, artifact)
+    drafts = _folders(store, DRAFT_PREFIX)  # before the artifacts: what is renamed meanwhile is seen twice, not never
+    known = drafts | _elsewhere(store) | _folders(store)
+    fitting = [fingerprint for fingerprint in known if fingerprint.startswith(reference or "")]
+    if reference is None:
+        running = [fingerprint for fingerprint in drafts if is_held(store, _STAGE, fingerprint)]
+        fitting = sorted(running or fitting, key=known.__getitem__)[-1:]
+    if len(fitting) != 1:
+        if reference is None:
+            raise ProtoRKDError(f"{store} must hold a distillation; it has none. Start distill first.")
+        what = "exactly one distillation" if fitting else "a distillation"
+        listing = ", ".join(fingerprint[:12] for fingerprint in (fitting or known)) or "none"
+        raise ProtoRKDError(
+            f"--student must name {what} in {store}, by fingerprint or path; got {reference!r}. Known: {listing}."
+        )
+    return _run(store, fitting[0])
+
+
+def _run(store: Store, fingerprint: str) -> DistillRun:
+    if is_held(store, _STAGE, fingerprint):
+        return DistillRun(fingerprint, RUNNING)
+    artifact = store.find(_STAGE, fingerprint)
+    return DistillRun(fingerprint, DONE if artifact else STOPPED, artifact)
+
+
+def _elsewhere(store: Store) -> dict[str, float]:
+    """Fingerprints of finished distillations that have no folder here yet, with the time at which each was made."""
+    records = [artifact.record for artifact in store.artifacts(_STAGE) if not artifact.path.exists()]
+    return {record.fingerprint: datetime.fromisoformat(record.created).timestamp() for record in records}
+
+
+def _folders(store: Store, prefix: str = "") -> dict[str, float]:
+    """Fingerprints of a kind of folder, with the time at which each was last written."""
+    found = {}
+    for path in (store.root / _STAGE).glob(f"{prefix}[!.]*"):
+        with contextlib.suppress(OSError):  # renamed or removed by now
+            if path.is_dir():
+                found[path.name.removeprefix(prefix)] = path.stat().st_mtime
+    return found
+
+
+def _chosen_epochs(which: str, kept: Sequence[int], artifact: Artifact) -> list[int]:
+    if which == ALL:
+        return list(kept)
+    words = [word.strip() for word in which.split(",")]
+    wanted = {int(word) for word in words if word.isdecimal()}
+    if not all(word.isdecimal() for word in words) or not wanted <= set(kept):
+        listing = ", ".join(map(str, kept)) or "none"
+        raise ProtoRKDError(
+            f"--checkpoints must be {LAST}, {ALL}, or epochs that {artifact.name} kept; got {which!r}. Kept: {listing}."
+        )
+    return sorted(wanted)
+
+
+def _kept_epochs(paths: Sequence[str]) -> list[int]:
+    return sorted(int(found[1]) for path in paths if (found := _KEPT.fullmatch(path)))
+
+
+def _has_its_bytes(root: Path, entry: FileEntry) -> bool:
+    try:
+        facts = (root / entry.path).stat()
+    except OSError:
+        return False
+    return _read_as_written(root, entry, facts.st_ino, facts.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_as_written(root: Path, entry: FileEntry, _inode: int, _mtime_ns: int) -> bool:
+    """Read a checkpoint once, however often it is asked for."""
+    return entry.problem(root, read=True) is None

@@ -1,0 +1,83 @@
+"""A student at work: pictures in, embeddings out."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import hash_file
+from stages.components.compute.precision import autocast, full_float32
+from stages.components.images.transforms import Normalize
+from stages.components.loading.batch import Batch
+from stages.components.loading.prefetch import results_on_cpu
+from stages.components.student.checkpoints import LoadedStudent
+from stages.components.student.student import Student
+from stages.components.student.weights import load_student
+
+
+class PictureEmbedder:
+    """Embeds pictures; the backbone runs in the given precision, the projection head in fp32, which is never TF32.
+
+    Args:
+        student: whose weights are loaded.
+        device: where it runs.
+        precision: fp32, bf16 or fp16.
+
+    Raises:
+        ProtoRKDError: the weights are gone or do not fit the student.
+    """
+
+    def __init__(self, student: LoadedStudent, *, device: torch.device, precision: str) -> None:
+        self.model = _load(student, device)
+        self._device = device
+        self._normalize = Normalize(student.config.preprocessing, device)
+        self._in_precision = autocast(precision, device)
+
+    @full_float32()
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed a batch: what the projection head sees, and what it makes of it.
+
+        Shapes:
+            images: (batch, 3, size, size), uint8, of one picture or more.
+            returns: (batch, feature_dim) and (batch, dim), float32, on the device.
+        """
+        with self._in_precision():
+            features = self.model.features(self._normalize(images))
+        features = features.float()
+        return features, self.model.head(features)
+
+    def over(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+        """Embed one batch after the other, those too of which no image could be read.
+
+        Args:
+            batches: with pinned memory, if the student is on a GPU.
+
+        Shapes:
+            yields: the batch, (read, feature_dim) and (read, dim), float32, on the CPU.
+        """
+        for batch, (features, embeddings) in results_on_cpu(batches, self._embed, self._device):
+            yield batch, features, embeddings
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        if len(images):
+            return self(images)
+        return torch.empty(0, self.model.feature_dim), torch.empty(0, self.model.embedding_dim)
+
+
+def _load(student: LoadedStudent, place: torch.device) -> Student:
+    """Load the very weights that were identified, also where a draft became an artifact meanwhile."""
+    for weights in student.places:
+        try:
+            if hash_file(weights) == student.sha256:
+                return load_student(student.config, weights, device=place)
+        except OSError:
+            continue
+        except ProtoRKDError:
+            if weights.exists():
+                raise
+    raise ProtoRKDError(
+        f"{student.weights} must hold the weights that were found there; it is gone, or holds others. Run the same "
+        "command again, and distill again with the same options and --force if that does not help."
+    )

@@ -1,0 +1,133 @@
+"""A trained student for whoever has pictures: files, Pillow's images or arrays, to embeddings."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that everyone knows it by
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.student_checkpoint import CONFIG_NAME, WEIGHTS_NAME, StudentConfig, checkpoint_path
+from pipeline.store.store import Artifact
+from stages.components.compute.device import choose_device, send
+from stages.components.compute.precision import full_float32
+from stages.components.images.decoding import ImageRejected, upright_rgb
+from stages.components.images.lazy_image import DecodedPicture, Picture, open_picture
+from stages.components.images.transforms import EvalTransform, Normalize
+from stages.components.student.student import Student
+from stages.components.student.weights import load_student
+
+AnyImage = str | os.PathLike[str] | PIL.Image.Image | NDArray[np.uint8]
+
+
+class StudentEncoder:
+    """Embeds pictures as evaluation does, in fp32.
+
+    Args:
+        student: in eval mode, on the device.
+        config: what its folder says of it.
+        device: where it computes.
+    """
+
+    def __init__(self, student: Student, config: StudentConfig, *, device: torch.device) -> None:
+        self.config = config
+        self._student = student
+        self._device = device
+        self._transform = EvalTransform(config.preprocessing)
+        self._normalize = Normalize(config.preprocessing, device)
+
+    def __repr__(self) -> str:
+        return f"StudentEncoder({self.config.backbone}, {self.config.embedding_dim} dimensions, {self._device})"
+
+    def encode(
+        self, images: AnyImage | Iterable[AnyImage], *, batch_size: int = 64, normalize: bool = False
+    ) -> NDArray[np.float32]:
+        """Embed pictures; they may be any number, of which a batch is held at a time.
+
+        Args:
+            images: paths, Pillow's images, or arrays of (height, width, 3) or (height, width), uint8; or one of them.
+            batch_size: pictures that the student sees at a time.
+            normalize: make each embedding a unit vector, as search by cosine wants it.
+
+        Raises:
+            ProtoRKDError: a picture is missing, damaged, or none of these.
+
+        Shapes:
+            returns: (pictures, embedding_dim), float32.
+        """
+        if batch_size < 1:
+            raise ProtoRKDError(f"batch_size must be above 0; got {batch_size}.")
+        several: Any = [images] if _is_one(images) else images
+        found = [self._embed(batch, normalize=normalize) for batch in _batches(enumerate(several), batch_size)]
+        empty = np.empty((0, self.config.embedding_dim), np.float32)
+        return np.concatenate(found) if found else empty
+
+    @full_float32()
+    @torch.inference_mode()
+    def _embed(self, batch: Sequence[tuple[int, Any]], *, normalize: bool) -> NDArray[np.float32]:
+        pixels = torch.stack([self._pixels(number, image) for number, image in batch])
+        embeddings: Tensor = self._student(self._normalize(send(pixels, self._device))).float()
+        embeddings = F.normalize(embeddings, dim=1) if normalize else embeddings
+        numbers: NDArray[np.float32] = embeddings.cpu().numpy()
+        return numbers
+
+    def _pixels(self, number: int, image: Any) -> Tensor:
+        try:
+            return self._transform(_open(image))
+        except ImageRejected as error:
+            name = os.fspath(image) if isinstance(image, str | os.PathLike) else type(image).__name__
+            raise ProtoRKDError(f"images must be pictures; number {number} ({name}) is not: {error.reason}.") from error
+
+
+def open_student(artifact: Artifact, *, epoch: int | None, device: str) -> StudentEncoder:
+    """Load a student of an artifact of distill; the bytes that are read are those that were written.
+
+    Args:
+        artifact: of distill.
+        epoch: after which the weights were kept; None takes those that it ended with.
+        device: where it computes, as ``--device`` says it.
+
+    Raises:
+        ProtoRKDError: no weights were kept after that epoch, a file is damaged, or the device is not there.
+    """
+    path = WEIGHTS_NAME if epoch is None else checkpoint_path(epoch)
+    if path not in [file.path for file in artifact.record.files]:
+        raise ProtoRKDError(f"epoch must be one after which weights were kept; {artifact.path} has no {path}.")
+    artifact.require_whole((CONFIG_NAME, path), read=True)
+    config, where = StudentConfig.read(artifact.path), choose_device(device)
+    return StudentEncoder(load_student(config, artifact.path / path, device=where), config, device=where)
+
+
+def _is_one(images: Any) -> bool:
+    is_array = isinstance(images, np.ndarray) and images.ndim < 4
+    return is_array or isinstance(images, str | os.PathLike | PIL.Image.Image)
+
+
+def _batches(images: Iterable[tuple[int, Any]], size: int) -> Iterator[list[tuple[int, Any]]]:
+    iterator = iter(images)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _open(image: Any) -> Picture:
+    """Open any kind of picture.
+
+    Raises:
+        ImageRejected: it is none.
+    """
+    if isinstance(image, str | os.PathLike):
+        return open_picture(os.fspath(image))
+    if isinstance(image, PIL.Image.Image):
+        return DecodedPicture(np.asarray(upright_rgb(image)))
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)) or not array.size:
+        raise ImageRejected(
+            f"an array must be (height, width, 3) or (height, width), uint8; got {array.shape} {array.dtype}"
+        )
+    return DecodedPicture(array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2))

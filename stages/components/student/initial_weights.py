@@ -1,0 +1,184 @@
+"""Weights that a backbone starts from: a file of almost any origin, or what torchvision and OpenCLIP publish."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.student_checkpoint import CONFIG_NAME, IMAGENET_MEAN, IMAGENET_STD, StudentConfig
+from pipeline.log import log
+from stages.components.student.backbones import torchvision_backbones
+from stages.components.student.foreign_checkpoints import OPEN_CLIP, PROTORKD, TORCHVISION, read_tensors, recognise
+from stages.components.student.open_clip_towers import PREFIX, download_tower, find_tower, tower_normalization
+
+_HEADS = {"fc", "classifier", "head", "heads", "aux1", "aux2", "AuxLogits"}
+_POSITIONS = "encoder.pos_embedding"
+_HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """What a backbone started from.
+
+    Args:
+        format: Whose weights they are.
+        num_tensors: How many tensors of the backbone they filled.
+        mean: Of each RGB channel, to be subtracted from the student's pictures.
+        std: Of each RGB channel, to be divided by.
+    """
+
+    format: str
+    num_tensors: int
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+def load_initial_weights(student_backbone: nn.Module, path: Path, *, backbone_name: str) -> InitialWeights:
+    """Give a backbone the weights in a file, all of them or none; the file's heads are left out.
+
+    Formats are told apart by their keys: MoCo v1 to v3, SimCLR of SEED and of VISSL, SwAV and DeepCluster-v2, students
+    of SEED and of this project, OpenCLIP's image towers, torchvision's own. A vision transformer of torchvision takes
+    weights of another image size, its position embeddings resized. Weights in torchvision's layout are taken to be
+    those that it publishes, which for googlenet and inception_v3 came from TensorFlow with pictures from -1 to 1.
+
+    Args:
+        student_backbone: Filled in place.
+        path: safetensors, or what ``torch.save`` wrote.
+        backbone_name: Its name, from ``--student``.
+
+    Raises:
+        ProtoRKDError: If the file cannot be read, its format is unknown, or a tensor of the backbone is missing in it,
+            has another shape, or is not the backbone's.
+    """
+    tensors = read_tensors(path)
+    found = recognise(tensors)
+    weights = found.strip(tensors)
+    if found is TORCHVISION and not weights.keys() & student_backbone.state_dict().keys():
+        raise ProtoRKDError(
+            f"{path} must be of a known format, with weights of a {backbone_name}; got {len(weights)} tensors: "
+            f"{_few(list(weights))}. Pass the --student that they were made for."
+        )
+    num_tensors = _fill(student_backbone, weights, backbone_name=backbone_name, origin=f"{path} ({found.name})")
+    mean, std = found.mean, found.std
+    if found is TORCHVISION and hasattr(student_backbone, "transform_input"):
+        mean = std = _HALF
+    elif found.name == OPEN_CLIP and (tower := find_tower(backbone_name)):
+        mean, std = tower_normalization(tower)
+    elif found.name == PROTORKD and (config := _find_config(path)):
+        mean, std = config.preprocessing.mean, config.preprocessing.std
+    return InitialWeights(found.name, num_tensors, mean, std)
+
+
+def load_pretrained(student_backbone: nn.Module, source: str, *, backbone_name: str, image_size: int) -> InitialWeights:
+    """Give a backbone weights that are downloaded, once, by who publishes them.
+
+    Args:
+        student_backbone: Filled in place.
+        source: ``torchvision``, for its default weights, or ``open-clip:TAG``.
+        backbone_name: Its name, from ``--student``.
+        image_size: Side of the student's square images in pixels.
+
+    Raises:
+        ProtoRKDError: If the source has none for this backbone, or they cannot be downloaded or do not fit.
+    """
+    if source == "torchvision":
+        return _load_from_torchvision(student_backbone, backbone_name)
+    tag = source.removeprefix(PREFIX)
+    if tag == source:
+        raise ProtoRKDError(f"--pretrained must be torchvision or {PREFIX}TAG; got {source!r}.")
+    tower = None if backbone_name in torchvision_backbones() else find_tower(backbone_name)
+    if tower is None:
+        raise ProtoRKDError(
+            f"--pretrained {source} must go with an image tower of OpenCLIP; got --student {backbone_name}. "
+            f"Pass --student {PREFIX}NAME."
+        )
+    weights = download_tower(tower, tag, image_size=image_size).state_dict()
+    num_tensors = _fill(student_backbone, weights, backbone_name=backbone_name, origin=f"--pretrained {source}")
+    return InitialWeights(source, num_tensors, *tower_normalization(tower, tag))
+
+
+def _load_from_torchvision(backbone: nn.Module, name: str) -> InitialWeights:
+    if name not in torchvision_backbones():
+        raise ProtoRKDError(
+            f"--pretrained torchvision must go with a model of torchvision; got --student {name}. "
+            "Pass --init-from FILE instead."
+        )
+    published = torchvision.models.get_model_weights(name).DEFAULT
+    try:
+        weights = published.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:  # no network, no space, or other bytes than were published
+        raise ProtoRKDError(
+            f"--pretrained torchvision must be downloadable; got {error} for {published.url}. "
+            "Pass --init-from FILE instead, with the file fetched by other means."
+        ) from error
+    weights = TORCHVISION.strip(weights)
+    num_tensors = _fill(backbone, weights, backbone_name=name, origin=f"torchvision's {published}")
+    if hasattr(backbone, "transform_input"):
+        # With these weights torchvision turns ImageNet's normalisation into that of TensorFlow inside the net; giving
+        # the pictures that of TensorFlow at once is the same.
+        return InitialWeights(str(published), num_tensors, _HALF, _HALF)
+    recipe = published.transforms()
+    return InitialWeights(str(published), num_tensors, tuple(recipe.mean), tuple(recipe.std))
+
+
+@torch.no_grad()
+def _fill(backbone: nn.Module, weights: Mapping[str, Tensor], *, backbone_name: str, origin: str) -> int:
+    own = backbone.state_dict()
+    weights = _resize_positions(backbone, {key: value for key, value in weights.items() if not _is_head(backbone, key)})
+    missing = [key for key in own if key not in weights and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in weights if key not in own]
+    shapes = [
+        f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
+        for key in own
+        if key in weights and weights[key].shape != own[key].shape
+    ]
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if any(wrong.values()):
+        counts = "; ".join(f"{len(keys)} {what}: {_few(keys)}" for what, keys in wrong.items() if keys)
+        raise ProtoRKDError(
+            f"{origin} must hold all weights of the {backbone_name} backbone and no others; got {counts}. "
+            "Pass the --student, and for transformers the --image-size, that they were made for."
+        )
+    for key, tensor in weights.items():
+        own[key].copy_(tensor)
+    return len(weights)
+
+
+def _is_head(backbone: nn.Module, key: str) -> bool:
+    """Whether a key belongs to the classifier that the backbone has lost, or to what stood in its place."""
+    path = key.split(".")[:-1]
+    if not path or path[0] not in _HEADS:
+        return False
+    module: object = backbone
+    for name in path:
+        module = getattr(module, name, backbone)
+        if module is None or isinstance(module, nn.Identity):
+            return True
+    return False
+
+
+def _resize_positions(backbone: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not isinstance(backbone, VisionTransformer) or _POSITIONS not in weights:
+        return weights
+    old, new = weights[_POSITIONS].shape, backbone.encoder.pos_embedding.shape
+    is_grid = round((old[1] - 1) ** 0.5) ** 2 == old[1] - 1
+    if old == new or old[::2] != new[::2] or not is_grid:
+        return weights
+    log.info("position embeddings are resized from %d patches to %d", old[1] - 1, new[1] - 1)
+    return dict(interpolate_embeddings(backbone.image_size, backbone.patch_size, weights))
+
+
+def _find_config(path: Path) -> StudentConfig | None:
+    for folder in (path.parent, path.parent.parent):  # the weights at the end of training, or after an epoch
+        if (folder / CONFIG_NAME).is_file():
+            return StudentConfig.read(folder)
+    return None
+
+
+def _few(items: list[str]) -> str:
+    return ", ".join(items[:3]) + (", ..." if len(items) > 3 else "")

@@ -1,0 +1,125 @@
+"""The image student: a backbone without classifier, and a projection head to the teacher's width."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, Self
+
+from torch import Tensor, nn
+
+from data_schemas.errors import ProtoRKDError
+from stages.components.student.backbones import build_backbone
+
+
+class Student(nn.Module):
+    """Embed images: backbone, then projection head.
+
+    Args:
+        backbone: Maps images to features, (batch, feature_dim).
+        head: Maps features to embeddings, (batch, embedding_dim).
+        feature_dim: Width of the backbone's features.
+        embedding_dim: Width of the embeddings, which is the teacher's.
+
+    Shapes:
+        images: (batch, 3, image_size, image_size), float.
+        returns: (batch, embedding_dim), float, not normalised.
+    """
+
+    def __init__(self, *, backbone: nn.Module, head: nn.Module, feature_dim: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.feature_dim = feature_dim
+        self.embedding_dim = embedding_dim
+        self.backbone_is_frozen = False
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the projection head sees, (batch, feature_dim), float: the input of probes."""
+        features: Tensor = self.backbone(images)
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return one embedding per image, (batch, embedding_dim), float."""
+        embeddings: Tensor = self.head(self.features(images))
+        return embeddings
+
+    def train(self, mode: bool = True) -> Self:
+        """Set train or eval mode; a frozen backbone stays in eval mode, where nothing of it moves."""
+        super().train(mode)
+        if self.backbone_is_frozen:
+            self.backbone.eval()
+        return self
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights; what carries no versions of modules, as a safetensors file, is taken to be of today's.
+
+        Without this, torchvision's mnasnet refuses all that was not written by ``torch.save``.
+        """
+        versioned = OrderedDict(state_dict)
+        versions = getattr(state_dict, "_metadata", None) or getattr(self.state_dict(), "_metadata", None)
+        versioned._metadata = versions  # type: ignore[attr-defined]
+        return super().load_state_dict(versioned, strict=strict, assign=assign)
+
+
+def build_student(
+    name: str, *, embedding_dim: int, image_size: int = 224, projection_layers: int = 1, hidden_dim: int | None = None
+) -> Student:
+    """Make an untrained student in train mode, after one image of the given size has passed through its backbone.
+
+    Args:
+        name: One of `stages.components.student.backbones.list_backbones`, or an image tower of OpenCLIP.
+        embedding_dim: Width of the embeddings, which is the teacher's.
+        image_size: Side of the square images in pixels; transformers take this size alone ever after.
+        projection_layers: Linear layers between features and embedding; all but the last are followed by batch
+            normalisation and ReLU, and 0 makes the features the embedding.
+        hidden_dim: Width between projection layers, of which there must be at least 2; None is the features' width.
+
+    Raises:
+        ProtoRKDError: If there is no such backbone, it does not take images of that size, or the head does not fit.
+
+    Example:
+        >>> build_student("resnet18", embedding_dim=384, image_size=64)(torch.zeros(2, 3, 64, 64)).shape
+        torch.Size([2, 384])
+    """
+    backbone, feature_dim = build_backbone(name, image_size=image_size)
+    head = _build_head(feature_dim, embedding_dim, num_layers=projection_layers, hidden_dim=hidden_dim)
+    return Student(backbone=backbone, head=head, feature_dim=feature_dim, embedding_dim=embedding_dim)
+
+
+def freeze_backbone(student: Student) -> None:
+    """Train the head alone: the backbone gets no gradient, and its running statistics and dropout stay still.
+
+    Raises:
+        ProtoRKDError: If the head has nothing to train.
+    """
+    if not any(parameter.requires_grad for parameter in student.head.parameters()):
+        raise ProtoRKDError(
+            "--freeze-backbone must leave something to train; got a student without projection head. "
+            "Pass --projection-layers 1."
+        )
+    student.backbone.requires_grad_(False)
+    student.backbone_is_frozen = True
+    student.train(student.training)
+
+
+def _build_head(feature_dim: int, embedding_dim: int, *, num_layers: int, hidden_dim: int | None) -> nn.Module:
+    if num_layers < 0:
+        raise ProtoRKDError(f"--projection-layers must be at least 0; got {num_layers}. A single Linear layer is 1.")
+    if hidden_dim is not None and (num_layers < 2 or hidden_dim < 1):
+        raise ProtoRKDError(
+            f"--hidden-dim must be at least 1 and come with --projection-layers of at least 2; got {hidden_dim} "
+            f"with {num_layers}. Leave it out, or add a layer."
+        )
+    if num_layers == 0:
+        if feature_dim != embedding_dim:
+            raise ProtoRKDError(
+                f"--projection-layers must be at least 1 where features and embedding differ in width; got 0 for "
+                f"{feature_dim} and {embedding_dim}. Pass --projection-layers 1."
+            )
+        return nn.Identity()
+    widths = [feature_dim] + [hidden_dim or feature_dim] * (num_layers - 1)
+    layers: list[nn.Module] = []
+    for width, next_width in pairwise(widths):
+        # Batch normalisation brings its own offset.
+        layers += [nn.Linear(width, next_width, bias=False), nn.BatchNorm1d(next_width), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], embedding_dim))

@@ -1,0 +1,209 @@
+"""Captions made ready for the teacher's network: tokenized once, and cut into batches of near-equal length."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Dropout,
+    LayerNorm,
+    Normalize,
+    Pooling,
+    StaticEmbedding,
+    Transformer,
+    WeightedLayerPooling,
+)
+from torch import Tensor
+
+from stages.components.teacher.tokenizing import CaptionTokenizer
+
+_CHARACTERS_PER_TOKEN = 4
+_SUMMED_AT_A_TIME = 4096
+_ENOUGH_TOKENS = 8192
+_PADDED_NAMES = {"input_ids", "attention_mask", "token_type_ids"}
+# What they make of a caption does not depend on how far its batch is padded.
+_INDIFFERENT_TO_PADDING = (Pooling, Dense, Dropout, LayerNorm, Normalize, WeightedLayerPooling)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Captions that go through the network together.
+
+    Args:
+        features: what the network's first module takes, on the CPU.
+
+    Shapes:
+        rows: (batch,), int64: places of the captions among those that were asked for.
+    """
+
+    rows: NDArray[np.int64]
+    features: dict[str, Any]
+
+
+class Batcher(Protocol):
+    """Makes batches of captions, every caption in one of them."""
+
+    def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:
+        """Tokenize and cut.
+
+        Args:
+            captions: strings.
+            batch_tokens: tokens in one batch, padding included; a longer caption makes a batch of its own.
+        """
+        ...
+
+
+class PaddedBatches:
+    """For transformers: a caption is tokenized once, and its batch is padded from the token ids.
+
+    Args:
+        model: one that `fits`.
+        prompt: put before each caption; "" for none.
+    """
+
+    def __init__(self, model: SentenceTransformer, prompt: str) -> None:
+        self._tokenize = CaptionTokenizer(model, prompt)
+        tokenizer: Any = model.tokenizer
+        self._pads_left = tokenizer.padding_side == "left"
+        self._padding = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+
+    @classmethod
+    def fits(cls, model: SentenceTransformer) -> bool:
+        """Whether the model is a transformer with a fast tokenizer, and nothing behind it looks at the padding."""
+        first: Any = model[0]
+        if type(first) is not Transformer or set(model.modalities) != {"text"}:
+            return False
+        if not getattr(first.tokenizer, "is_fast", False):
+            return False
+        if not all(type(module) in _INDIFFERENT_TO_PADDING for module in list(model)[1:]):
+            return False
+        features = model.preprocess(["a", "a a"])
+        tensors = {name: value for name, value in features.items() if isinstance(value, Tensor)}
+        shapes = {value.shape for value in tensors.values()}
+        return {"input_ids", "attention_mask"} <= set(tensors) <= _PADDED_NAMES and len(shapes) == 1
+
+    def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:
+        """Tokenize and cut, as `Batcher` says."""
+        if not len(captions):
+            return []
+        # By length in characters first: with the ties that this leaves, it settles who shares a batch with whom.
+        order = np.argsort(np.asarray(pc.utf8_length(captions)), kind="stable")
+        tokens = self._tokenize(captions.take(pa.array(order)).to_pylist())
+        starts = np.cumsum(tokens.lengths) - tokens.lengths
+        batches = []
+        for rows in token_batches(tokens.lengths, batch_tokens=batch_tokens):
+            padded = self._pad(tokens.flat, starts[rows], tokens.lengths[rows])
+            features = {name: torch.from_numpy(values) for name, values in padded.items()}
+            batches.append(Batch(order[rows], {**features, **tokens.others}))
+        return batches
+
+    def _pad(
+        self, flat: Mapping[str, NDArray[np.int64]], starts: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.int64]]:
+        """The captions that begin at some places of all tokens, side by side."""
+        width = max(int(lengths.max()), 1)
+        places = np.arange(width)[::-1] if self._pads_left else np.arange(width)
+        is_token = places < lengths[:, None]  # (captions, width)
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        chosen = np.repeat(starts, lengths) + within
+        padded = {"attention_mask": is_token.astype(np.int64)}
+        for name, values in flat.items():
+            padded[name] = np.full(is_token.shape, self._padding[name], dtype=np.int64)
+            padded[name][is_token] = values[chosen]
+        return padded
+
+
+class StaticBatches:
+    """For static embeddings, which sum vectors without padding: batches of many captions, as they come.
+
+    Args:
+        model: one that `fits`.
+        prompt: put before each caption; "" for none.
+    """
+
+    def __init__(self, model: SentenceTransformer, prompt: str) -> None:
+        self._model = model
+        self._prompt = prompt
+
+    @classmethod
+    def fits(cls, model: SentenceTransformer) -> bool:
+        """Whether the model begins with static embeddings."""
+        return type(model[0]) is StaticEmbedding
+
+    def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:  # noqa: ARG002 - nothing is padded
+        """Tokenize and cut, as `Batcher` says."""
+        parts = np.split(np.arange(len(captions)), range(_SUMMED_AT_A_TIME, len(captions), _SUMMED_AT_A_TIME))
+        return [
+            Batch(rows, self._model.preprocess(captions.take(pa.array(rows)).to_pylist(), prompt=self._prompt or None))
+            for rows in parts
+            if rows.size
+        ]
+
+
+class LibraryBatches:
+    """For any other model: the library makes the features of each batch, as its ``encode`` does.
+
+    Args:
+        model: any.
+        prompt: put before each caption; "" for none.
+    """
+
+    def __init__(self, model: SentenceTransformer, prompt: str) -> None:
+        self._model = model
+        self._prompt = prompt
+        # A model that also takes pictures would open a caption that looks like a path or an address.
+        self._wrap = set(model.modalities) != {"text"}
+
+    def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:
+        """Tokenize and cut, as `Batcher` says."""
+        texts: list[str] = captions.to_pylist()
+        inputs: list[Any] = [{"text": text} for text in texts] if self._wrap else texts
+        return [
+            Batch(rows, self._model.preprocess([inputs[row] for row in rows], prompt=self._prompt or None))
+            for rows in token_batches(self._token_counts(texts), batch_tokens=batch_tokens)
+        ]
+
+    def _token_counts(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        limit = self._model.max_seq_length or np.inf
+        try:
+            tokenizer: Any = self._model.tokenizer
+            prompted = [f"{self._prompt}{text}" for text in texts]
+            if callable(tokenizer):
+                encoded = tokenizer(prompted, add_special_tokens=True, truncation=False, verbose=False)["input_ids"]
+            else:
+                encoded = [tokenizer.tokenize(text) for text in prompted]
+            counts = [len(tokens) for tokens in encoded]
+        except Exception:  # whatever its tokenizer is, an estimate will do
+            counts = [len(text) // _CHARACTERS_PER_TOKEN + 1 for text in texts]
+        return np.minimum(counts, limit).astype(np.int64)
+
+
+def token_batches(counts: NDArray[np.int64], *, batch_tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Cut rows, shortest first, into batches of at most ``batch_tokens`` tokens with padding; a longer row goes alone.
+
+    Where the length changes a batch also ends if it is half full, so that most batches have no padding; a large one if
+    it has 8,192 tokens: with these a GPU is busy for longer than it takes to launch them, and padding costs more.
+
+    Shapes:
+        counts: (rows,), int64.
+        yields: (batch,), int64: row numbers; together every row once.
+    """
+    order = np.argsort(counts, kind="stable")
+    lengths = np.maximum(counts[order], 1).tolist()
+    filled = min(batch_tokens, 2 * _ENOUGH_TOKENS)
+    start = 0
+    for stop in range(1, len(order) + 1):
+        if stop < len(order):
+            over = (stop + 1 - start) * lengths[stop] > batch_tokens
+            half_full = lengths[stop] > lengths[stop - 1] and 2 * (stop - start) * lengths[stop - 1] >= filled
+            if not (over or half_full):
+                continue
+        yield order[start:stop]
+        start = stop

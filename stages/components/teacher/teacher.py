@@ -1,0 +1,195 @@
+"""The frozen teacher: a sentence-transformers model in eval mode that embeds captions as text."""
+
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+from torch import nn
+
+from data_schemas.errors import ProtoRKDError
+from stages.components.compute.precision import full_float32
+from stages.components.teacher.batching import Batch, Batcher, LibraryBatches, PaddedBatches, StaticBatches
+from stages.components.teacher.encoding_options import PRECISIONS
+from stages.components.teacher.identity import TeacherSource
+from stages.components.teacher.loading import load_model
+from stages.components.teacher.network import TeacherNetwork
+from stages.components.teacher.precision import nearness, set_precision, tell_nearness
+from stages.components.teacher.prepacked_linear import pack_linears
+from stages.components.teacher.processes import TeacherProcesses
+from stages.components.teacher.word_averages import WordBags, WordBatches, averages_words
+
+_CUTS_WORD_VECTORS_SINCE = (6, 2)
+_CPU_BATCH_TOKENS = 1024
+_GPU_BATCH_TOKENS = 65536  # most batches end long before: where lengths change (`token_batches`)
+_GPU_BATCH_NUMBERS = 1 << 26  # in one hidden state: 256 MB in fp32, of which a layer has a dozen at a time
+
+
+class Teacher:
+    """Embeds captions as the model's own ``encode`` does, but for rounding; never trained, never in train mode.
+
+    A context, where there are several devices: leaving it ends their processes.
+
+    Args:
+        source: where its bytes lie.
+        max_tokens: longest caption in tokens, the rest is cut off; 0 for the model's own limit.
+        prompt: put before each caption.
+        truncate_dim: keep the first so many dimensions; 0 for all.
+        precision: "fp32", "bf16" or "fp16".
+        sample: captions by which fewer bits than fp32 are compared with it, in ``nearness``.
+        devices: such as "cpu" or "cuda:0"; several have a process each, and share the batches.
+
+    Raises:
+        ProtoRKDError: the model cannot be loaded, or does not allow what is asked for.
+    """
+
+    def __init__(
+        self,
+        source: TeacherSource,
+        *,
+        max_tokens: int = 0,
+        prompt: str = "",
+        truncate_dim: int = 0,
+        precision: str = "fp32",
+        sample: Sequence[str] = (),
+        devices: Sequence[str] = ("cpu",),
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ProtoRKDError(f"A teacher's precision must be one of {', '.join(PRECISIONS)}; got {precision}.")
+        options = {
+            "source": source,
+            "max_tokens": max_tokens,
+            "prompt": prompt,
+            "truncate_dim": truncate_dim,
+            "precision": precision,
+            "sample": sample,
+        }
+        shared = len(devices) > 1
+        model = load_model(source, device="cpu" if shared else devices[0])
+        model.eval()
+        if max_tokens:
+            _cut_at(max_tokens, model, source)
+        full_dim = model.get_embedding_dimension()
+        if full_dim is None or truncate_dim > full_dim:
+            raise ProtoRKDError(f"--truncate-dim must be at most the teacher's width, {full_dim}; got {truncate_dim}.")
+        self.dim = truncate_dim or full_dim
+        self._batcher = _make_batcher(model, prompt or model.prompts.get(model.default_prompt_name or "") or "")
+        self._batch_tokens = _batch_tokens(model, torch.device(devices[0]))
+        self._network: TeacherNetwork | TeacherProcesses
+        if shared:
+            model.to("meta")  # its weights are for the processes
+            self._network = TeacherProcesses(devices, options, dim=self.dim, num_threads=torch.get_num_threads())
+            self.nearness = self._network.nearness() if precision != "fp32" else {}
+        else:
+            self.nearness = self._place(model, torch.device(devices[0]), precision, sample)
+        if self.nearness:
+            tell_nearness(self.nearness, precision=precision)
+
+    def __enter__(self) -> "Teacher":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if isinstance(self._network, TeacherProcesses):
+            self._network.finish() if kind is None else self._network.stop()
+
+    def tokenize(self, captions: pa.Array, *, batch_tokens: int = 0) -> list[Batch]:
+        """Make captions ready for `embed`, on the CPU; beside it, where threads allow.
+
+        Args:
+            captions: strings.
+            batch_tokens: tokens in one batch, padding included; a longer caption makes a batch of its own. 0 takes
+                what suits the device: a CPU's cache is small, a GPU wants to be filled.
+        """
+        return self._batcher(captions, batch_tokens=batch_tokens or self._batch_tokens)
+
+    @full_float32()
+    def start(
+        self, batches: Sequence[Batch], *, advance: Callable[[int], None] = lambda _: None
+    ) -> Callable[[], NDArray[np.float32]]:
+        """Put batches through the network, without waiting for devices that work by themselves.
+
+        Args:
+            batches: as `tokenize` gives them.
+            advance: told how many captions are through, batch by batch.
+
+        Returns:
+            What waits for the embeddings and gives them, as `embed` does; another thread may call it.
+        """
+        return self._network.start(batches, advance=advance)
+
+    def embed(self, batches: Sequence[Batch]) -> NDArray[np.float32]:
+        """Put batches through the network.
+
+        Shapes:
+            returns: (captions, dim), float32: in the order of the captions that were tokenized.
+        """
+        return self.start(batches)()
+
+    def encode(self, captions: Sequence[str], *, batch_tokens: int = 0) -> NDArray[np.float32]:
+        """Tokenize and embed.
+
+        Shapes:
+            returns: (captions, dim), float32: in the order of the captions.
+        """
+        return self.embed(self.tokenize(pa.array(captions, pa.large_string()), batch_tokens=batch_tokens))
+
+    def _place(
+        self, model: SentenceTransformer, device: torch.device, precision: str, sample: Sequence[str]
+    ) -> dict[str, float]:
+        """Make the network that embeds in this process; return how near it comes to fp32."""
+        network = _make_network(model)
+        self._network = TeacherNetwork(network, device, dim=self.dim)
+        exact = self.encode(sample) if precision != "fp32" else None
+        if precision != "fp32":
+            set_precision(model, precision, device)
+            network = _make_network(model)
+        if device.type == "cpu" and isinstance(self._batcher, PaddedBatches):
+            pack_linears(network)
+        self._network = TeacherNetwork(network, device, dim=self.dim)
+        return nearness(self.encode(sample), exact) if exact is not None and len(exact) else {}
+
+
+def _make_batcher(model: SentenceTransformer, prompt: str) -> Batcher:
+    """What makes batches for the model: the quickest way that gives what ``encode`` gives."""
+    if averages_words(model):
+        words: Any = model[0]
+        cuts = _library_version() >= _CUTS_WORD_VECTORS_SINCE
+        return WordBatches(words, prompt, max_words=words.max_seq_length if cuts else np.iinfo(np.int64).max)
+    for batcher in (PaddedBatches, StaticBatches):
+        if batcher.fits(model):
+            return batcher(model, prompt)
+    return LibraryBatches(model, prompt)
+
+
+def _make_network(model: SentenceTransformer) -> nn.Module:
+    """What takes the batches."""
+    return WordBags(model).to(model.device).eval() if averages_words(model) else model
+
+
+def _batch_tokens(model: SentenceTransformer, device: torch.device) -> int:
+    """Tokens in one batch where nobody says: a CPU's cache is small; a GPU has little to do in small ones."""
+    if device.type == "cpu":
+        return _CPU_BATCH_TOKENS
+    config = getattr(model[0], "config", None)
+    width = max(model.get_embedding_dimension() or 1, getattr(config, "hidden_size", 1))
+    return min(_GPU_BATCH_TOKENS, _GPU_BATCH_NUMBERS // width)
+
+
+def _cut_at(max_tokens: int, model: SentenceTransformer, source: TeacherSource) -> None:
+    if source.kind == "word-vectors" and _library_version() < _CUTS_WORD_VECTORS_SINCE:
+        raise ProtoRKDError(
+            "--max-tokens must be 0 for word vectors, which sentence-transformers cuts off only since 6.2; "
+            f"got {max_tokens}. Leave it out, or upgrade sentence-transformers."
+        )
+    limit = model.max_seq_length
+    if limit and max_tokens > limit:
+        raise ProtoRKDError(f"--max-tokens must be at most the teacher's own limit, {limit}; got {max_tokens}.")
+    model.max_seq_length = max_tokens
+
+
+def _library_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in metadata.version("sentence-transformers").split(".")[:2])

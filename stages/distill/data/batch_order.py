@@ -1,0 +1,134 @@
+"""The order of examples and their batches: functions of the seed and the epoch alone."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_schemas.errors import ProtoRKDError
+
+Request = tuple[int, int]  # epoch, example
+
+
+def epoch_order(num_examples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of examples in an epoch over all of them: a function of the seed and the epoch, on any machine.
+
+    Shapes:
+        returns: (num_examples,), int64: every example once.
+    """
+    return np.random.default_rng([seed, epoch]).permutation(num_examples)
+
+
+def episodes(num_examples: int, size: int, *, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Draw the examples of one epoch after the other, without end: a function of the seed, on any machine.
+
+    Episodes walk through one order of all examples after the other, so that every example is seen before any is seen
+    again. An episode in which one order ends goes on with those of the next that it does not hold yet.
+
+    Shapes:
+        yields: (size,), int64: no example twice.
+    """
+    rest = np.empty(0, np.int64)
+    for walk in itertools.count():
+        order = epoch_order(num_examples, seed=seed, epoch=walk)
+        if len(rest):
+            is_new = np.ones(num_examples, np.bool_)
+            is_new[rest] = False
+            places = np.flatnonzero(is_new[order])[: size - len(rest)]
+            yield np.concatenate([rest, order[places]])
+            order = np.delete(order, places)
+        end = len(order) - len(order) % size
+        yield from order[:end].reshape(-1, size)
+        rest = order[end:]
+
+
+class BatchRequests:
+    """Requests of all micro-batches from a step on, across epochs, so that reading never pauses between them.
+
+    A step's batch is cut into its micro-batches, and each of them into a part for every rank, both as evenly as can be
+    and in order: the parts of all ranks, one after the other, are what one process alone asks for.
+
+    Args:
+        examples: the examples to train on.
+        batch_size: examples in a step, over all micro-batches and ranks. The last step of an epoch may have fewer; if
+            they are too few for 2 in each part, they join the step before.
+        epochs: in all.
+        seed: of the order.
+        start_step: the first step to request, counted over all epochs.
+        episode_size: examples in an epoch; 0 takes all.
+        rank: whose part is asked for.
+        num_ranks: processes that train together.
+        accumulate: micro-batches in a step.
+
+    Raises:
+        ProtoRKDError: batches or episodes are too small for 2 examples in each part, or an episode is larger than the
+            whole.
+    """
+
+    def __init__(
+        self,
+        examples: NDArray[np.int64],
+        *,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        start_step: int = 0,
+        episode_size: int = 0,
+        rank: int = 0,
+        num_ranks: int = 1,
+        accumulate: int = 1,
+    ) -> None:
+        least = 2 * num_ranks * accumulate  # batch normalisation needs two
+        size = episode_size or len(examples)
+        _check_sizes(least, batch_size=batch_size, episode_size=episode_size, num_examples=len(examples))
+        self._examples = examples
+        self._batch_size = batch_size
+        self._epochs = epochs
+        self._seed = seed
+        self._start_step = start_step
+        self._episode_size = size
+        self._rank, self._num_ranks = rank, num_ranks
+        self.micro_batches_per_step = accumulate
+        self.steps_per_epoch = -(-(size - least + 1) // batch_size)
+        # Of this rank's part of a micro-batch in all steps but an epoch's last: one size, or two that differ by 1.
+        whole_step = np.arange(batch_size if self.steps_per_epoch > 1 else size)
+        self.usual_sizes = {len(own) for own in self._own_parts(whole_step)}
+
+    def __len__(self) -> int:
+        steps = self._epochs * self.steps_per_epoch - self._start_step
+        return steps * self.micro_batches_per_step
+
+    def __iter__(self) -> Iterator[list[Request]]:
+        first_epoch, first_step = divmod(self._start_step, self.steps_per_epoch)
+        drawn = episodes(len(self._examples), self._episode_size, seed=self._seed)
+        for epoch, episode in enumerate(itertools.islice(drawn, first_epoch, self._epochs), start=first_epoch):
+            order = self._examples[episode]
+            for step in range(first_step if epoch == first_epoch else 0, self.steps_per_epoch):
+                stop = len(order) if step == self.steps_per_epoch - 1 else (step + 1) * self._batch_size
+                for own in self._own_parts(order[step * self._batch_size : stop]):
+                    yield [(epoch, example) for example in own.tolist()]
+
+    def _own_parts(self, batch: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        for micro_batch in np.array_split(batch, self.micro_batches_per_step):
+            yield np.array_split(micro_batch, self._num_ranks)[self._rank]
+
+
+def _check_sizes(least: int, *, batch_size: int, episode_size: int, num_examples: int) -> None:
+    reason = "2 examples for each process and micro-batch"
+    if batch_size < least:
+        raise ProtoRKDError(
+            f"--batch-size must be {least} or more, {reason}; got {batch_size}. "
+            "Raise it, or start fewer processes, or lower --accumulate-steps."
+        )
+    if episode_size > num_examples:
+        raise ProtoRKDError(
+            f"--episode-size must be at most the number of examples, {num_examples}; got {episode_size}. "
+            "Lower it, or leave it out: 0 takes all."
+        )
+    if (episode_size or num_examples) < least:
+        found = f"--episode-size {episode_size}" if episode_size else num_examples
+        raise ProtoRKDError(
+            f"An epoch must have {least} examples or more, {reason}; got {found}. "
+            "Give it more, or start fewer processes, or lower --accumulate-steps."
+        )

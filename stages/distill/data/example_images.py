@@ -1,0 +1,129 @@
+"""The pictures of training, in an order that depends on the seed and the epoch alone."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from stages.components.compute.keyed_random import keyed_numbers
+from stages.components.compute.shared_memory import share
+from stages.components.images.decoding import ImageRejected
+from stages.components.images.image_set import ImageSet
+from stages.components.images.packed_image_set import mean_bytes
+from stages.components.images.transforms import TrainCrop
+from stages.components.loading.batch import Batch, collate, collate_unsized
+from stages.components.loading.image_loader import ImageLoader
+from stages.components.loading.worker_trace import no_line
+from stages.distill.data.augmentation import Augment
+from stages.distill.data.batch_order import BatchRequests, Request
+from stages.distill.data.buffer_pool import ROOM, Slabs
+
+_Cropped = TypeVar("_Cropped")
+
+_CROP, _AUGMENT = range(2)  # what random numbers of a picture are for
+
+
+class ExampleImages(Dataset[tuple[int, Tensor | str]]):
+    """A picture for each request of an epoch and an example, augmented the same on every run.
+
+    Args:
+        images: one picture a pair.
+        pairs: whose picture each example shows.
+        crop: what of them is looked at.
+        augment: what is done to a batch of them here; None leaves that to the training's device.
+        seed: of crops and augmentation.
+        resized: whether crops are resized here, or left to the training's device; then so is augmentation.
+
+    Shapes:
+        pairs: (examples,), int64.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        pairs: NDArray[np.int64],
+        crop: TrainCrop,
+        augment: Augment | None,
+        *,
+        seed: int,
+        resized: bool = True,
+    ) -> None:
+        self._images = images
+        self._pairs = torch.from_numpy(pairs)
+        self._crop, self._augment = crop, augment
+        self._seed = seed
+        self._resized = resized
+        self.line = no_line()
+
+    def shared(self) -> "ExampleImages":
+        """The same, with what is large in memory that processes share."""
+        twin = copy.copy(self)
+        twin._images = self._images.shared()
+        twin._pairs = share(self._pairs)
+        return twin
+
+    @property
+    def image_bytes(self) -> float:
+        """About how many bytes an image has in a batch."""
+        return self._crop.image_bytes if self._resized else self._crop.unsized_bytes(mean_bytes(self._images))
+
+    def path_of(self, example: int) -> str:
+        """The path of an example's picture, as its manifest writes it."""
+        return self._images.paths[int(self._pairs[example])]
+
+    def __getitem__(self, request: Request) -> tuple[int, Tensor | str]:
+        """Read one picture: the example, and the picture as (3, size, size) uint8 or why there is none."""
+        [sample] = self._read([request], self._crop)
+        return sample
+
+    def __getitems__(self, requests: Sequence[Request]) -> Batch:
+        """Read a batch of one epoch, with the seeds of its augmentation, or augmented already."""
+        self._images.read_ahead([int(self._pairs[example]) for _, example in requests])
+        if self._resized:
+            batch = collate(self._read(requests, self._crop))
+        else:
+            batch = collate_unsized(self._read(requests, self._crop.unsized))
+        seeds = torch.from_numpy(self._seeds(requests[0][0], self._pairs[batch.rows].numpy(), _AUGMENT))
+        if self._augment is None:
+            return dataclasses.replace(batch, seeds=seeds)
+        return dataclasses.replace(batch, images=self._augment(batch.images, seeds))
+
+    def _read(self, requests: Sequence[Request], crop: Callable[..., _Cropped]) -> list[tuple[int, _Cropped | str]]:
+        examples = [example for _, example in requests]
+        pairs = self._pairs[examples].numpy()
+        seeds = self._seeds(requests[0][0], pairs, _CROP)
+        samples: list[tuple[int, _Cropped | str]] = []
+        for example, pair, seed in zip(examples, pairs.tolist(), seeds.tolist(), strict=True):
+            self.line[-1] = example
+            try:
+                samples.append((example, crop(self._images.open(pair), seed=seed)))
+            except ImageRejected as error:
+                samples.append((example, error.reason))
+        return samples
+
+    def _seeds(self, epoch: int, pairs: NDArray[np.int64], purpose: int) -> NDArray[np.int64]:
+        return keyed_numbers([self._seed, epoch, purpose], pairs)
+
+
+def load_batches(dataset: ExampleImages, requests: BatchRequests, *, workers: int, pin_memory: bool) -> Iterable[Batch]:
+    """Read the requested micro-batches, in order, ahead of training."""
+    pictures = dataset.shared() if workers else dataset
+    hand_over = Slabs() if pin_memory else _as_it_is  # what is pinned is copied, and its memory free again
+    return ImageLoader(
+        pictures,
+        workers=workers,
+        pin_memory=pin_memory,
+        batches=requests,
+        batch_bytes=max(requests.usual_sizes) * dataset.image_bytes * (ROOM if pin_memory else 1),
+        collate_fn=hand_over,
+    )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,196 @@
+"""The teacher's embeddings as one table that a training step gathers rows from."""
+
+import mmap
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_schemas.embedding_array import ARRAY_NAME, Shard, TeacherEmbeddings
+from data_schemas.files import write_atomic_by
+from pipeline.log import log
+from pipeline.peers import agreed
+from pipeline.store.draft import STATE_FOLDER, Draft
+from pipeline.store.store import Artifact
+from stages.components.compute.device import send
+from stages.components.compute.distributed import Ranks
+
+_AUTO_SHARE = 0.5  # of the free memory that a table may take
+_THREADS = 8  # that read shards: what takes longest, hashing, runs beside them
+_PLACEMENTS = ("device", "ram", "mapped")  # from the quickest to the one that always has room
+
+
+class Targets:
+    """Cached embeddings by caption row.
+
+    Args:
+        table: (captions, dim), float16 or float32, on the device, in RAM or mapped from a file.
+        device: where gathered rows are wanted.
+        placement: where the table is: "device", "ram" or "mapped".
+    """
+
+    def __init__(self, table: Tensor, device: torch.device, *, placement: str = "ram") -> None:
+        self.placement = placement
+        self._table = table
+        self._device = device
+
+    @property
+    def dim(self) -> int:
+        """Width of an embedding."""
+        return self._table.shape[1]
+
+    @property
+    def num_captions(self) -> int:
+        """How many captions there are."""
+        return len(self._table)
+
+    def is_zero(self) -> Tensor:
+        """Which captions have the zero vector: (captions,), bool, on the CPU."""
+        found = self._table[:, 0] == 0
+        rows = found.nonzero().flatten()  # few have even the first number zero: the others are not looked at
+        found[rows] = (self._table[rows] == 0).all(dim=1)
+        return found.cpu()
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Take the embeddings of caption rows as they are stored.
+
+        Shapes:
+            rows: (batch,), int64.
+            returns: (batch, dim), the table's dtype, on the device.
+        """
+        if self._table.device.type != "cpu":
+            return self._table.index_select(0, send(rows, self._device))
+        rows = rows.cpu()  # waits where they lie on the device: the table is looked at at once
+        if self._device.type == "cpu":
+            # In this thread alone: torch shares a copy of microseconds among all, and waits for those that are busy.
+            return torch.from_numpy(np.take(self._table.numpy(), rows.numpy(), axis=0))
+        # From pinned memory, which torch gives out again when the copy is through, the copy goes on in the background.
+        found = torch.empty(len(rows), self.dim, dtype=self._table.dtype, pin_memory=self._device.type == "cuda")
+        torch.index_select(self._table, 0, rows, out=found)
+        return send(found, self._device)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Take the embeddings of caption rows to compute with; only what is taken is widened, and on the device.
+
+        Shapes:
+            rows: (batch,), int64.
+            returns: (batch, dim), float32, on the device.
+        """
+        return self.take(rows).float()
+
+
+def load_targets(artifact: Artifact, *, placement: str, device: torch.device, draft: Draft, ranks: Ranks) -> Targets:
+    """Read all embeddings once into a table, and refuse what is not as it was written.
+
+    The ranks of one draft share a mapped table: the first writes it into the draft's state, where a resumed run finds
+    it and a finished one leaves nothing; the system keeps one copy of it in memory for all.
+
+    Args:
+        artifact: of embeddings.
+        placement: "device", "ram", "mapped", or "auto": the first of these with room for it on every rank.
+        device: where gathered rows are wanted.
+        draft: whose state has a mapped table.
+        ranks: who train together.
+
+    Raises:
+        ProtoRKDError: the embeddings are damaged, or the disk is full.
+    """
+    artifact.require_whole((f"{ARRAY_NAME}/zarr.json",), read=True)
+    embeddings = TeacherEmbeddings.open(artifact.path)
+    size = embeddings.rows * embeddings.dim * embeddings.dtype.itemsize
+    if placement == "auto":
+        placement = max(ranks.gather_objects(_choose(size, device)), key=_PLACEMENTS.index)
+    if placement == "mapped":
+        table = _map(artifact, embeddings, draft=draft, ranks=ranks)
+    elif placement == "device" and device.type != "cpu":
+        table = _put(artifact, embeddings, device)
+    else:
+        table = torch.from_numpy(_read(artifact, embeddings))
+    log.info("distill: %d x %d targets, placed: %s", embeddings.rows, embeddings.dim, placement)
+    return Targets(table, device, placement=placement)
+
+
+def _read(artifact: Artifact, embeddings: TeacherEmbeddings) -> NDArray[Any]:
+    table = np.empty((embeddings.rows, embeddings.dim), embeddings.dtype)
+
+    def take(shard: Shard, data: bytes) -> None:
+        embeddings.decode(shard, data, out=table[shard.start : shard.stop])
+
+    _each_shard(artifact, embeddings, take)
+    return table
+
+
+def _put(artifact: Artifact, embeddings: TeacherEmbeddings, device: torch.device) -> Tensor:
+    kind = torch.from_numpy(np.empty(0, embeddings.dtype)).dtype
+    table = torch.empty(embeddings.rows, embeddings.dim, dtype=kind, device=device)
+
+    def take(shard: Shard, data: bytes) -> None:
+        table[shard.start : shard.stop] = torch.from_numpy(_rows(embeddings, shard, data))
+
+    _each_shard(artifact, embeddings, take)
+    return table
+
+
+def _map(artifact: Artifact, embeddings: TeacherEmbeddings, *, draft: Draft, ranks: Ranks) -> Tensor:
+    name = f"{STATE_FOLDER}/targets-{artifact.record.digest}.bin"
+
+    def write(partial: Path) -> None:
+        partial.touch()
+
+        def take(shard: Shard, data: bytes) -> None:
+            with partial.open("r+b") as file:
+                file.seek(shard.start * embeddings.dim * embeddings.dtype.itemsize)
+                file.write(_rows(embeddings, shard, data).data)
+
+        _each_shard(artifact, embeddings, take)
+
+    with agreed(ranks):
+        if ranks.is_first and not draft.is_whole(name):
+            write_atomic_by(draft.path / name, write)
+            draft.adopt(name)
+    with (draft.path / name).open("rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants what it could write to
+    if hasattr(mmap, "MADV_RANDOM"):
+        mapping.madvise(mmap.MADV_RANDOM)  # a row's neighbours on disk are no more likely to be asked for than others
+    return torch.from_numpy(np.frombuffer(mapping, embeddings.dtype).reshape(embeddings.rows, embeddings.dim))
+
+
+def _rows(embeddings: TeacherEmbeddings, shard: Shard, data: bytes) -> NDArray[Any]:
+    values = np.empty((shard.stop - shard.start, embeddings.dim), embeddings.dtype)
+    embeddings.decode(shard, data, out=values)
+    return values
+
+
+def _each_shard(artifact: Artifact, embeddings: TeacherEmbeddings, take: Callable[[Shard, bytes], None]) -> None:
+    """Hand over the bytes of every shard, read once and compared with the record, by several threads at a time."""
+
+    def read(shard: Shard) -> None:
+        take(shard, artifact.read_whole(shard.path))
+
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(read, embeddings.shards()):
+            pass
+
+
+def _choose(size: int, device: torch.device) -> str:
+    if device.type == "cuda" and size < _AUTO_SHARE * torch.cuda.mem_get_info(device)[0]:
+        return "device"
+    num_neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine: each takes a table
+    return "ram" if size < _AUTO_SHARE * _free_memory() / num_neighbours else "mapped"
+
+
+def _free_memory() -> int:
+    """Memory that can be had without swapping, in bytes; where the system does not tell, 4 GB."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 4 << 30

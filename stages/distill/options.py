@@ -1,0 +1,200 @@
+"""Options of distill: what is hashed, where inputs lie, and how it runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.options.declaration import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
+from stages.components.images.image_set import IDENTITIES
+from stages.distill.completion import objective_names, student_names
+from stages.distill.loss_spec import format_loss_options, format_losses, parse_loss_options, parse_losses
+
+
+@dataclass(frozen=True)
+class DistillInputs:
+    """Where the inputs lie; hashed by content."""
+
+    embeddings: str | None = option(
+        None,
+        help="Artifact of encode-teacher, by fingerprint or path. Default: the newest.",
+        metavar="REF",
+        artifact="encode-teacher",
+    )
+    image_root: Path | None = option(None, help="Folder that relative image paths start from. Default: the manifest's.")
+    allow_outside: bool = option(False, help="Let image paths lead out of their folder: the manifest is trusted.")
+    image_identity: str = option(
+        "content",
+        help="What makes a picture the same: its bytes (read once, remembered), or its path alone.",
+        choices=IDENTITIES,
+    )
+    packed: str | None = option(
+        None,
+        help="Artifact of pack that the pictures are read from, by fingerprint or path; the originals need not be "
+        "there. Default: their files.",
+        metavar="REF",
+        artifact="pack",
+    )
+    init_from: Path | None = option(
+        None,
+        help="Weights that the backbone starts from: MoCo, SimCLR, SwAV, torchvision, SEED or a student of ours, told "
+        "apart by their keys.",
+        metavar="FILE",
+    )
+    prototypes: str | None = option(
+        None,
+        help="Artifact of prototypes for the objectives that relate to them. Default: made as their options ask.",
+        metavar="REF",
+        artifact="prototypes",
+    )
+
+
+@dataclass(frozen=True)
+class DistillParams:
+    """What changes the output."""
+
+    student: str = option(
+        "resnet18",
+        help="Backbone: a classification model of torchvision, resnet50w2/w4/w5, or an image tower of OpenCLIP.",
+        metavar="NAME",
+        complete=student_names,
+    )
+    pretrained: str = option(
+        "",
+        help="Published weights that the backbone starts from: torchvision, or open-clip:TAG. Default: random.",
+        metavar="NAME",
+    )
+    freeze_backbone: bool = option(False, help="Train the projection head alone.")
+    image_size: int = option(224, help="Side of the student's square input, in pixels.", check=POSITIVE)
+    projection_layers: int = option(
+        1, help="Linear layers between backbone and embedding. 0: none.", check=NOT_NEGATIVE
+    )
+    projection_dim: int = option(0, help="Width of the student's embedding. 0: the teacher's.", check=NOT_NEGATIVE)
+    loss: tuple[str, ...] = option(
+        ("infonce=1",),
+        help="Objective and its weight; repeat it for a weighted sum.",
+        metavar="NAME=WEIGHT",
+        complete=objective_names,
+    )
+    loss_option: tuple[str, ...] = option(
+        (), help="Option of an objective, such as seed.queue-size=65536; repeatable.", metavar="NAME.OPTION=VALUE"
+    )
+    target_smoothing: float = option(
+        0.0,
+        help="Share of a target that is the mean of the captions like it, over the whole corpus. 0: none.",
+        check=FRACTION,
+    )
+    smoothing_temperature: float = option(
+        0.1, help="Of the likeness in --target-smoothing; lower ones look at nearer captions.", check=POSITIVE
+    )
+    smoothing_landmarks: int = option(
+        16384, help="Captions of the corpus that --target-smoothing looks at, drawn once.", check=POSITIVE
+    )
+    epochs: int = option(10, help="Passes over the examples, or over as many as --episode-size says.", check=POSITIVE)
+    episode_size: int = option(
+        0,
+        help="Examples in an epoch, drawn from the whole so that each is seen before any is seen again. 0: the whole.",
+        check=NOT_NEGATIVE,
+    )
+    captions_per_image: str = option(
+        "each",
+        help="Of an image with several captions: each is an example of its own; or the image is one example, with a "
+        "caption drawn every epoch (sample), their mean, or the first.",
+        choices=("each", "sample", "mean", "first"),
+    )
+    batch_size: int = option(
+        128,
+        help="Examples in a step, over all processes and micro-batches.",
+        check=Check("be 2 or more", lambda size: size >= 2),
+    )
+    accumulate_steps: int = option(
+        1,
+        help="Micro-batches that a step is cut into, for want of memory; objectives see one micro-batch at a time.",
+        check=POSITIVE,
+    )
+    lr: float = option(5e-4, help="Peak learning rate of AdamW.", check=POSITIVE)
+    weight_decay: float = option(0.05, help="Decay of AdamW; gains and biases have none.", check=NOT_NEGATIVE)
+    beta1: float = option(0.9, help="Decay of AdamW's mean of gradients.", check=BELOW_ONE)
+    beta2: float = option(
+        0.0, help="Decay of AdamW's mean of squares. 0: 0.98 for transformers, 0.999 for others.", check=BELOW_ONE
+    )
+    eps: float = option(0.0, help="Epsilon of AdamW. 0: 1e-6 for transformers, 1e-8 for others.", check=NOT_NEGATIVE)
+    warmup_steps: int = option(
+        200, help="Steps over which the learning rate rises; a cosine follows, down to 0.", check=NOT_NEGATIVE
+    )
+    max_grad_norm: float = option(
+        10.0, help="Longer gradients are scaled down to this norm. 0: never.", check=NOT_NEGATIVE
+    )
+    ema_decay: float = option(
+        0.0, help="Keep a running mean of the weights with this decay, and give that out. 0: none.", check=BELOW_ONE
+    )
+    augmentation: str = option(
+        "crop",
+        help="What training does to pictures. crop: a random resized crop of 0.9 to 1.0 of the area; light: crops from "
+        "0.5, flips, colour; none: as in evaluation.",
+        choices=("crop", "light", "none"),
+    )
+    crop_min_scale: float = option(
+        0.0,
+        help="Least share of a picture's area that a random crop keeps. 0: the augmentation's own.",
+        check=FRACTION,
+    )
+    validation_fraction: float = option(
+        0.0,
+        help="Share of the images that is held out, on which retrieval is measured after every epoch. 0: none.",
+        check=BELOW_ONE,
+    )
+    precision: str = option(
+        "auto",
+        help="Of the matrix products; auto: bf16 where the device has it, else fp32.",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    sync_batchnorm: bool = option(
+        False, help="Normalise over the batch of all processes, so that their number changes nothing."
+    )
+    save_every_epochs: int = option(1, help="Keep the weights after every so many epochs.", check=POSITIVE)
+    seed: int = option(
+        0, help="Of the first weights, the order, the crops and the held-out images.", check=NOT_NEGATIVE
+    )
+
+    def __post_init__(self) -> None:
+        """Write the losses one way: ``simreg``, ``simreg=1`` and ``simreg=1.0`` ask for the same training."""
+        losses = parse_losses(self.loss)
+        options = format_loss_options(parse_loss_options(self.loss_option, losses))
+        object.__setattr__(self, "loss", format_losses(losses))
+        object.__setattr__(self, "loss_option", options)
+
+
+@dataclass(frozen=True)
+class DistillRuntime:
+    """What changes only how fast or where it runs; not hashed."""
+
+    device: str = option("auto", help="Where the student trains: auto, cpu, cuda, ...")
+    workers: int = option(
+        -1,
+        help="Processes that read pictures; fewer where batches are large. -1: one less than the cores, at most 8; "
+        "under torchrun each process has its share of the cores.",
+    )
+    targets_placement: str = option(
+        "auto",
+        help="Where the teacher's embeddings are kept while training.",
+        choices=("auto", "device", "ram", "mapped"),
+    )
+    compile: bool = option(False, help="Compile the student with torch.compile: slow to begin, faster on a GPU.")
+    checkpoint_gradients: bool = option(
+        False, help="Recompute the backbone's blocks in the backward pass: less memory, a third more time."
+    )
+    deterministic: bool = option(
+        False,
+        help="On a GPU, take deterministic operations alone, so that a training that was killed and gone on with ends "
+        "as one that was not; slower. A CPU does so anyway.",
+    )
+    profile: bool = option(False, help="Write where the time of steps goes to logs/profile.json, and a trace of a few.")
+    log_every_steps: int = option(50, help="Steps between lines of metrics.", check=POSITIVE)
+    report_to: tuple[str, ...] = option(
+        (), help="Also send metrics to this tracker; repeatable.", choices=("tensorboard", "wandb", "mlflow")
+    )
+    save_every_minutes: float = option(
+        10.0, help="Minutes between saved states within an epoch: what a kill loses at most.", check=POSITIVE
+    )
+    max_bad_fraction: float = option(
+        0.01, help="Unreadable pictures beyond this share of the pairs stop the stage.", check=FRACTION
+    )

@@ -1,0 +1,1 @@
+"""Where the numbers of a training go: `metrics.jsonl`, the terminal, and trackers."""

@@ -1,0 +1,183 @@
+"""Retrieval on held-out pairs while the student trains, from cached targets alone."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data_schemas.errors import ProtoRKDError
+from pipeline.log import log
+from stages.components.compute.distributed import Ranks
+from stages.components.images.image_set import ImageSet
+from stages.components.images.transforms import EvalTransform, Normalize
+from stages.components.loading.batch import Batch, EvalPictures
+from stages.components.loading.image_loader import ImageLoader, batches_of
+from stages.components.loading.prefetch import prefetch_to_device
+from stages.components.metrics.retrieval import retrieval_metrics
+from stages.distill.data.targets import Targets
+from stages.distill.training.training_device import measuring_device
+
+MAX_IMAGES = 5000
+"""Images that are looked at by default: recall is a mean over them, known to within a percent."""
+
+
+class Validation:
+    """Measures how well held-out captions find their images, and images their captions.
+
+    Each rank embeds every size-th image; then all hold all embeddings and count the same. No rank waits for another
+    before its own part is done. The processes that read pictures are started anew each time: that costs a fraction of a
+    second, while standing by would cost their memory for the whole training.
+
+    Args:
+        images: one picture a pair; pairs with the same path are captions of the same image.
+        pairs: those held out.
+        caption_rows: caption row by pair.
+        targets: the teacher's embeddings by caption row, as wide as the student's.
+        transform: what evaluation does to pictures.
+        normalize: from bytes to the student's input.
+        in_precision: a maker of contexts for the student's matrix products.
+        ranks: who shares the work; all of them must call at the same step.
+        batch_size: pictures at a time, on each rank.
+        workers: processes that read pictures; 0 reads in this one.
+        max_images: of more images, so many are drawn, always the same ones.
+
+    Raises:
+        ProtoRKDError: the pairs have fewer than 2 images.
+
+    Shapes:
+        pairs: (validation pairs,), int64.
+        caption_rows: (all pairs,), int64.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        pairs: Tensor,
+        *,
+        caption_rows: Tensor,
+        targets: Targets,
+        transform: EvalTransform,
+        normalize: Normalize,
+        in_precision: Callable[[], AbstractContextManager[object]],
+        ranks: Ranks,
+        batch_size: int,
+        workers: int,
+        max_images: int = MAX_IMAGES,
+    ) -> None:
+        captions_of: dict[str, dict[int, None]] = {}
+        first: dict[str, int] = {}
+        for pair, row in zip(pairs.tolist(), caption_rows[pairs].tolist(), strict=True):
+            path = images.paths[pair]
+            first.setdefault(path, pair)
+            captions_of.setdefault(path, {})[row] = None
+        if len(captions_of) < 2:
+            raise ProtoRKDError(
+                f"Validation must have 2 images or more; got {len(captions_of)}. Raise --validation-fraction, or leave "
+                "it out."
+            )
+        names = _draw(list(captions_of), max_images)
+        self._paths = [images.root / name for name in names]
+        self._caption_rows = torch.tensor([row for name in names for row in captions_of[name]], dtype=torch.int64)
+        num_captions = torch.tensor([len(captions_of[name]) for name in names])
+        self._caption_image = torch.arange(len(names)).repeat_interleave(num_captions)
+        self._pictures = EvalPictures(images.select([first[name] for name in names]), transform)
+        self._targets, self._normalize, self._in_precision = targets, normalize, in_precision
+        self._ranks, self._batch_size, self._workers = ranks, batch_size, workers
+        self._num_rejected = 0
+        held_out = f", of {len(captions_of)} held out" if len(names) < len(captions_of) else ""
+        log.info("distill: validating on %d images with %d captions%s", len(names), len(self._caption_rows), held_out)
+
+    @measuring_device()
+    @torch.no_grad()
+    def __call__(self, student: nn.Module) -> dict[str, float]:
+        """Measure a student as it stands, and leave it as it was.
+
+        Its random numbers and train mode stay. On several ranks it must be the same on all, running statistics
+        included, as `Ranks.share_state` makes it.
+
+        Returns:
+            The measures of `retrieval_metrics`, named ``validation/...``, with ``validation/images`` and
+            ``validation/unreadable_images`` as counts; the same on all ranks.
+
+        Raises:
+            ProtoRKDError: fewer than 2 pictures can be read, or an embedding is NaN or infinite.
+        """
+        own = range(self._ranks.rank, len(self._paths), self._ranks.size)
+        with _eval_mode(student):
+            embeddings, found, rejected = self._embed(student, own)
+        embeddings = self._ranks.gather_rows(embeddings)
+        found = self._ranks.gather_rows(found).cpu()
+        self._check_rejected(self._ranks.gather_objects(rejected))
+        row_of_image = torch.full((len(self._paths),), -1)
+        row_of_image[found] = torch.arange(len(found))
+        caption_image = row_of_image[self._caption_image]
+        usable = caption_image >= 0
+        measures = retrieval_metrics(
+            image_embeddings=embeddings,
+            caption_embeddings=self._targets.gather(self._caption_rows[usable]),
+            caption_image=caption_image[usable],
+        )
+        counts = {"images": float(len(found)), "unreadable_images": float(self._num_rejected)}
+        return {f"validation/{name}": value for name, value in (measures | counts).items()}
+
+    def _embed(self, student: nn.Module, own: Sequence[int]) -> tuple[Tensor, Tensor, dict[int, str]]:
+        device = next(student.parameters()).device
+        embeddings = [torch.empty(0, self._targets.dim, device=device)]
+        found = [torch.empty(0, dtype=torch.int64)]
+        rejected: dict[int, str] = {}
+        for batch in prefetch_to_device(self._load(own, pin_memory=device.type == "cuda"), device):
+            rejected |= batch.rejected
+            if len(batch.rows):
+                with self._in_precision():
+                    embedded = student(self._normalize(batch.images))
+                embeddings.append(embedded.float())
+                found.append(batch.rows)
+        return torch.cat(embeddings), torch.cat(found).to(device), rejected
+
+    def _load(self, own: Sequence[int], *, pin_memory: bool) -> Iterable[Batch]:
+        batches = batches_of(own, self._batch_size)
+        workers = min(self._workers, len(batches))
+        return ImageLoader(
+            self._pictures,
+            workers=workers,
+            pin_memory=pin_memory,
+            batches=batches,
+            batch_bytes=min(self._batch_size, len(own)) * self._pictures.image_bytes,
+        )
+
+    def _check_rejected(self, parts: Sequence[dict[int, str]]) -> None:
+        rejected = {image: reason for part in parts for image, reason in part.items()}
+        if len(self._paths) - len(rejected) < 2:
+            first = "".join(f", first {self._paths[image]}: {reason}" for image, reason in sorted(rejected.items())[:1])
+            raise ProtoRKDError(
+                f"Validation must have 2 readable pictures or more; got {len(self._paths) - len(rejected)} of "
+                f"{len(self._paths)}{first}. Mend them, or hold out more by --validation-fraction."
+            )
+        if len(rejected) > self._num_rejected:
+            image = min(rejected)
+            log.info(
+                "distill: %d of %d validation images are left out, first %s: %s",
+                len(rejected), len(self._paths), self._paths[image], rejected[image],
+            )  # fmt: skip
+        self._num_rejected = len(rejected)
+
+
+def _draw(names: list[str], most: int) -> list[str]:
+    if len(names) <= most:
+        return names
+    drawn = np.random.default_rng(0).choice(len(names), size=most, replace=False)
+    return [names[index] for index in sorted(drawn)]
+
+
+@contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluate a module, and put each part of it back into the mode it was in: a frozen part may not be training."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,73 @@
+"""Which pictures are the same, and so share a row; in an artifact, and among those that are to be embedded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from data_schemas.embedded_images import read_images, write_images
+from stages.components.images.image_set import ImageSet
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """Pictures, and which of them are the same.
+
+    Args:
+        images: the pictures by number, each path once.
+        digests: of their files, by number; None where it is not known, or there is no file.
+
+    Shapes:
+        rows: (pictures,), int64: the row of each in the array; equal pictures share one.
+        firsts: (rows,), int64: number of the first picture of each row.
+    """
+
+    images: ImageSet
+    digests: Sequence[str | None]
+    rows: NDArray[np.int64]
+    firsts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, images: ImageSet, digests: Sequence[str | None]) -> "Distinct":
+        """Number the distinct pictures in order of first appearance."""
+        # A path cannot pass for a digest: it begins with a NUL, which no path may hold.
+        keys = [digest or f"\0{number}" for number, digest in enumerate(digests)]
+        rows = pa.array(keys, pa.large_string()).dictionary_encode().indices.to_numpy().astype(np.int64)
+        return cls(images, digests, rows, np.unique(rows, return_index=True)[1])
+
+    @property
+    def keys(self) -> pa.Array:
+        """Digest of each row, in row order."""
+        return pa.array([self.digests[number] for number in self.firsts], pa.large_string())
+
+    def path(self, row: int) -> str:
+        """Of the first picture of a row."""
+        return self.images.paths[int(self.firsts[row])]
+
+    def write(self, root: Path, *, without: set[int]) -> None:
+        """Write which picture has which row into an artifact's folder.
+
+        Args:
+            root: the folder.
+            without: numbers of pictures that have no embedding.
+        """
+        numbers = [number for number in range(len(self.rows)) if number not in without]
+        columns: dict[str, Any] = {
+            "image_row": self.rows[numbers],
+            "image": pa.array([self.images.paths[number] for number in numbers], pa.large_string()),
+            "sha256": pa.array([self.digests[number] for number in numbers], pa.large_string()),
+        }
+        write_images(root, pa.table(columns))
+
+
+def read_keys(root: Path) -> pa.Array:
+    """Digest of each row of an artifact, in row order; none where it is not known."""
+    table = read_images(root)
+    rows = table["image_row"].to_numpy()
+    keys = np.full(int(rows.max()) + 1 if len(rows) else 0, None, dtype=object)
+    keys[rows] = table["sha256"].to_numpy(zero_copy_only=False)
+    return pa.array(keys, pa.large_string())

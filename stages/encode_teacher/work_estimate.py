@@ -1,0 +1,63 @@
+"""What encoding would have to do: captions that the teacher has not seen, and the bytes of all embeddings."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from data_schemas.embedding_array import stored_bytes
+from pipeline.stage import Context, Input, Work
+from stages.components.embeddings.reused_captions import count_unknown
+from stages.components.teacher.encoding_options import Recipe
+from stages.components.teacher.glove_file import measure_vectors
+from stages.components.teacher.identity import TeacherSource
+from stages.encode_teacher.caption_index import index_captions
+
+if TYPE_CHECKING:
+    from stages.encode_teacher.options import EncodeParams
+
+_WIDTHS = ("out_features", "embedding_dimension", "word_embedding_dimension", "hidden_size")
+
+
+def encoding_work(params: "EncodeParams", inputs: Mapping[str, Input], context: Context) -> Work:
+    """Read the manifest as the stage does, and count."""
+    manifest = params.read(
+        inputs["manifest"].value,
+        label_column=params.label_column,
+        limit=params.limit,
+        max_bad_fraction=1.0,
+        file_digests=context.file_digests,
+    )
+    captions, pairs = index_captions(manifest.table)
+    unknown = len(captions)
+    if not context.force:
+        digest = inputs["teacher"].digest
+        unknown = count_unknown(captions, store=context.store, teacher_digest=digest, recipe=Recipe.of(params))
+    dim = params.truncate_dim or teacher_dim(inputs["teacher"].value)
+    size = None
+    if dim:
+        embeddings = stored_bytes(len(captions), dim, params.embedding_dtype)
+        size = embeddings + captions.nbytes + pairs.nbytes
+    counts = {"pairs": pairs.num_rows, "captions": len(captions), "encoded_captions": unknown}
+    return Work(
+        counts=counts, paced_by="encoded_captions", like=("max_tokens", "truncate_dim", "teacher_precision"), size=size
+    )
+
+
+def teacher_dim(source: TeacherSource) -> int | None:
+    """Width of a teacher's embeddings, by what its files say of it; None where they do not."""
+    if source.kind == "word-vectors":
+        try:
+            return measure_vectors(source.path)[1]
+        except ValueError:
+            return None
+    try:
+        folders = [source.path / module["path"] for module in json.loads((source.path / "modules.json").read_bytes())]
+        configs = [
+            json.loads((folder / "config.json").read_bytes())
+            for folder in folders
+            if (folder / "config.json").is_file()
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    widths = [config[name] for config in configs for name in _WIDTHS if isinstance(config.get(name), int)]
+    return widths[-1] if widths else None

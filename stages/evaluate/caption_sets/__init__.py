@@ -1,5 +1,0 @@
-"""Pictures with captions, in the formats that people have: COCO, Karpathy's splits, Flickr8k, Flickr30k, manifests."""
-
-from stages.evaluate.caption_sets.caption_set import CaptionSet, read_caption_set, split_argument
-
-__all__ = ["CaptionSet", "read_caption_set", "split_argument"]

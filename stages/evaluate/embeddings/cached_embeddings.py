@@ -1,0 +1,232 @@
+"""Embeddings that evaluation needs, as artifacts of their own: pictures once a student, captions once a teacher."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from data_schemas.embedding_array import TeacherEmbeddings
+from data_schemas.manifest import Rejection
+from data_schemas.pair_index import read_rejected, write_rejected
+from pipeline.fingerprint import hash_json
+from pipeline.options.declaration import option
+from pipeline.peers import agreed
+from pipeline.runner import Outcome, run_within
+from pipeline.stage import Context, Input, Result, Stage
+from pipeline.store.draft import Draft
+from stages.components.student.checkpoints import LoadedStudent
+from stages.components.teacher.encoding_options import Recipe
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+    from stages.components.images.image_set import ImageSet
+
+_FEATURES_NAME = "image_embeddings.safetensors"
+_SHARD_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class ImageEmbeddings:
+    """A student's embeddings of the pictures of a set that could be read.
+
+    Its tensors are mapped from a file: what is not looked at is not read.
+
+    Shapes:
+        embeddings: (readable, dim), float32.
+        features: (readable, feature_dim), float32: what the projection head sees.
+        rows: (readable,), int64, ascending: the picture's place in the set.
+        precision: that the backbone ran in: fp32, bf16 or fp16.
+    """
+
+    embeddings: "Tensor"
+    features: "Tensor"
+    rows: "Tensor"
+    rejections: tuple[Rejection, ...]
+    digest: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Already identified by the stage that asks."""
+
+    found: Mapping[str, Input]
+
+
+@dataclass(frozen=True)
+class _ImageParams:
+    """What pictures become is settled by the student, and by the rounding on the way."""
+
+    precision: str = option("auto", help="Of the backbone's matrix products.")
+
+
+@dataclass(frozen=True)
+class _CaptionParams(Recipe):
+    """How the teacher embeds, and how many rows a shard has."""
+
+    shard_rows: int = option(_SHARD_ROWS, help="Captions in one shard file.")
+
+
+@dataclass(frozen=True)
+class FeatureRuntime:
+    """Where the features are computed, and how many at a time."""
+
+    device: str
+    workers: int
+    batch_size: int
+    batch_tokens: int
+
+
+def embed_images(
+    student: LoadedStudent, images: Input, *, precision: str, runtime: FeatureRuntime, context: Context
+) -> ImageEmbeddings:
+    """Embed the pictures of a set, or find them embedded; the processes of the context each embed their part.
+
+    Args:
+        student: that embeds.
+        images: identified.
+        precision: of the backbone: fp32, bf16, fp16, or "auto": bf16 where the device has it.
+        runtime: where and how many at a time.
+        context: the store, and the processes.
+
+    Raises:
+        ProtoRKDError: no picture can be read, or the weights are gone or do not fit; the same in all processes.
+    """
+    import safetensors.torch
+
+    inputs = _Inputs(found={"student": Input(student.identity, str(student.folder), value=student), "images": images})
+    outcome = run_within(
+        IMAGE_EMBEDDINGS, params=_ImageParams(precision), inputs=inputs, runtime=runtime, context=context
+    )
+    _require_whole(outcome, context)
+    tensors = safetensors.torch.load_file(outcome.artifact.path / _FEATURES_NAME)
+    return ImageEmbeddings(
+        embeddings=tensors["embeddings"],
+        features=tensors.get("features", tensors["embeddings"]),
+        rows=tensors["rows"],
+        rejections=tuple(read_rejected(outcome.artifact.path)),
+        digest=outcome.artifact.record.digest,
+        precision=outcome.artifact.record.environment["precision"],
+    )
+
+
+def embed_captions(
+    captions: tuple[str, ...], *, teacher: Input, recipe: Recipe, runtime: FeatureRuntime, context: Context
+) -> tuple["Tensor", str]:
+    """Embed captions as the student's teacher embedded those that it was distilled from; the first process does it.
+
+    Returns:
+        One row a caption, and the digest of the artifact that they come from.
+
+    Shapes:
+        returns: (captions, dim), float32.
+    """
+    import numpy as np
+    import torch
+
+    distinct, places = distinct_captions(captions)
+    params = _CaptionParams(**recipe.as_dict())
+    given = Input(digest=hash_json(distinct.to_pylist()), value=distinct)
+    inputs = _Inputs(found={"captions": given, "teacher": teacher})
+    outcome = run_within(CAPTION_EMBEDDINGS, params=params, inputs=inputs, runtime=runtime, context=context)
+    _require_whole(outcome, context)
+    embeddings = TeacherEmbeddings.open(outcome.artifact.path)
+    table = embeddings.read(0, embeddings.rows).astype(np.float32)
+    return torch.from_numpy(table[np.asarray(places)]), outcome.artifact.record.digest
+
+
+def _embed_images(
+    params: _ImageParams, inputs: Mapping[str, Input], out: Draft, runtime: FeatureRuntime, context: Context
+) -> Result:
+    from stages.components.compute.device import choose_device
+    from stages.components.compute.distributed import ranks_of
+    from stages.components.compute.precision import choose_precision
+    from stages.evaluate.embeddings.image_pass import student_embeddings
+
+    images: ImageSet = inputs["images"].value
+    device = choose_device(runtime.device)
+    precision = choose_precision(params.precision, device)
+    ranks = ranks_of(context.peers)
+    rejected = student_embeddings(
+        inputs["student"].value,
+        images,
+        out=out.path / _FEATURES_NAME,
+        scratch=out.state,
+        ranks=ranks,
+        device=device,
+        precision=precision,
+        workers=runtime.workers,
+        batch_size=runtime.batch_size,
+    )
+    if ranks.is_first:
+        reasons = sorted(rejected.items())
+        write_rejected(
+            out.path, [Rejection(row=row, reason=reason, value=images.paths[row]) for row, reason in reasons]
+        )
+    counts = {"images": len(images.paths), "rejected_images": len(rejected)}
+    return Result(counts=counts, environment={"device": device.type, "precision": precision})
+
+
+def _embed_captions(
+    params: _CaptionParams, inputs: Mapping[str, Input], out: Draft, runtime: FeatureRuntime, context: Context
+) -> Result:
+    from stages.components.compute.device import choose_devices
+    from stages.components.embeddings.caption_embeddings import write_caption_embeddings
+
+    captions: pa.Array = inputs["captions"].value
+    written = write_caption_embeddings(
+        captions,
+        out,
+        teacher=inputs["teacher"],
+        recipe=Recipe.of(params),
+        shard_rows=params.shard_rows,
+        choose_devices=partial(choose_devices, runtime.device),
+        batch_tokens=runtime.batch_tokens,
+        context=context,
+    )
+    return Result(counts=written.counts, metrics=written.metrics)
+
+
+def _require_whole(outcome: Outcome, context: Context) -> None:
+    """Read what is about to be used once, whatever the number of processes."""
+    with agreed(context.peers):
+        if context.peers.is_first:
+            outcome.require_whole()
+
+
+def _given(inputs: _Inputs, _params: object, _context: Context) -> Mapping[str, Input]:
+    return inputs.found
+
+
+IMAGE_EMBEDDINGS = Stage(
+    name="image-embeddings",
+    version=3,
+    summary="Embed the pictures of a set with a student.",
+    params=_ImageParams,
+    inputs=_Inputs,
+    runtime=FeatureRuntime,
+    identify=_given,
+    run=_embed_images,
+    agrees=True,
+)
+
+CAPTION_EMBEDDINGS = Stage(
+    name="caption-embeddings",
+    version=1,
+    summary="Embed the captions or prompts of a set with the teacher.",
+    params=_CaptionParams,
+    inputs=_Inputs,
+    runtime=FeatureRuntime,
+    identify=_given,
+    run=_embed_captions,
+)
+
+
+def distinct_captions(captions: tuple[str, ...]) -> "tuple[pa.Array, pa.Array]":
+    """Distinct captions in order of first appearance, and for each caption its place among them."""
+    import pyarrow as pa
+
+    encoded = pa.array(captions, pa.large_string()).dictionary_encode()
+    return encoded.dictionary, encoded.indices

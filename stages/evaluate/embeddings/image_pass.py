@@ -1,0 +1,177 @@
+"""One pass of a student over the pictures of a set, by one process or by several that share them."""
+
+import contextlib
+import itertools
+import shutil
+from pathlib import Path
+
+import safetensors
+import torch
+from torch import Tensor
+
+from data_schemas.errors import ProtoRKDError
+from pipeline.peers import agreed
+from pipeline.progress import progress
+from stages.components.compute.distributed import Ranks
+from stages.components.images.image_set import ImageSet
+from stages.components.images.transforms import EvalTransform
+from stages.components.loading.batch import Batch, EvalPictures
+from stages.components.loading.image_loader import ImageLoader, batches_of
+from stages.components.loading.num_workers import num_workers
+from stages.components.student.checkpoints import LoadedStudent
+from stages.components.student.embedder import PictureEmbedder
+from stages.components.student.student import Student
+from stages.evaluate.embeddings.image_blocks import Block, save_tensors
+
+_BLOCK_PICTURES = 4096  # what a killed pass loses at most
+
+
+def student_embeddings(
+    student: LoadedStudent,
+    images: ImageSet,
+    *,
+    out: Path,
+    scratch: Path,
+    ranks: Ranks,
+    device: torch.device,
+    precision: str,
+    workers: int,
+    batch_size: int,
+) -> dict[int, str]:
+    """Embed every picture that can be read, in one pass, and write features and embeddings.
+
+    Each rank embeds a run of the set, and leaves it block by block in the scratch folder, where a pass that was killed
+    finds it; the first joins what is there. The backbone runs in the given precision, the projection head in fp32.
+
+    Writes: a safetensors file with ``embeddings`` (readable, dim), float32, ``rows`` (readable,), int64, and
+        ``features`` (readable, feature_dim), float32, which are left out where they are the embeddings.
+
+    Args:
+        student: whose weights are loaded.
+        images: the set.
+        out: the file.
+        scratch: folder of the blocks, the same for all ranks; removed in the end.
+        ranks: who embed together.
+        device: where the student runs.
+        precision: fp32, bf16 or fp16.
+        workers: processes that read pictures; -1 chooses.
+        batch_size: pictures at a time.
+
+    Returns:
+        Why each picture, by its place in the set, could not be read; all of them, on every rank.
+
+    Raises:
+        ProtoRKDError: the weights are gone or do not fit the student, or no picture can be read; on all ranks.
+    """
+    with agreed(ranks):
+        runs = _runs(len(images.paths), ranks.size)
+        found = _embed(
+            student,
+            images,
+            runs[ranks.rank],
+            scratch=scratch,
+            precision=precision,
+            device=device,
+            workers=num_workers(workers),
+            batch_size=batch_size,
+            is_first=ranks.is_first,
+        )
+    rejected = {row: reason for part in ranks.gather_objects(found.rejected) for row, reason in part.items()}
+    if ranks.is_first:
+        if len(rejected) < len(images.paths):
+            others = [_read_blocks(scratch, run, batch_size) for run in runs[1:]]
+            save_tensors(Block.joined([found, *others]).tensors, out)
+        shutil.rmtree(scratch, ignore_errors=True)
+    if len(rejected) == len(images.paths):
+        raise ProtoRKDError(f"A set must have readable pictures; got none of {len(images.paths)} below {images.root}.")
+    return rejected
+
+
+@torch.inference_mode()
+def _embed(
+    student: LoadedStudent,
+    images: ImageSet,
+    run: range,
+    *,
+    scratch: Path,
+    precision: str,
+    device: torch.device,
+    workers: int,
+    batch_size: int,
+    is_first: bool,
+) -> Block:
+    """Embed a run of the pictures, but for the blocks of it that stand in the scratch folder; on the CPU."""
+    blocks = _blocks(run, batch_size)
+    known = [block for block in blocks if Block.is_whole(_path(scratch, block))]
+    missing = [block for block in blocks if block not in known]
+    embed = PictureEmbedder(student, device=device, precision=precision)
+    to_read = [row for block in missing for row in block]
+    to_embed = batches_of(to_read, batch_size)
+    pictures = EvalPictures(images, EvalTransform(student.config.preprocessing))
+    loader = ImageLoader(
+        pictures,
+        workers=min(workers, len(to_embed)),
+        pin_memory=device.type == "cuda",
+        batches=to_embed,
+        batch_bytes=min(batch_size, len(to_read)) * pictures.image_bytes,
+    )
+    done = len(run) - len(to_read)
+    shown = (
+        progress("embedding pictures", total=len(run), unit="pictures", done=done)
+        if is_first
+        else contextlib.nullcontext(_ignore)
+    )
+    with shown as advance:
+        embedded_batches = embed.over(loader)
+        for block in missing:
+            parts = [_no_pictures(embed.model)]
+            for batch, features, embeddings in itertools.islice(embedded_batches, -(-len(block) // batch_size)):
+                parts.append(_block_of(batch, features, embeddings, embed.model))
+                advance(len(batch.rows) + len(batch.rejected))
+            embedded = Block.joined(parts)
+            if is_first and len(blocks) == 1:
+                return embedded
+            embedded.write(_path(scratch, block))
+    return _read_blocks(scratch, run, batch_size)
+
+
+def _no_pictures(model: Student) -> Block:
+    tensors = {"embeddings": torch.empty(0, model.embedding_dim), "rows": torch.empty(0, dtype=torch.int64)}
+    return Block(tensors | ({"features": torch.empty(0, model.feature_dim)} if _has_head(model) else {}), {})
+
+
+def _block_of(batch: Batch, features: Tensor, embeddings: Tensor, model: Student) -> Block:
+    tensors = {"embeddings": embeddings, "rows": batch.rows}
+    return Block(tensors | ({"features": features} if _has_head(model) else {}), batch.rejected)
+
+
+def _has_head(model: Student) -> bool:
+    return not isinstance(model.head, torch.nn.Identity)
+
+
+def _runs(num: int, size: int) -> list[range]:
+    """What each rank embeds."""
+    return [range(num * rank // size, num * (rank + 1) // size) for rank in range(size)]
+
+
+def _blocks(run: range, batch_size: int) -> list[range]:
+    """A run in blocks of whole batches, so that a picture is in the same batch whatever stands already."""
+    step = batch_size * max(1, _BLOCK_PICTURES // batch_size)
+    return [run[start : start + step] for start in range(0, len(run), step)] or [run]
+
+
+def _path(scratch: Path, block: range) -> Path:
+    return scratch / f"pictures-{block.start}-{block.stop}.safetensors"
+
+
+def _read_blocks(scratch: Path, run: range, batch_size: int) -> Block:
+    try:
+        return Block.joined([Block.read(_path(scratch, block)) for block in _blocks(run, batch_size)])
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ProtoRKDError(
+            f"{scratch} must be one folder for all processes; {error}. Give --store a folder that all of them share."
+        ) from error
+
+
+def _ignore(_units: int) -> None:
+    """Show nothing: the first process speaks for all."""

@@ -1,0 +1,1 @@
+"""What is measured once and kept: an artifact for each checkpoint, set and task."""

@@ -1,0 +1,181 @@
+"""Measurements as artifacts: one task on one set with one checkpoint's weights, done once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from data_schemas.files import read_json, write_json
+from data_schemas.per_query_results import OUTCOMES_NAME, read_outcomes, write_outcomes
+from pipeline.fingerprint import hash_json
+from pipeline.options.declaration import option
+from pipeline.plan import plan_stage
+from pipeline.runner import run_stage
+from pipeline.stage import Context, Input, Result, Stage
+from pipeline.store.draft import Draft
+from pipeline.store.store import Artifact
+from stages.components.student.checkpoints import LoadedStudent
+from stages.evaluate.sets.evaluation_sets import (
+    ClassSet,
+    Entry,
+    RetrievalSet,
+    STSSet,
+    labelled_digest,
+    retrieval_digest,
+    sts_digest,
+)
+from stages.evaluate.task_names import NEED_TEACHER, NEED_TRAIN
+
+if TYPE_CHECKING:
+    from stages.evaluate.embeddings.embedder import Embedder
+    from stages.evaluate.options import EvaluateParams
+    from stages.evaluate.tasks.task_result import Measured
+
+_ENTRY_NAME = "entry.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task on a set with the weights of a checkpoint.
+
+    Args:
+        student: the weights; sts, which measures the teacher, does without.
+        entry: the set.
+        task: name of the task.
+    """
+
+    student: LoadedStudent
+    entry: Entry
+    task: str
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return f"{self.entry.found.name}, {self.task.replace('_', ' ')} of {self.student.name}"
+
+    @property
+    def pictures(self) -> list[Input]:
+        """The pictures that have to be embedded for it."""
+        match self.entry.found:
+            case RetrievalSet(images=images):
+                return [images]
+            case ClassSet(train=train, test=test):
+                splits = (train, test) if self.task in NEED_TRAIN else (test,)
+                return [split.images for split in splits if split is not None]
+        return []
+
+
+@dataclass(frozen=True)
+class _Params:
+    """What changes the output."""
+
+    task: str = option(help="What is measured.")
+    settings: Mapping[str, Any] = option(help="Of the task.")
+    precision: str = option(help="That pictures are embedded in.")
+
+
+@dataclass(frozen=True)
+class _Runtime:
+    """The embedder knows where it runs."""
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Already identified by the stage that asks; the embedder is for doing the job, not for finding it done."""
+
+    job: Job
+    teacher: Input | None
+    embedder: "Embedder | None" = None
+
+
+def find_measurement(job: Job, params: "EvaluateParams", teacher: Input | None, context: Context) -> Artifact | None:
+    """The whole artifact that answers a job, or None."""
+    asked = {"params": _params(job, params), "inputs": _Inputs(job, teacher), "runtime": _Runtime()}
+    return plan_stage(MEASUREMENTS, **asked, context=context).artifact
+
+
+def make_measurement(
+    job: Job, params: "EvaluateParams", teacher: Input | None, *, embedder: "Embedder", context: Context
+) -> tuple["Measured", str]:
+    """Do a job, or find it done.
+
+    Args:
+        job: what is to be measured.
+        params: settings of the tasks.
+        teacher: of the student; None where no task asks for it.
+        embedder: with the job's checkpoint.
+        context: the store.
+
+    Returns:
+        What was measured, and the digest of the artifact that holds it.
+
+    Raises:
+        ProtoRKDError: the task cannot be done, for the set or the weights are not such.
+    """
+    from stages.evaluate.tasks.task_result import Measured
+
+    inputs = _Inputs(job, teacher, embedder)
+    outcome = run_stage(MEASUREMENTS, params=_params(job, params), inputs=inputs, runtime=_Runtime(), context=context)
+    outcome.require_whole()
+    artifact = outcome.artifact
+    outcomes = read_outcomes(artifact.path) if (artifact.path / OUTCOMES_NAME).exists() else []
+    return Measured(entry=read_json(artifact.path / _ENTRY_NAME), outcomes=tuple(outcomes)), artifact.record.digest
+
+
+def _params(job: Job, params: "EvaluateParams") -> _Params:
+    settings: dict[str, Any] = {"num_resamples": params.num_resamples, "seed": params.seed}
+    if job.task == "zero_shot":
+        settings |= {"templates": job.entry.templates}
+    elif job.task in ("knn", "knn_backbone"):
+        settings |= {"k": params.knn_k, "temperature": params.knn_temperature}
+    elif job.task in ("linear_probe", "linear_probe_backbone"):
+        settings |= {"solver": params.probe_solver, "max_iterations": params.probe_iterations}
+    return _Params(task=job.task, settings=settings, precision="" if job.task == "sts" else params.precision)
+
+
+def _identify(inputs: _Inputs, _params: object, _context: Context) -> Mapping[str, Input]:
+    job, found = inputs.job, inputs.job.entry.found
+    match found:
+        case RetrievalSet():
+            digest = retrieval_digest(found)
+        case ClassSet():
+            splits = (found.train, found.test) if job.task in NEED_TRAIN else (found.test,)
+            parts = [labelled_digest(split) for split in splits if split is not None]
+            digest = hash_json([parts, list(found.class_names), found.mean_per_class])
+        case STSSet():
+            digest = sts_digest(found)
+        case _:
+            raise AssertionError(found)
+    # The name is part of what is written: in the entry, and in the outcomes.
+    identified = {"set": Input(digest=hash_json([found.name, digest]), value=inputs)}
+    if job.task != "sts":
+        identified["student"] = Input(job.student.identity, str(job.student.folder))
+    if job.task in NEED_TEACHER:
+        assert inputs.teacher is not None
+        identified["teacher"] = inputs.teacher
+    return identified
+
+
+def _measure(params: _Params, inputs: Mapping[str, Input], out: Draft, runtime: _Runtime, context: Context) -> Result:
+    from stages.evaluate.tasks.registry import TASKS
+
+    given: _Inputs = inputs["set"].value
+    assert given.embedder is not None
+    given.embedder.take_used()
+    measured = TASKS[params.task](given.job.entry.found, given.embedder, **params.settings)
+    write_json(out.path / _ENTRY_NAME, measured.entry)
+    if measured.outcomes:
+        write_outcomes(out.path, measured.outcomes)
+    return Result(counts={}, metrics=measured.flat(), uses=given.embedder.take_used())
+
+
+MEASUREMENTS = Stage(
+    name="measurements",
+    version=2,
+    summary="Measure a student at one task on one set.",
+    params=_Params,
+    inputs=_Inputs,
+    runtime=_Runtime,
+    identify=_identify,
+    run=_measure,
+    quiet=True,
+)

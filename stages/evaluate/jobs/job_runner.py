@@ -1,0 +1,187 @@
+"""Does the jobs of an evaluation one after another; one that fails does not keep the others from being done."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from data_schemas.errors import ProtoRKDError
+from pipeline.log import log
+from pipeline.peers import Alone, agreed
+from pipeline.stage import Context, Input
+from stages.components.compute.device import choose_device, describe_work
+from stages.components.compute.distributed import ranks_of
+from stages.components.compute.precision import choose_precision
+from stages.components.student.checkpoints import LoadedStudent
+from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_images
+from stages.evaluate.embeddings.embedder import Embedder
+from stages.evaluate.jobs.job_artifact import Job, find_measurement, make_measurement
+from stages.evaluate.sets.evaluation_sets import Entry
+
+if TYPE_CHECKING:
+    from stages.evaluate.options import EvaluateParams, EvaluateRuntime
+    from stages.evaluate.tasks.task_result import Measured
+
+
+_HEADLINES = {
+    "retrieval": "mean_recall",
+    "geometry": "modality_gap",
+    "neighbourhoods": "neighbour_overlap@10",
+    "clustering": "ari",
+    "sts": "spearman",
+}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task that could not be done, as the report tells of it.
+
+    Args:
+        name: of the set.
+        task: name of the task.
+        checkpoint: name of the weights.
+        reason: a sentence, with what to do.
+    """
+
+    name: str
+    task: str
+    checkpoint: str
+    reason: str
+
+
+class Measurer:
+    """Does jobs, or finds them done, and notes those that fail.
+
+    Args:
+        params: settings of the tasks.
+        teacher: of the student; None where no task asks for it.
+        runtime: where, and how many at a time.
+        context: the store, and the processes that embed pictures together.
+    """
+
+    def __init__(
+        self, params: "EvaluateParams", teacher: Input | None, runtime: "EvaluateRuntime", context: Context
+    ) -> None:
+        self._params, self._teacher, self._context = params, teacher, context
+        self._max_bad_fraction = runtime.max_bad_fraction
+        self._runtime = FeatureRuntime(
+            device=runtime.device,
+            workers=runtime.workers,
+            batch_size=runtime.batch_size,
+            batch_tokens=runtime.batch_tokens,
+        )
+        self.alone = dataclasses.replace(context, peers=Alone())
+        self._embedder: tuple[LoadedStudent, Embedder] | None = None
+        self._embedded: dict[str, dict[str, ImageEmbeddings]] = {}  # by weights and set; mapped from their files
+        self.failures: list[Failure] = []
+        self.used: set[str] = set()
+
+    def say_where(self) -> None:
+        """Say in the log where pictures are embedded, and in what.
+
+        Raises:
+            ProtoRKDError: the device is not there, for one of the processes; the same in all of them.
+        """
+        with agreed(self._context.peers):
+            device = choose_device(self._runtime.device)
+            precision = choose_precision(self._params.precision, device)
+        if self._context.peers.is_first:
+            log.info("evaluate: on %s", describe_work(device, precision=precision))
+
+    def embed(self, jobs: Sequence[Job], *, shown: LoadedStudent | None) -> None:
+        """Embed the pictures that jobs need, each process its part.
+
+        Args:
+            jobs: those that are done already need none.
+            shown: the checkpoint of which pictures are shown, whether or not its jobs are done; or None.
+        """
+        ranks = ranks_of(self._context.peers)
+        is_missing = ranks.broadcast([self._is_missing(job) for job in jobs] if ranks.is_first else None)
+        passes = {
+            (job.student.identity, images.digest): (job.student, images)
+            for job, missing in zip(jobs, is_missing, strict=True)
+            if missing or job.student is shown
+            for images in job.pictures
+        }
+        for student, images in passes.values():
+            try:
+                self._embedded.setdefault(student.identity, {})[images.digest] = embed_images(
+                    student,
+                    images,
+                    precision=self._params.precision,
+                    runtime=self._runtime,
+                    context=self._context,
+                )
+            except ProtoRKDError as error:  # the same on all processes; the jobs will meet it again
+                log.info("evaluate: %s", error)
+
+    def measure(self, job: Job) -> "Measured | None":
+        """Do a job, or find it done; None where it fails."""
+        try:
+            measured, digest = make_measurement(
+                job, self._params, self._teacher, embedder=self.embedder(job.student), context=self.alone
+            )
+            self.used.add(digest)
+            check_rejected(measured.entry, self._max_bad_fraction)
+        except ProtoRKDError as error:
+            self.fail(Failure(job.entry.found.name, job.task, job.student.name, str(error)))
+            return None
+        log.info("evaluate: %s: %s", job.name, _in_short(measured.entry))
+        return measured
+
+    def fail(self, failure: Failure) -> None:
+        """Note what could not be done, and why."""
+        self.failures.append(failure)
+        task = failure.task.replace("_", " ")
+        log.info("evaluate: %s, %s of %s, failed: %s", failure.name, task, failure.checkpoint, failure.reason)
+
+    def embedder(self, student: LoadedStudent) -> Embedder:
+        """Embeds with a checkpoint; what it has at hand is kept until another checkpoint is asked for."""
+        if self._embedder is None or self._embedder[0] is not student:
+            self._embedder = (
+                student,
+                Embedder(
+                    student,
+                    self._teacher,
+                    known=self._embedded.get(student.identity, {}),
+                    precision=self._params.precision,
+                    runtime=self._runtime,
+                    context=self.alone,
+                ),
+            )
+        return self._embedder[1]
+
+    def _is_missing(self, job: Job) -> bool:
+        return self._context.force or find_measurement(job, self._params, self._teacher, self.alone) is None
+
+
+def _in_short(entry: Mapping[str, Any]) -> str:
+    """The measure that says most, for the log."""
+    metrics = entry["metrics"]
+    measure = entry.get("headline") or _HEADLINES.get(entry["task"], "")
+    if not metrics:
+        return "nothing to measure on so few pictures"
+    if measure not in metrics:
+        measure = next(iter(metrics))
+    return f"{measure} {metrics[measure]:.2f}"
+
+
+def jobs_of(student: LoadedStudent, entries: Sequence[Entry]) -> list[Job]:
+    """All that is to be measured of a checkpoint, in the order of reports."""
+    return [Job(student, entry, task) for entry in entries for task in entry.tasks]
+
+
+def check_rejected(entry: Mapping[str, Any], max_bad_fraction: float) -> None:
+    """Refuse a set of which too much was left out: what is measured on its readable part alone is another, easier set.
+
+    Raises:
+        ProtoRKDError: more than that share of its rows and pictures were rejected.
+    """
+    if "num_images" not in entry:  # scored pairs of captions are all there
+        return
+    rejected, total = entry["rejected"], entry["rejected"] + entry["num_images"]
+    if rejected > max_bad_fraction * total:
+        raise ProtoRKDError(
+            f"At most {max_bad_fraction:.1%} of a set may be rejected (--max-bad-fraction); {entry['name']} has "
+            f"{rejected} of {total}, first {entry['first_rejected']}. Mend them, or raise --max-bad-fraction."
+        )

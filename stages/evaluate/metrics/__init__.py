@@ -1,0 +1,1 @@
+"""Measures from embeddings and labels: pure functions, without sets, stores or files."""

@@ -1,0 +1,216 @@
+"""What pictures are compared by: the hash of their bytes, a perceptual hash and a thumbnail, made once for a set."""
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from PIL import Image
+
+from data_schemas.files import write_atomic
+from pipeline.fingerprint import hash_json
+from pipeline.progress import progress
+from pipeline.runner import run_stage
+from pipeline.stage import Context, Input, Result, Stage
+from pipeline.store.draft import Draft
+from stages.components.images.decoding import ImageRejected
+from stages.components.images.image_set import ImageSet
+from stages.components.images.lazy_image import to_image
+from stages.components.loading.num_workers import num_workers
+
+UNREADABLE, FEATURELESS, HASHED = range(3)
+
+_SIDE, _THUMBNAIL_SIDE = 32, 8
+_NUM_BITS = 64
+_NOISE = 2.0  # grey levels: a weaker wave comes and goes with compression
+_MIN_WAVES = 12
+_SHARD_ROWS = 8192
+
+
+class Look(NamedTuple):
+    """What of a picture its copies share.
+
+    Args:
+        hash: 64 bits; None for a picture without features, such as one colour or stripes all one way: its few waves
+            would match any other such picture, and the rest of its bits would be noise.
+        thumbnail: its colours.
+
+    Shapes:
+        thumbnail: (8, 8, 3), uint8.
+    """
+
+    hash: int | None
+    thumbnail: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PictureHashes:
+    """What the pictures of a set are compared by.
+
+    Args:
+        paths: the distinct ones, in order of first appearance.
+        digest: of the artifact that it lies in.
+
+    Shapes:
+        kinds: (pictures,), uint8: UNREADABLE, FEATURELESS or HASHED.
+        sha256: (pictures, 32), uint8, of the file's bytes; zero where the file is missing.
+        hashes: (pictures,), uint64; zero but for HASHED.
+        thumbnails: (pictures, 8, 8, 3), uint8; zero for UNREADABLE.
+    """
+
+    paths: tuple[str, ...]
+    kinds: NDArray[np.uint8]
+    sha256: NDArray[np.uint8]
+    hashes: NDArray[np.uint64]
+    thumbnails: NDArray[np.uint8]
+    digest: str = ""
+
+
+def hash_pictures(images: Input, *, workers: int, context: Context) -> PictureHashes:
+    """Hash the pictures of a set, or find them hashed.
+
+    Args:
+        images: from `identify_images`; a picture that comes several times is looked at once.
+        workers: threads that read pictures; -1 chooses.
+        context: the store.
+    """
+    given: ImageSet = images.value
+    first = {path: place for place, path in reversed(list(enumerate(given.paths)))}
+    places = np.array(sorted(first.values()), dtype=np.int64)
+    paths = tuple(given.paths[place] for place in places)
+    # The set's digest does not tell a picture that comes twice from two that are equal: its places do.
+    digest = hash_json([images.digest, hashlib.sha256(places.tobytes()).hexdigest()])
+    distinct = Input(digest, images.location, value=given.select(places.tolist()))
+    outcome = run_stage(
+        PICTURE_HASHES,
+        params=_NoParams(),
+        inputs=_Inputs({"images": distinct}),
+        runtime=HashRuntime(workers),
+        context=context,
+    )
+    outcome.require_whole()
+    return PictureHashes(paths=paths, **_read(outcome.artifact.path), digest=outcome.artifact.record.digest)
+
+
+def look_at(image: Image.Image) -> Look:
+    """Shrink a picture to 32 x 32 pixels, and take the signs of its 64 longest waves but for the constant one.
+
+    After pHash (Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010), which takes a square
+    of waves and their median; the 64 longest lie in a quarter circle and change less when the picture's edge is cut. A
+    bit is set where the wave is more than noise.
+    """
+    pixels = np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float64)
+    grey = pixels @ (0.299, 0.587, 0.114)
+    waves = (_COSINES @ grey @ _COSINES.T)[_WAVES]  # (64,), in grey levels
+    factor = _SIDE // _THUMBNAIL_SIDE
+    blocks = pixels.reshape(_THUMBNAIL_SIDE, factor, _THUMBNAIL_SIDE, factor, 3)
+    bits = np.packbits(waves > _NOISE).view(np.uint64)
+    has_features = np.count_nonzero(np.abs(waves) > _NOISE) >= _MIN_WAVES
+    return Look(
+        hash=int(bits[0]) if has_features else None,
+        thumbnail=np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8),
+    )
+
+
+def _cosines() -> NDArray[np.float64]:
+    """Orthonormal cosine transform (DCT-II): (32 waves, 32 pixels)."""
+    waves, pixels = np.arange(_SIDE)[:, None], np.arange(_SIDE)
+    table: NDArray[np.float64] = np.cos(np.pi * waves * (pixels + 0.5) / _SIDE) * np.sqrt(2 / _SIDE)
+    table[0] /= np.sqrt(2)
+    return table
+
+
+def _longest_waves() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    down, across = np.divmod(np.arange(_SIDE**2), _SIDE)
+    order = np.lexsort((down, down**2 + across**2))[1 : _NUM_BITS + 1]
+    return down[order], across[order]
+
+
+_COSINES, _WAVES = _cosines(), _longest_waves()
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Already identified by the stage that asks."""
+
+    found: Mapping[str, Input]
+
+
+@dataclass(frozen=True)
+class _NoParams:
+    """There is one way to hash."""
+
+
+@dataclass(frozen=True)
+class HashRuntime:
+    """How many threads read pictures."""
+
+    workers: int
+
+
+def _given(inputs: _Inputs, _params: object, _context: Context) -> Mapping[str, Input]:
+    return inputs.found
+
+
+def _hash_pictures(
+    params: _NoParams, inputs: Mapping[str, Input], out: Draft, runtime: HashRuntime, context: Context
+) -> Result:
+    """Write shards of 8,192 pictures, each whole: a killed run goes on from its last."""
+    images: ImageSet = inputs["images"].value
+    total = len(images.paths)
+    threads = max(1, num_workers(runtime.workers))
+    look = functools.partial(_look, images)
+    with ThreadPoolExecutor(threads) as pool, progress("hashing pictures", total=total, unit="pictures") as advance:
+        for start in range(0, total, _SHARD_ROWS):
+            rows = range(start, min(start + _SHARD_ROWS, total))
+            name = f"shard-{start // _SHARD_ROWS:06}.safetensors"
+            if not out.is_whole(name):
+                tensors = _tensors([*pool.map(look, rows)], images.digests(rows, context.file_digests))
+                write_atomic(out.path / name, safetensors.numpy.save(tensors))
+                out.adopt(name)
+            advance(len(rows))
+    kinds = _read(out.path)["kinds"]
+    names = {"unreadable_images": UNREADABLE, "featureless_images": FEATURELESS}
+    return Result(counts={"images": total, **{name: int((kinds == kind).sum()) for name, kind in names.items()}})
+
+
+def _look(images: ImageSet, row: int) -> Look | None:
+    try:
+        return look_at(to_image(images.open(row)))
+    except ImageRejected:
+        return None
+
+
+def _tensors(looks: list[Look | None], digests: list[str | None]) -> dict[str, NDArray[Any]]:
+    nothing = np.zeros((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE, 3), np.uint8)
+    kinds = [UNREADABLE if look is None else FEATURELESS if look.hash is None else HASHED for look in looks]
+    digest_bytes = b"".join(bytes.fromhex(digest) if digest else bytes(32) for digest in digests)
+    return {
+        "kinds": np.array(kinds, np.uint8),
+        "sha256": np.frombuffer(digest_bytes, np.uint8).reshape(-1, 32),
+        "hashes": np.array([look.hash or 0 if look else 0 for look in looks], np.uint64),
+        "thumbnails": np.stack([look.thumbnail if look else nothing for look in looks]),
+    }
+
+
+def _read(root: Path) -> dict[str, NDArray[Any]]:
+    shards = [safetensors.numpy.load_file(path) for path in sorted(root.glob("shard-*.safetensors"))]
+    return {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
+
+
+PICTURE_HASHES = Stage(
+    name="picture-hashes",
+    version=1,
+    summary="Hash the pictures of a set, to find those that another set has, too.",
+    params=_NoParams,
+    inputs=_Inputs,
+    runtime=HashRuntime,
+    identify=_given,
+    run=_hash_pictures,
+)

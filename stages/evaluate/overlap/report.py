@@ -1,0 +1,68 @@
+"""What of the sets a student has seen in training, for the report."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from pipeline.log import log
+from pipeline.stage import Context, Input
+from stages.components.images.image_set import ImageSet
+from stages.evaluate.overlap.near_duplicates import find_overlap
+from stages.evaluate.overlap.perceptual_hash import hash_pictures
+from stages.evaluate.sets.evaluation_sets import AnySet, ClassSet, RetrievalSet
+
+_LISTED_PAIRS = 20
+
+
+class OverlapReport(NamedTuple):
+    """What was found, set by set.
+
+    Args:
+        entries: for the report.
+        used: digests of the artifacts that it rests on.
+    """
+
+    entries: list[dict[str, Any]]
+    used: set[str]
+
+
+def measure_overlap(sets: Iterable[AnySet], *, training: Input | None, workers: int, context: Context) -> OverlapReport:
+    """Look for the pictures of each set among the training pictures.
+
+    Args:
+        sets: of which the pictures to be measured on count; a set with other pictures has none.
+        training: an `ImageSet`, a sentence that says why there is none, or None where nobody asks.
+        workers: threads that read pictures.
+        context: the store.
+
+    Raises:
+        ProtoRKDError: the hashes of pictures cannot be kept or read.
+    """
+    pictures = dict(_pictures(sets))
+    if training is None or not pictures:
+        return OverlapReport([], set())
+    if not isinstance(training.value, ImageSet):
+        log.info("evaluate: overlap with the training pictures is not looked for: %s", training.value)
+        return OverlapReport([], set())
+    seen = hash_pictures(training, workers=workers, context=context)
+    entries, used = [], {seen.digest}
+    for name, images in pictures.items():
+        hashes = hash_pictures(images, workers=workers, context=context)
+        found = find_overlap(evaluation=hashes, training=seen)
+        used.add(hashes.digest)
+        entries.append(
+            {
+                "name": name,
+                **{key: getattr(found, key) for key in found.__dataclass_fields__ if key.startswith("num_")},
+                "pairs": [vars(pair) for pair in found.pairs[:_LISTED_PAIRS]],
+            }
+        )
+    return OverlapReport(entries, used)
+
+
+def _pictures(sets: Iterable[AnySet]) -> Iterable[tuple[str, Input]]:
+    for found in sets:
+        match found:
+            case RetrievalSet(name=name, images=images):
+                yield name, images
+            case ClassSet(name=name, test=test) if test is not None:
+                yield name, test.images

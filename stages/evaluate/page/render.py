@@ -1,0 +1,100 @@
+"""The page of an evaluation: its measures beside chance, and pictures of what the student finds. One HTML file."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jinja2 import Template
+
+from data_schemas.evaluation_report import interval_size, metric_prefix
+from stages.components.report.html import page_template
+from stages.components.report.prototype_examples import GROUPS
+from stages.components.report.thumbnails import stand_in
+from stages.evaluate.page import numbers as page_numbers
+from stages.evaluate.page.analysis_tables import analysis_tables
+from stages.evaluate.page.curves_svg import find_curves
+from stages.evaluate.page.gallery import ContactSheet, Gallery, OverlapExample
+from stages.evaluate.page.size_budget import MAX_PICTURE_CHARS, picture_chars, pictures_in, thin_out
+from stages.evaluate.page.tables import result_tables
+
+_MANY_CLASSES = 30
+
+
+class _Measure(NamedTuple):
+    """A figure of the list of all measures, with its interval and what it rests on, where they are known."""
+
+    name: str
+    value: str
+    interval: str
+    num_pictures: int
+
+
+def render_page(
+    report: Mapping[str, Any],
+    galleries: Sequence[Gallery],
+    *,
+    sheets: Mapping[str, Sequence[ContactSheet]] | None = None,
+    overlaps: Mapping[str, Sequence[OverlapExample]] | None = None,
+) -> str:
+    """Write the page of an evaluation: one HTML file that loads nothing, runs nothing and holds no time or host.
+
+    All text of the report and of the pictures is escaped; captions and paths come from strangers. Galleries of many
+    sets show fewer examples each, so that the page stays small.
+
+    Args:
+        report: the evaluation's report, as it is written to JSON; ``checkpoints``, ``failures``, ``absent`` and
+            ``overlap`` may be missing from it.
+        galleries: the pictures, in the order in which they are shown.
+        sheets: prototypes, by the name of the set whose pictures they show.
+        overlaps: pairs of an evaluation and a training picture, by the name of the evaluated set.
+    """
+    sheets, overlaps = sheets or {}, overlaps or {}
+    rest = MAX_PICTURE_CHARS - picture_chars((sheets, overlaps))
+    galleries = thin_out(galleries, max_chars=rest)
+    return _template().render(
+        report=report,
+        failures=report.get("failures", ()),
+        absent=report.get("absent", ()),
+        overlap=report.get("overlap", ()),
+        tables=result_tables(report),
+        analyses=analysis_tables(report),
+        curves=find_curves(report),
+        galleries=galleries,
+        sheets=sheets,
+        overlaps=overlaps,
+        groups=GROUPS,
+        measures=list(_measures(report)),
+        stand_in=stand_in(),
+        num_gone=list(pictures_in((galleries, sheets, overlaps))).count(stand_in()),
+        many_classes=_MANY_CLASSES,
+        chance_top1={
+            entry["name"]: entry.get("chance", {}).get("top1")
+            for entry in report["sets"]
+            if entry["task"] == "zero_shot"
+        },
+    )
+
+
+def _template() -> Template:
+    filters: dict[str, Callable[..., object]] = {
+        "share": page_numbers.share,
+        "similarity": page_numbers.similarity,
+        "thousands": "{:,}".format,
+        "plural": _plural,
+    }
+    return page_template(__package__, "page.html", filters)
+
+
+def _measures(report: Mapping[str, Any]) -> Iterator[_Measure]:
+    known = {
+        f"{metric_prefix(entry)}/{measure}": found
+        for entry in report["sets"]
+        for measure, found in entry.get("intervals", {}).items()
+    }
+    for name, value in report["metrics"].items():
+        found = known.get(name)
+        written = page_numbers.interval(found["low"], found["high"], page_numbers.precise) if found else ""
+        yield _Measure(name, page_numbers.precise(value), written, interval_size(found) if found else 0)
+
+
+def _plural(num: int, noun: str) -> str:
+    return f"{num:,} {noun}{'' if num == 1 else 's'}"

@@ -1,0 +1,65 @@
+"""How large a page may grow: galleries of many sets show fewer examples each."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+from stages.components.report.even_sample import choose_queries
+from stages.evaluate.page.gallery import Gallery
+
+MAX_PICTURE_CHARS = 3_200_000
+
+_DATA_URI = "data:image/"
+_SPREAD = ("caption_hits", "caption_queries", "image_queries", "class_examples")
+_WORST_FIRST = ("caption_misses", "confusions")
+
+Item = TypeVar("Item")
+
+
+def pictures_in(shown: object) -> Iterator[str]:
+    """Find all data URIs of images in galleries, sheets and the like."""
+    if isinstance(shown, str):
+        if shown.startswith(_DATA_URI):
+            yield shown
+    elif is_dataclass(shown):
+        for field in fields(shown):
+            yield from pictures_in(getattr(shown, field.name))
+    elif isinstance(shown, (Mapping, Sequence)):
+        for item in shown.values() if isinstance(shown, Mapping) else shown:
+            yield from pictures_in(item)
+
+
+def picture_chars(shown: object) -> int:
+    """Count the characters of all data URIs of images in galleries, sheets and the like."""
+    return sum(map(len, pictures_in(shown)))
+
+
+def thin_out(galleries: Sequence[Gallery], *, max_chars: int) -> tuple[Gallery, ...]:
+    """Show the same share of the examples of every set, such that all together are not much longer than a limit.
+
+    At least one example of a kind stays. Of those that are spread over a set a spread stays, of the worst the worst.
+
+    Args:
+        galleries: of all sets.
+        max_chars: of the data URIs in them.
+    """
+    share = min(1.0, max_chars / max(1, picture_chars(galleries)))
+    return tuple(replace(gallery, **_thinned(gallery, share)) for gallery in galleries)
+
+
+def _thinned(gallery: Gallery, share: float) -> dict[str, Any]:
+    spread = {name: _spread(getattr(gallery, name), share) for name in _SPREAD}
+    worst = {name: _first(getattr(gallery, name), share) for name in _WORST_FIRST}
+    return spread | worst
+
+
+def _num(items: Sequence[Item], share: float) -> int:
+    return max(1, int(share * len(items)))
+
+
+def _spread(items: Sequence[Item], share: float) -> tuple[Item, ...]:
+    return tuple(items[place] for place in choose_queries(_num(items, share), len(items)))
+
+
+def _first(items: Sequence[Item], share: float) -> tuple[Item, ...]:
+    return tuple(items[: _num(items, share)])

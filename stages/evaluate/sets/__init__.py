@@ -1,0 +1,1 @@
+"""What students are measured on: sets that options name, read and identified."""

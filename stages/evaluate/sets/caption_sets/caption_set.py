@@ -1,0 +1,132 @@
+"""A caption set: read from whatever a path is, with its pictures found."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.manifest import Rejection
+from data_schemas.pair_sources.coco import find_pictures
+from data_schemas.pair_sources.kinds import find_source, picture_root
+from data_schemas.pair_sources.pairs import ALL, Pairs, choose_split
+from data_schemas.pair_sources.patterns import is_pattern, pattern_root
+from pipeline.store.file_digests import FileDigests
+from stages.components.inputs.manifest_options import ManifestFormat
+from stages.evaluate.sets.caption_sets.flickr import (
+    TOKEN_SUFFIXES,
+    is_flickr30k_table,
+    read_flickr30k_table,
+    read_token,
+)
+from stages.evaluate.sets.caption_sets.json_files import read_coco_folder, read_json_file
+from stages.evaluate.sets.image_folder import split_name
+
+_TABLE_SUFFIXES = (".csv", ".txt", ".tsv")
+
+
+@dataclass(frozen=True)
+class CaptionSet:
+    """Pairs of pictures and captions; the pairs of one picture share its path.
+
+    Args:
+        name: what reports call it, unless the user names it.
+        root: folder that relative paths start from.
+        images: path of each caption's picture.
+        captions: as many, in the order of the file, as written.
+        rejections: what was left out; ``row`` is the line of a text file, and in JSON the place, from 0, in the list
+            that ``value`` names.
+    """
+
+    name: str
+    root: Path
+    images: tuple[str, ...]
+    captions: tuple[str, ...]
+    rejections: tuple[Rejection, ...]
+
+
+def split_argument(argument: str) -> tuple[str | None, Path, str | None]:
+    """Take ``NAME=PATH#SPLIT`` apart; a path that exists as written keeps its ``=`` and its ``#``.
+
+    Raises:
+        ProtoRKDError: nothing stands before or after the equals sign.
+
+    Example:
+        >>> split_argument("coco=/data/dataset_coco.json#val")
+        ('coco', PosixPath('/data/dataset_coco.json'), 'val')
+    """
+    name, path = split_name(argument)
+    if "#" not in path.name or path.exists():
+        return name, path, None
+    bare, _, split = argument.rpartition("#")
+    return (*split_name(bare), split)
+
+
+def read_caption_set(
+    path: Path,
+    *,
+    split: str | None = None,
+    image_root: Path | None = None,
+    form: ManifestFormat,
+    file_digests: FileDigests,
+) -> CaptionSet:
+    """Read a caption set; what the path is decides how.
+
+    - A folder with ``annotations/``: COCO's, with ``annotations/captions_SPLIT.json``; its only val split by default.
+    - ``.json``: COCO's ``images`` and ``annotations``; or Karpathy's ``images`` with ``sentences``, of which the test
+      split by default.
+    - ``.token`` or ``.token.txt``: Flickr's ``picture#number<TAB>caption``; of Flickr8k the pictures that
+      Flickr_8k.testImages.txt beside it lists by default, of Flickr30k, which has no such lists, all.
+    - A text file with the header ``image_name| comment_number| comment``: Flickr30k's results.csv.
+    - Anything else: pairs in any form of `find_source`.
+
+    Every caption is kept, also where a picture has more than the usual five. Where a set is no manifest, its pictures
+    are looked for beside the file and one folder above: there, in a folder called as the split, and in
+    `PICTURE_FOLDERS`. A single missing picture stays in the set: it is rejected where pictures are opened.
+
+    Args:
+        path: file or folder.
+        split: the part to read; ``all`` reads a file whole.
+        image_root: where to look for pictures instead; relative paths of a manifest start there.
+        form: how a manifest is written.
+        file_digests: remembers what lies in tars.
+
+    Raises:
+        ProtoRKDError: the file cannot be read, is malformed, or has no such split or no captions; none of its pictures
+            can be found.
+    """
+    reader = _reader_of(path)
+    if reader is None:
+        choose_split(split, (ALL,), path, default=ALL)
+        source = find_source(path)
+        manifest = form.read(source, max_bad_fraction=1.0, file_digests=file_digests)
+        images, captions = (tuple(manifest.table[column].to_pylist()) for column in ("image", "caption"))
+        root = image_root or picture_root(path, images).resolve()
+        return CaptionSet(_name_of(path), root, images, captions, manifest.rejections)
+    pairs = reader(path, split)
+    if not pairs.images:
+        first = f", the first {pairs.rejections[0].value!r}: {pairs.rejections[0].reason}" if pairs.rejections else ""
+        raise ProtoRKDError(
+            f"{pairs.path} must hold captions of pictures; got none in {pairs.name}, and {len(pairs.rejections)} "
+            f"rejected entries{first}. Check the file."
+        )
+    root = find_pictures(pairs.path, dict.fromkeys(pairs.images), image_root)
+    return CaptionSet(pairs.name, root, tuple(pairs.images), tuple(pairs.captions), tuple(pairs.rejections))
+
+
+def _reader_of(path: Path) -> Callable[[Path, str | None], Pairs] | None:
+    """Choose by the path, and by the header of a text file; None for a manifest."""
+    if path.is_dir() or is_pattern(path):
+        return read_coco_folder if (path / "annotations").is_dir() else None
+    if path.suffix.lower() == ".json":
+        return read_json_file
+    if path.name.lower().endswith(TOKEN_SUFFIXES):
+        return read_token
+    is_table = path.suffix.lower() in _TABLE_SUFFIXES and is_flickr30k_table(path)
+    return read_flickr30k_table if is_table else None
+
+
+def _name_of(path: Path) -> str:
+    """What to call a set of no other name: the file without its suffix, or the folder of a pattern's files."""
+    return (
+        pattern_root(path).resolve().name if is_pattern(path) else path.resolve().name if path.is_dir() else path.stem
+    )

@@ -1,0 +1,133 @@
+"""Sets of classes: from folders that are named one by one, and from a folder of the sets that are known by name."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from data_schemas.errors import ProtoRKDError
+from pipeline.store.file_digests import FileDigests
+from stages.components.images.opening import identify_images
+from stages.components.images.packed_image_set import Pack, find_packed
+from stages.evaluate.sets.datasets import Absent, FoundSet, PackedPictures, find_sets, unpack
+from stages.evaluate.sets.evaluation_sets import ClassSet, LabelledSet, labelled_digest
+from stages.evaluate.sets.image_folder import ImageFolder, read_image_folder, read_splits, split_name
+from stages.evaluate.sets.prompts import class_name_from_folder
+from stages.evaluate.task_names import CLASS_TASKS, NEED_TRAIN
+
+
+@dataclass(frozen=True)
+class ClassSetReader:
+    """Reads sets of classes and identifies their pictures.
+
+    Args:
+        file_digests: of pictures, as far as they are known.
+        image_identity: as `identify_images` takes it.
+        cache: where sets that are packed into files of their own are unpacked to.
+        packs: that the pictures of a split are read from where one has all of them.
+    """
+
+    file_digests: FileDigests
+    image_identity: str
+    cache: Path
+    packs: Sequence[Pack] = ()
+
+    def test_folder(self, argument: str) -> ClassSet:
+        """Read ``FOLDER`` or ``NAME=FOLDER`` with one sub-folder a class.
+
+        Raises:
+            ProtoRKDError: as `read_image_folder`.
+        """
+        name, folder = split_name(argument)
+        return self._class_set(test=read_image_folder(folder, name=name))
+
+    def splits_folder(self, argument: str) -> ClassSet:
+        """Read ``FOLDER`` or ``NAME=FOLDER`` with train/ and test/ (or val/).
+
+        Raises:
+            ProtoRKDError: as `read_splits`.
+        """
+        name, folder = split_name(argument)
+        train, test = read_splits(folder, name=name)
+        return self._class_set(train=train, test=test)
+
+    def named_set(self, found: FoundSet) -> ClassSet:
+        """Identify the pictures of a set that was found by name; packed ones are unpacked first.
+
+        Raises:
+            ProtoRKDError: as `unpack`.
+        """
+        return ClassSet(
+            name=found.name,
+            class_names=found.class_names,
+            mean_per_class=found.mean_per_class,
+            train=self._split(found.train),
+            test=self._split(found.test),
+        )
+
+    def _class_set(self, *, test: ImageFolder, train: ImageFolder | None = None) -> ClassSet:
+        return ClassSet(
+            name=test.name,
+            class_names=tuple(class_name_from_folder(folder) for folder in test.classes),
+            train=self._split(train),
+            test=self._split(test),
+        )
+
+    def _split(self, split: ImageFolder | PackedPictures | None) -> LabelledSet | None:
+        if split is None:
+            return None
+        folder = unpack(split, self.cache, file_digests=self.file_digests)
+        images = find_packed(self.packs, Path(folder.root), folder.images) or identify_images(
+            Path(folder.root), folder.images, identity=self.image_identity, file_digests=self.file_digests
+        )
+        return LabelledSet(folder=folder, images=images)
+
+
+def find_named_sets(
+    root: Path, *, names: tuple[str, ...], tasks: tuple[str, ...], imagenet_names: str
+) -> tuple[list[FoundSet], list[Absent]]:
+    """Find the known sets, and other folders of class folders, below a folder.
+
+    Args:
+        root: the folder.
+        names: of the sets; none means all that are there.
+        tasks: that are to be done; training pictures are listed for those alone that need them.
+        imagenet_names: where ImageNet's class names come from.
+
+    Raises:
+        ProtoRKDError: as `find_sets`.
+    """
+    splits = ("train", "test") if NEED_TRAIN & set(tasks) else ("test",)
+    return find_sets(root, names=names, splits=splits, imagenet_names=imagenet_names)
+
+
+def possible_tasks(found: ClassSet, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Which of the tasks the splits of a set, which has test pictures, allow."""
+    return tuple(task for task in wanted if found.train is not None or task not in NEED_TRAIN)
+
+
+def merge_class_sets(given: list[tuple[ClassSet, tuple[str, ...]]]) -> list[tuple[ClassSet, tuple[str, ...]]]:
+    """Put together what several options say of one set, so that its pictures are looked at once for all tasks.
+
+    Args:
+        given: sets, and the tasks that each is to serve.
+
+    Returns:
+        One element a name, its tasks in the order of `CLASS_TASKS`.
+
+    Raises:
+        ProtoRKDError: two sets of one name differ in their test pictures, or two options ask for the same task.
+    """
+    merged: dict[str, tuple[ClassSet, tuple[str, ...]]] = {}
+    for found, tasks in given:
+        known, known_tasks = merged.get(found.name, (found, ()))
+        both = set(known_tasks) & set(tasks) - {"clustering"}
+        if both or _test_digest(known) != _test_digest(found):
+            raise ProtoRKDError(f"Every set must have its own name; got {found.name} twice. Write NAME=PATH.")
+        train = known.train or found.train
+        ordered = tuple(task for task in CLASS_TASKS if task in {*known_tasks, *tasks})
+        merged[found.name] = (replace(known, train=train), ordered)
+    return list(merged.values())
+
+
+def _test_digest(found: ClassSet) -> str:
+    return labelled_digest(found.test) if found.test else ""

@@ -1,0 +1,163 @@
+"""What is told about a set that was found, and about one that was not."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_schemas.errors import ProtoRKDError
+from stages.evaluate.sets.image_folder import ImageFolder
+
+SPLITS = ("train", "test")
+
+
+PackedReader = Callable[[tuple[Path, ...]], tuple[np.ndarray, np.ndarray]]
+"""Gives of files the pictures, (pictures, height, width, 3), uint8, and the labels, (pictures,), from 0."""
+
+
+@dataclass(frozen=True)
+class PackedPictures:
+    """Pictures that lie together in files of the set's own format; `unpack` makes an image folder of them.
+
+    Args:
+        name: of the set.
+        classes: their names, in label order.
+        files: all that is read.
+        read: reads these files.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    files: tuple[Path, ...]
+    read: PackedReader
+
+
+@dataclass(frozen=True)
+class FoundSet:
+    """A set that is there and whole.
+
+    Args:
+        name: in the catalogue, or the folder's.
+        place: the folder that it lies in.
+        class_names: as people say them, in label order; both splits have them as their ``classes``.
+        mean_per_class: whether its figures are by convention the mean of the accuracies of its classes.
+        train: for probes and nearest neighbours, validation pictures included; None where there are none.
+        test: for every task; all pictures of a set that has no split of its own.
+    """
+
+    name: str
+    place: Path
+    class_names: tuple[str, ...]
+    mean_per_class: bool
+    train: ImageFolder | PackedPictures | None
+    test: ImageFolder | PackedPictures | None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Which of train and test are there."""
+        return tuple(split for split in SPLITS if getattr(self, split) is not None)
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A set that is not there, or not whole.
+
+    Args:
+        name: in the catalogue, or the folder's.
+        places: where it was looked for.
+        reason: a sentence; what is wrong at a place where something of it lies.
+    """
+
+    name: str
+    places: tuple[Path, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a reader of a layout.
+
+    Args:
+        name: what the set is called.
+        splits: which of train and test to list.
+        imagenet_names: as `imagenet_names` takes it.
+    """
+
+    name: str
+    splits: tuple[str, ...] = SPLITS
+    imagenet_names: str = "auto"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a reader found at a place: names of the classes in label order, and the pictures of each split."""
+
+    class_names: tuple[str, ...]
+    splits: Mapping[str, ImageFolder | PackedPictures]
+
+
+Reader = Callable[[Path, Wanted], Contents | None]
+"""Reads a set at a place; None where nothing is laid out in this way; an error where some of it is missing."""
+
+
+def labelled_folder(
+    name: str, root: Path, class_names: tuple[str, ...], pictures: Iterable[tuple[str, int]]
+) -> ImageFolder:
+    """Put pictures, each a path below the root and a label, into order: by label, then by path."""
+    ordered = sorted(pictures, key=lambda picture: (picture[1], picture[0]))
+    return ImageFolder(
+        name=name,
+        root=root,
+        classes=class_names,
+        images=tuple(path for path, _ in ordered),
+        labels=tuple(label for _, label in ordered),
+    )
+
+
+def listed(
+    place: Path,
+    wanted: Wanted,
+    class_names: tuple[str, ...],
+    splits: Mapping[str, Iterable[tuple[str, int]]],
+) -> Contents:
+    """Describe a set whose own files list its pictures.
+
+    Args:
+        place: where the paths start from.
+        wanted: which splits to take.
+        class_names: in label order.
+        splits: for each split that is there, paths and labels.
+
+    Raises:
+        ProtoRKDError: a label is out of range, or a listed picture is not there.
+    """
+    folders = {
+        split: labelled_folder(wanted.name, place, class_names, pictures)
+        for split, pictures in splits.items()
+        if split in wanted.splits
+    }
+    for split, folder in folders.items():
+        if not folder.labels or not 0 <= folder.labels[0] <= folder.labels[-1] < len(class_names):
+            raise ProtoRKDError(
+                f"The {split} pictures of {place} must have labels of its {len(class_names)} classes; got "
+                f"{sorted(set(folder.labels)) or 'no pictures'}. Extract its archive again."
+            )
+        missing = [path for path in folder.images if not (place / path).is_file()]
+        if missing:
+            raise ProtoRKDError(
+                f"{place} must hold the {len(folder.images)} {split} pictures that it lists; got "
+                f"{len(missing)} missing, first {missing[0]}. Extract its archive again."
+            )
+    return Contents(class_names=class_names, splits=folders)
+
+
+def need(path: Path) -> Path:
+    """Give back a path that a set is not whole without.
+
+    Raises:
+        ProtoRKDError: nothing is there.
+    """
+    if not path.exists():
+        raise ProtoRKDError(f"{path} must be there for the set to be whole; got nothing. Extract its archive again.")
+    return path

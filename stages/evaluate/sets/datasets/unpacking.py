@@ -1,0 +1,78 @@
+"""Pictures out of a set's own file format, once, into files like all others.
+
+Everything behind the sets, from hashing to thumbnails, works on pictures that are files. So these become files too,
+rather than a second kind of picture that all of it would have to know.
+"""
+
+from pathlib import Path
+
+import filelock
+import numpy as np
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.files import disk_error, fsync_all, read_json, write_json, write_unsynced
+from pipeline.fingerprint import hash_json
+from pipeline.log import log
+from pipeline.progress import progress
+from pipeline.store.file_digests import FileDigests
+from stages.evaluate.sets.datasets.description import PackedPictures, labelled_folder
+from stages.evaluate.sets.image_folder import ImageFolder
+
+_FORM = 1
+_LABELS_NAME = "labels.json"
+
+
+def unpack(split: ImageFolder | PackedPictures, cache: Path, *, file_digests: FileDigests) -> ImageFolder:
+    """Write packed pictures into a folder of the cache, unless they are there; what are files already stays as it is.
+
+    The folder is named by the content of what is unpacked, and its list of labels is written last: it is whole or taken
+    up again. Pictures are written as PPM, whose bytes, unlike PNG's, do not depend on the version of a library, so that
+    the same set has the same identity everywhere.
+
+    Args:
+        split: of a found set.
+        cache: where unpacked pictures lie.
+        file_digests: what is remembered of the packed files.
+
+    Raises:
+        ProtoRKDError: a file is damaged or has labels without a class, or the cache cannot be written.
+    """
+    if isinstance(split, ImageFolder):
+        return split
+    digest = hash_json([_FORM, split.name, [file_digests.digest(path) for path in split.files]])
+    folder = cache / f"{split.name}-{digest[:16]}"
+    record = folder / _LABELS_NAME
+    if not record.is_file():
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(cache / f".{folder.name}.lock")
+            with lock:
+                if not record.is_file():
+                    _write(split, folder)
+        except OSError as error:
+            raise disk_error(folder, error) from error
+    pictures = ((_path(index), label) for index, label in enumerate(read_json(record)))
+    return labelled_folder(split.name, folder, split.classes, pictures)
+
+
+def _write(split: PackedPictures, folder: Path) -> None:
+    pictures, labels = split.read(split.files)
+    if len(labels) == 0 or not 0 <= labels.min() <= labels.max() < len(split.classes):
+        raise ProtoRKDError(
+            f"{split.files[-1]} must have labels of {len(split.classes)} classes; got {np.unique(labels).tolist()}. "
+            "Download or extract the set again."
+        )
+    log.info("evaluate: unpacking %d pictures of %s into %s", len(labels), split.name, folder)
+    height, width = pictures.shape[1:3]
+    header = b"P6 %d %d 255\n" % (width, height)
+    with progress(f"unpacking {split.name}", total=len(labels), unit="pictures") as advance:
+        for index, picture in enumerate(pictures):
+            write_unsynced(folder / _path(index), header + picture.tobytes())
+            advance(1)
+    paths = [folder / _path(index) for index in range(len(labels))]
+    fsync_all([*paths, *{path.parent for path in paths}])
+    write_json(folder / _LABELS_NAME, labels.tolist())
+
+
+def _path(index: int) -> str:
+    return f"{index // 1000:03d}/{index:06d}.ppm"

@@ -1,0 +1,134 @@
+"""Labelled pictures on disk: one folder a class."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_schemas.errors import ProtoRKDError
+from stages.components.images.listing import IMAGE_SUFFIXES, list_pictures
+
+SPLIT_NAMES = ("train", "test", "val")
+
+_NAMED_FOLDER = re.compile(r"(?P<name>[^=/\\]*)=(?P<folder>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Pictures with their classes.
+
+    Attributes:
+        name: what the set is called in reports: ``cifar10``.
+        root: folder that the paths of the pictures start from.
+        classes: folder names of the classes, sorted.
+        images: paths below root with forward slashes, by class and then by name.
+        labels: for each picture the index of its class.
+    """
+
+    name: str
+    root: Path
+    classes: tuple[str, ...]
+    images: tuple[str, ...]
+    labels: tuple[int, ...]
+
+
+def split_name(argument: str) -> tuple[str | None, Path]:
+    """Take ``NAME=FOLDER`` apart; a plain ``FOLDER``, or one that exists as written, has no name of its own.
+
+    Raises:
+        ProtoRKDError: nothing stands before or after the equals sign.
+
+    Example:
+        >>> split_name("pets=/data/oxford-pets")
+        ('pets', PosixPath('/data/oxford-pets'))
+    """
+    match = _NAMED_FOLDER.fullmatch(argument)
+    if match is None or Path(argument).exists():
+        return None, Path(argument)
+    if not match["name"] or not match["folder"]:
+        raise ProtoRKDError(f"A named folder must read NAME=FOLDER; got {argument!r}. Write it like pets=/data/pets.")
+    return match["name"], Path(match["folder"])
+
+
+def read_image_folder(folder: Path, *, name: str | None = None) -> ImageFolder:
+    """List the pictures of a folder that holds one sub-folder a class, or such a folder as its ``test/`` or ``val/``.
+
+    Pictures may lie deeper inside their class. Hidden files and folders, and files that are no pictures, are passed
+    over.
+
+    Args:
+        folder: the folder of class folders, or the folder above its splits.
+        name: what to call the set; by default the folder's name, or its parent's where the folder is itself called
+            train, test or val.
+
+    Raises:
+        ProtoRKDError: the folder is absent, holds no class folders, or a class holds no pictures.
+    """
+    _check_is_folder(folder)
+    return _read(_evaluation_split(folder) or folder, name=name or _set_name(folder))
+
+
+def read_splits(folder: Path, *, name: str | None = None) -> tuple[ImageFolder, ImageFolder]:
+    """List the training and the test pictures of a folder that holds ``train/``, and ``test/`` or ``val/``.
+
+    Args:
+        folder: the folder above the splits.
+        name: what to call the set; by default the folder's name.
+
+    Raises:
+        ProtoRKDError: the folder or a split is absent or empty, or the splits do not hold the same classes.
+    """
+    _check_is_folder(folder)
+    evaluated = _evaluation_split(folder) or folder / "test"
+    for split in (folder / "train", evaluated):
+        if not _folders(split):
+            raise ProtoRKDError(
+                f"{folder} must hold train/ and test/ (or val/) with one sub-folder a class; got no class folders in "
+                f"{split}. Nearest neighbours need both splits."
+            )
+    train, test = (_read(split, name=name or _set_name(folder)) for split in (folder / "train", evaluated))
+    if train.classes != test.classes:
+        lone = sorted(set(train.classes) ^ set(test.classes))
+        raise ProtoRKDError(
+            f"{train.root} and {test.root} must hold the same classes; got {lone[0]!r} in one of them only"
+            f"{f', and {len(lone) - 1} more' if len(lone) > 1 else ''}. Rename or remove these class folders."
+        )
+    return train, test
+
+
+def _evaluation_split(folder: Path) -> Path | None:
+    return next((split for split in (folder / "test", folder / "val") if _folders(split)), None)
+
+
+def _read(root: Path, *, name: str) -> ImageFolder:
+    classes = tuple(sorted(path.name for path in _folders(root)))
+    if not classes:
+        raise ProtoRKDError(f"{root} must hold one sub-folder a class; got none. Move its pictures into such folders.")
+    images: list[str] = []
+    labels: list[int] = []
+    for label, class_folder in enumerate(classes):
+        found = list_pictures(root / class_folder, root=root)
+        if not found:
+            raise ProtoRKDError(
+                f"Class folder {root / class_folder} must hold pictures; got none with a suffix of "
+                f"{', '.join(sorted(IMAGE_SUFFIXES))}. Fill or remove it."
+            )
+        images.extend(found)
+        labels.extend([label] * len(found))
+    return ImageFolder(name=name, root=root, classes=classes, images=tuple(images), labels=tuple(labels))
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+
+
+def _check_is_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing there"
+        raise ProtoRKDError(f"{folder} must be a folder with one sub-folder a class; got {found}. Check the path.")
+
+
+def _set_name(folder: Path) -> str:
+    absolute = folder.resolve() if ".." in folder.parts else folder.absolute()
+    return absolute.parent.name if absolute.name in SPLIT_NAMES else absolute.name

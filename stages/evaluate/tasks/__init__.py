@@ -1,0 +1,1 @@
+"""Tasks by name: from a set and its embeddings to an entry of the report."""

@@ -1,0 +1,224 @@
+"""The tasks that ask for classes: by prompts, by nearest neighbours and by a linear probe."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.per_query_results import Outcomes
+from stages.components.metrics.ranking import TIE_TOLERANCE
+from stages.evaluate.embeddings.cached_embeddings import ImageEmbeddings
+from stages.evaluate.metrics import linear_probe as probe
+from stages.evaluate.metrics.classification import Classified, classify
+from stages.evaluate.metrics.knn import knn_votes
+from stages.evaluate.metrics.zero_shot import class_embeddings, class_scores
+from stages.evaluate.sets.evaluation_sets import ClassSet, LabelledSet
+from stages.evaluate.sets.prompts import fill
+from stages.evaluate.statistics.bootstrap import NUM_RESAMPLES
+from stages.evaluate.statistics.summary import summarise
+from stages.evaluate.tasks.task_result import Measured, as_json, rejected
+
+EmbedCaptions = Callable[[tuple[str, ...]], Tensor]
+Space = Literal["embedding", "backbone"]
+
+
+def zero_shot(
+    found: ClassSet,
+    test: ImageEmbeddings,
+    embed_captions: EmbedCaptions,
+    *,
+    templates: Sequence[str],
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+) -> Measured:
+    """Classify the test pictures by prompts with the names of the classes.
+
+    Args:
+        found: the set.
+        test: of its test pictures.
+        embed_captions: gives one row a caption, in order.
+        templates: of prompts, with ``{}`` for the class name; they weigh alike.
+        seed: of the resamples.
+        num_resamples: for the intervals.
+
+    Raises:
+        ProtoRKDError: the set has no test pictures, a template has no place for the name, or an embedding is NaN or
+            infinite.
+    """
+    labels = labels_of(split_of(found, "test"), test)
+    prompts = embed_captions(tuple(fill(template, name) for name in found.class_names for template in templates))
+    classes = class_embeddings(prompts.reshape(len(found.class_names), len(templates), -1))
+    scores = class_scores(image_embeddings=test.embeddings, class_embeddings=classes)
+    answers = classify(scores=scores, labels=labels, tolerance=TIE_TOLERANCE)
+    settings = {"templates": list(templates)}
+    return _measured(found, test, answers, task="zero_shot", settings=settings, seed=seed, num_resamples=num_resamples)
+
+
+def knn(
+    found: ClassSet,
+    train: ImageEmbeddings,
+    test: ImageEmbeddings,
+    *,
+    k: int,
+    temperature: float,
+    space: Space,
+    device: torch.device,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+) -> Measured:
+    """Classify the test pictures by their nearest training pictures.
+
+    Args:
+        found: the set.
+        train: of its training pictures.
+        test: of its test pictures.
+        k: how many neighbours vote.
+        temperature: the lower, the more the nearest neighbours decide.
+        space: "embedding", or "backbone" for the features before the projection head.
+        device: where neighbours are searched.
+        seed: of the resamples.
+        num_resamples: for the intervals.
+
+    Raises:
+        ProtoRKDError: the set lacks a split, fewer than k training pictures can be read, or a feature is NaN or
+            infinite.
+    """
+    votes = knn_votes(
+        train_embeddings=_rows(train, space),
+        train_labels=labels_of(split_of(found, "train"), train),
+        test_embeddings=_rows(test, space),
+        num_classes=len(found.class_names),
+        k=k,
+        temperature=temperature,
+        device=device,
+    )
+    answers = classify(scores=votes, labels=labels_of(split_of(found, "test"), test), tolerance=0.0)
+    settings = {**_train_sizes(train), "k": k, "temperature": temperature}
+    task = _task("knn", space)
+    return _measured(found, test, answers, task=task, settings=settings, seed=seed, num_resamples=num_resamples)
+
+
+def linear_probe(
+    found: ClassSet,
+    train: ImageEmbeddings,
+    test: ImageEmbeddings,
+    *,
+    solver: str,
+    max_iterations: int,
+    space: Space,
+    device: torch.device,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+) -> Measured:
+    """Classify the test pictures by a linear layer that is fitted on the training pictures.
+
+    Args:
+        found: the set.
+        train: of its training pictures.
+        test: of its test pictures.
+        solver: "torch" or "sklearn".
+        max_iterations: after how many steps a fit ends though it has not converged.
+        space: "embedding", or "backbone" for the features before the projection head.
+        device: where the solver "torch" fits; it must know float64.
+        seed: of the validation split and of the resamples.
+        num_resamples: for the intervals, which take the fitted layer as it is.
+
+    Raises:
+        ProtoRKDError: the set lacks a split, a class has no training picture that can be read, or as `linear_probe` of
+            the module of that name.
+    """
+    fitted = probe.linear_probe(
+        train_features=_rows(train, space).to(device),
+        train_labels=labels_of(split_of(found, "train"), train),
+        test_features=_rows(test, space).to(device),
+        test_labels=labels_of(split_of(found, "test"), test),
+        num_classes=len(found.class_names),
+        solver=solver,
+        max_iterations=max_iterations,
+        seed=seed,
+    )
+    settings = {
+        **_train_sizes(train),
+        "solver": solver,
+        "max_iterations": max_iterations,
+        "l2_weight": fitted.l2_weight,
+        "converged": fitted.converged,
+    }
+    task = _task("linear_probe", space)
+    return _measured(found, test, fitted.answers, task=task, settings=settings, seed=seed, num_resamples=num_resamples)
+
+
+def split_of(found: ClassSet, name: str) -> LabelledSet:
+    """The split called "train" or "test".
+
+    Raises:
+        ProtoRKDError: the set has none.
+    """
+    split = {"train": found.train, "test": found.test}[name]
+    if split is None:
+        raise ProtoRKDError(f"{found.name} must have {name} pictures for this task; got none. Leave the task out.")
+    return split
+
+
+def _measured(
+    found: ClassSet,
+    test: ImageEmbeddings,
+    answers: Classified,
+    *,
+    task: str,
+    settings: dict[str, Any],
+    seed: int,
+    num_resamples: int,
+) -> Measured:
+    """Sum up what a classifier answered."""
+    split = split_of(found, "test")
+    names = _distinct(found.class_names)
+    rows = test.rows.tolist()
+    outcomes = Outcomes(
+        set_name=found.name,
+        task=task,
+        pictures=[split.folder.images[row] for row in rows],
+        labels=[names[split.folder.labels[row]] for row in rows],
+        predicted=[names[label] for label in answers.predicted.tolist()],
+        measures={name: hits.numpy() for name, hits in answers.hits.items()},
+    )
+    summary = summarise(outcomes, seed=seed, num_resamples=num_resamples)
+    chance = {name: (500 if name == "top5" else 100) / len(names) for name in summary.metrics}
+    entry = class_entry(found, test, task=task) | settings
+    entry |= {
+        "headline": "mean_per_class" if found.mean_per_class else "top1",
+        "metrics": summary.metrics,
+        "intervals": as_json(summary.intervals),
+        "chance": chance,
+    }
+    return Measured(entry, (outcomes,))
+
+
+def class_entry(found: ClassSet, test: ImageEmbeddings, *, task: str) -> dict[str, Any]:
+    """Name the task and the set, and say how large it is."""
+    sizes = {"num_images": len(test.rows), "num_classes": len(found.class_names)}
+    return {"name": found.name, "task": task, **sizes, **rejected(*test.rejections)}
+
+
+def _train_sizes(train: ImageEmbeddings) -> dict[str, int]:
+    return {"num_train_images": len(train.rows), "num_train_rejected": len(train.rejections)}
+
+
+def labels_of(split: LabelledSet, images: ImageEmbeddings) -> Tensor:
+    """Classes of the pictures that could be read: (readable,), int64."""
+    return torch.tensor(split.folder.labels)[images.rows]
+
+
+def _rows(images: ImageEmbeddings, space: Space) -> Tensor:
+    return {"embedding": images.embeddings, "backbone": images.features}[space]
+
+
+def _task(name: str, space: Space) -> str:
+    return {"embedding": name, "backbone": f"{name}_backbone"}[space]
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Tell classes of one name apart by their number, as ImageNet's two cranes: outcomes know classes by name alone."""
+    return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names)]

@@ -1,0 +1,44 @@
+"""What a task found on a set: its entry in the report, and what every single picture or caption came to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from data_schemas.evaluation_report import metric_prefix
+from data_schemas.manifest import Rejection
+from data_schemas.per_query_results import Outcomes
+from stages.evaluate.statistics.bootstrap import Interval
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a task found on a set.
+
+    Args:
+        entry: for the report, as JSON: name, task, sizes and settings, metrics, and intervals and chance under the
+            same keys as far as there are any.
+        outcomes: of single queries, where the metrics are made of such.
+    """
+
+    entry: dict[str, Any]
+    outcomes: tuple[Outcomes, ...] = ()
+
+    @property
+    def prefix(self) -> str:
+        """What stands before each measure in flat names."""
+        return metric_prefix(self.entry)
+
+    def flat(self) -> dict[str, float]:
+        """Metrics by set, task or direction, and measure: ``test/text_to_image/recall@10``, ``cifar10/knn/top1``."""
+        return {f"{self.prefix}/{key}": value for key, value in self.entry["metrics"].items()}
+
+
+def rejected(*rejections: Rejection) -> dict[str, Any]:
+    """Say in an entry how many rows or pictures were left out, and why the first."""
+    first = f"{rejections[0].value}: {rejections[0].reason}" if rejections else ""
+    return {"rejected": len(rejections), "first_rejected": first}
+
+
+def as_json(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
+    """Write intervals as an entry holds them: low, high and num_pictures of each."""
+    return {name: interval._asdict() for name, interval in intervals.items()}

@@ -1,0 +1,52 @@
+"""What `search` can be asked for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.options.declaration import NOT_NEGATIVE, POSITIVE, option
+from stages.components.teacher.identity import trust_option
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is searched, for what, and how it is shown."""
+
+    searched: str | None = option(
+        None,
+        flag="in",
+        help="Artifact of embed (pictures) or encode-teacher (captions), by fingerprint or path. Default: the newest "
+        "of embed, or else of encode-teacher.",
+        metavar="REF",
+        artifact="embed",
+    )
+    text: tuple[str, ...] = option((), help="Words to look for; repeatable.", metavar="WORDS")
+    picture: tuple[Path, ...] = option((), help="Picture to look for the like of; repeatable.", metavar="FILE")
+    top: int = option(10, help="How many are shown of each query.", check=POSITIVE)
+    student: str | None = option(
+        None,
+        help="Embeds pictures. Default: the one that embedded the set, or the newest of the captions' teacher.",
+        metavar="REF",
+        artifact="distill",
+    )
+    teacher: str | None = option(
+        None, help="Embeds words. Default: the set's own, where encode-teacher found it.", metavar="NAME_OR_PATH"
+    )
+    trust_remote_code: bool = trust_option()
+    image_root: Path | None = option(
+        None, help="Folder of the set's pictures. Default: where they were when they were embedded.", metavar="FOLDER"
+    )
+    device: str = option("auto", help="Where student and teacher run: auto, cpu, cuda, ...")
+    page: Path | None = option(
+        None, help="Write a page with pictures into this file, to be searched without a server.", metavar="FILE"
+    )
+    page_rows: int = option(
+        2000, help="Pictures or captions on the page at most; of more, an even sample.", check=POSITIVE
+    )
+    captions: str | None = option(
+        None,
+        help="Artifact of encode-teacher whose captions can be typed on the page. Default: the newest of the teacher.",
+        metavar="REF",
+        artifact="encode-teacher",
+    )
+    serve: bool = option(False, help="Answer a page in the browser, on this machine alone, until Ctrl-C.")
+    port: int = option(0, help="Of --serve. 0: any that is free.", check=NOT_NEGATIVE)

@@ -1,0 +1,137 @@
+import errno
+import os
+
+import numpy as np
+import pytest
+import zarr
+
+from data_schemas import embedding_array as teacher_embeddings
+from data_schemas.embedding_array import ARRAY_NAME, Shard, TeacherEmbeddings
+from data_schemas.errors import ProtoRKDError
+
+ROWS, DIM, SHARD_ROWS = 600, 5, 512
+VALUES = np.random.default_rng(0).normal(size=(ROWS, DIM))
+
+
+def create(root, dtype="float16"):
+    return TeacherEmbeddings.create(root, rows=ROWS, dim=DIM, dtype=dtype, shard_rows=SHARD_ROWS)
+
+
+@pytest.fixture
+def written(tmp_path):
+    embeddings = create(tmp_path)
+    for shard in embeddings.shards():
+        embeddings.write(shard, VALUES[shard.start : shard.stop].astype("float16"))
+    return embeddings
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_teacher_embeddings__has_one_row_a_caption_in_the_dtype_asked_for(tmp_path, dtype):
+    embeddings = create(tmp_path, dtype)
+    assert (embeddings.rows, embeddings.dim, embeddings.dtype) == (ROWS, DIM, np.dtype(dtype))
+    for shard in embeddings.shards():
+        embeddings.write(shard, VALUES[shard.start : shard.stop].astype(dtype))
+    read = TeacherEmbeddings.open(tmp_path).read(500, 520)  # across two shards
+    assert read.shape == (20, DIM)
+    assert read.dtype == dtype
+    assert np.array_equal(read, VALUES[500:520].astype(dtype))
+
+
+def test_teacher_embeddings__is_readable_by_plain_zarr(tmp_path, written):
+    array = zarr.open_array(tmp_path / ARRAY_NAME, mode="r")
+    assert array.shape == (ROWS, DIM)
+    assert array.dtype == "float16"
+    assert np.array_equal(array[:], VALUES.astype("float16"))
+
+
+def test_shards__cut_the_last_one_short(tmp_path, written):
+    assert list(written.shards()) == [
+        Shard(f"{ARRAY_NAME}/c/0/0", 0, 512),
+        Shard(f"{ARRAY_NAME}/c/1/0", 512, 600),
+    ]
+    assert all((tmp_path / shard.path).is_file() for shard in written.shards())
+
+
+def test_create__keeps_shard_files_that_lie_there(tmp_path, written):
+    before = {shard.path: (tmp_path / shard.path).read_bytes() for shard in written.shards()}
+    create(tmp_path)
+    assert before == {shard.path: (tmp_path / shard.path).read_bytes() for shard in written.shards()}
+    assert np.array_equal(TeacherEmbeddings.open(tmp_path).read(0, ROWS), VALUES.astype("float16"))
+
+
+def test_create__writes_the_same_bytes_each_time(tmp_path):
+    create(tmp_path / "a")
+    create(tmp_path / "b")
+    assert (tmp_path / "a" / ARRAY_NAME / "zarr.json").read_bytes() == (
+        tmp_path / "b" / ARRAY_NAME / "zarr.json"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty"])
+def test_open__refuses_a_shard_that_is_missing_or_empty(tmp_path, written, damage):
+    file = tmp_path / ARRAY_NAME / "c/1/0"
+    file.unlink() if damage == "missing" else file.write_bytes(b"")
+    with pytest.raises(ProtoRKDError, match=r"c/1/0 must hold rows 512 to 600; it is missing or empty"):
+        TeacherEmbeddings.open(tmp_path)
+
+
+def test_open__refuses_what_is_no_array(tmp_path):
+    with pytest.raises(ProtoRKDError, match="must be a zarr array"):
+        TeacherEmbeddings.open(tmp_path)
+
+
+def test_open__refuses_an_array_of_another_kind(tmp_path):
+    zarr.create_array(tmp_path / ARRAY_NAME, shape=(2, 2), dtype="float16")
+    with pytest.raises(ProtoRKDError, match="must hold protorkd teacher embeddings"):
+        TeacherEmbeddings.open(tmp_path)
+
+
+@pytest.mark.parametrize("position", [0, 2563, -1, -10, -30])  # numbers, a chunk's checksum, the shard's index
+def test_read__refuses_altered_bytes(tmp_path, written, position):
+    file = tmp_path / ARRAY_NAME / "c/0/0"
+    damaged = bytearray(file.read_bytes())
+    damaged[position] ^= 0xFF
+    file.write_bytes(damaged)
+    with pytest.raises(ProtoRKDError, match=r"must be as it was written; rows 0 to 512"):
+        TeacherEmbeddings.open(tmp_path).read(0, 512)
+
+
+@pytest.mark.parametrize("size", [1, 1000, -1])
+def test_read__refuses_a_cut_shard(tmp_path, written, size):
+    file = tmp_path / ARRAY_NAME / "c/0/0"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(ProtoRKDError, match="must be as it was written"):
+        TeacherEmbeddings.open(tmp_path).read(0, 512)
+
+
+def test_write__says_that_the_disk_is_full(tmp_path, monkeypatch):
+    embeddings = create(tmp_path)
+
+    def fail(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(teacher_embeddings, "fsync", fail)
+    shard = next(embeddings.shards())
+    with pytest.raises(ProtoRKDError, match="Free some space"):
+        embeddings.write(shard, VALUES[:512].astype("float16"))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_decode__gives_the_rows_that_zarr_reads(tmp_path, dtype):
+    embeddings = create(tmp_path, dtype)
+    for shard in embeddings.shards():
+        embeddings.write(shard, VALUES[shard.start : shard.stop].astype(dtype))
+    decoded = np.empty((ROWS, DIM), dtype)
+    for shard in embeddings.shards():
+        embeddings.decode(shard, (tmp_path / shard.path).read_bytes(), out=decoded[shard.start : shard.stop])
+    assert np.array_equal(decoded, embeddings.read(0, ROWS))
+
+
+def test_decode__refuses_a_layout_that_is_not_ours(tmp_path, written):
+    shard, *_ = written.shards()
+    zarr.create_array(
+        tmp_path / "other", shape=(ROWS, DIM), dtype="float16", chunks=(256, DIM), shards=(SHARD_ROWS, DIM)
+    )[:] = VALUES
+    data = (tmp_path / "other/c/0/0").read_bytes()
+    with pytest.raises(ProtoRKDError, match="must hold plain chunks of 256 rows; the one at row 0 is not"):
+        written.decode(shard, data, out=np.empty((SHARD_ROWS, DIM), "float16"))

@@ -1,0 +1,164 @@
+"""run: several stages over several combinations; what all share is done once, what fails fails alone."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+from toy_stage import CHILD, TOY, run_toy
+
+from data_schemas.errors import ProtoRKDError, StopRequestedError
+from pipeline.commands.run import run, table
+
+pytestmark = pytest.mark.usefixtures("quiet_log")
+
+
+def fail_on_bad_words(params, inputs, out, runtime, context):
+    if params.word == "bad":
+        raise ProtoRKDError("word must be good; got bad.")
+    if params.word == "stop":
+        raise StopRequestedError("toy was asked to stop and did.")
+    return run_toy(params, inputs, out, runtime, context)
+
+
+STAGES = (replace(TOY, run=fail_on_bad_words), CHILD)
+
+
+@pytest.fixture
+def call(toy, tmp_path):
+    """Run a file of toy and child, with lines of its own; return the click result."""
+
+    def call(text, *words):
+        path = tmp_path / "run.toml"
+        path.write_text(f"store = '{toy.store.root}'\n[toy]\nsource = '{toy.source}'\n[child]\n{text}")
+        return CliRunner().invoke(run, [str(path), *words], obj=STAGES)
+
+    return call
+
+
+@pytest.fixture
+def lines(call):
+    """Run a file with --json; return its JSON objects."""
+
+    def lines(text, *words):
+        result = call(text, "--json", *words)
+        return [json.loads(line) for line in result.stdout.splitlines()], result.exception
+
+    return lines
+
+
+SWEEP = "[sweep.toy]\nword = ['a', 'b']\n[sweep.child]\n"
+
+
+def test_run__runs_each_stage_and_passes_its_artifact_on(toy, lines):
+    older, _ = toy.run(word="other"), toy.run(word="newest")
+    found, error = lines("")
+    assert error is None
+    assert [(line["step"], line["status"]) for line in found[:-1]] == [("toy", "created"), ("child", "created")]
+    [child] = toy.store.artifacts("child")
+    assert child.record.inputs["toy"].digest == found[0]["digest"] != older.artifact.record.digest
+    assert child.record.request.inputs == {"toy": found[0]["fingerprint"]}
+    assert found[-1]["status"] == "done"
+    assert found[-1]["combinations"][0]["metrics"] == {"score": 50.0}
+
+
+def test_run__takes_its_own_artifact_though_another_is_newer(toy, lines):
+    lines("")
+    toy.run(word="newer")
+    found, _ = lines("")
+    assert [line["status"] for line in found] == ["unchanged", "unchanged", "done"]
+
+
+def test_run__shares_what_combinations_share(toy, lines):
+    text = "[sweep.toy]\nword = ['a', 'b']\npause-s = [0.0, 0.001]\n"
+    found, _ = lines(text)
+    assert [line["status"] for line in found[:-1]] == ["created", "created", "unchanged", "unchanged"] * 2
+    assert len(toy.store.artifacts("toy")) == 2
+    assert found[-1]["combinations"][0]["swept"] == {"toy.word": "a", "toy.pause-s": 0.0}
+    names = [each.path.name for each in toy.store.artifacts("toy")]
+    found, _ = lines(f"[sweep.child]\ntoy = {names}\n")
+    assert [line["step"] for line in found[:-1]] == ["toy", "child", "child"]
+
+
+def test_run__goes_on_where_a_combination_fails(toy, call, lines):
+    text = "[sweep.toy]\nword = ['a', 'bad', 'b']\n"
+    found, error = lines(text)
+    pairs = [(line["step"], line["status"]) for line in found[:-1]]
+    created, failed = [[("toy", status), ("child", status)] for status in ("created", "failed")]
+    assert pairs == [*created, *failed, *created]
+    assert found[3]["reason"] == "toy word=bad failed"
+    assert [each["status"] for each in found[-1]["combinations"]] == ["done", "failed", "done"]
+    assert str(error) == ("1 of 3 combinations must be run again, once this is mended: word must be good; got bad.")
+    text = call(text).stdout
+    assert text.splitlines() == [
+        "toy.word      a     bad      b",
+        "           done  failed   done",
+        "score     50.00          50.00",
+    ]
+
+
+def test_run__begins_nothing_more_once_it_is_asked_to_stop(toy, call):
+    result = call("[sweep.toy]\nword = ['a', 'stop', 'b']\n")
+    assert isinstance(result.exception, StopRequestedError)
+    assert len(toy.store.artifacts("toy")) == 1
+
+
+def test_run__prints_its_plan_first(call, toy):
+    plan = [line for line in call(SWEEP).stderr.splitlines() if line.startswith("plan: ")]
+    assert plan[0].startswith("plan: toy word=a: would run as ")
+    assert plan[0].endswith(": nothing like it in the store")
+    assert plan[1] == "plan: child toy.word=a: would run: its toy runs first"
+    toy.store.remove(toy.store.artifacts("child")[0].path)
+    plan = [line for line in call(SWEEP).stderr.splitlines() if line.startswith("plan: ")]
+    assert [line.partition(": ")[2].partition(": ")[2][:9] for line in plan] == [
+        "unchanged",
+        "would run",
+        "unchanged",
+        "unchanged",
+    ]
+
+
+def test_run__says_nothing_when_quiet(call):
+    result = call("", "--quiet")
+    assert (result.stdout, result.stderr, result.exit_code) == ("", "", 0)
+
+
+def test_run__dry_run_writes_nothing(toy, call, lines):
+    text = call("", "--dry-run").stdout
+    assert "toy would run as " in text
+    assert "child would run: its toy runs first" in text
+    assert not toy.store.root.exists()
+    call("")
+    before = sorted(toy.store.root.rglob("*"))
+    [answer], _ = lines("[sweep.toy]\nword = ['a', 'b']\n", "--dry-run")
+    assert [each["would_run"] for each in answer["stages"]] == [True, True, True, True]
+    [answer], _ = lines("", "--dry-run")
+    assert [each["would_run"] for each in answer["stages"]] == [False, False]
+    assert sorted(toy.store.root.rglob("*")) == before
+    toy.source.unlink()
+    assert isinstance(call("", "--dry-run").exception, ProtoRKDError)
+
+
+def test_run__refuses_a_missing_option_before_anything_runs(toy, tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(f"store = '{toy.store.root}'\n[toy]\n")
+    result = CliRunner().invoke(run, [str(path)], obj=STAGES)
+    assert str(result.exception) == "[toy] must give source, which toy cannot do without."
+
+
+def test_run__takes_the_store_of_the_command_line_before_that_of_the_file(toy, call, tmp_path):
+    call("", "--store", str(tmp_path / "other"))
+    assert not toy.store.root.exists()
+    assert (tmp_path / "other" / "toy").is_dir()
+
+
+def test_run__refuses_to_be_started_by_torchrun(call, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "run must be started as one process" in str(call("").exception)
+
+
+def test_table__has_six_combinations_side_by_side():
+    results = [{"swept": {"toy.scale": n}, "status": "done", "metrics": {"score": float(n)}} for n in range(7)]
+    first, second = "\n".join(table(results)).split("\n\n")[:2]
+    assert first.splitlines()[0].split() == ["toy.scale", "0", "1", "2", "3", "4", "5"]
+    assert second.splitlines()[-1].split() == ["score", "6.00"]

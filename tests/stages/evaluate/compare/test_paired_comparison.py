@@ -1,0 +1,178 @@
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_schemas.errors import ProtoRKDError
+from data_schemas.per_query_results import Outcomes
+from stages.evaluate.compare.paired_comparison import (
+    Draws,
+    Values,
+    compare_class_means,
+    compare_means,
+    compare_medians,
+    compare_outcomes,
+)
+
+DRAWS = Draws(seed=0, num_resamples=300, num_permutations=300)
+
+
+def two_students(num: int, *, gain: float, seed: int = 0) -> tuple[Values, Values]:
+    """Hits of two students that mostly agree; the second is right more often by so much."""
+    generator = np.random.default_rng(seed)
+    ease = generator.random(num)
+    noise = generator.normal(scale=0.1, size=(2, num))
+    return (ease + noise[0] > 0.5).astype(np.float64), (ease + noise[1] > 0.5 - gain).astype(np.float64)
+
+
+def classified(hits: Values, **changes: Any) -> Outcomes:
+    names = [f"{'cat' if number % 3 else 'dog'}/{number}.jpg" for number in range(len(hits))]
+    outcomes = Outcomes(
+        set_name="pets",
+        task="zero_shot",
+        pictures=names,
+        labels=[name[:3] for name in names],
+        measures={"top1": hits},
+    )
+    return replace(outcomes, **changes)
+
+
+def retrieved(ranks: Values, **changes: Any) -> Outcomes:
+    outcomes = Outcomes(
+        set_name="pairs",
+        task="text_to_image",
+        pictures=[f"{number // 2}.jpg" for number in range(len(ranks))],
+        queries=[f"caption {number}" for number in range(len(ranks))],
+        measures={"recall@5": (ranks <= 5).astype(np.float64), "rank": ranks},
+    )
+    return replace(outcomes, **changes)
+
+
+def test_compare_means__has_an_interval_narrower_than_that_of_unpaired_students() -> None:
+    first, second = two_students(1000, gain=0.05)
+    found = compare_means("top1", first=first, second=second, draws=DRAWS)
+    spread = np.sqrt(first.var() / 1000 + second.var() / 1000) * 2 * 1.96
+    paired_spread = (second - first).std() / np.sqrt(1000) * 2 * 1.96
+    assert found.interval.high - found.interval.low == pytest.approx(paired_spread, rel=0.15)
+    assert found.interval.high - found.interval.low < 0.8 * spread
+    assert found.difference == pytest.approx(second.mean() - first.mean())
+    assert found.interval.low < found.difference < found.interval.high
+
+
+def test_compare_means__takes_a_pictures_captions_together() -> None:
+    first, second = two_students(60, gain=0.2)
+    groups = np.arange(60)
+    once = compare_means("recall", first=first, second=second, draws=DRAWS)
+    five = {"first": first.repeat(5), "second": second.repeat(5)}
+    together = compare_means("recall", **five, groups=groups.repeat(5), draws=DRAWS)
+    assert together.interval == pytest.approx(once.interval)
+    assert together.p_value == pytest.approx(once.p_value)
+    assert compare_means("recall", **five, draws=DRAWS).p_value < once.p_value / 10
+
+
+def test_comparisons__reject_students_that_are_alike_in_one_of_twenty_sets() -> None:
+    generator = np.random.default_rng(0)
+    p_values: dict[str, list[float]] = {"means": [], "classes": [], "medians": []}
+    draws = Draws(num_resamples=2, num_permutations=100)
+    for _ in range(150):
+        first, second = np.round(generator.gamma(2.0, 5.0, size=(2, 40))) + 1
+        pair = {"first": first, "second": second, "draws": draws}
+        p_values["means"].append(compare_means("", **pair).p_value)
+        p_values["classes"].append(compare_class_means("", **pair, labels=np.arange(40) // 30).p_value)
+        p_values["medians"].append(compare_medians("", **pair).p_value)
+    for found in p_values.values():
+        assert np.mean(np.array(found) <= 0.05) <= 0.09
+
+
+def test_compare_class_means__weighs_classes_alike() -> None:
+    labels = np.repeat([0, 1], [90, 10])
+    first, second = np.zeros(100), (labels == 1).astype(np.float64)
+    found = compare_class_means("mean_per_class", first=first, second=second, labels=labels, draws=DRAWS)
+    assert (found.first, found.second) == pytest.approx((0.0, 0.5))
+    assert found.interval[:2] == pytest.approx((0.5, 0.5))
+    assert found.p_value == pytest.approx(2 / 2**10)
+
+
+def test_compare_medians__finds_a_shift() -> None:
+    ranks = np.random.default_rng(0).integers(1, 100, size=200).astype(np.float64)
+    found = compare_medians("median_rank", first=ranks + 20, second=ranks, draws=DRAWS)
+    assert found.difference == -20
+    assert found.interval[:2] == (-20, -20)
+    assert found.p_value == pytest.approx(1 / 301)
+
+
+def test_compare_outcomes__gives_the_metrics_of_reports() -> None:
+    first, second = two_students(300, gain=0.1)
+    ranks = np.random.default_rng(1).integers(1, 20, size=(2, 80)).astype(np.float64)
+    ours, theirs = [classified(first), retrieved(ranks[0])], [retrieved(ranks[1]), classified(second)]
+    found = {each.name: each for each in compare_outcomes(ours, theirs, draws=DRAWS)}
+    assert list(found) == [
+        "pets/zero_shot/top1",
+        "pets/zero_shot/mean_per_class",
+        "pairs/text_to_image/recall@5",
+        "pairs/text_to_image/median_rank",
+    ]
+    assert found["pets/zero_shot/top1"].first == pytest.approx(100 * first.mean())
+    dogs = np.arange(300) % 3 == 0
+    assert found["pets/zero_shot/mean_per_class"].second == pytest.approx(
+        50 * (second[dogs].mean() + second[~dogs].mean())
+    )
+    assert found["pairs/text_to_image/recall@5"].second == pytest.approx(100 * np.mean(ranks[1] <= 5))
+    assert found["pairs/text_to_image/recall@5"].interval.num_pictures == 40
+    assert found["pairs/text_to_image/median_rank"].first == np.median(ranks[0])
+
+
+def test_compare_outcomes__pairs_pictures_by_name_whatever_their_order() -> None:
+    first, second = two_students(100, gain=0.1)
+    expected = compare_outcomes([classified(first)], [classified(second)], draws=DRAWS)
+    order = np.random.default_rng(0).permutation(100)
+    given = classified(second)
+    shuffled = replace(
+        given,
+        pictures=[given.pictures[row] for row in order],
+        labels=[given.labels[row] for row in order],
+        measures={"top1": second[order]},
+    )
+    assert compare_outcomes([classified(first)], [shuffled], draws=DRAWS) == expected
+
+
+def test_compare_outcomes__finds_no_difference_between_a_student_and_itself() -> None:
+    outcomes = [classified(two_students(50, gain=0.0)[0])]
+    for found in compare_outcomes(outcomes, outcomes, draws=DRAWS):
+        assert (found.difference, found.p_value, *found.interval[:2]) == (0, 1, 0, 0)
+
+
+def test_compare_outcomes__swaps_signs_with_the_students() -> None:
+    first, second = ([classified(hits)] for hits in two_students(200, gain=0.1))
+    for one, other in zip(compare_outcomes(first, second), compare_outcomes(second, first), strict=True):
+        assert one.difference == -other.difference
+        assert one.p_value == other.p_value
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"pictures": ["a.jpg", "cat/1.jpg", "b.jpg"]},
+            r"same pictures and captions of pets/zero_shot .* got 2 in the first alone, first 'cat/2.jpg' "
+            r"and 2 in the second alone, first 'a.jpg'\. Evaluate",
+        ),
+        ({"queries": ["", "", "a cat"]}, r"1 in the first alone, first 'cat/2.jpg' and .* first 'cat/2.jpg: a cat'"),
+        ({"labels": ["dog", "cat", "emu"]}, r"one label to be compared; got cat and emu for cat/2.jpg\."),
+        ({"measures": {"top5": np.ones(3)}}, r"same measures of pets/zero_shot .* got \['top1'\] and \['top5'\]\."),
+        ({"set_name": "cars"}, r"must share a set and a task .* got \['pets/zero_shot'\] and \['cars/zero_shot'\]\."),
+    ],
+)
+def test_compare_outcomes__refuses_what_differs_by_name(changes: dict[str, Any], message: str) -> None:
+    first = classified(np.ones(3))
+    with pytest.raises(ProtoRKDError, match=message):
+        compare_outcomes([first], [replace(first, **changes)], draws=DRAWS)
+
+
+def test_compare_outcomes__logs_what_only_one_has(caplog: pytest.LogCaptureFixture, quiet_log: None) -> None:
+    first = classified(np.ones(3))
+    with caplog.at_level(logging.INFO):
+        compare_outcomes([first], [first, replace(first, task="knn")], draws=DRAWS)
+    assert "pets/knn is left out" in caplog.text

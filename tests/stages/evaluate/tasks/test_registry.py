@@ -1,0 +1,71 @@
+from typing import Any
+
+import pytest
+import torch
+from task_sets import class_set, embeddings, retrieval_set
+from torch import Tensor
+
+from pipeline.stage import Input
+from stages.evaluate.embeddings.cached_embeddings import ImageEmbeddings
+from stages.evaluate.sets.scored_pairs import ScoredPairs
+from stages.evaluate.tasks.registry import TASKS
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "zero_shot": {"templates": ("{}", "a {}")},
+    "knn": {"k": 3, "temperature": 0.07},
+    "knn_backbone": {"k": 3, "temperature": 0.07},
+    "linear_probe": {"solver": "torch", "max_iterations": 100},
+    "linear_probe_backbone": {"solver": "torch", "max_iterations": 100},
+}
+
+
+class _Embedder:
+    """Gives one table of rows a digest of pictures, and random rows for captions."""
+
+    def __init__(self, tables: dict[str, Tensor]) -> None:
+        self.tables = tables
+        self.fit_device = torch.device("cpu")
+
+    def images(self, images: Input) -> ImageEmbeddings:
+        return embeddings(self.tables[images.digest], features=self.tables[images.digest].flip(1))
+
+    def captions(self, captions: tuple[str, ...]) -> Tensor:
+        return torch.randn(len(captions), 6, generator=torch.Generator().manual_seed(len(captions)))
+
+
+class _Scored:
+    name = "stsb"
+    pairs = ScoredPairs(("a", "b", "c"), ("d", "e", "f"), (0.0, 1.0, 3.0))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_task__writes_an_entry_under_its_name(task: str) -> None:
+    pairs, images, _ = retrieval_set()
+    classes, tables = class_set()
+    embedder = _Embedder({**tables, "": images})
+    found: Any = classes
+    if task in ("retrieval", "geometry", "neighbourhoods"):
+        found = pairs
+    elif task == "sts":
+        found = _Scored()
+    measured = TASKS[task](found, embedder, seed=0, num_resamples=50, **SETTINGS.get(task, {}))
+    assert (measured.entry["name"], measured.entry["task"]) == (found.name, task)
+    assert measured.entry["metrics"].keys() >= measured.entry["intervals"].keys() > set()
+    assert {"num_images", "num_pairs"} & measured.entry.keys()
+    assert all(outcomes.set_name == found.name for outcomes in measured.outcomes)
+    assert {outcomes.task for outcomes in measured.outcomes} == {
+        "retrieval": {"text_to_image", "image_to_text"},
+        **{name: {name} for name in SETTINGS},
+    }.get(task, set())
+
+
+def test_backbone_tasks__look_at_other_features() -> None:
+    classes, tables = class_set()
+    embedder = _Embedder({name: table * torch.tensor([9.0, 1, 1, 1, 1, 1]) for name, table in tables.items()})
+    for task in ("knn", "linear_probe"):
+        first, other = (
+            TASKS[name](classes, embedder, seed=0, num_resamples=2, **SETTINGS[task])
+            for name in (task, f"{task}_backbone")
+        )
+        assert first.outcomes[0].pictures == other.outcomes[0].pictures
+        assert first.entry["num_images"] == other.entry["num_images"]

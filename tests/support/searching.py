@@ -1,0 +1,37 @@
+"""An embedded set, and how a test opens it for search."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench import Pairs
+
+from pipeline.runner import context_of
+from pipeline.store.store import Store
+from stages import STAGES
+from stages.components.embeddings.searchable import find_searchable
+from stages.search.engine import Search, open_search
+from stages.search.options import SearchOptions
+
+EMBED = ("embed", "--device", "cpu", "--precision", "fp32", "--workers", 0)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A store in which 24 pictures are embedded.
+
+    Args:
+        store: the folder.
+        pictures: that are embedded.
+        outcome: of embed.
+    """
+
+    store: Path
+    pictures: Pairs
+    outcome: dict[str, Any]
+
+
+def opened_search(store: Path, **options: Any) -> Search:
+    context = context_of(Store(store), stages=STAGES)
+    chosen = SearchOptions(device="cpu", **options)
+    return open_search(find_searchable(chosen.searched, store=context.store), chosen, context)

@@ -1,0 +1,217 @@
+"""Kills each stage at random moments, goes on from what is left, and counts whatever is not as it must be.
+
+``python -m tests.support.torture --kills 500``: every kill is a SIGKILL of a process that runs the command line, at a
+moment drawn evenly over the time that the undisturbed run takes. Then the store is read to the last byte, the same
+command is run to its end, and its digest is compared with the undisturbed one's. Processes are forked from one that has
+imported everything, so that a kill costs the work and not the imports.
+"""
+
+import argparse
+import importlib
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cli import cli
+from data_schemas.artifact_record import JOURNAL_NAME, RECORD_NAME
+from data_schemas.embedding_array import ARRAY_NAME
+from pipeline.commands.artifacts import artifact_problems
+from pipeline.store.draft import read_journal
+from pipeline.store.store import Store
+from tests.support.workbench import DISTILL, counted_captions, make_manifest, make_pairs, make_word_vectors
+
+_SHARD_ROWS = 256
+
+
+@dataclass
+class Findings:
+    """What the kills of one job came to.
+
+    Args:
+        kills: those that hit a process at work.
+        late: those that came when it was done.
+        wrong: what must not be, in words.
+    """
+
+    kills: int = 0
+    late: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command to be killed.
+
+    Args:
+        name: of the stage.
+        words: the command line.
+        before: command lines that make the store which it starts from.
+    """
+
+    name: str
+    words: tuple[object, ...]
+    before: tuple[tuple[object, ...], ...] = ()
+
+
+def jobs(root: Path) -> Iterator[Job]:
+    """Every stage, on pictures and captions that are made below a folder."""
+    pairs = make_pairs(root / "pictures", 24, 40)
+    captions = counted_captions(4000)
+    manifest = make_manifest(root / "many.tsv", [f"{number}.jpg" for number in range(len(captions))], captions)
+    words = make_word_vectors(root / "words.txt")
+    encode = ("encode-teacher", "--manifest", pairs.manifest, "--teacher", words)
+    many = ("encode-teacher", "--manifest", manifest, "--teacher", words, "--shard-rows", _SHARD_ROWS)
+    distill = (*DISTILL, "--save-every-minutes", 1e-9)
+    evaluate = ("evaluate", "--device", "cpu", "--workers", 0, "--retrieval", pairs.manifest)
+    yield Job("encode-teacher", many)
+    pictures = make_pairs(root / "many", 240, 40).root
+    embed = ("embed", "--images", pictures, "--device", "cpu", "--workers", 0)
+    yield Job("pack", ("pack", "--images", pictures, "--shard-images", 20))
+    yield Job("prototypes", ("prototypes", "--num-prototypes", 64, "--device", "cpu"), before=(many,))
+    yield Job("distill", distill, before=(encode,))
+    yield Job("evaluate", evaluate, before=(encode, distill))
+    yield Job("embed", embed, before=(encode, distill))
+    yield Job("export", ("export",), before=(encode, distill))
+    yield Job("gc", ("gc", "--yes"), before=(encode, (*encode, "--limit", 10), distill, (*encode, "--limit", 12)))
+
+
+def torture(job: Job, *, kills: int, seed: int, root: Path) -> Findings:
+    """Kill a job so many times at work, each time on a fresh copy of the store that it starts from."""
+    ready = root / "ready"
+    for words in job.before:
+        _run(words, ready)
+    ready.mkdir(parents=True, exist_ok=True)
+    for _ in range(2):  # the first finds no file in memory
+        with _copied(ready, root / "undisturbed") as store:
+            seconds = _run(job.words, store)
+            expected = _contents(store)
+    findings, draw = Findings(), random.Random(f"{seed} {job.name}")
+    while findings.kills < kills:
+        moment = draw.uniform(0, seconds)
+        with _copied(ready, root / "store") as store:
+            if _kill(job.words, store, after_s=moment):
+                findings.kills += 1
+            else:
+                findings.late += 1
+            found, num_whole = _wrong(store), _whole_shards(store)
+            _run(job.words, store)
+            found += _wrong(store) + _redone(store, num_whole)
+            if (contents := _contents(store)) != expected:
+                found.append(f"artifacts {sorted(contents ^ expected)}")
+            findings.wrong += [f"killed after {moment:.3f} s: {one}" for one in found]
+    return findings
+
+
+def _wrong(store: Path) -> list[str]:
+    """What is not as the records say; an artifact that cannot be opened is wrong, too."""
+    opened = Store(store)
+    found = [f"{path}: {error}" for path, error in opened.unreadable().items()]
+    for artifact in opened.artifacts():
+        found += [f"{artifact.name}, {path}: {problem}" for path, problem in artifact_problems(artifact).items()]
+    return found
+
+
+def _whole_shards(store: Path) -> int:
+    """Shards of captions that a killed run has told to be whole; of a sealed draft none is left to be resumed."""
+    drafts = [path for path in store.glob("encode-teacher/.draft-*") if not (path / RECORD_NAME).exists()]
+    journals = [path / JOURNAL_NAME for path in drafts]
+    return sum(path.startswith(f"{ARRAY_NAME}/c/") for journal in journals for path in read_journal(journal))
+
+
+def _redone(store: Path, num_whole: int) -> list[str]:
+    """Say so where captions of whole shards were embedded again."""
+    if not num_whole:
+        return []
+    resumed = [artifact.record.counts["resumed_captions"] for artifact in Store(store).artifacts("encode-teacher")]
+    return [] if max(resumed) >= (num_whole - 1) * _SHARD_ROWS else [f"{num_whole} shards whole, {resumed} resumed"]
+
+
+def _contents(store: Path) -> set[tuple[str, str, str]]:
+    records = [artifact.record for artifact in Store(store).artifacts()]
+    return {(record.stage, record.fingerprint, record.digest) for record in records}
+
+
+def _fork(words: tuple[object, ...], store: Path) -> int:
+    """Start the command line in a process of its own, without its words on the terminal."""
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+        cli.main([*map(str, words), "--store", str(store)], standalone_mode=False)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _run(words: tuple[object, ...], store: Path) -> float:
+    """Run to the end, and say how long it took."""
+    start = time.monotonic()
+    _, status = os.waitpid(_fork(words, store), 0)
+    if status:
+        raise SystemExit(f"{' '.join(map(str, words))} must succeed on {store}; it did not.")
+    return time.monotonic() - start
+
+
+def _kill(words: tuple[object, ...], store: Path, *, after_s: float) -> bool:
+    """Kill after so many seconds; whether the process was still at work."""
+    process = _fork(words, store)
+    time.sleep(after_s)
+    os.kill(process, signal.SIGKILL)
+    _, status = os.waitpid(process, 0)
+    return os.WIFSIGNALED(status)
+
+
+@contextmanager
+def _copied(source: Path, target: Path) -> Iterator[Path]:
+    shutil.copytree(source, target)
+    try:
+        yield target
+    finally:
+        shutil.rmtree(target)
+
+
+def main() -> None:
+    """Torture every stage, and end with status 1 where anything was wrong."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--kills", type=int, default=500, help="In all, shared out evenly over the jobs.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the moments.")
+    parser.add_argument("--only", action="append", help="This job alone; repeatable.")
+    given = parser.parse_args()
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # a forked process would miss torch's other threads
+    for name in (
+        "stages.distill.run",
+        "stages.prototypes.run",
+        "stages.evaluate.run",
+        "stages.components.teacher.teacher",
+        "faiss",
+    ):
+        importlib.import_module(name)
+    num_wrong = 0
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = [job for job in jobs(Path(folder)) if job.name in (given.only or [job.name])]
+        for number, job in enumerate(chosen):
+            share = given.kills * (number + 1) // len(chosen) - given.kills * number // len(chosen)
+            findings = torture(job, kills=share, seed=given.seed, root=Path(folder) / job.name)
+            sys.stdout.write(
+                f"{job.name}: {findings.kills} kills at work, {findings.late} after it, {len(findings.wrong)} wrong\n"
+            )
+            sys.stdout.writelines(f"  {one}\n" for one in findings.wrong)
+            sys.stdout.flush()
+            num_wrong += len(findings.wrong)
+    sys.exit(bool(num_wrong))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""What fixtures and tests are made of: small pictures with captions, a tiny teacher, the command line in-process."""
+
+import contextlib
+import csv
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image, ImageDraw
+
+ROOT = Path(__file__).parents[2]
+PROCESS_TIMEOUT_S = 240
+
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "grey", "black")
+SHAPES = ("circle", "square", "stripe")
+NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+WORDS = (*COLOURS, *SHAPES, *NUMERALS)
+VECTOR_DIM = 16
+
+
+SMALL = ("--image-size", 32, "--batch-size", 8, "--warmup-steps", 0, "--workers", 0, "--device", "cpu")
+# 24 pairs, 3 steps an epoch; this student has dropout, so that its weights tell where the random numbers stand.
+DISTILL = ("distill", *SMALL, "--precision", "fp32", "--student", "squeezenet1_1", "--epochs", 2, "--lr", 1e-3)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A folder of pictures and their manifest."""
+
+    root: Path
+    manifest: Path
+    images: tuple[str, ...]
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cli:
+    """The command line, in this process.
+
+    Args:
+        store: given as ``--store`` where a call names none.
+    """
+
+    store: Path
+
+    def __call__(self, *args: object) -> dict[str, Any]:
+        """Run a stage that must succeed; return its JSON."""
+        result = self.run(*args, "--json")
+        assert result.exit_code == 0, result.output
+        [line] = result.stdout.splitlines()
+        values: dict[str, Any] = json.loads(line)
+        return values
+
+    def fails(self, *args: object) -> str:
+        """Run a command that must end in a user's error; return its message."""
+        result = self.run(*args)
+        assert result.exit_code == 1, result.output
+        assert "Traceback" not in result.output
+        return result.stderr
+
+    def run(self, *args: object) -> Result:
+        """Run a command; an exception that is no user's error comes through."""
+        from cli import cli
+
+        words = [str(arg) for arg in args]
+        if "--store" not in words:
+            words += ["--store", str(self.store)]
+        return CliRunner().invoke(cli, words, catch_exceptions=False)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A store in which the training that ``DISTILL`` asks for has run undisturbed; never written to."""
+
+    store: Path
+    outcome: dict[str, Any]
+
+
+def make_pairs(root: Path, num: int, size: int) -> Pairs:
+    """Draw pictures of a shape in a colour, a different one each up to 24, with captions that say it."""
+    root.mkdir(parents=True, exist_ok=True)
+    images = tuple(f"images/{index:03}.jpg" for index in range(num))
+    (root / "images").mkdir(exist_ok=True)
+    captions = []
+    for index, name in enumerate(images):
+        colour, shape = COLOURS[index % len(COLOURS)], SHAPES[index // len(COLOURS) % len(SHAPES)]
+        draw_picture(root / name, colour, shape, size)
+        captions.append(f"{colour} {shape}")
+    return Pairs(root, make_manifest(root / "pairs.tsv", images, captions), images, tuple(captions))
+
+
+def draw_picture(path: Path, colour: str, shape: str, size: int) -> None:
+    """Save one coloured shape on white as a JPEG."""
+    picture = Image.new("RGB", (size, size), "white")
+    draw, box = ImageDraw.Draw(picture), (size // 5, size // 5, size - size // 5, size - size // 5)
+    if shape == "circle":
+        draw.ellipse(box, fill=colour)
+    elif shape == "square":
+        draw.rectangle(box, fill=colour)
+    else:
+        draw.rectangle((0, size // 3, size, size - size // 3), fill=colour)
+    picture.save(path, quality=95)
+
+
+def make_manifest(path: Path, images: Sequence[str], captions: Sequence[str]) -> Path:
+    """Write a TSV with the columns filepath and title."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(["filepath", "title"])
+        writer.writerows(zip(images, captions, strict=True))
+    return path
+
+
+def make_word_vectors(path: Path) -> Path:
+    """Write a teacher: a file of word vectors in GloVe's text format."""
+    numbers = np.random.default_rng(0).normal(size=(len(WORDS), VECTOR_DIM))
+    lines = [f"{word} {' '.join(f'{x:.4f}' for x in row)}\n" for word, row in zip(WORDS, numbers, strict=True)]
+    path.write_text("".join(lines))
+    return path
+
+
+def make_bert(root: Path, *, seed: int) -> Path:
+    """Save a tiny BERT as a sentence-transformers folder; at most 32 tokens."""
+    import torch
+    import transformers
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+
+    transformers.utils.logging.disable_progress_bar()
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=VECTOR_DIM,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=0.5,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        transformers.BertModel(config).save_pretrained(root / "plain")
+    tokenizer = transformers.BertTokenizer(vocab={word: index for index, word in enumerate(vocabulary)})
+    tokenizer.save_pretrained(root / "plain")
+    layers = [modules.Transformer(str(root / "plain")), modules.Pooling(VECTOR_DIM, pooling_mode="mean")]
+    SentenceTransformer(modules=[*layers, modules.Normalize()], device="cpu").save(str(root / "saved"))
+    return root / "saved"
+
+
+def counted_captions(num: int) -> list[str]:
+    """Distinct captions of distinct meaning: numbers, digit by digit."""
+    return [" ".join(NUMERALS[int(digit)] for digit in str(number)) for number in range(num)]
+
+
+@contextlib.contextmanager
+def at_step(step: int, action: Callable[[], object]) -> Iterator[None]:
+    """Do something inside the step that follows after ``step`` are done."""
+    from stages.distill.training.loop import Training
+
+    real = Training._confer
+
+    def confer(training: Training, *args: Any) -> Any:
+        if training._progress.step == step:
+            action()
+        return real(training, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "_confer", confer)
+        yield
+
+
+def start_process(*words: object, script: Path = ROOT / "cli.py") -> "subprocess.Popen[str]":
+    """Start the command line, or a script that ends in it, as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(script), *map(str, words)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(process: "subprocess.Popen[str]", store: Path, pattern: str) -> None:
+    """Wait until a file is in the store while the process still works."""
+    deadline = time.monotonic() + PROCESS_TIMEOUT_S
+    while not list(store.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def power_cut() -> None:
+    raise RuntimeError("power cut")
+
+
+def on_ranks(size: int, work: Callable[[Any], Any]) -> list[Any]:
+    """Run a function on several processes that have met, as torchrun would start them; what each returns, by rank.
+
+    The processes are forked, so ``work`` may be any function; tensors come back as numpy arrays.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+
+    def run(rank: int) -> None:
+        from stages.components.compute.distributed import join_ranks
+
+        os.environ.update(meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        ranks = join_ranks()
+        results.put((rank, work(ranks)))
+        ranks.leave()
+
+    processes = [context.Process(target=run, args=(rank,)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    try:
+        found = dict(results.get(timeout=60) for _ in processes)
+    finally:
+        for process in processes:
+            process.join(timeout=60)
+            process.kill()
+    assert [process.exitcode for process in processes] == [0] * size
+    return [found[rank] for rank in range(size)]
