@@ -12,7 +12,7 @@ from pipeline.commands.stages import show_outcome, stage_command, why_command
 from pipeline.commands.store_options import store_options
 from pipeline.log import show_log
 from pipeline.options.completion import completion
-from pipeline.runner import Outcome, context_of, run_stage
+from pipeline.runner import StageOutcome, context_of, run_stage
 from pipeline.signals import command_signals
 from pipeline.store.store import Store
 from stages import STAGES
@@ -70,7 +70,7 @@ def demo(store: Store) -> None:
     show_log()
     context = context_of(store, stages=STAGES)
 
-    def make(stage: Any, params: Any, inputs: Any) -> Outcome:
+    def make(stage: Any, params: Any, inputs: Any) -> StageOutcome:
         return run_stage(stage, params=params, inputs=inputs, runtime=stage.runtime(), context=context)
 
     scenes = make(DRAW_SCENES, DrawParams(), DrawInputs()).artifact.path

@@ -68,19 +68,19 @@ def load_embeddings(reference: Reference = None, *, store: Reference = None) -> 
     Raises:
         ProtoRKDError: there is no such artifact, or it is damaged.
     """
-    from data_schemas.embedding_array import TeacherEmbeddings
+    from data_schemas.embedding_array import EmbeddingArray
     from data_schemas.pair_index import read_captions, read_pairs
 
     artifact = open_store(store).resolve(_text(reference), stage="encode-teacher", flag="reference")
     artifact.require_whole()
-    array = TeacherEmbeddings.open(artifact.path).array
+    array = EmbeddingArray.open(artifact.path).array
     return CachedEmbeddings(captions=read_captions(artifact.path), embeddings=array, pairs=read_pairs(artifact.path))
 
 
 def load_student(
     reference: Reference = None, *, store: Reference = None, epoch: int | None = None, device: str = "auto"
 ) -> "StudentEncoder":
-    """Open a student of ``distill``, to embed pictures with it.
+    """Open a student of ``distill``, to embed images with it.
 
     Args:
         reference: the artifact; None for the newest.

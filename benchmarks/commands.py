@@ -22,7 +22,7 @@ _WORDS = [f"word{number}" for number in range(200)]
 
 
 def compare(settings: Settings) -> list[Comparison]:
-    """Compare on a manifest of 20,000 pictures, and on a store of 1,000 artifacts."""
+    """Compare on a manifest of 20,000 images, and on a store of 1,000 artifacts."""
     return compare_commands(num_pairs=NUM_PAIRS, num_artifacts=NUM_ARTIFACTS, num_calls=settings.num_pairs)
 
 
@@ -30,7 +30,7 @@ def compare_commands(*, num_pairs: int, num_artifacts: int, num_calls: int) -> l
     """Compare the time of whole commands; the budget of each, in seconds, is in its name.
 
     Args:
-        num_pairs: Pairs of the manifest, each with a picture of its own.
+        num_pairs: Pairs of the manifest, each with an image of its own.
         num_artifacts: Artifacts of the larger store.
         num_calls: Timed pairs of calls.
     """
@@ -98,7 +98,7 @@ def _stages(root: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _make_data(root: Path, num_pairs: int) -> None:
-    """Pictures that differ in their last bytes alone, and captions of made-up words."""
+    """Images that differ in their last bytes alone, and captions of made-up words."""
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(root / "first.jpg")
     content = (root / "first.jpg").read_bytes()

@@ -22,7 +22,7 @@ def compare_retrieval(*, num_images: int, dim: int, num_pairs: int) -> list[Comp
     """Compare time and memory of the ranks of all queries, both ways, after a check that all ways agree.
 
     Args:
-        num_images: Pictures; five captions describe each.
+        num_images: Images; five captions describe each.
         dim: Width of the embeddings.
         num_pairs: Timed pairs of calls.
     """

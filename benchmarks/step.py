@@ -44,7 +44,7 @@ _WORDS = ("red", "green", "blue", "small", "large", "square", "field", "above", 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Pictures with captions, whose embeddings are cached in a store.
+    """Images with captions, whose embeddings are cached in a store.
 
     Args:
         context: of the store.
@@ -71,7 +71,7 @@ def compare(settings: Settings) -> list[Comparison]:
 def _compare_student(
     pairs: _Pairs, student: str, *, batch_size: int, encode: Callable[[int, int], object]
 ) -> list[Comparison]:
-    subject = f"a step of {student}, {batch_size} pictures of {_IMAGE_SIZE} px"
+    subject = f"a step of {student}, {batch_size} images of {_IMAGE_SIZE} px"
     bare = _bare_step(student, batch_size)
     first = _timed(bare, _WARM + _TIMED // 2)[_WARM:]
     ours = {workers: _training(pairs, student, batch_size, workers=workers) for workers in (0, 1)}
@@ -135,7 +135,7 @@ def _training(pairs: _Pairs, student: str, batch_size: int, *, workers: int) -> 
 
 
 def _bare_step(student: str, batch_size: int) -> Callable[[], None]:
-    """Forward, the same loss, backward and optimizer on pictures and targets that lie in memory."""
+    """Forward, the same loss, backward and optimizer on images and targets that lie in memory."""
     torch.manual_seed(0)
     params = DistillParams()
     model: nn.Module = build_student(student, embedding_dim=DIM, image_size=_IMAGE_SIZE)
@@ -143,14 +143,14 @@ def _bare_step(student: str, batch_size: int) -> Callable[[], None]:
     objective = build_objective("infonce", dim=DIM)
     optimizer = build_optimizer(model, objective, AdamWSettings(lr=params.lr, weight_decay=params.weight_decay))
     in_precision = autocast(choose_precision("auto", _CPU), _CPU)
-    images = torch.randint(256, (batch_size, 3, _IMAGE_SIZE, _IMAGE_SIZE), dtype=torch.uint8)
+    pixels = torch.randint(256, (batch_size, 3, _IMAGE_SIZE, _IMAGE_SIZE), dtype=torch.uint8)
     with in_precision():
-        pictures = Normalize(Preprocessing(image_size=_IMAGE_SIZE), _CPU)(images)
+        images = Normalize(Preprocessing(image_size=_IMAGE_SIZE), _CPU)(pixels)
     targets, rows = torch.randn(batch_size, DIM), torch.arange(batch_size)
 
     def step() -> None:
         with in_precision():
-            embeddings: Tensor = model(pictures)
+            embeddings: Tensor = model(images)
         objective(student=embeddings.float(), teacher=targets, rows=rows).backward()
         if params.max_grad_norm:
             nn.utils.clip_grad_norm_(model.parameters(), params.max_grad_norm)
@@ -191,8 +191,8 @@ def _draw_pairs(manifest: Path, num: int) -> None:
         writer.writerow(["filepath", "title"])
         for number, name in enumerate(_names(num)):
             coarse = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
-            picture = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
-            picture.save(manifest.parent / name, quality=90)
+            image = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
+            image.save(manifest.parent / name, quality=90)
             writer.writerow([name, " ".join([*random.choice(_WORDS, 8), str(number)])])
 
 

@@ -12,7 +12,7 @@ import zarr
 from benchmarks.measure import Comparison, Limit, compare_time
 from benchmarks.settings import Settings
 from data_schemas.artifact_record import ArtifactRecord
-from data_schemas.embedding_array import ARRAY_NAME, TeacherEmbeddings
+from data_schemas.embedding_array import ARRAY_NAME, EmbeddingArray
 from data_schemas.files import FileEntry, list_files
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
@@ -53,7 +53,7 @@ def compare_targets(*, num_captions: int, dim: int, num_pairs: int) -> list[Comp
 
 
 def _compare_gathers(artifact: Artifact, targets: Targets, *, num_pairs: int) -> list[Comparison]:
-    embeddings = TeacherEmbeddings.open(artifact.path)
+    embeddings = EmbeddingArray.open(artifact.path)
     table = embeddings.read(0, embeddings.rows)
     array = zarr.open_array(artifact.path / ARRAY_NAME, mode="r")
     batches = torch.from_numpy(np.random.default_rng(0).integers(0, len(table), (_CALLS, BATCH)))
@@ -97,13 +97,13 @@ def _compare_gathers(artifact: Artifact, targets: Targets, *, num_pairs: int) ->
 
 
 def _compare_start(artifact: Artifact, load: Callable[[], Targets], *, num_pairs: int) -> Comparison:
-    paths = [artifact.path / shard.path for shard in TeacherEmbeddings.open(artifact.path).shards()]
+    paths = [artifact.path / shard.path for shard in EmbeddingArray.open(artifact.path).shards()]
     size = sum(path.stat().st_size for path in paths)
 
     def hash_then_read() -> None:
         """Prove every file first, then have zarr read them all."""
         artifact.require_whole((ARRAY_NAME,), read=True)
-        embeddings = TeacherEmbeddings.open(artifact.path)
+        embeddings = EmbeddingArray.open(artifact.path)
         table = np.empty((embeddings.rows, embeddings.dim), embeddings.dtype)
         for shard in embeddings.shards():
             table[shard.start : shard.stop] = embeddings.read(shard.start, shard.stop)
@@ -123,7 +123,7 @@ def _compare_start(artifact: Artifact, load: Callable[[], Targets], *, num_pairs
 
 
 def _make_artifact(root: Path, num_captions: int, dim: int) -> Artifact:
-    made = TeacherEmbeddings.create(root, rows=num_captions, dim=dim, dtype="float16", shard_rows=8192)
+    made = EmbeddingArray.create(root, rows=num_captions, dim=dim, dtype="float16", shard_rows=8192)
     numbers = np.random.default_rng(0)
     for shard in made.shards():
         made.write(shard, numbers.standard_normal((shard.stop - shard.start, dim), np.float32).astype(np.float16))

@@ -1,4 +1,4 @@
-"""What lies beside the embeddings of pictures: which picture has which row, and what embedded them."""
+"""What lies beside the embeddings of images: which image has which row, and what embedded them."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,20 +58,20 @@ class EmbedConfig:
         try:
             config = cls(**read_json(path))
         except TypeError as error:
-            raise ProtoRKDError(f"{path} must say what embedded the pictures; {error}. Run embed again.") from error
+            raise ProtoRKDError(f"{path} must say what embedded the images; {error}. Run embed again.") from error
         if config.schema_version > SCHEMA_VERSION:
             raise ProtoRKDError(f"{path} must be of schema version {SCHEMA_VERSION} or older; use a newer protorkd.")
         return config
 
 
 def write_images(root: Path, table: pa.Table) -> None:
-    """Write which picture has which row; several pictures of the same bytes share one."""
+    """Write which image has which row; several images of the same bytes share one."""
     table = table.cast(IMAGES_SCHEMA)
     write_atomic_by(root / IMAGES_NAME, lambda partial: pq.write_table(table, partial, write_page_checksum=True))
 
 
 def read_images(root: Path) -> pa.Table:
-    """Read which picture has which row, in the order of their source.
+    """Read which image has which row, in the order of their source.
 
     Raises:
         ProtoRKDError: the file is missing, damaged or of another kind.

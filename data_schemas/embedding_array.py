@@ -1,4 +1,4 @@
-"""Embeddings on disk: one row a distinct caption or picture, in a zarr v3 array sharded by rows, with checksums."""
+"""Embeddings on disk: one row a distinct caption or image, in a zarr v3 array sharded by rows, with checksums."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from data_schemas.files import disk_error, fsync
 ARRAY_NAME = "embeddings.zarr"
 SCHEMA_VERSION = 1
 CAPTION_KIND = "protorkd teacher embeddings"
-PICTURE_KIND = "protorkd picture embeddings"
-_MADE_BY = {CAPTION_KIND: "encode-teacher", PICTURE_KIND: "embed"}
+IMAGE_KIND = "protorkd picture embeddings"
+_MADE_BY = {CAPTION_KIND: "encode-teacher", IMAGE_KIND: "embed"}
 _CHUNK_ROWS = 256
 # Without it zarr makes a task of each inner chunk, which takes longer than the chunk.
 _ONE_TASK_A_SHARD = {"codec_pipeline.batch_size": 1 << 16}
@@ -47,14 +47,14 @@ class Shard:
     stop: int
 
 
-class TeacherEmbeddings:
+class EmbeddingArray:
     """The array of an artifact, written and read by whole shards.
 
     zarr reads a missing shard as fill values and does not force anything to disk: which shards are whole is for the
     artifact's journal and record to say. Each inner chunk ends in a CRC-32C, so altered bytes fail to read.
 
     Shapes:
-        array: (rows, dim), float16 or float32; row k belongs to the caption, or the picture, of row k.
+        array: (rows, dim), float16 or float32; row k belongs to the caption, or the image, of row k.
     """
 
     def __init__(self, root: Path, array: "zarr.Array[Any]") -> None:
@@ -69,16 +69,16 @@ class TeacherEmbeddings:
     @classmethod
     def create(
         cls, root: Path, *, rows: int, dim: int, dtype: str, shard_rows: int, kind: str = CAPTION_KIND
-    ) -> "TeacherEmbeddings":
+    ) -> "EmbeddingArray":
         """Write the array's metadata into the folder ``root``; shard files that lie there stay.
 
         Args:
             root: the artifact's folder.
-            rows: number of distinct captions or pictures.
+            rows: number of distinct captions or images.
             dim: width of an embedding.
             dtype: "float16" or "float32".
             shard_rows: rows in one shard file, a multiple of 256.
-            kind: `CAPTION_KIND`, or `PICTURE_KIND` for what a student makes of pictures.
+            kind: `CAPTION_KIND`, or `IMAGE_KIND` for what a student makes of images.
 
         Raises:
             ProtoRKDError: the disk is full or the folder cannot be written.
@@ -102,7 +102,7 @@ class TeacherEmbeddings:
         return cls(root, array)
 
     @classmethod
-    def open(cls, root: Path, *, kind: str = CAPTION_KIND) -> "TeacherEmbeddings":
+    def open(cls, root: Path, *, kind: str = CAPTION_KIND) -> "EmbeddingArray":
         """Open the array of the artifact in folder ``root`` for reading.
 
         Raises:
@@ -124,7 +124,7 @@ class TeacherEmbeddings:
 
     @property
     def rows(self) -> int:
-        """Number of distinct captions or pictures."""
+        """Number of distinct captions or images."""
         return int(self._array.shape[0])
 
     @property

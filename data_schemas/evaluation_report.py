@@ -5,21 +5,21 @@ Metrics are called ``<set>/<task>/<measure>``, those of retrieval ``<set>/<measu
 
 The report:
     student: ``fingerprint`` of its artifact, ``checkpoint``, what it is (``backbone``, ``losses``, ...), and the
-        ``precision`` that it embedded the pictures in.
+        ``precision`` that it embedded the images in.
     teacher: ``name``, ``identity``, ``dim`` and ``recipe``.
     sets: an entry for each set and task of the last checkpoint.
     metrics: those of the last checkpoint, by their names.
     checkpoints: ``name``, ``epoch`` (null where unknown) and ``metrics`` of each, in order of epoch.
     failures: ``name`` (of the set), ``task``, ``checkpoint`` and ``reason`` of each task that could not be done.
     absent: ``name``, ``places`` and ``reason`` of each set that was looked for and is not there.
-    overlap: ``name`` of each set and what it shares with the training pictures: ``num_evaluation``, ``num_training``,
+    overlap: ``name`` of each set and what it shares with the training images: ``num_evaluation``, ``num_training``,
         ``num_exact``, ``num_near``, ``num_featureless``, and as ``pairs`` the first of them, each with ``evaluation``,
         ``training``, ``exact`` and ``distance``.
 
 An entry:
     name, task: of the set; retrieval, zero_shot, knn, ...
-    num_images or num_pairs: how many pictures, or pairs of captions, were measured; other sizes are ``num_x``, too.
-    rejected, first_rejected: how many pictures or rows were left out, and the first of them with its reason.
+    num_images or num_pairs: how many images, or pairs of captions, were measured; other sizes are ``num_x``, too.
+    rejected, first_rejected: how many images or rows were left out, and the first of them with its reason.
     metrics: measure to value.
     intervals: measure to ``low`` and ``high`` (95 %) and ``num_pictures`` (or ``num_pairs``), where a measure has one.
     chance: measure to what guessing gives, where that is known.
@@ -86,7 +86,7 @@ def read_report(root: Path) -> dict[str, Any]:
 
 
 def interval_size(interval: Mapping[str, float]) -> int:
-    """How many pictures, or pairs of captions, an interval rests on."""
+    """How many images, or pairs of captions, an interval rests on."""
     return int(interval.get("num_pictures", interval.get("num_pairs", 0)))
 
 

@@ -1,11 +1,11 @@
-"""A gathered folder on disk: pictures by row, what became of each row, and the record that makes it resumable.
+"""A gathered folder on disk: images by row, what became of each row, and the record that makes it resumable.
 
-<row % 1000>/<row>.jpg     pictures
+<row % 1000>/<row>.jpg     images
 manifest.tsv               filepath, title
 status.parquet             what became of each row, in order
 .gather/request.json       what the folder was gathered from, and how
 .gather/blocks/N.parquet   what became of rows, as it came in, until status.parquet has it
-.gather/partial/           pictures that are not whole yet
+.gather/partial/           images that are not whole yet
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,9 +31,9 @@ PARTIAL_FOLDER = f"{STATE_FOLDER}/partial"
 
 OK, FAILED, REJECTED, INVALID = "ok", "failed", "rejected", "invalid"
 STATUSES = {
-    OK: "the picture is kept",
+    OK: "the image is kept",
     FAILED: "no bytes came; another time they may",
-    REJECTED: "bytes came, and are no picture that is kept",
+    REJECTED: "bytes came, and are no image that is kept",
     INVALID: "the row has no caption or no address that may be asked",
 }
 
@@ -68,11 +68,11 @@ class RowOutcome:
     Args:
         row: line of the table in which it begins, from 0; empty lines and a header count.
         status: of `STATUSES`.
-        reason: a short sentence, one of a fixed few; "" for a picture that is kept.
+        reason: a short sentence, one of a fixed few; "" for an image that is kept.
         detail: what differs from row to row; perhaps "".
         http_status: the last that came; None if none did.
         bytes: of the body, decompressed; None if none came whole.
-        width: of the picture that is kept, in pixels; None if none is.
+        width: of the image that is kept, in pixels; None if none is.
         height: likewise.
         seconds: from the first request to the end, waits included.
         sha256: of the file that is kept; None if none is.
@@ -91,12 +91,12 @@ class RowOutcome:
 
 
 def image_path(row: int) -> str:
-    """Where a row's picture lies, from the folder: at most a thousandth of them in one place."""
+    """Where a row's image lies, from the folder: at most a thousandth of them in one place."""
     return f"{row % 1000}/{row}.jpg"
 
 
 def write_block(root: Path, number: int, outcomes: Sequence[RowOutcome]) -> None:
-    """Write what became of some rows, whole or not at all; their pictures are forced to disk before.
+    """Write what became of some rows, whole or not at all; their images are forced to disk before.
 
     Raises:
         ProtoRKDError: the disk is full or the folder cannot be written.

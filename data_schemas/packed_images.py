@@ -1,4 +1,4 @@
-"""Packed pictures on disk: shards of records one behind the other, and beside each the list of what lies where."""
+"""Packed images on disk: shards of records one behind the other, and beside each the list of what lies where."""
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,12 +44,12 @@ _MAX_OPEN = 512  # shards that a process maps at a time: each holds a file open,
 
 @dataclass(frozen=True)
 class Record:
-    """A picture as it is packed.
+    """An image as it is packed.
 
     Args:
         data: a JPEG file's bytes, or 8-bit RGB by row and column.
-        height: of the upright picture, in pixels.
-        width: of the upright picture, in pixels.
+        height: of the upright image, in pixels.
+        width: of the upright image, in pixels.
     """
 
     data: bytes
@@ -78,8 +78,8 @@ def write_shard(root: Path, number: int, images: Sequence[str], records: Iterabl
     Args:
         root: the artifact's folder.
         number: of the shard, from 0.
-        images: paths of the pictures, as their manifest writes them.
-        records: one a path, or why there is no picture; taken one by one, so that none is kept.
+        images: paths of the images, as their manifest writes them.
+        records: one a path, or why there is no image; taken one by one, so that none is kept.
 
     Raises:
         ProtoRKDError: the disk is full or the folder cannot be written.
@@ -137,7 +137,7 @@ def read_index(root: Path, columns: list[str] | None = None, *, shard: int | Non
 
 
 class PackedImages:
-    """The pictures of an artifact, for reading.
+    """The images of an artifact, for reading.
 
     Its lists are read, and its shards mapped, when they are first needed: a process is handed the path alone. Processes
     that are forked share what was read before.
@@ -170,12 +170,12 @@ class PackedImages:
 
     @functools.cached_property
     def paths(self) -> pa.LargeStringArray:
-        """Paths of all pictures, those that were rejected among them, as their manifest writes them."""
+        """Paths of all images, those that were rejected among them, as their manifest writes them."""
         return _one_piece(read_index(self.root, ["image"])["image"])
 
     @functools.cached_property
     def reasons(self) -> dict[int, str]:
-        """Why there is no picture, by row."""
+        """Why there is no image, by row."""
         reasons = _one_piece(read_index(self.root, ["reason"])["reason"])
         return {row: reasons[row].as_py() for row in np.flatnonzero(reasons.is_valid()).tolist()}
 
@@ -185,7 +185,7 @@ class PackedImages:
         return {name: table[name].to_numpy() for name in _NUMBERS}
 
     def find(self, paths: Sequence[str] | pa.Array) -> NDArray[np.int32]:
-        """Find the rows of pictures.
+        """Find the rows of images.
 
         Shapes:
             returns: (paths,), int32, -1 for a path that is not there.
@@ -194,7 +194,7 @@ class PackedImages:
         return np.asarray(places.fill_null(ABSENT), dtype=np.int32)
 
     def size(self, row: int) -> tuple[int, int]:
-        """Height and width of a picture; zeros where it was rejected."""
+        """Height and width of an image; zeros where it was rejected."""
         return int(self._numbers["height"][row]), int(self._numbers["width"][row])
 
     def mean_bytes(self, rows: NDArray[np.int32]) -> float:
@@ -202,7 +202,7 @@ class PackedImages:
         return float(self._numbers["length"][rows].mean()) if len(rows) else 0.0
 
     def read(self, row: int) -> NDArray[np.uint8]:
-        """Read a picture's record, without a copy, and hold it to its checksum.
+        """Read an image's record, without a copy, and hold it to its checksum.
 
         Raises:
             ProtoRKDError: its bytes are not those that were written.

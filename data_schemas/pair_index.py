@@ -1,4 +1,4 @@
-"""The pair index on disk: which picture goes with which caption row, and what the captions are, in parquet."""
+"""The pair index on disk: which image goes with which caption row, and what the captions are, in parquet."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Outcomes on disk: what every single picture or caption of an evaluation came to, in parquet."""
+"""Outcomes on disk: what every single image or caption of an evaluation came to, in parquet."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ KEY_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, eq=False)
-class Outcomes:
-    """What one task found on one set, a row a query: a picture, or in text_to_image a caption.
+class QueryResults:
+    """What one task found on one set, a row a query: an image, or in text_to_image a caption.
 
     A metric called ``<set>/<task>/<measure>`` in a report is 100 times the mean of that measure here; the median rank
     is the median of the measure ``rank``.
@@ -35,16 +35,16 @@ class Outcomes:
     Args:
         set_name: of the set in reports: ``cifar10``.
         task: as metrics call it: zero_shot, knn, text_to_image, image_to_text, ...
-        pictures: of each row the picture as its set writes it, which makes two evaluations comparable.
+        images: of each row the image as its set writes it, which makes two evaluations comparable.
         measures: a value a row under the measure's name: ``top1`` or ``recall@10`` from 0 (missed) to 1 (hit), in
             between for ties, and ``rank`` from 1.
-        queries: of each row what is asked about the picture where it has several rows, such as the caption; empty
+        queries: of each row what is asked about the image where it has several rows, such as the caption; empty
             without.
         labels: of each row the right class; empty without.
         predicted: of each row the class that was answered; empty without.
 
     Raises:
-        ValueError: a column has another number of rows than ``pictures``, a value is not finite, there is no row or no
+        ValueError: a column has another number of rows than ``images``, a value is not finite, there is no row or no
             measure, or a measure has the name of another column.
 
     Shapes:
@@ -53,20 +53,20 @@ class Outcomes:
 
     set_name: str
     task: str
-    pictures: Sequence[str]
+    images: Sequence[str]
     measures: Mapping[str, NDArray[np.float64]]
     queries: Sequence[str] = ()
     labels: Sequence[str] = ()
     predicted: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if not self.pictures or not self.measures:
+        if not self.images or not self.measures:
             raise ValueError(f"{self.name} must have rows and measures; got none.")
         texts = {"queries": self.queries, "labels": self.labels, "predicted": self.predicted}
         given = {name: column for name, column in texts.items() if len(column)} | dict(self.measures)
         for name, column in given.items():
-            if len(column) != len(self.pictures):
-                raise ValueError(f"{name} of {self.name} must have {len(self.pictures)} rows; got {len(column)}.")
+            if len(column) != len(self.images):
+                raise ValueError(f"{name} of {self.name} must have {len(self.images)} rows; got {len(column)}.")
         for name, values in self.measures.items():
             if name in KEY_SCHEMA.names:
                 raise ValueError(f"A measure must not be called as one of {KEY_SCHEMA.names}; got {name}.")
@@ -84,10 +84,10 @@ def outcomes_folder(checkpoint: str) -> str:
     return f"{OUTCOMES_FOLDER}/{checkpoint}"
 
 
-def write_outcomes(root: Path, outcomes: Sequence[Outcomes]) -> None:
+def write_outcomes(root: Path, outcomes: Sequence[QueryResults]) -> None:
     """Write the outcomes of a checkpoint's evaluation.
 
-    Writes: a row a query, sets and tasks one after another: set, task, picture, query ("" where a picture has but
+    Writes: a row a query, sets and tasks one after another: set, task, image, query ("" where an image has but
     one), label and predicted (null without), and float64 for every measure (null where a task has none of the name).
 
     Args:
@@ -108,7 +108,7 @@ def write_outcomes(root: Path, outcomes: Sequence[Outcomes]) -> None:
     write_atomic_by(root / OUTCOMES_NAME, lambda partial: pq.write_table(table, partial, write_page_checksum=True))
 
 
-def read_outcomes(root: Path) -> list[Outcomes]:
+def read_outcomes(root: Path) -> list[QueryResults]:
     """Read the outcomes of a checkpoint's evaluation, as `write_outcomes` took them.
 
     Raises:
@@ -136,12 +136,12 @@ def read_outcomes(root: Path) -> list[Outcomes]:
         raise ProtoRKDError(f"{path} must hold an evaluation's outcomes; {error} Run evaluate again.") from error
 
 
-def _table(found: Outcomes, schema: pa.Schema) -> pa.Table:
-    num_rows = len(found.pictures)
+def _table(found: QueryResults, schema: pa.Schema) -> pa.Table:
+    num_rows = len(found.images)
     columns: dict[str, Sequence[str] | NDArray[np.float64]] = {
         "set": [found.set_name] * num_rows,
         "task": [found.task] * num_rows,
-        "picture": [_printable(picture) for picture in found.pictures],
+        "picture": [_printable(image) for image in found.images],
         "query": found.queries or [""] * num_rows,
         "label": [_printable(label) for label in found.labels],
         "predicted": [_printable(label) for label in found.predicted],
@@ -161,16 +161,16 @@ def _printable(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
-def _outcomes(set_name: str, task: str, table: pa.Table) -> Outcomes:
+def _outcomes(set_name: str, task: str, table: pa.Table) -> QueryResults:
     for name in table.column_names:
         if 0 < table[name].null_count < table.num_rows:
             raise ValueError(f"{name} of {set_name}/{task} must be given in every row or in none.")
     given = {name: table[name] for name in table.column_names if not table[name].null_count}
     queries = given["query"].to_pylist()
-    return Outcomes(
+    return QueryResults(
         set_name=set_name,
         task=task,
-        pictures=given["picture"].to_pylist(),
+        images=given["picture"].to_pylist(),
         queries=queries if any(queries) else (),
         labels=given["label"].to_pylist() if "label" in given else (),
         predicted=given["predicted"].to_pylist() if "predicted" in given else (),

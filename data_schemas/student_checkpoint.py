@@ -35,7 +35,7 @@ class TeacherRecord:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the student's input: short side to ``image_size``, centre crop, scale to 0..1, normalise.
+    """How an image becomes the student's input: short side to ``image_size``, centre crop, scale to 0..1, normalise.
 
     Args:
         image_size: side of the square input, in pixels.
@@ -58,7 +58,7 @@ class StudentConfig:
         backbone: name of a torchvision model, a wide ResNet, or an image tower of OpenCLIP.
         embedding_dim: width of the student's embeddings.
         projection_layers: of the head.
-        preprocessing: of its pictures.
+        preprocessing: of its images.
         teacher: whose embeddings it learned.
         losses: objectives and weights that it learned by.
     """

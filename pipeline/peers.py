@@ -46,7 +46,7 @@ class Alone:
 
 
 @contextmanager
-def agreed(peers: Peers) -> Iterator[None]:
+def fail_together(peers: Peers) -> Iterator[None]:
     """Fail in all processes where the block fails in one: at its end they wait for one another.
 
     Every process must come here, with nothing between that waits for the others; what is no user's error ends the

@@ -14,7 +14,7 @@ from pipeline.log import show_log
 from pipeline.options.config_file import AnyStage, stage_values
 from pipeline.options.declaration import line_of
 from pipeline.options.values import build, options_of, read_values
-from pipeline.runner import Outcome, context_of, run_stage
+from pipeline.runner import StageOutcome, context_of, run_stage
 from pipeline.store.store import Store
 
 STORE_VARIABLE = "PROTORKD_STORE"
@@ -51,7 +51,7 @@ class StageResult:
     metrics: Mapping[str, float]
 
     @classmethod
-    def of(cls, outcome: Outcome) -> "StageResult":
+    def of(cls, outcome: StageOutcome) -> "StageResult":
         """Take it from what the runner gives."""
         record = outcome.artifact.record
         return cls(
@@ -131,7 +131,7 @@ def _document(stage: AnyStage) -> str:
 
 @contextlib.contextmanager
 def _main_unseen() -> Iterator[None]:
-    """Hide where the main script lies, for processes that read pictures would run it again from its first line."""
+    """Hide where the main script lies, for processes that read images would run it again from its first line."""
     main = sys.modules["__main__"]
     hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
     main.__spec__ = None

@@ -20,7 +20,7 @@ from pipeline.fingerprint import canonical
 from pipeline.log import log
 from pipeline.options.config_file import CONFIG_NAME, config_text
 from pipeline.options.declaration import as_json
-from pipeline.peers import Alone, agreed, num_processes
+from pipeline.peers import Alone, fail_together, num_processes
 from pipeline.plan import Plan, intact, plan_stage, settle
 from pipeline.stage import Context, Input, Stage
 from pipeline.store.draft import Draft, commit, open_draft, publish
@@ -32,7 +32,7 @@ _LIBRARIES = ("torch", "torchvision", "sentence-transformers", "zarr", "pyarrow"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StageOutcome:
     """What a call of a stage came to.
 
     Args:
@@ -95,7 +95,7 @@ def make_artifact(
     return outcome.artifact
 
 
-def run_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime: Any, context: Context) -> Outcome:
+def run_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime: Any, context: Context) -> StageOutcome:
     """Make the artifact that is asked for, or find it made.
 
     Args:
@@ -119,7 +119,9 @@ def run_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime:
     return outcome
 
 
-def run_within(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime: Any, context: Context) -> Outcome:
+def run_within(
+    stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime: Any, context: Context
+) -> StageOutcome:
     """Make or find an artifact inside the run of another stage, by the processes that have met for that one.
 
     All of them call this, in one order. A stage that agrees is run by all; any other by the first alone, while the
@@ -139,7 +141,7 @@ def run_within(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime
         outcome = _run_by_all(stage, params, inputs, runtime, context)
     else:
         made = None
-        with agreed(context.peers):
+        with fail_together(context.peers):
             if context.peers.is_first:
                 alone = dataclasses.replace(context, peers=Alone())
                 made = _run_by_all(stage, params, inputs, runtime, alone)
@@ -148,10 +150,10 @@ def run_within(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime
     return outcome
 
 
-def _run_by_all(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, context: Context) -> Outcome:
+def _run_by_all(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, context: Context) -> StageOutcome:
     """Lead, or follow the first process; a stage that does not agree ends the process that fails."""
     outcome = None
-    with agreed(context.peers) if stage.agrees else contextlib.nullcontext():
+    with fail_together(context.peers) if stage.agrees else contextlib.nullcontext():
         if context.peers.is_first:
             outcome = _lead(stage, params, inputs, runtime, context)
         else:
@@ -159,21 +161,21 @@ def _run_by_all(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: 
     return _shared(stage, outcome, context)
 
 
-def _shared(stage: Stage[Any, Any, Any], outcome: Outcome | None, context: Context) -> Outcome:
+def _shared(stage: Stage[Any, Any, Any], outcome: StageOutcome | None, context: Context) -> StageOutcome:
     """Tell all processes what the first one came to, once it is committed."""
-    shared: Outcome = context.peers.broadcast(outcome)
-    with agreed(context.peers):
+    shared: StageOutcome = context.peers.broadcast(outcome)
+    with fail_together(context.peers):
         is_here = context.peers.is_first or context.store.find(stage.name, shared.artifact.record.fingerprint)
         if not is_here:
             raise ProtoRKDError(f"{context.store} must be one folder for all processes of {stage.name}; got another.")
     return shared
 
 
-def _lead(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, context: Context) -> Outcome:
+def _lead(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, context: Context) -> StageOutcome:
     """Plan, lock, run and commit; the others hear what they have to do."""
     start, peers = time.monotonic(), context.peers
     with contextlib.ExitStack() as held:
-        with agreed(peers):
+        with fail_together(peers):
             plan = plan_stage(stage, params=params, inputs=inputs, runtime=runtime, context=context)
             claimed, use = _claim(stage, plan, context, held)
         peers.broadcast(_Order(plan.fingerprint, run=isinstance(claimed, Draft)))
@@ -187,18 +189,18 @@ def _lead(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, c
         record = artifact.record
     seconds = time.monotonic() - start
     log.log(_level(stage), "%s: made %s, digest %s, in %.1f s", stage.name, artifact.path, record.digest[:12], seconds)
-    return Outcome(artifact=artifact, status="created", seconds=seconds)
+    return StageOutcome(artifact=artifact, status="created", seconds=seconds)
 
 
 def _follow(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, context: Context) -> None:
     """Do the first process's bidding; of its draft only the state is written here."""
     peers = context.peers
-    with agreed(peers):
+    with fail_together(peers):
         pass  # the first plans
     order: _Order = peers.broadcast(None)
     if not order.run:
         return
-    with agreed(peers):
+    with fail_together(peers):
         asked = settle(stage, params=params, inputs=inputs, runtime=runtime, context=context)
         if asked.fingerprint != order.fingerprint:
             raise ProtoRKDError(
@@ -256,7 +258,7 @@ def _make(
 ) -> ArtifactRecord:
     start = time.monotonic()
     try:
-        with agreed(context.peers):
+        with fail_together(context.peers):
             pass  # the others look whether they see the same inputs
         result = stage.run(plan.params, plan.inputs, draft, runtime, context)
     except ProtoRKDError:
@@ -303,7 +305,9 @@ def _publish_sealed(store: Store, stage: str, request: str) -> Artifact | None:
     return store.find(stage, request)
 
 
-def _unchanged(stage: Stage[Any, Any, Any], artifact: Artifact, inputs: Mapping[str, Input], start: float) -> Outcome:
+def _unchanged(
+    stage: Stage[Any, Any, Any], artifact: Artifact, inputs: Mapping[str, Input], start: float
+) -> StageOutcome:
     """Take the artifact as it is; where an input has moved, the record learns its new place."""
     record = artifact.record
     moved = {
@@ -316,7 +320,7 @@ def _unchanged(stage: Stage[Any, Any, Any], artifact: Artifact, inputs: Mapping[
         record.write(artifact.path)
         artifact = dataclasses.replace(artifact, record=record)
     log.log(_level(stage), "%s: unchanged, using %s", record.stage, artifact.path)
-    return Outcome(artifact=artifact, status="unchanged", seconds=time.monotonic() - start)
+    return StageOutcome(artifact=artifact, status="unchanged", seconds=time.monotonic() - start)
 
 
 def _level(stage: Stage[Any, Any, Any]) -> int:

@@ -105,8 +105,9 @@ class Stage(Generic[P, I, R]):
         join: meets the other processes that torchrun started, for a stage that several processes run together; a
             stage without it is run by the first of them alone.
         agrees: whether what fails in one of several processes that run its function fails in all of them
-            (`pipeline.peers.agreed`), or fails when none of the others waits inside the function any more. Such a stage
-            ends with one error everywhere, and can be run inside another by all the processes that run that one.
+            (`pipeline.peers.fail_together`), or fails when none of the others waits inside the function any more. Such
+            a stage ends with one error everywhere, and can be run inside another by all the processes that run that
+            one.
         prepare: what a run does before it is planned, in every process that has met, such as waiting for an input;
             gives the inputs to plan with.
         settle: settles parameters that depend on the machine or the store, such as an "auto", before they are hashed;

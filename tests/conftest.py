@@ -40,7 +40,7 @@ def run_cli(store: Path) -> Cli:
 
 @pytest.fixture
 def write_manifest(tmp_path: Path) -> Callable[..., Path]:
-    """Write image-caption pairs as a TSV; the pictures need not exist."""
+    """Write image-caption pairs as a TSV; the images need not exist."""
 
     def write(captions: Sequence[str], name: str = "pairs.tsv", images: Sequence[str] = ()) -> Path:
         return make_manifest(tmp_path / name, images or [f"{index}.jpg" for index in range(len(captions))], captions)
@@ -68,7 +68,7 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def encoded_session(tmp_path_factory: pytest.TempPathFactory, word_vectors: Path) -> tuple[Path, Pairs]:
-    """A store with the captions of 24 pictures embedded, to be copied and never written to."""
+    """A store with the captions of 24 images embedded, to be copied and never written to."""
     root = tmp_path_factory.mktemp("encoded")
     pairs = make_pairs(root / "pictures", 24, 40)
     Cli(root / "store")("encode-teacher", "--manifest", pairs.manifest, "--teacher", word_vectors)
@@ -77,7 +77,7 @@ def encoded_session(tmp_path_factory: pytest.TempPathFactory, word_vectors: Path
 
 @pytest.fixture
 def encoded(encoded_session: tuple[Path, Pairs], store: Path) -> Pairs:
-    """24 pictures whose captions lie embedded in this test's own store."""
+    """24 images whose captions lie embedded in this test's own store."""
     shutil.copytree(encoded_session[0], store)
     return encoded_session[1]
 

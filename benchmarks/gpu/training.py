@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.student import mfu
 from benchmarks.gpu.timing import attempted, peak_memory
-from pipeline.runner import Outcome, run_stage
+from pipeline.runner import StageOutcome, run_stage
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime
 from stages.distill.stage import STAGE
 from stages.distill.training.profiler import PROFILE_NAME
@@ -38,7 +38,7 @@ def deterministic(setup: Setup) -> Iterator[dict[str, Any]]:
     yield {"off": without, "times_as_long": without["images_per_s"] / with_it["images_per_s"]}
 
 
-def train(setup: Setup, *, batch_size: int, pack: str = "raw", **options: Any) -> Outcome:
+def train(setup: Setup, *, batch_size: int, pack: str = "raw", **options: Any) -> StageOutcome:
     """Train the student of these sizes for the steps of a batch size, with a profile; options are distill's."""
     settings: dict[str, Any] = {
         "student": setup.sizes.student,
@@ -62,7 +62,7 @@ def train(setup: Setup, *, batch_size: int, pack: str = "raw", **options: Any) -
     )
 
 
-def train_small(setup: Setup, *, num_steps: int, **options: Any) -> Outcome:
+def train_small(setup: Setup, *, num_steps: int, **options: Any) -> StageOutcome:
     """Train the student of what is not timed."""
     sizes = setup.sizes
     settings: dict[str, Any] = {
@@ -80,7 +80,7 @@ def _measured_training(setup: Setup, **options: Any) -> dict[str, Any]:
     return _measured(setup, train(setup, **options))
 
 
-def _measured(setup: Setup, outcome: Outcome) -> dict[str, Any]:
+def _measured(setup: Setup, outcome: StageOutcome) -> dict[str, Any]:
     """Read the profile of a training that has just ended, and hold it to the quickest bare step of its batch size."""
     profile = json.loads((outcome.artifact.path / "logs" / PROFILE_NAME).read_text())
     batch_size: int = outcome.artifact.record.params["batch_size"]

@@ -13,7 +13,7 @@ from data_schemas.pair_sources.blocks import Block
 from data_schemas.pair_sources.columns import Columns
 from data_schemas.pair_sources.source import Shard
 from data_schemas.pair_sources.tables import TableColumns, joined, table_block, texts_of
-from data_schemas.records.arrow import check_sound, picture_bytes, read_batches
+from data_schemas.records.arrow import check_sound, image_bytes, read_batches
 
 STATE_NAME, INFO_NAME, DICT_NAME = "state.json", "dataset_info.json", "dataset_dict.json"
 
@@ -29,15 +29,15 @@ def read_arrow(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Bloc
             check_sound(batch.column(name))
         locators = None
         if chosen.holds_bytes:
-            locators = picture_locators(batch.column(image), shard.name, image, first_row=first_row)
+            locators = image_locators(batch.column(image), shard.name, image, first_row=first_row)
         yield table_block(batch, chosen, first_row=first_row, locators=locators)
         first_row += batch.num_rows
 
 
-def picture_locators(column: pa.Array, name: str, image: str, *, first_row: int) -> pa.LargeStringArray:
-    """Locators of pictures in a column; where a structure has no bytes, its path; null where it has neither."""
+def image_locators(column: pa.Array, name: str, image: str, *, first_row: int) -> pa.LargeStringArray:
+    """Locators of images in a column; where a structure has no bytes, its path; null where it has neither."""
     locators = joined(f"{name}/", pa.array(np.arange(first_row, first_row + len(column))), f"/{image}")
-    has_bytes = picture_bytes(column).is_valid()
+    has_bytes = image_bytes(column).is_valid()
     paths = pa.nulls(len(column), pa.large_string())
     if pa.types.is_struct(column.type) and column.type.get_field_index("path") >= 0:
         paths = texts_of(column.field("path"))

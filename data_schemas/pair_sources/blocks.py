@@ -26,7 +26,7 @@ class Block:
         num_records: how many, pairs or not.
         table: the pairs: row, image, caption, and label where one was asked for; rows count within the file.
         rejections: the records that are no pairs, in the order of the file.
-        num_excused: rejections that no fault of the file has made, such as pictures that a downloader did not get.
+        num_excused: rejections that no fault of the file has made, such as images that a downloader did not get.
     """
 
     num_records: int

@@ -14,11 +14,11 @@ from data_schemas.pair_sources.pairs import Pairs
 from data_schemas.pair_sources.source import Shard
 from data_schemas.pair_sources.text.text_file import BOM, COMPRESSIONS, open_text
 
-PICTURE_FOLDERS = (
+IMAGE_FOLDERS = (
     *("images", "Images", "imgs", "Flicker8k_Dataset", "Flickr8k_Dataset"),
     *("flickr8k-images", "flickr30k-images", "flickr30k_images"),
 )
-"""What folders of pictures beside a file of captions are called."""
+"""What folders of images beside a file of captions are called."""
 
 
 def read_coco_captions(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Block]:
@@ -46,15 +46,15 @@ def read_coco_captions(shard: Shard, columns: Columns, notes: set[str]) -> Itera
     )
 
 
-def find_pictures(path: Path, images: dict[str, None], image_root: Path | None = None) -> Path:
-    """Find the folder that the pictures of a file of captions start from: the first in which one of them lies.
+def find_images(path: Path, images: dict[str, None], image_root: Path | None = None) -> Path:
+    """Find the folder that the images of a file of captions start from: the first in which one of them lies.
 
     Looked at are the folder of the file and the one above: each itself, a folder called as the file is, without
-    ``captions_``, and `PICTURE_FOLDERS`.
+    ``captions_``, and `IMAGE_FOLDERS`.
 
     Args:
         path: of the file.
-        images: names of the pictures, as the file has them.
+        images: names of the images, as the file has them.
         image_root: where to look instead.
 
     Raises:
@@ -63,13 +63,13 @@ def find_pictures(path: Path, images: dict[str, None], image_root: Path | None =
     folder = path.parent.resolve()
     stem = Path(path.stem).stem if path.suffix.lower() in COMPRESSIONS else path.stem
     own = stem.removeprefix("captions_")
-    below = ("", own, *PICTURE_FOLDERS, *(f"{name}/{own}" for name in PICTURE_FOLDERS))
+    below = ("", own, *IMAGE_FOLDERS, *(f"{name}/{own}" for name in IMAGE_FOLDERS))
     bases = [image_root.resolve()] if image_root else [folder, folder.parent]
     for root in (base / name for base in bases for name in below):
         if root.is_dir() and any((root / image).is_file() for image in images):
             return root
     raise ProtoRKDError(
-        f"Pictures of {path} must lie below {' or '.join(map(str, bases))}; got none of {len(images):,} there, "
+        f"Images of {path} must lie below {' or '.join(map(str, bases))}; got none of {len(images):,} there, "
         f"for instance no {next(iter(images))}. Pass --image-root."
     )
 

@@ -34,7 +34,7 @@ class Columns:
         Args:
             names: of the file.
             path: of the file, for the message.
-            holds_bytes: whether columns of pictures are among them.
+            holds_bytes: whether columns of images are among them.
             hint: a further sentence for the message.
 
         Raises:

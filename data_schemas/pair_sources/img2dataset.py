@@ -1,4 +1,4 @@
-"""Pairs as img2dataset leaves them: lists NNNNN.parquet, and pictures as files, in tars, or in the lists."""
+"""Pairs as img2dataset leaves them: lists NNNNN.parquet, and images as files, in tars, or in the lists."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ from data_schemas.pair_sources.tables import joined, texts_of
 from data_schemas.records.parquet import open_parquet
 
 ENCODINGS = ("jpg", "png", "webp")
-"""What the tool writes pictures as, and calls their files and columns."""
+"""What the tool writes images as, and calls their files and columns."""
 
 _SHARD = re.compile(r"[0-9]+\.parquet")
 _KEY = r"^[A-Za-z0-9_-]+$"
@@ -38,8 +38,8 @@ def is_list(path: Path) -> bool:
     return {"key", "status"} <= set(names)
 
 
-def picture_encoding(lists: list[Path]) -> str:
-    """What the pictures of some shards were written as; jpg where none is there to tell."""
+def image_encoding(lists: list[Path]) -> str:
+    """What the images of some shards were written as; jpg where none is there to tell."""
     for path in lists:
         columns = open_parquet(path).schema_arrow.names
         found = next((each for each in ENCODINGS if each in columns), None) or _encoding_beside(path)
@@ -49,7 +49,7 @@ def picture_encoding(lists: list[Path]) -> str:
 
 
 def _encoding_beside(path: Path) -> str | None:
-    """The ending of the first picture in the folder or the tar of a shard."""
+    """The ending of the first image in the folder or the tar of a shard."""
     folder, tar = path.with_suffix(""), path.with_suffix(".tar")
     if folder.is_dir():
         with os.scandir(folder) as entries:
@@ -57,7 +57,7 @@ def _encoding_beside(path: Path) -> str | None:
     if tar.is_file():
         with contextlib.suppress(tarfile.TarError), tarfile.open(tar, "r:") as members:
             return _first_encoding(member.name for member in members)
-    return None  # whoever opens its pictures will say what is wrong
+    return None  # whoever opens its images will say what is wrong
 
 
 def _first_encoding(names: Iterator[str]) -> str | None:
@@ -66,10 +66,10 @@ def _first_encoding(names: Iterator[str]) -> str | None:
 
 
 class Img2datasetReader:
-    """Reads shards whose pictures have one encoding.
+    """Reads shards whose images have one encoding.
 
     Args:
-        encoding: what the pictures were written as.
+        encoding: what the images were written as.
     """
 
     def __init__(self, encoding: str) -> None:

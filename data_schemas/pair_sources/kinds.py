@@ -8,9 +8,9 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import AUTO, Manifest
 from data_schemas.pair_sources.arrow import DICT_NAME, INFO_NAME, STATE_NAME, read_arrow, saved_files, saved_splits
 from data_schemas.pair_sources.blocks import join_blocks
-from data_schemas.pair_sources.coco import find_pictures, read_coco_captions
+from data_schemas.pair_sources.coco import find_images, read_coco_captions
 from data_schemas.pair_sources.columns import Columns
-from data_schemas.pair_sources.img2dataset import Img2datasetReader, is_list, picture_encoding
+from data_schemas.pair_sources.img2dataset import Img2datasetReader, image_encoding, is_list
 from data_schemas.pair_sources.json_lines import read_json_lines
 from data_schemas.pair_sources.parquet import read_parquet
 from data_schemas.pair_sources.patterns import expand, is_pattern, pattern_root
@@ -68,7 +68,7 @@ class PairSource:
         root: folder that the paths and locators of images start from, but for COCO's captions.
         files: whose bytes are what is read, in their order.
         read_shard: goes through one of them; None where `read_manifest` does.
-        encoding: what img2dataset wrote pictures as; else "".
+        encoding: what img2dataset wrote images as; else "".
     """
 
     kind: str
@@ -142,12 +142,12 @@ def find_source(path: Path) -> PairSource:
     return _of_files(path, path.parent, [path])
 
 
-def picture_root(path: Path, images: Sequence[str]) -> Path:
+def find_image_root(path: Path, images: Sequence[str]) -> Path:
     """The folder that paths and locators of a source start from, also where the source itself is gone.
 
     Args:
         path: of the source.
-        images: paths that were read from it: of COCO's captions, the pictures are looked for.
+        images: paths that were read from it: of COCO's captions, the images are looked for.
 
     Raises:
         ProtoRKDError: they are not found.
@@ -157,7 +157,7 @@ def picture_root(path: Path, images: Sequence[str]) -> Path:
     if is_pattern(path):
         return pattern_root(path)
     if _kind_of(path) == COCO and path.is_file():
-        return find_pictures(path, dict.fromkeys(images))
+        return find_images(path, dict.fromkeys(images))
     return path.parent
 
 
@@ -194,7 +194,7 @@ def _of_folder(path: Path) -> PairSource:
 
 
 def _of_lists(path: Path, root: Path, lists: list[Path]) -> PairSource:
-    encoding = picture_encoding(lists)
+    encoding = image_encoding(lists)
     return PairSource(IMG2DATASET, path, root, tuple(lists), Img2datasetReader(encoding), encoding)
 
 

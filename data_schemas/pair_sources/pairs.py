@@ -1,4 +1,4 @@
-"""Pairs of pictures and captions as a file's reader collects them, and which split of the file it reads."""
+"""Pairs of images and captions as a file's reader collects them, and which split of the file it reads."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ class Pairs:
     Args:
         path: of the file.
         name: what to call the set.
-        images: path of each caption's picture.
+        images: path of each caption's image.
         captions: as many, as written.
         rows: as many, the line or place of each.
         rejections: what was left out.
@@ -34,7 +34,7 @@ class Pairs:
         """Take a pair, or reject it where one of the two is blank.
 
         Args:
-            image: path of the picture.
+            image: path of the image.
             caption: what describes it.
             row: line or place in the file.
             value: what stands there, for a rejection.

@@ -20,7 +20,7 @@ class TableColumns:
 
     Args:
         columns: their names.
-        holds_bytes: whether that of the images has pictures, and not their paths.
+        holds_bytes: whether that of the images has images, and not their paths.
     """
 
     columns: Columns
@@ -36,12 +36,12 @@ class TableColumns:
         columns = asked.chosen(schema.names, path, holds_bytes=True)
         caption, image = schema.field(columns.caption).type, schema.field(columns.image).type
         _check(caption, _is_text(caption) or _is_text_list(caption), columns.caption, "text or lists of texts", path)
-        is_picture = holds_bytes(image)
-        _check(image, is_picture or _is_text(image), columns.image, "paths, bytes, or structures with bytes", path)
+        is_image = holds_bytes(image)
+        _check(image, is_image or _is_text(image), columns.image, "paths, bytes, or structures with bytes", path)
         if columns.label:
             label = schema.field(columns.label).type
             _check(label, _is_text(label) or pa.types.is_integer(label), columns.label, "text or integers", path)
-        return cls(columns, is_picture)
+        return cls(columns, is_image)
 
 
 def table_block(
@@ -53,7 +53,7 @@ def table_block(
         batch: has the columns.
         chosen: which.
         first_row: its first row in the file.
-        locators: of its pictures, null where there is none; None takes the paths in the column of images.
+        locators: of its images, null where there is none; None takes the paths in the column of images.
     """
     columns = chosen.columns
     rows = pa.array(np.arange(first_row, first_row + batch.num_rows))

@@ -13,7 +13,7 @@ from data_schemas.pair_sources.source import Shard
 from data_schemas.pair_sources.text.text_file import BOM
 from data_schemas.records.record import UnreadableRecord, read_range
 
-PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff", "gif")
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff", "gif")
 _CAPTION_ENDINGS = ("txt", "caption", "text")
 _MAX_TEXT_BYTES = 1 << 24
 
@@ -35,7 +35,7 @@ class _RejectedSample(Exception):  # noqa: N818 -- a verdict
 
 
 def read_webdataset(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Block]:
-    """Yield the samples; rows count them, from 0. A picture's locator is the tar's name and the member's."""
+    """Yield the samples; rows count them, from 0. An image's locator is the tar's name and the member's."""
     seen: set[str] = set()
     gathered = Gathered(labelled=bool(columns.label))
     samples = itertools.groupby(_members(shard), key=lambda member: member.key)
@@ -46,9 +46,9 @@ def read_webdataset(shard: Shard, columns: Columns, notes: set[str]) -> Iterator
             if key in seen:
                 raise _RejectedSample("a key that comes twice", key)
             seen.add(key)
-            picture = _picture(members, columns.image)
+            image = _image(members, columns.image)
             captions, label = _captions(shard, members, columns)
-            gathered.add(row, f"{shard.name}/{picture.name}", captions, label)
+            gathered.add(row, f"{shard.name}/{image.name}", captions, label)
         except _RejectedSample as error:
             gathered.reject(row, *error.args)
         if gathered.num_records >= BLOCK_RECORDS:
@@ -65,16 +65,16 @@ def _members(shard: Shard) -> Iterator[_Member]:
             yield _Member(match[1], match[2].lower(), name, *rest)
 
 
-def _picture(members: Sequence[_Member], asked: str) -> _Member:
-    endings = PICTURE_ENDINGS if asked == IMAGE_KEY else (asked.lower(),)
+def _image(members: Sequence[_Member], asked: str) -> _Member:
+    endings = IMAGE_ENDINGS if asked == IMAGE_KEY else (asked.lower(),)
     found = [member for member in members if member.ending in endings]
     found = found or [member for member in members if member.ending.rpartition(".")[2] in endings]
     if len(found) != 1:
         raise _RejectedSample("several pictures in a sample" if found else "no picture in a sample", members[0].name)
-    [picture] = found
-    if picture.problem:
-        raise _RejectedSample(picture.problem, picture.name)
-    return picture
+    [image] = found
+    if image.problem:
+        raise _RejectedSample(image.problem, image.name)
+    return image
 
 
 def _captions(shard: Shard, members: Sequence[_Member], columns: Columns) -> tuple[Any, Any]:

@@ -1,1 +1,1 @@
-"""Records of containers: pictures inside tars, arrow's files and parquet, read where they lie."""
+"""Records of containers: images inside tars, arrow's files and parquet, read where they lie."""

@@ -1,4 +1,4 @@
-"""Columns of pictures in arrow's files, as the datasets library saves them: each a run of bytes, read by its place."""
+"""Columns of images in arrow's files, as the datasets library saves them: each a run of bytes, read by its place."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -54,13 +54,13 @@ def check_sound(column: pa.Array) -> None:
                 raise  # of text, what it is in is looked at before what it says
 
 
-def has_pictures(schema: pa.Schema, column: str) -> bool:
+def has_images(schema: pa.Schema, column: str) -> bool:
     """Whether there is such a column, of bytes or of structures that have them."""
     return column in schema.names and holds_bytes(schema.field(column).type)
 
 
 def holds_bytes(kind: pa.DataType) -> bool:
-    """Whether a column of a type is one of pictures: of bytes, or of structures that have them."""
+    """Whether a column of a type is one of images: of bytes, or of structures that have them."""
     if _is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
     return _is_binary(kind)
@@ -70,8 +70,8 @@ def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def picture_bytes(column: pa.Array) -> pa.Array:
-    """The bytes of a column of pictures: binary, or a structure that has them."""
+def image_bytes(column: pa.Array) -> pa.Array:
+    """The bytes of a column of images: binary, or a structure that has them."""
     return column.field("bytes") if _is_struct(column.type) else column
 
 
@@ -109,9 +109,9 @@ class ArrowRecords:
         data = map_bytes(self.path)
         found = [np.empty((0, 2), np.int64)]
         for batch in _batches(data, self.path):
-            if not has_pictures(batch.schema, self.column):
+            if not has_images(batch.schema, self.column):
                 break
-            found.append(self._places_of(picture_bytes(batch.column(self.column)), data))
+            found.append(self._places_of(image_bytes(batch.column(self.column)), data))
         return np.concatenate(found)
 
     def _places_of(self, column: pa.Array, data: pa.Buffer) -> Places:
@@ -124,7 +124,7 @@ class ArrowRecords:
         start = values.address - data.address
         if not 0 <= start <= start + values.size <= data.size:
             raise ProtoRKDError(
-                f"{self.path} must be an arrow file without compression, so that pictures are read where they lie. "
+                f"{self.path} must be an arrow file without compression, so that images are read where they lie. "
                 "Save it without, or as parquet."
             )
         places = np.stack([edges[:-1].astype(np.int64) + start, np.diff(edges.astype(np.int64))], axis=1)

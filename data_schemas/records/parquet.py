@@ -1,4 +1,4 @@
-"""Columns of pictures in parquet: compressed by groups of rows, so a group is decoded for one of its pictures."""
+"""Columns of images in parquet: compressed by groups of rows, so a group is decoded for one of its images."""
 
 import contextlib
 import functools
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.records.arrow import has_pictures, picture_bytes, row_numbers
+from data_schemas.records.arrow import has_images, image_bytes, row_numbers
 from data_schemas.records.opened import open_bytes
 from data_schemas.records.record import ABSENT, BROKEN, MAX_RECORD_BYTES, Places, UnreadableRecord, facts_of
 
@@ -62,8 +62,8 @@ def leaf_metadata(path: Path, leaf: str) -> list[pq.ColumnChunkMetaData]:
     return found
 
 
-def picture_leaf(schema: pa.Schema, column: str) -> str:
-    """The leaf that has the bytes of a column of pictures."""
+def image_leaf(schema: pa.Schema, column: str) -> str:
+    """The leaf that has the bytes of a column of images."""
     return f"{column}.bytes" if pa.types.is_struct(schema.field(column).type) else column
 
 
@@ -112,7 +112,7 @@ class ParquetRecords:
     def find(self, names: pa.LargeStringArray) -> Places:
         """Group of rows, and row in it, of each."""
         file = open_parquet(self.path)
-        if not has_pictures(file.schema_arrow, self.column):
+        if not has_images(file.schema_arrow, self.column):
             return np.full((len(names), 2), ABSENT, np.int64)
         metadata = file.metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
@@ -152,12 +152,12 @@ def _group(path: Path, facts: tuple[int, ...], column: str, group: int) -> pa.Ch
     if sizes[group] > _MAX_GROUP_BYTES:
         raise UnreadableRecord(f"a group of rows of more than {_MAX_GROUP_BYTES >> 30} GiB")
     chunks = file.read_row_group(group, columns=[leaf], use_threads=False)[column].chunks
-    return pa.chunked_array([picture_bytes(chunk) for chunk in chunks])
+    return pa.chunked_array([image_bytes(chunk) for chunk in chunks])
 
 
 @functools.lru_cache(_MAX_OPEN)
 def _opened(path: Path, facts: tuple[int, ...], column: str) -> tuple[pq.ParquetFile, str, list[int]]:
     """A file, the leaf of a column in it, and how large that is in each group."""
-    leaf = picture_leaf(open_parquet(path).schema_arrow, column)
+    leaf = image_leaf(open_parquet(path).schema_arrow, column)
     sizes = [each.total_uncompressed_size for each in leaf_metadata(path, leaf)]
     return open_parquet(path, read_dictionary=(leaf,)), leaf, sizes

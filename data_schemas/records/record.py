@@ -1,4 +1,4 @@
-"""A record of a container: a picture inside a file of many, found by its locator and read by itself."""
+"""A record of a container: an image inside a file of many, found by its locator and read by itself."""
 
 import functools
 import os
@@ -13,7 +13,7 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.records.opened import open_bytes
 
 MAX_RECORD_BYTES = 1 << 28
-"""A larger picture is refused before it is read: three bytes for each pixel that a picture may have."""
+"""A larger image is refused before it is read: three bytes for each pixel that an image may have."""
 
 BROKEN = (OSError, ValueError, OverflowError, MemoryError, KeyError, pa.ArrowException)
 """What libraries raise over a damaged file."""

@@ -14,7 +14,7 @@ from pipeline.commands.store_options import open_store, store_options
 from pipeline.log import log, show_log
 from pipeline.peers import num_processes
 from pipeline.plan import plan_stage
-from pipeline.runner import Outcome, context_of
+from pipeline.runner import StageOutcome, context_of
 from pipeline.stage import Context
 from pipeline.store.store import Store
 from pipeline.workflow.estimate import forecast
@@ -145,7 +145,7 @@ def _tell(node: Node, ending: Ending) -> None:
 def _tell_json(node: Node, ending: Ending) -> None:
     _tell(node, ending)
     said = {"step": node.step.name, "swept": dict(node.named_sweep())}
-    if isinstance(ending, Outcome):
+    if isinstance(ending, StageOutcome):
         print_json({**said, **ending.as_json()})
     else:
         failed = {"stage": node.step.stage.name, "status": "failed", "reason": ending.reason}

@@ -16,7 +16,7 @@ from pipeline.options.config_file import config_text, stage_values
 from pipeline.options.declaration import click_options, take
 from pipeline.peers import is_first_process
 from pipeline.plan import plan_stage
-from pipeline.runner import Outcome, context_of, run_stage
+from pipeline.runner import StageOutcome, context_of, run_stage
 from pipeline.store.store import Store
 from pipeline.workflow.estimate import forecast, show_forecast
 
@@ -96,7 +96,7 @@ def config_option(stage: AnyStage) -> click.Option:
     )
 
 
-def show_outcome(outcome: Outcome, *, page: str = "") -> None:
+def show_outcome(outcome: StageOutcome, *, page: str = "") -> None:
     """Print what a stage made, for people, and which of its files to open."""
     record = outcome.artifact.record
     for name, value in record.counts.items():

@@ -8,7 +8,7 @@ from typing import Any
 from data_schemas.errors import PartialError, ProtoRKDError, StopRequestedError
 from pipeline.fingerprint import hash_json
 from pipeline.options.values import build, options_of
-from pipeline.runner import Outcome, run_stage
+from pipeline.runner import StageOutcome, run_stage
 from pipeline.stage import Context
 from pipeline.workflow.run_file import RunFile, Step, Swept
 
@@ -79,7 +79,7 @@ class Failure:
     found: Mapping[str, Any] = field(default_factory=dict)
 
 
-Ending = Outcome | Failure
+Ending = StageOutcome | Failure
 
 
 def nodes_of(file: RunFile) -> list[list[Node]]:

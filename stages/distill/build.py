@@ -67,10 +67,10 @@ class TrainingPairs:
 def choose_pairs(
     params: "DistillParams", *, embeddings: Artifact, images: ImageSet, targets: Targets, max_missing: int
 ) -> TrainingPairs:
-    """Leave out pairs without a picture, or with a caption that the teacher does not know; hold out a slice.
+    """Leave out pairs without an image, or with a caption that the teacher does not know; hold out a slice.
 
     Raises:
-        ProtoRKDError: more pictures are missing than ``max_missing``, or too few pairs are left.
+        ProtoRKDError: more images are missing than ``max_missing``, or too few pairs are left.
     """
     table = read_pairs(embeddings.path)
     names, labels = read_labels(embeddings.path)
@@ -94,7 +94,7 @@ def choose_pairs(
 def make_student(
     params: "DistillParams", inputs: Mapping[str, Input], *, teacher_dim: int, device: torch.device, ranks: Ranks
 ) -> tuple[Student, Preprocessing]:
-    """Build the student, give it the weights that it starts from, and say what its pictures have to look like.
+    """Build the student, give it the weights that it starts from, and say what its images have to look like.
 
     Raises:
         ProtoRKDError: the student is unknown, or its starting weights are not its own.
@@ -238,21 +238,21 @@ def _usable(images: ImageSet, is_zero: NDArray[np.bool_], *, max_missing: int) -
     if len(images.missing) > max_missing:
         first = min(images.missing)
         raise ProtoRKDError(
-            f"At most {max_missing} pictures may be missing (--max-bad-fraction); got {len(images.missing)} of "
+            f"At most {max_missing} images may be missing (--max-bad-fraction); got {len(images.missing)} of "
             f"{len(images.paths)}, first {images.root / images.paths[first]}: {images.missing[first]}. Pass "
             "--image-root, mend the paths, or raise --max-bad-fraction."
         )
     usable = ~is_zero
     usable[list(images.missing)] = False
     if images.missing:
-        log.info("distill: %d pictures are missing; their pairs are left out", len(images.missing))
+        log.info("distill: %d images are missing; their pairs are left out", len(images.missing))
     if is_zero.any():
         log.info("distill: %d pairs are left out, for the teacher knows no word of their captions", is_zero.sum())
     chosen = np.flatnonzero(usable)
     if len(chosen) < 2:
         raise ProtoRKDError(
             f"Training must have 2 usable pairs or more; got {len(chosen)} of {len(usable)}, for {len(images.missing)} "
-            f"pictures are missing, and the teacher knows no word of {is_zero.sum()} captions. Give more pairs, mend "
+            f"images are missing, and the teacher knows no word of {is_zero.sum()} captions. Give more pairs, mend "
             "the paths, or encode with another teacher."
         )
     return chosen

@@ -23,12 +23,12 @@ class DistillInputs:
     allow_outside: bool = option(False, help="Let image paths lead out of their folder: the manifest is trusted.")
     image_identity: str = option(
         "content",
-        help="What makes a picture the same: its bytes (read once, remembered), or its path alone.",
+        help="What makes an image the same: its bytes (read once, remembered), or its path alone.",
         choices=IDENTITIES,
     )
     packed: str | None = option(
         None,
-        help="Artifact of pack that the pictures are read from, by fingerprint or path; the originals need not be "
+        help="Artifact of pack that the images are read from, by fingerprint or path; the originals need not be "
         "there. Default: their files.",
         metavar="REF",
         artifact="pack",
@@ -128,13 +128,13 @@ class DistillParams:
     )
     augmentation: str = option(
         "crop",
-        help="What training does to pictures. crop: a random resized crop of 0.9 to 1.0 of the area; light: crops from "
+        help="What training does to images. crop: a random resized crop of 0.9 to 1.0 of the area; light: crops from "
         "0.5, flips, colour; none: as in evaluation.",
         choices=("crop", "light", "none"),
     )
     crop_min_scale: float = option(
         0.0,
-        help="Least share of a picture's area that a random crop keeps. 0: the augmentation's own.",
+        help="Least share of an image's area that a random crop keeps. 0: the augmentation's own.",
         check=FRACTION,
     )
     validation_fraction: float = option(
@@ -170,7 +170,7 @@ class DistillRuntime:
     device: str = option("auto", help="Where the student trains: auto, cpu, cuda, ...")
     workers: int = option(
         -1,
-        help="Processes that read pictures; fewer where batches are large. -1: one less than the cores, at most 8; "
+        help="Processes that read images; fewer where batches are large. -1: one less than the cores, at most 8; "
         "under torchrun each process has its share of the cores.",
     )
     targets_placement: str = option(
@@ -196,5 +196,5 @@ class DistillRuntime:
         10.0, help="Minutes between saved states within an epoch: what a kill loses at most.", check=POSITIVE
     )
     max_bad_fraction: float = option(
-        0.01, help="Unreadable pictures beyond this share of the pairs stop the stage.", check=FRACTION
+        0.01, help="Unreadable images beyond this share of the pairs stop the stage.", check=FRACTION
     )

@@ -27,7 +27,7 @@ from stages.components.images.transforms import EvalTransform, Normalize, TrainC
 from stages.components.loading.image_loader import start_server
 from stages.components.loading.num_workers import num_workers
 from stages.components.student.weights import save_weights
-from stages.components.teacher.encoding_options import Recipe
+from stages.components.teacher.encoding_options import EncodingOptions
 from stages.distill.build import (
     PrototypeMaps,
     TrainingPairs,
@@ -39,7 +39,7 @@ from stages.distill.build import (
 )
 from stages.distill.data.augmentation import AUGMENTATIONS, Augment
 from stages.distill.data.batch_order import BatchRequests
-from stages.distill.data.device_pipeline import Prepare, prepares_batches
+from stages.distill.data.device_pipeline import DevicePreprocess, prepares_batches
 from stages.distill.data.example_images import ExampleImages
 from stages.distill.data.target_smoothing import TargetSmoothing
 from stages.distill.data.targets import Targets, load_targets
@@ -47,7 +47,7 @@ from stages.distill.loss_spec import parse_losses
 from stages.distill.reporting.metric_log import Metrics
 from stages.distill.reporting.trackers import make_reporters
 from stages.distill.training.ema import EMA
-from stages.distill.training.loop import Conduct, Schedule, Training
+from stages.distill.training.loop import RunSettings, Schedule, Training
 from stages.distill.training.optimizer import AdamWSettings, build_optimizer
 from stages.distill.training.profiler import NoClock, StepClock
 from stages.distill.training.state import TrainingProgress
@@ -66,7 +66,7 @@ def train_student(
     """Train a student against an artifact of embeddings, into a draft; the first of several processes writes.
 
     Raises:
-        ProtoRKDError: the embeddings are damaged, the student or an objective is unknown, too many pictures cannot be
+        ProtoRKDError: the embeddings are damaged, the student or an objective is unknown, too many images cannot be
             read, the loss is no longer finite, or an operation is to be deterministic and cannot.
     """
     device = choose_device(runtime.device)
@@ -110,7 +110,7 @@ def _train(
     ema = EMA(student, decay=params.ema_decay) if params.ema_decay else None
     speed_up(student, compile_=runtime.compile, checkpoint_gradients=runtime.checkpoint_gradients)
     normalize = Normalize(preprocessing, device)
-    conduct = Conduct(
+    conduct = RunSettings(
         device=device,
         precision=precision,
         compiled=runtime.compile,
@@ -121,7 +121,7 @@ def _train(
     settings = AdamWSettings(
         lr=params.lr, weight_decay=params.weight_decay, beta1=params.beta1, beta2=params.beta2, eps=params.eps
     )
-    dataset, prepare = _pictures(
+    dataset, prepare = _images(
         params, pairs=pairs, images=images, preprocessing=preprocessing, normalize=normalize, device=device
     )
     training = Training(
@@ -204,7 +204,7 @@ def resolved_options(
     return {**asdict(params), **asdict(runtime), **places, **digests}
 
 
-def _pictures(
+def _images(
     params: "DistillParams",
     *,
     pairs: TrainingPairs,
@@ -212,8 +212,8 @@ def _pictures(
     preprocessing: Preprocessing,
     normalize: Normalize,
     device: torch.device,
-) -> tuple[ExampleImages, Prepare]:
-    """Divide what is done to pictures between the processes that read and the device."""
+) -> tuple[ExampleImages, DevicePreprocess]:
+    """Divide what is done to images between the processes that read and the device."""
     augmentation = AUGMENTATIONS[params.augmentation]
     size, interpolation = params.image_size, preprocessing.interpolation
     crop = TrainCrop(
@@ -224,7 +224,9 @@ def _pictures(
     here, there = (None, Augment(augmentation)) if on_device else (Augment(augmentation), None)
     return (
         ExampleImages(images, pairs.examples.pairs, crop, here, seed=params.seed, resized=not resize),
-        Prepare(normalize, there, partial(resize_batch, size=size, interpolation=interpolation) if resize else None),
+        DevicePreprocess(
+            normalize, there, partial(resize_batch, size=size, interpolation=interpolation) if resize else None
+        ),
     )
 
 
@@ -247,7 +249,7 @@ def _validation(
     targets: Targets,
     preprocessing: Preprocessing,
     normalize: Normalize,
-    conduct: Conduct,
+    conduct: RunSettings,
     ranks: Ranks,
 ) -> Validation | None:
     if not len(pairs.held_out):
@@ -282,14 +284,14 @@ def _config(
         teacher=TeacherRecord(
             identity=embeddings.record.inputs["teacher"].digest,
             dim=targets.dim,
-            recipe=Recipe.of(embeddings.record.params).as_dict(),
+            recipe=EncodingOptions.of(embeddings.record.params).as_dict(),
         ),
         losses=parse_losses(params.loss),
     )
 
 
 def _reasons(images: ImageSet, pairs: TrainingPairs, done: TrainingProgress) -> dict[int, str]:
-    """Why a pair, by its number, had no picture; pairs of one picture share its fate."""
+    """Why a pair, by its number, had no image; pairs of one image share its fate."""
     unreadable = {images.paths[pairs.examples.pairs[example]]: reason for example, reason in done.rejected.items()}
     sharing = enumerate(images.paths) if unreadable else ()
     found = {pair: unreadable[path] for pair, path in sharing if path in unreadable}

@@ -1,7 +1,7 @@
 """distill: an image student, trained purely against cached teacher embeddings.
 
-Takes:  an artifact of encode-teacher, and the pictures that its pair index names.
-Does:   trains a backbone and a projection head so that a picture lands where its caption lies; loads no teacher.
+Takes:  an artifact of encode-teacher, and the images that its pair index names.
+Does:   trains a backbone and a projection head so that an image lands where its caption lies; loads no teacher.
 Gives:  student.safetensors and student.json, checkpoints/epoch_N.safetensors, rejected.parquet, logs/metrics.jsonl.
 """
 
@@ -15,7 +15,7 @@ from pipeline.stage import Context, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
 from stages.components.images.opening import identify_images
-from stages.components.inputs.manifest_options import find_picture_root
+from stages.components.inputs.manifest_options import find_image_root
 from stages.components.inputs.path_checks import check_inside
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime
 
@@ -33,7 +33,7 @@ def distill(
 
 
 def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> Mapping[str, Input]:
-    """Find the cached embeddings, and hash the pictures that their pair index names."""
+    """Find the cached embeddings, and hash the images that their pair index names."""
     from data_schemas.pair_index import PAIRS_NAME, read_pairs
 
     artifact = context.store.resolve(inputs.embeddings, stage="encode-teacher", flag="--embeddings")
@@ -54,7 +54,7 @@ def _images(inputs: DistillInputs, embeddings: Artifact, paths: "pa.ChunkedArray
     manifest = Path(embeddings.record.inputs["manifest"].location)
     if inputs.packed is None:
         names = paths.to_pylist()
-        root = inputs.image_root or find_picture_root(manifest, names)
+        root = inputs.image_root or find_image_root(manifest, names)
         if not inputs.allow_outside:
             check_inside(names, root)
         return identify_images(root, names, identity=inputs.image_identity, file_digests=context.file_digests)

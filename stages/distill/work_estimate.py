@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from data_schemas.embedding_array import TeacherEmbeddings
+from data_schemas.embedding_array import EmbeddingArray
 from data_schemas.pair_index import read_pairs
 from pipeline.stage import Input, Work
 from pipeline.store.store import Artifact
@@ -34,7 +34,7 @@ def training_work(params: "DistillParams", inputs: Mapping[str, Input]) -> Work:
         counts={"pairs": pairs.num_rows, "images": num_images, "examples": examples, "steps": steps},
         paced_by="steps",
         like=("student", "image_size", "batch_size", "loss", "freeze_backbone"),
-        size=kept * _weight_bytes(params, TeacherEmbeddings.open(embeddings.path).dim),
+        size=kept * _weight_bytes(params, EmbeddingArray.open(embeddings.path).dim),
     )
 
 

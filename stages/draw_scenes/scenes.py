@@ -52,7 +52,7 @@ _RAMPS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (-1, 1))
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and the caption that tells what is drawn in it.
+    """An image and the caption that tells what is drawn in it.
 
     Shapes:
         image: (size, size, 3), uint8, RGB.
@@ -89,7 +89,7 @@ def draw_scenes(*, split: Split, num_scenes: int, image_size: int, seed: int) ->
 
 
 def write_scenes(scenes: Iterable[Scene], folder: Path, *, split: Split) -> int:
-    """Write pictures to ``<folder>/images/<split>`` and their manifest to ``<folder>/<split>.tsv``.
+    """Write images to ``<folder>/images/<split>`` and their manifest to ``<folder>/<split>.tsv``.
 
     The manifest has the columns filepath and title, with paths relative to itself; it is written last.
 
@@ -106,15 +106,15 @@ def write_scenes(scenes: Iterable[Scene], folder: Path, *, split: Split) -> int:
 
 
 def write_colour_folders(folder: Path, *, image_size: int, seed: int, num_per_class: int) -> None:
-    """Write pictures of one digit each to ``<folder>/colours/<split>/<colour>``, for classification by colour.
+    """Write images of one digit each to ``<folder>/colours/<split>/<colour>``, for classification by colour.
 
     Folder names are the captions' words for the colours.
 
     Args:
         folder: where ``colours`` is made.
         image_size: side in pixels, at least 32.
-        seed: another seed gives other pictures.
-        num_per_class: pictures of each colour in each of the two splits.
+        seed: another seed gives other images.
+        num_per_class: images of each colour in each of the two splits.
 
     Raises:
         ProtoRKDError: the image size is under 32 pixels.

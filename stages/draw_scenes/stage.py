@@ -16,7 +16,7 @@ from pipeline.store.draft import Draft
 
 WORDS_NAME = "words.txt"
 COLOURS_NAME = "colours"
-_PICTURES_PER_COLOUR = 40
+_IMAGES_PER_COLOUR = 40
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def draw(params: DrawParams, inputs: Mapping[str, Input], out: Draft, runtime: D
         scenes = draw_scenes(split=split, num_scenes=num_scenes, image_size=params.scene_size, seed=params.scene_seed)
         write_scenes(scenes, out.path, split=split)
     write_colour_folders(
-        out.path, image_size=params.scene_size, seed=params.scene_seed, num_per_class=_PICTURES_PER_COLOUR
+        out.path, image_size=params.scene_size, seed=params.scene_seed, num_per_class=_IMAGES_PER_COLOUR
     )
     rows = csv.DictReader(io.StringIO((out.path / "train.tsv").read_text()), delimiter="\t", quoting=csv.QUOTE_NONE)
     vectors = word_vectors([row["title"] for row in rows], dim=params.word_dim)

@@ -1,1 +1,1 @@
-"""A set of pictures through a student, once: embeddings in the layout of the teacher's captions."""
+"""A set of images through a student, once: embeddings in the layout of the teacher's captions."""

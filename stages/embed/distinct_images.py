@@ -1,4 +1,4 @@
-"""Which pictures are the same, and so share a row; in an artifact, and among those that are to be embedded."""
+"""Which images are the same, and so share a row; in an artifact, and among those that are to be embedded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from stages.components.images.image_set import ImageSet
 
 @dataclass(frozen=True)
 class Distinct:
-    """Pictures, and which of them are the same.
+    """Images, and which of them are the same.
 
     Args:
-        images: the pictures by number, each path once.
+        images: the images by number, each path once.
         digests: of their files, by number; None where it is not known, or there is no file.
 
     Shapes:
-        rows: (pictures,), int64: the row of each in the array; equal pictures share one.
-        firsts: (rows,), int64: number of the first picture of each row.
+        rows: (images,), int64: the row of each in the array; equal images share one.
+        firsts: (rows,), int64: number of the first image of each row.
     """
 
     images: ImageSet
@@ -33,7 +33,7 @@ class Distinct:
 
     @classmethod
     def of(cls, images: ImageSet, digests: Sequence[str | None]) -> "Distinct":
-        """Number the distinct pictures in order of first appearance."""
+        """Number the distinct images in order of first appearance."""
         # A path cannot pass for a digest: it begins with a NUL, which no path may hold.
         keys = [digest or f"\0{number}" for number, digest in enumerate(digests)]
         rows = pa.array(keys, pa.large_string()).dictionary_encode().indices.to_numpy().astype(np.int64)
@@ -45,15 +45,15 @@ class Distinct:
         return pa.array([self.digests[number] for number in self.firsts], pa.large_string())
 
     def path(self, row: int) -> str:
-        """Of the first picture of a row."""
+        """Of the first image of a row."""
         return self.images.paths[int(self.firsts[row])]
 
     def write(self, root: Path, *, without: set[int]) -> None:
-        """Write which picture has which row into an artifact's folder.
+        """Write which image has which row into an artifact's folder.
 
         Args:
             root: the folder.
-            without: numbers of pictures that have no embedding.
+            without: numbers of images that have no embedding.
         """
         numbers = [number for number in range(len(self.rows)) if number not in without]
         columns: dict[str, Any] = {

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from pipeline.options.declaration import FRACTION, POSITIVE, Check, option
 from stages.components.images.image_set import ImageSet
-from stages.components.inputs.image_source import PictureSource
+from stages.components.inputs.image_source import ImageSource
 from stages.components.inputs.manifest_options import ManifestFormat
 
 
 @dataclass(frozen=True)
-class EmbedInputs(PictureSource):
+class EmbedInputs(ImageSource):
     """Where the inputs lie; hashed by content."""
 
     student: str | None = option(
@@ -20,7 +20,7 @@ class EmbedInputs(PictureSource):
     )
     packed: str | None = option(
         None,
-        help="Artifact of pack, by fingerprint or path, whose pictures are taken; with --manifest or --images, those "
+        help="Artifact of pack, by fingerprint or path, whose images are taken; with --manifest or --images, those "
         "of them that it has all of.",
         metavar="REF",
         artifact="pack",
@@ -28,11 +28,11 @@ class EmbedInputs(PictureSource):
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """What is embedded.
 
     Args:
-        images: the pictures, each path once.
+        images: the images, each path once.
         by_content: whether the digests of their files tell which are the same.
     """
 
@@ -55,7 +55,7 @@ class EmbedParams(ManifestFormat):
     normalize: bool = option(False, help="Scale each embedding to unit length, for indexes that do not do so.")
     shard_rows: int = option(
         8192,
-        help="Pictures in one shard file: what an interrupted run loses at most.",
+        help="Images in one shard file: what an interrupted run loses at most.",
         check=Check("be a positive multiple of 256", lambda rows: rows > 0 and rows % 256 == 0),
     )
 
@@ -67,7 +67,7 @@ class EmbedRuntime:
     device: str = option("auto", help="Where the student runs: auto, cpu, cuda, ...")
     workers: int = option(
         -1,
-        help="Processes that read pictures; fewer where batches are large. -1: one less than the cores, at most 8.",
+        help="Processes that read images; fewer where batches are large. -1: one less than the cores, at most 8.",
     )
-    batch_size: int = option(256, help="Pictures embedded at a time.", check=POSITIVE)
-    max_bad_fraction: float = option(0.01, help="Unreadable pictures beyond this share stop the stage.", check=FRACTION)
+    batch_size: int = option(256, help="Images embedded at a time.", check=POSITIVE)
+    max_bad_fraction: float = option(0.01, help="Unreadable images beyond this share stop the stage.", check=FRACTION)

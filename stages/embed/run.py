@@ -1,4 +1,4 @@
-"""What the embed stage does: distinct pictures through the student, into shards that are each whole."""
+"""What the embed stage does: distinct images through the student, into shards that are each whole."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_schemas.embedded_images import CONFIG_NAME, EmbedConfig
-from data_schemas.embedding_array import ARRAY_NAME, PICTURE_KIND, Shard, TeacherEmbeddings
+from data_schemas.embedding_array import ARRAY_NAME, IMAGE_KIND, EmbeddingArray, Shard
 from data_schemas.manifest import Rejection
 from data_schemas.pair_index import write_rejected
 from pipeline.log import log
@@ -21,47 +21,47 @@ from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact, Store
 from stages.components.compute.device import choose_device, describe_work
 from stages.components.compute.precision import choose_precision
-from stages.components.embeddings.reused_rows import KnownRows, find_known_rows
+from stages.components.embeddings.reused_rows import ReusedRows, find_known_rows
 from stages.components.embeddings.storage_dtype import store_as
 from stages.components.images.rejections import check_rejected
 from stages.components.images.transforms import EvalTransform
-from stages.components.loading.batch import Batch, EvalPictures
+from stages.components.loading.batch import Batch, EvalImages
 from stages.components.loading.image_loader import ImageLoader, batches_of
 from stages.components.loading.num_workers import num_workers
-from stages.components.student.checkpoints import LoadedStudent
-from stages.components.student.embedder import PictureEmbedder
+from stages.components.student.checkpoints import StudentWeights
+from stages.components.student.embedder import ImageEmbedder
 from stages.embed.distinct_images import Distinct, read_keys
 
 if TYPE_CHECKING:
-    from stages.embed.options import EmbedParams, EmbedRuntime, Pictures
+    from stages.embed.options import EmbedParams, EmbedRuntime, Images
 
 _STAGE = "embed"
 
 
-def embed_pictures(
+def embed_images(
     params: "EmbedParams",
     runtime: "EmbedRuntime",
     *,
-    student: LoadedStudent,
-    pictures: "Pictures",
+    student: StudentWeights,
+    images: "Images",
     draft: Draft,
     context: Context,
 ) -> Result:
-    """Embed pictures, each once, into a draft; shards that stand whole are kept.
+    """Embed images, each once, into a draft; shards that stand whole are kept.
 
-    A picture that cannot be read keeps its row, of zeros, so that a shard is a function of its own pictures alone.
+    An image that cannot be read keeps its row, of zeros, so that a shard is a function of its own images alone.
 
     Reads:  earlier artifacts of the same student, precision and dtype, unless the run is forced.
-    Writes: embeddings of shape (distinct pictures, dim), and which picture has which row.
+    Writes: embeddings of shape (distinct images, dim), and which image has which row.
 
     Raises:
-        ProtoRKDError: too many pictures cannot be read, an embedding is not finite, or the disk is full.
+        ProtoRKDError: too many images cannot be read, an embedding is not finite, or the disk is full.
     """
-    numbers = range(len(pictures.images.paths))
+    numbers = range(len(images.images.paths))
     digests: Sequence[str | None] = [None] * len(numbers)
-    if pictures.by_content:
-        digests = pictures.images.digests(numbers, context.file_digests)
-    distinct = Distinct.of(pictures.images, digests)
+    if images.by_content:
+        digests = images.images.digests(numbers, context.file_digests)
+    distinct = Distinct.of(images.images, digests)
     device = choose_device(runtime.device)
     precision = choose_precision(params.precision, device)
     log.info("embed: on %s", describe_work(device, precision=precision))
@@ -71,7 +71,7 @@ def embed_pictures(
     if not context.force:
         sources = _sources(context.store, student, params, precision)
         known = find_known_rows(
-            distinct.keys, draft, sources=sources, store=context.store, read_keys=read_keys, kind=PICTURE_KIND
+            distinct.keys, draft, sources=sources, store=context.store, read_keys=read_keys, kind=IMAGE_KIND
         )
     work = _Work(params, runtime, student=student, distinct=distinct, known=known, draft=draft)
     work.embed_missing(device, precision)
@@ -94,13 +94,13 @@ def embed_pictures(
 
 
 class _Work:
-    """The shards of a draft: what of them is read, and why some pictures cannot be.
+    """The shards of a draft: what of them is read, and why some images cannot be.
 
     Args:
         params: what changes the output.
-        runtime: how the pictures are read.
+        runtime: how the images are read.
         student: that embeds.
-        distinct: the pictures.
+        distinct: the images.
         known: rows that are taken over, or None.
         draft: where to.
     """
@@ -110,21 +110,21 @@ class _Work:
         params: "EmbedParams",
         runtime: "EmbedRuntime",
         *,
-        student: LoadedStudent,
+        student: StudentWeights,
         distinct: Distinct,
-        known: KnownRows | None,
+        known: ReusedRows | None,
         draft: Draft,
     ) -> None:
         self._params, self._runtime, self._student = params, runtime, student
         self._distinct, self._known, self._draft = distinct, known, draft
-        self._opened = EvalPictures(distinct.images, EvalTransform(student.config.preprocessing))
-        self._embeddings = TeacherEmbeddings.create(
+        self._opened = EvalImages(distinct.images, EvalTransform(student.config.preprocessing))
+        self._embeddings = EmbeddingArray.create(
             draft.path,
             rows=len(distinct.firsts),
             dim=student.config.embedding_dim,
             dtype=params.embedding_dtype,
             shard_rows=params.shard_rows,
-            kind=PICTURE_KIND,
+            kind=IMAGE_KIND,
         )
         draft.adopt(f"{ARRAY_NAME}/zarr.json")
         self.reasons: dict[int, str] = {}
@@ -137,9 +137,9 @@ class _Work:
         total = len(self._distinct.firsts)
         self.num_embedded = sum(map(len, to_read))
         self.num_resumed = total - sum(shard.stop - shard.start for shard in missing)
-        embedder = PictureEmbedder(self._student, device=device, precision=precision) if self.num_embedded else None
+        embedder = ImageEmbedder(self._student, device=device, precision=precision) if self.num_embedded else None
         with (
-            progress("embedding pictures", total=total, unit="pictures", done=self.num_resumed) as advance,
+            progress("embedding images", total=total, unit="images", done=self.num_resumed) as advance,
         ):
             batches = self._read(to_read, pin_memory=device.type == "cuda")
             embedded = iter(()) if embedder is None else embedder.over(batches)
@@ -153,14 +153,14 @@ class _Work:
                 advance(len(values) - len(rows))
 
     def rejections(self) -> list[Rejection]:
-        """Every picture of a row that could not be read."""
+        """Every image of a row that could not be read."""
         numbers = np.flatnonzero(np.isin(self._distinct.rows, list(self.reasons))).tolist()
         paths, rows = self._distinct.images.paths, self._distinct.rows
         reasons = [self.reasons[int(rows[number])] for number in numbers]
         return [Rejection(number, why, paths[number]) for number, why in zip(numbers, reasons, strict=True)]
 
     def _stands(self, shard: Shard) -> bool:
-        """Whether a shard is whole; its rows of zeros tell which pictures to ask again what is wrong with them."""
+        """Whether a shard is whole; its rows of zeros tell which images to ask again what is wrong with them."""
         if not self._draft.is_whole(shard.path):
             return False
         for row in np.flatnonzero(~self._embeddings.read(shard.start, shard.stop).any(axis=1)) + shard.start:
@@ -175,7 +175,7 @@ class _Work:
         return rows if self._known is None else rows[~self._known.is_known[rows]]
 
     def _read(self, rows: Sequence[NDArray[np.int64]], *, pin_memory: bool) -> ImageLoader:
-        """Read pictures in batches, which no shard shares with another: each comes out as if it were alone."""
+        """Read images in batches, which no shard shares with another: each comes out as if it were alone."""
         numbers = [self._distinct.firsts[some].tolist() for some in rows]
         batches = [batch for some in numbers for batch in batches_of(some, self._runtime.batch_size)]
         workers = min(num_workers(self._runtime.workers), len(batches))
@@ -185,7 +185,7 @@ class _Work:
         )
 
     def _note(self, batch: Batch) -> None:
-        """Keep why pictures could not be read, and stop where they are too many."""
+        """Keep why images could not be read, and stop where they are too many."""
         self.reasons |= {int(self._distinct.rows[number]): reason for number, reason in batch.rejected.items()}
         if batch.rejected:
             check_rejected(self.rejections(), self._distinct.images, max_bad_fraction=self._runtime.max_bad_fraction)
@@ -198,7 +198,7 @@ class _Work:
             values,
             self._embeddings.dtype,
             model="student",
-            noun="picture",
+            noun="image",
             name=lambda place: repr(self._distinct.path(shard.start + place)),
         )
         if self._known is not None:
@@ -208,7 +208,7 @@ class _Work:
         self._draft.adopt(shard.path)
 
 
-def _sources(store: Store, student: LoadedStudent, params: "EmbedParams", precision: str) -> list[Artifact]:
+def _sources(store: Store, student: StudentWeights, params: "EmbedParams", precision: str) -> list[Artifact]:
     """Artifacts whose rows are what this run would make, the newest first."""
     alike = ("embedding_dtype", "normalize")
     return [

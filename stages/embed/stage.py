@@ -1,8 +1,8 @@
-"""embed: every picture of a folder, a manifest or a pack through a student, once.
+"""embed: every image of a folder, a manifest or a pack through a student, once.
 
-Takes:  an artifact of distill, and pictures.
-Does:   finds the distinct pictures, takes over what earlier artifacts know, embeds the rest, shard by shard.
-Gives:  embeddings.zarr (row k: the embedding of picture k), images.parquet, rejected.parquet, embed.json.
+Takes:  an artifact of distill, and images.
+Does:   finds the distinct images, takes over what earlier artifacts know, embeds the rest, shard by shard.
+Gives:  embeddings.zarr (row k: the embedding of image k), images.parquet, rejected.parquet, embed.json.
 """
 
 from collections.abc import Mapping
@@ -14,33 +14,33 @@ from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store.draft import Draft
 from stages.components.images.opening import identify_images
 from stages.components.student.checkpoints import find_checkpoint
-from stages.embed.options import EmbedInputs, EmbedParams, EmbedRuntime, Pictures
+from stages.embed.options import EmbedInputs, EmbedParams, EmbedRuntime, Images
 
 
 def embed(
     params: EmbedParams, inputs: Mapping[str, Input], out: Draft, runtime: EmbedRuntime, context: Context
 ) -> Result:
-    """Write one embedding per distinct picture, in order of first appearance."""
-    from stages.embed.run import embed_pictures
+    """Write one embedding per distinct image, in order of first appearance."""
+    from stages.embed.run import embed_images
 
-    return embed_pictures(
+    return embed_images(
         params,
         runtime,
         student=inputs["student"].value,
-        pictures=inputs["pictures"].value,
+        images=inputs["pictures"].value,
         draft=out,
         context=context,
     )
 
 
 def identify(inputs: EmbedInputs, params: EmbedParams, context: Context) -> Mapping[str, Input]:
-    """Find the student, list the pictures, and hash them and their paths."""
+    """Find the student, list the images, and hash them and their paths."""
     student = find_checkpoint(inputs.student, store=context.store)
     found = Input(student.identity, str(student.folder.resolve()), value=student)
-    return {"student": found, **_find_pictures(inputs, params, context)}
+    return {"student": found, **_find_images(inputs, params, context)}
 
 
-def _find_pictures(inputs: EmbedInputs, params: EmbedParams, context: Context) -> dict[str, Input]:
+def _find_images(inputs: EmbedInputs, params: EmbedParams, context: Context) -> dict[str, Input]:
     from stages.components.images.packed_image_set import (  # keeps numpy and pyarrow out of --help
         Pack,
         find_packed,
@@ -60,15 +60,15 @@ def _find_pictures(inputs: EmbedInputs, params: EmbedParams, context: Context) -
             root, paths, identity=inputs.image_identity, file_digests=context.file_digests
         )
         by_content = packed is None and inputs.image_identity == "content"
-    pictures = replace(found, value=Pictures(found.value, by_content=by_content))
-    names = Input(digest=hash_json(list(pictures.value.images.paths)), location=str(root.resolve()))
-    return {"pictures": pictures, "paths": names}
+    images = replace(found, value=Images(found.value, by_content=by_content))
+    names = Input(digest=hash_json(list(images.value.images.paths)), location=str(root.resolve()))
+    return {"pictures": images, "paths": names}
 
 
 STAGE = Stage(
     name="embed",
     version=1,
-    summary="Embed the pictures of a folder, a manifest or a pack once, with a student.",
+    summary="Embed the images of a folder, a manifest or a pack once, with a student.",
     params=EmbedParams,
     inputs=EmbedInputs,
     runtime=EmbedRuntime,

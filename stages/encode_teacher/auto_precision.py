@@ -9,7 +9,7 @@ from pipeline.fingerprint import canonical
 from pipeline.log import log
 from pipeline.stage import Context, Input
 from pipeline.store.store import Artifact, Store
-from stages.components.teacher.encoding_options import Recipe
+from stages.components.teacher.encoding_options import EncodingOptions
 
 if TYPE_CHECKING:
     from stages.encode_teacher.options import EncodeParams, EncodeRuntime
@@ -30,7 +30,7 @@ def settle_precision(
         return params
     earlier = _earlier(params, inputs, context)
     if earlier is not None:
-        precision, reason = Recipe.of(earlier.record.params).teacher_precision, f"as in {earlier.name}"
+        precision, reason = EncodingOptions.of(earlier.record.params).teacher_precision, f"as in {earlier.name}"
     else:
         precision, reason = _by_device(runtime.device, inputs["teacher"])
     log.info("teacher precision: %s, %s", precision, reason)

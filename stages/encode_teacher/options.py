@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.options.declaration import FRACTION, NOT_NEGATIVE, Check, option
 from stages.components.inputs.manifest_options import ManifestFormat
-from stages.components.teacher.encoding_options import PRECISIONS, Recipe
+from stages.components.teacher.encoding_options import PRECISIONS, EncodingOptions
 from stages.components.teacher.identity import trust_option
 
 
@@ -27,7 +27,7 @@ class EncodeInputs:
 
 
 @dataclass(frozen=True)
-class EncodeParams(Recipe, ManifestFormat):
+class EncodeParams(EncodingOptions, ManifestFormat):
     """What changes the output."""
 
     teacher_precision: str = option(

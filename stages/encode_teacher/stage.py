@@ -15,7 +15,7 @@ from pipeline.remote.object_store import url_of
 from pipeline.stage import Context, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
 from stages.components.inputs.manifest_options import find_pairs
-from stages.components.teacher.encoding_options import Recipe
+from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import identify_teacher
 from stages.encode_teacher.options import EncodeInputs, EncodeParams, EncodeRuntime
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def encode_teacher(
     params: EncodeParams, inputs: Mapping[str, Input], out: Draft, runtime: EncodeRuntime, context: Context
 ) -> Result:
-    """Write one embedding per distinct caption, in order of first appearance, and which picture goes with which."""
+    """Write one embedding per distinct caption, in order of first appearance, and which image goes with which."""
     from data_schemas.pair_index import read_labels, write_pairs, write_rejected
     from stages.components.embeddings.caption_embeddings import write_caption_embeddings
     from stages.encode_teacher.caption_index import index_captions
@@ -50,7 +50,7 @@ def encode_teacher(
         captions,
         out,
         teacher=inputs["teacher"],
-        recipe=Recipe.of(params),
+        recipe=EncodingOptions.of(params),
         shard_rows=params.shard_rows,
         choose_devices=partial(_choose_devices, runtime.device, precision=params.teacher_precision),
         batch_tokens=runtime.batch_tokens,

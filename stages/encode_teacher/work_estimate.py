@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from data_schemas.embedding_array import stored_bytes
 from pipeline.stage import Context, Input, Work
 from stages.components.embeddings.reused_captions import count_unknown
-from stages.components.teacher.encoding_options import Recipe
+from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.glove_file import measure_vectors
 from stages.components.teacher.identity import TeacherSource
 from stages.encode_teacher.caption_index import index_captions
@@ -31,7 +31,7 @@ def encoding_work(params: "EncodeParams", inputs: Mapping[str, Input], context: 
     unknown = len(captions)
     if not context.force:
         digest = inputs["teacher"].digest
-        unknown = count_unknown(captions, store=context.store, teacher_digest=digest, recipe=Recipe.of(params))
+        unknown = count_unknown(captions, store=context.store, teacher_digest=digest, recipe=EncodingOptions.of(params))
     dim = params.truncate_dim or teacher_dim(inputs["teacher"].value)
     size = None
     if dim:

@@ -1,1 +1,1 @@
-"""Stage three: what the student learned, in figures and in pictures."""
+"""Stage three: what the student learned, in figures and in images."""

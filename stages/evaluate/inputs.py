@@ -1,4 +1,4 @@
-"""Finds and identifies what evaluation is given: the student's checkpoints, its teacher, its pictures, and the sets."""
+"""Finds and identifies what evaluation is given: the student's checkpoints, its teacher, its images, and the sets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from pipeline.stage import Context, Input
 from pipeline.store.store import Artifact
 from stages.components.images.opening import open_images
 from stages.components.images.packed_image_set import find_pack, take_packed
-from stages.components.student.checkpoints import LoadedStudent, finished_checkpoints
+from stages.components.student.checkpoints import StudentWeights, finished_checkpoints
 from stages.components.teacher.recorded import find_recorded_teacher, recorded_location
-from stages.evaluate.sets.evaluation_sets import Entry, UnreadSet
+from stages.evaluate.sets.evaluation_sets import RequestedSet, UnreadSet
 from stages.evaluate.sets.requested_sets import find_entries
 from stages.evaluate.task_names import NEED_TEACHER
 
@@ -35,12 +35,12 @@ class Checkpoints:
         artifact: that they lie in.
     """
 
-    students: tuple[LoadedStudent, ...]
+    students: tuple[StudentWeights, ...]
     artifact: Artifact
 
 
 def find_inputs(inputs: "EvaluateInputs", params: "EvaluateParams", context: Context) -> Mapping[str, Input]:
-    """Identify student, teacher, training pictures and sets; sets under names such as ``retrieval test``.
+    """Identify student, teacher, training images and sets; sets under names such as ``retrieval test``.
 
     Raises:
         ProtoRKDError: nothing is to be measured, or the student or its teacher is missing or another. A set that cannot
@@ -58,12 +58,12 @@ def find_inputs(inputs: "EvaluateInputs", params: "EvaluateParams", context: Con
     }
     found |= find_sets(inputs, params, student=students[-1], context=context)
     if params.overlap:
-        found[TRAINING_PICTURES] = _training_pictures(artifact, context)
+        found[TRAINING_PICTURES] = _training_images(artifact, context)
     return found
 
 
 def find_sets(
-    inputs: "EvaluateInputs", params: "EvaluateParams", *, student: LoadedStudent, context: Context
+    inputs: "EvaluateInputs", params: "EvaluateParams", *, student: StudentWeights, context: Context
 ) -> dict[str, Input]:
     """Identify the sets, and the teacher where a task needs it.
 
@@ -80,15 +80,15 @@ def find_sets(
     return found
 
 
-def count_pictures(inputs: Mapping[str, Input]) -> dict[str, int]:
-    """How many checkpoints are to be measured, on how many sets, with how many pictures in all."""
-    entries = [entry.value for entry in inputs.values() if isinstance(entry.value, Entry)]
+def count_images(inputs: Mapping[str, Input]) -> dict[str, int]:
+    """How many checkpoints are to be measured, on how many sets, with how many images in all."""
+    entries = [entry.value for entry in inputs.values() if isinstance(entry.value, RequestedSet)]
     readable = [entry for entry in entries if not isinstance(entry.found, UnreadSet)]
-    pictures = {found.digest: len(found.value.paths) for entry in readable for found in entry.pictures()}
+    images = {found.digest: len(found.value.paths) for entry in readable for found in entry.images()}
     return {
         "checkpoints": len(inputs[STUDENT].value.students),
         "sets": len(readable),
-        "pictures": sum(pictures.values()),
+        "pictures": sum(images.values()),
     }
 
 
@@ -101,7 +101,7 @@ def teacher_name(identity: str, teacher: Input | None, context: Context) -> str:
     return path.name if path.is_file() else "/".join(path.parts[-2:]).partition("@")[0]
 
 
-def _find_teacher(inputs: "EvaluateInputs", student: LoadedStudent, context: Context) -> Input:
+def _find_teacher(inputs: "EvaluateInputs", student: StudentWeights, context: Context) -> Input:
     config = student.config
     if config.embedding_dim != config.teacher.dim:
         raise ProtoRKDError(
@@ -117,8 +117,8 @@ def _find_teacher(inputs: "EvaluateInputs", student: LoadedStudent, context: Con
     )
 
 
-def _training_pictures(artifact: Artifact, context: Context) -> Input:
-    """The pictures that the student was distilled from, or a sentence where they are not to be had any more."""
+def _training_images(artifact: Artifact, context: Context) -> Input:
+    """The images that the student was distilled from, or a sentence where they are not to be had any more."""
     images, wanted = artifact.record.inputs["images"], artifact.record.inputs["embeddings"].digest
     root = Path(images.location)
     known = [found for found in context.store.artifacts("encode-teacher") if found.record.digest == wanted]

@@ -26,13 +26,13 @@ class EvaluateInputs:
     trust_remote_code: bool = trust_option()
     retrieval: tuple[str, ...] = option(
         (),
-        help="Pictures and captions to retrieve on, both ways; repeatable; NAME=PATH names the set. Whatever "
+        help="Images and captions to retrieve on, both ways; repeatable; NAME=PATH names the set. Whatever "
         "encode-teacher takes, COCO's folder, Karpathy's JSON, the files of Flickr8k and Flickr30k; PATH#SPLIT takes "
         "another split than test.",
         metavar="PATH",
     )
     image_root: Path | None = option(
-        None, help="Folder with the pictures of --retrieval. Default: where each format has them.", metavar="FOLDER"
+        None, help="Folder with the images of --retrieval. Default: where each format has them.", metavar="FOLDER"
     )
     allow_outside: bool = option(False, help="Let image paths lead out of their folder: the manifest is trusted.")
     zero_shot: tuple[str, ...] = option(
@@ -59,14 +59,14 @@ class EvaluateInputs:
     )
     packed: tuple[str, ...] = option(
         (),
-        help="Artifact of pack, by fingerprint or path, that the pictures of every set are read from that it has all "
-        "pictures of; repeatable. Default: their files.",
+        help="Artifact of pack, by fingerprint or path, that the images of every set are read from that it has all "
+        "images of; repeatable. Default: their files.",
         metavar="REF",
         artifact="pack",
     )
     image_identity: str = option(
         "content",
-        help="What makes a picture the same: its bytes (read once, remembered), or its path alone.",
+        help="What makes an image the same: its bytes (read once, remembered), or its path alone.",
         choices=IDENTITIES,
     )
 
@@ -102,10 +102,10 @@ class EvaluateParams(ManifestFormat):
     probe_iterations: int = option(1000, help="Steps after which a fit of the linear probe ends.", check=POSITIVE)
     precision: str = option(
         "auto",
-        help="Of the student's matrix products on pictures; auto: bf16 where the device has it, else fp32.",
+        help="Of the student's matrix products on images; auto: bf16 where the device has it, else fp32.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
-    overlap: bool = option(True, help="Look for the sets' pictures among those that the student was distilled from.")
+    overlap: bool = option(True, help="Look for the sets' images among those that the student was distilled from.")
     map: str = option("pca", help="How the map of the embeddings is laid out.", choices=("pca", "tsne"))
     num_resamples: int = option(
         1000,
@@ -122,17 +122,17 @@ class EvaluateRuntime:
     device: str = option("auto", help="Where student and teacher run: auto, cpu, cuda, ...")
     workers: int = option(
         -1,
-        help="Processes that read pictures; fewer where batches are large. -1: one less than the cores, at most 8; "
+        help="Processes that read images; fewer where batches are large. -1: one less than the cores, at most 8; "
         "under torchrun each process has its share of the cores.",
     )
-    batch_size: int = option(256, help="Pictures embedded at a time.", check=POSITIVE)
+    batch_size: int = option(256, help="Images embedded at a time.", check=POSITIVE)
     batch_tokens: int = option(
         0,
         help="Tokens in one batch of the teacher, padding included. 0: 1,024 on a CPU, at most 65,536 on a GPU.",
         check=NOT_NEGATIVE,
     )
     max_bad_fraction: float = option(
-        0.01, help="A set with more rejected rows and pictures than this share fails.", check=FRACTION
+        0.01, help="A set with more rejected rows and images than this share fails.", check=FRACTION
     )
     watch: bool = option(
         False, help="Measure each checkpoint of a distill that runs as soon as it is whole, and all when it is done."

@@ -14,12 +14,12 @@ from pipeline.store.draft import Draft
 from stages.components.compute.distributed import ranks_of
 from stages.components.images.packed_image_set import PACK
 from stages.evaluate.inputs import ABSENT_SETS, STUDENT, TEACHER, TRAINING_PICTURES, Checkpoints, teacher_name
-from stages.evaluate.jobs.job_runner import Failure, Measurer, jobs_of
+from stages.evaluate.jobs.job_runner import Failure, JobRunner, jobs_of
 from stages.evaluate.overlap.report import OverlapReport, measure_overlap
 from stages.evaluate.page.draw import draw_page
 from stages.evaluate.result_tables import METRICS_TABLE_NAME, RESULTS_NAME, metrics_table, result_lines
-from stages.evaluate.sets.evaluation_sets import Entry, UnreadSet
-from stages.evaluate.tasks.task_result import Measured
+from stages.evaluate.sets.evaluation_sets import RequestedSet, UnreadSet
+from stages.evaluate.tasks.task_result import TaskResult
 
 if TYPE_CHECKING:
     from stages.evaluate.options import EvaluateParams, EvaluateRuntime
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _EVERY_CHECKPOINT = "every checkpoint"
 _NAMED_FAILURES = 5
 
-Found = Mapping[str, Sequence[Measured]]
+Found = Mapping[str, Sequence[TaskResult]]
 """What was measured, by checkpoint."""
 
 
@@ -42,12 +42,12 @@ def measure(
     """
     checkpoints: Checkpoints = inputs[STUDENT].value
     shown = checkpoints.students[-1]
-    entries = [entry.value for entry in inputs.values() if isinstance(entry.value, Entry)]
+    entries = [entry.value for entry in inputs.values() if isinstance(entry.value, RequestedSet)]
     readable = [entry for entry in entries if not isinstance(entry.found, UnreadSet)]
-    packs = {found.parts[PACK] for entry in readable for found in entry.pictures() if PACK in found.parts}
+    packs = {found.parts[PACK] for entry in readable for found in entry.images() if PACK in found.parts}
     for digest in packs:
         context.use(digest)
-    measurer = Measurer(params, inputs.get(TEACHER), runtime, context)
+    measurer = JobRunner(params, inputs.get(TEACHER), runtime, context)
     measurer.say_where()
     jobs = {student.name: jobs_of(student, readable) for student in checkpoints.students}
     measurer.embed([job for each in jobs.values() for job in each], shown=shown)
@@ -161,5 +161,5 @@ def _partial(out: Draft, report: Mapping[str, Any]) -> PartialError:
     return PartialError(message, {"path": str(out.path), "metrics": report["metrics"], "failures": failures})
 
 
-def _flat(measured: Sequence[Measured]) -> dict[str, float]:
+def _flat(measured: Sequence[TaskResult]) -> dict[str, float]:
     return {name: value for each in measured for name, value in each.flat().items()}

@@ -1,6 +1,6 @@
-"""evaluate: what a student learned, in figures and in pictures.
+"""evaluate: what a student learned, in figures and in images.
 
-Takes:  an artifact of distill, the teacher that it was distilled from, and sets of pictures.
+Takes:  an artifact of distill, the teacher that it was distilled from, and sets of images.
 Does:   image-text retrieval, zero-shot classification, nearest neighbours, linear probes, and an analysis of the space.
 Gives:  report.json and report.html, evaluation_metrics_all.csv and results.jsonl, outcomes/CHECKPOINT/outcomes.parquet.
 """
@@ -31,10 +31,10 @@ def identify(inputs: EvaluateInputs, params: EvaluateParams, context: Context) -
 
 
 def work(params: EvaluateParams, inputs: Mapping[str, Input], context: Context) -> Work:
-    """Count checkpoints, sets and the pictures in them."""
-    from stages.evaluate.inputs import count_pictures
+    """Count checkpoints, sets and the images in them."""
+    from stages.evaluate.inputs import count_images
 
-    return Work(counts=count_pictures(inputs))
+    return Work(counts=count_images(inputs))
 
 
 def prepare(

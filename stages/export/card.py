@@ -134,7 +134,7 @@ def _recipe_words(recipe: dict[str, Any]) -> str:
 
 
 def _counts(lineage: Lineage) -> Iterator[tuple[str, Any]]:
-    """What was made and what was dropped, of captions and of pictures; reasons each for itself."""
+    """What was made and what was dropped, of captions and of images; reasons each for itself."""
     for what in ("captions", "training"):
         for name, value in lineage[what].get("counts", {}).items():
             numbers = value if isinstance(value, dict) else {"": value}

@@ -9,7 +9,7 @@ from data_schemas.evaluation_report import REPORT_NAME, interval_size, read_repo
 from data_schemas.student_checkpoint import WEIGHTS_NAME, checkpoint_path
 from pipeline.log import log
 from pipeline.store.store import Artifact, Store
-from stages.components.student.checkpoints import LAST, LoadedStudent
+from stages.components.student.checkpoints import LAST, StudentWeights
 
 NONE = "none"
 
@@ -26,7 +26,7 @@ _TASKS = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A measure on a set of pictures.
+    """A measure on a set of images.
 
     Args:
         set: its name.
@@ -70,7 +70,7 @@ class ChosenEvaluation:
         return list(self._figures())
 
     def overlaps(self) -> list[dict[str, Any]]:
-        """Sets of which pictures, or near copies, were trained on."""
+        """Sets of which images, or near copies, were trained on."""
         return [entry for entry in self.report["overlap"] if entry["num_exact"] or entry["num_near"]]
 
     def _figures(self) -> Iterator[Figure]:
@@ -97,7 +97,7 @@ class ChosenEvaluation:
                 )
 
 
-def find_evaluation(reference: str | None, *, student: LoadedStudent, store: Store) -> ChosenEvaluation | None:
+def find_evaluation(reference: str | None, *, student: StudentWeights, store: Store) -> ChosenEvaluation | None:
     """Find the evaluation whose figures the card shows.
 
     Args:
@@ -145,7 +145,7 @@ def _read(artifact: Artifact, names: set[str]) -> ChosenEvaluation | None:
     return ChosenEvaluation(artifact, report, is_shown=checkpoint == shown, checkpoint=checkpoint)
 
 
-def _names(student: LoadedStudent) -> set[str]:
+def _names(student: StudentWeights) -> set[str]:
     """What an evaluation may call these weights: the last epoch's are also what the distillation ended with."""
     assert student.artifact is not None
     same = {file.path for file in student.artifact.record.files if file.sha256 == student.sha256}

@@ -1,4 +1,4 @@
-"""The folder that ``SentenceTransformer(folder)`` loads: captions by the teacher, pictures by the student."""
+"""The folder that ``SentenceTransformer(folder)`` loads: captions by the teacher, images by the student."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 from data_schemas.files import write_json, write_unsynced
 from stages.components.student.backbones import list_backbones
-from stages.components.student.checkpoints import LoadedStudent
-from stages.components.teacher.encoding_options import Recipe
+from stages.components.student.checkpoints import StudentWeights
+from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
 from stages.export.modeling_protorkd import FORMAT
 from stages.export.text_route import CODE_NAME, TextRoute, write_text_route
@@ -18,11 +18,11 @@ _PROMPT_NAME = "caption"
 _NORMALIZE = "1_Normalize"
 
 
-def write_folder(student: LoadedStudent, source: TeacherSource, files: Collection[str], out: Path) -> None:
+def write_folder(student: StudentWeights, source: TeacherSource, files: Collection[str], out: Path) -> None:
     """Put student and teacher together.
 
     Args:
-        student: its weights become the pictures' side, byte for byte.
+        student: its weights become the images' side, byte for byte.
         source: where the teacher lies.
         files: those that make its identity.
         out: the export's folder.
@@ -30,10 +30,10 @@ def write_folder(student: LoadedStudent, source: TeacherSource, files: Collectio
     Raises:
         ProtoRKDError: as `write_text_route`.
     """
-    recipe = Recipe.of(student.config.teacher.recipe)
+    recipe = EncodingOptions.of(student.config.teacher.recipe)
     route = write_text_route(source, files, out)
     write_unsynced(out / CODE_NAME, (Path(__file__).with_name(CODE_NAME)).read_bytes())
-    _write_picture_encoder(student, out / IMAGE_FOLDER)
+    _write_image_encoder(student, out / IMAGE_FOLDER)
     write_json(
         out / "router_config.json",
         {
@@ -59,7 +59,7 @@ def write_folder(student: LoadedStudent, source: TeacherSource, files: Collectio
     write_json(out / "config_sentence_transformers.json", _model_config(route, recipe, student.config.backbone))
 
 
-def _write_picture_encoder(student: LoadedStudent, out: Path) -> None:
+def _write_image_encoder(student: StudentWeights, out: Path) -> None:
     config, preprocessing = student.config, student.config.preprocessing
     assert student.artifact is not None
     weights = student.artifact.read_whole(student.weights.relative_to(student.artifact.path).as_posix())
@@ -79,7 +79,7 @@ def _write_picture_encoder(student: LoadedStudent, out: Path) -> None:
     )
 
 
-def _model_config(route: TextRoute, recipe: Recipe, backbone: str) -> dict[str, Any]:
+def _model_config(route: TextRoute, recipe: EncodingOptions, backbone: str) -> dict[str, Any]:
     """Prompts, and what has to be installed; the prompt that the captions had becomes the one for all texts."""
     prompts, default = dict(route.prompts), route.default_prompt_name
     if recipe.prompt:

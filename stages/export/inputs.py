@@ -8,7 +8,7 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file
 from pipeline.fingerprint import hash_json
 from pipeline.stage import Context, Input
-from stages.components.student.checkpoints import LoadedStudent, find_checkpoint
+from stages.components.student.checkpoints import StudentWeights, find_checkpoint
 from stages.components.teacher.recorded import find_recorded_teacher, recorded_location
 from stages.export.figures import find_evaluation
 from stages.export.lineage import trace
@@ -60,7 +60,7 @@ def find_inputs(inputs: "ExportInputs", params: "ExportParams", context: Context
     return found
 
 
-def _check_width(student: LoadedStudent) -> None:
+def _check_width(student: StudentWeights) -> None:
     config = student.config
     if config.embedding_dim != config.teacher.dim:
         raise ProtoRKDError(

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.store.store import Artifact, Store
-from stages.components.student.checkpoints import LoadedStudent
-from stages.components.teacher.encoding_options import Recipe
+from stages.components.student.checkpoints import StudentWeights
+from stages.components.teacher.encoding_options import EncodingOptions
 
 Lineage = dict[str, Any]
 """``teacher``, ``student``, ``training`` and ``captions``, as `trace` says."""
@@ -13,7 +13,7 @@ Lineage = dict[str, Any]
 _OF_A_RUN = ("encoded_captions", "reused_captions", "resumed_captions")  # the same captions may have come either way
 
 
-def trace(student: LoadedStudent, *, teacher_location: str | None, base_model: str, store: Store) -> Lineage:
+def trace(student: StudentWeights, *, teacher_location: str | None, base_model: str, store: Store) -> Lineage:
     """Tell what a student was made from.
 
     Args:
@@ -41,7 +41,7 @@ def trace(student: LoadedStudent, *, teacher_location: str | None, base_model: s
             "revision": revision if base_model in ("", hub) else "",
             "identity": config.teacher.identity,
             "dim": config.teacher.dim,
-            "recipe": Recipe.of(config.teacher.recipe).as_dict(),
+            "recipe": EncodingOptions.of(config.teacher.recipe).as_dict(),
         },
         "student": {
             "fingerprint": record.fingerprint,

@@ -1,4 +1,4 @@
-"""The pictures' side as an ONNX file: any number of pictures at a time, held to PyTorch's embeddings."""
+"""The images' side as an ONNX file: any number of images at a time, held to PyTorch's embeddings."""
 
 import importlib
 import logging
@@ -77,14 +77,14 @@ def write_onnx(student: Student, config: StudentConfig, out: Path) -> float:
 
 
 def _convert(network: nn.Module, size: int, *, backbone: str) -> Any:
-    pictures = torch.zeros(2, 3, size, size)
+    images = torch.zeros(2, 3, size, size)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's own ways
             program: Any = torch.onnx.export(
                 network,
-                (pictures,),
+                (images,),
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 opset_version=OPSET,
@@ -123,10 +123,10 @@ def _compare(network: nn.Module, runtime: Any, path: Path, *, size: int) -> floa
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     differences = []
     for number in _NUM_CHECKED:
-        pictures = torch.randn(number, 3, size, size, generator=torch.Generator().manual_seed(number))
-        [given] = session.run([OUTPUT], {INPUT: pictures.numpy()})
-        wanted = unit(network(pictures).numpy().astype(np.float32))
-        differences.append(require_near(given, wanted, what=f"Embeddings of {number} pictures by onnxruntime"))
+        images = torch.randn(number, 3, size, size, generator=torch.Generator().manual_seed(number))
+        [given] = session.run([OUTPUT], {INPUT: images.numpy()})
+        wanted = unit(network(images).numpy().astype(np.float32))
+        differences.append(require_near(given, wanted, what=f"Embeddings of {number} images by onnxruntime"))
     return max(differences)
 
 

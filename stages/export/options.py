@@ -49,8 +49,8 @@ class ExportParams:
 
     format: tuple[str, ...] = option(
         (SENTENCE_TRANSFORMERS,),
-        help="What to write; repeatable. sentence-transformers: captions and pictures, for "
-        "SentenceTransformer(folder); onnx: the pictures' side for onnxruntime; torch: the student's weights alone.",
+        help="What to write; repeatable. sentence-transformers: captions and images, for "
+        "SentenceTransformer(folder); onnx: the images' side for onnxruntime; torch: the student's weights alone.",
         choices=FORMATS,
     )
     license: str = option(

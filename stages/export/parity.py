@@ -8,7 +8,7 @@ from torch import nn
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import Preprocessing
-from stages.components.images.lazy_image import DecodedPicture
+from stages.components.images.lazy_image import DecodedImage
 from stages.components.images.transforms import EvalTransform, Normalize
 
 TOLERANCE = 1e-4
@@ -24,28 +24,26 @@ CAPTIONS = (
 _SIZES = ((64, 48), (37, 91), (128, 128))
 
 
-def sample_pictures() -> list[Image.Image]:
-    """Pictures of smooth colours and noise, the same in every run."""
+def sample_images() -> list[Image.Image]:
+    """Images of smooth colours and noise, the same in every run."""
     numbers = np.random.default_rng(0)
-    pictures = []
+    images = []
     for height, width in _SIZES:
         ramp = np.linspace(0, 200, width)[None, :, None] + np.linspace(0, 40, height)[:, None, None]
         pixels = ramp * numbers.random(3) + numbers.integers(0, 16, (height, width, 3))
-        pictures.append(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)))
-    return pictures
+        images.append(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)))
+    return images
 
 
 @torch.inference_mode()
-def embed_pictures(
-    student: nn.Module, pictures: list[Image.Image], preprocessing: Preprocessing
-) -> NDArray[np.float32]:
+def embed_images(student: nn.Module, images: list[Image.Image], preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Embed as evaluation does, in fp32 on the CPU.
 
     Shapes:
-        returns: (pictures, dim), float32, of unit length.
+        returns: (images, dim), float32, of unit length.
     """
     crop, normalize = EvalTransform(preprocessing), Normalize(preprocessing, torch.device("cpu"))
-    crops = torch.stack([crop(DecodedPicture(np.asarray(picture))) for picture in pictures])
+    crops = torch.stack([crop(DecodedImage(np.asarray(image))) for image in images])
     return unit(student(normalize(crops)).numpy())
 
 

@@ -1,4 +1,4 @@
-"""What has to be done to a picture before the student sees it, as JSON for those who do it themselves."""
+"""What has to be done to an image before the student sees it, as JSON for those who do it themselves."""
 
 from typing import Any
 

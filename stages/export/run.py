@@ -13,10 +13,10 @@ from data_schemas.files import disk_errors, list_files
 from pipeline.log import log
 from pipeline.stage import Input, Result
 from pipeline.store.draft import Draft
-from stages.components.student.checkpoints import LoadedStudent
+from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.student import Student
 from stages.components.student.weights import load_student
-from stages.components.teacher.encoding_options import Recipe
+from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
 from stages.components.teacher.teacher import Teacher
 from stages.export.card import write_card
@@ -25,7 +25,7 @@ from stages.export.inputs import EVALUATION, LINEAGE, STUDENT, TEACHER
 from stages.export.loading import load_model
 from stages.export.manifest import write_manifest
 from stages.export.onnx_file import write_onnx
-from stages.export.parity import CAPTIONS, embed_pictures, require_near, sample_pictures, unit
+from stages.export.parity import CAPTIONS, embed_images, require_near, sample_images, unit
 from stages.export.torch_file import write_state_dict
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def write_export(params: "ExportParams", inputs: Mapping[str, Input], out: Draft
     """
     if out.resumed:
         out.clear()  # it takes seconds, and half a folder would be listed with the rest
-    chosen: LoadedStudent = inputs[STUDENT].value
+    chosen: StudentWeights = inputs[STUDENT].value
     assert chosen.artifact is not None
     chosen.artifact.require_whole((chosen.weights.relative_to(chosen.artifact.path).as_posix(),), read=True)
     student = load_student(chosen.config, chosen.weights, device=torch.device("cpu"))
@@ -74,21 +74,21 @@ def write_export(params: "ExportParams", inputs: Mapping[str, Input], out: Draft
     )
 
 
-def _check_folder(folder: Path, chosen: LoadedStudent, student: Student, source: TeacherSource) -> dict[str, float]:
-    """Load the folder as its users do, and compare captions with the teacher's and pictures with the student's."""
-    recipe = Recipe.of(chosen.config.teacher.recipe)
+def _check_folder(folder: Path, chosen: StudentWeights, student: Student, source: TeacherSource) -> dict[str, float]:
+    """Load the folder as its users do, and compare captions with the teacher's and images with the student's."""
+    recipe = EncodingOptions.of(chosen.config.teacher.recipe)
     with contextlib.redirect_stderr(io.StringIO()):  # bars of the library's own
         model = load_model(folder, device="cpu", trust_remote_code=source.trusts_code)
     teacher = Teacher(source, max_tokens=recipe.max_tokens, prompt=recipe.prompt, truncate_dim=recipe.truncate_dim)
-    pictures = sample_pictures()
+    images = sample_images()
     return {
         "text": require_near(
             model.encode(list(CAPTIONS), show_progress_bar=False), unit(teacher.encode(CAPTIONS)), what="Captions"
         ),
         "image": require_near(
-            model.encode(pictures, show_progress_bar=False),
-            embed_pictures(student, pictures, chosen.config.preprocessing),
-            what="Pictures",
+            model.encode(images, show_progress_bar=False),
+            embed_images(student, images, chosen.config.preprocessing),
+            what="Images",
         ),
     }
 

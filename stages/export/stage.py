@@ -1,4 +1,4 @@
-"""export: one folder that embeds captions and pictures into one space, for those who do not have this project.
+"""export: one folder that embeds captions and images into one space, for those who do not have this project.
 
 Takes:  an artifact of distill, the teacher that it was distilled from, and an evaluation of it where there is one.
 Does:   puts teacher and student together, checks that they embed as before, and writes a model card.
@@ -42,7 +42,7 @@ def deliver(artifact: Artifact, runtime: ExportRuntime) -> None:
 STAGE = Stage(
     name="export",
     version=1,
-    summary="Write one folder that embeds captions and pictures: for sentence-transformers, ONNX or torch.",
+    summary="Write one folder that embeds captions and images: for sentence-transformers, ONNX or torch.",
     params=ExportParams,
     inputs=ExportInputs,
     runtime=ExportRuntime,

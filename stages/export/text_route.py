@@ -80,7 +80,7 @@ def write_text_route(source: TeacherSource, files: Collection[str], out: Path) -
 
 
 def _modules(folder: Path) -> list[_Module]:
-    """List what embeds a caption; of a model that routes captions and pictures apart, the captions' route."""
+    """List what embeds a caption; of a model that routes captions and images apart, the captions' route."""
     modules = [_Module(entry["path"], entry["type"]) for entry in read_json(folder / _MODULES_NAME)]
     router = folder / modules[0].path / _ROUTER_NAME
     config = read_json(router) if router.is_file() else {"structure": {}}

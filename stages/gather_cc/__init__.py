@@ -1,1 +1,1 @@
-"""gather-cc: captions and addresses of pictures become a folder of pictures and its manifest."""
+"""gather-cc: captions and addresses of images become a folder of images and its manifest."""

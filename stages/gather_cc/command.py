@@ -1,4 +1,4 @@
-"""The command ``gather-cc``: a table of captions and URLs to a folder of pictures and its manifest."""
+"""The command ``gather-cc``: a table of captions and URLs to a folder of images and its manifest."""
 
 import importlib.util
 import json
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     "--output",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for pictures and manifest.",
+    help="Folder for images and manifest.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it as one JSON object on stdout.")
 def gather_cc(table: Path, output: Path, as_json: bool, **values: Any) -> None:
-    """Gather the pictures of a table of captions and URLs, such as Conceptual Captions, into a folder and a manifest.
+    """Gather the images of a table of captions and URLs, such as Conceptual Captions, into a folder and a manifest.
 
     TSV has a caption and a URL in each line and no header; name columns with --caption-key and --url-key if it has one.
     A call that is stopped or killed goes on when it is given again, and asks nothing twice.

@@ -11,7 +11,7 @@ from stages.gather_cc.addresses import INVALID as INVALID_URL
 from stages.gather_cc.addresses import parse_url, url_problem
 from stages.gather_cc.client import Client
 from stages.gather_cc.decoders import Decoders
-from stages.gather_cc.host_health import GIVEN_UP, Crowd
+from stages.gather_cc.host_health import GIVEN_UP, HostHealth
 from stages.gather_cc.host_queues import HostQueues, Job
 from stages.gather_cc.http_result import Body, Failure, Redirect
 from stages.gather_cc.image_writer import Kept
@@ -56,7 +56,7 @@ class Gatherer:
         self._runtime = runtime
         self._advance = advance
         self._queues = HostQueues(per_host=runtime.per_host)
-        self._crowd = Crowd(host_failures=runtime.host_failures, max_silent=runtime.max_silent)
+        self._crowd = HostHealth(host_failures=runtime.host_failures, max_silent=runtime.max_silent)
         self._ahead = max(_MIN_AHEAD, _AHEAD * runtime.concurrency)
         self._out: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Processes that decode pictures of strangers: one that dies of a picture takes neither run nor others along."""
+"""Processes that decode images of strangers: one that dies of an image takes neither run nor others along."""
 
 import asyncio
 import multiprocessing
@@ -9,22 +9,22 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 
-from stages.gather_cc.image_writer import Keeper, Kept, Rejected
+from stages.gather_cc.image_writer import ImageWriter, Kept, Rejected
 
 DECODE_S = 60
 _PRELOADED = ["stages.gather_cc.image_writer", "stages.gather_cc.decoders"]
-_keeper: Keeper  # of a process that decodes
+_keeper: ImageWriter  # of a process that decodes
 
 
 class Decoders:
-    """Keeps pictures by a number of processes. A context; leaving it waits for the pictures at hand.
+    """Keeps images by a number of processes. A context; leaving it waits for the images at hand.
 
     Args:
         keeper: what is done to each.
         workers: how many; 0 works in a thread of this process.
     """
 
-    def __init__(self, keeper: Keeper, *, workers: int) -> None:
+    def __init__(self, keeper: ImageWriter, *, workers: int) -> None:
         self._keeper = keeper
         self._workers = workers
         self._alone = asyncio.Lock()
@@ -37,7 +37,7 @@ class Decoders:
         self._pool.shutdown(cancel_futures=True)
 
     async def keep(self, row: int, data: bytes) -> Kept | Rejected:
-        """Keep a picture.
+        """Keep an image.
 
         Raises:
             ProtoRKDError: the disk is full or the folder cannot be written.
@@ -51,7 +51,7 @@ class Decoders:
         except BrokenProcessPool:
             if self._pool is pool:
                 self._pool = self._start(self._workers)
-        # One of the pictures that were at hand did it. Each gets a process to itself, and one of them a verdict.
+        # One of the images that were at hand did it. Each gets a process to itself, and one of them a verdict.
         async with self._alone:
             with self._start(1) as alone:
                 try:
@@ -67,7 +67,7 @@ class Decoders:
         return ProcessPoolExecutor(workers, mp_context=context, initializer=_settle, initargs=(self._keeper,))
 
 
-def _settle(keeper: Keeper) -> None:
+def _settle(keeper: ImageWriter) -> None:
     """Get a process ready: Ctrl-C is its parent's affair, and it does not outlive its parent."""
     global _keeper  # noqa: PLW0603 - what a pool's initializer can leave behind
     _keeper = keeper

@@ -9,7 +9,7 @@ from data_schemas.gathered_folder import RowOutcome
 GIVEN_UP = "host given up"
 
 
-class Crowd:
+class HostHealth:
     """Watches who answers.
 
     When this machine loses its network every host falls silent, and no row must be called failed for that. So outcomes

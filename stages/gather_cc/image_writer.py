@@ -1,4 +1,4 @@
-"""From the bytes that came to the picture that is kept: decoded, judged, shrunk, written as a JPEG without metadata."""
+"""From the bytes that came to the image that is kept: decoded, judged, shrunk, written as a JPEG without metadata."""
 
 import hashlib
 import io
@@ -12,16 +12,16 @@ import simplejpeg
 from data_schemas.files import disk_errors
 from data_schemas.gathered_folder import image_path
 from stages.components.images.decoding import ImageRejected, decode_image
-from stages.components.images.lazy_image import DecodedPicture, Picture, plain_jpeg
+from stages.components.images.lazy_image import DecodedImage, LazyImage, plain_jpeg
 
 _LONGEST_JPEG_SIDE = 65_500
 _SUBSAMPLING = "420"
-_FINER = 2  # Pictures are decoded at no less than so many times the size they are shrunk to, as Pillow's thumbnails.
+_FINER = 2  # Images are decoded at no less than so many times the size they are shrunk to, as Pillow's thumbnails.
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A picture that was written.
+    """An image that was written.
 
     Args:
         width: in pixels, as written.
@@ -36,7 +36,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Bytes that no picture is made of.
+    """Bytes that no image is made of.
 
     Args:
         reason: a short sentence, one of a fixed few.
@@ -48,8 +48,8 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class Keeper:
-    """Writes pictures into a folder.
+class ImageWriter:
+    """Writes images into a folder.
 
     Args:
         folder: where they go, each under its row.
@@ -76,10 +76,10 @@ class Keeper:
             ProtoRKDError: the disk is full or the folder cannot be written.
         """
         try:
-            picture = _open(data)
-            height, width = picture.size
+            source = _open(data)
+            height, width = source.size
             problem = self._problem(height=height, width=width)
-            return problem or self._write(row, self._shrink(picture))
+            return problem or self._write(row, self._shrink(source))
         except ImageRejected as error:
             if "megapixels" in error.reason:
                 return Rejected("more megapixels than the limit", error.reason)
@@ -97,9 +97,9 @@ class Keeper:
             return Rejected("longer than a JPEG can be", size)
         return None
 
-    def _shrink(self, picture: Picture) -> PIL.Image.Image:
-        height, width = shrunk(picture.size, side=self.resize, pixels=self.image_size)
-        image = PIL.Image.fromarray(picture.pixels(scale=min(1.0, _FINER * height / picture.size[0])))
+    def _shrink(self, source: LazyImage) -> PIL.Image.Image:
+        height, width = shrunk(source.size, side=self.resize, pixels=self.image_size)
+        image = PIL.Image.fromarray(source.pixels(scale=min(1.0, _FINER * height / source.size[0])))
         return image if image.size == (width, height) else image.resize((width, height), PIL.Image.Resampling.BICUBIC)
 
     def _write(self, row: int, image: PIL.Image.Image) -> Kept:
@@ -129,5 +129,5 @@ def shrunk(size: tuple[int, int], *, side: str, pixels: int) -> tuple[int, int]:
     return height, width
 
 
-def _open(data: bytes) -> Picture:
-    return plain_jpeg(data) or DecodedPicture(np.asarray(decode_image(io.BytesIO(data))))
+def _open(data: bytes) -> LazyImage:
+    return plain_jpeg(data) or DecodedImage(np.asarray(decode_image(io.BytesIO(data))))

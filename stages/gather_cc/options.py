@@ -29,7 +29,7 @@ class GatherParams:
         choices=QUOTINGS,
     )
     resize: str = option(
-        "longest-side", help="Which side of a picture is shrunk to --image-size; none is enlarged.", choices=RESIZES
+        "longest-side", help="Which side of an image is shrunk to --image-size; none is enlarged.", choices=RESIZES
     )
     image_size: int = option(512, help="Pixels of that side.", check=POSITIVE)
     min_side: int = option(0, help="Pixels that the shorter side must have before it is shrunk.", check=NOT_NEGATIVE)
@@ -74,7 +74,7 @@ class GatherRuntime:
         1000, help="Stop after so many rows in a row for which no host answered at all. 0: never.", check=NOT_NEGATIVE
     )
     user_agent: str = option("protorkd-gather-cc", help="What servers are told about who asks.")
-    respect_opt_out: bool = option(True, help="Leave out pictures whose server says noai or noimageai in X-Robots-Tag.")
+    respect_opt_out: bool = option(True, help="Leave out images whose server says noai or noimageai in X-Robots-Tag.")
     proxy: str = option("", help="Address of a proxy. Environment variables are not looked at.", metavar="URL")
     allow_private: bool = option(False, help="Ask private, loopback and link-local addresses, too.")
     workers: int = option(

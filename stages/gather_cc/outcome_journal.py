@@ -1,4 +1,4 @@
-"""What became of rows, as it comes in: written in blocks, each whole, once the pictures it speaks of are on disk."""
+"""What became of rows, as it comes in: written in blocks, each whole, once the images it speaks of are on disk."""
 
 import asyncio
 import time

@@ -24,7 +24,7 @@ from stages.components.loading.num_workers import num_workers
 from stages.gather_cc.client import Client
 from stages.gather_cc.crawl_loop import Gatherer
 from stages.gather_cc.decoders import Decoders
-from stages.gather_cc.image_writer import Keeper
+from stages.gather_cc.image_writer import ImageWriter
 from stages.gather_cc.options import GatherParams, GatherRuntime
 from stages.gather_cc.outcome_journal import Journal
 from stages.gather_cc.results import count_reasons, is_complete, write_results
@@ -51,7 +51,7 @@ class Gathered:
 
 
 def gather(path: Path, root: Path, params: GatherParams, runtime: GatherRuntime) -> Gathered:
-    """Gather the pictures of a table into a folder, or what an earlier call has left to do.
+    """Gather the images of a table into a folder, or what an earlier call has left to do.
 
     Args:
         path: the table.
@@ -99,7 +99,7 @@ def _chosen(table: Table, todo: NDArray[np.bool_]) -> Iterator[Row]:
 
 async def _ask(rows: Iterator[Row], num_rows: int, *, root: Path, params: GatherParams, runtime: GatherRuntime) -> None:
     _allow_many_files()
-    keeper = Keeper(
+    keeper = ImageWriter(
         folder=root,
         partial=root / PARTIAL_FOLDER,
         resize=params.resize,
@@ -162,7 +162,7 @@ def _check_request(root: Path, table: Table, params: GatherParams) -> None:
     """Hold a folder to what it was begun with.
 
     Raises:
-        ProtoRKDError: it was gathered from another table, or other pictures were kept.
+        ProtoRKDError: it was gathered from another table, or other images were kept.
     """
     asked = {"table": table.digest(), **as_json(params)}
     place = root / REQUEST_PATH

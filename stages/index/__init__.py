@@ -1,1 +1,1 @@
-"""A faiss index over the embeddings of pictures or captions."""
+"""A faiss index over the embeddings of images or captions."""

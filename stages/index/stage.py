@@ -31,7 +31,7 @@ def identify(inputs: IndexInputs, params: IndexParams, context: Context) -> Mapp
 STAGE = Stage(
     name="index",
     version=1,
-    summary="Index embedded pictures or captions for search, with faiss.",
+    summary="Index embedded images or captions for search, with faiss.",
     params=IndexParams,
     inputs=IndexInputs,
     runtime=IndexRuntime,

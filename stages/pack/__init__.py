@@ -1,1 +1,1 @@
-"""Before stage two: pictures shrunk and put one behind the other, so that training reads them quickly."""
+"""Before stage two: images shrunk and put one behind the other, so that training reads them quickly."""

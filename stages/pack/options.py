@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from pipeline.options.declaration import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
-from stages.components.inputs.image_source import PictureSource
+from stages.components.inputs.image_source import ImageSource
 from stages.components.inputs.manifest_options import ManifestFormat
 
 
 @dataclass(frozen=True)
-class PackInputs(PictureSource):
+class PackInputs(ImageSource):
     """Where the inputs lie; hashed by content."""
 
 
@@ -17,7 +17,7 @@ class PackParams(ManifestFormat):
     """What changes the output."""
 
     short_side: int = option(
-        256, help="Pixels of the shorter side; smaller pictures stay as they are. 0: all do.", check=NOT_NEGATIVE
+        256, help="Pixels of the shorter side; smaller images stay as they are. 0: all do.", check=NOT_NEGATIVE
     )
     format: str = option(
         "jpeg",
@@ -30,7 +30,7 @@ class PackParams(ManifestFormat):
         check=Check("lie between 1 and 100", lambda quality: 1 <= quality <= 100),
     )
     shard_images: int = option(
-        8192, help="Pictures in one shard file: what an interrupted run loses at most.", check=POSITIVE
+        8192, help="Images in one shard file: what an interrupted run loses at most.", check=POSITIVE
     )
 
 
@@ -38,5 +38,5 @@ class PackParams(ManifestFormat):
 class PackRuntime:
     """What changes only how fast or where it runs; not hashed."""
 
-    workers: int = option(-1, help="Threads that read pictures. -1: one less than the cores, at most 8.")
-    max_bad_fraction: float = option(0.01, help="Unreadable pictures beyond this share stop the stage.", check=FRACTION)
+    workers: int = option(-1, help="Threads that read images. -1: one less than the cores, at most 8.")
+    max_bad_fraction: float = option(0.01, help="Unreadable images beyond this share stop the stage.", check=FRACTION)

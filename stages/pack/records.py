@@ -1,4 +1,4 @@
-"""From a picture to its record."""
+"""From an image to its record."""
 
 import numpy as np
 import PIL.Image
@@ -7,18 +7,18 @@ import simplejpeg
 from data_schemas.packed_images import Record
 from stages.components.images.decoding import ImageRejected
 from stages.components.images.image_set import ImageSet
-from stages.components.images.lazy_image import JpegPicture, Picture, to_image
+from stages.components.images.lazy_image import JpegImage, LazyImage, to_image
 
 _LONGEST_JPEG_SIDE = 65_500
 _SUBSAMPLING = "420"
 
 
 class RecordMaker:
-    """Makes records of pictures, each a function of the picture alone.
+    """Makes records of images, each a function of the image alone.
 
     Args:
-        images: the pictures.
-        short_side: in pixels; larger pictures are shrunk to it by Pillow's antialiased bicubic, as evaluation would
+        images: the images.
+        short_side: in pixels; larger images are shrunk to it by Pillow's antialiased bicubic, as evaluation would
             shrink them. 0 leaves all as they are.
         format_: ``jpeg`` or ``raw``.
         quality: of JPEG. A plain upright JPEG that is not to be shrunk keeps its bytes.
@@ -31,18 +31,18 @@ class RecordMaker:
         self._quality = quality
 
     def __call__(self, number: int) -> Record | str:
-        """Read a picture of the set: its record, or why there is none."""
+        """Read an image of the set: its record, or why there is none."""
         try:
             return self._record(self._images.open(number))
         except ImageRejected as error:
             return error.reason
 
-    def _record(self, picture: Picture) -> Record:
-        height, width = size = _shrunk(picture.size, self._short_side)
-        image = to_image(picture)  # also of one that keeps its bytes: damage is found here, not in training
-        if self._format == "jpeg" and size == picture.size and isinstance(picture, JpegPicture):
-            return Record(bytes(picture.data), height, width)
-        if size != picture.size:
+    def _record(self, source: LazyImage) -> Record:
+        height, width = size = _shrunk(source.size, self._short_side)
+        image = to_image(source)  # also of one that keeps its bytes: damage is found here, not in training
+        if self._format == "jpeg" and size == source.size and isinstance(source, JpegImage):
+            return Record(bytes(source.data), height, width)
+        if size != source.size:
             image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)
         if self._format == "raw":
             return Record(image.tobytes(), height, width)

@@ -1,4 +1,4 @@
-"""What the pack stage does: pictures into shards, each whole, in an order that no number of threads changes."""
+"""What the pack stage does: images into shards, each whole, in an order that no number of threads changes."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -28,16 +28,16 @@ from stages.pack.records import RecordMaker
 if TYPE_CHECKING:
     from stages.pack.options import PackParams, PackRuntime
 
-_AHEAD = 4  # pictures that wait for each thread
+_AHEAD = 4  # images that wait for each thread
 
 R = TypeVar("R")
 
 
 def pack_images(params: "PackParams", runtime: "PackRuntime", *, images: ImageSet, draft: Draft) -> Result:
-    """Pack pictures, each named once, into a draft; shards that stand whole are kept.
+    """Pack images, each named once, into a draft; shards that stand whole are kept.
 
     Raises:
-        ProtoRKDError: too many pictures cannot be read, or the disk is full.
+        ProtoRKDError: too many images cannot be read, or the disk is full.
     """
     write_config(draft.path, format_=params.format)
     draft.adopt(CONFIG_NAME)
@@ -52,7 +52,7 @@ def pack_images(params: "PackParams", runtime: "PackRuntime", *, images: ImageSe
     resumed = sum(len(shards[number]) for number in kept)
     with (
         ThreadPoolExecutor(threads) as pool,
-        progress("packing pictures", total=total, unit="pictures", done=resumed) as advance,
+        progress("packing images", total=total, unit="images", done=resumed) as advance,
     ):
         for number, rows in shards.items():
             if number not in kept:

@@ -1,7 +1,7 @@
-"""pack: pictures shrunk once and put one behind the other, for training and evaluation to read quickly.
+"""pack: images shrunk once and put one behind the other, for training and evaluation to read quickly.
 
-Takes:  a manifest of image-caption pairs, or a folder of pictures.
-Does:   reads each distinct picture, shrinks what is larger than asked for, and writes it into shards.
+Takes:  a manifest of image-caption pairs, or a folder of images.
+Does:   reads each distinct image, shrinks what is larger than asked for, and writes it into shards.
 Gives:  shards/N.bin (records one behind the other), index/N.parquet (what lies where), pack.json, rejected.parquet.
 """
 
@@ -15,21 +15,21 @@ from stages.pack.options import PackInputs, PackParams, PackRuntime
 
 
 def pack(params: PackParams, inputs: Mapping[str, Input], out: Draft, runtime: PackRuntime, context: Context) -> Result:
-    """Write every distinct picture, in order of first appearance."""
+    """Write every distinct image, in order of first appearance."""
     from stages.pack.run import pack_images
 
     return pack_images(params, runtime, images=inputs["pictures"].value, draft=out)
 
 
 def identify(inputs: PackInputs, params: PackParams, context: Context) -> Mapping[str, Input]:
-    """List the pictures, and hash them and their paths."""
+    """List the images, and hash them and their paths."""
     root, paths = inputs.find(params, context.file_digests)
     images = identify_images(root, paths, identity=inputs.image_identity, file_digests=context.file_digests)
     return {"pictures": images, "paths": Input(digest=hash_json(paths), location=images.location)}
 
 
 def work(params: PackParams, inputs: Mapping[str, Input], context: Context) -> Work:
-    """Count the pictures; their bytes from the headers of some of them."""
+    """Count the images; their bytes from the headers of some of them."""
     from stages.pack.work_estimate import packed_bytes
 
     images = inputs["pictures"].value
@@ -44,7 +44,7 @@ def work(params: PackParams, inputs: Mapping[str, Input], context: Context) -> W
 STAGE = Stage(
     name="pack",
     version=1,
-    summary="Shrink pictures and put them one behind the other, to be read quickly.",
+    summary="Shrink images and put them one behind the other, to be read quickly.",
     params=PackParams,
     inputs=PackInputs,
     runtime=PackRuntime,

@@ -1,4 +1,4 @@
-"""How large a pack would become, from the headers and sizes of some of its pictures."""
+"""How large a pack would become, from the headers and sizes of some of its images."""
 
 import contextlib
 
@@ -9,7 +9,7 @@ _SAMPLE = 64
 
 
 def packed_bytes(images: ImageSet, *, short_side: int, format_: str) -> int | None:
-    """Guess the bytes of a pack from up to 64 pictures, taken evenly; None where none of them can be read.
+    """Guess the bytes of a pack from up to 64 images, taken evenly; None where none of them can be read.
 
     A raw record has three bytes a pixel; a JPEG that is shrunk is taken to shrink with its area.
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from jinja2 import Environment, StrictUndefined
 
 from data_schemas.prototypes import UNASSIGNED, Prototypes
-from stages.components.report.prototype_examples import GROUPS, Hearts, choose_examples, cosine_sums
+from stages.components.report.prototype_examples import GROUPS, NearestCaptions, choose_examples, cosine_sums
 
 CAPTIONS_PER_PROTOTYPE = 8
 
@@ -36,7 +36,7 @@ def build_report(
     is_known = prototypes.assignment != UNASSIGNED
     sums = cosine_sums(prototypes)
     means = sums / np.maximum(sizes, 1)
-    hearts = Hearts(prototypes)
+    hearts = NearestCaptions(prototypes)
     return {
         "embeddings": embeddings_digest,
         "dim": prototypes.centroids.shape[1],

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_schemas.embedding_array import ARRAY_NAME, Shard, TeacherEmbeddings
+from data_schemas.embedding_array import ARRAY_NAME, EmbeddingArray, Shard
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic
 from data_schemas.page import PAGE_NAME
@@ -17,7 +17,7 @@ from pipeline.log import log
 from pipeline.stage import Result
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
-from stages.components.compute.background import ahead
+from stages.components.compute.background import prefetch
 from stages.components.compute.device import choose_device, describe_work
 from stages.components.compute.precision import choose_precision
 from stages.components.metrics.unit_rows import TEACHER_REMEDY, unit_rows
@@ -40,7 +40,7 @@ def make_prototypes(
     precision = "fp32" if params.method == "faiss" else choose_precision("auto", device)
     log.info("prototypes: on %s", describe_work(device, precision=precision))
     embeddings.require_whole((ARRAY_NAME, CAPTIONS_NAME), read=True)
-    table = TeacherEmbeddings.open(embeddings.path)
+    table = EmbeddingArray.open(embeddings.path)
     known = known_captions(table)
     if num_zero := table.rows - len(known):
         log.info("prototypes: %d captions are left out, for the teacher knows no word of them", num_zero)
@@ -86,7 +86,7 @@ def make_prototypes(
     return Result(counts=counts, metrics=metrics, environment={"device": device.type, "kmeans": fit.engine})
 
 
-def known_captions(embeddings: TeacherEmbeddings) -> NDArray[np.int64]:
+def known_captions(embeddings: EmbeddingArray) -> NDArray[np.int64]:
     """Find the captions of which the teacher knows anything: the rows that are not zero, in order.
 
     Raises:
@@ -130,7 +130,7 @@ def _draw(known: NDArray[np.int64], num: int, *, seed: int) -> NDArray[np.int64]
     return np.sort(np.random.default_rng(seed).choice(known, size=num, replace=False, shuffle=False))
 
 
-def _unit_table(embeddings: TeacherEmbeddings, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+def _unit_table(embeddings: EmbeddingArray, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     table = np.empty((len(rows), embeddings.dim), np.float32)
     filled = 0
     for shard_rows, values in _unit_shards(embeddings, rows):
@@ -154,7 +154,7 @@ def _assign_all(
 
 
 def _unit_shards(
-    embeddings: TeacherEmbeddings, rows: NDArray[np.int64]
+    embeddings: EmbeddingArray, rows: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Shard by shard, those of the ``rows`` (in order) that lie in it, and their unit vectors in float32."""
     for shard, stored in _read_ahead(embeddings):
@@ -164,7 +164,7 @@ def _unit_shards(
             yield inside, unit_rows(values, name="Caption embeddings", remedy=TEACHER_REMEDY).numpy()
 
 
-def _read_ahead(embeddings: TeacherEmbeddings) -> Iterator[tuple[Shard, NDArray[Any]]]:
+def _read_ahead(embeddings: EmbeddingArray) -> Iterator[tuple[Shard, NDArray[Any]]]:
     """Every shard and its rows; a thread reads the next while one is used."""
-    read = ahead(lambda shard: embeddings.read(shard.start, shard.stop), embeddings.shards())
+    read = prefetch(lambda shard: embeddings.read(shard.start, shard.stop), embeddings.shards())
     return zip(embeddings.shards(), read, strict=True)

@@ -33,9 +33,9 @@ def identify(inputs: PrototypesInputs, params: PrototypesParams, context: Contex
 
 def work(params: PrototypesParams, inputs: Mapping[str, Input], context: Context) -> Work:
     """Count captions, and the bytes of centroids and assignment."""
-    from data_schemas.embedding_array import TeacherEmbeddings
+    from data_schemas.embedding_array import EmbeddingArray
 
-    embeddings = TeacherEmbeddings.open(inputs["embeddings"].value.path)
+    embeddings = EmbeddingArray.open(inputs["embeddings"].value.path)
     return Work(
         counts={"captions": embeddings.rows, "prototypes": params.num_prototypes},
         paced_by="captions",

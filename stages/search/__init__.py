@@ -1,1 +1,1 @@
-"""Search among embedded pictures or captions: on the command line, on a page, and by a local server."""
+"""Search among embedded images or captions: on the command line, on a page, and by a local server."""

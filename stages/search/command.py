@@ -1,4 +1,4 @@
-"""The command ``search``: what is nearest to words or to a picture, as lines, as JSON, as a page, or by a server."""
+"""The command ``search``: what is nearest to words or to an image, as lines, as JSON, as a page, or by a server."""
 
 import json
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 @click.command(params=[*click_options(SearchOptions), *store_options()])
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as one JSON object on stdout.")
 def search(store: Store, as_json: bool, **values: Any) -> None:
-    """Find the pictures or captions that are nearest to words or to a picture.
+    """Find the images or captions that are nearest to words or to an image.
 
-    Pictures are those of an artifact of embed, captions those of encode-teacher: text that you have embedded can be
-    searched by picture, and pictures by text.
+    Images are those of an artifact of embed, captions those of encode-teacher: text that you have embedded can be
+    searched by image, and images by text.
     """
     show_log()
     options = take(SearchOptions, values)
@@ -81,7 +81,7 @@ def _query(asked: "Asked", opened: "Search") -> dict[str, Any]:
 
 
 def _hit(hit: "Hit", opened: "Search") -> dict[str, Any]:
-    name, others = ("image", "also") if opened.searched.is_pictures else ("caption", "images")
+    name, others = ("image", "also") if opened.searched.is_images else ("caption", "images")
     return {"rank": hit.rank, "score": round(hit.score, 6), "row": hit.row, name: hit.name, others: list(hit.others)}
 
 

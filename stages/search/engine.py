@@ -12,7 +12,7 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.stage import Context
 from pipeline.store.store import Artifact
 from stages.components.images.decoding import ImageRejected
-from stages.components.images.lazy_image import Picture, open_picture
+from stages.components.images.lazy_image import LazyImage, open_lazily
 from stages.search.finder import Finder, open_finder
 from stages.search.queries import Queries
 from stages.search.searched import Hit, SearchedSet
@@ -26,8 +26,8 @@ class Asked:
     """A query, and what it found.
 
     Args:
-        kind: ``text`` or ``picture``.
-        name: the words, or the picture's path.
+        kind: ``text`` or ``image``.
+        name: the words, or the image's path.
         hits: the nearest, best first.
         seconds: that embedding and finding took, without loading what is loaded once.
 
@@ -67,28 +67,28 @@ class Search:
         start = time.perf_counter()
         return self._asked("text", text, self.queries.texts([text]), top, start)
 
-    def ask_picture(self, picture: Picture, *, name: str, top: int) -> Asked:
-        """Look for the like of a picture.
+    def ask_image(self, image: LazyImage, *, name: str, top: int) -> Asked:
+        """Look for the like of an image.
 
         Raises:
-            ProtoRKDError: as `Queries.picture`.
+            ProtoRKDError: as `Queries.image`.
             ImageRejected: it is damaged.
         """
         with self.queries.one_at_a_time:
             self.queries.load_student()
         start = time.perf_counter()
-        return self._asked("picture", name, self.queries.picture(picture, name=name), top, start)
+        return self._asked("picture", name, self.queries.image(image, name=name), top, start)
 
     def ask_file(self, path: Path, *, top: int) -> Asked:
-        """Look for the like of a picture file.
+        """Look for the like of an image file.
 
         Raises:
-            ProtoRKDError: it cannot be read, or as `Queries.picture`.
+            ProtoRKDError: it cannot be read, or as `Queries.image`.
         """
         try:
-            return self.ask_picture(open_picture(path), name=str(path), top=top)
+            return self.ask_image(open_lazily(path), name=str(path), top=top)
         except ImageRejected as error:
-            raise ProtoRKDError(f"--picture must name a picture; got {path}: {error.reason}.") from error
+            raise ProtoRKDError(f"--picture must name an image; got {path}: {error.reason}.") from error
 
     def _asked(self, kind: str, name: str, vectors: NDArray[np.float32], top: int, start: float) -> Asked:
         [scores], [rows] = self.finder.find(vectors, top)

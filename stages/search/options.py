@@ -14,17 +14,17 @@ class SearchOptions:
     searched: str | None = option(
         None,
         flag="in",
-        help="Artifact of embed (pictures) or encode-teacher (captions), by fingerprint or path. Default: the newest "
+        help="Artifact of embed (images) or encode-teacher (captions), by fingerprint or path. Default: the newest "
         "of embed, or else of encode-teacher.",
         metavar="REF",
         artifact="embed",
     )
     text: tuple[str, ...] = option((), help="Words to look for; repeatable.", metavar="WORDS")
-    picture: tuple[Path, ...] = option((), help="Picture to look for the like of; repeatable.", metavar="FILE")
+    picture: tuple[Path, ...] = option((), help="Image to look for the like of; repeatable.", metavar="FILE")
     top: int = option(10, help="How many are shown of each query.", check=POSITIVE)
     student: str | None = option(
         None,
-        help="Embeds pictures. Default: the one that embedded the set, or the newest of the captions' teacher.",
+        help="Embeds images. Default: the one that embedded the set, or the newest of the captions' teacher.",
         metavar="REF",
         artifact="distill",
     )
@@ -33,14 +33,14 @@ class SearchOptions:
     )
     trust_remote_code: bool = trust_option()
     image_root: Path | None = option(
-        None, help="Folder of the set's pictures. Default: where they were when they were embedded.", metavar="FOLDER"
+        None, help="Folder of the set's images. Default: where they were when they were embedded.", metavar="FOLDER"
     )
     device: str = option("auto", help="Where student and teacher run: auto, cpu, cuda, ...")
     page: Path | None = option(
-        None, help="Write a page with pictures into this file, to be searched without a server.", metavar="FILE"
+        None, help="Write a page with images into this file, to be searched without a server.", metavar="FILE"
     )
     page_rows: int = option(
-        2000, help="Pictures or captions on the page at most; of more, an even sample.", check=POSITIVE
+        2000, help="Images or captions on the page at most; of more, an even sample.", check=POSITIVE
     )
     captions: str | None = option(
         None,

@@ -180,7 +180,7 @@ function askFile(file) {
   const shown = URL.createObjectURL(file);
   answer(async () => {
     const found = await source.file(file);
-    return { ...nearestTo({ ...found, thumb: shown }), title: "Nearest to your picture" };
+    return { ...nearestTo({ ...found, thumb: shown }), title: "Nearest to your image" };
   });
 }
 

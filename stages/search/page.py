@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from data_schemas.embedding_array import TeacherEmbeddings
+from data_schemas.embedding_array import EmbeddingArray
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic
 from data_schemas.pair_index import read_captions
@@ -21,7 +21,7 @@ from pipeline.progress import progress
 from pipeline.stage import Context
 from pipeline.store.store import Artifact
 from stages.components.embeddings.searchable import ENCODE_TEACHER, read_rows
-from stages.components.images.lazy_image import open_picture, to_image
+from stages.components.images.lazy_image import open_lazily, to_image
 from stages.components.report.even_sample import choose_queries
 from stages.components.report.html import page_template
 from stages.components.report.thumbnails import thumbnail, thumbnail_or_stand_in
@@ -94,11 +94,11 @@ def render(opened: "Search", data: Mapping[str, Any], *, num_shown: int) -> str:
 def policy_of(*, live: bool) -> str:
     """What a browser may do for the page: run its own script, and ask nobody but the server, where there is one."""
     style, script = _style_and_script()
-    pictures = "'self' data: blob:" if live else "data:"
+    images = "'self' data: blob:" if live else "data:"
     return "; ".join(
         [
             "default-src 'none'",
-            f"img-src {pictures}",
+            f"img-src {images}",
             f"style-src {_source(style)}",
             f"script-src {_source(script)}",
             *(["connect-src 'self'"] if live else []),
@@ -114,21 +114,21 @@ def facts(opened: "Search") -> str:
     parts = [f"{record.stage} {record.fingerprint[:12]}"]
     try:
         config = opened.queries.student.config
-        parts.append(f"pictures by {config.backbone} at {config.preprocessing.image_size} px")
+        parts.append(f"images by {config.backbone} at {config.preprocessing.image_size} px")
     except ProtoRKDError:
-        parts.append("no student that could embed pictures")
+        parts.append("no student that could embed images")
     return " · ".join([*parts, f"teacher {opened.queries.teacher_identity[:12]}"])
 
 
 def _items(opened: "Search", rows: Sequence[int]) -> list[dict[str, Any]]:
     searched = opened.searched
     items: list[dict[str, Any]] = [{"name": searched.name(row), "others": list(searched.others(row))} for row in rows]
-    if not searched.is_pictures:
+    if not searched.is_images:
         return items
-    images = searched.pictures(rows)
+    images = searched.images(rows)
     with (
         ThreadPoolExecutor(_THREADS) as pool,
-        progress("shrinking pictures", total=len(rows), unit="pictures", done=0) as advance,
+        progress("shrinking images", total=len(rows), unit="images", done=0) as advance,
     ):
         thumbs = pool.map(lambda number: thumbnail_or_stand_in(images, number, size=_THUMBNAIL_SIZE), range(len(rows)))
         for item, thumb in zip(items, thumbs, strict=True):
@@ -140,8 +140,8 @@ def _items(opened: "Search", rows: Sequence[int]) -> list[dict[str, Any]]:
 def _query(asked: "Asked") -> dict[str, Any]:
     if asked.kind == "text":
         return {"name": asked.name, "thumb": None}
-    picture = thumbnail(to_image(open_picture(asked.name)), size=_THUMBNAIL_SIZE)
-    return {"name": Path(asked.name).name, "thumb": picture}
+    image = thumbnail(to_image(open_lazily(asked.name)), size=_THUMBNAIL_SIZE)
+    return {"name": Path(asked.name).name, "thumb": image}
 
 
 def _captions(artifact: Artifact) -> tuple[list[str], NDArray[np.float32]]:
@@ -157,7 +157,7 @@ def _captions_artifact(opened: "Search", reference: str | None, dim: int, contex
 
     def fits(artifact: Artifact) -> bool:
         same = artifact.record.inputs["teacher"].digest == identity
-        return same and TeacherEmbeddings.open(artifact.path).dim == dim
+        return same and EmbeddingArray.open(artifact.path).dim == dim
 
     if reference is not None:
         artifact = context.store.resolve(reference, stage=ENCODE_TEACHER, flag="--captions")

@@ -1,4 +1,4 @@
-"""Queries made into embeddings: captions by the teacher, pictures by the student, each loaded when first asked."""
+"""Queries made into embeddings: captions by the teacher, images by the student, each loaded when first asked."""
 
 import threading
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from pipeline.log import log
 from pipeline.stage import Context
 from pipeline.store.store import Artifact
 from stages.components.embeddings.searchable import EMBED
-from stages.components.student.checkpoints import LoadedStudent, find_checkpoint, find_weights
-from stages.components.teacher.encoding_options import Recipe
+from stages.components.student.checkpoints import StudentWeights, find_checkpoint, find_weights
+from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.recorded import find_recorded_teacher
 
 if TYPE_CHECKING:
-    from stages.components.images.lazy_image import Picture
-    from stages.components.student.embedder import PictureEmbedder
+    from stages.components.images.lazy_image import LazyImage
+    from stages.components.student.embedder import ImageEmbedder
     from stages.components.teacher.teacher import Teacher
 
 Vectors = NDArray[np.float32]
@@ -33,7 +33,7 @@ class Queries:
 
     Args:
         artifact: of embed or encode-teacher.
-        student: as a user named it, or None: the one that embedded the pictures, or the newest that learned from the
+        student: as a user named it, or None: the one that embedded the images, or the newest that learned from the
             captions' teacher.
         teacher: as a user named it, or None: where encode-teacher found it.
         trust_code: let Python code that comes with the teacher run.
@@ -53,27 +53,27 @@ class Queries:
     ) -> None:
         self._artifact, self._context, self._device = artifact, context, device
         self._student_name, self._teacher_name, self._trust_code = student, teacher, trust_code
-        self._is_pictures = artifact.record.stage == EMBED
-        self._student: LoadedStudent | None = None
-        self._embedder: PictureEmbedder | None = None
+        self._is_images = artifact.record.stage == EMBED
+        self._student: StudentWeights | None = None
+        self._embedder: ImageEmbedder | None = None
         self._teacher: Teacher | None = None
         self.one_at_a_time = threading.RLock()
 
     @property
-    def student(self) -> LoadedStudent:
-        """The student that embeds pictures.
+    def student(self) -> StudentWeights:
+        """The student that embeds images.
 
         Raises:
             ProtoRKDError: there is none for this artifact, or another was named.
         """
         if self._student is None:
-            self._student = self._of_pictures() if self._is_pictures else self._for_captions()
+            self._student = self._of_images() if self._is_images else self._for_captions()
         return self._student
 
     @property
     def teacher_identity(self) -> str:
         """Of the teacher in whose space the rows lie."""
-        if self._is_pictures:
+        if self._is_images:
             return self.student.config.teacher.identity
         return self._artifact.record.inputs["teacher"].digest
 
@@ -90,15 +90,15 @@ class Queries:
             found = self.load_teacher(texts).encode(texts)
         return _unit(found, [f"--text {text!r}" for text in texts], remedy="Use words that the teacher knows.")
 
-    def picture(self, picture: "Picture", *, name: str) -> Vectors:
-        """Embed a picture.
+    def image(self, image: "LazyImage", *, name: str) -> Vectors:
+        """Embed an image.
 
         Args:
-            picture: upright, of any size.
+            image: upright, of any size.
             name: for the message.
 
         Raises:
-            ProtoRKDError: there is no student, or it makes nothing of the picture.
+            ProtoRKDError: there is no student, or it makes nothing of the image.
             ImageRejected: it is damaged.
 
         Shapes:
@@ -108,9 +108,9 @@ class Queries:
 
         with self.one_at_a_time:
             embedder = self.load_student()
-            pixels = EvalTransform(self.student.config.preprocessing)(picture)
+            pixels = EvalTransform(self.student.config.preprocessing)(image)
             _, found = embedder(pixels[None])
-        return _unit(found.cpu().numpy(), [name], remedy="Take another picture.")
+        return _unit(found.cpu().numpy(), [name], remedy="Take another image.")
 
     def load_teacher(self, texts: Sequence[str]) -> "Teacher":
         """Load the teacher, unless it is there; ``texts`` are some that it is to embed.
@@ -122,12 +122,12 @@ class Queries:
         from stages.components.embeddings.caption_embeddings import load_teacher
 
         if self._teacher is None:
-            if self._is_pictures:
+            if self._is_images:
                 config, what = self.student.config, "the student was distilled from"
                 _check_width(config)
-                recipe = Recipe.of(config.teacher.recipe)
+                recipe = EncodingOptions.of(config.teacher.recipe)
             else:
-                recipe, what = Recipe.of(self._artifact.record.params), "the captions were embedded by"
+                recipe, what = EncodingOptions.of(self._artifact.record.params), "the captions were embedded by"
             found = find_recorded_teacher(
                 self._teacher_name,
                 self.teacher_identity,
@@ -140,7 +140,7 @@ class Queries:
             self._teacher = load_teacher(found, recipe, pa.array(texts, pa.large_string()), devices=devices)
         return self._teacher
 
-    def load_student(self) -> "PictureEmbedder":
+    def load_student(self) -> "ImageEmbedder":
         """Load the student, unless it is there.
 
         Raises:
@@ -148,31 +148,31 @@ class Queries:
         """
         from stages.components.compute.device import choose_device, describe_work
         from stages.components.compute.precision import choose_precision
-        from stages.components.student.embedder import PictureEmbedder
+        from stages.components.student.embedder import ImageEmbedder
 
         if self._embedder is None:
             device = choose_device(self._device)
-            precision = EmbedConfig.read(self._artifact.path).precision if self._is_pictures else "auto"
+            precision = EmbedConfig.read(self._artifact.path).precision if self._is_images else "auto"
             if precision == "fp16" and device.type != "cuda":
                 precision = "auto"
             precision = choose_precision(precision, device)
             log.info("search: the student on %s", describe_work(device, precision=precision))
-            self._embedder = PictureEmbedder(self.student, device=device, precision=precision)
+            self._embedder = ImageEmbedder(self.student, device=device, precision=precision)
         return self._embedder
 
-    def _of_pictures(self) -> LoadedStudent:
+    def _of_images(self) -> StudentWeights:
         entry = self._artifact.record.inputs["student"]
         if self._student_name is None:
             return find_weights(entry.digest, location=Path(entry.location), store=self._context.store)
         student = find_checkpoint(self._student_name, store=self._context.store)
         if student.identity != entry.digest:
             raise ProtoRKDError(
-                f"--student must be the one that embedded the pictures ({entry.digest[:12]}); got {self._student_name} "
+                f"--student must be the one that embedded the images ({entry.digest[:12]}); got {self._student_name} "
                 f"({student.identity[:12]}). Leave it out, or run embed with this one."
             )
         return student
 
-    def _for_captions(self) -> LoadedStudent:
+    def _for_captions(self) -> StudentWeights:
         if self._student_name is not None:
             student = find_checkpoint(self._student_name, store=self._context.store)
             if student.config.teacher.identity != self.teacher_identity:
@@ -191,7 +191,7 @@ class Queries:
             )
         return student
 
-    def _newest(self) -> LoadedStudent:
+    def _newest(self) -> StudentWeights:
         store = self._context.store
         for artifact in map(store.fetch, reversed(store.artifacts("distill"))):
             if StudentConfig.read(artifact.path).teacher.identity == self.teacher_identity:
@@ -199,19 +199,19 @@ class Queries:
                 return find_checkpoint(str(artifact.path), store=store)
         raise ProtoRKDError(
             f"{store} must hold a student of the teacher that embedded the captions "
-            f"({self.teacher_identity[:12]}) to search them by picture; it has none. Run distill, or pass --student."
+            f"({self.teacher_identity[:12]}) to search them by image; it has none. Run distill, or pass --student."
         )
 
     def _dim(self) -> int:
-        from data_schemas.embedding_array import TeacherEmbeddings
+        from data_schemas.embedding_array import EmbeddingArray
 
-        return TeacherEmbeddings.open(self._artifact.path).dim
+        return EmbeddingArray.open(self._artifact.path).dim
 
 
 def _check_width(config: StudentConfig) -> None:
     if config.embedding_dim != config.teacher.dim:
         raise ProtoRKDError(
-            f"Search between captions and pictures must have a student as wide as its teacher; got "
+            f"Search between captions and images must have a student as wide as its teacher; got "
             f"{config.embedding_dim} and {config.teacher.dim}. Distill without --projection-dim."
         )
 

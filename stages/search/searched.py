@@ -1,4 +1,4 @@
-"""A set that is searched: what its rows are called, and their pictures."""
+"""A set that is searched: what its rows are called, and their images."""
 
 import functools
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ class Hit:
         rank: from 1.
         score: its cosine with the query.
         row: in the artifact's array.
-        name: path of a picture, or a caption.
-        others: paths of other pictures of the same bytes; of a caption, those of its pictures.
+        name: path of an image, or a caption.
+        others: paths of other images of the same bytes; of a caption, those of its images.
     """
 
     rank: int
@@ -44,7 +44,7 @@ class SearchedSet:
 
     Args:
         artifact: which one.
-        image_root: where its pictures lie, if not where they were when the artifact was made.
+        image_root: where its images lie, if not where they were when the artifact was made.
         store: for the pack that they may come from.
         file_digests: remembers what lies in tars.
 
@@ -54,8 +54,8 @@ class SearchedSet:
 
     def __init__(self, artifact: Artifact, *, image_root: Path | None, store: Store, file_digests: FileDigests) -> None:
         self.artifact = artifact
-        self.is_pictures = artifact.record.stage == EMBED
-        if self.is_pictures:
+        self.is_images = artifact.record.stage == EMBED
+        if self.is_images:
             artifact.require_whole((IMAGES_NAME,), read=True)
             table = read_images(artifact.path)
             self._rows, self._paths = table["image_row"].to_numpy(), table["image"]
@@ -72,7 +72,7 @@ class SearchedSet:
     @property
     def noun(self) -> str:
         """What its rows are."""
-        return "picture" if self.is_pictures else "caption"
+        return "picture" if self.is_images else "caption"
 
     @property
     def rows(self) -> list[int]:
@@ -81,12 +81,12 @@ class SearchedSet:
         return found
 
     def name(self, row: int) -> str:
-        """Path of a row's first picture, or its caption."""
-        return self._of(row)[0] if self.is_pictures else self._names[row].as_py()
+        """Path of a row's first image, or its caption."""
+        return self._of(row)[0] if self.is_images else self._names[row].as_py()
 
     def others(self, row: int) -> tuple[str, ...]:
-        """Paths of the other pictures of a row; of a caption, of all its pictures."""
-        paths = self._of(row)[1:] if self.is_pictures else self._of(row)
+        """Paths of the other images of a row; of a caption, of all its images."""
+        paths = self._of(row)[1:] if self.is_images else self._of(row)
         return tuple(dict.fromkeys(paths))
 
     def hits(self, scores: Sequence[float], rows: Sequence[int]) -> list[Hit]:
@@ -97,8 +97,8 @@ class SearchedSet:
             if row >= 0
         ]
 
-    def pictures(self, rows: Sequence[int]) -> ImageSet:
-        """The first picture of each of some rows, from the pack that they were read from, or from their files.
+    def images(self, rows: Sequence[int]) -> ImageSet:
+        """The first image of each of some rows, from the pack that they were read from, or from their files.
 
         Raises:
             ProtoRKDError: the pack is damaged.
@@ -114,7 +114,7 @@ class SearchedSet:
 
     @functools.cached_property
     def _pack(self) -> PackedImages | None:
-        """The pack that the pictures were read from, if they were, and if it is there."""
+        """The pack that the images were read from, if they were, and if it is there."""
         entry = self.artifact.record.inputs["pictures"]
         pack = find_pack(entry.parts.get(PACK, entry.digest), entry.location, self._store)
         return Pack.open(pack).images if pack is not None else None

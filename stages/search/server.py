@@ -19,7 +19,7 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from stages.components.embeddings.searchable import read_row
 from stages.components.images.decoding import ImageRejected, decode_image
-from stages.components.images.lazy_image import DecodedPicture, to_image
+from stages.components.images.lazy_image import DecodedImage, to_image
 from stages.components.report.even_sample import choose_queries
 from stages.components.report.thumbnails import small_jpeg, stand_in_jpeg
 from stages.search.page import NUM_START, policy_of, render
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 MAX_UPLOAD_BYTES = 64 << 20
 _MAX_TEXT = 500
-_SMALL, _WHOLE = 256, 1600  # longer side of a picture, in pixels
+_SMALL, _WHOLE = 256, 1600  # longer side of an image, in pixels
 _TIMEOUT_S = 30
-_CACHED_PICTURES = 2048
+_CACHED_IMAGES = 2048
 
 
 class SearchServer(ThreadingHTTPServer):
-    """Answers one set's page, its queries and its pictures.
+    """Answers one set's page, its queries and its images.
 
     Every address begins with a key that is drawn anew for each server: neither another user of this machine nor a page
     that is open in the same browser can guess it. It listens on the loopback interface alone, and answers to no host
@@ -71,7 +71,7 @@ class SearchServer(ThreadingHTTPServer):
         data = {"live": True, "noun": opened.searched.noun, "start": start, "queries": queries, "captions": []}
         self.page = render(opened, data, num_shown=len(rows)).encode()
         self.policy = policy_of(live=True)
-        self.small_picture = lru_cache(_CACHED_PICTURES)(lambda row: self.picture(row, size=_SMALL))
+        self.small_image = lru_cache(_CACHED_IMAGES)(lambda row: self.image(row, size=_SMALL))
 
     @property
     def url(self) -> str:
@@ -91,14 +91,14 @@ class SearchServer(ThreadingHTTPServer):
         return _answer(self.opened.ask_text(text, top=self.top))
 
     def upload(self, data: bytes) -> dict[str, Any]:
-        """Find what is nearest to the picture that a file's bytes hold; nothing of it is kept."""
-        picture = DecodedPicture(np.asarray(decode_image(io.BytesIO(data))))
-        return _answer(self.opened.ask_picture(picture, name="The picture", top=self.top))
+        """Find what is nearest to the image that a file's bytes hold; nothing of it is kept."""
+        image = DecodedImage(np.asarray(decode_image(io.BytesIO(data))))
+        return _answer(self.opened.ask_image(image, name="The image", top=self.top))
 
-    def picture(self, row: int, *, size: int) -> bytes:
-        """A picture of the set as a JPEG; a grey square where it can no longer be read."""
+    def image(self, row: int, *, size: int) -> bytes:
+        """An image of the set as a JPEG; a grey square where it can no longer be read."""
         try:
-            return small_jpeg(to_image(self.opened.searched.pictures([row]).open(0)), size=size)
+            return small_jpeg(to_image(self.opened.searched.images([row]).open(0)), size=size)
         except ImageRejected:
             return stand_in_jpeg()
 
@@ -117,11 +117,11 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        """Answer the page, a query or a picture."""
+        """Answer the page, a query or an image."""
         self._respond(self._get)
 
     def do_POST(self) -> None:
-        """Answer a picture that was given."""
+        """Answer an image that was given."""
         self._respond(self._post)
 
     def _respond(self, answer: Any) -> None:
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         except _RefusedError as error:
             self._send_json({"error": str(error)}, error.status)
         except ImageRejected as error:
-            self._send_json({"error": f"That is no picture that can be read: {error.reason}."}, HTTPStatus.BAD_REQUEST)
+            self._send_json({"error": f"That is no image that can be read: {error.reason}."}, HTTPStatus.BAD_REQUEST)
         except ProtoRKDError as error:
             self._send_json({"error": str(error)}, HTTPStatus.BAD_REQUEST)
 
@@ -163,10 +163,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send_json(self.server.text(text))
             case ["nearest", row]:
                 self._send_json(self.server.nearest(self._row(row)))
-            case ["picture", row, *rest] if self.server.opened.searched.is_pictures and rest in ([], ["whole"]):
+            case ["picture", row, *rest] if self.server.opened.searched.is_images and rest in ([], ["whole"]):
                 number = self._row(row)
-                picture = self.server.picture(number, size=_WHOLE) if rest else self.server.small_picture(number)
-                self._send(picture, "image/jpeg", cache=True)
+                image = self.server.image(number, size=_WHOLE) if rest else self.server.small_image(number)
+                self._send(image, "image/jpeg", cache=True)
             case _:
                 raise _RefusedError(HTTPStatus.NOT_FOUND, "There is nothing here.")
 
@@ -175,11 +175,11 @@ class _Handler(BaseHTTPRequestHandler):
             raise _RefusedError(HTTPStatus.NOT_FOUND, "There is nothing here.")
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal():
-            raise _RefusedError(HTTPStatus.LENGTH_REQUIRED, "Say how long the picture is.")
+            raise _RefusedError(HTTPStatus.LENGTH_REQUIRED, "Say how long the image is.")
         if int(length) > MAX_UPLOAD_BYTES:
             self.close_connection = True
             limit = f"{MAX_UPLOAD_BYTES >> 20} MB"
-            raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"A picture may have {limit} at most.")
+            raise _RefusedError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"An image may have {limit} at most.")
         self._send_json(self.server.upload(self.rfile.read(int(length))))
 
     def _row(self, text: str) -> int:

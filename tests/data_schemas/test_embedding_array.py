@@ -6,7 +6,7 @@ import pytest
 import zarr
 
 from data_schemas import embedding_array as teacher_embeddings
-from data_schemas.embedding_array import ARRAY_NAME, Shard, TeacherEmbeddings
+from data_schemas.embedding_array import ARRAY_NAME, EmbeddingArray, Shard
 from data_schemas.errors import ProtoRKDError
 
 ROWS, DIM, SHARD_ROWS = 600, 5, 512
@@ -14,7 +14,7 @@ VALUES = np.random.default_rng(0).normal(size=(ROWS, DIM))
 
 
 def create(root, dtype="float16"):
-    return TeacherEmbeddings.create(root, rows=ROWS, dim=DIM, dtype=dtype, shard_rows=SHARD_ROWS)
+    return EmbeddingArray.create(root, rows=ROWS, dim=DIM, dtype=dtype, shard_rows=SHARD_ROWS)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_teacher_embeddings__has_one_row_a_caption_in_the_dtype_asked_for(tmp_pa
     assert (embeddings.rows, embeddings.dim, embeddings.dtype) == (ROWS, DIM, np.dtype(dtype))
     for shard in embeddings.shards():
         embeddings.write(shard, VALUES[shard.start : shard.stop].astype(dtype))
-    read = TeacherEmbeddings.open(tmp_path).read(500, 520)  # across two shards
+    read = EmbeddingArray.open(tmp_path).read(500, 520)  # across two shards
     assert read.shape == (20, DIM)
     assert read.dtype == dtype
     assert np.array_equal(read, VALUES[500:520].astype(dtype))
@@ -56,7 +56,7 @@ def test_create__keeps_shard_files_that_lie_there(tmp_path, written):
     before = {shard.path: (tmp_path / shard.path).read_bytes() for shard in written.shards()}
     create(tmp_path)
     assert before == {shard.path: (tmp_path / shard.path).read_bytes() for shard in written.shards()}
-    assert np.array_equal(TeacherEmbeddings.open(tmp_path).read(0, ROWS), VALUES.astype("float16"))
+    assert np.array_equal(EmbeddingArray.open(tmp_path).read(0, ROWS), VALUES.astype("float16"))
 
 
 def test_create__writes_the_same_bytes_each_time(tmp_path):
@@ -72,18 +72,18 @@ def test_open__refuses_a_shard_that_is_missing_or_empty(tmp_path, written, damag
     file = tmp_path / ARRAY_NAME / "c/1/0"
     file.unlink() if damage == "missing" else file.write_bytes(b"")
     with pytest.raises(ProtoRKDError, match=r"c/1/0 must hold rows 512 to 600; it is missing or empty"):
-        TeacherEmbeddings.open(tmp_path)
+        EmbeddingArray.open(tmp_path)
 
 
 def test_open__refuses_what_is_no_array(tmp_path):
     with pytest.raises(ProtoRKDError, match="must be a zarr array"):
-        TeacherEmbeddings.open(tmp_path)
+        EmbeddingArray.open(tmp_path)
 
 
 def test_open__refuses_an_array_of_another_kind(tmp_path):
     zarr.create_array(tmp_path / ARRAY_NAME, shape=(2, 2), dtype="float16")
     with pytest.raises(ProtoRKDError, match="must hold protorkd teacher embeddings"):
-        TeacherEmbeddings.open(tmp_path)
+        EmbeddingArray.open(tmp_path)
 
 
 @pytest.mark.parametrize("position", [0, 2563, -1, -10, -30])  # numbers, a chunk's checksum, the shard's index
@@ -93,7 +93,7 @@ def test_read__refuses_altered_bytes(tmp_path, written, position):
     damaged[position] ^= 0xFF
     file.write_bytes(damaged)
     with pytest.raises(ProtoRKDError, match=r"must be as it was written; rows 0 to 512"):
-        TeacherEmbeddings.open(tmp_path).read(0, 512)
+        EmbeddingArray.open(tmp_path).read(0, 512)
 
 
 @pytest.mark.parametrize("size", [1, 1000, -1])
@@ -101,7 +101,7 @@ def test_read__refuses_a_cut_shard(tmp_path, written, size):
     file = tmp_path / ARRAY_NAME / "c/0/0"
     file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(ProtoRKDError, match="must be as it was written"):
-        TeacherEmbeddings.open(tmp_path).read(0, 512)
+        EmbeddingArray.open(tmp_path).read(0, 512)
 
 
 def test_write__says_that_the_disk_is_full(tmp_path, monkeypatch):

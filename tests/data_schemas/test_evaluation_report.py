@@ -7,7 +7,7 @@ import pytest
 from data_schemas.errors import ProtoRKDError
 from data_schemas.evaluation_report import SCHEMA_VERSION, metric_prefix, read_report, write_report
 
-PICTURES: dict[str, Any] = {
+IMAGES: dict[str, Any] = {
     "name": "pets",
     "task": "zero_shot",
     "num_images": 40,
@@ -32,13 +32,13 @@ PAIR = {"evaluation": "a.jpg", "training": "b.jpg", "exact": True, "distance": 0
 REPORT: dict[str, Any] = {
     "student": {"fingerprint": "ab12", "checkpoint": "last", "backbone": "resnet18"},
     "teacher": {"name": "minilm"},
-    "sets": [PICTURES, CAPTIONS],
+    "sets": [IMAGES, CAPTIONS],
     "metrics": METRICS,
     "checkpoints": [
         {"name": "epoch_1", "epoch": 1, "metrics": {}},
         {"name": "last", "epoch": None, "metrics": METRICS},
     ],
-    "failures": [{"name": "pets", "task": "zero_shot", "checkpoint": "epoch_1", "reason": "a.jpg must be a picture."}],
+    "failures": [{"name": "pets", "task": "zero_shot", "checkpoint": "epoch_1", "reason": "a.jpg must be an image."}],
     "absent": [{"name": "dtd", "places": ["/data/dtd"], "reason": "no such folder"}],
     "overlap": [{"name": "pets", **OVERLAP, "pairs": [PAIR]}],
 }
@@ -46,7 +46,7 @@ FIRST_VERSION: dict[str, Any] = {
     "schema_version": 1,
     "student": {"fingerprint": "ab12", "backbone": "resnet18"},
     "teacher": {"name": "minilm"},
-    "sets": [{key: value for key, value in PICTURES.items() if key != "intervals"}],
+    "sets": [{key: value for key, value in IMAGES.items() if key != "intervals"}],
     "metrics": {"pets/zero_shot/top1": 50.0},
 }
 
@@ -66,7 +66,7 @@ def test_report__of_version_1_gets_the_keys_that_it_lacks(tmp_path: Path) -> Non
         "schema_version": 2,
         "student": {"fingerprint": "ab12", "checkpoint": "last", "backbone": "resnet18"},
         "teacher": {"name": "minilm"},
-        "sets": [{**PICTURES, "intervals": {}}],
+        "sets": [{**IMAGES, "intervals": {}}],
         "metrics": {"pets/zero_shot/top1": 50.0},
         "checkpoints": [{"name": "last", "epoch": None, "metrics": {"pets/zero_shot/top1": 50.0}}],
         "failures": [],
@@ -84,7 +84,7 @@ def test_report__must_have_every_key(tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize("key", ["name", "task", "rejected", "metrics", "intervals", "chance"])
 def test_entry__must_have_every_key(tmp_path: Path, key: str) -> None:
-    entry = {name: value for name, value in PICTURES.items() if name != key}
+    entry = {name: value for name, value in IMAGES.items() if name != key}
     write_report(tmp_path, {**REPORT, "sets": [CAPTIONS, entry]})
     with pytest.raises(ProtoRKDError, match=r"sets\[1\] must have \['chance', .*\]; got \[") as caught:
         read_report(tmp_path)
@@ -100,7 +100,7 @@ def test_entry__must_have_every_key(tmp_path: Path, key: str) -> None:
         ),
         ({"sets": {}}, r"sets must be a list; got \{\}"),
         ({"sets": ["pets"]}, r"sets\[0\] must have .*; got 'pets'\."),
-        ({"sets": [{**PICTURES, "metrics": 3}]}, r"sets\[0\]\.metrics must be an object; got 3"),
+        ({"sets": [{**IMAGES, "metrics": 3}]}, r"sets\[0\]\.metrics must be an object; got 3"),
         ({"metrics": None}, "metrics must be an object; got None"),
         ({"student": {"fingerprint": "ab12"}}, r"student must have \['backbone', .*; got \['fingerprint'\]"),
         ({"teacher": {}}, r"teacher must have \['name'\]; got \[\]"),

@@ -153,7 +153,7 @@ def test_read_manifest__takes_a_quote_within_a_caption_as_text(manifest):
     "captions",
     [
         ['"Cool picture', "plain", "other"],
-        ['"Cool" picture', "plain", "other"],
+        ['"Cool" image', "plain", "other"],
         ['"Cool picture"', "plain", '""'],
         ['"Look at this', "plain", 'and that"'],
         ['"Look at this', 'and that"', "plain"],
@@ -212,7 +212,7 @@ def test_read_manifest__obeys_the_quoting_that_it_is_told(manifest):
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_read_manifest__refuses_quotes_that_contradict_each_other(error, order):
-    rows = ['a.jpg\t"a ""big"" cat"\n', "b.jpg\tplain\n", 'c.jpg\t"Cool" picture\n'][::order]
+    rows = ['a.jpg\t"a ""big"" cat"\n', "b.jpg\tplain\n", 'c.jpg\t"Cool" image\n'][::order]
     message = error(HEADER + "".join(rows))
     csv_line, text_line = (2, 4) if order == 1 else (4, 2)
     assert f"line {csv_line}, which only csv quoting explains" in message

@@ -26,7 +26,7 @@ RECORDS = [Record(b"first", 2, 3), "missing file", Record(b"", 0, 0), Record(b"t
 
 @pytest.fixture
 def pack(tmp_path: Path) -> PackedImages:
-    """Two shards: the first with three pictures and one that was rejected, the second with one picture."""
+    """Two shards: the first with three images and one that was rejected, the second with one image."""
     write_config(tmp_path, format_="jpeg")
     write_shard(tmp_path, 0, ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], RECORDS)
     write_shard(tmp_path, 1, ["é/e.jpg"], [Record(b"third", 1, 1)])

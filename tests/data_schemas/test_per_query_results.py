@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.per_query_results import KEY_SCHEMA, OUTCOMES_NAME, Outcomes, read_outcomes, write_outcomes
+from data_schemas.per_query_results import KEY_SCHEMA, OUTCOMES_NAME, QueryResults, read_outcomes, write_outcomes
 
 CLASSIFIED: dict[str, Any] = {
     "set_name": "pets",
@@ -26,14 +26,18 @@ RETRIEVED: dict[str, Any] = {
 }
 
 
-def contents(found: Outcomes) -> list[Any]:
+def contents(found: QueryResults) -> list[Any]:
     """All columns, as lists."""
     measures = {name: values.tolist() for name, values in found.measures.items()}
-    return [found.name, *map(list, (found.pictures, found.queries, found.labels, found.predicted)), measures]
+    return [found.name, *map(list, (found.images, found.queries, found.labels, found.predicted)), measures]
 
 
 def test_outcomes__come_back_as_written(tmp_path: Path) -> None:
-    written = [Outcomes(**CLASSIFIED), Outcomes(**RETRIEVED), Outcomes(**{**CLASSIFIED, "task": "knn", "labels": ()})]
+    written = [
+        QueryResults(**CLASSIFIED),
+        QueryResults(**RETRIEVED),
+        QueryResults(**{**CLASSIFIED, "task": "knn", "labels": ()}),
+    ]
     write_outcomes(tmp_path, written)
     assert [contents(found) for found in read_outcomes(tmp_path)] == [contents(found) for found in written]
 
@@ -44,7 +48,7 @@ def test_outcomes__come_back_as_none_where_none_were_written(tmp_path: Path) -> 
 
 
 def test_outcomes__are_readable_by_plain_pyarrow(tmp_path: Path) -> None:
-    write_outcomes(tmp_path, [Outcomes(**CLASSIFIED), Outcomes(**RETRIEVED)])
+    write_outcomes(tmp_path, [QueryResults(**CLASSIFIED), QueryResults(**RETRIEVED)])
     rows = pq.read_table(tmp_path / OUTCOMES_NAME).to_pylist()
     assert rows[1] == {
         "set": "pets",
@@ -62,14 +66,14 @@ def test_outcomes__are_readable_by_plain_pyarrow(tmp_path: Path) -> None:
 
 def test_outcomes__are_the_same_bytes_each_time(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        write_outcomes(tmp_path / name, [Outcomes(**CLASSIFIED), Outcomes(**RETRIEVED)])
+        write_outcomes(tmp_path / name, [QueryResults(**CLASSIFIED), QueryResults(**RETRIEVED)])
     assert (tmp_path / "one" / OUTCOMES_NAME).read_bytes() == (tmp_path / "two" / OUTCOMES_NAME).read_bytes()
 
 
 def test_outcomes__spell_out_bytes_of_a_name_that_are_no_utf8(tmp_path: Path) -> None:
     name = b"cat/\xff.jpg".decode(errors="surrogateescape")
-    write_outcomes(tmp_path, [Outcomes(**{**CLASSIFIED, "pictures": [name, "b.jpg"]})])
-    assert read_outcomes(tmp_path)[0].pictures == [r"cat/\udcff.jpg", "b.jpg"]
+    write_outcomes(tmp_path, [QueryResults(**{**CLASSIFIED, "pictures": [name, "b.jpg"]})])
+    assert read_outcomes(tmp_path)[0].images == [r"cat/\udcff.jpg", "b.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -85,17 +89,17 @@ def test_outcomes__spell_out_bytes_of_a_name_that_are_no_utf8(tmp_path: Path) ->
 )
 def test_outcomes__refuse_columns_that_do_not_fit(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Outcomes(**{**CLASSIFIED, **change})
+        QueryResults(**{**CLASSIFIED, **change})
 
 
 def test_write_outcomes__refuses_two_of_one_set_and_task(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must have one outcome"):
-        write_outcomes(tmp_path, [Outcomes(**CLASSIFIED), Outcomes(**CLASSIFIED)])
+        write_outcomes(tmp_path, [QueryResults(**CLASSIFIED), QueryResults(**CLASSIFIED)])
 
 
 @pytest.mark.parametrize("size", [0, 4, 200, -1])
 def test_read_outcomes__refuses_a_cut_file(tmp_path: Path, size: int) -> None:
-    write_outcomes(tmp_path, [Outcomes(**CLASSIFIED)])
+    write_outcomes(tmp_path, [QueryResults(**CLASSIFIED)])
     path = tmp_path / OUTCOMES_NAME
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(ProtoRKDError, match=r"outcomes\.parquet must be a whole parquet file"):
@@ -122,7 +126,7 @@ def test_read_outcomes__refuses_other_columns(tmp_path: Path, table: pa.Table) -
 
 
 def test_read_outcomes__refuses_a_column_that_is_given_in_part(tmp_path: Path) -> None:
-    write_outcomes(tmp_path, [Outcomes(**CLASSIFIED)])
+    write_outcomes(tmp_path, [QueryResults(**CLASSIFIED)])
     table = pq.read_table(tmp_path / OUTCOMES_NAME)
     place = table.schema.get_field_index("label")
     pq.write_table(

@@ -8,7 +8,7 @@ from toy_stage import CHILD, TOY, ChildInputs, NoOptions, ToyInputs, ToyParams, 
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic
-from pipeline.peers import Alone, agreed
+from pipeline.peers import Alone, fail_together
 from pipeline.runner import context_of, run_stage, run_within
 from pipeline.stage import Input, Result
 
@@ -24,7 +24,7 @@ class PartError(ProtoRKDError):
 
 def test_agreed__lets_all_go_on_where_none_fails():
     def work(peers):
-        with agreed(peers):
+        with fail_together(peers):
             pass
         return "went on"
 
@@ -33,7 +33,7 @@ def test_agreed__lets_all_go_on_where_none_fails():
 
 def test_agreed__raises_the_error_of_the_first_that_has_one_everywhere():
     def work(peers):
-        with agreed(peers):
+        with fail_together(peers):
             if peers.rank:
                 raise ProtoRKDError(f"{peers.rank} failed")
 
@@ -41,13 +41,13 @@ def test_agreed__raises_the_error_of_the_first_that_has_one_everywhere():
 
 
 def test_agreed__raises_the_own_error_as_it_is():
-    with pytest.raises(PartError), agreed(Alone()):
+    with pytest.raises(PartError), fail_together(Alone()):
         raise PartError("some of it")
 
 
 def test_agreed__waits_for_nobody_after_an_error_of_the_program():
     def work(peers):
-        with agreed(peers):
+        with fail_together(peers):
             raise RuntimeError("a bug")
 
     assert [str(error) for error in together(2, work)] == ["a bug"] * 2
@@ -56,7 +56,7 @@ def test_agreed__waits_for_nobody_after_an_error_of_the_program():
 def run_shared(params, inputs, out, runtime, context):
     """Write a part a process, and join them."""
     peers = context.peers
-    with agreed(peers):
+    with fail_together(peers):
         if peers.rank == runtime.fail_after:
             raise ProtoRKDError(f"{peers.rank} failed, as asked")
         write_atomic(out.state / str(peers.rank), f"{peers.rank} {inputs['source'].value}".encode())

@@ -16,7 +16,7 @@ from pipeline import progress as module
 from pipeline.log import log, show_log
 module.PLAIN_INTERVAL_S = 0.05
 show_log(quiet="quiet" in sys.argv)
-with module.progress("packing", total=40, unit="pictures", done=10) as advance:
+with module.progress("packing", total=40, unit="images", done=10) as advance:
     for number in range(20):
         time.sleep(0.02)
         advance(1)
@@ -76,14 +76,14 @@ def test_progress__has_no_colours_where_none_are_wanted():
 def test_progress__is_plain_on_a_terminal_that_cannot_draw():
     written = on_terminal(TERM="dumb")
     assert "\x1b" not in written
-    assert re.search(r"^packing: \d+ of 40 pictures, [\d.]+/s, \d+ s left\r?$", written, re.MULTILINE)
+    assert re.search(r"^packing: \d+ of 40 images, [\d.]+/s, \d+ s left\r?$", written, re.MULTILINE)
 
 
 def test_progress__is_plain_in_a_log():
     written = in_log()
     assert "\x1b" not in written
     assert "\r" not in written
-    assert re.search(r"^packing: \d+ of 40 pictures, [\d.]+/s, \d+ s left$", written, re.MULTILINE)
+    assert re.search(r"^packing: \d+ of 40 images, [\d.]+/s, \d+ s left$", written, re.MULTILINE)
 
 
 def test_progress__is_not_shown_when_quiet():

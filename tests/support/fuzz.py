@@ -1,6 +1,6 @@
-"""Hostile pictures and manifests by the hundred thousand: each is read, or refused with a reason; nothing else happens.
+"""Hostile images and manifests by the hundred thousand: each is read, or refused with a reason; nothing else happens.
 
-``python -m tests.support.fuzz --inputs 100000``: half of them pictures of every format, damaged at random, half of
+``python -m tests.support.fuzz --inputs 100000``: half of them images of every format, damaged at random, half of
 them texts that manifests are made of at their worst. A reader that raises anything but a verdict, takes longer than ten
 seconds, or ends the process, is reported with the number that makes the same input again.
 """
@@ -24,7 +24,7 @@ from PIL import Image
 from data_schemas.errors import ProtoRKDError
 from data_schemas.pair_sources.text.manifest_table import read_manifest
 from stages.components.images.decoding import ImageRejected
-from stages.components.images.lazy_image import open_picture
+from stages.components.images.lazy_image import open_lazily
 
 TIMEOUT_S = 10
 _BATCH = 500  # inputs of one process: what it leaks or breaks ends with it
@@ -36,8 +36,8 @@ _PIECES = (
 )  # fmt: skip
 
 
-def pictures() -> list[bytes]:
-    """Small sound pictures in every format that is read, and some that must not be."""
+def images() -> list[bytes]:
+    """Small sound images in every format that is read, and some that must not be."""
     draw = np.random.default_rng(0)
     smooth = Image.fromarray(draw.integers(0, 256, (5, 7, 3), np.uint8)).resize((41, 31))
     grey, alpha = smooth.convert("L"), smooth.copy()
@@ -126,15 +126,15 @@ def manifest(draw: random.Random) -> bytes:
     return damaged(data, draw, others=[b"\0\0", b"\xff\xfe"]) if draw.random() < 0.3 else data
 
 
-def read_picture(path: Path) -> str:
-    """Read a picture whole, and hold it to what every picture is."""
+def read_image(path: Path) -> str:
+    """Read an image whole, and hold it to what every image is."""
     try:
-        picture = open_picture(path)
-        pixels = picture.pixels()
+        image = open_lazily(path)
+        pixels = image.pixels()
     except ImageRejected as error:
         return error.reason.partition(":")[0]
     assert pixels.dtype == np.uint8
-    assert pixels.shape == (*picture.size, 3)
+    assert pixels.shape == (*image.size, 3)
     return "read"
 
 
@@ -152,11 +152,11 @@ def read_pairs(path: Path) -> str:
 def fuzz(numbers: range, *, seed: int, folder: Path) -> Counter[str]:
     """Make and read inputs by their numbers; what they came to."""
     counts: Counter[str] = Counter()
-    sound, path = pictures(), folder / "input"
+    sound, path = images(), folder / "input"
     for number in numbers:
         draw = random.Random(f"{seed} {number}")
         if number % 2:
-            data, kind, read = damaged(draw.choice(sound), draw, others=sound), "picture", read_picture
+            data, kind, read = damaged(draw.choice(sound), draw, others=sound), "image", read_image
         else:
             data, kind, read = manifest(draw), "manifest", read_pairs
         path.write_bytes(data)

@@ -128,7 +128,7 @@ def serving(root: Path) -> Iterator[Server]:
         loop.close()
 
 
-def picture(
+def image(
     width: int = 80,
     height: int = 60,
     *,
@@ -137,7 +137,7 @@ def picture(
     colour: object = None,
     **options: object,
 ) -> bytes:
-    """Make a picture of one colour, of which the upper left quarter is black."""
+    """Make an image of one colour, of which the upper left quarter is black."""
     image = Image.new(mode, (width, height), colour if colour is not None else "red")
     image.paste(Image.new(mode, (width // 2, height // 2)), (0, 0))
     file = io.BytesIO()
@@ -307,26 +307,26 @@ def _bomb() -> bytes:
 def _rotated() -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
-    return picture(80, 40, exif=exif)
+    return image(80, 40, exif=exif)
 
 
 def _animation() -> bytes:
-    return picture(kind="GIF", mode="P", colour=1, save_all=True, append_images=[Image.new("P", (80, 60), 2)])
+    return image(kind="GIF", mode="P", colour=1, save_all=True, append_images=[Image.new("P", (80, 60), 2)])
 
 
-GOOD = picture()
+GOOD = image()
 WAYS: dict[str, Callable[[Request], Awaitable[bool]]] = {
     "good": always(GOOD),
-    "big": always(picture(1024, 640)),
+    "big": always(image(1024, 640)),
     "forbidden": always(b"no", status="403 Forbidden"),
     "gone": always(b"no", status="410 Gone"),
     "nothing": always(b"", status="204 No Content"),
     "broken": always(b"no", status="500 Internal Server Error"),
     "empty": always(b""),
-    "html": always(b"<html><body>This picture is no longer here.</body></html>"),
+    "html": always(b"<html><body>This image is no longer here.</body></html>"),
     "text": always(b"not found", kind="text/plain"),
     "svg": always(b'<svg xmlns="http://www.w3.org/2000/svg"/>', kind="image/svg+xml"),
-    "png_as_text": always(picture(kind="PNG"), kind="text/plain"),
+    "png_as_text": always(image(kind="PNG"), kind="text/plain"),
     "truncated": always(GOOD[: len(GOOD) * 2 // 3]),
     "too_short_a_length": always(GOOD, length=len(GOOD) // 2),
     "bomb": always(_bomb(), kind="image/png"),
@@ -337,12 +337,12 @@ WAYS: dict[str, Callable[[Request], Awaitable[bool]]] = {
     "brotli": always(GOOD, Content_Encoding="br"),
     "opted_out": always(GOOD, X_Robots_Tag="otherbot: noindex, NoAI"),
     "animation": always(_animation(), kind="image/gif"),
-    "cmyk": always(picture(mode="CMYK", colour=(0, 255, 255, 0))),
-    "rgba": always(picture(mode="RGBA", kind="PNG", colour=(255, 0, 0, 255))),
-    "grey16": always(picture(mode="I;16", kind="PNG", colour=32_768)),
+    "cmyk": always(image(mode="CMYK", colour=(0, 255, 255, 0))),
+    "rgba": always(image(mode="RGBA", kind="PNG", colour=(255, 0, 0, 255))),
+    "grey16": always(image(mode="I;16", kind="PNG", colour=32_768)),
     "rotated": always(_rotated()),
-    "narrow": always(picture(300, 60)),
-    "tiny": always(picture(8, 8)),
+    "narrow": always(image(300, 60)),
+    "tiny": always(image(8, 8)),
     **{
         way.__name__: way
         for way in (

@@ -1,4 +1,4 @@
-"""Little sets with real pictures, and a report that tells of everything a report can tell of, for tests of the page."""
+"""Little sets with real images, and a report that tells of everything a report can tell of, for tests of the page."""
 
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,20 @@ COLOURS = ("crimson", "seagreen", "royalblue", "goldenrod")
 DIM = 8
 
 
-def draw_pictures(root: Path, num: int) -> list[str]:
-    """Draw discs, of four colours in turn; no two pictures are the same."""
+def draw_images(root: Path, num: int) -> list[str]:
+    """Draw discs, of four colours in turn; no two images are the same."""
     root.mkdir(parents=True, exist_ok=True)
     names = [f"{number}.png" for number in range(num)]
     for number, name in enumerate(names):
-        picture = Image.new("RGB", (48, 40 + number % 9), (235, 232, 225))
+        image = Image.new("RGB", (48, 40 + number % 9), (235, 232, 225))
         at = 4 + number // len(COLOURS) % 12
-        ImageDraw.Draw(picture).ellipse((at, at, at + 24, at + 24), fill=COLOURS[number % len(COLOURS)])
-        picture.save(root / name)
+        ImageDraw.Draw(image).ellipse((at, at, at + 24, at + 24), fill=COLOURS[number % len(COLOURS)])
+        image.save(root / name)
     return names
 
 
 def embed(rows: torch.Tensor, *, readable: list[int] | None = None) -> ImageEmbeddings:
-    """Stand in for what a student makes of all or some pictures of a set."""
+    """Stand in for what a student makes of all or some images of a set."""
     kept = torch.arange(len(rows)) if readable is None else torch.tensor(readable)
     return ImageEmbeddings(
         embeddings=rows[kept], features=rows[kept], rows=kept, rejections=(), digest="0" * 64, precision="fp32"
@@ -43,14 +43,14 @@ def embed(rows: torch.Tensor, *, readable: list[int] | None = None) -> ImageEmbe
 
 
 def colour_rows(num: int, *, noise: float = 0.3, seed: int = 0) -> torch.Tensor:
-    """Embeddings in which pictures of one colour lie together: (num, DIM)."""
+    """Embeddings in which images of one colour lie together: (num, DIM)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.eye(DIM)[torch.arange(num) % len(COLOURS)] + noise * torch.randn(num, DIM, generator=generator)
 
 
 def some_retrieval_set(root: Path, *, num: int = 24) -> RetrievalSet:
-    """Pictures with two captions each, one after the other."""
-    images = ImageSet(root=root, paths=draw_pictures(root, num))
+    """Images with two captions each, one after the other."""
+    images = ImageSet(root=root, paths=draw_images(root, num))
     captions = tuple(f"{word} {COLOURS[image % 4]} disc {image}" for image in range(num) for word in ("a", "the"))
     return RetrievalSet(
         name="test",
@@ -62,8 +62,8 @@ def some_retrieval_set(root: Path, *, num: int = 24) -> RetrievalSet:
 
 
 def some_class_set(root: Path, *, num: int = 40) -> ClassSet:
-    """Pictures whose classes are the four colours in turn."""
-    paths = draw_pictures(root, num)
+    """Images whose classes are the four colours in turn."""
+    paths = draw_images(root, num)
     labels = tuple(number % len(COLOURS) for number in range(num))
     folder = ImageFolder(name="discs", root=root, classes=COLOURS, images=tuple(paths), labels=labels)
     images = Input("2" * 64, str(root), value=ImageSet(root=root, paths=paths))
@@ -92,12 +92,12 @@ def some_prototypes(num: int = 40) -> tuple[Prototypes, pa.Array]:
 def some_exhibits(
     root: Path, *, map_method: str = "pca"
 ) -> tuple[list[Gallery], dict[str, tuple[ContactSheet, ...]], dict[str, tuple[OverlapExample, ...]]]:
-    """All that a page can show: galleries of two sets, contact sheets and copies, with pictures below the folder."""
+    """All that a page can show: galleries of two sets, contact sheets and copies, with images below the folder."""
     pairs, classes = some_retrieval_set(root / "pairs"), some_class_set(root / "discs")
     captions = colour_rows(24, noise=0.25, seed=1).repeat_interleave(2, dim=0)
     images, test = embed(colour_rows(24)), embed(colour_rows(40, seed=2))
     prototypes, texts = some_prototypes()
-    seen = [pairs.images.value, ImageSet(root=root / "discs", paths=draw_pictures(root / "discs", 40))]
+    seen = [pairs.images.value, ImageSet(root=root / "discs", paths=draw_images(root / "discs", 40))]
     copies = [OverlapPair("0.png", "4.png", exact=True, distance=0), OverlapPair("1.png", "5.png", False, 3)]
     galleries = [
         retrieval_gallery(pairs, images, captions, map_method=map_method, seed=0),
@@ -206,7 +206,7 @@ def full_report() -> dict[str, Any]:
             for epoch in (1, 2, 4)
         ],
         "failures": [
-            {"name": "pets", "task": "linear_probe", "checkpoint": "epoch_2", "reason": "A set must have pictures."}
+            {"name": "pets", "task": "linear_probe", "checkpoint": "epoch_2", "reason": "A set must have images."}
         ],
         "absent": [{"name": "food101", "places": ["/data/food-101", "/data/food101"], "reason": "No such folder."}],
         "overlap": [

@@ -1,4 +1,4 @@
-"""One set of pictures with captions, written in every form in which people have them."""
+"""One set of images with captions, written in every form in which people have them."""
 
 import io
 import json
@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from workbench import make_manifest
 
-PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 @dataclass(frozen=True)
-class Pictured:
-    """A picture and its caption.
+class Imaged:
+    """An image and its caption.
 
     Args:
         key: its name without a suffix.
@@ -31,13 +31,13 @@ class Pictured:
     caption: str
 
 
-def read_pictured(root: Path, images: Sequence[str], captions: Sequence[str]) -> list[Pictured]:
+def read_imaged(root: Path, images: Sequence[str], captions: Sequence[str]) -> list[Imaged]:
     """Take JPEG files and their captions; keys are as img2dataset counts them."""
     pairs = zip(images, captions, strict=True)
-    return [Pictured(f"{row:09}", (root / image).read_bytes(), caption) for row, (image, caption) in enumerate(pairs)]
+    return [Imaged(f"{row:09}", (root / image).read_bytes(), caption) for row, (image, caption) in enumerate(pairs)]
 
 
-def write_files(folder: Path, pairs: Sequence[Pictured]) -> list[str]:
+def write_files(folder: Path, pairs: Sequence[Imaged]) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     for pair in pairs:
         (folder / f"{pair.key}.jpg").write_bytes(pair.data)
@@ -55,41 +55,41 @@ def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
     return path
 
 
-def tsv(root: Path, pairs: Sequence[Pictured]) -> Path:
+def tsv(root: Path, pairs: Sequence[Imaged]) -> Path:
     images = write_files(root / "images", pairs)
     captions = [pair.caption for pair in pairs]
     return make_manifest(root / "pairs.tsv", [f"images/{image}" for image in images], captions)
 
 
-def csv_quoted(root: Path, pairs: Sequence[Pictured]) -> Path:
+def csv_quoted(root: Path, pairs: Sequence[Imaged]) -> Path:
     write_files(root, pairs)
     rows = "".join(f'{pair.key}.jpg,"{pair.caption}"\r\n' for pair in pairs)
     (root / "pairs.csv").write_text(f"filepath,title\r\n{rows}", newline="")
     return root / "pairs.csv"
 
 
-def tsv_gz(root: Path, pairs: Sequence[Pictured]) -> Path:
+def tsv_gz(root: Path, pairs: Sequence[Imaged]) -> Path:
     plain = tsv(root, pairs)
     with pa.CompressedOutputStream(str(root / "pairs.tsv.gz"), "gzip") as out:
         out.write(plain.read_bytes())
     return root / "pairs.tsv.gz"
 
 
-def json_lines(root: Path, pairs: Sequence[Pictured]) -> Path:
+def json_lines(root: Path, pairs: Sequence[Imaged]) -> Path:
     write_files(root, pairs)
     lines = [json.dumps({"file_name": f"{pair.key}.jpg", "text": pair.caption, "x": float("nan")}) for pair in pairs]
     (root / "metadata.jsonl").write_text("\n".join(lines))
     return root / "metadata.jsonl"
 
 
-def json_lines_zst(root: Path, pairs: Sequence[Pictured]) -> Path:
+def json_lines_zst(root: Path, pairs: Sequence[Imaged]) -> Path:
     plain = json_lines(root, pairs)
     with pa.CompressedOutputStream(str(root / "pairs.jsonl.zst"), "zstd") as out:
         out.write(plain.read_bytes())
     return root / "pairs.jsonl.zst"
 
 
-def coco(root: Path, pairs: Sequence[Pictured]) -> Path:
+def coco(root: Path, pairs: Sequence[Imaged]) -> Path:
     write_files(root / "train2017", pairs)
     content = {
         "images": [{"id": row, "file_name": f"{pair.key}.jpg"} for row, pair in enumerate(pairs)],
@@ -101,31 +101,31 @@ def coco(root: Path, pairs: Sequence[Pictured]) -> Path:
     return path
 
 
-def parquet_paths(root: Path, pairs: Sequence[Pictured]) -> Path:
+def parquet_paths(root: Path, pairs: Sequence[Imaged]) -> Path:
     images = write_files(root, pairs)
     table = pa.table({"image_path": images, "caption": [pair.caption for pair in pairs]})
     pq.write_table(table, root / "pairs.parquet", row_group_size=5)
     return root / "pairs.parquet"
 
 
-def parquet_bytes(root: Path, pairs: Sequence[Pictured]) -> Path:
+def parquet_bytes(root: Path, pairs: Sequence[Imaged]) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     table = pa.table({"jpg": [pair.data for pair in pairs], "TEXT": [pair.caption for pair in pairs]})
     pq.write_table(table, root / "pairs.parquet", row_group_size=5)
     return root / "pairs.parquet"
 
 
-def parquet_shards(root: Path, pairs: Sequence[Pictured]) -> Path:
+def parquet_shards(root: Path, pairs: Sequence[Imaged]) -> Path:
     """Write shards as the hub has them: structures of bytes and path, in a folder."""
     root.mkdir(parents=True, exist_ok=True)
     for number, some in enumerate(halves(pairs)):
         images = [{"bytes": pair.data, "path": f"{pair.key}.jpg"} for pair in some]
-        columns = {"image": pa.array(images, PICTURE), "caption": [pair.caption for pair in some]}
+        columns = {"image": pa.array(images, IMAGE), "caption": [pair.caption for pair in some]}
         pq.write_table(pa.table(columns), root / f"train-{number:05}-of-00002.parquet", row_group_size=3)
     return root
 
 
-def saved_dataset(root: Path, pairs: Sequence[Pictured]) -> Path:
+def saved_dataset(root: Path, pairs: Sequence[Imaged]) -> Path:
     import datasets
 
     datasets.disable_progress_bars()
@@ -138,34 +138,34 @@ def saved_dataset(root: Path, pairs: Sequence[Pictured]) -> Path:
     return root / "saved"
 
 
-def webdataset(root: Path, pairs: Sequence[Pictured]) -> Path:
+def webdataset(root: Path, pairs: Sequence[Imaged]) -> Path:
     return write_tar(root / "00000.tar", samples(pairs))
 
 
-def webdataset_shards(root: Path, pairs: Sequence[Pictured]) -> Path:
+def webdataset_shards(root: Path, pairs: Sequence[Imaged]) -> Path:
     for number, some in enumerate(halves(pairs)):
         write_tar(root / "shards" / f"{number:05}.tar", samples(some, in_json=True))
     return root / "shards" / "{00000..00001}.tar"
 
 
-def img2dataset_files(root: Path, pairs: Sequence[Pictured]) -> Path:
+def img2dataset_files(root: Path, pairs: Sequence[Imaged]) -> Path:
     return _img2dataset(root, pairs, "files")
 
 
-def img2dataset_webdataset(root: Path, pairs: Sequence[Pictured]) -> Path:
+def img2dataset_webdataset(root: Path, pairs: Sequence[Imaged]) -> Path:
     return _img2dataset(root, pairs, "webdataset")
 
 
-def img2dataset_parquet(root: Path, pairs: Sequence[Pictured]) -> Path:
+def img2dataset_parquet(root: Path, pairs: Sequence[Imaged]) -> Path:
     return _img2dataset(root, pairs, "parquet")
 
 
-def _img2dataset(root: Path, pairs: Sequence[Pictured], layout: str) -> Path:
+def _img2dataset(root: Path, pairs: Sequence[Imaged], layout: str) -> Path:
     """Lay shards out as img2dataset 1.47 does: a list a shard, in which what could not be fetched has a status."""
     root.mkdir(parents=True, exist_ok=True)
     for number, some in enumerate(halves(pairs)):
         rows: list[dict[str, Any]] = [_fact(pair, "success") for pair in some]
-        rows.insert(1, _fact(Pictured(f"{number}99999999", b"", "a lost one"), "failed_to_download"))
+        rows.insert(1, _fact(Imaged(f"{number}99999999", b"", "a lost one"), "failed_to_download"))
         list_of_shard = root / f"{number:05}.parquet"
         if layout == "parquet":
             for row, pair in zip([row for row in rows if row["status"] == "success"], some, strict=True):
@@ -182,18 +182,18 @@ def _img2dataset(root: Path, pairs: Sequence[Pictured], layout: str) -> Path:
     return root
 
 
-def _fact(pair: Pictured, status: str) -> dict[str, Any]:
+def _fact(pair: Imaged, status: str) -> dict[str, Any]:
     error = None if status == "success" else "HTTP Error 404: Not Found"
     url = f"http://example.org/{pair.key}.jpg"
     return {"url": url, "caption": pair.caption, "key": pair.key, "status": status, "error_message": error}
 
 
-def halves(pairs: Sequence[Pictured]) -> tuple[Sequence[Pictured], Sequence[Pictured]]:
+def halves(pairs: Sequence[Imaged]) -> tuple[Sequence[Imaged], Sequence[Imaged]]:
     middle = len(pairs) // 2
     return pairs[:middle], pairs[middle:]
 
 
-def samples(pairs: Sequence[Pictured], *, in_json: bool = False) -> list[tuple[str, bytes]]:
+def samples(pairs: Sequence[Imaged], *, in_json: bool = False) -> list[tuple[str, bytes]]:
     members: list[tuple[str, bytes]] = []
     for pair in pairs:
         members.append((f"{pair.key}.jpg", pair.data))
@@ -203,7 +203,7 @@ def samples(pairs: Sequence[Pictured], *, in_json: bool = False) -> list[tuple[s
     return members
 
 
-FORMS: dict[str, Callable[[Path, Sequence[Pictured]], Path]] = {
+FORMS: dict[str, Callable[[Path, Sequence[Imaged]], Path]] = {
     make.__name__: make
     for make in (
         tsv,
@@ -225,7 +225,7 @@ FORMS: dict[str, Callable[[Path, Sequence[Pictured]], Path]] = {
 }
 
 
-def write_form(form: str, root: Path, pairs: Sequence[Pictured]) -> Path:
+def write_form(form: str, root: Path, pairs: Sequence[Imaged]) -> Path:
     """Write pairs in a form, in a folder that is made anew; what a user would name."""
     if root.exists():
         shutil.rmtree(root)

@@ -1,4 +1,4 @@
-"""Pictures that look like photos, and a folder of them with copies."""
+"""Images that look like photos, and a folder of them with copies."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from PIL import Image
 from pipeline.stage import Context
 from pipeline.store.file_digests import FileDigests
 from stages.components.images.opening import identify_images
-from stages.evaluate.overlap.perceptual_hash import PictureHashes, hash_pictures
+from stages.evaluate.overlap.perceptual_hash import ImageHashes, hash_images
 
 SIZE = (120, 90)
 
@@ -23,18 +23,18 @@ def photo(seed: int) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def write_pictures(root: Path) -> Path:
-    """Three photos, the first twice in the same bytes and once as a JPEG, and two files that are no pictures."""
+def write_images(root: Path) -> Path:
+    """Three photos, the first twice in the same bytes and once as a JPEG, and two files that are no images."""
     root.mkdir()
     for seed in range(3):
         photo(seed).save(root / f"{seed}.png")
     (root / "copy.png").write_bytes((root / "0.png").read_bytes())
     photo(0).save(root / "0.jpg", quality=70)
-    (root / "broken.png").write_bytes(b"no picture")
-    (root / "other.png").write_bytes(b"no picture")
+    (root / "broken.png").write_bytes(b"no image")
+    (root / "other.png").write_bytes(b"no image")
     return root
 
 
-def hash_folder(root: Path, paths: list[str], context: Context) -> PictureHashes:
+def hash_folder(root: Path, paths: list[str], context: Context) -> ImageHashes:
     images = identify_images(root, paths, identity="content", file_digests=FileDigests(None))
-    return hash_pictures(images, workers=0, context=context)
+    return hash_images(images, workers=0, context=context)

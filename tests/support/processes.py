@@ -49,7 +49,7 @@ class Command:
 
     @property
     def readers(self) -> list[int]:
-        """The processes that read pictures: what the server has forked."""
+        """The processes that read images: what the server has forked."""
         parents = {number: _parent_of(number) for number in self.all}
         return [number for number, parent in parents.items() if parents.get(parent, 0) == self.process.pid]
 

@@ -18,16 +18,16 @@ EMBED = ("embed", "--device", "cpu", "--precision", "fp32", "--workers", 0)
 
 @dataclass(frozen=True)
 class Embedded:
-    """A store in which 24 pictures are embedded.
+    """A store in which 24 images are embedded.
 
     Args:
         store: the folder.
-        pictures: that are embedded.
+        images: that are embedded.
         outcome: of embed.
     """
 
     store: Path
-    pictures: Pairs
+    images: Pairs
     outcome: dict[str, Any]
 
 

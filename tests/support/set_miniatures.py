@@ -17,7 +17,7 @@ from stages.evaluate.sets.image_folder import ImageFolder
 
 
 def draw(path: Path, label: int, number: int = 0) -> None:
-    """Write a picture of one colour, without loss whatever its suffix: both readers go by the content."""
+    """Write an image of one colour, without loss whatever its suffix: both readers go by the content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (2, 2), (label, number, 9)).save(path, format="PNG")
 
@@ -247,12 +247,12 @@ def find_none(root: Path, name: str) -> Absent:
 
 
 def folder_of(found: FoundSet, split: str, cache: Path) -> ImageFolder:
-    pictures = getattr(found, split)
-    return unpack(pictures, cache, file_digests=FileDigests(None))
+    images = getattr(found, split)
+    return unpack(images, cache, file_digests=FileDigests(None))
 
 
 def sightings(folder: ImageFolder) -> list[tuple[bytes, int]]:
-    """Bytes and label of every picture, sorted."""
+    """Bytes and label of every image, sorted."""
     return sorted(
         (Image.open(folder.root / path).convert("RGB").tobytes(), label)
         for path, label in zip(folder.images, folder.labels, strict=True)

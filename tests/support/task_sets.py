@@ -15,7 +15,7 @@ from stages.evaluate.sets.image_folder import ImageFolder
 
 
 def embeddings(rows: Tensor, *, unread: tuple[int, ...] = (), features: Tensor | None = None) -> ImageEmbeddings:
-    """Of all pictures of a set but some."""
+    """Of all images of a set but some."""
     read = torch.tensor([row for row in range(len(rows)) if row not in unread])
     return ImageEmbeddings(
         embeddings=rows[read],
@@ -35,7 +35,7 @@ def by_name(table: dict[str, Tensor]) -> Callable[[tuple[str, ...]], Tensor]:
 def retrieval_set(
     num_images: int = 60, *, captions: int = 3, noise: float = 1.5, dim: int = 6, seed: int = 0
 ) -> tuple[RetrievalSet, Tensor, Tensor]:
-    """A set, one row a picture and one row a caption; the captions of a picture do not follow each other."""
+    """A set, one row an image and one row a caption; the captions of an image do not follow each other."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(num_images, dim, generator=generator)
     caption_image = torch.arange(num_images).repeat(captions)
@@ -68,16 +68,14 @@ def class_set(
         labels = (torch.rand(size, generator=generator).square() * num_classes).long()
         labels[: 2 * num_classes] = torch.arange(num_classes).repeat(2)[:size]
         rows[split] = centres[labels] + torch.randn(size, dim, generator=generator)
-        pictures = tuple(f"{split}/{number:03}.jpg" for number in range(size))
-        folder = ImageFolder(
-            name="kinds", root=Path(split), classes=names, images=pictures, labels=tuple(labels.tolist())
-        )
-        images = Input(digest=split, value=ImageSet(root=Path(split), paths=pictures))
+        paths = tuple(f"{split}/{number:03}.jpg" for number in range(size))
+        folder = ImageFolder(name="kinds", root=Path(split), classes=names, images=paths, labels=tuple(labels.tolist()))
+        images = Input(digest=split, value=ImageSet(root=Path(split), paths=paths))
         splits[split] = LabelledSet(folder=folder, images=images)
     found = ClassSet(name="kinds", class_names=names, mean_per_class=mean_per_class, **splits)
     return found, rows
 
 
 def labels_of(found: ClassSet, split: str) -> Tensor:
-    """Of all pictures."""
+    """Of all images."""
     return torch.tensor({"train": found.train, "test": found.test}[split].folder.labels)

@@ -62,7 +62,7 @@ class Job:
 
 
 def jobs(root: Path) -> Iterator[Job]:
-    """Every stage, on pictures and captions that are made below a folder."""
+    """Every stage, on images and captions that are made below a folder."""
     pairs = make_pairs(root / "pictures", 24, 40)
     captions = counted_captions(4000)
     manifest = make_manifest(root / "many.tsv", [f"{number}.jpg" for number in range(len(captions))], captions)
@@ -72,9 +72,9 @@ def jobs(root: Path) -> Iterator[Job]:
     distill = (*DISTILL, "--save-every-minutes", 1e-9)
     evaluate = ("evaluate", "--device", "cpu", "--workers", 0, "--retrieval", pairs.manifest)
     yield Job("encode-teacher", many)
-    pictures = make_pairs(root / "many", 240, 40).root
-    embed = ("embed", "--images", pictures, "--device", "cpu", "--workers", 0)
-    yield Job("pack", ("pack", "--images", pictures, "--shard-images", 20))
+    images = make_pairs(root / "many", 240, 40).root
+    embed = ("embed", "--images", images, "--device", "cpu", "--workers", 0)
+    yield Job("pack", ("pack", "--images", images, "--shard-images", 20))
     yield Job("prototypes", ("prototypes", "--num-prototypes", 64, "--device", "cpu"), before=(many,))
     yield Job("distill", distill, before=(encode,))
     yield Job("evaluate", evaluate, before=(encode, distill))

@@ -1,4 +1,4 @@
-"""What fixtures and tests are made of: small pictures with captions, a tiny teacher, the command line in-process."""
+"""What fixtures and tests are made of: small images with captions, a tiny teacher, the command line in-process."""
 
 import contextlib
 import csv
@@ -36,7 +36,7 @@ DISTILL = ("distill", *SMALL, "--precision", "fp32", "--student", "squeezenet1_1
 
 @dataclass(frozen=True)
 class Pairs:
-    """A folder of pictures and their manifest."""
+    """A folder of images and their manifest."""
 
     root: Path
     manifest: Path
@@ -88,29 +88,29 @@ class Trained:
 
 
 def make_pairs(root: Path, num: int, size: int) -> Pairs:
-    """Draw pictures of a shape in a colour, a different one each up to 24, with captions that say it."""
+    """Draw images of a shape in a colour, a different one each up to 24, with captions that say it."""
     root.mkdir(parents=True, exist_ok=True)
     images = tuple(f"images/{index:03}.jpg" for index in range(num))
     (root / "images").mkdir(exist_ok=True)
     captions = []
     for index, name in enumerate(images):
         colour, shape = COLOURS[index % len(COLOURS)], SHAPES[index // len(COLOURS) % len(SHAPES)]
-        draw_picture(root / name, colour, shape, size)
+        draw_image(root / name, colour, shape, size)
         captions.append(f"{colour} {shape}")
     return Pairs(root, make_manifest(root / "pairs.tsv", images, captions), images, tuple(captions))
 
 
-def draw_picture(path: Path, colour: str, shape: str, size: int) -> None:
+def draw_image(path: Path, colour: str, shape: str, size: int) -> None:
     """Save one coloured shape on white as a JPEG."""
-    picture = Image.new("RGB", (size, size), "white")
-    draw, box = ImageDraw.Draw(picture), (size // 5, size // 5, size - size // 5, size - size // 5)
+    image = Image.new("RGB", (size, size), "white")
+    draw, box = ImageDraw.Draw(image), (size // 5, size // 5, size - size // 5, size - size // 5)
     if shape == "circle":
         draw.ellipse(box, fill=colour)
     elif shape == "square":
         draw.rectangle(box, fill=colour)
     else:
         draw.rectangle((0, size // 3, size, size - size // 3), fill=colour)
-    picture.save(path, quality=95)
+    image.save(path, quality=95)
 
 
 def make_manifest(path: Path, images: Sequence[str], captions: Sequence[str]) -> Path:

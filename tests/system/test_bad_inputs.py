@@ -11,10 +11,10 @@ from pipeline.store.store import Store
 
 @pytest.fixture
 def broken(trained: dict[str, Any], encoded_session: tuple[Path, Pairs], tmp_path: Path) -> Pairs:
-    """Pictures of which most are none, the captions of the trained student, and a manifest."""
+    """Images of which most are none, the captions of the trained student, and a manifest."""
     pairs = make_pairs(tmp_path / "broken", 24, 40)
     for image in pairs.images[:20]:
-        (pairs.root / image).write_bytes(b"no picture")
+        (pairs.root / image).write_bytes(b"no image")
     return pairs
 
 

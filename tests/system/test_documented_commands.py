@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from workbench import COLOURS, SHAPES, Pairs, draw_picture, make_manifest, make_pairs
+from workbench import COLOURS, SHAPES, Pairs, draw_image, make_manifest, make_pairs
 
 from tests.system.test_readme import PAGES, blocks, commands_of
 
@@ -48,7 +48,7 @@ _SMALLER = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, word_vectors: Path, bert_folder: Path) -> Iterator[Path]:
-    """A folder in which what the pages name is there: manifests, pictures, sets and teachers."""
+    """A folder in which what the pages name is there: manifests, images, sets and teachers."""
     root = tmp_path_factory.mktemp("world")
     pairs = make_pairs(root, 24, 40)
     for name in ("train.tsv", "test.tsv"):
@@ -71,7 +71,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, word_vectors: Path, bert_fol
                 for place in ("cifar10", "datasets/dtd"):
                     path = root / place / split / colour / f"{shape}.jpg"
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    draw_picture(path, colour, shape, 40)
+                    draw_image(path, colour, shape, 40)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         for command in ("encode-teacher --manifest train.tsv --teacher all-MiniLM-L6-v2", "distill"):

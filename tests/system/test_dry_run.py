@@ -69,7 +69,7 @@ def test_prototypes__foretell_captions_and_bytes(ask: Any, encoded: Pairs) -> No
 
 
 @pytest.mark.parametrize("format_", ["jpeg", "raw"])
-def test_pack__foretells_pictures_and_bytes(ask: Any, pairs_folder: Any, format_: str) -> None:
+def test_pack__foretells_images_and_bytes(ask: Any, pairs_folder: Any, format_: str) -> None:
     manifest = pairs_folder(24, 100).manifest
     words = ("pack", "--manifest", manifest, "--format", format_, "--short-side", 50)
     estimate, counts, _ = ask(*words)

@@ -13,4 +13,4 @@ def test_readers__read_or_refuse_whatever_they_are_given() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     counts = {line.split(maxsplit=1)[1]: int(line.split()[0]) for line in done.stdout.splitlines()}
     assert sum(counts.values()) == 500
-    assert min(counts[kind] for kind in ("manifest read", "manifest refused", "picture read")) > 25
+    assert min(counts[kind] for kind in ("manifest read", "manifest refused", "image read")) > 25

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workbench import DISTILL, Cli, Pairs, draw_picture, make_manifest
+from workbench import DISTILL, Cli, Pairs, draw_image, make_manifest
 
 DONE, REFUSED = 0, 1
 ONE_EPOCH = (*DISTILL, "--epochs", 1)
@@ -20,7 +20,7 @@ class Case:
         words: the command line; FOLDER is a folder with a class, TSV the manifest.
         status: of the exit.
         said: the words that must be among those on stderr or stdout.
-        captions: are encoded before, one a picture; none where the store's 24 captions serve.
+        captions: are encoded before, one an image; none where the store's 24 captions serve.
         vectors: of the teacher, by word; none for the tests' own.
     """
 
@@ -68,7 +68,7 @@ CASES = {
     "zero vectors alone, distilled": Case(
         ONE_EPOCH,
         REFUSED,
-        ("got 0 of 3, for 0 pictures are missing, and the teacher knows no word of 3 captions.",),
+        ("got 0 of 3, for 0 images are missing, and the teacher knows no word of 3 captions.",),
         captions=("unheard of",) * 3,
     ),
     "zero vectors alone, clustered": Case(
@@ -83,19 +83,19 @@ CASES = {
         ("zero captions left out           2",),
         captions=("unheard of", "unheard of", "red circle", "blue"),
     ),
-    "one caption for all pictures, distilled": Case(
+    "one caption for all images, distilled": Case(
         (*ONE_EPOCH, "--loss", "infonce=1", "--loss", "rkd=1"),
         DONE,
         ("distill created",),
         captions=("red circle",) * 24,
     ),
-    "one caption for all pictures, by prototypes": Case(
+    "one caption for all images, by prototypes": Case(
         (*ONE_EPOCH, "--loss", "proto-rkd=1"),
         REFUSED,
         ("relates to prototypes must have 2 distinct captions or more; got 1.",),
         captions=("red circle",) * 4,
     ),
-    "one caption for all pictures, evaluated": Case(
+    "one caption for all images, evaluated": Case(
         (*EVALUATE, "--retrieval", "TSV"),
         DONE,
         ("text_to_image/recall@1",),
@@ -111,7 +111,7 @@ CASES = {
         DONE,
         ("6 prototypes in place of 1000, for want of captions",),
     ),
-    "more neighbours than training pictures": Case(
+    "more neighbours than training images": Case(
         (*EVALUATE, "--knn", "FOLDER", "--knn-k", 1000),
         REFUSED,
         ("--knn-k must be from 1 to the number of training images, 3; got 1000. Choose fewer neighbours",),
@@ -134,7 +134,7 @@ CASES = {
     "one pair": Case(
         ONE_EPOCH, REFUSED, ("Training must have 2 usable pairs or more; got 1 of 1",), captions=("red circle",)
     ),
-    "one picture, evaluated": Case(
+    "one image, evaluated": Case(
         (*EVALUATE, "--retrieval", "TSV", "--batch-size", 1),
         DONE,
         ("text_to_image/recall@1",),
@@ -149,7 +149,7 @@ def one_class(tmp_path: Path) -> Path:
     for split in ("train", "test"):
         (tmp_path / f"class/{split}/red").mkdir(parents=True)
         for number in range(3):
-            draw_picture(tmp_path / f"class/{split}/red/{number}.jpg", "red", "circle", 24 + number)
+            draw_image(tmp_path / f"class/{split}/red/{number}.jpg", "red", "circle", 24 + number)
     return tmp_path / "class"
 
 

@@ -56,7 +56,7 @@ def test_road__on_an_object_store_is_found_by_a_machine_that_has_nothing(
     assert "two" in message  # of which both name one evaluation, which it has looked at
 
 
-def test_pictures_and_manifest__of_a_bucket_train_as_files_do_and_are_read_once(
+def test_images_and_manifest__of_a_bucket_train_as_files_do_and_are_read_once(
     machine: Callable[[str], Cli],
     bucket: str,
     bucket_server: "ObjectServer",
@@ -79,7 +79,7 @@ def test_pictures_and_manifest__of_a_bucket_train_as_files_do_and_are_read_once(
     one_worker = [1 if word == 0 and DISTILL[place - 1] == "--workers" else word for place, word in enumerate(DISTILL)]
     distilled = run(*one_worker)
     assert bucket_server.count("GET", "/data/images/") == 24  # hashed, and kept on disk
-    assert distilled["digest"] == undisturbed.outcome["digest"]  # of the same pictures, from files
+    assert distilled["digest"] == undisturbed.outcome["digest"]  # of the same images, from files
     assert run(*DISTILL)["status"] == "unchanged"
     packed = run("pack", "--manifest", manifest, "--workers", 1)
     assert packed["digest"] == files("pack", "--manifest", pairs.manifest, "--workers", 1)["digest"]
@@ -89,4 +89,4 @@ def test_pictures_and_manifest__of_a_bucket_train_as_files_do_and_are_read_once(
     evaluated = run("evaluate", "--retrieval", manifest, *evaluation)
     assert evaluated["metrics"] == metrics
     report = json.loads((Path(evaluated["path"]) / "report.json").read_text())
-    assert [found["num_exact"] for found in report["overlap"]] == [24]  # it knows the pictures that it was trained on
+    assert [found["num_exact"] for found in report["overlap"]] == [24]  # it knows the images that it was trained on

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pair_forms import Pictured, read_pictured, write_form, write_tar
+from pair_forms import Imaged, read_imaged, write_form, write_tar
 from workbench import DISTILL, Cli, Pairs
 
 from data_schemas.evaluation_report import read_report
@@ -29,9 +29,9 @@ EACH_KIND = ("coco", "img2dataset_files", "json_lines", "parquet_shards", "saved
 
 
 @pytest.fixture
-def pictured(encoded_session: tuple[Path, Pairs]) -> list[Pictured]:
+def imaged(encoded_session: tuple[Path, Pairs]) -> list[Imaged]:
     pairs = encoded_session[1]
-    return read_pictured(pairs.root, pairs.images, pairs.captions)
+    return read_imaged(pairs.root, pairs.images, pairs.captions)
 
 
 def encode(run_cli: Cli, manifest: Path, word_vectors: Path, *words: object) -> dict[str, Any]:
@@ -49,9 +49,9 @@ def exact_copies(evaluated: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize("form", EACH_KIND)
 def test_student__is_the_one_of_the_files(
-    form: str, pictured: list[Pictured], trained: dict[str, Any], run_cli: Cli, word_vectors: Path, tmp_path: Path
+    form: str, imaged: list[Imaged], trained: dict[str, Any], run_cli: Cli, word_vectors: Path, tmp_path: Path
 ) -> None:
-    manifest = write_form(form, tmp_path / "form", pictured)
+    manifest = write_form(form, tmp_path / "form", imaged)
     encoded = encode(run_cli, manifest, word_vectors)
     assert (encoded["status"], encoded["counts"]["pairs"]) == ("created", 24)
     assert encoded["counts"]["reused_captions"] == encoded["counts"]["captions"]
@@ -64,10 +64,10 @@ def test_student__is_the_one_of_the_files(
 
 @pytest.mark.parametrize("form", ["parquet_shards", "saved_dataset", "webdataset"])
 def test_containers__are_packed_and_evaluated_as_their_files_are(
-    form: str, pictured: list[Pictured], trained: dict[str, Any], run_cli: Cli, tmp_path: Path
+    form: str, imaged: list[Imaged], trained: dict[str, Any], run_cli: Cli, tmp_path: Path
 ) -> None:
-    files = write_form("tsv", tmp_path / "files", pictured)
-    container = write_form(form, tmp_path / "form", pictured)
+    files = write_form("tsv", tmp_path / "files", imaged)
+    container = write_form(form, tmp_path / "form", imaged)
     packs = [run_cli("pack", "--manifest", manifest) for manifest in (files, container)]
     assert bytes_of(packs[0], "shards/000000.bin") == bytes_of(packs[1], "shards/000000.bin")
     assert run_cli("pack", "--manifest", container)["status"] == "unchanged"
@@ -80,11 +80,11 @@ def test_containers__are_packed_and_evaluated_as_their_files_are(
     assert packed["metrics"] == measured[0]["metrics"]
 
 
-def test_student__of_a_container_knows_its_training_pictures(
-    pictured: list[Pictured], run_cli: Cli, word_vectors: Path, tmp_path: Path
+def test_student__of_a_container_knows_its_training_images(
+    imaged: list[Imaged], run_cli: Cli, word_vectors: Path, tmp_path: Path
 ) -> None:
-    container = write_form("webdataset", tmp_path / "form", pictured)
-    files = write_form("tsv", tmp_path / "files", pictured)
+    container = write_form("webdataset", tmp_path / "form", imaged)
+    files = write_form("tsv", tmp_path / "files", imaged)
     encode(run_cli, container, word_vectors)
     run_cli(*DISTILL)
     words = ("--workers", 0, "--num-resamples", 100, "--task", "retrieval", "--retrieval", f"set={files}")
@@ -93,10 +93,10 @@ def test_student__of_a_container_knows_its_training_pictures(
 
 @pytest.mark.parametrize("form", ["parquet_bytes", "saved_dataset", "webdataset_shards"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches__are_those_of_the_files(form: str, workers: int, pictured: list[Pictured], tmp_path: Path) -> None:
+def test_batches__are_those_of_the_files(form: str, workers: int, imaged: list[Imaged], tmp_path: Path) -> None:
     batches = []
     for name in ("tsv", form):
-        manifest = write_form(name, tmp_path / name, pictured)
+        manifest = write_form(name, tmp_path / name, imaged)
         source = find_source(manifest)
         paths = source.read(Columns()).table["image"].to_pylist()
         batches.append(batches_of(open_images(source.root, paths, FileDigests(None)), workers=workers))
@@ -111,9 +111,9 @@ def batches_of(images: ImageSet, *, workers: int) -> list[torch.Tensor]:
     return [batch.images for batch in load_batches(dataset, requests, workers=workers, pin_memory=False)]
 
 
-def test_set__is_small_when_pickled_and_opens_the_same(pictured: list[Pictured], tmp_path: Path) -> None:
-    root = write_form("webdataset", tmp_path / "form", pictured).parent
-    paths = [f"00000.tar/{pair.key}.jpg" for pair in pictured]
+def test_set__is_small_when_pickled_and_opens_the_same(imaged: list[Imaged], tmp_path: Path) -> None:
+    root = write_form("webdataset", tmp_path / "form", imaged).parent
+    paths = [f"00000.tar/{pair.key}.jpg" for pair in imaged]
     images = open_images(root, paths, FileDigests(None))
     data = pickle.dumps(images)
     assert len(data) < 4000
@@ -124,10 +124,10 @@ def test_set__is_small_when_pickled_and_opens_the_same(pictured: list[Pictured],
 
 
 def test_damaged_records__are_counted_rejections(
-    pictured: list[Pictured], run_cli: Cli, word_vectors: Path, tmp_path: Path
+    imaged: list[Imaged], run_cli: Cli, word_vectors: Path, tmp_path: Path
 ) -> None:
-    pictured[3] = Pictured(pictured[3].key, b"no picture", pictured[3].caption)
-    encode(run_cli, write_form("webdataset", tmp_path / "form", pictured), word_vectors)
+    imaged[3] = Imaged(imaged[3].key, b"no image", imaged[3].caption)
+    encode(run_cli, write_form("webdataset", tmp_path / "form", imaged), word_vectors)
     outcome = run_cli(*DISTILL, "--max-bad-fraction", 0.1)
     [rejected] = read_rejected(Path(outcome["path"]))
     assert (rejected.row, rejected.value) == (3, "00000.tar/000000003.jpg")
@@ -135,22 +135,22 @@ def test_damaged_records__are_counted_rejections(
 
 
 def test_moved_containers__are_found_by_the_image_root(
-    pictured: list[Pictured], run_cli: Cli, word_vectors: Path, tmp_path: Path
+    imaged: list[Imaged], run_cli: Cli, word_vectors: Path, tmp_path: Path
 ) -> None:
-    container = write_form("webdataset", tmp_path / "form", pictured)
+    container = write_form("webdataset", tmp_path / "form", imaged)
     encode(run_cli, container, word_vectors)
     first = run_cli(*DISTILL)
     (tmp_path / "form").rename(tmp_path / "moved")
-    assert "pictures may be missing" in run_cli.fails(*DISTILL)
+    assert "images may be missing" in run_cli.fails(*DISTILL)
     assert run_cli(*DISTILL, "--image-root", tmp_path / "moved")["fingerprint"] == first["fingerprint"]
 
 
-def test_evaluate__finds_the_pictures_of_packed_captions_of_coco(
-    pictured: list[Pictured], trained: dict[str, Any], run_cli: Cli, tmp_path: Path
+def test_evaluate__finds_the_images_of_packed_captions_of_coco(
+    imaged: list[Imaged], trained: dict[str, Any], run_cli: Cli, tmp_path: Path
 ) -> None:
     import pyarrow as pa
 
-    path = write_form("coco", tmp_path / "form", pictured)
+    path = write_form("coco", tmp_path / "form", imaged)
     with pa.CompressedOutputStream(f"{path}.gz", "gzip") as out:
         out.write(path.read_bytes())
     words = ("--workers", 0, "--num-resamples", 100, "--task", "retrieval", "--no-overlap", "--retrieval")
@@ -159,9 +159,9 @@ def test_evaluate__finds_the_pictures_of_packed_captions_of_coco(
 
 
 def test_distill__needs_no_manifest_any_more(
-    pictured: list[Pictured], trained: dict[str, Any], run_cli: Cli, word_vectors: Path, tmp_path: Path
+    imaged: list[Imaged], trained: dict[str, Any], run_cli: Cli, word_vectors: Path, tmp_path: Path
 ) -> None:
-    manifest = write_form("tsv", tmp_path / "form", pictured)
+    manifest = write_form("tsv", tmp_path / "form", imaged)
     odd = manifest.rename(manifest.with_name("pairs[1].tsv"))
     encode(run_cli, odd, word_vectors)
     odd.unlink()
@@ -171,20 +171,20 @@ def test_distill__needs_no_manifest_any_more(
 
 @pytest.mark.parametrize("form", ["parquet_bytes", "webdataset"])
 def test_dry_run__says_of_containers_what_it_says_of_their_files(
-    form: str, pictured: list[Pictured], run_cli: Cli, word_vectors: Path, tmp_path: Path
+    form: str, imaged: list[Imaged], run_cli: Cli, word_vectors: Path, tmp_path: Path
 ) -> None:
     stages = [("encode-teacher", "--teacher", word_vectors), ("pack", "--short-side", 0)]
     said = []
-    for manifest in (write_form("tsv", tmp_path / "files", pictured), write_form(form, tmp_path / "form", pictured)):
+    for manifest in (write_form("tsv", tmp_path / "files", imaged), write_form(form, tmp_path / "form", imaged)):
         estimates = [run_cli(*words, "--manifest", manifest, "--dry-run")["estimate"] for words in stages]
         said.append(([each["counts"] for each in estimates], estimates[1]["bytes"]))
     assert said[0] == said[1]
 
 
 def test_why__names_the_manifest_when_a_shard_changes(
-    pictured: list[Pictured], run_cli: Cli, word_vectors: Path, tmp_path: Path
+    imaged: list[Imaged], run_cli: Cli, word_vectors: Path, tmp_path: Path
 ) -> None:
-    manifest = write_form("webdataset_shards", tmp_path / "form", pictured)
+    manifest = write_form("webdataset_shards", tmp_path / "form", imaged)
     encode(run_cli, manifest, word_vectors)
     words = ("why", "encode-teacher", "--manifest", manifest, "--teacher", word_vectors)
     assert "unchanged" in run_cli.run(*words).output
@@ -194,9 +194,9 @@ def test_why__names_the_manifest_when_a_shard_changes(
 
 @pytest.mark.parametrize("form", ["webdataset_shards", "img2dataset_parquet", "json_lines_zst"])
 def test_verify__makes_damaged_pairs_anew_from_any_form(
-    form: str, pictured: list[Pictured], run_cli: Cli, word_vectors: Path, tmp_path: Path
+    form: str, imaged: list[Imaged], run_cli: Cli, word_vectors: Path, tmp_path: Path
 ) -> None:
-    outcome = encode(run_cli, write_form(form, tmp_path / "form", pictured), word_vectors)
+    outcome = encode(run_cli, write_form(form, tmp_path / "form", imaged), word_vectors)
     pairs = Path(outcome["path"]) / "pairs.parquet"
     before = pairs.read_bytes()
     pairs.write_bytes(before[:-9])
@@ -205,9 +205,9 @@ def test_verify__makes_damaged_pairs_anew_from_any_form(
 
 
 def test_names_of_shards__are_part_of_the_request(
-    pictured: list[Pictured], run_cli: Cli, word_vectors: Path, tmp_path: Path
+    imaged: list[Imaged], run_cli: Cli, word_vectors: Path, tmp_path: Path
 ) -> None:
-    tar = write_form("webdataset", tmp_path / "form", pictured)
+    tar = write_form("webdataset", tmp_path / "form", imaged)
     first = encode(run_cli, tar, word_vectors)
     moved = tar.rename(tmp_path / "00000.tar")
     assert encode(run_cli, moved, word_vectors)["status"] == "unchanged"
@@ -226,9 +226,9 @@ def test_separator__that_the_header_decides_is_part_of_the_request(
     assert (named["status"], named["digest"]) == ("created", found["digest"])
 
 
-def test_unreadable_container__rejects_its_pictures(pictured: list[Pictured], tmp_path: Path) -> None:
-    tar = write_form("webdataset", tmp_path / "form", pictured)
-    images = open_images(tar.parent, [f"00000.tar/{pictured[-1].key}.jpg", "00000.tar/no.jpg"], FileDigests(None))
+def test_unreadable_container__rejects_its_images(imaged: list[Imaged], tmp_path: Path) -> None:
+    tar = write_form("webdataset", tmp_path / "form", imaged)
+    images = open_images(tar.parent, [f"00000.tar/{imaged[-1].key}.jpg", "00000.tar/no.jpg"], FileDigests(None))
     with pytest.raises(ImageRejected, match="missing in its container"):
         images.open(1)
     with tar.open("r+b") as file:
@@ -238,18 +238,16 @@ def test_unreadable_container__rejects_its_pictures(pictured: list[Pictured], tm
 
 
 @pytest.mark.parametrize("form", ["webdataset", "saved_dataset", "parquet_shards"])
-def test_container__put_in_the_place_of_another_is_opened_anew(
-    form: str, pictured: list[Pictured], tmp_path: Path
-) -> None:
-    for pairs in (pictured, pictured[::-1]):
+def test_container__put_in_the_place_of_another_is_opened_anew(form: str, imaged: list[Imaged], tmp_path: Path) -> None:
+    for pairs in (imaged, imaged[::-1]):
         source = find_source(write_form(form, tmp_path / "form", pairs))
         images = open_images(source.root, source.read(Columns()).table["image"].to_pylist(), FileDigests(None))
         hashes = [hashlib.sha256(pair.data).hexdigest() for pair in pairs]
         assert images.digests(range(24), FileDigests(None)) == hashes
 
 
-def test_store__remembers_what_lies_in_tars(pictured: list[Pictured], tmp_path: Path) -> None:
-    tar = write_form("webdataset", tmp_path / "form", pictured)
+def test_store__remembers_what_lies_in_tars(imaged: list[Imaged], tmp_path: Path) -> None:
+    tar = write_form("webdataset", tmp_path / "form", imaged)
     os.utime(tar, (1, 1))
     digests = FileDigests(tmp_path / "memo.sqlite")
     settled = digests.members(tar)
@@ -266,7 +264,7 @@ def test_photographs__in_a_tar_give_the_embeddings_of_their_tsv(
     lines = (real_data / "coco22k" / "test.tsv").read_text().splitlines()[:201]
     (tmp_path / "files.tsv").write_text("\n".join(lines))
     manifest = find_source(tmp_path / "files.tsv").read(Columns()).table
-    pairs = read_pictured(real_data / "coco22k", manifest["image"].to_pylist(), manifest["caption"].to_pylist())
+    pairs = read_imaged(real_data / "coco22k", manifest["image"].to_pylist(), manifest["caption"].to_pylist())
     forms = {form: write_form(form, tmp_path / form, pairs) for form in ("tsv", "webdataset", "saved_dataset")}
     encoded = {form: encode(run_cli, path, word_vectors, "--force") for form, path in forms.items()}
     packs = [run_cli("pack", "--manifest", path) for path in forms.values()]

@@ -148,7 +148,7 @@ def test_load_student__embeds_files_images_and_arrays_alike(
     assert student.encode([]).shape == (0, 16)
     units = student.encode((path for path in paths), normalize=True)
     np.testing.assert_allclose(np.linalg.norm(units, axis=1), 1, rtol=1e-5)
-    with pytest.raises(ProtoRKDError, match=r"images must be pictures; number 1 \(absent.jpg\) is not: missing file"):
+    with pytest.raises(ProtoRKDError, match=r"images must be images; number 1 \(absent.jpg\) is not: missing file"):
         student.encode([paths[0], "absent.jpg"])
     with pytest.raises(ProtoRKDError, match=r"number 0 \(ndarray\) is not: an array must be .* got \(2, 2\) float64"):
         student.encode(np.zeros((2, 2)))
@@ -206,7 +206,7 @@ print(__file__)
 
 
 @pytest.mark.slow
-def test_script__needs_no_guard_though_processes_read_its_pictures(encoded: Pairs, store: Path, tmp_path: Path) -> None:
+def test_script__needs_no_guard_though_processes_read_its_images(encoded: Pairs, store: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     command = [sys.executable, str(script), str(store)]

@@ -141,7 +141,7 @@ def test_command__that_is_asked_to_stop_ends_in_seconds_and_goes_on_later(
 
 
 @pytest.mark.parametrize("name", ["distill", "evaluate"])
-def test_command__whose_reader_is_killed_ends_in_seconds_and_names_the_picture(
+def test_command__whose_reader_is_killed_ends_in_seconds_and_names_the_image(
     name: str, jobs: dict[str, Job], run_cli: Cli, tmp_path: Path
 ) -> None:
     job = jobs[name]
@@ -153,10 +153,10 @@ def test_command__whose_reader_is_killed_ends_in_seconds_and_names_the_picture(
         time.sleep(0.5)  # until it reads
         os.kill(command.readers[-1], signal.SIGKILL)
         ended = command.ended(since=time.monotonic(), timeout_s=START_S)
-        assert "The processes that read pictures must stay alive" in ended.said
+        assert "The processes that read images must stay alive" in ended.said
         assert re.search(r"Last opened there: images/\d\d\d\.jpg", ended.said)
         if name == "evaluate" and not ended.status:
-            return  # another task of the evaluation asked for the same pictures, and got them
+            return  # another task of the evaluation asked for the same images, and got them
         ended_well_by(command, run_cli, replace(job, keeps="*/*/artifact.json", resumes=""), ended)
     sys.stdout.write(f"{name}, a reader killed: ended in {ended.seconds:.1f} s\n")
 

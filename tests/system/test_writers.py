@@ -122,7 +122,7 @@ def _writes(call: ast.Call) -> bool:
         return False  # gives bytes, or puts them into memory
     if last in _ALWAYS or ".".join(name.split(".")[-2:]) in _QUALIFIED:
         return True
-    if last == "save":  # of a picture or a model
+    if last == "save":  # of an image or a model
         return True
     if name == "os.open":
         return any(flag in ast.unparse(call) for flag in ("O_WRONLY", "O_RDWR", "O_CREAT", "O_APPEND", "O_TRUNC"))

@@ -11,7 +11,7 @@ B = TypeVar("B")
 P = ParamSpec("P")
 
 
-def ahead(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+def prefetch(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
     """Yield the function's result for each item, in order; a thread makes the next one while the last is used.
 
     Raises:
@@ -28,7 +28,7 @@ def ahead(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
 
 
 class Behind(Generic[P]):
-    """A stand-in for a function that returns at once; made by `behind`."""
+    """A stand-in for a function that returns at once; made by `write_behind`."""
 
     def __init__(self, function: Callable[P, object], pool: ThreadPoolExecutor) -> None:
         self._function, self._pool = function, pool
@@ -60,7 +60,7 @@ class Behind(Generic[P]):
 
 
 @contextlib.contextmanager
-def behind(function: Callable[P, object]) -> Iterator[Behind[P]]:
+def write_behind(function: Callable[P, object]) -> Iterator[Behind[P]]:
     """Yield a stand-in for a function that returns at once: a thread does the call, one at a time and in order.
 
     A call waits for the one before it, so that no more than one is ever owed; leaving waits for the last, also when the

@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 from data_schemas.errors import ProtoRKDError
 from pipeline.peers import Peers
 
-# The first process may hash a million pictures, or wait for another run, before it says what to do.
+# The first process may hash a million images, or wait for another run, before it says what to do.
 _PATIENCE = timedelta(days=7)
 # Within a step nobody is that late: one who has hung is found out.
 _STEP_TIMEOUT = timedelta(minutes=30)

@@ -14,7 +14,7 @@ _LEAST = 1000  # fewer are pickled in no time
 _SHARE = 0.5  # of the shared memory that names may take: batches go through it too
 
 
-class SharedNames(Sequence[str]):
+class SharedStrings(Sequence[str]):
     """Names, as one run of bytes and where each begins, in shared memory.
 
     Args:
@@ -60,4 +60,4 @@ def share_names(names: Sequence[str]) -> Sequence[str]:
         fits = size < _SHARE * shutil.disk_usage(_SHARED_MEMORY).free
     except OSError:
         fits = True
-    return SharedNames(names) if fits else names
+    return SharedStrings(names) if fits else names

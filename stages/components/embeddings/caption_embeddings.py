@@ -9,16 +9,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_schemas.embedding_array import ARRAY_NAME, Shard, TeacherEmbeddings
+from data_schemas.embedding_array import ARRAY_NAME, EmbeddingArray, Shard
 from data_schemas.pair_index import CAPTIONS_NAME, write_captions
 from pipeline.progress import progress
 from pipeline.stage import Context, Input
 from pipeline.store.draft import Draft
-from stages.components.compute.background import ahead, behind
+from stages.components.compute.background import prefetch, write_behind
 from stages.components.embeddings.reused_captions import find_known_captions
-from stages.components.embeddings.reused_rows import KnownRows
+from stages.components.embeddings.reused_rows import ReusedRows
 from stages.components.embeddings.storage_dtype import store_as
-from stages.components.teacher.encoding_options import Recipe
+from stages.components.teacher.encoding_options import EncodingOptions
 
 if TYPE_CHECKING:
     import torch
@@ -58,7 +58,7 @@ def write_caption_embeddings(
     draft: Draft,
     *,
     teacher: Input,
-    recipe: Recipe,
+    recipe: EncodingOptions,
     shard_rows: int,
     choose_devices: "Callable[[], Sequence[torch.device]]",
     batch_tokens: int,
@@ -94,7 +94,7 @@ def write_caption_embeddings(
     if known is None or not known.is_known.all():
         loaded = load_teacher(teacher, recipe, captions, devices=choose_devices())
     dim = known.dim if known else loaded.dim if loaded else 0
-    embeddings = TeacherEmbeddings.create(
+    embeddings = EmbeddingArray.create(
         draft.path, rows=len(captions), dim=dim, dtype=recipe.embedding_dtype, shard_rows=shard_rows
     )
     draft.adopt(f"{ARRAY_NAME}/zarr.json")
@@ -118,10 +118,10 @@ def write_caption_embeddings(
     encoded = 0
     with (
         progress("encoding captions", total=len(captions), unit="captions", done=resumed) as advance,
-        behind(writer.write) as write,
+        write_behind(writer.write) as write,
         loaded or contextlib.nullcontext(),
     ):
-        for prepared in ahead(prepare, missing):
+        for prepared in prefetch(prepare, missing):
             fresh = loaded.start(prepared.batches, advance=advance) if loaded and prepared.batches else None
             write(prepared, fresh, known=known)
             advance(prepared.shard.stop - prepared.shard.start - len(prepared.rows))
@@ -162,7 +162,7 @@ class _Prepared:
 class _Writer:
     """Writes shards, one at a time, and counts the zero vectors in them."""
 
-    def __init__(self, embeddings: TeacherEmbeddings, draft: Draft) -> None:
+    def __init__(self, embeddings: EmbeddingArray, draft: Draft) -> None:
         self._embeddings = embeddings
         self._draft = draft
         self.num_zero = 0
@@ -175,7 +175,7 @@ class _Writer:
         prepared: _Prepared,
         fresh: Callable[[], NDArray[np.float32]] | None,
         *,
-        known: KnownRows | None,
+        known: ReusedRows | None,
     ) -> None:
         """Wait for the rows that the teacher embeds; put them and those that are known on disk and in the journal."""
         shard = prepared.shard
@@ -192,7 +192,9 @@ class _Writer:
         self.count_zeros(values)
 
 
-def load_teacher(teacher: Input, recipe: Recipe, captions: pa.Array, *, devices: "Sequence[torch.device]") -> "Teacher":
+def load_teacher(
+    teacher: Input, recipe: EncodingOptions, captions: pa.Array, *, devices: "Sequence[torch.device]"
+) -> "Teacher":
     """Load the teacher; its libraries take seconds to import, which a run that reuses all rows is spared.
 
     Args:

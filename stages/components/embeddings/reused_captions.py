@@ -6,16 +6,16 @@ from data_schemas.embedding_array import CAPTION_KIND
 from data_schemas.pair_index import read_captions
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact, Store
-from stages.components.embeddings.reused_rows import KnownRows, count_unknown_rows, find_known_rows
-from stages.components.teacher.encoding_options import Recipe
+from stages.components.embeddings.reused_rows import ReusedRows, count_unknown_rows, find_known_rows
+from stages.components.teacher.encoding_options import EncodingOptions
 
 # Stages whose artifacts hold teacher embeddings with their captions.
 EMBEDDING_STAGES = ("encode-teacher", "caption-embeddings")
 
 
 def find_known_captions(
-    captions: pa.Array, draft: Draft, *, store: Store, teacher_digest: str, recipe: Recipe
-) -> KnownRows | None:
+    captions: pa.Array, draft: Draft, *, store: Store, teacher_digest: str, recipe: EncodingOptions
+) -> ReusedRows | None:
     """Gather the embeddings of captions that the store already has, or None when it has none of them.
 
     Args:
@@ -31,7 +31,7 @@ def find_known_captions(
     )
 
 
-def count_unknown(captions: pa.Array, *, store: Store, teacher_digest: str, recipe: Recipe) -> int:
+def count_unknown(captions: pa.Array, *, store: Store, teacher_digest: str, recipe: EncodingOptions) -> int:
     """How many captions `find_known_captions` would leave to the teacher; no embedding is read.
 
     Args:
@@ -44,10 +44,11 @@ def count_unknown(captions: pa.Array, *, store: Store, teacher_digest: str, reci
     return count_unknown_rows(captions, sources=sources[::-1], store=store, read_keys=read_captions)
 
 
-def _sources(store: Store, teacher_digest: str, recipe: Recipe) -> list[Artifact]:
+def _sources(store: Store, teacher_digest: str, recipe: EncodingOptions) -> list[Artifact]:
     return [
         artifact
         for stage in EMBEDDING_STAGES
         for artifact in store.artifacts(stage)
-        if artifact.record.inputs["teacher"].digest == teacher_digest and Recipe.of(artifact.record.params) == recipe
+        if artifact.record.inputs["teacher"].digest == teacher_digest
+        and EncodingOptions.of(artifact.record.params) == recipe
     ]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data_schemas.embedding_array import TeacherEmbeddings
+from data_schemas.embedding_array import EmbeddingArray
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import allocate
 from pipeline.log import log
@@ -22,7 +22,7 @@ _SCRATCH_NAME = "known-rows.bin"
 
 
 @dataclass(frozen=True)
-class KnownRows:
+class ReusedRows:
     """Embeddings that are taken over.
 
     Args:
@@ -47,7 +47,7 @@ def find_known_rows(
     store: Store,
     read_keys: Callable[[Path], pa.Array],
     kind: str,
-) -> KnownRows | None:
+) -> ReusedRows | None:
     """Gather the embeddings that artifacts already have, or None when they have none of them.
 
     Every source is read once, in row order, so that a shuffled superset of a large artifact costs one pass over it.
@@ -71,7 +71,7 @@ def find_known_rows(
             rows[is_known] = -1
             if not (rows >= 0).any():
                 continue
-            embeddings = TeacherEmbeddings.open(source.path, kind=kind)
+            embeddings = EmbeddingArray.open(source.path, kind=kind)
             if values is None:
                 values = _scratch(draft, len(keys), embeddings)
             _copy(embeddings, rows, values)
@@ -79,7 +79,7 @@ def find_known_rows(
             log.info("passing over %s, which is damaged: %s", each.name, error)
             continue
         is_known |= rows >= 0
-    return None if values is None or not is_known.any() else KnownRows(is_known=is_known, values=values)
+    return None if values is None or not is_known.any() else ReusedRows(is_known=is_known, values=values)
 
 
 def count_unknown_rows(
@@ -106,13 +106,13 @@ def _rows_in(keys: pa.Array, source: Artifact, read_keys: Callable[[Path], pa.Ar
     return np.asarray(pc.fill_null(found, -1), dtype=np.int64)
 
 
-def _scratch(draft: Draft, num_rows: int, embeddings: TeacherEmbeddings) -> NDArray[Any]:
+def _scratch(draft: Draft, num_rows: int, embeddings: EmbeddingArray) -> NDArray[Any]:
     path, shape = draft.state / _SCRATCH_NAME, (num_rows, embeddings.dim)
     allocate(path, num_rows * embeddings.dim * embeddings.dtype.itemsize)
     return np.memmap(path, dtype=embeddings.dtype, mode="r+", shape=shape)
 
 
-def _copy(embeddings: TeacherEmbeddings, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+def _copy(embeddings: EmbeddingArray, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
     wanted = np.flatnonzero(rows >= 0)
     wanted = wanted[np.argsort(rows[wanted], kind="stable")]
     for shard in embeddings.shards():

@@ -1,4 +1,4 @@
-"""What can be searched: the pictures of an artifact of embed, or the captions of one of encode-teacher."""
+"""What can be searched: the images of an artifact of embed, or the captions of one of encode-teacher."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from data_schemas.embedding_array import TeacherEmbeddings
+    from data_schemas.embedding_array import EmbeddingArray
 
 EMBED, ENCODE_TEACHER = "embed", "encode-teacher"
 SEARCHED_STAGES = (EMBED, ENCODE_TEACHER)
@@ -53,7 +53,7 @@ def find_searchable(reference: str | None, *, store: Store, flag: str = "--in") 
                 log.info("using %s, the newest", known[-1].name)
                 return known[-1]
         raise ProtoRKDError(
-            f"{store} must hold embedded pictures or captions; it has none. Run embed or encode-teacher first."
+            f"{store} must hold embedded images or captions; it has none. Run embed or encode-teacher first."
         )
     if reference and (path := Path(reference)).is_dir():
         artifact = Artifact(path=path, record=ArtifactRecord.read(path))
@@ -122,8 +122,8 @@ def read_rows(artifact: Artifact) -> Rows:
     return Rows(values, numbers)
 
 
-def _open(artifact: Artifact) -> "TeacherEmbeddings":
-    from data_schemas.embedding_array import CAPTION_KIND, PICTURE_KIND, TeacherEmbeddings
+def _open(artifact: Artifact) -> "EmbeddingArray":
+    from data_schemas.embedding_array import CAPTION_KIND, IMAGE_KIND, EmbeddingArray
 
-    kind = PICTURE_KIND if artifact.record.stage == EMBED else CAPTION_KIND
-    return TeacherEmbeddings.open(artifact.path, kind=kind)
+    kind = IMAGE_KIND if artifact.record.stage == EMBED else CAPTION_KIND
+    return EmbeddingArray.open(artifact.path, kind=kind)

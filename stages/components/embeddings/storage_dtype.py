@@ -18,7 +18,7 @@ def store_as(
         embeddings: what a model gave.
         dtype: float16 or float32.
         model: teacher or student, for the message.
-        noun: what a row is the embedding of: caption or picture.
+        noun: what a row is the embedding of: caption or image.
         name: of that of a row.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Resizing pictures of any sizes to one size: a whole batch at once, on the device that its pixels lie on."""
+"""Resizing images of any sizes to one size: a whole batch at once, on the device that its pixels lie on."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,21 +12,21 @@ from torch import Tensor
 from stages.components.compute.device import send
 
 MILD_SHRINK = 1.6
-"""Pictures of which the longer side is shrunk by less, and not enlarged, need no antialiasing."""
+"""Images of which the longer side is shrunk by less, and not enlarged, need no antialiasing."""
 
 # Pixels between the passes that are held at once: what a CPU's cache takes, and a third of a GB on a GPU.
 _PIXELS_CPU, _PIXELS_GPU = 1 << 16, 1 << 23
 
 
 def resize_batch(pixels: Tensor, sizes: Tensor, *, size: int, interpolation: str) -> Tensor:
-    """Resize pictures as `TrainCrop` does one: mild shrinks linearly, all else with antialiasing.
+    """Resize images as `TrainCrop` does one: mild shrinks linearly, all else with antialiasing.
 
     A pass along rows, then one along columns, in float32: each pixel of the result is a weighted sum of pixels that
-    are gathered tap by tap, in one order for all pictures, so that a picture's neighbours change nothing. Only sizes,
+    are gathered tap by tap, in one order for all images, so that an image's neighbours change nothing. Only sizes,
     which the CPU knows, decide what is launched: nothing is read back.
 
     Args:
-        pixels: of all pictures, one picture after the other, each row by row.
+        pixels: of all images, one image after the other, each row by row.
         sizes: height and width of each.
         size: side of the result.
         interpolation: bicubic or bilinear.
@@ -64,8 +64,8 @@ class _Kernel(NamedTuple):
         """Find the pixels that each pixel of the result is made of, as Pillow does.
 
         Shapes:
-            lengths: (pictures,), int64.
-            returns: the first of them, (pictures, size), int64; their weights, (num, pictures, size), float32, 0 beyond
+            lengths: (images,), int64.
+            returns: the first of them, (images, size), int64; their weights, (num, images, size), float32, 0 beyond
                 the line.
         """
         scales = (lengths / size)[:, None]
@@ -96,10 +96,10 @@ _MILD = _Kernel(_triangle, 1, antialias=False)
 def _groups(
     shapes: NDArray[np.int64], size: int, kernel: _Kernel, *, most_rows: int
 ) -> Iterator[tuple[NDArray[np.int64], _Kernel]]:
-    """Put pictures together that take the same kernel and about as many taps, and no more rows than are held at once.
+    """Put images together that take the same kernel and about as many taps, and no more rows than are held at once.
 
     Yields:
-        Numbers of pictures, and their kernel.
+        Numbers of images, and their kernel.
     """
     longer = shapes.max(axis=1, initial=0)
     is_mild = (size <= longer) & (longer < MILD_SHRINK * size)
@@ -126,8 +126,8 @@ def _resize(
     """Resize a group.
 
     Shapes:
-        starts, heights, widths: (pictures,), int64: the first pixel of each, and its sides.
-        returns: (pictures, size, size, 3), uint8.
+        starts, heights, widths: (images,), int64: the first pixel of each, and its sides.
+        returns: (images, size, size, 3), uint8.
     """
     ends = heights.cumsum(0)
     row = torch.arange(num_rows, device=pixels.device)

@@ -1,4 +1,4 @@
-"""The boxes of random crops: functions of a picture's size and of a seed."""
+"""The boxes of random crops: functions of an image's size and of a seed."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _NUM_TRIES = 10
 
 @dataclass(frozen=True)
 class Box:
-    """A part of a picture, in pixels of the whole."""
+    """A part of an image, in pixels of the whole."""
 
     top: int
     left: int
@@ -21,10 +21,10 @@ class Box:
     width: int
 
     def cut(self, pixels: Pixels, size: tuple[int, int]) -> Pixels:
-        """Cut the box out of a picture that may have been shrunk, without a copy.
+        """Cut the box out of an image that may have been shrunk, without a copy.
 
         Args:
-            pixels: of the whole picture.
+            pixels: of the whole image.
             size: height and width before it was shrunk.
 
         Shapes:
@@ -40,7 +40,7 @@ def draw_box(size: tuple[int, int], *, min_scale: float, seed: int) -> Box:
     """Draw the box of a random resized crop: ten tries at an area and a ratio of sides, then the middle.
 
     Args:
-        size: height and width of the picture.
+        size: height and width of the image.
         min_scale: least share of its area.
         seed: the same one gives the same box.
     """

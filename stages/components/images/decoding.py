@@ -1,4 +1,4 @@
-"""Picture files, whatever users have, as plain upright RGB by Pillow: the pixels that all quicker ways are held to."""
+"""Image files, whatever users have, as plain upright RGB by Pillow: the pixels that all quicker ways are held to."""
 
 import contextlib
 import os
@@ -49,7 +49,7 @@ _EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LA", "La", "
 
 
 class ImageRejected(Exception):  # noqa: N818 -- it is a verdict, which loaders count, not an error of the program
-    """A file that is no usable picture; loaders catch it and count it.
+    """A file that is no usable image; loaders catch it and count it.
 
     Args:
         reason: a short sentence; what differs from file to file follows a colon.
@@ -61,7 +61,7 @@ class ImageRejected(Exception):  # noqa: N818 -- it is a verdict, which loaders 
 
 
 def open_image(path: Path | str) -> Image.Image:
-    """Decode a picture as 8-bit RGB, turned upright, without metadata.
+    """Decode an image as 8-bit RGB, turned upright, without metadata.
 
     Transparent parts show white; 16-bit grey keeps its upper 8 bits; of an animation the first frame counts.
 
@@ -69,7 +69,7 @@ def open_image(path: Path | str) -> Image.Image:
         path: a JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file, known by its content and not by its name.
 
     Raises:
-        ImageRejected: the file is missing, no picture of these formats, damaged, or has more than ``MAX_PIXELS``.
+        ImageRejected: the file is missing, no image of these formats, damaged, or has more than ``MAX_PIXELS``.
     """
     with opened(path) as file:
         return decode_image(file)
@@ -77,7 +77,7 @@ def open_image(path: Path | str) -> Image.Image:
 
 @contextlib.contextmanager
 def opened(path: Path | str) -> Iterator[BinaryIO]:
-    """Open a file of bytes that are to become a picture.
+    """Open a file of bytes that are to become an image.
 
     Raises:
         ImageRejected: it is missing, no regular file, or cannot be read.
@@ -104,11 +104,11 @@ def decode_image(file: BinaryIO) -> Image.Image:
     """
     reader = _find_reader(file)
     try:
-        # Not Image.open: it warns of large pictures, and calls a damaged one unidentified.
-        picture = reader(file)
-        check_size(height=picture.height, width=picture.width)
-        picture.load()
-        image = upright_rgb(picture)
+        # Not Image.open: it warns of large images, and calls a damaged one unidentified.
+        decoded = reader(file)
+        check_size(height=decoded.height, width=decoded.width)
+        decoded.load()
+        image = upright_rgb(decoded)
     except (ImageRejected, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -121,7 +121,7 @@ def decode_image(file: BinaryIO) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Turn a decoded picture upright and into 8-bit RGB, as `open_image` says.
+    """Turn a decoded image upright and into 8-bit RGB, as `open_image` says.
 
     Raises:
         ImageRejected: its colours cannot be converted.
@@ -130,7 +130,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def check_size(*, height: int, width: int) -> None:
-    """Refuse a picture by what its header says.
+    """Refuse an image by what its header says.
 
     Raises:
         ImageRejected: it has more than ``MAX_PIXELS``.
@@ -141,7 +141,7 @@ def check_size(*, height: int, width: int) -> None:
 
 
 def is_turned(image: Image.Image) -> bool:
-    """Whether metadata say that a picture has to be turned or mirrored to be upright."""
+    """Whether metadata say that an image has to be turned or mirrored to be upright."""
     return _turn_of(image) is not None
 
 
@@ -162,7 +162,7 @@ def _turn_upright(image: Image.Image) -> Image.Image:
 def _turn_of(image: Image.Image) -> Image.Transpose | None:
     try:
         return _TURNS.get(image.getexif()[ExifTags.Base.Orientation])
-    except Exception:  # none, or damaged metadata of a sound picture
+    except Exception:  # none, or damaged metadata of a sound image
         return None
 
 

@@ -1,4 +1,4 @@
-"""The pictures that pairs name: files below a folder, records of containers or of a pack, and their identity."""
+"""The images that pairs name: files below a folder, records of containers or of a pack, and their identity."""
 
 import dataclasses
 import os
@@ -10,42 +10,42 @@ from typing import TYPE_CHECKING
 from pipeline.store.file_digests import FileDigests
 
 if TYPE_CHECKING:
-    from stages.components.images.lazy_image import Picture
+    from stages.components.images.lazy_image import LazyImage
 
 IDENTITIES = ("content", "path")
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Pictures by their number: files below a folder.
+    """Images by their number: files below a folder.
 
     `PackedImageSet` has them from a pack, `RecordImageSet` from tars and tables.
 
     Args:
         root: the folder.
-        paths: of the pictures as a manifest writes them, relative to the folder or absolute.
-        missing: why there is no picture, by number, as far as it has been looked.
+        paths: of the images as a manifest writes them, relative to the folder or absolute.
+        missing: why there is no image, by number, as far as it has been looked.
     """
 
     root: Path
     paths: Sequence[str]
     missing: Mapping[int, str] = field(default_factory=dict)
 
-    def open(self, number: int) -> "Picture":
-        """Open a picture.
+    def open(self, number: int) -> "LazyImage":
+        """Open an image.
 
         Raises:
             ImageRejected: it is missing, or damaged as far as that shows before it is decoded.
         """
-        from stages.components.images.lazy_image import open_picture  # keeps Pillow out of --help
+        from stages.components.images.lazy_image import open_lazily  # keeps Pillow out of --help
 
-        return open_picture(self._file(number))
+        return open_lazily(self._file(number))
 
     def read_ahead(self, numbers: Sequence[int]) -> None:
-        """Be told which pictures this process opens next; files are quick to open as they are."""
+        """Be told which images this process opens next; files are quick to open as they are."""
 
     def select(self, numbers: Sequence[int]) -> "ImageSet":
-        """Choose pictures, which are numbered anew in the order that is given."""
+        """Choose images, which are numbered anew in the order that is given."""
         return ImageSet(root=self.root, paths=[self.paths[number] for number in numbers])
 
     def shared(self) -> "ImageSet":
@@ -55,7 +55,7 @@ class ImageSet:
         return dataclasses.replace(self, paths=share_names(self.paths))
 
     def stored_bytes(self, number: int) -> int:
-        """How many bytes a picture has as it is stored.
+        """How many bytes an image has as it is stored.
 
         Raises:
             OSError: it is missing.
@@ -63,7 +63,7 @@ class ImageSet:
         return os.stat(self._file(number)).st_size  # noqa: PTH116 - as the rest of the set does
 
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
-        """SHA-256 of the bytes of pictures; None where there are none."""
+        """SHA-256 of the bytes of images; None where there are none."""
         return file_digests.digests([self._file(number) for number in numbers])
 
     def _file(self, number: int) -> str:

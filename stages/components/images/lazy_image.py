@@ -1,4 +1,4 @@
-"""Pictures that are not decoded yet: their size is known, and their pixels come at the scale that is asked for."""
+"""Images that are not decoded yet: their size is known, and their pixels come at the scale that is asked for."""
 
 import io
 import math
@@ -22,8 +22,8 @@ _PLAIN_COLOURS = ("YCbCr", "RGB", "Gray")
 _START_OF_SCAN, _APP1 = 0xDA, 0xE1
 
 
-class Picture(Protocol):
-    """A picture that can be decoded; upright, RGB, without transparency."""
+class LazyImage(Protocol):
+    """An image that can be decoded; upright, RGB, without transparency."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -33,7 +33,7 @@ class Picture(Protocol):
         """Decode.
 
         Args:
-            scale: the least share of its sides that the picture must have; it comes at any scale from there to 1 that
+            scale: the least share of its sides that the image must have; it comes at any scale from there to 1 that
                 its decoder gives cheaply. 1 gives exactly the pixels of `open_image`.
 
         Raises:
@@ -45,8 +45,8 @@ class Picture(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class DecodedPicture:
-    """A picture whose pixels are there.
+class DecodedImage:
+    """An image whose pixels are there.
 
     Shapes:
         decoded: (height, width, 3), uint8.
@@ -60,13 +60,13 @@ class DecodedPicture:
         height, width, _ = self.decoded.shape
         return height, width
 
-    def pixels(self, *, scale: float = 1.0) -> Pixels:  # noqa: ARG002 - as `Picture` has it
+    def pixels(self, *, scale: float = 1.0) -> Pixels:  # noqa: ARG002 - as `Image` has it
         """Give all pixels, without a copy."""
         return self.decoded
 
 
 @dataclass(frozen=True, eq=False)
-class JpegPicture:
+class JpegImage:
     """A plain JPEG, upright and of 1 or 3 components, decoded by libjpeg-turbo.
 
     Small scales are made while decoding, in the cosine transform: a half and below, for what lies between takes longer
@@ -81,7 +81,7 @@ class JpegPicture:
     size: tuple[int, int]
 
     def pixels(self, *, scale: float = 1.0) -> Pixels:
-        """Decode, as `Picture` says; what libjpeg-turbo does not take for sound is left to Pillow's judgement."""
+        """Decode, as `LazyImage` says; what libjpeg-turbo does not take for sound is left to Pillow's judgement."""
         height, width = (math.ceil(side * scale) for side in self.size)
         try:
             decoded: Pixels = simplejpeg.decode_jpeg(
@@ -95,8 +95,8 @@ class JpegPicture:
         return decoded
 
 
-def open_picture(path: Path | str) -> Picture:
-    """Open a picture file of any kind that `open_image` takes.
+def open_lazily(path: Path | str) -> LazyImage:
+    """Open an image file of any kind that `open_image` takes.
 
     A plain JPEG is decoded when its pixels are asked for, and then found damaged; all others are decoded at once.
 
@@ -104,32 +104,32 @@ def open_picture(path: Path | str) -> Picture:
         ImageRejected: as `open_image`.
     """
     with opened(path) as file:
-        picture = _read_jpeg(file)
-        return picture or DecodedPicture(np.asarray(decode_image(file)))
+        image = _read_jpeg(file)
+        return image or DecodedImage(np.asarray(decode_image(file)))
 
 
-def picture_of(data: bytes) -> Picture:
-    """Take the bytes of a picture, as `open_picture` takes a file.
+def lazy_image_of(data: bytes) -> LazyImage:
+    """Take the bytes of an image, as `open_lazily` takes a file.
 
     Raises:
         ImageRejected: as `open_image`.
     """
     is_small_jpeg = data.startswith(_JPEG) and len(data) <= MAX_PIXELS
-    picture = plain_jpeg(data) if is_small_jpeg else None
-    return picture or DecodedPicture(np.asarray(decode_image(io.BytesIO(data))))
+    image = plain_jpeg(data) if is_small_jpeg else None
+    return image or DecodedImage(np.asarray(decode_image(io.BytesIO(data))))
 
 
-def _read_jpeg(file: BinaryIO) -> JpegPicture | None:
+def _read_jpeg(file: BinaryIO) -> JpegImage | None:
     is_jpeg = file.read(len(_JPEG)) == _JPEG
     file.seek(0)
     if not is_jpeg or os.fstat(file.fileno()).st_size > MAX_PIXELS:
         return None  # a file that would ask for more memory than its pixels may is read piece by piece
-    picture = plain_jpeg(file.read())
+    image = plain_jpeg(file.read())
     file.seek(0)
-    return picture
+    return image
 
 
-def plain_jpeg(data: bytes) -> JpegPicture | None:
+def plain_jpeg(data: bytes) -> JpegImage | None:
     """Take a JPEG whose pixels Pillow would give as libjpeg-turbo does, or none.
 
     Raises:
@@ -142,16 +142,16 @@ def plain_jpeg(data: bytes) -> JpegPicture | None:
     check_size(height=height, width=width)
     if colours not in _PLAIN_COLOURS or (_has_metadata(data) and _is_turned(data)):
         return None
-    return JpegPicture(data, (height, width))
+    return JpegImage(data, (height, width))
 
 
-def to_image(picture: Picture) -> PIL.Image.Image:
-    """Decode a picture for Pillow.
+def to_image(image: LazyImage) -> PIL.Image.Image:
+    """Decode an image for Pillow.
 
     Raises:
         ImageRejected: it is damaged.
     """
-    return PIL.Image.fromarray(picture.pixels())
+    return PIL.Image.fromarray(image.pixels())
 
 
 def _has_metadata(data: bytes) -> bool:

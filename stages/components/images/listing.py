@@ -1,12 +1,12 @@
-"""Picture files of a folder."""
+"""Image files of a folder."""
 
 from pathlib import Path
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
-def list_pictures(folder: Path, *, root: Path) -> list[str]:
-    """List what is called a picture below a folder, however deep; hidden files and folders are passed over.
+def list_images(folder: Path, *, root: Path) -> list[str]:
+    """List what is called an image below a folder, however deep; hidden files and folders are passed over.
 
     Args:
         folder: the folder.

@@ -19,7 +19,7 @@ _MAY_BE_LOCATOR = re.compile(r"\.(?:tar|parquet|pq|arrow)/", re.IGNORECASE)
 
 
 def has_objects(root: Path, paths: Sequence[str]) -> bool:
-    """Whether pictures are objects of an object store, and not files."""
+    """Whether images are objects of an object store, and not files."""
     return url_of(root) is not None or any("://" in path for path in paths)
 
 
@@ -29,11 +29,11 @@ def may_lie_in_containers(paths: Sequence[str]) -> bool:
 
 
 def open_images(root: Path, paths: Sequence[str], file_digests: FileDigests) -> ImageSet:
-    """Open pictures by their paths, which may be those of files, locators of records in containers, or objects.
+    """Open images by their paths, which may be those of files, locators of records in containers, or objects.
 
     Args:
         root: folder that they start from.
-        paths: one a picture.
+        paths: one an image.
         file_digests: remembers what lies in tars.
     """
     if has_objects(root, paths):
@@ -48,15 +48,15 @@ def open_images(root: Path, paths: Sequence[str], file_digests: FileDigests) -> 
 
 
 def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_digests: FileDigests) -> Input:
-    """Hash the pictures' bytes in their order; a missing picture is part of the identity as missing.
+    """Hash the images' bytes in their order; a missing image is part of the identity as missing.
 
-    Of pictures in containers, the containers are hashed whole, and which of their records are meant.
+    Of images in containers, the containers are hashed whole, and which of their records are meant.
 
     Args:
         root: folder that relative paths start from.
-        paths: one a pair; a picture may come more than once.
-        identity: "content" reads every picture once and remembers its digest; "path" trusts that the same path always
-            holds the same picture, for sets that are too large to be read for this.
+        paths: one a pair; an image may come more than once.
+        identity: "content" reads every image once and remembers its digest; "path" trusts that the same path always
+            holds the same image, for sets that are too large to be read for this.
         file_digests: what is remembered.
     """
     if has_objects(root, paths):
@@ -88,7 +88,7 @@ def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_dig
 
 
 def _files_behind(images: ImageSet) -> Sequence[str]:
-    """Which file has each picture: its own, or a container."""
+    """Which file has each image: its own, or a container."""
     if type(images) is ImageSet:
         return images.paths
     from stages.components.images.record_image_set import files_behind

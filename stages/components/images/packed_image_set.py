@@ -1,4 +1,4 @@
-"""Pictures out of packs: found by the paths that the packs were made from, read where the packs lie."""
+"""Images out of packs: found by the paths that the packs were made from, read where the packs lie."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ from pipeline.store.store import Artifact, Store
 from stages.components.images.image_set import ImageSet
 
 if TYPE_CHECKING:
-    from stages.components.images.lazy_image import Picture
+    from stages.components.images.lazy_image import LazyImage
 
 Rows = NDArray[np.int32]
 
@@ -33,17 +33,17 @@ PACK = "pack"
 
 @dataclass(frozen=True, eq=False)
 class PackedImageSet(ImageSet):
-    """Pictures by their number, read from a pack; a process that reads them is handed the pack's path and the rows.
+    """Images by their number, read from a pack; a process that reads them is handed the pack's path and the rows.
 
     Args:
         root: folder of the pack.
-        paths: of the pictures, as their set writes them.
-        missing: why the pack has no picture, by number.
-        pack: the artifact's pictures.
-        rows: of the pictures in the pack.
+        paths: of the images, as their set writes them.
+        missing: why the pack has no image, by number.
+        pack: the artifact's images.
+        rows: of the images in the pack.
 
     Shapes:
-        rows: (pictures,), int32.
+        rows: (images,), int32.
     """
 
     pack: PackedImages = field(kw_only=True)
@@ -57,24 +57,24 @@ class PackedImageSet(ImageSet):
         missing = {number: reasons[int(rows[number])] for number in numbers}
         return cls(root=pack.root, paths=paths, missing=missing, pack=pack, rows=rows)
 
-    def open(self, number: int) -> "Picture":
-        """Open a picture, as `ImageSet.open` does.
+    def open(self, number: int) -> "LazyImage":
+        """Open an image, as `ImageSet.open` does.
 
         Raises:
             ImageRejected: the pack has none, for the reason that is given.
             ProtoRKDError: the pack is damaged.
         """
         from stages.components.images.decoding import ImageRejected
-        from stages.components.images.lazy_image import DecodedPicture, JpegPicture
+        from stages.components.images.lazy_image import DecodedImage, JpegImage
 
         if number in self.missing:
             raise ImageRejected(self.missing[number])
         row = int(self.rows[number])
         record, size = self.pack.read(row), self.pack.size(row)
-        return DecodedPicture(record.reshape(*size, 3)) if self.pack.format == "raw" else JpegPicture(record.data, size)
+        return DecodedImage(record.reshape(*size, 3)) if self.pack.format == "raw" else JpegImage(record.data, size)
 
     def select(self, numbers: Sequence[int]) -> "PackedImageSet":
-        """Choose pictures, which are numbered anew in the order that is given."""
+        """Choose images, which are numbered anew in the order that is given."""
         return PackedImageSet.of(self.pack, self.rows[list(numbers)], [self.paths[number] for number in numbers])
 
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:  # noqa: ARG002
@@ -92,7 +92,7 @@ def mean_bytes(images: ImageSet) -> float:
 
 
 def are_raw(images: ImageSet) -> bool:
-    """Whether pictures lie there as pixels, with nothing to decode."""
+    """Whether images lie there as pixels, with nothing to decode."""
     return isinstance(images, PackedImageSet) and images.pack.format == "raw"
 
 
@@ -110,7 +110,7 @@ class PackedPaths(Sequence[str]):
         return path
 
     def index(self, path: str) -> int:  # type: ignore[override] # nor looks in a part of them
-        """Number of the first picture with a path, which is there."""
+        """Number of the first image with a path, which is there."""
         [row] = self._pack.find([path])
         return int(np.flatnonzero(self._rows == row)[0])
 
@@ -124,7 +124,7 @@ class Pack:
 
     Args:
         artifact: where it lies, and what it was made from.
-        images: its pictures.
+        images: its images.
     """
 
     artifact: Artifact
@@ -143,11 +143,11 @@ class Pack:
 
 
 def take_packed(artifact: Artifact, paths: pa.Array, *, manifest: str) -> Input:
-    """Take all pictures of a pair index from a pack; the pack's digest is their identity.
+    """Take all images of a pair index from a pack; the pack's digest is their identity.
 
     Args:
         artifact: of pack.
-        paths: of the pictures, as the manifest writes them; a picture may come more than once.
+        paths: of the images, as the manifest writes them; an image may come more than once.
         manifest: where the manifest lies, for the message.
 
     Raises:
@@ -158,7 +158,7 @@ def take_packed(artifact: Artifact, paths: pa.Array, *, manifest: str) -> Input:
     absent = np.flatnonzero(rows == ABSENT)
     if len(absent):
         raise ProtoRKDError(
-            f"--packed must hold every picture of the pairs; got {artifact.path}, which lacks {len(absent):,} of "
+            f"--packed must hold every image of the pairs; got {artifact.path}, which lacks {len(absent):,} of "
             f"{len(rows):,}, first {paths[int(absent[0])].as_py()}. Run: python cli.py pack --manifest {manifest}"
         )
     images = PackedImageSet.of(pack, rows, PackedPaths(pack, rows))
@@ -166,14 +166,14 @@ def take_packed(artifact: Artifact, paths: pa.Array, *, manifest: str) -> Input:
 
 
 def take_all(pack: Pack) -> Input:
-    """Take all pictures of a pack, those that it rejected among them; the pack's digest is their identity."""
+    """Take all images of a pack, those that it rejected among them; the pack's digest is their identity."""
     rows = np.arange(len(pack.images), dtype=np.int32)
     images = PackedImageSet.of(pack.images, rows, PackedPaths(pack.images, rows))
     return Input(digest=pack.artifact.record.digest, location=str(pack.artifact.path.resolve()), value=images)
 
 
 def find_packed(packs: Sequence[Pack], root: Path, paths: Sequence[str]) -> Input | None:
-    """Take the pictures of a set from the first pack that has all of them, or none.
+    """Take the images of a set from the first pack that has all of them, or none.
 
     A path fits as it is written where the set starts from the folder that the pack was made from; else the places of
     the two are compared.
@@ -193,14 +193,14 @@ def find_packed(packs: Sequence[Pack], root: Path, paths: Sequence[str]) -> Inpu
             return Input(digest=digest, location=url_of(root) or str(root.resolve()), parts={PACK: whole}, value=images)
         if len(absent) < len(rows):
             log.info(
-                "%s lacks %d of %d pictures below %s, first %s; they are read from their files",
+                "%s lacks %d of %d images below %s, first %s; they are read from their files",
                 pack.artifact.name, len(absent), len(rows), root, paths[absent[0]],
             )  # fmt: skip
     return None
 
 
 def find_pack(digest: str, location: str, store: Store) -> Artifact | None:
-    """Find the pack that pictures were taken from, where it was or in the store, or None."""
+    """Find the pack that images were taken from, where it was or in the store, or None."""
     place = Path(location)
     known = [Artifact(place, ArtifactRecord.read(place))] if (place / RECORD_NAME).is_file() else []
     found = next((found for found in [*known, *store.artifacts("pack")] if found.record.digest == digest), None)

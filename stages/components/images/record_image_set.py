@@ -1,4 +1,4 @@
-"""Pictures out of containers - tars, parquet, arrow - read where they lie, with files beside them."""
+"""Images out of containers - tars, parquet, arrow - read where they lie, with files beside them."""
 
 import dataclasses
 import functools
@@ -24,25 +24,25 @@ from pipeline.store.file_digests import FileDigests
 from stages.components.images.image_set import ImageSet
 
 if TYPE_CHECKING:
-    from stages.components.images.lazy_image import Picture
+    from stages.components.images.lazy_image import LazyImage
 
 _LOCATOR = r"^(?P<container>.+?\.(?i:tar|parquet|pq|arrow))/(?P<record>.+)$"
 _ROW = r"^(?P<row>[0-9]+)/(?P<column>.+)$"
-_FILE = -1  # in place of a container, for a picture that is a file
+_FILE = -1  # in place of a container, for an image that is a file
 
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """Where pictures lie, by their number; small when pickled.
+    """Where images lie, by their number; small when pickled.
 
     Args:
         containers: each with the column that is read, of those that have columns.
-        container: of each picture, or -1 for a file.
+        container: of each image, or -1 for a file.
         first, second: what its container reads it by.
 
     Shapes:
-        container: (pictures,), int32; or a tensor in memory that processes share.
-        first, second: (pictures,), int64; likewise.
+        container: (images,), int32; or a tensor in memory that processes share.
+        first, second: (images,), int64; likewise.
     """
 
     containers: tuple[Records, ...]
@@ -51,7 +51,7 @@ class Located:
     second: Any
 
     def select(self, numbers: NDArray[np.int64]) -> "Located":
-        """Choose pictures."""
+        """Choose images."""
         return Located(self.containers, self.container[numbers], self.first[numbers], self.second[numbers])
 
     def shared(self) -> "Located":
@@ -66,16 +66,16 @@ class Located:
 
 @dataclass(frozen=True, eq=False)
 class RecordImageSet(ImageSet):
-    """Pictures by their number, some of them records of containers, which a locator such as ``0.tar/17.jpg`` names.
+    """Images by their number, some of them records of containers, which a locator such as ``0.tar/17.jpg`` names.
 
-    Containers are listed when a picture is first opened, or when the set is handed to another process.
+    Containers are listed when an image is first opened, or when the set is handed to another process.
 
     Args:
         root: folder that paths and locators start from.
         paths: of files, and locators.
-        missing: why there is no picture, by number, as far as it has been looked.
+        missing: why there is no image, by number, as far as it has been looked.
         list_members: gives the members of a tar, perhaps from memory.
-        known: where the pictures lie, if that is known.
+        known: where the images lie, if that is known.
     """
 
     list_members: ListMembers = field(default=list_members, kw_only=True)
@@ -83,7 +83,7 @@ class RecordImageSet(ImageSet):
 
     @functools.cached_property
     def located(self) -> Located:
-        """Where the pictures lie.
+        """Where the images lie.
 
         Raises:
             ProtoRKDError: a container is damaged.
@@ -93,8 +93,8 @@ class RecordImageSet(ImageSet):
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "known": self.located, "located": self.located, "list_members": list_members}
 
-    def open(self, number: int) -> "Picture":
-        """Open a picture, as `ImageSet.open` does.
+    def open(self, number: int) -> "LazyImage":
+        """Open an image, as `ImageSet.open` does.
 
         Raises:
             ImageRejected: its record is missing or damaged.
@@ -103,21 +103,21 @@ class RecordImageSet(ImageSet):
         if int(self.located.container[number]) == _FILE:
             return super().open(number)
         from stages.components.images.decoding import ImageRejected
-        from stages.components.images.lazy_image import picture_of
+        from stages.components.images.lazy_image import lazy_image_of
 
         try:
-            return picture_of(self._read(number))
+            return lazy_image_of(self._read(number))
         except UnreadableRecord as error:
             raise ImageRejected(error.reason) from error
 
     def select(self, numbers: Sequence[int]) -> "RecordImageSet":
-        """Choose pictures, which are numbered anew in the order that is given."""
+        """Choose images, which are numbered anew in the order that is given."""
         chosen = [self.paths[number] for number in numbers]
         known = self.located.select(np.asarray(numbers, dtype=np.int64))
         return RecordImageSet(self.root, chosen, list_members=self.list_members, known=known)
 
     def stored_bytes(self, number: int) -> int:
-        """How many bytes a picture has as it is stored.
+        """How many bytes an image has as it is stored.
 
         Raises:
             OSError: it is missing.
@@ -132,13 +132,13 @@ class RecordImageSet(ImageSet):
     def shared(self) -> "RecordImageSet":
         """The same, with what is large in memory that processes share."""
         if any(isinstance(each, ParquetRecords) for each in self.located.containers):
-            log.info("pictures are read out of parquet, by groups of rows: they come quicker once they are packed")
+            log.info("images are read out of parquet, by groups of rows: they come quicker once they are packed")
         from stages.components.compute.shared_memory import share_names
 
         return dataclasses.replace(self, paths=share_names(self.paths), known=self.located.shared())
 
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
-        """SHA-256 of the bytes of pictures, in a container or not; None where there are none."""
+        """SHA-256 of the bytes of images, in a container or not; None where there are none."""
         container = np.asarray(self.located.container)
         files = [number for number in numbers if container[number] == _FILE]
         of_files = dict(zip(files, super().digests(files, file_digests), strict=True))
@@ -159,7 +159,7 @@ class RecordImageSet(ImageSet):
 
 
 def files_behind(root: Path, paths: Sequence[str]) -> list[str]:
-    """The container of each picture, or its own path where it is a file."""
+    """The container of each image, or its own path where it is a file."""
     texts = pa.array(paths, pa.large_string())
     parts = _split(texts, _LOCATOR)
     container = pc.struct_field(parts, "container")

@@ -1,4 +1,4 @@
-"""How many pictures of a set may be lost."""
+"""How many images of a set may be lost."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from stages.components.images.image_set import ImageSet
 
 
 def check_rejected(rejections: Sequence[Rejection], images: ImageSet, *, max_bad_fraction: float) -> None:
-    """Stop where too many pictures cannot be read, or all of them.
+    """Stop where too many images cannot be read, or all of them.
 
     Args:
         rejections: those that cannot.
@@ -23,6 +23,6 @@ def check_rejected(rejections: Sequence[Rejection], images: ImageSet, *, max_bad
         first = "".join(f"\n  {images.root / entry.value}: {entry.reason}" for entry in rejections[:3])
         rule = "be read" if len(rejections) == total else f"be read but for a share of {max_bad_fraction:g}"
         raise ProtoRKDError(
-            f"Pictures must {rule} (--max-bad-fraction); got {len(rejections):,} of {total:,} that cannot. The first:"
+            f"Images must {rule} (--max-bad-fraction); got {len(rejections):,} of {total:,} that cannot. The first:"
             f"{first}\nMend them or the paths, pass --image-root, or raise --max-bad-fraction."
         )

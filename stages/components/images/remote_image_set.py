@@ -1,4 +1,4 @@
-"""Pictures in an object store, read with retries and many at a time, and known by their bytes."""
+"""Images in an object store, read with retries and many at a time, and known by their bytes."""
 
 import hashlib
 import itertools
@@ -20,38 +20,38 @@ from pipeline.store.file_digests import FileDigests
 from stages.components.images.image_set import ImageSet
 
 if TYPE_CHECKING:
-    from stages.components.images.lazy_image import Picture
+    from stages.components.images.lazy_image import LazyImage
 
-MAX_BYTES = 256 << 20  # of one object: what is larger is no picture that anybody trains on
+MAX_BYTES = 256 << 20  # of one object: what is larger is no image that anybody trains on
 _DIGEST_BYTES = 32
-_BLOCK = 1024  # pictures that are hashed before their digests are remembered
+_BLOCK = 1024  # images that are hashed before their digests are remembered
 _LISTED_FOR_ONE = 8  # objects that may be listed for each that is wanted, before each is asked for by itself
 _LISTED_AT_LEAST = 10_000
 
 
 @dataclass(frozen=True, eq=False)
 class RemoteImageSet(ImageSet):
-    """Pictures by their number: objects below a URL, or named by URLs of their own.
+    """Images by their number: objects below a URL, or named by URLs of their own.
 
     Args:
         root: the URL, as a path; or a folder, if the paths are URLs.
-        paths: of the pictures as a manifest writes them.
-        missing: why there is no picture, by number, as far as it has been looked.
-        sha256: of the pictures, one behind the other, where they are known by content; else nothing.
+        paths: of the images as a manifest writes them.
+        missing: why there is no image, by number, as far as it has been looked.
+        sha256: of the images, one behind the other, where they are known by content; else nothing.
     """
 
     sha256: bytes = field(default=b"", kw_only=True)
     _read_ahead: dict[int, bytes] = field(default_factory=dict, init=False, repr=False)
 
-    def open(self, number: int) -> "Picture":
-        """Open a picture.
+    def open(self, number: int) -> "LazyImage":
+        """Open an image.
 
         Raises:
             ImageRejected: it is missing, or damaged as far as that shows before it is decoded.
-            ProtoRKDError: the store does not answer, or refuses; or the picture is another than it was.
+            ProtoRKDError: the store does not answer, or refuses; or the image is another than it was.
         """
         from stages.components.images.decoding import ImageRejected
-        from stages.components.images.lazy_image import picture_of
+        from stages.components.images.lazy_image import lazy_image_of
 
         if number in self.missing:
             raise ImageRejected(self.missing[number])
@@ -62,17 +62,17 @@ class RemoteImageSet(ImageSet):
             data = self._read(number)
         if isinstance(data, str):
             raise ImageRejected(data)
-        return picture_of(data)
+        return lazy_image_of(data)
 
     def read_ahead(self, numbers: Sequence[int]) -> None:
-        """Read pictures that are going to be opened by this process, many at a time."""
+        """Read images that are going to be opened by this process, many at a time."""
         wanted = [number for number in dict.fromkeys(numbers) if is_url(self._file(number))]
         for number, data in zip(wanted, in_parallel(self._read, wanted), strict=True):
             if isinstance(data, bytes):
                 self._read_ahead[number] = data
 
     def select(self, numbers: Sequence[int]) -> "RemoteImageSet":
-        """Choose pictures, which are numbered anew in the order that is given."""
+        """Choose images, which are numbered anew in the order that is given."""
         return RemoteImageSet(
             root=self.root,
             paths=[self.paths[number] for number in numbers],
@@ -80,7 +80,7 @@ class RemoteImageSet(ImageSet):
         )
 
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
-        """SHA-256 of the bytes of pictures; None where there are none."""
+        """SHA-256 of the bytes of images; None where there are none."""
         return digests_of([self._file(number) for number in numbers], file_digests)
 
     def _file(self, number: int) -> str:
@@ -88,17 +88,17 @@ class RemoteImageSet(ImageSet):
 
     def _digest(self, number: int) -> bytes:
         digest = self.sha256[_place(number)]
-        return digest if any(digest) else b""  # zeros stand for a picture that was not there
+        return digest if any(digest) else b""  # zeros stand for an image that was not there
 
     def _read(self, number: int) -> bytes | str:
-        """Read an object, from the cache if it is there; or say why it is no picture."""
+        """Read an object, from the cache if it is there; or say why it is no image."""
         url, digest, cache = self._file(number), self._digest(number), ObjectCache.of_environment()
         name = digest.hex() or url
         kept = cache.read(name)
         if kept is not None and (not digest or hashlib.sha256(kept).digest() == digest):
             return kept
         try:
-            data = read_picture(url)
+            data = read_image(url)
         except RemoteError as error:
             raise ProtoRKDError(str(error)) from error  # of a kind that gets through from process to process
         if isinstance(data, str):
@@ -125,8 +125,8 @@ def place_of(root: Path, path: str) -> str:
     return f"{url.rstrip('/')}/{path}"
 
 
-def read_picture(url: str) -> bytes | str:
-    """Read an object, or say why it is no picture.
+def read_image(url: str) -> bytes | str:
+    """Read an object, or say why it is no image.
 
     Raises:
         RemoteError: the store does not answer, or refuses.
@@ -142,10 +142,10 @@ def read_picture(url: str) -> bytes | str:
 
 
 def identify_objects(root: Path, paths: Sequence[str], *, identity: str, file_digests: FileDigests) -> Input:
-    """Hash the pictures' bytes in their order, as `identify_images` does; by content each object is read once.
+    """Hash the images' bytes in their order, as `identify_images` does; by content each object is read once.
 
     Raises:
-        RemoteError: the store does not answer, or refuses: no picture is taken for missing for that.
+        RemoteError: the store does not answer, or refuses: no image is taken for missing for that.
     """
     hasher = hashlib.sha256(identity.encode())
     url = url_of(root)
@@ -175,10 +175,10 @@ def digests_of(places: Sequence[str], file_digests: FileDigests) -> list[str | N
     unread = [url for url in facts if url not in known]
     if unread:
         log.info(
-            "reading %d pictures from %s to know them by their bytes; pack puts them where training reads them quickly",
+            "reading %d images from %s to know them by their bytes; pack puts them where training reads them quickly",
             len(unread), split_url(unread[0])[0],
         )  # fmt: skip
-    with progress("reading pictures", total=len(unread), unit="pictures") as advance:
+    with progress("reading images", total=len(unread), unit="images") as advance:
         for start in range(0, len(unread), _BLOCK):
             some = unread[start : start + _BLOCK]
             found = dict(zip(some, in_parallel(_hash, some), strict=True))
@@ -189,7 +189,7 @@ def digests_of(places: Sequence[str], file_digests: FileDigests) -> list[str | N
 
 
 def _hash(url: str) -> str | None:
-    data = read_picture(url)
+    data = read_image(url)
     if isinstance(data, str):
         # What is too large, or gone since it was listed, has no digest: it is missing, as a file would be.
         return None

@@ -1,4 +1,4 @@
-"""From a picture to the student's input: cropped and resized on the CPU as bytes, normalised on the device."""
+"""From an image to the student's input: cropped and resized on the CPU as bytes, normalised on the device."""
 
 import functools
 from types import ModuleType
@@ -12,7 +12,7 @@ from data_schemas.student_checkpoint import Preprocessing
 from stages.components.compute.device import rows_at_a_time
 from stages.components.images.batch_resize import MILD_SHRINK
 from stages.components.images.crop_boxes import draw_box
-from stages.components.images.lazy_image import Picture, Pixels, to_image
+from stages.components.images.lazy_image import LazyImage, Pixels, to_image
 
 _MOST_SHRINK = 4  # that is left to the device
 
@@ -20,7 +20,7 @@ _MOST_SHRINK = 4  # that is left to the device
 class TrainCrop:
     """A random crop, the same for the same seed wherever it runs, or the middle.
 
-    Boxes are drawn as by torchvision's RandomResizedCrop. Speed comes before the last grey levels: a picture of twice
+    Boxes are drawn as by torchvision's RandomResizedCrop. Speed comes before the last grey levels: an image of twice
     the size or more is shrunk while it is decoded, where the box falls on whole pixels; and a shrink of less than 1.6
     that is left is done by linear interpolation, which is nearer to an antialiased resize there than cubic
     interpolation without antialiasing. From the same box, fully decoded and resized by Pillow's antialiased bicubic,
@@ -29,7 +29,7 @@ class TrainCrop:
 
     Args:
         image_size: side of the output, in pixels.
-        min_scale: least share of the picture's area that a crop keeps, its sides 3:4 to 4:3; 0 takes the middle,
+        min_scale: least share of the image's area that a crop keeps, its sides 3:4 to 4:3; 0 takes the middle,
             exactly as evaluation does.
         interpolation: of the resize.
     """
@@ -47,40 +47,40 @@ class TrainCrop:
             return self.image_bytes
         return min(whole * (1 + self._min_scale) / 2, self.image_bytes * _MOST_SHRINK**2)
 
-    def __call__(self, picture: Picture, *, seed: int) -> Tensor:
+    def __call__(self, image: LazyImage, *, seed: int) -> Tensor:
         """Crop and resize.
 
         Raises:
-            ImageRejected: the picture is damaged.
+            ImageRejected: the image is damaged.
 
         Shapes:
             returns: (3, image_size, image_size), uint8.
         """
         if not self._min_scale:
-            return self._middle(picture)
-        return self._resize(self._cut(picture, seed))
+            return self._middle(image)
+        return self._resize(self._cut(image, seed))
 
-    def unsized(self, picture: Picture, *, seed: int) -> Pixels:
+    def unsized(self, image: LazyImage, *, seed: int) -> Pixels:
         """Crop, and leave the resize to `resize_batch`, which gives what a call would have given up to rounding.
 
         A box of which a side is more than four times the crop's is resized at once, for it would take much memory on
         its way; so is the middle, which is to be exactly evaluation's.
 
         Raises:
-            ImageRejected: the picture is damaged.
+            ImageRejected: the image is damaged.
 
         Shapes:
-            returns: (height, width, 3), uint8; perhaps a view of the picture that must not be written to.
+            returns: (height, width, 3), uint8; perhaps a view of the image that must not be written to.
         """
         if not self._min_scale:
-            return self._middle(picture).permute(1, 2, 0).numpy()
-        cut = self._cut(picture, seed)
+            return self._middle(image).permute(1, 2, 0).numpy()
+        cut = self._cut(image, seed)
         return cut if max(cut.shape) <= _MOST_SHRINK * self._size else self._resize(cut).permute(1, 2, 0).numpy()
 
-    def _cut(self, picture: Picture, seed: int) -> Pixels:
-        box = draw_box(picture.size, min_scale=self._min_scale, seed=seed)
-        pixels = picture.pixels(scale=min(1.0, self._size / min(box.height, box.width)))
-        return box.cut(pixels, picture.size)
+    def _cut(self, image: LazyImage, seed: int) -> Pixels:
+        box = draw_box(image.size, min_scale=self._min_scale, seed=seed)
+        pixels = image.pixels(scale=min(1.0, self._size / min(box.height, box.width)))
+        return box.cut(pixels, image.size)
 
     def _resize(self, pixels: Pixels) -> Tensor:
         height, width, _ = pixels.shape
@@ -108,17 +108,17 @@ class EvalTransform:
         resize = v2.Resize(size, interpolation=interpolation, antialias=True)
         self._crop = v2.Compose([resize, v2.CenterCrop(size)])
 
-    def __call__(self, picture: Picture) -> Tensor:
+    def __call__(self, image: LazyImage) -> Tensor:
         """Resize and crop.
 
         Raises:
-            ImageRejected: the picture is damaged.
+            ImageRejected: the image is damaged.
 
         Shapes:
             returns: (3, image_size, image_size), uint8.
         """
-        image = self._crop(to_image(picture))
-        return torch.from_numpy(np.array(image, copy=True)).permute(2, 0, 1)
+        cropped = self._crop(to_image(image))
+        return torch.from_numpy(np.array(cropped, copy=True)).permute(2, 0, 1)
 
 
 class Normalize:
@@ -159,5 +159,5 @@ class Normalize:
 def _cv2() -> ModuleType:
     import cv2
 
-    cv2.setNumThreads(0)  # a process that reads pictures has one core
+    cv2.setNumThreads(0)  # a process that reads images has one core
     return cv2

@@ -1,4 +1,4 @@
-"""Where pictures come from that are not tied to captions: a manifest, or a folder."""
+"""Where images come from that are not tied to captions: a manifest, or a folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,33 +7,33 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.options.declaration import option
 from pipeline.store.file_digests import FileDigests
 from stages.components.images.image_set import IDENTITIES
-from stages.components.images.listing import list_pictures
-from stages.components.inputs.manifest_options import ManifestFormat, find_pairs, find_picture_root
+from stages.components.images.listing import list_images
+from stages.components.inputs.manifest_options import ManifestFormat, find_image_root, find_pairs
 from stages.components.inputs.path_checks import check_inside
 
 
 @dataclass(frozen=True)
-class PictureSource:
-    """Which pictures, and what makes them the same."""
+class ImageSource:
+    """Which images, and what makes them the same."""
 
     manifest: Path | None = option(
         None,
-        help="Image-caption pairs, in any form that encode-teacher takes, whose pictures are taken.",
+        help="Image-caption pairs, in any form that encode-teacher takes, whose images are taken.",
         metavar="PATH",
     )
-    images: Path | None = option(None, help="Folder whose pictures are taken, however deep they lie.", metavar="FOLDER")
+    images: Path | None = option(None, help="Folder whose images are taken, however deep they lie.", metavar="FOLDER")
     image_root: Path | None = option(
         None, help="Folder that the manifest's relative image paths start from. Default: the manifest's."
     )
     allow_outside: bool = option(False, help="Let image paths lead out of their folder: the manifest is trusted.")
     image_identity: str = option(
         "content",
-        help="What makes a picture the same: its bytes (read once, remembered), or its path alone.",
+        help="What makes an image the same: its bytes (read once, remembered), or its path alone.",
         choices=IDENTITIES,
     )
 
     def find(self, manifest_format: ManifestFormat, file_digests: FileDigests) -> tuple[Path, list[str]]:
-        """List the pictures, each path once: the folder that they start from, and their paths.
+        """List the images, each path once: the folder that they start from, and their paths.
 
         Args:
             manifest_format: how a manifest is read.
@@ -58,7 +58,7 @@ class PictureSource:
         # What of it is no pair is for encode-teacher to judge.
         found = manifest_format.read(find_pairs(manifest), max_bad_fraction=1.0, file_digests=file_digests)
         paths = found.table["image"].unique().to_pylist()
-        root = self.image_root or find_picture_root(manifest, paths)
+        root = self.image_root or find_image_root(manifest, paths)
         if not self.allow_outside:
             check_inside(paths, root)
         return root, paths
@@ -68,7 +68,7 @@ class PictureSource:
             raise ProtoRKDError(f"--images must name a folder; got {folder}.")
         if self.image_root is not None:
             raise ProtoRKDError(f"--image-root must go with --manifest; got {self.image_root}. Leave it out.")
-        paths = list_pictures(folder, root=folder)
+        paths = list_images(folder, root=folder)
         if not paths:
-            raise ProtoRKDError(f"--images must hold pictures; got none below {folder}. Check the path.")
+            raise ProtoRKDError(f"--images must hold images; got none below {folder}. Check the path.")
         return folder, paths

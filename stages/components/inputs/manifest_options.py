@@ -127,14 +127,14 @@ def find_pairs(manifest: Path) -> "PairSource":
     return find_source(manifest)
 
 
-def find_picture_root(manifest: Path, images: Sequence[str]) -> Path:
+def find_image_root(manifest: Path, images: Sequence[str]) -> Path:
     """The folder that the images of a manifest start from, also where the manifest itself is gone.
 
     Raises:
-        ProtoRKDError: it is a file of COCO's captions, and none of its pictures is found near it.
+        ProtoRKDError: it is a file of COCO's captions, and none of its images is found near it.
     """
-    from data_schemas.pair_sources.kinds import picture_root  # keeps pyarrow out of --help
+    from data_schemas.pair_sources.kinds import find_image_root  # keeps pyarrow out of --help
 
     if url_of(manifest) is None:
-        return picture_root(manifest, images)
+        return find_image_root(manifest, images)
     return local_copy(manifest).parent if may_lie_in_containers(images) else manifest.parent

@@ -35,7 +35,7 @@ def check_inside(paths: Sequence[str], root: Path) -> None:
         place = os.path.normpath(os.path.join(inside, paths[number]))  # noqa: PTH118
         if not place.startswith(inside):
             raise ProtoRKDError(
-                f"Image paths must stay below {inside}; got {paths[number]!r}. Pass --image-root if the pictures lie "
+                f"Image paths must stay below {inside}; got {paths[number]!r}. Pass --image-root if the images lie "
                 "elsewhere, or --allow-outside if the manifest is trusted to name any file."
             )
 
@@ -55,6 +55,6 @@ def check_objects_inside(paths: Sequence[str], root: Path) -> None:
         is_below = inside is not None and (path.startswith(inside) if is_url(path) else path[:1] not in ("/", "\\"))
         if not is_below or ".." in path.split("/"):
             raise ProtoRKDError(
-                f"Image paths must stay below {inside or root}; got {path!r}. Pass --image-root if the pictures lie "
+                f"Image paths must stay below {inside or root}; got {path!r}. Pass --image-root if the images lie "
                 "elsewhere, such as s3://bucket/images, or --allow-outside if the manifest is trusted to name any."
             )

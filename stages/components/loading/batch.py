@@ -1,4 +1,4 @@
-"""Pictures in batches, with those that could not be read told apart."""
+"""Images in batches, with those that could not be read told apart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,15 +17,15 @@ from stages.components.loading.worker_trace import no_line
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures that could be read, and why the others could not.
+    """Images that could be read, and why the others could not.
 
     Shapes:
-        images: (batch, 3, size, size), uint8; where they are still to be resized, (all pixels, 3), one picture after
+        images: (batch, 3, size, size), uint8; where they are still to be resized, (all pixels, 3), one image after
             the other, each row by row.
-        rows: (batch,), int64: the pair or the place in a set that each picture belongs to.
+        rows: (batch,), int64: the pair or the place in a set that each image belongs to.
         seeds: (batch,), int64, of their augmentation; none where nothing is left to be augmented.
         sizes: (batch, 2), int64, heights and widths; none where nothing is left to be resized.
-        is_taken: (1,), bool, whether the shared memory of the pictures must stay as it is; none of other memory.
+        is_taken: (1,), bool, whether the shared memory of the images must stay as it is; none of other memory.
     """
 
     images: Tensor
@@ -36,14 +36,14 @@ class Batch:
     is_taken: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
 
     def pin_memory(self) -> "Batch":
-        """Put the pictures where a GPU copies them from in the background; the numbers are looked up on the CPU."""
+        """Put the images where a GPU copies them from in the background; the numbers are looked up on the CPU."""
         images = self.images.pin_memory()
         self.is_taken.fill_(False)
         return replace(self, images=images)
 
 
-class EvalPictures(Dataset[tuple[int, Tensor | str]]):
-    """Pictures by their number, as evaluation sees them, or why there is none.
+class EvalImages(Dataset[tuple[int, Tensor | str]]):
+    """Images by their number, as evaluation sees them, or why there is none.
 
     Args:
         images: the set.
@@ -57,7 +57,7 @@ class EvalPictures(Dataset[tuple[int, Tensor | str]]):
         self.line = no_line()
 
     def path_of(self, number: int) -> str:
-        """A picture's path, as its set writes it."""
+        """An image's path, as its set writes it."""
         return self._images.paths[number]
 
     def __len__(self) -> int:
@@ -69,7 +69,7 @@ class EvalPictures(Dataset[tuple[int, Tensor | str]]):
         return [self[number] for number in numbers]
 
     def __getitem__(self, number: int) -> tuple[int, Tensor | str]:
-        """Read one: its number, and the picture as (3, size, size) uint8 or the reason."""
+        """Read one: its number, and the image as (3, size, size) uint8 or the reason."""
         self.line[-1] = number
         try:
             return number, self._transform(self._images.open(number))
@@ -78,31 +78,31 @@ class EvalPictures(Dataset[tuple[int, Tensor | str]]):
 
 
 def collate(samples: Sequence[tuple[int, Tensor | str]]) -> Batch:
-    """Stack the pictures that could be read; keep the reasons of the others."""
+    """Stack the images that could be read; keep the reasons of the others."""
     images = [image for _, image in samples if isinstance(image, Tensor)]
     rows = [row for row, image in samples if isinstance(image, Tensor)]
     rejected = {row: reason for row, reason in samples if isinstance(reason, str)}
-    # Decoded pictures have their channels last, as students want them: stacked so, no byte changes its place.
+    # Decoded images have their channels last, as students want them: stacked so, no byte changes its place.
     stacked = torch.stack([image.permute(1, 2, 0) for image in images]) if images else torch.empty(0, 0, 0, 3).byte()
     stacked = stacked.permute(0, 3, 1, 2)
     return Batch(images=stacked, rows=torch.tensor(rows, dtype=torch.int64), rejected=rejected)
 
 
 def collate_unsized(samples: Sequence[tuple[int, NDArray[np.uint8] | str]]) -> Batch:
-    """Put pictures of any sizes that could be read one after the other; keep the reasons of the others.
+    """Put images of any sizes that could be read one after the other; keep the reasons of the others.
 
     Shapes:
         samples: (height, width, 3) each.
     """
-    pictures = [picture for _, picture in samples if not isinstance(picture, str)]
-    rows = [row for row, picture in samples if not isinstance(picture, str)]
+    images = [image for _, image in samples if not isinstance(image, str)]
+    rows = [row for row, image in samples if not isinstance(image, str)]
     rejected = {row: reason for row, reason in samples if isinstance(reason, str)}
-    sizes = np.array([picture.shape[:2] for picture in pictures], np.int64).reshape(-1, 2)
+    sizes = np.array([image.shape[:2] for image in images], np.int64).reshape(-1, 2)
     ends = np.cumsum(sizes.prod(axis=1))
     pixels = np.empty((int(sizes.prod(axis=1).sum()), 3), np.uint8)
-    for picture, end in zip(pictures, ends.tolist(), strict=True):
-        height, width, _ = picture.shape
-        pixels[end - height * width : end].reshape(picture.shape)[:] = picture
+    for image, end in zip(images, ends.tolist(), strict=True):
+        height, width, _ = image.shape
+        pixels[end - height * width : end].reshape(image.shape)[:] = image
     return Batch(
         images=torch.from_numpy(pixels),
         rows=torch.tensor(rows, dtype=torch.int64),

@@ -1,4 +1,4 @@
-"""Processes that read pictures: how they are started, what they are handed, and what is said where one dies."""
+"""Processes that read images: how they are started, what they are handed, and what is said where one dies."""
 
 import multiprocessing
 import multiprocessing.forkserver
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from data_schemas.errors import ProtoRKDError
 from stages.components.loading.batch import Batch, collate
 from stages.components.loading.num_workers import fit_readers
-from stages.components.loading.worker_trace import AtHand
+from stages.components.loading.worker_trace import WorkerTrace
 
 # What a process that reads needs, brought in once by the process that all of them are forked from.
 _PRELOADED = [
@@ -31,42 +31,42 @@ _PRELOADED = [
 ]
 
 
-class Pictures(Protocol):
+class Images(Protocol):
     """What batches are read from: a dataset that tells what it is at.
 
     Args:
-        line: its last element is the number of the picture that was opened last.
+        line: its last element is the number of the image that was opened last.
     """
 
     line: NDArray[np.int64]
 
     def path_of(self, number: int) -> str:
-        """A picture's path, for messages."""
+        """An image's path, for messages."""
 
 
 class ReaderDiedError(ProtoRKDError):
-    """A process that reads pictures has ended before its work."""
+    """A process that reads images has ended before its work."""
 
 
 class ImageLoader:
-    """Reads batches of pictures, in order and ahead of their use, each time that it is iterated over.
+    """Reads batches of images, in order and ahead of their use, each time that it is iterated over.
 
     The processes are forked from a small server that has one thread and has seen no GPU, and not from this process,
     whose threads may hold locks at that moment. The first call of a process starts the server; `start_server` does that
     earlier, while there is other work.
 
     Args:
-        pictures: by number, or whatever the batches are made of.
+        images: by number, or whatever the batches are made of.
         workers: processes that read, or fewer where batches are large; 0 reads in this one.
         pin_memory: put batches where a GPU fetches them from by itself.
         batches: what each batch is made of.
         batch_bytes: about how much one takes.
-        collate_fn: from what the pictures give to a batch.
+        collate_fn: from what the images give to a batch.
     """
 
     def __init__(
         self,
-        pictures: Pictures,
+        images: Images,
         *,
         workers: int,
         pin_memory: bool,
@@ -77,8 +77,8 @@ class ImageLoader:
         workers, ahead = fit_readers(workers, batch_bytes=batch_bytes)
         if workers:
             start_server()
-        self._pictures, self._at_hand = pictures, AtHand(workers)
-        dataset: Dataset[Any] = pictures  # type: ignore[assignment]  # a Dataset has no protocol
+        self._images, self._at_hand = images, WorkerTrace(workers)
+        dataset: Dataset[Any] = images  # type: ignore[assignment]  # a Dataset has no protocol
         self._batches: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=batches,
@@ -116,21 +116,21 @@ class ImageLoader:
             _let_go(error)
             raise ProtoRKDError(message.rpartition("ProtoRKDError: ")[2].strip()) from error
         except (RuntimeError, EOFError, ConnectionError) as error:  # the latter where one dies while it hands over
-            is_of_a_picture = str(error).startswith("Caught ")  # in a process that lives, while it read
-            if is_of_a_picture or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
+            is_of_an_image = str(error).startswith("Caught ")  # in a process that lives, while it read
+            if is_of_an_image or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
                 raise
             what, last_opened = str(error) or "one has ended in the middle of a batch", self._last_opened()
             _let_go(error)  # with which those that live end, too
             raise ReaderDiedError(
-                f"The processes that read pictures must stay alive; {what}. {last_opened}Run the same command "
+                f"The processes that read images must stay alive; {what}. {last_opened}Run the same command "
                 "again, with fewer --workers if memory or /dev/shm ran out."
             ) from error
 
     def _last_opened(self) -> str:
-        paths = [self._pictures.path_of(number) for number in self._at_hand.of_the_dead()]
+        paths = [self._images.path_of(number) for number in self._at_hand.of_the_dead()]
         if not paths:
             return ""
-        return f"Last opened there: {', '.join(paths)}; where that comes again, the picture is to blame. "
+        return f"Last opened there: {', '.join(paths)}; where that comes again, the image is to blame. "
 
 
 def _let_go(error: BaseException) -> None:
@@ -149,7 +149,7 @@ def batches_of(numbers: Sequence[int], size: int) -> list[list[int]]:
     return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]
 
 
-def _settle_down(at_hand: AtHand, environment: dict[str, str], place: int) -> None:
+def _settle_down(at_hand: WorkerTrace, environment: dict[str, str], place: int) -> None:
     """Let a process keep to one core, for the others have theirs, and tell what it is at.
 
     The server that it was forked from may be older than what the environment says now, such as credentials.

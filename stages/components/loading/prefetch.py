@@ -11,7 +11,7 @@ from stages.components.loading.batch import Batch
 
 
 def prefetch_to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Yield batches whose pictures are on their way to the device.
+    """Yield batches whose images are on their way to the device.
 
     On a GPU they travel in a stream of their own, so that the copy goes on beside what the device still computes; the
     stream of the student waits for it, the host does not. Elsewhere batches are what they were.

@@ -1,4 +1,4 @@
-"""Which picture each process that reads is at, told in memory that outlives the process."""
+"""Which image each process that reads is at, told in memory that outlives the process."""
 
 import os
 import time
@@ -14,8 +14,8 @@ _PATIENCE_S = 1.0  # a process that has ended may be seen a little longer
 _POLL_S = 0.02
 
 
-class AtHand:
-    """A line for each process: its number in the system, and that of the picture that it opened last.
+class WorkerTrace:
+    """A line for each process: its number in the system, and that of the image that it opened last.
 
     Args:
         num: processes.
@@ -25,13 +25,13 @@ class AtHand:
         self._lines = share(torch.full((num, 2), _NONE))
 
     def line(self, place: int) -> NDArray[np.int64]:
-        """The line of the process that calls this; it puts the number of each picture into its last element."""
+        """The line of the process that calls this; it puts the number of each image into its last element."""
         line: NDArray[np.int64] = self._lines[place].numpy()
         line[0] = os.getpid()
         return line
 
     def of_the_dead(self) -> list[int]:
-        """The pictures that processes which are no more had opened last."""
+        """The images that processes which are no more had opened last."""
         deadline = time.monotonic() + _PATIENCE_S
         dead: list[list[int]] = []
         while not dead and time.monotonic() < deadline:

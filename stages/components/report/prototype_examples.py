@@ -16,7 +16,7 @@ GROUPS = {
 PROTOTYPES_PER_GROUP = 6
 
 
-class Hearts:
+class NearestCaptions:
     """Finds the captions of a prototype, the nearest to its centroid first, the earlier row first among equals."""
 
     def __init__(self, prototypes: Prototypes) -> None:

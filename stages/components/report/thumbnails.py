@@ -1,4 +1,4 @@
-"""Small pictures for the page, as data URIs."""
+"""Small images for the page, as data URIs."""
 
 import base64
 import functools
@@ -21,40 +21,40 @@ _GREY = (128, 130, 134)
 
 
 class Thumbnails:
-    """Thumbnails of the readable pictures of a set, each made once.
+    """Thumbnails of the readable images of a set, each made once.
 
     Args:
-        pictures: the set.
-        rows: (readable,), int64: the place in the set of each picture that could be read.
+        images: the set.
+        rows: (readable,), int64: the place in the set of each image that could be read.
     """
 
-    def __init__(self, pictures: ImageSet, rows: "Tensor") -> None:
-        self._pictures = pictures
+    def __init__(self, images: ImageSet, rows: "Tensor") -> None:
+        self._images = images
         self._rows: list[int] = rows.tolist()
         self._made: dict[int, str] = {}
 
     def path(self, index: int) -> str:
-        """Where a readable picture lies, as the set writes it."""
-        return self._pictures.paths[self._rows[index]]
+        """Where a readable image lies, as the set writes it."""
+        return self._images.paths[self._rows[index]]
 
     def image(self, index: int) -> str:
-        """Data URI of a readable picture, or the stand-in of one that has vanished meanwhile."""
+        """Data URI of a readable image, or the stand-in of one that has vanished meanwhile."""
         if index not in self._made:
-            self._made[index] = thumbnail_or_stand_in(self._pictures, self._rows[index])
+            self._made[index] = thumbnail_or_stand_in(self._images, self._rows[index])
         return self._made[index]
 
 
-def thumbnail_or_stand_in(pictures: ImageSet, number: int, *, size: int = THUMBNAIL_SIZE) -> str:
-    """Make a thumbnail of a picture of a set, or `stand_in` where it can no longer be read."""
+def thumbnail_or_stand_in(images: ImageSet, number: int, *, size: int = THUMBNAIL_SIZE) -> str:
+    """Make a thumbnail of an image of a set, or `stand_in` where it can no longer be read."""
     try:
-        return thumbnail(to_image(pictures.open(number)), size=size)
+        return thumbnail(to_image(images.open(number)), size=size)
     except ImageRejected:
         return stand_in()
 
 
 @functools.cache
 def stand_in() -> str:
-    """Data URI of the grey square that is shown in place of a picture whose file has vanished."""
+    """Data URI of the grey square that is shown in place of an image whose file has vanished."""
     return _as_uri(stand_in_jpeg())
 
 

@@ -31,7 +31,7 @@ _KEPT = re.compile(re.escape(checkpoint_path(0)).replace("0", "([1-9][0-9]*)"))
 
 
 @dataclass(frozen=True)
-class LoadedStudent:
+class StudentWeights:
     """Weights of a student, to be measured.
 
     Args:
@@ -54,7 +54,7 @@ class LoadedStudent:
 
     @property
     def identity(self) -> str:
-        """Hash of the weights and of what is done to pictures."""
+        """Hash of the weights and of what is done to images."""
         return hash_json([self.sha256, self.config.backbone, self.config.preprocessing])
 
     @property
@@ -93,7 +93,7 @@ def split_checkpoint(reference: str) -> tuple[str, str | None]:
     return (name, checkpoint) if at and not Path(reference).is_dir() else (reference, None)
 
 
-def find_checkpoint(reference: str | None, *, store: Store) -> LoadedStudent:
+def find_checkpoint(reference: str | None, *, store: Store) -> StudentWeights:
     """Find the weights that ``--student`` names.
 
     Args:
@@ -117,11 +117,11 @@ def find_checkpoint(reference: str | None, *, store: Store) -> LoadedStudent:
     return known[wanted]
 
 
-def find_weights(identity: str, *, location: Path, store: Store) -> LoadedStudent:
-    """Find the very weights that embedded pictures earlier.
+def find_weights(identity: str, *, location: Path, store: Store) -> StudentWeights:
+    """Find the very weights that embedded images earlier.
 
     Args:
-        identity: of the weights and of what is done to pictures.
+        identity: of the weights and of what is done to images.
         location: where the artifact of distill was.
         store: where else to look.
 
@@ -136,12 +136,12 @@ def find_weights(identity: str, *, location: Path, store: Store) -> LoadedStuden
                     if student.identity == identity:
                         return student
     raise ProtoRKDError(
-        f"The student that embedded the pictures must be in {store} or at {location}; it is gone. Distill again "
+        f"The student that embedded the images must be in {store} or at {location}; it is gone. Distill again "
         "with the same options."
     )
 
 
-def finished_checkpoints(artifact: Artifact, which: str) -> list[LoadedStudent]:
+def finished_checkpoints(artifact: Artifact, which: str) -> list[StudentWeights]:
     """Find the weights that a finished distillation kept; sizes are compared here, bytes when weights are loaded.
 
     Args:
@@ -171,7 +171,7 @@ def finished_checkpoints(artifact: Artifact, which: str) -> list[LoadedStudent]:
     config = StudentConfig.read(artifact.path)
     fingerprint = artifact.record.fingerprint
     return [
-        LoadedStudent(
+        StudentWeights(
             config=config,
             weights=artifact.path / path,
             sha256=files[path].sha256,
@@ -184,7 +184,7 @@ def finished_checkpoints(artifact: Artifact, which: str) -> list[LoadedStudent]:
     ]
 
 
-def running_checkpoints(store: Store, fingerprint: str) -> list[LoadedStudent]:
+def running_checkpoints(store: Store, fingerprint: str) -> list[StudentWeights]:
     """Find the weights that an unfinished distillation has kept so far and that have the bytes it noted.
 
     No lock is taken: where the run ends, or starts anew, meanwhile, there may be fewer than there were, or none.
@@ -199,7 +199,7 @@ def running_checkpoints(store: Store, fingerprint: str) -> list[LoadedStudent]:
     except (ProtoRKDError, OSError):
         return []
     return [
-        LoadedStudent(
+        StudentWeights(
             config=config,
             weights=root / entry.path,
             sha256=entry.sha256,

@@ -1,4 +1,4 @@
-"""A student at work: pictures in, embeddings out."""
+"""A student at work: images in, embeddings out."""
 
 from collections.abc import Iterable, Iterator
 
@@ -11,13 +11,13 @@ from stages.components.compute.precision import autocast, full_float32
 from stages.components.images.transforms import Normalize
 from stages.components.loading.batch import Batch
 from stages.components.loading.prefetch import results_on_cpu
-from stages.components.student.checkpoints import LoadedStudent
+from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.student import Student
 from stages.components.student.weights import load_student
 
 
-class PictureEmbedder:
-    """Embeds pictures; the backbone runs in the given precision, the projection head in fp32, which is never TF32.
+class ImageEmbedder:
+    """Embeds images; the backbone runs in the given precision, the projection head in fp32, which is never TF32.
 
     Args:
         student: whose weights are loaded.
@@ -28,7 +28,7 @@ class PictureEmbedder:
         ProtoRKDError: the weights are gone or do not fit the student.
     """
 
-    def __init__(self, student: LoadedStudent, *, device: torch.device, precision: str) -> None:
+    def __init__(self, student: StudentWeights, *, device: torch.device, precision: str) -> None:
         self.model = _load(student, device)
         self._device = device
         self._normalize = Normalize(student.config.preprocessing, device)
@@ -40,7 +40,7 @@ class PictureEmbedder:
         """Embed a batch: what the projection head sees, and what it makes of it.
 
         Shapes:
-            images: (batch, 3, size, size), uint8, of one picture or more.
+            images: (batch, 3, size, size), uint8, of one image or more.
             returns: (batch, feature_dim) and (batch, dim), float32, on the device.
         """
         with self._in_precision():
@@ -66,7 +66,7 @@ class PictureEmbedder:
         return torch.empty(0, self.model.feature_dim), torch.empty(0, self.model.embedding_dim)
 
 
-def _load(student: LoadedStudent, place: torch.device) -> Student:
+def _load(student: StudentWeights, place: torch.device) -> Student:
     """Load the very weights that were identified, also where a draft became an artifact meanwhile."""
     for weights in student.places:
         try:

@@ -1,4 +1,4 @@
-"""A trained student for whoever has pictures: files, Pillow's images or arrays, to embeddings."""
+"""A trained student for whoever has images: files, Pillow's images or arrays, to embeddings."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ from pipeline.store.store import Artifact
 from stages.components.compute.device import choose_device, send
 from stages.components.compute.precision import full_float32
 from stages.components.images.decoding import ImageRejected, upright_rgb
-from stages.components.images.lazy_image import DecodedPicture, Picture, open_picture
+from stages.components.images.lazy_image import DecodedImage, LazyImage, open_lazily
 from stages.components.images.transforms import EvalTransform, Normalize
 from stages.components.student.student import Student
 from stages.components.student.weights import load_student
@@ -27,7 +27,7 @@ AnyImage = str | os.PathLike[str] | PIL.Image.Image | NDArray[np.uint8]
 
 
 class StudentEncoder:
-    """Embeds pictures as evaluation does, in fp32.
+    """Embeds images as evaluation does, in fp32.
 
     Args:
         student: in eval mode, on the device.
@@ -48,18 +48,18 @@ class StudentEncoder:
     def encode(
         self, images: AnyImage | Iterable[AnyImage], *, batch_size: int = 64, normalize: bool = False
     ) -> NDArray[np.float32]:
-        """Embed pictures; they may be any number, of which a batch is held at a time.
+        """Embed images; they may be any number, of which a batch is held at a time.
 
         Args:
             images: paths, Pillow's images, or arrays of (height, width, 3) or (height, width), uint8; or one of them.
-            batch_size: pictures that the student sees at a time.
+            batch_size: images that the student sees at a time.
             normalize: make each embedding a unit vector, as search by cosine wants it.
 
         Raises:
-            ProtoRKDError: a picture is missing, damaged, or none of these.
+            ProtoRKDError: an image is missing, damaged, or none of these.
 
         Shapes:
-            returns: (pictures, embedding_dim), float32.
+            returns: (images, embedding_dim), float32.
         """
         if batch_size < 1:
             raise ProtoRKDError(f"batch_size must be above 0; got {batch_size}.")
@@ -82,7 +82,7 @@ class StudentEncoder:
             return self._transform(_open(image))
         except ImageRejected as error:
             name = os.fspath(image) if isinstance(image, str | os.PathLike) else type(image).__name__
-            raise ProtoRKDError(f"images must be pictures; number {number} ({name}) is not: {error.reason}.") from error
+            raise ProtoRKDError(f"images must be images; number {number} ({name}) is not: {error.reason}.") from error
 
 
 def open_student(artifact: Artifact, *, epoch: int | None, device: str) -> StudentEncoder:
@@ -115,19 +115,19 @@ def _batches(images: Iterable[tuple[int, Any]], size: int) -> Iterator[list[tupl
         yield batch
 
 
-def _open(image: Any) -> Picture:
-    """Open any kind of picture.
+def _open(image: Any) -> LazyImage:
+    """Open any kind of image.
 
     Raises:
         ImageRejected: it is none.
     """
     if isinstance(image, str | os.PathLike):
-        return open_picture(os.fspath(image))
+        return open_lazily(os.fspath(image))
     if isinstance(image, PIL.Image.Image):
-        return DecodedPicture(np.asarray(upright_rgb(image)))
+        return DecodedImage(np.asarray(upright_rgb(image)))
     array = np.asarray(image)
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)) or not array.size:
         raise ImageRejected(
             f"an array must be (height, width, 3) or (height, width), uint8; got {array.shape} {array.dtype}"
         )
-    return DecodedPicture(array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2))
+    return DecodedImage(array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2))

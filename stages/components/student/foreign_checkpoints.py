@@ -35,7 +35,7 @@ class CheckpointFormat:
         prefix: What the keys of the backbone begin with; all others belong to something else.
         mark: What some key begins with in this format alone; the prefix, unless others have it too.
         dropped: What keys of heads begin with, after the prefix.
-        mean: Of each RGB channel, subtracted from the pictures in training.
+        mean: Of each RGB channel, subtracted from the images in training.
         std: Of each RGB channel, divided by.
     """
 

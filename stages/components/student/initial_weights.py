@@ -28,7 +28,7 @@ class InitialWeights:
     Args:
         format: Whose weights they are.
         num_tensors: How many tensors of the backbone they filled.
-        mean: Of each RGB channel, to be subtracted from the student's pictures.
+        mean: Of each RGB channel, to be subtracted from the student's images.
         std: Of each RGB channel, to be divided by.
     """
 
@@ -44,7 +44,7 @@ def load_initial_weights(student_backbone: nn.Module, path: Path, *, backbone_na
     Formats are told apart by their keys: MoCo v1 to v3, SimCLR of SEED and of VISSL, SwAV and DeepCluster-v2, students
     of SEED and of this project, OpenCLIP's image towers, torchvision's own. A vision transformer of torchvision takes
     weights of another image size, its position embeddings resized. Weights in torchvision's layout are taken to be
-    those that it publishes, which for googlenet and inception_v3 came from TensorFlow with pictures from -1 to 1.
+    those that it publishes, which for googlenet and inception_v3 came from TensorFlow with images from -1 to 1.
 
     Args:
         student_backbone: Filled in place.
@@ -120,7 +120,7 @@ def _load_from_torchvision(backbone: nn.Module, name: str) -> InitialWeights:
     num_tensors = _fill(backbone, weights, backbone_name=name, origin=f"torchvision's {published}")
     if hasattr(backbone, "transform_input"):
         # With these weights torchvision turns ImageNet's normalisation into that of TensorFlow inside the net; giving
-        # the pictures that of TensorFlow at once is the same.
+        # the images that of TensorFlow at once is the same.
         return InitialWeights(str(published), num_tensors, _HALF, _HALF)
     recipe = published.transforms()
     return InitialWeights(str(published), num_tensors, tuple(recipe.mean), tuple(recipe.std))

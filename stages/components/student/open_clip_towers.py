@@ -110,7 +110,7 @@ def download_tower(tower: str, tag: str, *, image_size: int) -> nn.Module:
 def tower_normalization(
     tower: str, tag: str | None = None
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Return mean and standard deviation of the pictures that a tower's published weights were trained with.
+    """Return mean and standard deviation of the images that a tower's published weights were trained with.
 
     Args:
         tower: Its name, from `find_tower`.

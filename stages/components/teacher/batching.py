@@ -158,7 +158,7 @@ class LibraryBatches:
     def __init__(self, model: SentenceTransformer, prompt: str) -> None:
         self._model = model
         self._prompt = prompt
-        # A model that also takes pictures would open a caption that looks like a path or an address.
+        # A model that also takes images would open a caption that looks like a path or an address.
         self._wrap = set(model.modalities) != {"text"}
 
     def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:

@@ -9,7 +9,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class EncodingOptions:
     """With a teacher's identity, this settles the embedding of a caption."""
 
     max_tokens: int = option(
@@ -24,7 +24,7 @@ class Recipe:
     teacher_precision: str = option("fp32", help="Numbers that the teacher computes with.", choices=PRECISIONS)
 
     @classmethod
-    def of(cls, values: Any) -> "Recipe":
+    def of(cls, values: Any) -> "EncodingOptions":
         """Take the recipe out of a stage's parameters, or out of a record's.
 
         A record from before an option was there means the option's default.
@@ -34,4 +34,4 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """By name, as records and student.json hold it."""
-        return {field.name: getattr(self, field.name) for field in fields(Recipe)}
+        return {field.name: getattr(self, field.name) for field in fields(EncodingOptions)}

@@ -20,7 +20,7 @@ _PADDING_WORD = "PADDING_TOKEN"  # has row 0 in the library's own reading
 
 
 def load_model(source: TeacherSource, *, device: str = "cpu") -> SentenceTransformer:
-    """Load a teacher as the library has it, without what it may have for pictures.
+    """Load a teacher as the library has it, without what it may have for images.
 
     Raises:
         ProtoRKDError: it cannot be loaded.
@@ -86,7 +86,7 @@ def _read_quickly(source: TeacherSource) -> tuple[WordEmbeddings, int]:
 
 
 def _text_route(model: SentenceTransformer) -> SentenceTransformer:
-    """A model that routes captions and pictures apart, without what is for pictures."""
+    """A model that routes captions and images apart, without what is for images."""
     first: Any = model[0]
     if not isinstance(first, Router) or "text" not in first.sub_modules:
         return model

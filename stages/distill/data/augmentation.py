@@ -1,4 +1,4 @@
-"""What training does to pictures after the crop: in a batch, on any device, each by its own seed."""
+"""What training does to images after the crop: in a batch, on any device, each by its own seed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ _Draws = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training does to a picture, in this order; a probability of 0 leaves a part out.
+    """What training does to an image, in this order; a probability of 0 leaves a part out.
 
-    A picture's caption stays what it was: flips and colours that it may speak of are the price of the variety.
+    An image's caption stays what it was: flips and colours that it may speak of are the price of the variety.
 
     Args:
-        crop_min_scale: least share of the picture's area that a random crop keeps, its sides 3:4 to 4:3; 0 takes the
+        crop_min_scale: least share of the image's area that a random crop keeps, its sides 3:4 to 4:3; 0 takes the
             middle, as evaluation does.
         flip: probability of a mirror image.
         colour_jitter: probability of other colours.
@@ -57,11 +57,11 @@ AUGMENTATIONS = {
 class Augment:
     """An augmentation's part after the crop, for a whole batch at once.
 
-    What becomes of a picture depends on the picture and its seed, not on its neighbours: parameters are drawn from each
-    seed on the CPU, and no operation adds up over pictures. Another kind of device may round otherwise.
+    What becomes of an image depends on the image and its seed, not on its neighbours: parameters are drawn from each
+    seed on the CPU, and no operation adds up over images. Another kind of device may round otherwise.
 
     Args:
-        augmentation: what is done to pictures.
+        augmentation: what is done to images.
     """
 
     def __init__(self, augmentation: Augmentation) -> None:
@@ -82,7 +82,7 @@ class Augment:
 
         Args:
             images: changed in place where they are not changed as a whole.
-            seeds: one a picture.
+            seeds: one an image.
 
         Shapes:
             images: (batch, 3, size, size), uint8.
@@ -130,7 +130,7 @@ class Augment:
 
 
 class _Columns:
-    """Which of a picture's random numbers decides what."""
+    """Which of an image's random numbers decides what."""
 
     FLIP, JITTER, ORDER, GRAY, BLUR, SIGMA = range(6)
     FACTORS = slice(6, 10)
@@ -138,7 +138,7 @@ class _Columns:
 
 
 def _change(images: Tensor, is_chosen: NDArray[np.bool_], change: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Change some pictures in place; bytes are rounded. The choice is known on the CPU, so no device is asked."""
+    """Change some images in place; bytes are rounded. The choice is known on the CPU, so no device is asked."""
     for chosen in torch.split(torch.from_numpy(np.flatnonzero(is_chosen)), rows_at_a_time(images)):
         if not len(chosen):
             return
@@ -153,7 +153,7 @@ def _change(images: Tensor, is_chosen: NDArray[np.bool_], change: Callable[[Tens
 
 
 def _gray(colours: Tensor) -> Tensor:
-    """Grey levels as whole numbers, in float: (pictures, 3, ...) to (pictures, 1, ...)."""
+    """Grey levels as whole numbers, in float: (images, 3, ...) to (images, 1, ...)."""
     red, green, blue = (part * weight for part, weight in zip(colours.chunk(3, dim=1), _LUMA, strict=True))
     grays: Tensor = red + green + blue
     return grays.round_()
@@ -211,8 +211,8 @@ def _blurred(colours: Tensor, kernels: _Draws) -> Tensor:
     """Blur along rows, then along columns, beyond the edge as at the edge; tap by tap, so in one order for all.
 
     Shapes:
-        colours: (pictures, 3, size, size), float32.
-        kernels: (pictures, _BLUR_RADIUS + 1).
+        colours: (images, 3, size, size), float32.
+        kernels: (images, _BLUR_RADIUS + 1).
         returns: as colours.
     """
     radius = int(np.flatnonzero(kernels.any(axis=0))[-1])

@@ -9,11 +9,11 @@ from torch.utils.data import get_worker_info
 from stages.components.loading.batch import Batch
 
 ROOM = 1.25
-"""What a slab has room for, of the first batch in it: batches of pictures of their own sizes differ."""
+"""What a slab has room for, of the first batch in it: batches of images of their own sizes differ."""
 
 
-class Slabs:
-    """Moves pictures into shared memory that earlier batches have been read from; each process that reads has its own.
+class BufferPool:
+    """Moves images into shared memory that earlier batches have been read from; each process that reads has its own.
 
     A slab is written to again when the process that it was handed to has put its batch elsewhere, as
     `Batch.pin_memory` does. Until then others are used: there are as many as batches on their way.
@@ -23,7 +23,7 @@ class Slabs:
         self._slabs: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, batch: Batch) -> Batch:
-        """Move the pictures of a batch, if it is read in a process of its own."""
+        """Move the images of a batch, if it is read in a process of its own."""
         if get_worker_info() is None or not len(batch.rows):
             return batch
         images = batch.images if batch.sizes.numel() else batch.images.permute(0, 2, 3, 1)  # as they lie in memory

@@ -1,4 +1,4 @@
-"""What makes a batch of pictures the student's input, on the device."""
+"""What makes a batch of images the student's input, on the device."""
 
 from collections.abc import Callable
 
@@ -10,19 +10,19 @@ from stages.distill.data.augmentation import Augment
 
 
 def prepares_batches(device: torch.device) -> bool:
-    """Whether a device resizes and augments pictures; a CPU has its hands full: there the processes that read do it.
+    """Whether a device resizes and augments images; a CPU has its hands full: there the processes that read do it.
 
     Nothing but the kind of device decides, so that no setting of speed changes how pixels are rounded.
     """
     return device.type == "cuda"
 
 
-class Prepare:
+class DevicePreprocess:
     """From bytes to the student's input.
 
     Args:
         normalize: what the student's preprocessing asks for.
-        augment: what is done before, to pictures that come with seeds; None where that has been done.
+        augment: what is done before, to images that come with seeds; None where that has been done.
         resize: what is done first, to pixels that come with sizes; None where that has been done.
     """
 

@@ -1,4 +1,4 @@
-"""The pictures of training, in an order that depends on the seed and the epoch alone."""
+"""The images of training, in an order that depends on the seed and the epoch alone."""
 
 import copy
 import dataclasses
@@ -22,19 +22,19 @@ from stages.components.loading.image_loader import ImageLoader
 from stages.components.loading.worker_trace import no_line
 from stages.distill.data.augmentation import Augment
 from stages.distill.data.batch_order import BatchRequests, Request
-from stages.distill.data.buffer_pool import ROOM, Slabs
+from stages.distill.data.buffer_pool import ROOM, BufferPool
 
 _Cropped = TypeVar("_Cropped")
 
-_CROP, _AUGMENT = range(2)  # what random numbers of a picture are for
+_CROP, _AUGMENT = range(2)  # what random numbers of an image are for
 
 
 class ExampleImages(Dataset[tuple[int, Tensor | str]]):
-    """A picture for each request of an epoch and an example, augmented the same on every run.
+    """An image for each request of an epoch and an example, augmented the same on every run.
 
     Args:
-        images: one picture a pair.
-        pairs: whose picture each example shows.
+        images: one image a pair.
+        pairs: whose image each example shows.
         crop: what of them is looked at.
         augment: what is done to a batch of them here; None leaves that to the training's device.
         seed: of crops and augmentation.
@@ -74,11 +74,11 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
         return self._crop.image_bytes if self._resized else self._crop.unsized_bytes(mean_bytes(self._images))
 
     def path_of(self, example: int) -> str:
-        """The path of an example's picture, as its manifest writes it."""
+        """The path of an example's image, as its manifest writes it."""
         return self._images.paths[int(self._pairs[example])]
 
     def __getitem__(self, request: Request) -> tuple[int, Tensor | str]:
-        """Read one picture: the example, and the picture as (3, size, size) uint8 or why there is none."""
+        """Read one image: the example, and the image as (3, size, size) uint8 or why there is none."""
         [sample] = self._read([request], self._crop)
         return sample
 
@@ -113,10 +113,10 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
 
 def load_batches(dataset: ExampleImages, requests: BatchRequests, *, workers: int, pin_memory: bool) -> Iterable[Batch]:
     """Read the requested micro-batches, in order, ahead of training."""
-    pictures = dataset.shared() if workers else dataset
-    hand_over = Slabs() if pin_memory else _as_it_is  # what is pinned is copied, and its memory free again
+    images = dataset.shared() if workers else dataset
+    hand_over = BufferPool() if pin_memory else _as_it_is  # what is pinned is copied, and its memory free again
     return ImageLoader(
-        pictures,
+        images,
         workers=workers,
         pin_memory=pin_memory,
         batches=requests,

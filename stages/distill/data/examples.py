@@ -1,4 +1,4 @@
-"""What training draws: pictures, each with the captions that are its targets."""
+"""What training draws: images, each with the captions that are its targets."""
 
 import hashlib
 from collections.abc import Callable
@@ -20,10 +20,10 @@ Rows = NDArray[np.int64]
 
 
 class Examples:
-    """Pictures with one caption or more, numbered from 0; built by `Examples.of`.
+    """Images with one caption or more, numbered from 0; built by `Examples.of`.
 
     Args:
-        pairs: whose picture an example shows, and whose label it has: the pair's place in the pair index.
+        pairs: whose image an example shows, and whose label it has: the pair's place in the pair index.
         caption_rows: of all examples, one after the other.
         offsets: where the captions of each example begin, and the last end.
         labels: by example.

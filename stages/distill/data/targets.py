@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_schemas.embedding_array import ARRAY_NAME, Shard, TeacherEmbeddings
+from data_schemas.embedding_array import ARRAY_NAME, EmbeddingArray, Shard
 from data_schemas.files import write_atomic_by
 from pipeline.log import log
-from pipeline.peers import agreed
+from pipeline.peers import fail_together
 from pipeline.store.draft import STATE_FOLDER, Draft
 from pipeline.store.store import Artifact
 from stages.components.compute.device import send
@@ -102,7 +102,7 @@ def load_targets(artifact: Artifact, *, placement: str, device: torch.device, dr
         ProtoRKDError: the embeddings are damaged, or the disk is full.
     """
     artifact.require_whole((f"{ARRAY_NAME}/zarr.json",), read=True)
-    embeddings = TeacherEmbeddings.open(artifact.path)
+    embeddings = EmbeddingArray.open(artifact.path)
     size = embeddings.rows * embeddings.dim * embeddings.dtype.itemsize
     if placement == "auto":
         placement = max(ranks.gather_objects(_choose(size, device)), key=_PLACEMENTS.index)
@@ -116,7 +116,7 @@ def load_targets(artifact: Artifact, *, placement: str, device: torch.device, dr
     return Targets(table, device, placement=placement)
 
 
-def _read(artifact: Artifact, embeddings: TeacherEmbeddings) -> NDArray[Any]:
+def _read(artifact: Artifact, embeddings: EmbeddingArray) -> NDArray[Any]:
     table = np.empty((embeddings.rows, embeddings.dim), embeddings.dtype)
 
     def take(shard: Shard, data: bytes) -> None:
@@ -126,7 +126,7 @@ def _read(artifact: Artifact, embeddings: TeacherEmbeddings) -> NDArray[Any]:
     return table
 
 
-def _put(artifact: Artifact, embeddings: TeacherEmbeddings, device: torch.device) -> Tensor:
+def _put(artifact: Artifact, embeddings: EmbeddingArray, device: torch.device) -> Tensor:
     kind = torch.from_numpy(np.empty(0, embeddings.dtype)).dtype
     table = torch.empty(embeddings.rows, embeddings.dim, dtype=kind, device=device)
 
@@ -137,7 +137,7 @@ def _put(artifact: Artifact, embeddings: TeacherEmbeddings, device: torch.device
     return table
 
 
-def _map(artifact: Artifact, embeddings: TeacherEmbeddings, *, draft: Draft, ranks: Ranks) -> Tensor:
+def _map(artifact: Artifact, embeddings: EmbeddingArray, *, draft: Draft, ranks: Ranks) -> Tensor:
     name = f"{STATE_FOLDER}/targets-{artifact.record.digest}.bin"
 
     def write(partial: Path) -> None:
@@ -150,7 +150,7 @@ def _map(artifact: Artifact, embeddings: TeacherEmbeddings, *, draft: Draft, ran
 
         _each_shard(artifact, embeddings, take)
 
-    with agreed(ranks):
+    with fail_together(ranks):
         if ranks.is_first and not draft.is_whole(name):
             write_atomic_by(draft.path / name, write)
             draft.adopt(name)
@@ -161,13 +161,13 @@ def _map(artifact: Artifact, embeddings: TeacherEmbeddings, *, draft: Draft, ran
     return torch.from_numpy(np.frombuffer(mapping, embeddings.dtype).reshape(embeddings.rows, embeddings.dim))
 
 
-def _rows(embeddings: TeacherEmbeddings, shard: Shard, data: bytes) -> NDArray[Any]:
+def _rows(embeddings: EmbeddingArray, shard: Shard, data: bytes) -> NDArray[Any]:
     values = np.empty((shard.stop - shard.start, embeddings.dim), embeddings.dtype)
     embeddings.decode(shard, data, out=values)
     return values
 
 
-def _each_shard(artifact: Artifact, embeddings: TeacherEmbeddings, take: Callable[[Shard, bytes], None]) -> None:
+def _each_shard(artifact: Artifact, embeddings: EmbeddingArray, take: Callable[[Shard, bytes], None]) -> None:
     """Hand over the bytes of every shard, read once and compared with the record, by several threads at a time."""
 
     def read(shard: Shard) -> None:

@@ -71,7 +71,7 @@ class LogView:
         terms = _terms(line)
         parts = f" ({', '.join(f'{name} {value:.5f}' for name, value in terms.items())})" if len(terms) > 1 else ""
         log.info(
-            "distill: step %d, epoch %.2f, loss %.5f%s, lr %.2e, gradient norm %.2f, %.0f pictures/s, "
+            "distill: step %d, epoch %.2f, loss %.5f%s, lr %.2e, gradient norm %.2f, %.0f images/s, "
             "%.0f %% of the time waiting for data",
             line["step"], line["epoch"], line["loss"], parts, line["lr"], line["grad_norm"], line["images_per_s"],
             100 * line["data_wait_share"],
@@ -147,7 +147,7 @@ def _training_table(line: Mapping[str, float]) -> Table:
     right = [
         ("learning rate", f"{line['lr']:.2e}"),
         ("gradient norm", f"{line['grad_norm']:.2f}"),
-        ("pictures/s", f"{line['images_per_s']:,.0f}"),
+        ("images/s", f"{line['images_per_s']:,.0f}"),
         ("waiting for data", f"{100 * line['data_wait_share']:.0f} %"),
     ]
     table = Table.grid(padding=(0, 3, 0, 0))

@@ -82,7 +82,7 @@ class Metrics:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time of something other than training, such as validation, out of pictures per second."""
+        """Leave the time of something other than training, such as validation, out of images per second."""
         start = time.monotonic()
         try:
             yield
@@ -93,7 +93,7 @@ class Metrics:
         """Take the numbers of a micro-batch, without waiting for the device.
 
         Args:
-            num_images: pictures in it, over all ranks.
+            num_images: images in it, over all ranks.
             values: scalars by name, "loss" among them.
         """
         self._num_images += num_images

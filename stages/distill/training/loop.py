@@ -1,4 +1,4 @@
-"""The training loop: pictures in, cached targets beside them, one optimizer step after the other."""
+"""The training loop: images in, cached targets beside them, one optimizer step after the other."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ from data_schemas.student_checkpoint import checkpoint_path
 from pipeline.log import log
 from pipeline.signals import stop_requests
 from pipeline.store.draft import Draft
-from stages.components.compute.background import behind
+from stages.components.compute.background import write_behind
 from stages.components.compute.distributed import Ranks, peer_errors
 from stages.components.compute.precision import autocast
 from stages.components.loading.batch import Batch
@@ -23,7 +23,7 @@ from stages.components.loading.prefetch import prefetch_to_device
 from stages.components.student.student import Student
 from stages.components.student.tensor_file import write_tensors
 from stages.distill.data.batch_order import BatchRequests
-from stages.distill.data.device_pipeline import Prepare
+from stages.distill.data.device_pipeline import DevicePreprocess
 from stages.distill.data.example_images import ExampleImages, load_batches
 from stages.distill.data.examples import Examples
 from stages.distill.data.target_smoothing import TargetSmoothing
@@ -63,7 +63,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Conduct:
+class RunSettings:
     """What does not change the result.
 
     Args:
@@ -71,9 +71,9 @@ class Conduct:
         precision: fp32, bf16 or fp16.
         compiled: whether the student is compiled; what comes in an unusual size then runs as it would without, for to
             compile takes longer than an epoch's last batch.
-        workers: processes that read pictures; 0 reads in this one.
+        workers: processes that read images; 0 reads in this one.
         save_every_minutes: minutes between saved states within an epoch.
-        max_rejected: unreadable pictures beyond this number stop the training.
+        max_rejected: unreadable images beyond this number stop the training.
     """
 
     device: torch.device
@@ -95,7 +95,7 @@ class Training:
         objectives: changed in place where they have state.
         optimizer: over the parameters of both.
         ema: running mean of the student's weights, which then is what is kept and validated; or none.
-        dataset: pictures by epoch and example.
+        dataset: images by epoch and example.
         examples: the captions and labels that belong to them.
         targets: the teacher's embeddings by caption row.
         smooth: what is done to targets before objectives see them; or none.
@@ -122,12 +122,12 @@ class Training:
         examples: Examples,
         targets: Targets,
         smooth: TargetSmoothing | None,
-        prepare: Prepare,
+        prepare: DevicePreprocess,
         requests: Callable[[int], BatchRequests],
         manifest_rows: Tensor,
         validate: Validation | None,
         schedule: Schedule,
-        conduct: Conduct,
+        conduct: RunSettings,
         metrics: Metrics,
         clock: Clock,
         ranks: Ranks,
@@ -162,7 +162,7 @@ class Training:
         """Train to the end.
 
         Raises:
-            ProtoRKDError: too many pictures cannot be read, the loss or its gradient is no longer finite, or a stop was
+            ProtoRKDError: too many images cannot be read, the loss or its gradient is no longer finite, or a stop was
                 asked for.
         """
         self._resume()
@@ -179,7 +179,7 @@ class Training:
             peer_errors(),
             self._metrics.shown(done.step, total_steps=total_steps),
             closing(self._clock),
-            behind(self._write) as self._write_behind,
+            write_behind(self._write) as self._write_behind,
         ):
             seed_step(seed=schedule.seed, step=done.step, rank=self._ranks.rank)
             try:
@@ -202,7 +202,7 @@ class Training:
             if min(word.counts) > 1:
                 self._learn(batch, requests, word, last=last)
             else:
-                log.info("distill: a batch of step %d has too few readable pictures to learn from", done.step + 1)
+                log.info("distill: a batch of step %d has too few readable images to learn from", done.step + 1)
             if not last:
                 continue
             self._finish_step(total_steps)
@@ -227,7 +227,7 @@ class Training:
             "Run the same command again: it goes on from there."
         )
 
-    def _learn(self, batch: Batch, requests: BatchRequests, word: "_Word", *, last: bool) -> None:
+    def _learn(self, batch: Batch, requests: BatchRequests, word: "RankStatus", *, last: bool) -> None:
         epoch = self._progress.step // requests.steps_per_epoch
         with self._clock.part("targets"):
             teacher = self._examples.targets(batch.rows, epoch, self._targets.gather)
@@ -317,7 +317,7 @@ class Training:
             self._draft.adopt(kept)
         state.write(self._draft.state / STATE_NAME)
 
-    def _confer(self, batch: Batch, stop: threading.Event) -> "_Word":
+    def _confer(self, batch: Batch, stop: threading.Event) -> "RankStatus":
         """Tell the other ranks of this one's part of a micro-batch, so that all take the same turns."""
         due = time.monotonic() - self._saved_at > 60 * self._conduct.save_every_minutes
         words = self._ranks.exchange([len(batch.rows), len(batch.rejected), stop.is_set(), due])
@@ -326,7 +326,7 @@ class Training:
             for rejected in self._ranks.gather_objects(batch.rejected):
                 self._progress.rejected |= rejected
             self._check_rejected()
-        return _Word(
+        return RankStatus(
             counts=list(counts),
             stop=any(stops),
             save=bool(dues[0]),
@@ -337,7 +337,7 @@ class Training:
         if len(rejected) > most:
             named = [f"{self._dataset.path_of(example)}: {reason}" for example, reason in list(rejected.items())[:3]]
             raise ProtoRKDError(
-                f"At most {most} pictures may be unreadable (--max-bad-fraction); got {len(rejected)} so far, "
+                f"At most {most} images may be unreadable (--max-bad-fraction); got {len(rejected)} so far, "
                 f"first: {'; '.join(named)}. Mend them, or raise --max-bad-fraction."
             )
 
@@ -361,11 +361,11 @@ class Training:
 
 
 @dataclass(frozen=True)
-class _Word:
+class RankStatus:
     """What all ranks know of a micro-batch.
 
     Args:
-        counts: pictures that could be read, by rank.
+        counts: images that could be read, by rank.
         stop: whether any rank was asked to stop.
         save: whether the first rank finds it time to save.
     """

@@ -29,7 +29,7 @@ class LossWatch:
             value: (), float.
             name: what it is, for the message.
             step: the step's number, from 1.
-            rows: tells the manifest rows of the step's pictures, for the message alone.
+            rows: tells the manifest rows of the step's images, for the message alone.
             last_good: what can be gone on from, for the message.
 
         Raises:

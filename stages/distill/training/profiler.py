@@ -42,7 +42,7 @@ class Clock(Protocol):
         """Time what is done within as a part of the step."""
 
     def add(self, num_images: int) -> None:
-        """Count pictures of the step."""
+        """Count images of the step."""
 
     def step(self) -> None:
         """End a step."""
@@ -74,7 +74,7 @@ class StepClock:
     """Times the parts of every step, and traces a few steps after the first ones.
 
     On a GPU a part is timed on the device, between two events in its stream, which are read every so many steps; what
-    the host waits for, pictures above all, is timed by the host's clock everywhere. A part that is entered more than
+    the host waits for, images above all, is timed by the host's clock everywhere. A part that is entered more than
     once in a step, as with micro-batches, is added up.
 
     Args:
@@ -114,7 +114,7 @@ class StepClock:
                 self._now[name] += elapsed_s
 
     def add(self, num_images: int) -> None:
-        """Count pictures of the step."""
+        """Count images of the step."""
         self._num_images += num_images
 
     def step(self) -> None:
@@ -194,7 +194,7 @@ def summarise(
 
     Args:
         steps: seconds by part of each step, and of the whole step as "step".
-        num_images: pictures in all of them.
+        num_images: images in all of them.
         apart: seconds of what belongs to no step.
 
     Returns:
@@ -229,7 +229,7 @@ def table(summary: Mapping[str, Any]) -> list[str]:
         figures = f"{1000 * times['median_s']:10.2f} {1000 * times['mean_s']:10.2f} {100 * times['share']:5.1f} %"
         lines.append(f"{name:26} {figures}")
     apart = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in summary["apart_s"].items())
-    lines.append(f"{summary['steps']} steps, {summary['images_per_s']:.1f} pictures/s; apart from them: {apart}")
+    lines.append(f"{summary['steps']} steps, {summary['images_per_s']:.1f} images/s; apart from them: {apart}")
     return lines
 
 

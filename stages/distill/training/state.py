@@ -25,7 +25,7 @@ class TrainingProgress:
 
     Args:
         step: optimizer steps taken, over all epochs.
-        rejected: why an example, by its number, had no picture.
+        rejected: why an example, by its number, had no image.
         checkpoints: weights that were kept, relative to the artifact's folder.
         loss_scale: state of the gradient scaler; empty but under fp16.
         steps_per_epoch: that `step` was counted by; 0 before the first state.

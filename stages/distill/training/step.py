@@ -1,4 +1,4 @@
-"""One optimizer step: pictures and targets of one or more micro-batches, on one process or many."""
+"""One optimizer step: images and targets of one or more micro-batches, on one process or many."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stages.components.compute.device import send
 from stages.components.compute.distributed import Ranks
-from stages.distill.data.device_pipeline import Prepare
+from stages.distill.data.device_pipeline import DevicePreprocess
 from stages.distill.objectives import WeightedObjectives
 from stages.distill.training.optimizer import trained_parameters
 from stages.distill.training.profiler import Clock
@@ -40,7 +40,7 @@ class TrainingStep:
         optimizer: torch.optim.Optimizer,
         *,
         ranks: Ranks,
-        prepare: Prepare,
+        prepare: DevicePreprocess,
         in_precision: Callable[[], AbstractContextManager[object]],
         loss_scaler: torch.amp.GradScaler,
         max_grad_norm: float,
@@ -78,16 +78,16 @@ class TrainingStep:
         Args:
             images: this rank's part.
             seeds: of their augmentation.
-            sizes: of pictures that are still to be resized.
+            sizes: of images that are still to be resized.
             teacher: targets of this rank's part.
             rows: their caption rows.
             labels: their labels.
-            counts: how many pictures each rank gives.
+            counts: how many images each rank gives.
             share: what the micro-batch's loss counts for in the step; all of a step add up to 1.
             last: whether the optimizer follows; until then ranks need not agree on gradients.
 
         Shapes:
-            images, seeds, sizes: as `Prepare` takes them.
+            images, seeds, sizes: as `DevicePreprocess` takes them.
             teacher: (own, dim), float.
             rows, labels: (own,), int64.
             returns: the loss, (), float32, and its terms by name; the same on all ranks.
@@ -96,9 +96,9 @@ class TrainingStep:
             if not last and isinstance(self._forward, DistributedDataParallel):
                 stack.enter_context(self._forward.no_sync())
             with self._clock.part("copy, augment, normalise"), self._in_precision():
-                pictures = self._prepare(images, seeds, sizes)
+                inputs = self._prepare(images, seeds, sizes)
             with self._clock.part("student forward"), self._in_precision():
-                embeddings = self._forward(pictures)
+                embeddings = self._forward(inputs)
             with self._clock.part("objectives"):
                 device = embeddings.device
                 student, teacher, rows, labels = self._ranks.gather_together(

@@ -12,7 +12,7 @@ from pipeline.log import log
 from stages.components.compute.distributed import Ranks
 from stages.components.images.image_set import ImageSet
 from stages.components.images.transforms import EvalTransform, Normalize
-from stages.components.loading.batch import Batch, EvalPictures
+from stages.components.loading.batch import Batch, EvalImages
 from stages.components.loading.image_loader import ImageLoader, batches_of
 from stages.components.loading.prefetch import prefetch_to_device
 from stages.components.metrics.retrieval import retrieval_metrics
@@ -27,20 +27,20 @@ class Validation:
     """Measures how well held-out captions find their images, and images their captions.
 
     Each rank embeds every size-th image; then all hold all embeddings and count the same. No rank waits for another
-    before its own part is done. The processes that read pictures are started anew each time: that costs a fraction of a
+    before its own part is done. The processes that read images are started anew each time: that costs a fraction of a
     second, while standing by would cost their memory for the whole training.
 
     Args:
-        images: one picture a pair; pairs with the same path are captions of the same image.
+        images: one image a pair; pairs with the same path are captions of the same image.
         pairs: those held out.
         caption_rows: caption row by pair.
         targets: the teacher's embeddings by caption row, as wide as the student's.
-        transform: what evaluation does to pictures.
+        transform: what evaluation does to images.
         normalize: from bytes to the student's input.
         in_precision: a maker of contexts for the student's matrix products.
         ranks: who shares the work; all of them must call at the same step.
-        batch_size: pictures at a time, on each rank.
-        workers: processes that read pictures; 0 reads in this one.
+        batch_size: images at a time, on each rank.
+        workers: processes that read images; 0 reads in this one.
         max_images: of more images, so many are drawn, always the same ones.
 
     Raises:
@@ -82,7 +82,7 @@ class Validation:
         self._caption_rows = torch.tensor([row for name in names for row in captions_of[name]], dtype=torch.int64)
         num_captions = torch.tensor([len(captions_of[name]) for name in names])
         self._caption_image = torch.arange(len(names)).repeat_interleave(num_captions)
-        self._pictures = EvalPictures(images.select([first[name] for name in names]), transform)
+        self._images = EvalImages(images.select([first[name] for name in names]), transform)
         self._targets, self._normalize, self._in_precision = targets, normalize, in_precision
         self._ranks, self._batch_size, self._workers = ranks, batch_size, workers
         self._num_rejected = 0
@@ -102,7 +102,7 @@ class Validation:
             ``validation/unreadable_images`` as counts; the same on all ranks.
 
         Raises:
-            ProtoRKDError: fewer than 2 pictures can be read, or an embedding is NaN or infinite.
+            ProtoRKDError: fewer than 2 images can be read, or an embedding is NaN or infinite.
         """
         own = range(self._ranks.rank, len(self._paths), self._ranks.size)
         with _eval_mode(student):
@@ -140,11 +140,11 @@ class Validation:
         batches = batches_of(own, self._batch_size)
         workers = min(self._workers, len(batches))
         return ImageLoader(
-            self._pictures,
+            self._images,
             workers=workers,
             pin_memory=pin_memory,
             batches=batches,
-            batch_bytes=min(self._batch_size, len(own)) * self._pictures.image_bytes,
+            batch_bytes=min(self._batch_size, len(own)) * self._images.image_bytes,
         )
 
     def _check_rejected(self, parts: Sequence[dict[int, str]]) -> None:
@@ -152,7 +152,7 @@ class Validation:
         if len(self._paths) - len(rejected) < 2:
             first = "".join(f", first {self._paths[image]}: {reason}" for image, reason in sorted(rejected.items())[:1])
             raise ProtoRKDError(
-                f"Validation must have 2 readable pictures or more; got {len(self._paths) - len(rejected)} of "
+                f"Validation must have 2 readable images or more; got {len(self._paths) - len(rejected)} of "
                 f"{len(self._paths)}{first}. Mend them, or hold out more by --validation-fraction."
             )
         if len(rejected) > self._num_rejected:

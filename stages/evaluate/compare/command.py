@@ -1,4 +1,4 @@
-"""The command ``compare``: two evaluations, picture by picture, as a table or as JSON."""
+"""The command ``compare``: two evaluations, image by image, as a table or as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stages.evaluate.compare.paired_comparison import Difference
 
 SIGNIFICANCE = 0.05
-_COLUMNS = ("metric", "A", "B", "B - A", "95 % interval", "pictures", "p", "p (Holm)", "")
+_COLUMNS = ("metric", "A", "B", "B - A", "95 % interval", "images", "p", "p (Holm)", "")
 _LEFT = (0, 8)
 
 
@@ -66,7 +66,7 @@ class ComparedMetric:
 @click.argument("second", metavar="B")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON object on stdout.")
 def compare(store: Store, first: str, second: str, as_json: bool, **values: Any) -> None:
-    """Compare two evaluations picture by picture: differences with 95 % intervals.
+    """Compare two evaluations image by image: differences with 95 % intervals.
 
     A and B are evaluations, or students, of which the newest evaluation is taken, each by path or by the beginning of
     its fingerprint. REF@epoch_3 takes a checkpoint; without, the last is taken, or the only one.
@@ -90,7 +90,7 @@ def compare(store: Store, first: str, second: str, as_json: bool, **values: Any)
         click.echo(json.dumps({**described, "metrics": rows, "not_compared": left_out, **asdict(options)}))
         return
     if left_out:
-        log.info("not compared, for no single picture has them: %s", ", ".join(left_out))
+        log.info("not compared, for no single image has them: %s", ", ".join(left_out))
     for argument, evaluation in zip("AB", pair, strict=True):
         student = evaluation.report["student"]
         click.echo(f"{argument}  {evaluation.name}  student {evaluation.student[:12]}, {student['backbone']}")
@@ -147,7 +147,7 @@ def notes(metrics: Sequence[ComparedMetric], *, resamples: int) -> list[str]:
             f"Where p is drawn it is never below 1 / {2 * resamples + 1}, too coarse for {num} comparisons: pass "
             f"--resamples {10 * num} to tell more of them from chance."
         )
-    lines.append("Intervals are over pictures like these; they say nothing of other seeds of training.")
+    lines.append("Intervals are over images like these; they say nothing of other seeds of training.")
     return lines
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.errors import ProtoRKDError
 from data_schemas.evaluation_report import REPORT_NAME, read_report
-from data_schemas.per_query_results import OUTCOMES_FOLDER, OUTCOMES_NAME, Outcomes, outcomes_folder, read_outcomes
+from data_schemas.per_query_results import OUTCOMES_FOLDER, OUTCOMES_NAME, QueryResults, outcomes_folder, read_outcomes
 from pipeline.log import log
 from pipeline.store.store import Artifact, Store
 from stages.components.student.checkpoints import split_checkpoint
@@ -24,13 +24,13 @@ class Evaluation:
         artifact: of evaluate; it may hold other checkpoints, too.
         checkpoint: ``last`` or ``epoch_3``.
         report: of the whole artifact.
-        outcomes: of this checkpoint, picture by picture.
+        outcomes: of this checkpoint, image by image.
     """
 
     artifact: Artifact
     checkpoint: str
     report: dict[str, Any]
-    outcomes: Sequence[Outcomes]
+    outcomes: Sequence[QueryResults]
 
     @property
     def name(self) -> str:
@@ -121,7 +121,7 @@ def _choose(checkpoint: str | None, artifact: Artifact, *, argument: str) -> str
     ]
     if not known:
         raise ProtoRKDError(
-            f"{argument} must hold outcomes of single pictures to be compared; {artifact.name} has none, as those made "
+            f"{argument} must hold outcomes of single images to be compared; {artifact.name} has none, as those made "
             "by earlier versions. Run evaluate again with the same options."
         )
     if checkpoint is None:  # that which the evaluation shows in full: the last that it measured

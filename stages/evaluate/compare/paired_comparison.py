@@ -1,4 +1,4 @@
-"""Two students on the same pictures: how far apart they are, how sure that is, and whether chance explains it."""
+"""Two students on the same images: how far apart they are, how sure that is, and whether chance explains it."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.per_query_results import Outcomes
+from data_schemas.per_query_results import QueryResults
 from pipeline.log import log
 from stages.evaluate.statistics.bootstrap import (
     NUM_RESAMPLES,
@@ -26,7 +26,7 @@ from stages.evaluate.statistics.summary import statistics
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of two students on the same pictures.
+    """A metric of two students on the same images.
 
     Args:
         name: of the metric, as reports have it: ``cifar10/zero_shot/top1``.
@@ -34,7 +34,7 @@ class Difference:
         second: the metric of student B.
         interval: 95 % of ``difference``, by the paired bootstrap: both students on the same resamples.
         p_value: how often a difference of this size or more, in either direction, comes about where it is a toss-up on
-            each picture which student gave which answer. By random tosses it is never below 1 / (tosses + 1).
+            each image which student gave which answer. By random tosses it is never below 1 / (tosses + 1).
     """
 
     name: str
@@ -65,12 +65,12 @@ class Draws:
 
 
 def compare_outcomes(
-    first: Sequence[Outcomes], second: Sequence[Outcomes], *, draws: Draws | None = None
+    first: Sequence[QueryResults], second: Sequence[QueryResults], *, draws: Draws | None = None
 ) -> list[Difference]:
     """Compare two evaluations in every metric of the sets and tasks that both have.
 
     Measures are summed up as in reports: 100 times the mean, the median of ranks, and ``mean_per_class`` from the
-    ``top1`` of labelled pictures. A task that only one evaluation has is logged and left out.
+    ``top1`` of labelled images. A task that only one evaluation has is logged and left out.
 
     Args:
         first: of student A.
@@ -78,7 +78,7 @@ def compare_outcomes(
         draws: how much is drawn, and the seed.
 
     Raises:
-        ProtoRKDError: they share no set and task, or one whose pictures, captions, labels or measures differ.
+        ProtoRKDError: they share no set and task, or one whose images, captions, labels or measures differ.
     """
     theirs = {found.name: found for found in second}
     ours = {found.name for found in first}
@@ -102,7 +102,7 @@ def compare_means(
         name: of the metric.
         first: values of student A.
         second: values of student B, of the same queries.
-        groups: picture of each value, from `group_places`, where a picture has several; None where each has one.
+        groups: image of each value, from `group_places`, where an image has several; None where each has one.
         draws: how much is drawn.
 
     Shapes:
@@ -117,7 +117,7 @@ def compare_means(
 
 
 def compare_class_means(name: str, *, first: Values, second: Values, labels: Places, draws: Draws) -> Difference:
-    """Compare means over classes of the mean within each; arguments as of `compare_means`, with a label a picture."""
+    """Compare means over classes of the mean within each; arguments as of `compare_means`, with a label an image."""
     weights = class_weights(labels)
     gain = second - first
     replicates = class_mean_replicates(gain, labels=labels, seed=draws.seed, num_resamples=draws.num_resamples)
@@ -129,7 +129,7 @@ def compare_class_means(name: str, *, first: Values, second: Values, labels: Pla
 def compare_medians(
     name: str, *, first: Values, second: Values, groups: Places | None = None, draws: Draws
 ) -> Difference:
-    """Compare medians of paired values; in the p-value, the two students' values of a picture change places."""
+    """Compare medians of paired values; in the p-value, the two students' values of an image change places."""
     places = np.arange(len(first)) if groups is None else groups
     replicates = [
         median_replicates(values, groups=groups, seed=draws.seed, num_resamples=draws.num_resamples)
@@ -144,7 +144,7 @@ def compare_medians(
     return Difference(name, *medians, interval, p_value)
 
 
-def _compare(first: Outcomes, second: Outcomes, draws: Draws) -> Iterator[Difference]:
+def _compare(first: QueryResults, second: QueryResults, draws: Draws) -> Iterator[Difference]:
     for ours, theirs in zip(statistics(first), statistics(second), strict=True):
         name = f"{first.name}/{ours.name}"
         pair = {"first": ours.values, "second": theirs.values}
@@ -156,8 +156,8 @@ def _compare(first: Outcomes, second: Outcomes, draws: Draws) -> Iterator[Differ
             yield compare_means(name, **pair, groups=ours.groups, draws=draws)
 
 
-def _align(first: Outcomes, second: Outcomes) -> tuple[Outcomes, Outcomes]:
-    """Bring both into one order, that of pictures and queries."""
+def _align(first: QueryResults, second: QueryResults) -> tuple[QueryResults, QueryResults]:
+    """Bring both into one order, that of images and queries."""
     rows = [_keys(found) for found in (first, second)]
     alone = [sorted((Counter(own) - Counter(other)).elements()) for own, other in (rows, rows[::-1])]
     if any(alone):
@@ -167,7 +167,7 @@ def _align(first: Outcomes, second: Outcomes) -> tuple[Outcomes, Outcomes]:
             if keys
         )
         raise ProtoRKDError(
-            f"Two evaluations must hold the same pictures and captions of {first.name} to be compared; got {found}. "
+            f"Two evaluations must hold the same images and captions of {first.name} to be compared; got {found}. "
             "Evaluate both students on one set."
         )
     if first.measures.keys() != second.measures.keys():
@@ -183,14 +183,14 @@ def _align(first: Outcomes, second: Outcomes) -> tuple[Outcomes, Outcomes]:
     return ordered[0], ordered[1]
 
 
-def _keys(found: Outcomes) -> list[tuple[str, str]]:
-    return list(zip(found.pictures, found.queries or [""] * len(found.pictures), strict=True))
+def _keys(found: QueryResults) -> list[tuple[str, str]]:
+    return list(zip(found.images, found.queries or [""] * len(found.images), strict=True))
 
 
-def _reordered(found: Outcomes, order: list[int]) -> Outcomes:
+def _reordered(found: QueryResults, order: list[int]) -> QueryResults:
     return replace(
         found,
-        pictures=[found.pictures[row] for row in order],
+        images=[found.images[row] for row in order],
         queries=[found.queries[row] for row in order if len(found.queries)],
         labels=[found.labels[row] for row in order if len(found.labels)],
         predicted=[found.predicted[row] for row in order if len(found.predicted)],
@@ -198,10 +198,10 @@ def _reordered(found: Outcomes, order: list[int]) -> Outcomes:
     )
 
 
-def _check_labels(first: Outcomes, second: Outcomes) -> None:
-    for picture, ours, theirs in zip(first.pictures, first.labels, second.labels, strict=False):
+def _check_labels(first: QueryResults, second: QueryResults) -> None:
+    for image, ours, theirs in zip(first.images, first.labels, second.labels, strict=False):
         if ours != theirs:
             raise ProtoRKDError(
                 f"Two evaluations must give a picture of {first.name} one label to be compared; got {ours} and "
-                f"{theirs} for {picture}. Evaluate both students on one set."
+                f"{theirs} for {image}. Evaluate both students on one set."
             )

@@ -1,21 +1,21 @@
-"""Embeddings that evaluation needs, as artifacts of their own: pictures once a student, captions once a teacher."""
+"""Embeddings that evaluation needs, as artifacts of their own: images once a student, captions once a teacher."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from data_schemas.embedding_array import TeacherEmbeddings
+from data_schemas.embedding_array import EmbeddingArray
 from data_schemas.manifest import Rejection
 from data_schemas.pair_index import read_rejected, write_rejected
 from pipeline.fingerprint import hash_json
 from pipeline.options.declaration import option
-from pipeline.peers import agreed
-from pipeline.runner import Outcome, run_within
+from pipeline.peers import fail_together
+from pipeline.runner import StageOutcome, run_within
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store.draft import Draft
-from stages.components.student.checkpoints import LoadedStudent
-from stages.components.teacher.encoding_options import Recipe
+from stages.components.student.checkpoints import StudentWeights
+from stages.components.teacher.encoding_options import EncodingOptions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,14 +29,14 @@ _SHARD_ROWS = 8192
 
 @dataclass(frozen=True)
 class ImageEmbeddings:
-    """A student's embeddings of the pictures of a set that could be read.
+    """A student's embeddings of the images of a set that could be read.
 
     Its tensors are mapped from a file: what is not looked at is not read.
 
     Shapes:
         embeddings: (readable, dim), float32.
         features: (readable, feature_dim), float32: what the projection head sees.
-        rows: (readable,), int64, ascending: the picture's place in the set.
+        rows: (readable,), int64, ascending: the image's place in the set.
         precision: that the backbone ran in: fp32, bf16 or fp16.
     """
 
@@ -57,13 +57,13 @@ class _Inputs:
 
 @dataclass(frozen=True)
 class _ImageParams:
-    """What pictures become is settled by the student, and by the rounding on the way."""
+    """What images become is settled by the student, and by the rounding on the way."""
 
     precision: str = option("auto", help="Of the backbone's matrix products.")
 
 
 @dataclass(frozen=True)
-class _CaptionParams(Recipe):
+class _CaptionParams(EncodingOptions):
     """How the teacher embeds, and how many rows a shard has."""
 
     shard_rows: int = option(_SHARD_ROWS, help="Captions in one shard file.")
@@ -80,9 +80,9 @@ class FeatureRuntime:
 
 
 def embed_images(
-    student: LoadedStudent, images: Input, *, precision: str, runtime: FeatureRuntime, context: Context
+    student: StudentWeights, images: Input, *, precision: str, runtime: FeatureRuntime, context: Context
 ) -> ImageEmbeddings:
-    """Embed the pictures of a set, or find them embedded; the processes of the context each embed their part.
+    """Embed the images of a set, or find them embedded; the processes of the context each embed their part.
 
     Args:
         student: that embeds.
@@ -92,7 +92,7 @@ def embed_images(
         context: the store, and the processes.
 
     Raises:
-        ProtoRKDError: no picture can be read, or the weights are gone or do not fit; the same in all processes.
+        ProtoRKDError: no image can be read, or the weights are gone or do not fit; the same in all processes.
     """
     import safetensors.torch
 
@@ -113,7 +113,7 @@ def embed_images(
 
 
 def embed_captions(
-    captions: tuple[str, ...], *, teacher: Input, recipe: Recipe, runtime: FeatureRuntime, context: Context
+    captions: tuple[str, ...], *, teacher: Input, recipe: EncodingOptions, runtime: FeatureRuntime, context: Context
 ) -> tuple["Tensor", str]:
     """Embed captions as the student's teacher embedded those that it was distilled from; the first process does it.
 
@@ -132,7 +132,7 @@ def embed_captions(
     inputs = _Inputs(found={"captions": given, "teacher": teacher})
     outcome = run_within(CAPTION_EMBEDDINGS, params=params, inputs=inputs, runtime=runtime, context=context)
     _require_whole(outcome, context)
-    embeddings = TeacherEmbeddings.open(outcome.artifact.path)
+    embeddings = EmbeddingArray.open(outcome.artifact.path)
     table = embeddings.read(0, embeddings.rows).astype(np.float32)
     return torch.from_numpy(table[np.asarray(places)]), outcome.artifact.record.digest
 
@@ -180,7 +180,7 @@ def _embed_captions(
         captions,
         out,
         teacher=inputs["teacher"],
-        recipe=Recipe.of(params),
+        recipe=EncodingOptions.of(params),
         shard_rows=params.shard_rows,
         choose_devices=partial(choose_devices, runtime.device),
         batch_tokens=runtime.batch_tokens,
@@ -189,9 +189,9 @@ def _embed_captions(
     return Result(counts=written.counts, metrics=written.metrics)
 
 
-def _require_whole(outcome: Outcome, context: Context) -> None:
+def _require_whole(outcome: StageOutcome, context: Context) -> None:
     """Read what is about to be used once, whatever the number of processes."""
-    with agreed(context.peers):
+    with fail_together(context.peers):
         if context.peers.is_first:
             outcome.require_whole()
 
@@ -203,7 +203,7 @@ def _given(inputs: _Inputs, _params: object, _context: Context) -> Mapping[str, 
 IMAGE_EMBEDDINGS = Stage(
     name="image-embeddings",
     version=3,
-    summary="Embed the pictures of a set with a student.",
+    summary="Embed the images of a set with a student.",
     params=_ImageParams,
     inputs=_Inputs,
     runtime=FeatureRuntime,

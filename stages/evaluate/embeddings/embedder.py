@@ -1,4 +1,4 @@
-"""Embeds what tasks look at: pictures with the student, captions with its teacher, each through its artifact."""
+"""Embeds what tasks look at: images with the student, captions with its teacher, each through its artifact."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pipeline.stage import Context, Input
 from stages.components.compute.device import choose_device
-from stages.components.student.checkpoints import LoadedStudent
-from stages.components.teacher.encoding_options import Recipe
+from stages.components.student.checkpoints import StudentWeights
+from stages.components.teacher.encoding_options import EncodingOptions
 from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_captions, embed_images
 
 
@@ -17,17 +17,17 @@ class Embedder:
     """Embeddings by one checkpoint and its teacher; what one task has asked for is at hand for the next.
 
     Args:
-        student: of the pictures.
+        student: of the images.
         teacher: of the captions; None where no task asks for any.
-        known: pictures that are embedded already, by the digest of their set.
-        precision: of the student's pass over pictures, as `embed_images` takes it.
+        known: images that are embedded already, by the digest of their set.
+        precision: of the student's pass over images, as `embed_images` takes it.
         runtime: where and how many at a time.
-        context: the store. Pictures are never embedded by force: an evaluation has embedded them before its tasks.
+        context: the store. Images are never embedded by force: an evaluation has embedded them before its tasks.
     """
 
     def __init__(
         self,
-        student: LoadedStudent,
+        student: StudentWeights,
         teacher: Input | None,
         *,
         known: Mapping[str, ImageEmbeddings],
@@ -52,11 +52,11 @@ class Embedder:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """What the passes over pictures that are at hand ran in: one, unless the store has come from elsewhere."""
+        """What the passes over images that are at hand ran in: one, unless the store has come from elsewhere."""
         return tuple(sorted({found.precision for found in self._images.values()}))
 
     def images(self, images: Input) -> ImageEmbeddings:
-        """One row a readable picture; the same pictures are embedded once, whatever task asks for them."""
+        """One row a readable image; the same images are embedded once, whatever task asks for them."""
         if images.digest not in self._images:
             context = dataclasses.replace(self._context, force=False)
             self._images[images.digest] = embed_images(
@@ -73,7 +73,7 @@ class Embedder:
             self._captions[captions] = embed_captions(
                 captions,
                 teacher=self._teacher,
-                recipe=Recipe.of(self._student.config.teacher.recipe),
+                recipe=EncodingOptions.of(self._student.config.teacher.recipe),
                 runtime=self._runtime,
                 context=self._context,
             )

@@ -1,4 +1,4 @@
-"""Some of a set's pictures, embedded: what a pass leaves behind as it goes, so that a kill costs little."""
+"""Some of a set's images, embedded: what a pass leaves behind as it goes, so that a kill costs little."""
 
 import errno
 import hashlib
@@ -20,11 +20,11 @@ _REJECTED, _SHA256 = "rejected", "sha256"
 
 @dataclass(frozen=True)
 class Block:
-    """Embeddings of the pictures that could be read, and why the others could not.
+    """Embeddings of the images that could be read, and why the others could not.
 
     Args:
-        tensors: (readable, ...) each, in picture order, by the names that `student_embeddings` writes.
-        rejected: the reasons, by the picture's place in its set.
+        tensors: (readable, ...) each, in image order, by the names that `student_embeddings` writes.
+        rejected: the reasons, by the image's place in its set.
     """
 
     tensors: dict[str, Tensor]

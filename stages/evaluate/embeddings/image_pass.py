@@ -1,4 +1,4 @@
-"""One pass of a student over the pictures of a set, by one process or by several that share them."""
+"""One pass of a student over the images of a set, by one process or by several that share them."""
 
 import contextlib
 import itertools
@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.peers import agreed
+from pipeline.peers import fail_together
 from pipeline.progress import progress
 from stages.components.compute.distributed import Ranks
 from stages.components.images.image_set import ImageSet
 from stages.components.images.transforms import EvalTransform
-from stages.components.loading.batch import Batch, EvalPictures
+from stages.components.loading.batch import Batch, EvalImages
 from stages.components.loading.image_loader import ImageLoader, batches_of
 from stages.components.loading.num_workers import num_workers
-from stages.components.student.checkpoints import LoadedStudent
-from stages.components.student.embedder import PictureEmbedder
+from stages.components.student.checkpoints import StudentWeights
+from stages.components.student.embedder import ImageEmbedder
 from stages.components.student.student import Student
 from stages.evaluate.embeddings.image_blocks import Block, save_tensors
 
-_BLOCK_PICTURES = 4096  # what a killed pass loses at most
+_BLOCK_IMAGES = 4096  # what a killed pass loses at most
 
 
 def student_embeddings(
-    student: LoadedStudent,
+    student: StudentWeights,
     images: ImageSet,
     *,
     out: Path,
@@ -38,7 +38,7 @@ def student_embeddings(
     workers: int,
     batch_size: int,
 ) -> dict[int, str]:
-    """Embed every picture that can be read, in one pass, and write features and embeddings.
+    """Embed every image that can be read, in one pass, and write features and embeddings.
 
     Each rank embeds a run of the set, and leaves it block by block in the scratch folder, where a pass that was killed
     finds it; the first joins what is there. The backbone runs in the given precision, the projection head in fp32.
@@ -54,16 +54,16 @@ def student_embeddings(
         ranks: who embed together.
         device: where the student runs.
         precision: fp32, bf16 or fp16.
-        workers: processes that read pictures; -1 chooses.
-        batch_size: pictures at a time.
+        workers: processes that read images; -1 chooses.
+        batch_size: images at a time.
 
     Returns:
-        Why each picture, by its place in the set, could not be read; all of them, on every rank.
+        Why each image, by its place in the set, could not be read; all of them, on every rank.
 
     Raises:
-        ProtoRKDError: the weights are gone or do not fit the student, or no picture can be read; on all ranks.
+        ProtoRKDError: the weights are gone or do not fit the student, or no image can be read; on all ranks.
     """
-    with agreed(ranks):
+    with fail_together(ranks):
         runs = _runs(len(images.paths), ranks.size)
         found = _embed(
             student,
@@ -83,13 +83,13 @@ def student_embeddings(
             save_tensors(Block.joined([found, *others]).tensors, out)
         shutil.rmtree(scratch, ignore_errors=True)
     if len(rejected) == len(images.paths):
-        raise ProtoRKDError(f"A set must have readable pictures; got none of {len(images.paths)} below {images.root}.")
+        raise ProtoRKDError(f"A set must have readable images; got none of {len(images.paths)} below {images.root}.")
     return rejected
 
 
 @torch.inference_mode()
 def _embed(
-    student: LoadedStudent,
+    student: StudentWeights,
     images: ImageSet,
     run: range,
     *,
@@ -100,31 +100,31 @@ def _embed(
     batch_size: int,
     is_first: bool,
 ) -> Block:
-    """Embed a run of the pictures, but for the blocks of it that stand in the scratch folder; on the CPU."""
+    """Embed a run of the images, but for the blocks of it that stand in the scratch folder; on the CPU."""
     blocks = _blocks(run, batch_size)
     known = [block for block in blocks if Block.is_whole(_path(scratch, block))]
     missing = [block for block in blocks if block not in known]
-    embed = PictureEmbedder(student, device=device, precision=precision)
+    embed = ImageEmbedder(student, device=device, precision=precision)
     to_read = [row for block in missing for row in block]
     to_embed = batches_of(to_read, batch_size)
-    pictures = EvalPictures(images, EvalTransform(student.config.preprocessing))
+    to_load = EvalImages(images, EvalTransform(student.config.preprocessing))
     loader = ImageLoader(
-        pictures,
+        to_load,
         workers=min(workers, len(to_embed)),
         pin_memory=device.type == "cuda",
         batches=to_embed,
-        batch_bytes=min(batch_size, len(to_read)) * pictures.image_bytes,
+        batch_bytes=min(batch_size, len(to_read)) * to_load.image_bytes,
     )
     done = len(run) - len(to_read)
     shown = (
-        progress("embedding pictures", total=len(run), unit="pictures", done=done)
+        progress("embedding images", total=len(run), unit="images", done=done)
         if is_first
         else contextlib.nullcontext(_ignore)
     )
     with shown as advance:
         embedded_batches = embed.over(loader)
         for block in missing:
-            parts = [_no_pictures(embed.model)]
+            parts = [_no_images(embed.model)]
             for batch, features, embeddings in itertools.islice(embedded_batches, -(-len(block) // batch_size)):
                 parts.append(_block_of(batch, features, embeddings, embed.model))
                 advance(len(batch.rows) + len(batch.rejected))
@@ -135,7 +135,7 @@ def _embed(
     return _read_blocks(scratch, run, batch_size)
 
 
-def _no_pictures(model: Student) -> Block:
+def _no_images(model: Student) -> Block:
     tensors = {"embeddings": torch.empty(0, model.embedding_dim), "rows": torch.empty(0, dtype=torch.int64)}
     return Block(tensors | ({"features": torch.empty(0, model.feature_dim)} if _has_head(model) else {}), {})
 
@@ -155,8 +155,8 @@ def _runs(num: int, size: int) -> list[range]:
 
 
 def _blocks(run: range, batch_size: int) -> list[range]:
-    """A run in blocks of whole batches, so that a picture is in the same batch whatever stands already."""
-    step = batch_size * max(1, _BLOCK_PICTURES // batch_size)
+    """A run in blocks of whole batches, so that an image is in the same batch whatever stands already."""
+    step = batch_size * max(1, _BLOCK_IMAGES // batch_size)
     return [run[start : start + step] for start in range(0, len(run), step)] or [run]
 
 

@@ -13,10 +13,10 @@ from pipeline.runner import run_stage
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
-from stages.components.student.checkpoints import LoadedStudent
+from stages.components.student.checkpoints import StudentWeights
 from stages.evaluate.sets.evaluation_sets import (
     ClassSet,
-    Entry,
+    RequestedSet,
     RetrievalSet,
     STSSet,
     labelled_digest,
@@ -28,7 +28,7 @@ from stages.evaluate.task_names import NEED_TEACHER, NEED_TRAIN
 if TYPE_CHECKING:
     from stages.evaluate.embeddings.embedder import Embedder
     from stages.evaluate.options import EvaluateParams
-    from stages.evaluate.tasks.task_result import Measured
+    from stages.evaluate.tasks.task_result import TaskResult
 
 _ENTRY_NAME = "entry.json"
 
@@ -43,8 +43,8 @@ class Job:
         task: name of the task.
     """
 
-    student: LoadedStudent
-    entry: Entry
+    student: StudentWeights
+    entry: RequestedSet
     task: str
 
     @property
@@ -53,8 +53,8 @@ class Job:
         return f"{self.entry.found.name}, {self.task.replace('_', ' ')} of {self.student.name}"
 
     @property
-    def pictures(self) -> list[Input]:
-        """The pictures that have to be embedded for it."""
+    def images(self) -> list[Input]:
+        """The images that have to be embedded for it."""
         match self.entry.found:
             case RetrievalSet(images=images):
                 return [images]
@@ -70,7 +70,7 @@ class _Params:
 
     task: str = option(help="What is measured.")
     settings: Mapping[str, Any] = option(help="Of the task.")
-    precision: str = option(help="That pictures are embedded in.")
+    precision: str = option(help="That images are embedded in.")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def find_measurement(job: Job, params: "EvaluateParams", teacher: Input | None, 
 
 def make_measurement(
     job: Job, params: "EvaluateParams", teacher: Input | None, *, embedder: "Embedder", context: Context
-) -> tuple["Measured", str]:
+) -> tuple["TaskResult", str]:
     """Do a job, or find it done.
 
     Args:
@@ -111,14 +111,14 @@ def make_measurement(
     Raises:
         ProtoRKDError: the task cannot be done, for the set or the weights are not such.
     """
-    from stages.evaluate.tasks.task_result import Measured
+    from stages.evaluate.tasks.task_result import TaskResult
 
     inputs = _Inputs(job, teacher, embedder)
     outcome = run_stage(MEASUREMENTS, params=_params(job, params), inputs=inputs, runtime=_Runtime(), context=context)
     outcome.require_whole()
     artifact = outcome.artifact
     outcomes = read_outcomes(artifact.path) if (artifact.path / OUTCOMES_NAME).exists() else []
-    return Measured(entry=read_json(artifact.path / _ENTRY_NAME), outcomes=tuple(outcomes)), artifact.record.digest
+    return TaskResult(entry=read_json(artifact.path / _ENTRY_NAME), outcomes=tuple(outcomes)), artifact.record.digest
 
 
 def _params(job: Job, params: "EvaluateParams") -> _Params:

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
-from pipeline.peers import Alone, agreed
+from pipeline.peers import Alone, fail_together
 from pipeline.stage import Context, Input
 from stages.components.compute.device import choose_device, describe_work
 from stages.components.compute.distributed import ranks_of
 from stages.components.compute.precision import choose_precision
-from stages.components.student.checkpoints import LoadedStudent
+from stages.components.student.checkpoints import StudentWeights
 from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_images
 from stages.evaluate.embeddings.embedder import Embedder
 from stages.evaluate.jobs.job_artifact import Job, find_measurement, make_measurement
-from stages.evaluate.sets.evaluation_sets import Entry
+from stages.evaluate.sets.evaluation_sets import RequestedSet
 
 if TYPE_CHECKING:
     from stages.evaluate.options import EvaluateParams, EvaluateRuntime
-    from stages.evaluate.tasks.task_result import Measured
+    from stages.evaluate.tasks.task_result import TaskResult
 
 
 _HEADLINES = {
@@ -49,14 +49,14 @@ class Failure:
     reason: str
 
 
-class Measurer:
+class JobRunner:
     """Does jobs, or finds them done, and notes those that fail.
 
     Args:
         params: settings of the tasks.
         teacher: of the student; None where no task asks for it.
         runtime: where, and how many at a time.
-        context: the store, and the processes that embed pictures together.
+        context: the store, and the processes that embed images together.
     """
 
     def __init__(
@@ -71,29 +71,29 @@ class Measurer:
             batch_tokens=runtime.batch_tokens,
         )
         self.alone = dataclasses.replace(context, peers=Alone())
-        self._embedder: tuple[LoadedStudent, Embedder] | None = None
+        self._embedder: tuple[StudentWeights, Embedder] | None = None
         self._embedded: dict[str, dict[str, ImageEmbeddings]] = {}  # by weights and set; mapped from their files
         self.failures: list[Failure] = []
         self.used: set[str] = set()
 
     def say_where(self) -> None:
-        """Say in the log where pictures are embedded, and in what.
+        """Say in the log where images are embedded, and in what.
 
         Raises:
             ProtoRKDError: the device is not there, for one of the processes; the same in all of them.
         """
-        with agreed(self._context.peers):
+        with fail_together(self._context.peers):
             device = choose_device(self._runtime.device)
             precision = choose_precision(self._params.precision, device)
         if self._context.peers.is_first:
             log.info("evaluate: on %s", describe_work(device, precision=precision))
 
-    def embed(self, jobs: Sequence[Job], *, shown: LoadedStudent | None) -> None:
-        """Embed the pictures that jobs need, each process its part.
+    def embed(self, jobs: Sequence[Job], *, shown: StudentWeights | None) -> None:
+        """Embed the images that jobs need, each process its part.
 
         Args:
             jobs: those that are done already need none.
-            shown: the checkpoint of which pictures are shown, whether or not its jobs are done; or None.
+            shown: the checkpoint of which images are shown, whether or not its jobs are done; or None.
         """
         ranks = ranks_of(self._context.peers)
         is_missing = ranks.broadcast([self._is_missing(job) for job in jobs] if ranks.is_first else None)
@@ -101,7 +101,7 @@ class Measurer:
             (job.student.identity, images.digest): (job.student, images)
             for job, missing in zip(jobs, is_missing, strict=True)
             if missing or job.student is shown
-            for images in job.pictures
+            for images in job.images
         }
         for student, images in passes.values():
             try:
@@ -115,7 +115,7 @@ class Measurer:
             except ProtoRKDError as error:  # the same on all processes; the jobs will meet it again
                 log.info("evaluate: %s", error)
 
-    def measure(self, job: Job) -> "Measured | None":
+    def measure(self, job: Job) -> "TaskResult | None":
         """Do a job, or find it done; None where it fails."""
         try:
             measured, digest = make_measurement(
@@ -135,7 +135,7 @@ class Measurer:
         task = failure.task.replace("_", " ")
         log.info("evaluate: %s, %s of %s, failed: %s", failure.name, task, failure.checkpoint, failure.reason)
 
-    def embedder(self, student: LoadedStudent) -> Embedder:
+    def embedder(self, student: StudentWeights) -> Embedder:
         """Embeds with a checkpoint; what it has at hand is kept until another checkpoint is asked for."""
         if self._embedder is None or self._embedder[0] is not student:
             self._embedder = (
@@ -160,13 +160,13 @@ def _in_short(entry: Mapping[str, Any]) -> str:
     metrics = entry["metrics"]
     measure = entry.get("headline") or _HEADLINES.get(entry["task"], "")
     if not metrics:
-        return "nothing to measure on so few pictures"
+        return "nothing to measure on so few images"
     if measure not in metrics:
         measure = next(iter(metrics))
     return f"{measure} {metrics[measure]:.2f}"
 
 
-def jobs_of(student: LoadedStudent, entries: Sequence[Entry]) -> list[Job]:
+def jobs_of(student: StudentWeights, entries: Sequence[RequestedSet]) -> list[Job]:
     """All that is to be measured of a checkpoint, in the order of reports."""
     return [Job(student, entry, task) for entry in entries for task in entry.tasks]
 
@@ -175,7 +175,7 @@ def check_rejected(entry: Mapping[str, Any], max_bad_fraction: float) -> None:
     """Refuse a set of which too much was left out: what is measured on its readable part alone is another, easier set.
 
     Raises:
-        ProtoRKDError: more than that share of its rows and pictures were rejected.
+        ProtoRKDError: more than that share of its rows and images were rejected.
     """
     if "num_images" not in entry:  # scored pairs of captions are all there
         return

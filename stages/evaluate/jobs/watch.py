@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
-from pipeline.peers import agreed
+from pipeline.peers import fail_together
 from pipeline.stage import Context
 from stages.components.compute.distributed import ranks_of
 from stages.components.student.checkpoints import (
@@ -14,13 +14,13 @@ from stages.components.student.checkpoints import (
     DONE,
     RUNNING,
     DistillRun,
-    LoadedStudent,
+    StudentWeights,
     find_run,
     running_checkpoints,
 )
 from stages.evaluate.inputs import TEACHER, find_sets
-from stages.evaluate.jobs.job_runner import Measurer, jobs_of
-from stages.evaluate.sets.evaluation_sets import Entry, UnreadSet
+from stages.evaluate.jobs.job_runner import JobRunner, jobs_of
+from stages.evaluate.sets.evaluation_sets import RequestedSet, UnreadSet
 
 if TYPE_CHECKING:
     from stages.evaluate.options import EvaluateInputs, EvaluateParams, EvaluateRuntime
@@ -51,10 +51,10 @@ def follow(
     seen: set[str] = set()
     run = _look(inputs.student, context)
     log.info("evaluate: watching distill %s, which is %s", run.fingerprint[:12], run.state)
-    Measurer(params, None, runtime, context).say_where()
+    JobRunner(params, None, runtime, context).say_where()
     while run.state != DONE:
         found = [each for each in running_checkpoints(context.store, run.fingerprint) if each.name not in seen]
-        fresh: list[LoadedStudent] = ranks.broadcast(found if ranks.is_first else None)
+        fresh: list[StudentWeights] = ranks.broadcast(found if ranks.is_first else None)
         for student in fresh:
             _measure(student, inputs, params, runtime, context)
             seen.add(student.name)
@@ -73,7 +73,7 @@ def follow(
 def _look(reference: str | None, context: Context) -> DistillRun:
     """Find the distillation, as the first process sees it."""
     peers, run = context.peers, None
-    with agreed(peers):
+    with fail_together(peers):
         if peers.is_first:
             run = find_run(context.store, reference)
     found: DistillRun = peers.broadcast(run)
@@ -81,7 +81,7 @@ def _look(reference: str | None, context: Context) -> DistillRun:
 
 
 def _measure(
-    student: LoadedStudent,
+    student: StudentWeights,
     inputs: "EvaluateInputs",
     params: "EvaluateParams",
     runtime: "EvaluateRuntime",
@@ -89,8 +89,8 @@ def _measure(
 ) -> None:
     """Do every task with one checkpoint, and say what came of it."""
     found = find_sets(inputs, params, student=student, context=context)
-    entries = [each.value for each in found.values() if isinstance(each.value, Entry)]
-    measurer = Measurer(params, found.get(TEACHER), runtime, context)
+    entries = [each.value for each in found.values() if isinstance(each.value, RequestedSet)]
+    measurer = JobRunner(params, found.get(TEACHER), runtime, context)
     jobs = jobs_of(student, [entry for entry in entries if not isinstance(entry.found, UnreadSet)])
     measurer.embed(jobs, shown=None)
     if ranks_of(context.peers).is_first:

@@ -1,4 +1,4 @@
-"""The geometry of a space without one group of pictures after another, for the jackknife, in one pass over all."""
+"""The geometry of a space without one group of images after another, for the jackknife, in one pass over all."""
 
 from typing import NamedTuple
 

@@ -1,7 +1,7 @@
-"""Overlap of training and evaluation pictures: which pictures of a set has a student seen, as they are or nearly?
+"""Overlap of training and evaluation images: which images of a set has a student seen, as they are or nearly?
 
 Exact copies have the same bytes. Near-duplicates have perceptual hashes a few bits apart and look alike as thumbnails:
-the same picture resized, compressed again, a little brighter or cut by a percent or two; no mirror images, no crops.
+the same image resized, compressed again, a little brighter or cut by a percent or two; no mirror images, no crops.
 """
 
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.evaluate.overlap.perceptual_hash import FEATURELESS, HASHED, UNREADABLE, PictureHashes
+from stages.evaluate.overlap.perceptual_hash import FEATURELESS, HASHED, UNREADABLE, ImageHashes
 
 MAX_DISTANCE = 6
 MIN_SIMILARITY = 0.9  # of two thumbnails
 
 _NUM_BANDS = 4
 _LITTLE_CONTRAST = (0.03 * 255) ** 2
-_MAX_PAIRS_PER_PICTURE = 10
+_MAX_PAIRS_PER_IMAGE = 10
 _MAX_CANDIDATES = 2**18  # compared at once
 
 Rows = NDArray[np.int64]
@@ -26,7 +26,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class OverlapPair:
-    """An evaluation picture and a training picture that is its copy.
+    """An evaluation image and a training image that is its copy.
 
     Args:
         evaluation: path as its set writes it.
@@ -46,12 +46,12 @@ class Overlap:
     """What two sets have in common.
 
     Args:
-        num_evaluation: distinct evaluation pictures that can be read.
-        num_training: distinct training pictures that can be read.
-        num_exact: evaluation pictures with an exact copy among the training pictures.
-        num_near: evaluation pictures with a near-duplicate there, and no exact copy.
-        num_featureless: evaluation pictures without a hash, of which only exact copies are found.
-        pairs: by evaluation picture and then the nearest first, at most 10 an evaluation picture.
+        num_evaluation: distinct evaluation images that can be read.
+        num_training: distinct training images that can be read.
+        num_exact: evaluation images with an exact copy among the training images.
+        num_near: evaluation images with a near-duplicate there, and no exact copy.
+        num_featureless: evaluation images without a hash, of which only exact copies are found.
+        pairs: by evaluation image and then the nearest first, at most 10 an evaluation image.
     """
 
     num_evaluation: int
@@ -62,16 +62,16 @@ class Overlap:
     pairs: tuple[OverlapPair, ...]
 
 
-def find_overlap(*, evaluation: PictureHashes, training: PictureHashes, max_distance: int = MAX_DISTANCE) -> Overlap:
-    """Find the evaluation pictures that are among the training pictures.
+def find_overlap(*, evaluation: ImageHashes, training: ImageHashes, max_distance: int = MAX_DISTANCE) -> Overlap:
+    """Find the evaluation images that are among the training images.
 
     Every pair of hashes within the distance is found, by multi-index hashing (Norouzi et al., Fast Search in Hamming
     Space with Multi-Index Hashing, 2012): of four bands of 16 bits, one differs in a quarter of the distance at most.
     Each is compared as thumbnails before it counts.
 
     Args:
-        evaluation: pictures of a set that a student is measured on.
-        training: pictures that it was distilled from.
+        evaluation: images of a set that a student is measured on.
+        training: images that it was distilled from.
         max_distance: bits, 0 to 15, in which the hashes of near-duplicates differ at most; from 8 it takes much longer.
 
     Raises:
@@ -85,7 +85,7 @@ def find_overlap(*, evaluation: PictureHashes, training: PictureHashes, max_dist
     is_near = np.arange(len(pairs)) >= len(exact)
     order = np.lexsort((pairs[:, 1], distances, is_near, pairs[:, 0]))
     place = np.arange(len(pairs)) - np.searchsorted(pairs[order, 0], pairs[order, 0])
-    listed = order[place < _MAX_PAIRS_PER_PICTURE]
+    listed = order[place < _MAX_PAIRS_PER_IMAGE]
     num_exact = len(np.unique(exact[:, 0]))
     return Overlap(
         num_evaluation=int(np.count_nonzero(evaluation.kinds != UNREADABLE)),
@@ -105,8 +105,8 @@ def find_overlap(*, evaluation: PictureHashes, training: PictureHashes, max_dist
     )
 
 
-def _exact_pairs(evaluation: PictureHashes, training: PictureHashes) -> Rows:
-    """Return (pairs, 2): rows of pictures that can be read and have the same bytes."""
+def _exact_pairs(evaluation: ImageHashes, training: ImageHashes) -> Rows:
+    """Return (pairs, 2): rows of images that can be read and have the same bytes."""
     ours, theirs = (np.flatnonzero(found.kinds != UNREADABLE) for found in (evaluation, training))
     asked, known = evaluation.sha256[ours], training.sha256[theirs]
     index = _Index(known[:, :8].copy().view(np.uint64)[:, 0])
@@ -117,8 +117,8 @@ def _exact_pairs(evaluation: PictureHashes, training: PictureHashes) -> Rows:
     return np.concatenate(found)
 
 
-def _near_pairs(evaluation: PictureHashes, training: PictureHashes, max_distance: int) -> Rows:
-    """Return (pairs, 2), distinct: rows of pictures whose hashes are near and whose thumbnails are alike."""
+def _near_pairs(evaluation: ImageHashes, training: ImageHashes, max_distance: int) -> Rows:
+    """Return (pairs, 2), distinct: rows of images whose hashes are near and whose thumbnails are alike."""
     ours, theirs = (np.flatnonzero(found.kinds == HASHED) for found in (evaluation, training))
     asked, known = evaluation.hashes[ours], training.hashes[theirs]
     asked_bands, known_bands = (hashes.view(np.uint16).reshape(-1, _NUM_BANDS) for hashes in (asked, known))

@@ -1,4 +1,4 @@
-"""What pictures are compared by: the hash of their bytes, a perceptual hash and a thumbnail, made once for a set."""
+"""What images are compared by: the hash of their bytes, a perceptual hash and a thumbnail, made once for a set."""
 
 import functools
 import hashlib
@@ -33,12 +33,12 @@ _MIN_WAVES = 12
 _SHARD_ROWS = 8192
 
 
-class Look(NamedTuple):
-    """What of a picture its copies share.
+class ImageSignature(NamedTuple):
+    """What of an image its copies share.
 
     Args:
-        hash: 64 bits; None for a picture without features, such as one colour or stripes all one way: its few waves
-            would match any other such picture, and the rest of its bits would be noise.
+        hash: 64 bits; None for an image without features, such as one colour or stripes all one way: its few waves
+            would match any other such image, and the rest of its bits would be noise.
         thumbnail: its colours.
 
     Shapes:
@@ -50,18 +50,18 @@ class Look(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PictureHashes:
-    """What the pictures of a set are compared by.
+class ImageHashes:
+    """What the images of a set are compared by.
 
     Args:
         paths: the distinct ones, in order of first appearance.
         digest: of the artifact that it lies in.
 
     Shapes:
-        kinds: (pictures,), uint8: UNREADABLE, FEATURELESS or HASHED.
-        sha256: (pictures, 32), uint8, of the file's bytes; zero where the file is missing.
-        hashes: (pictures,), uint64; zero but for HASHED.
-        thumbnails: (pictures, 8, 8, 3), uint8; zero for UNREADABLE.
+        kinds: (images,), uint8: UNREADABLE, FEATURELESS or HASHED.
+        sha256: (images, 32), uint8, of the file's bytes; zero where the file is missing.
+        hashes: (images,), uint64; zero but for HASHED.
+        thumbnails: (images, 8, 8, 3), uint8; zero for UNREADABLE.
     """
 
     paths: tuple[str, ...]
@@ -72,37 +72,37 @@ class PictureHashes:
     digest: str = ""
 
 
-def hash_pictures(images: Input, *, workers: int, context: Context) -> PictureHashes:
-    """Hash the pictures of a set, or find them hashed.
+def hash_images(images: Input, *, workers: int, context: Context) -> ImageHashes:
+    """Hash the images of a set, or find them hashed.
 
     Args:
-        images: from `identify_images`; a picture that comes several times is looked at once.
-        workers: threads that read pictures; -1 chooses.
+        images: from `identify_images`; an image that comes several times is looked at once.
+        workers: threads that read images; -1 chooses.
         context: the store.
     """
     given: ImageSet = images.value
     first = {path: place for place, path in reversed(list(enumerate(given.paths)))}
     places = np.array(sorted(first.values()), dtype=np.int64)
     paths = tuple(given.paths[place] for place in places)
-    # The set's digest does not tell a picture that comes twice from two that are equal: its places do.
+    # The set's digest does not tell an image that comes twice from two that are equal: its places do.
     digest = hash_json([images.digest, hashlib.sha256(places.tobytes()).hexdigest()])
     distinct = Input(digest, images.location, value=given.select(places.tolist()))
     outcome = run_stage(
-        PICTURE_HASHES,
+        IMAGE_HASHES,
         params=_NoParams(),
         inputs=_Inputs({"images": distinct}),
         runtime=HashRuntime(workers),
         context=context,
     )
     outcome.require_whole()
-    return PictureHashes(paths=paths, **_read(outcome.artifact.path), digest=outcome.artifact.record.digest)
+    return ImageHashes(paths=paths, **_read(outcome.artifact.path), digest=outcome.artifact.record.digest)
 
 
-def look_at(image: Image.Image) -> Look:
-    """Shrink a picture to 32 x 32 pixels, and take the signs of its 64 longest waves but for the constant one.
+def look_at(image: Image.Image) -> ImageSignature:
+    """Shrink an image to 32 x 32 pixels, and take the signs of its 64 longest waves but for the constant one.
 
     After pHash (Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010), which takes a square
-    of waves and their median; the 64 longest lie in a quarter circle and change less when the picture's edge is cut. A
+    of waves and their median; the 64 longest lie in a quarter circle and change less when the image's edge is cut. A
     bit is set where the wave is more than noise.
     """
     pixels = np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float64)
@@ -112,7 +112,7 @@ def look_at(image: Image.Image) -> Look:
     blocks = pixels.reshape(_THUMBNAIL_SIDE, factor, _THUMBNAIL_SIDE, factor, 3)
     bits = np.packbits(waves > _NOISE).view(np.uint64)
     has_features = np.count_nonzero(np.abs(waves) > _NOISE) >= _MIN_WAVES
-    return Look(
+    return ImageSignature(
         hash=int(bits[0]) if has_features else None,
         thumbnail=np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8),
     )
@@ -149,7 +149,7 @@ class _NoParams:
 
 @dataclass(frozen=True)
 class HashRuntime:
-    """How many threads read pictures."""
+    """How many threads read images."""
 
     workers: int
 
@@ -158,15 +158,15 @@ def _given(inputs: _Inputs, _params: object, _context: Context) -> Mapping[str, 
     return inputs.found
 
 
-def _hash_pictures(
+def _hash_images(
     params: _NoParams, inputs: Mapping[str, Input], out: Draft, runtime: HashRuntime, context: Context
 ) -> Result:
-    """Write shards of 8,192 pictures, each whole: a killed run goes on from its last."""
+    """Write shards of 8,192 images, each whole: a killed run goes on from its last."""
     images: ImageSet = inputs["images"].value
     total = len(images.paths)
     threads = max(1, num_workers(runtime.workers))
     look = functools.partial(_look, images)
-    with ThreadPoolExecutor(threads) as pool, progress("hashing pictures", total=total, unit="pictures") as advance:
+    with ThreadPoolExecutor(threads) as pool, progress("hashing images", total=total, unit="images") as advance:
         for start in range(0, total, _SHARD_ROWS):
             rows = range(start, min(start + _SHARD_ROWS, total))
             name = f"shard-{start // _SHARD_ROWS:06}.safetensors"
@@ -180,14 +180,14 @@ def _hash_pictures(
     return Result(counts={"images": total, **{name: int((kinds == kind).sum()) for name, kind in names.items()}})
 
 
-def _look(images: ImageSet, row: int) -> Look | None:
+def _look(images: ImageSet, row: int) -> ImageSignature | None:
     try:
         return look_at(to_image(images.open(row)))
     except ImageRejected:
         return None
 
 
-def _tensors(looks: list[Look | None], digests: list[str | None]) -> dict[str, NDArray[Any]]:
+def _tensors(looks: list[ImageSignature | None], digests: list[str | None]) -> dict[str, NDArray[Any]]:
     nothing = np.zeros((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE, 3), np.uint8)
     kinds = [UNREADABLE if look is None else FEATURELESS if look.hash is None else HASHED for look in looks]
     digest_bytes = b"".join(bytes.fromhex(digest) if digest else bytes(32) for digest in digests)
@@ -204,13 +204,13 @@ def _read(root: Path) -> dict[str, NDArray[Any]]:
     return {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
 
 
-PICTURE_HASHES = Stage(
+IMAGE_HASHES = Stage(
     name="picture-hashes",
     version=1,
-    summary="Hash the pictures of a set, to find those that another set has, too.",
+    summary="Hash the images of a set, to find those that another set has, too.",
     params=_NoParams,
     inputs=_Inputs,
     runtime=HashRuntime,
     identify=_given,
-    run=_hash_pictures,
+    run=_hash_images,
 )

@@ -7,7 +7,7 @@ from pipeline.log import log
 from pipeline.stage import Context, Input
 from stages.components.images.image_set import ImageSet
 from stages.evaluate.overlap.near_duplicates import find_overlap
-from stages.evaluate.overlap.perceptual_hash import hash_pictures
+from stages.evaluate.overlap.perceptual_hash import hash_images
 from stages.evaluate.sets.evaluation_sets import AnySet, ClassSet, RetrievalSet
 
 _LISTED_PAIRS = 20
@@ -26,27 +26,27 @@ class OverlapReport(NamedTuple):
 
 
 def measure_overlap(sets: Iterable[AnySet], *, training: Input | None, workers: int, context: Context) -> OverlapReport:
-    """Look for the pictures of each set among the training pictures.
+    """Look for the images of each set among the training images.
 
     Args:
-        sets: of which the pictures to be measured on count; a set with other pictures has none.
+        sets: of which the images to be measured on count; a set with other images has none.
         training: an `ImageSet`, a sentence that says why there is none, or None where nobody asks.
-        workers: threads that read pictures.
+        workers: threads that read images.
         context: the store.
 
     Raises:
-        ProtoRKDError: the hashes of pictures cannot be kept or read.
+        ProtoRKDError: the hashes of images cannot be kept or read.
     """
-    pictures = dict(_pictures(sets))
-    if training is None or not pictures:
+    image_sets = dict(_images(sets))
+    if training is None or not image_sets:
         return OverlapReport([], set())
     if not isinstance(training.value, ImageSet):
-        log.info("evaluate: overlap with the training pictures is not looked for: %s", training.value)
+        log.info("evaluate: overlap with the training images is not looked for: %s", training.value)
         return OverlapReport([], set())
-    seen = hash_pictures(training, workers=workers, context=context)
+    seen = hash_images(training, workers=workers, context=context)
     entries, used = [], {seen.digest}
-    for name, images in pictures.items():
-        hashes = hash_pictures(images, workers=workers, context=context)
+    for name, images in image_sets.items():
+        hashes = hash_images(images, workers=workers, context=context)
         found = find_overlap(evaluation=hashes, training=seen)
         used.add(hashes.digest)
         entries.append(
@@ -59,7 +59,7 @@ def measure_overlap(sets: Iterable[AnySet], *, training: Input | None, workers: 
     return OverlapReport(entries, used)
 
 
-def _pictures(sets: Iterable[AnySet]) -> Iterable[tuple[str, Input]]:
+def _images(sets: Iterable[AnySet]) -> Iterable[tuple[str, Input]]:
     for found in sets:
         match found:
             case RetrievalSet(name=name, images=images):

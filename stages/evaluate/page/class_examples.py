@@ -20,7 +20,7 @@ class ScoredClasses:
 
     Args:
         names: of the classes.
-        pictures: thumbnails of the images.
+        thumbnails: Thumbnails of the images.
 
     Shapes:
         labels: (images,), int64; scores: (images, classes), float, the higher the likelier.
@@ -29,7 +29,7 @@ class ScoredClasses:
     names: tuple[str, ...]
     labels: Tensor
     scores: Tensor
-    pictures: Thumbnails
+    thumbnails: Thumbnails
 
     @property
     def predicted(self) -> Tensor:
@@ -88,8 +88,8 @@ def _examples(found: ScoredClasses, images: list[int]) -> tuple[ClassExample, ..
     predicted = found.predicted
     return tuple(
         ClassExample(
-            image=found.pictures.image(image),
-            path=found.pictures.path(image),
+            image=found.thumbnails.image(image),
+            path=found.thumbnails.path(image),
             true_class=found.names[int(found.labels[image])],
             predicted_class=found.names[int(predicted[image])],
         )

@@ -18,13 +18,13 @@ from stages.evaluate.overlap.near_duplicates import OverlapPair
 from stages.evaluate.page.galleries import class_gallery, overlap_examples, prototype_sheets, retrieval_gallery
 from stages.evaluate.page.gallery import ContactSheet, Gallery, OverlapExample
 from stages.evaluate.page.render import render_page
-from stages.evaluate.sets.evaluation_sets import ClassSet, Entry, RetrievalSet
+from stages.evaluate.sets.evaluation_sets import ClassSet, RequestedSet, RetrievalSet
 from stages.evaluate.sets.prompts import fill
 
 
 def draw_page(
     report: Mapping[str, Any],
-    entries: Sequence[Entry],
+    entries: Sequence[RequestedSet],
     *,
     checkpoints: Checkpoints,
     embedder: Embedder,
@@ -33,14 +33,14 @@ def draw_page(
     seed: int,
     context: Context,
 ) -> str:
-    """Write the page: figures from the report, pictures from the sets that were measured.
+    """Write the page: figures from the report, images from the sets that were measured.
 
     Args:
         report: of the evaluation.
         entries: its sets; one of which no task was done is not shown.
         checkpoints: the student.
         embedder: with the checkpoint that is shown.
-        training: the training pictures, where they are to be had.
+        training: the training images, where they are to be had.
         map_method: how the maps are laid out.
         seed: of the samples.
         context: the store.
@@ -61,11 +61,11 @@ def draw_page(
                 scores = _scores(entry, found, embedder) if (found.name, "zero_shot") in done else None
                 galleries.append(class_gallery(found, test, scores, map_method=map_method, seed=seed))
         except ProtoRKDError as error:
-            log.info("evaluate: %s is not shown in pictures: %s", found.name, error)
+            log.info("evaluate: %s is not shown in images: %s", found.name, error)
     return render_page(report, galleries, sheets=sheets, overlaps=dict(_overlaps(report, entries, training)))
 
 
-def _scores(entry: Entry, found: ClassSet, embedder: Embedder) -> Tensor:
+def _scores(entry: RequestedSet, found: ClassSet, embedder: Embedder) -> Tensor:
     """Scores of zero-shot classification once more: (readable, classes)."""
     assert found.test is not None
     names, templates = found.class_names, entry.templates
@@ -93,16 +93,16 @@ def _sheets(
 
 
 def _overlaps(
-    report: Mapping[str, Any], entries: Sequence[Entry], training: Input | None
+    report: Mapping[str, Any], entries: Sequence[RequestedSet], training: Input | None
 ) -> Iterator[tuple[str, tuple[OverlapExample, ...]]]:
-    sets = dict(_pictures(entries))
+    sets = dict(_images(entries))
     for found in report["overlap"]:
         pairs = [OverlapPair(**pair) for pair in found["pairs"]]
         if pairs and training is not None and isinstance(training.value, ImageSet):
             yield found["name"], overlap_examples(pairs, sets[found["name"]], training.value)
 
 
-def _pictures(entries: Sequence[Entry]) -> Iterator[tuple[str, ImageSet]]:
+def _images(entries: Sequence[RequestedSet]) -> Iterator[tuple[str, ImageSet]]:
     for entry in entries:
         match entry.found:
             case RetrievalSet(name=name, images=images):

@@ -11,7 +11,7 @@ from data_schemas.prototypes import Prototypes
 from stages.components.images.image_set import ImageSet
 from stages.components.metrics.unit_rows import STUDENT_REMEDY, exact_scores, unit_rows
 from stages.components.report.even_sample import choose_queries
-from stages.components.report.prototype_examples import Hearts, choose_examples, cosine_sums
+from stages.components.report.prototype_examples import NearestCaptions, choose_examples, cosine_sums
 from stages.components.report.thumbnails import Thumbnails, thumbnail_or_stand_in
 from stages.evaluate.embeddings.cached_embeddings import ImageEmbeddings
 from stages.evaluate.overlap.near_duplicates import OverlapPair
@@ -39,8 +39,8 @@ def retrieval_gallery(
     """Show captions that find their image, captions that do not, an even sample both ways, and a map.
 
     Args:
-        found: the set; captions of pictures that could not be read are left out with them.
-        images: of its readable pictures.
+        found: the set; captions of images that could not be read are left out with them.
+        images: of its readable images.
         captions: of all its captions, in their order.
         map_method: how the map is laid out: ``pca`` or ``tsne``.
         seed: of the clusters that colour the map, and of its sample of images.
@@ -73,21 +73,21 @@ def class_gallery(
     """Show an even sample, the accuracy of each class, what the worst classes are taken for, and a map.
 
     Args:
-        found: the set, with test pictures.
-        test: of its readable test pictures.
+        found: the set, with test images.
+        test: of its readable test images.
         scores: of the classes by zero-shot classification; without them the map alone is shown.
         map_method: how the map is laid out: ``pca`` or ``tsne``.
         seed: of the map's sample of images.
 
     Raises:
         ProtoRKDError: the method is unknown, or an embedding is NaN or infinite.
-        ValueError: the set has no test pictures.
+        ValueError: the set has no test images.
 
     Shapes:
         scores: (readable, classes), float.
     """
     if found.test is None:
-        raise ValueError(f"{found.name} must have test pictures to be shown; got none.")
+        raise ValueError(f"{found.name} must have test images to be shown; got none.")
     labels = torch.tensor(found.test.folder.labels)[test.rows]
     drawn = class_map(test.embeddings, labels=labels, class_names=found.class_names, method=map_method, seed=seed)
     if scores is None:
@@ -96,7 +96,7 @@ def class_gallery(
         names=found.class_names,
         labels=labels,
         scores=scores.cpu(),
-        pictures=Thumbnails(found.test.images.value, test.rows),
+        thumbnails=Thumbnails(found.test.images.value, test.rows),
     )
     return Gallery(
         set_name=found.name,
@@ -117,7 +117,7 @@ def prototype_sheets(
         prototypes: that the student was trained with.
         captions: the captions that they are made of, by row.
         found: the set.
-        images: of its readable pictures, in the prototypes' space.
+        images: of its readable images, in the prototypes' space.
 
     Raises:
         ProtoRKDError: an embedding is NaN or infinite.
@@ -128,17 +128,17 @@ def prototype_sheets(
         raise ValueError(f"Images must have {prototypes.centroids.shape[1]} dimensions; got {rows.shape[1]}.")
     sizes = prototypes.sizes
     means = cosine_sums(prototypes) / np.maximum(sizes, 1)
-    hearts = Hearts(prototypes)
-    pictures, first_caption = Thumbnails(found.images.value, images.rows), _first_captions(found)
+    hearts = NearestCaptions(prototypes)
+    thumbnails, first_caption = Thumbnails(found.images.value, images.rows), _first_captions(found)
 
     def nearest(number: int) -> tuple[FoundImage, ...]:
         cosines = rows @ torch.from_numpy(prototypes.centroids[number])
         best = cosines.sort(descending=True, stable=True).indices[:_IMAGES_PER_SHEET].tolist()
         return tuple(
             FoundImage(
-                image=pictures.image(image),
+                image=thumbnails.image(image),
                 caption=first_caption[int(images.rows[image])],
-                path=pictures.path(image),
+                path=thumbnails.path(image),
                 similarity=float(cosines[image]),
                 is_true=False,
             )
@@ -166,12 +166,12 @@ def prototype_sheets(
 def overlap_examples(
     pairs: Sequence[OverlapPair], evaluation: ImageSet, training: ImageSet
 ) -> tuple[OverlapExample, ...]:
-    """Show the first pair of some evaluation pictures that are among the training pictures.
+    """Show the first pair of some evaluation images that are among the training images.
 
     Args:
         pairs: from `find_overlap`.
-        evaluation: the evaluation pictures.
-        training: the training pictures.
+        evaluation: the evaluation images.
+        training: the training images.
     """
     firsts: Mapping[str, OverlapPair] = {pair.evaluation: pair for pair in reversed(pairs)}
     shown = [pair for pair in pairs if firsts[pair.evaluation] is pair]
@@ -189,7 +189,7 @@ def overlap_examples(
 
 
 def retrieval_space(found: RetrievalSet, images: ImageEmbeddings, captions: Tensor) -> RetrievalSpace:
-    """Leave out captions of pictures that could not be read, and number the images by what is left.
+    """Leave out captions of images that could not be read, and number the images by what is left.
 
     Shapes:
         captions: (captions, dim), float32, of all captions of the set.
@@ -201,7 +201,7 @@ def retrieval_space(found: RetrievalSet, images: ImageEmbeddings, captions: Tens
         captions=captions[kept],
         caption_image=torch.tensor([place[found.caption_image[index]] for index in kept]),
         texts=[found.captions[index] for index in kept],
-        pictures=Thumbnails(found.images.value, images.rows),
+        thumbnails=Thumbnails(found.images.value, images.rows),
     )
 
 

@@ -1,4 +1,4 @@
-"""What there is to see of an evaluation: pictures with what the student makes of them."""
+"""What there is to see of an evaluation: images with what the student makes of them."""
 
 from dataclasses import dataclass
 
@@ -172,7 +172,7 @@ class ContactSheet:
 
 @dataclass(frozen=True)
 class OverlapExample:
-    """An evaluation picture beside the training picture that is its copy; images are data URIs.
+    """An evaluation image beside the training image that is its copy; images are data URIs.
 
     Attributes:
         distance: bits in which the hashes of the two differ; 0 for exact copies.

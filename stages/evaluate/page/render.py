@@ -1,4 +1,4 @@
-"""The page of an evaluation: its measures beside chance, and pictures of what the student finds. One HTML file."""
+"""The page of an evaluation: its measures beside chance, and images of what the student finds. One HTML file."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from stages.evaluate.page import numbers as page_numbers
 from stages.evaluate.page.analysis_tables import analysis_tables
 from stages.evaluate.page.curves_svg import find_curves
 from stages.evaluate.page.gallery import ContactSheet, Gallery, OverlapExample
-from stages.evaluate.page.size_budget import MAX_PICTURE_CHARS, picture_chars, pictures_in, thin_out
+from stages.evaluate.page.size_budget import MAX_IMAGE_CHARS, image_chars, images_in, thin_out
 from stages.evaluate.page.tables import result_tables
 
 _MANY_CLASSES = 30
@@ -37,18 +37,18 @@ def render_page(
 ) -> str:
     """Write the page of an evaluation: one HTML file that loads nothing, runs nothing and holds no time or host.
 
-    All text of the report and of the pictures is escaped; captions and paths come from strangers. Galleries of many
+    All text of the report and of the images is escaped; captions and paths come from strangers. Galleries of many
     sets show fewer examples each, so that the page stays small.
 
     Args:
         report: the evaluation's report, as it is written to JSON; ``checkpoints``, ``failures``, ``absent`` and
             ``overlap`` may be missing from it.
-        galleries: the pictures, in the order in which they are shown.
-        sheets: prototypes, by the name of the set whose pictures they show.
-        overlaps: pairs of an evaluation and a training picture, by the name of the evaluated set.
+        galleries: the images, in the order in which they are shown.
+        sheets: prototypes, by the name of the set whose images they show.
+        overlaps: pairs of an evaluation and a training image, by the name of the evaluated set.
     """
     sheets, overlaps = sheets or {}, overlaps or {}
-    rest = MAX_PICTURE_CHARS - picture_chars((sheets, overlaps))
+    rest = MAX_IMAGE_CHARS - image_chars((sheets, overlaps))
     galleries = thin_out(galleries, max_chars=rest)
     return _template().render(
         report=report,
@@ -64,7 +64,7 @@ def render_page(
         groups=GROUPS,
         measures=list(_measures(report)),
         stand_in=stand_in(),
-        num_gone=list(pictures_in((galleries, sheets, overlaps))).count(stand_in()),
+        num_gone=list(images_in((galleries, sheets, overlaps))).count(stand_in()),
         many_classes=_MANY_CLASSES,
         chance_top1={
             entry["name"]: entry.get("chance", {}).get("top1")

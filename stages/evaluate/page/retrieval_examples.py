@@ -19,7 +19,7 @@ class RetrievalSpace:
 
     Args:
         texts: the captions.
-        pictures: thumbnails of the images.
+        images: thumbnails of the images.
 
     Shapes:
         images: (images, dim), float; captions: (captions, dim), float.
@@ -30,7 +30,7 @@ class RetrievalSpace:
     captions: Tensor
     caption_image: Tensor
     texts: list[str]
-    pictures: Thumbnails
+    thumbnails: Thumbnails
 
     def ranks(self) -> RetrievalRanks:
         """Place, from 1, of the right answer to every caption and to every image, as the figures count ties."""
@@ -91,9 +91,9 @@ def caption_queries(space: RetrievalSpace, ranks: Tensor, captions: list[int]) -
 
     def show(image: int, score: float, *, is_true: bool) -> FoundImage:
         return FoundImage(
-            image=space.pictures.image(image),
+            image=space.thumbnails.image(image),
             caption=first_caption[image],
-            path=space.pictures.path(image),
+            path=space.thumbnails.path(image),
             similarity=score,
             is_true=is_true,
         )
@@ -130,9 +130,9 @@ def image_queries(space: RetrievalSpace, ranks: Tensor, images: list[int]) -> tu
     first_caption = space.first_captions()
     return tuple(
         ImageQuery(
-            image=space.pictures.image(image),
+            image=space.thumbnails.image(image),
             caption=first_caption[image],
-            path=space.pictures.path(image),
+            path=space.thumbnails.path(image),
             rank=_whole(ranks[image]),
             found=tuple(
                 FoundCaption(

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from stages.components.report.even_sample import choose_queries
 from stages.evaluate.page.gallery import Gallery
 
-MAX_PICTURE_CHARS = 3_200_000
+MAX_IMAGE_CHARS = 3_200_000
 
 _DATA_URI = "data:image/"
 _SPREAD = ("caption_hits", "caption_queries", "image_queries", "class_examples")
@@ -16,22 +16,22 @@ _WORST_FIRST = ("caption_misses", "confusions")
 Item = TypeVar("Item")
 
 
-def pictures_in(shown: object) -> Iterator[str]:
+def images_in(shown: object) -> Iterator[str]:
     """Find all data URIs of images in galleries, sheets and the like."""
     if isinstance(shown, str):
         if shown.startswith(_DATA_URI):
             yield shown
     elif is_dataclass(shown):
         for field in fields(shown):
-            yield from pictures_in(getattr(shown, field.name))
+            yield from images_in(getattr(shown, field.name))
     elif isinstance(shown, (Mapping, Sequence)):
         for item in shown.values() if isinstance(shown, Mapping) else shown:
-            yield from pictures_in(item)
+            yield from images_in(item)
 
 
-def picture_chars(shown: object) -> int:
+def image_chars(shown: object) -> int:
     """Count the characters of all data URIs of images in galleries, sheets and the like."""
-    return sum(map(len, pictures_in(shown)))
+    return sum(map(len, images_in(shown)))
 
 
 def thin_out(galleries: Sequence[Gallery], *, max_chars: int) -> tuple[Gallery, ...]:
@@ -43,7 +43,7 @@ def thin_out(galleries: Sequence[Gallery], *, max_chars: int) -> tuple[Gallery, 
         galleries: of all sets.
         max_chars: of the data URIs in them.
     """
-    share = min(1.0, max_chars / max(1, picture_chars(galleries)))
+    share = min(1.0, max_chars / max(1, image_chars(galleries)))
     return tuple(replace(gallery, **_thinned(gallery, share)) for gallery in galleries)
 
 

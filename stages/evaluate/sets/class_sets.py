@@ -8,7 +8,7 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.store.file_digests import FileDigests
 from stages.components.images.opening import identify_images
 from stages.components.images.packed_image_set import Pack, find_packed
-from stages.evaluate.sets.datasets import Absent, FoundSet, PackedPictures, find_sets, unpack
+from stages.evaluate.sets.datasets import Absent, FoundSet, PackedImages, find_sets, unpack
 from stages.evaluate.sets.evaluation_sets import ClassSet, LabelledSet, labelled_digest
 from stages.evaluate.sets.image_folder import ImageFolder, read_image_folder, read_splits, split_name
 from stages.evaluate.sets.prompts import class_name_from_folder
@@ -17,13 +17,13 @@ from stages.evaluate.task_names import CLASS_TASKS, NEED_TRAIN
 
 @dataclass(frozen=True)
 class ClassSetReader:
-    """Reads sets of classes and identifies their pictures.
+    """Reads sets of classes and identifies their images.
 
     Args:
-        file_digests: of pictures, as far as they are known.
+        file_digests: of images, as far as they are known.
         image_identity: as `identify_images` takes it.
         cache: where sets that are packed into files of their own are unpacked to.
-        packs: that the pictures of a split are read from where one has all of them.
+        packs: that the images of a split are read from where one has all of them.
     """
 
     file_digests: FileDigests
@@ -51,7 +51,7 @@ class ClassSetReader:
         return self._class_set(train=train, test=test)
 
     def named_set(self, found: FoundSet) -> ClassSet:
-        """Identify the pictures of a set that was found by name; packed ones are unpacked first.
+        """Identify the images of a set that was found by name; packed ones are unpacked first.
 
         Raises:
             ProtoRKDError: as `unpack`.
@@ -72,7 +72,7 @@ class ClassSetReader:
             test=self._split(test),
         )
 
-    def _split(self, split: ImageFolder | PackedPictures | None) -> LabelledSet | None:
+    def _split(self, split: ImageFolder | PackedImages | None) -> LabelledSet | None:
         if split is None:
             return None
         folder = unpack(split, self.cache, file_digests=self.file_digests)
@@ -90,7 +90,7 @@ def find_named_sets(
     Args:
         root: the folder.
         names: of the sets; none means all that are there.
-        tasks: that are to be done; training pictures are listed for those alone that need them.
+        tasks: that are to be done; training images are listed for those alone that need them.
         imagenet_names: where ImageNet's class names come from.
 
     Raises:
@@ -101,12 +101,12 @@ def find_named_sets(
 
 
 def possible_tasks(found: ClassSet, wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """Which of the tasks the splits of a set, which has test pictures, allow."""
+    """Which of the tasks the splits of a set, which has test images, allow."""
     return tuple(task for task in wanted if found.train is not None or task not in NEED_TRAIN)
 
 
 def merge_class_sets(given: list[tuple[ClassSet, tuple[str, ...]]]) -> list[tuple[ClassSet, tuple[str, ...]]]:
-    """Put together what several options say of one set, so that its pictures are looked at once for all tasks.
+    """Put together what several options say of one set, so that its images are looked at once for all tasks.
 
     Args:
         given: sets, and the tasks that each is to serve.
@@ -115,7 +115,7 @@ def merge_class_sets(given: list[tuple[ClassSet, tuple[str, ...]]]) -> list[tupl
         One element a name, its tasks in the order of `CLASS_TASKS`.
 
     Raises:
-        ProtoRKDError: two sets of one name differ in their test pictures, or two options ask for the same task.
+        ProtoRKDError: two sets of one name differ in their test images, or two options ask for the same task.
     """
     merged: dict[str, tuple[ClassSet, tuple[str, ...]]] = {}
     for found, tasks in given:

@@ -14,7 +14,7 @@ from pipeline.stage import Input
 from pipeline.store.file_digests import FileDigests
 from stages.components.images.opening import identify_images
 from stages.components.images.packed_image_set import Pack, find_packed
-from stages.components.inputs.manifest_options import ManifestFormat, find_picture_root
+from stages.components.inputs.manifest_options import ManifestFormat, find_image_root
 from stages.components.inputs.path_checks import check_inside
 from stages.components.inputs.remote_manifest import local_copy
 from stages.evaluate.sets.caption_sets import read_caption_set, split_argument
@@ -24,13 +24,13 @@ from stages.evaluate.sets.scored_pairs import ScoredPairs, read_scored_pairs
 
 @dataclass(frozen=True)
 class RetrievalSet:
-    """Pictures and the captions that describe them; a picture may have several.
+    """Images and the captions that describe them; an image may have several.
 
     Args:
         name: what reports call it.
-        images: distinct pictures, identified.
+        images: distinct images, identified.
         captions: one an element, in the order of the file.
-        caption_image: number of the picture that each caption describes.
+        caption_image: number of the image that each caption describes.
         rejections: rows or entries of the file that were left out.
     """
 
@@ -43,11 +43,11 @@ class RetrievalSet:
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Pictures with classes.
+    """Images with classes.
 
     Args:
-        folder: pictures and labels.
-        images: the same pictures, identified.
+        folder: images and labels.
+        images: the same images, identified.
     """
 
     folder: ImageFolder
@@ -56,7 +56,7 @@ class LabelledSet:
 
 @dataclass(frozen=True)
 class ClassSet:
-    """Pictures with classes, for every task that its splits allow.
+    """Images with classes, for every task that its splits allow.
 
     Args:
         name: what reports call it.
@@ -103,7 +103,7 @@ AnySet = RetrievalSet | ClassSet | STSSet | UnreadSet
 
 
 @dataclass(frozen=True)
-class Entry:
+class RequestedSet:
     """A set and what is asked of it.
 
     Args:
@@ -116,8 +116,8 @@ class Entry:
     tasks: tuple[str, ...] = ()
     templates: tuple[str, ...] = field(default=(), kw_only=True)
 
-    def pictures(self) -> tuple[Input, ...]:
-        """The pictures of the set, each split by itself."""
+    def images(self) -> tuple[Input, ...]:
+        """The images of the set, each split by itself."""
         match self.found:
             case RetrievalSet():
                 return (self.found.images,)
@@ -161,11 +161,11 @@ def read_retrieval_set(
     Args:
         argument: what the user gives.
         form: how a manifest is written.
-        file_digests: of pictures, as far as they are known.
-        image_root: folder of the pictures; by default they are looked for near the file.
+        file_digests: of images, as far as they are known.
+        image_root: folder of the images; by default they are looked for near the file.
         image_identity: as `identify_images` takes it.
-        allow_outside: let paths lead out of the folder of the pictures.
-        packs: that the pictures are read from where one has all of them.
+        allow_outside: let paths lead out of the folder of the images.
+        packs: that the images are read from where one has all of them.
 
     Raises:
         ProtoRKDError: as `read_caption_set`; or a path leads out of its folder.
@@ -175,7 +175,7 @@ def read_retrieval_set(
     pairs = read_caption_set(path, split=split, image_root=image_root, form=form, file_digests=file_digests)
     encoded = pa.array(pairs.images, pa.large_string()).dictionary_encode()
     paths = encoded.dictionary.to_pylist()
-    root = find_picture_root(place, paths) if url_of(place) and image_root is None else pairs.root
+    root = find_image_root(place, paths) if url_of(place) and image_root is None else pairs.root
     if not allow_outside:
         check_inside(paths, root)
     images = find_packed(packs, root, paths) or identify_images(
@@ -201,13 +201,13 @@ def read_sts_set(argument: str) -> STSSet:
 
 
 def retrieval_digest(found: RetrievalSet) -> str:
-    """Hash pictures, captions and which goes with which."""
+    """Hash images, captions and which goes with which."""
     captions = hash_json([list(found.captions), list(found.caption_image)])
     return hash_json([found.images.digest, captions])
 
 
 def labelled_digest(found: LabelledSet) -> str:
-    """Hash pictures, labels and class names."""
+    """Hash images, labels and class names."""
     labels = hash_json([list(found.folder.classes), list(found.folder.labels)])
     return hash_json([found.images.digest, labels])
 

@@ -1,11 +1,11 @@
-"""Labelled pictures on disk: one folder a class."""
+"""Labelled images on disk: one folder a class."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
-from stages.components.images.listing import IMAGE_SUFFIXES, list_pictures
+from stages.components.images.listing import IMAGE_SUFFIXES, list_images
 
 SPLIT_NAMES = ("train", "test", "val")
 
@@ -14,14 +14,14 @@ _NAMED_FOLDER = re.compile(r"(?P<name>[^=/\\]*)=(?P<folder>.*)", re.DOTALL)
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Pictures with their classes.
+    """Images with their classes.
 
     Attributes:
         name: what the set is called in reports: ``cifar10``.
-        root: folder that the paths of the pictures start from.
+        root: folder that the paths of the images start from.
         classes: folder names of the classes, sorted.
         images: paths below root with forward slashes, by class and then by name.
-        labels: for each picture the index of its class.
+        labels: for each image the index of its class.
     """
 
     name: str
@@ -50,9 +50,9 @@ def split_name(argument: str) -> tuple[str | None, Path]:
 
 
 def read_image_folder(folder: Path, *, name: str | None = None) -> ImageFolder:
-    """List the pictures of a folder that holds one sub-folder a class, or such a folder as its ``test/`` or ``val/``.
+    """List the images of a folder that holds one sub-folder a class, or such a folder as its ``test/`` or ``val/``.
 
-    Pictures may lie deeper inside their class. Hidden files and folders, and files that are no pictures, are passed
+    Images may lie deeper inside their class. Hidden files and folders, and files that are no images, are passed
     over.
 
     Args:
@@ -61,14 +61,14 @@ def read_image_folder(folder: Path, *, name: str | None = None) -> ImageFolder:
             train, test or val.
 
     Raises:
-        ProtoRKDError: the folder is absent, holds no class folders, or a class holds no pictures.
+        ProtoRKDError: the folder is absent, holds no class folders, or a class holds no images.
     """
     _check_is_folder(folder)
     return _read(_evaluation_split(folder) or folder, name=name or _set_name(folder))
 
 
 def read_splits(folder: Path, *, name: str | None = None) -> tuple[ImageFolder, ImageFolder]:
-    """List the training and the test pictures of a folder that holds ``train/``, and ``test/`` or ``val/``.
+    """List the training and the test images of a folder that holds ``train/``, and ``test/`` or ``val/``.
 
     Args:
         folder: the folder above the splits.
@@ -102,14 +102,14 @@ def _evaluation_split(folder: Path) -> Path | None:
 def _read(root: Path, *, name: str) -> ImageFolder:
     classes = tuple(sorted(path.name for path in _folders(root)))
     if not classes:
-        raise ProtoRKDError(f"{root} must hold one sub-folder a class; got none. Move its pictures into such folders.")
+        raise ProtoRKDError(f"{root} must hold one sub-folder a class; got none. Move its images into such folders.")
     images: list[str] = []
     labels: list[int] = []
     for label, class_folder in enumerate(classes):
-        found = list_pictures(root / class_folder, root=root)
+        found = list_images(root / class_folder, root=root)
         if not found:
             raise ProtoRKDError(
-                f"Class folder {root / class_folder} must hold pictures; got none with a suffix of "
+                f"Class folder {root / class_folder} must hold images; got none with a suffix of "
                 f"{', '.join(sorted(IMAGE_SUFFIXES))}. Fill or remove it."
             )
         images.extend(found)

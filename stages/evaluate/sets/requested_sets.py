@@ -12,7 +12,7 @@ from stages.evaluate.sets.class_sets import ClassSetReader, find_named_sets, mer
 from stages.evaluate.sets.datasets import Absent, download
 from stages.evaluate.sets.evaluation_sets import (
     ClassSet,
-    Entry,
+    RequestedSet,
     RetrievalSet,
     STSSet,
     UnreadSet,
@@ -33,7 +33,7 @@ S = TypeVar("S", RetrievalSet, ClassSet, STSSet)
 
 def find_entries(
     inputs: "EvaluateInputs", params: "EvaluateParams", context: Context
-) -> tuple[dict[str, Entry], list[Absent]]:
+) -> tuple[dict[str, RequestedSet], list[Absent]]:
     """Read every set that is asked for.
 
     Returns:
@@ -65,14 +65,16 @@ def find_entries(
     merged = merge_class_sets(classes)
     names = [[found.name for found in retrieval], [found.name for found, _ in merged], [found.name for found in sts]]
     check_names([name for kind in names for name in kind])
-    entries = {f"retrieval {found.name}": Entry(found, choose(RETRIEVAL_TASKS, wanted)) for found in retrieval}
+    entries = {f"retrieval {found.name}": RequestedSet(found, choose(RETRIEVAL_TASKS, wanted)) for found in retrieval}
     for found, tasks in merged:
         chosen = choose(tasks, wanted)
         templates = params.template or templates_for(found.name, prompts=params.prompts)
-        entries[f"classes {found.name}"] = Entry(found, chosen, templates=templates if "zero_shot" in chosen else ())
-    entries |= {f"sts {found.name}": Entry(found, choose(STS_TASKS, wanted)) for found in sts}
+        entries[f"classes {found.name}"] = RequestedSet(
+            found, chosen, templates=templates if "zero_shot" in chosen else ()
+        )
+    entries |= {f"sts {found.name}": RequestedSet(found, choose(STS_TASKS, wanted)) for found in sts}
     entries = {name: entry for name, entry in entries.items() if entry.tasks}
-    entries |= {f"unread {found.name}": Entry(found) for found in unread}
+    entries |= {f"unread {found.name}": RequestedSet(found) for found in unread}
     if not entries:
         raise ProtoRKDError(
             f"The sets must allow a task; got none for --task {', '.join(params.task) or 'all'}. "
@@ -83,13 +85,13 @@ def find_entries(
     return entries, absent
 
 
-def _check_served(packs: Sequence[Pack], entries: Iterable[Entry]) -> None:
-    pictures = [images.value for entry in entries for images in entry.pictures()]
-    served = {found.pack.root for found in pictures if isinstance(found, PackedImageSet)}
+def _check_served(packs: Sequence[Pack], entries: Iterable[RequestedSet]) -> None:
+    needed = [images.value for entry in entries for images in entry.images()]
+    served = {found.pack.root for found in needed if isinstance(found, PackedImageSet)}
     for pack in packs:
         if pack.images.root not in served:
             raise ProtoRKDError(
-                f"--packed must name a pack that has all pictures of a set; got {pack.artifact.path}, made from "
+                f"--packed must name a pack that has all images of a set; got {pack.artifact.path}, made from "
                 f"{pack.artifact.record.inputs['pictures'].location}, which serves none. Leave it out, or pack the set."
             )
 
@@ -144,7 +146,7 @@ def _known_sets(
     tasks = choose(CLASS_TASKS, wanted_tasks(params.task))
     found, absent = find_named_sets(root, names=inputs.dataset, tasks=tasks, imagenet_names=params.imagenet_names)
     untested = [each for each in found if each.test is None]
-    absent += [Absent(each.name, (each.place,), "It holds training pictures alone.") for each in untested]
+    absent += [Absent(each.name, (each.place,), "It holds training images alone.") for each in untested]
     by_name = {each.name: each for each in found if each.test is not None}
     sets = [*_read_all(tuple(by_name), lambda name: reader.named_set(by_name[name]), unread)]
     if inputs.dataset:

@@ -1,6 +1,6 @@
-"""How sure a metric is: 95 % bootstrap intervals over the pictures of a set.
+"""How sure a metric is: 95 % bootstrap intervals over the images of a set.
 
-A resample draws as many pictures as the set has, with replacement; whatever belongs to a picture is drawn with it. The
+A resample draws as many images as the set has, with replacement; whatever belongs to an image is drawn with it. The
 interval reaches from the 2.5th to the 97.5th percentile of the metric over the resamples. It says how the metric would
 vary over sets like this one; it says nothing of other seeds of training. Where all values are equal it is a point: the
 bootstrap cannot know of what it never saw.
@@ -17,7 +17,7 @@ Places = NDArray[np.int64]
 
 NUM_RESAMPLES = 1000
 _PERCENTILES = (2.5, 97.5)
-_MAX_DRAWS = 2**20  # pictures drawn at once, over all resamples of a block: some 8 MiB in each step
+_MAX_DRAWS = 2**20  # images drawn at once, over all resamples of a block: some 8 MiB in each step
 
 
 class Interval(NamedTuple):
@@ -41,8 +41,8 @@ def bootstrap_mean(
 
     Args:
         values: one a query.
-        groups: which picture each value belongs to, by number or by name: the captions of a picture are drawn together,
-            and the mean is the ratio of their sum to their number. None where every value is a picture of its own.
+        groups: which image each value belongs to, by number or by name: the captions of an image are drawn together,
+            and the mean is the ratio of their sum to their number. None where every value is an image of its own.
         seed: of the draws.
         num_resamples: how many sets are drawn.
 
@@ -73,11 +73,11 @@ def bootstrap_class_mean(
 ) -> Interval:
     """Find the interval of the mean over classes of the mean within each, such as mean-per-class accuracy.
 
-    Pictures are drawn from the whole set; a class that a resample has none of is left out of that resample's mean.
+    Images are drawn from the whole set; a class that a resample has none of is left out of that resample's mean.
 
     Args:
-        values: one a picture.
-        labels: class of each picture, by number or by name.
+        values: one an image.
+        labels: class of each image, by number or by name.
         seed: of the draws.
         num_resamples: how many sets are drawn.
 
@@ -85,7 +85,7 @@ def bootstrap_class_mean(
         ValueError: there is no value, one is not finite, or there are not as many labels.
 
     Shapes:
-        values: (pictures,), float; labels: (pictures,).
+        values: (images,), float; labels: (images,).
     """
     replicates = class_mean_replicates(values, labels=labels, seed=seed, num_resamples=num_resamples)
     return percentile_interval(replicates, num_pictures=_num_groups(values, None))
@@ -122,7 +122,7 @@ def bootstrap_measures(
 
 
 def mean_replicates(values: ArrayLike, *, groups: ArrayLike | None, seed: int, num_resamples: int) -> Values:
-    """Take the mean of every resample; one seed draws the same pictures, whatever their values.
+    """Take the mean of every resample; one seed draws the same images, whatever their values.
 
     Shapes:
         returns: (num_resamples,), float64.
@@ -134,7 +134,7 @@ def mean_replicates(values: ArrayLike, *, groups: ArrayLike | None, seed: int, n
 
 
 def median_replicates(values: ArrayLike, *, groups: ArrayLike | None, seed: int, num_resamples: int) -> Values:
-    """Take the median of every resample; one seed draws the same pictures, whatever their values.
+    """Take the median of every resample; one seed draws the same images, whatever their values.
 
     Shapes:
         returns: (num_resamples,), float64.
@@ -151,7 +151,7 @@ def median_replicates(values: ArrayLike, *, groups: ArrayLike | None, seed: int,
 
 
 def class_mean_replicates(values: ArrayLike, *, labels: ArrayLike, seed: int, num_resamples: int) -> Values:
-    """Take the mean over classes of every resample; one seed and one set of labels draw the same pictures.
+    """Take the mean over classes of every resample; one seed and one set of labels draw the same images.
 
     Shapes:
         returns: (num_resamples,), float64.
@@ -170,11 +170,11 @@ def class_mean_replicates(values: ArrayLike, *, labels: ArrayLike, seed: int, nu
 
 
 def class_weights(labels: Places) -> Values:
-    """Weigh pictures so that the weighted sum of their values is the mean over classes of the mean within each.
+    """Weigh images so that the weighted sum of their values is the mean over classes of the mean within each.
 
     Shapes:
-        labels: (pictures,), int64, from 0.
-        returns: (pictures,), float64, 1 in sum.
+        labels: (images,), int64, from 0.
+        returns: (images,), float64, 1 in sum.
     """
     sizes = np.bincount(labels)
     weights: Values = 1 / (sizes[labels] * np.count_nonzero(sizes))
@@ -193,7 +193,7 @@ def group_places(groups: ArrayLike) -> Places:
 
 
 def _resamples(num_pictures: int, *, seed: int, num_resamples: int) -> Iterator[Places]:
-    """Yield how often each resample draws each picture: (block, pictures), int64."""
+    """Yield how often each resample draws each image: (block, images), int64."""
     generator = np.random.default_rng(seed)
     block = max(1, _MAX_DRAWS // num_pictures)
     for start in range(0, num_resamples, block):

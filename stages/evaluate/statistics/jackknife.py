@@ -1,7 +1,7 @@
-"""How sure a measure of a space is: intervals by the jackknife, which leaves groups of pictures out.
+"""How sure a measure of a space is: intervals by the jackknife, which leaves groups of images out.
 
-The bootstrap cannot give them: it draws a picture twice, which then has itself as its nearest neighbour, and every
-measure of how pictures lie to each other is off. Without a group a set is a smaller set of the same kind: the
+The bootstrap cannot give them: it draws an image twice, which then has itself as its nearest neighbour, and every
+measure of how images lie to each other is off. Without a group a set is a smaller set of the same kind: the
 delete-a-group jackknife of Shao and Wu, A General Theory for Jackknife Variance Estimation, 1989. With g groups and
 the measure t_j without group j, the variance is (g - 1) / g times the sum of (t_j - mean t)^2, and the interval reaches
 1.96 standard errors to either side of the estimate, also past the ends of the measure's range. The error from 20 groups
@@ -19,7 +19,7 @@ _NORMAL_QUANTILE = 1.96
 
 
 def random_groups(num_pictures: int, *, seed: int, num_groups: int = _NUM_GROUPS) -> Places:
-    """Put pictures into random groups of one size, as far as it divides; fewer pictures are each a group.
+    """Put images into random groups of one size, as far as it divides; fewer images are each a group.
 
     Shapes:
         returns: (num_pictures,), int64, from 0.
@@ -32,9 +32,9 @@ def jackknife_interval(replicates: Values, *, estimate: float, num_pictures: int
 
     Args:
         replicates: the measure without each group, two groups or more.
-        estimate: the measure of all pictures, which the interval lies around.
+        estimate: the measure of all images, which the interval lies around.
         num_pictures: how many there are.
-        shrink: what the standard error is multiplied by, where the replicates are of other than all pictures.
+        shrink: what the standard error is multiplied by, where the replicates are of other than all images.
 
     Shapes:
         replicates: (groups,), float64.
@@ -56,17 +56,17 @@ def jackknife_intervals(
     """Find the intervals of measures by taking them without each group.
 
     Args:
-        measure: takes the rows that are kept, ascending int64, and gives the measures that so many pictures allow.
-        estimates: the measures of all pictures. One that is not given without every group gets no interval.
+        measure: takes the rows that are kept, ascending int64, and gives the measures that so many images allow.
+        estimates: the measures of all images. One that is not given without every group gets no interval.
         num_pictures: how many there are.
         seed: of the groups, and of the sample.
         num_groups: how many groups.
-        limit: of more pictures than these, only a sample of this size is measured; the standard error is taken to
-            shrink with the root of the number of pictures, as that of a mean does. None to measure all.
-        rests_on: how many pictures at most the estimate of a measure rests on, where it is not all of them.
+        limit: of more images than these, only a sample of this size is measured; the standard error is taken to
+            shrink with the root of the number of images, as that of a mean does. None to measure all.
+        rests_on: how many images at most the estimate of a measure rests on, where it is not all of them.
 
     Returns:
-        An interval a measure; none for a single picture.
+        An interval a measure; none for a single image.
     """
     if num_pictures < 2:
         return {}  # nothing is left without it

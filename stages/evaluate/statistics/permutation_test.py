@@ -14,16 +14,16 @@ _ROUNDING = 1e-9  # relative: equal sums, added up in another order, differ by l
 def sign_flip_p_value(gains: Values, *, seed: int, num_permutations: int = NUM_PERMUTATIONS) -> float:
     """Two-sided p-value of a sum whose terms are as likely to have one sign as the other.
 
-    Exact where all terms but zeros have one size, as for a picture that one student gets right and the other wrong;
+    Exact where all terms but zeros have one size, as for an image that one student gets right and the other wrong;
     else by random signs.
 
     Args:
-        gains: what each picture adds to the sum.
+        gains: what each image adds to the sum.
         seed: of the random signs.
         num_permutations: how many lists of signs are drawn.
 
     Shapes:
-        gains: (pictures,), float64.
+        gains: (images,), float64.
     """
     sizes = np.abs(gains[gains != 0])
     if len(sizes) == 0:
@@ -39,14 +39,14 @@ def sign_flip_p_value(gains: Values, *, seed: int, num_permutations: int = NUM_P
 def swap_p_value(
     *, first: Values, second: Values, groups: Places, seed: int, num_permutations: int = NUM_PERMUTATIONS
 ) -> float:
-    """Two-sided p-value of a difference of medians where it is a toss-up which student has which values of a picture.
+    """Two-sided p-value of a difference of medians where it is a toss-up which student has which values of an image.
 
     Args:
         first: values of student A.
         second: values of student B, of the same queries.
-        groups: picture of each value, numbered from 0.
+        groups: image of each value, numbered from 0.
         seed: of the tosses.
-        num_permutations: how often all pictures are tossed for.
+        num_permutations: how often all images are tossed for.
 
     Shapes:
         first, second: (values,), float64; groups: (values,), int64.
@@ -92,7 +92,7 @@ def _share_at_least(sizes: Values, observed: float, *, scale: float) -> float:
 
 
 def _tosses(num_pictures: int, *, seed: int, num_permutations: int) -> Iterator[Values]:
-    """Yield a coin a picture, for all permutations: (block, pictures), 0 or 1."""
+    """Yield a coin an image, for all permutations: (block, images), 0 or 1."""
     generator = np.random.default_rng(seed)
     block = max(1, _MAX_DRAWS // num_pictures)
     for start in range(0, num_permutations, block):

@@ -1,4 +1,4 @@
-"""What outcomes come to: the metrics that reports and comparisons make of single pictures and captions."""
+"""What outcomes come to: the metrics that reports and comparisons make of single images and captions."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from data_schemas.per_query_results import RANK, Outcomes
+from data_schemas.per_query_results import RANK, QueryResults
 from stages.evaluate.statistics.bootstrap import (
     Interval,
     Places,
@@ -28,7 +28,7 @@ class Statistic:
         name: as reports call the measure: ``recall@10``, ``median_rank``, ``mean_per_class``.
         kind: what is made of the values; "class_mean" is the mean over classes of the mean within each.
         values: of every query, in the metric's unit: percentages, or ranks.
-        groups: the picture that each value belongs to, or in a class mean the class of each picture.
+        groups: the image that each value belongs to, or in a class mean the class of each image.
 
     Shapes:
         values: (queries,), float64; groups: (queries,), int64, from 0.
@@ -41,7 +41,7 @@ class Statistic:
 
     @property
     def num_pictures(self) -> int:
-        """How many pictures are drawn from."""
+        """How many images are drawn from."""
         return len(self.values) if self.kind == "class_mean" else int(self.groups.max()) + 1
 
     def estimate(self) -> float:
@@ -53,7 +53,7 @@ class Statistic:
         return float(self.values.mean())
 
     def replicates(self, *, seed: int, num_resamples: int) -> Values:
-        """The metric of every resample of pictures; one seed draws the same pictures for means and medians.
+        """The metric of every resample of images; one seed draws the same images for means and medians.
 
         Shapes:
             returns: (num_resamples,), float64.
@@ -65,17 +65,17 @@ class Statistic:
         return resample(self.values, groups=self.groups, **draws)
 
 
-def statistics(found: Outcomes) -> Iterator[Statistic]:
+def statistics(found: QueryResults) -> Iterator[Statistic]:
     """Name the metrics of a task on a set: 100 times the means of measures, the median of ranks, and the class mean.
 
-    ``mean_per_class``, the mean of the ``top1`` of the classes that have pictures, comes last, where there are labels.
+    ``mean_per_class``, the mean of the ``top1`` of the classes that have images, comes last, where there are labels.
     """
-    pictures = group_places(found.pictures)
+    images = group_places(found.images)
     for measure, values in found.measures.items():
         if measure == RANK:
-            yield Statistic("median_rank", "median", values, pictures)
+            yield Statistic("median_rank", "median", values, images)
         else:
-            yield Statistic(measure, "mean", 100 * values, pictures)
+            yield Statistic(measure, "mean", 100 * values, images)
     if "top1" in found.measures and len(found.labels):
         yield Statistic("mean_per_class", "class_mean", 100 * found.measures["top1"], group_places(found.labels))
 
@@ -87,8 +87,8 @@ class Summary(NamedTuple):
     intervals: dict[str, Interval]
 
 
-def summarise(found: Outcomes, *, seed: int, num_resamples: int) -> Summary:
-    """Give the metrics of a task on a set, and the 95 % bootstrap interval of each, over pictures.
+def summarise(found: QueryResults, *, seed: int, num_resamples: int) -> Summary:
+    """Give the metrics of a task on a set, and the 95 % bootstrap interval of each, over images.
 
     Args:
         found: what every single query came to.
@@ -104,6 +104,6 @@ def summarise(found: Outcomes, *, seed: int, num_resamples: int) -> Summary:
 
 
 def mean_interval(parts: Sequence[Statistic], *, seed: int, num_resamples: int) -> Interval:
-    """Give the 95 % bootstrap interval of the mean of several metrics of the same pictures, which are drawn for all."""
+    """Give the 95 % bootstrap interval of the mean of several metrics of the same images, which are drawn for all."""
     replicates = [part.replicates(seed=seed, num_resamples=num_resamples) for part in parts]
     return percentile_interval(np.mean(replicates, axis=0), num_pictures=parts[0].num_pictures)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from data_schemas.per_query_results import RANK, Outcomes
+from data_schemas.per_query_results import RANK, QueryResults
 from stages.components.metrics.retrieval import Standing, chance_recall, retrieval_standings
 from stages.evaluate.embeddings.cached_embeddings import ImageEmbeddings
 from stages.evaluate.metrics.sts import correlations, pair_cosines
@@ -14,22 +14,22 @@ from stages.evaluate.sets.evaluation_sets import RetrievalSet
 from stages.evaluate.sets.scored_pairs import ScoredPairs
 from stages.evaluate.statistics.bootstrap import NUM_RESAMPLES, Interval, Places, bootstrap_measures
 from stages.evaluate.statistics.summary import mean_interval, statistics, summarise
-from stages.evaluate.tasks.task_result import Measured, as_json, rejected
+from stages.evaluate.tasks.task_result import TaskResult, as_json, rejected
 
 _CUT_OFFS = (1, 5, 10)
 EmbedCaptions = Callable[[tuple[str, ...]], Tensor]
 
 
 class CaptionedRows(NamedTuple):
-    """The pictures of a set that could be read, and the captions of these.
+    """The images of a set that could be read, and the captions of these.
 
     Args:
-        paths: of each picture, as its set writes it.
+        paths: of each image, as its set writes it.
         texts: the captions.
 
     Shapes:
-        images: (pictures, dim); captions: (captions, dim).
-        caption_image: (captions,), int64, the row of the picture that each caption describes.
+        images: (images, dim); captions: (captions, dim).
+        caption_image: (captions,), int64, the row of the image that each caption describes.
     """
 
     images: Tensor
@@ -39,7 +39,7 @@ class CaptionedRows(NamedTuple):
     texts: Sequence[str]
 
     def take(self, rows: Places) -> dict[str, Tensor]:
-        """The embeddings of some pictures, in ascending order, and of their captions, as measures take them."""
+        """The embeddings of some images, in ascending order, and of their captions, as measures take them."""
         kept = torch.from_numpy(rows)
         place = torch.full((len(self.images),), -1)
         place[kept] = torch.arange(len(kept))
@@ -52,7 +52,7 @@ class CaptionedRows(NamedTuple):
         }
 
     def all(self) -> dict[str, Tensor]:
-        """The embeddings of all pictures and captions, as measures take them."""
+        """The embeddings of all images and captions, as measures take them."""
         return {
             "image_embeddings": self.images,
             "caption_embeddings": self.captions,
@@ -61,7 +61,7 @@ class CaptionedRows(NamedTuple):
 
 
 def captioned_rows(found: RetrievalSet, images: ImageEmbeddings, embed_captions: EmbedCaptions) -> CaptionedRows:
-    """Bring pictures and captions together; captions of pictures that cannot be read are left out with them."""
+    """Bring images and captions together; captions of images that cannot be read are left out with them."""
     place = {row: index for index, row in enumerate(images.rows.tolist())}
     kept = [index for index, image in enumerate(found.caption_image) if image in place]
     return CaptionedRows(
@@ -80,12 +80,12 @@ def retrieval(
     *,
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
-) -> Measured:
-    """Look for the picture of each caption, and for the captions of each picture.
+) -> TaskResult:
+    """Look for the image of each caption, and for the captions of each image.
 
     Args:
         found: the set.
-        images: of its pictures.
+        images: of its images.
         embed_captions: gives one row a caption, in order.
         seed: of the resamples.
         num_resamples: for the intervals; both directions and their mean are measured on the same resamples.
@@ -99,8 +99,8 @@ def retrieval(
     )
     of_captions = [rows.paths[image] for image in rows.caption_image.tolist()]
     outcomes = (
-        _retrieved(found, "text_to_image", standings.text_to_image, pictures=of_captions, queries=rows.texts),
-        _retrieved(found, "image_to_text", standings.image_to_text, pictures=rows.paths),
+        _retrieved(found, "text_to_image", standings.text_to_image, images=of_captions, queries=rows.texts),
+        _retrieved(found, "image_to_text", standings.image_to_text, images=rows.paths),
     )
     metrics: dict[str, float] = {}
     intervals: dict[str, Interval] = {}
@@ -117,7 +117,7 @@ def retrieval(
         "intervals": as_json({name: intervals[name] for name in chance}),
         "chance": chance,
     }
-    return Measured(entry, outcomes)
+    return TaskResult(entry, outcomes)
 
 
 def sts(
@@ -127,7 +127,7 @@ def sts(
     *,
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
-) -> Measured:
+) -> TaskResult:
     """Measure whether the teacher finds those captions alike that people do.
 
     Args:
@@ -159,14 +159,14 @@ def sts(
         },
         "chance": {"spearman": 0.0, "pearson": 0.0},
     }
-    return Measured(entry)
+    return TaskResult(entry)
 
 
 def _retrieved(
-    found: RetrievalSet, direction: str, standing: Standing, *, pictures: Sequence[str], queries: Sequence[str] = ()
-) -> Outcomes:
+    found: RetrievalSet, direction: str, standing: Standing, *, images: Sequence[str], queries: Sequence[str] = ()
+) -> QueryResults:
     measures = {f"recall@{k}": standing.hits(k=k).numpy() for k in _CUT_OFFS} | {RANK: standing.ranks().numpy()}
-    return Outcomes(set_name=found.name, task=direction, pictures=pictures, queries=queries, measures=measures)
+    return QueryResults(set_name=found.name, task=direction, images=images, queries=queries, measures=measures)
 
 
 def captioned_entry(found: RetrievalSet, images: ImageEmbeddings, rows: CaptionedRows, *, task: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.per_query_results import Outcomes
+from data_schemas.per_query_results import QueryResults
 from stages.components.metrics.ranking import TIE_TOLERANCE
 from stages.evaluate.embeddings.cached_embeddings import ImageEmbeddings
 from stages.evaluate.metrics import linear_probe as probe
@@ -18,7 +18,7 @@ from stages.evaluate.sets.evaluation_sets import ClassSet, LabelledSet
 from stages.evaluate.sets.prompts import fill
 from stages.evaluate.statistics.bootstrap import NUM_RESAMPLES
 from stages.evaluate.statistics.summary import summarise
-from stages.evaluate.tasks.task_result import Measured, as_json, rejected
+from stages.evaluate.tasks.task_result import TaskResult, as_json, rejected
 
 EmbedCaptions = Callable[[tuple[str, ...]], Tensor]
 Space = Literal["embedding", "backbone"]
@@ -32,19 +32,19 @@ def zero_shot(
     templates: Sequence[str],
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
-) -> Measured:
-    """Classify the test pictures by prompts with the names of the classes.
+) -> TaskResult:
+    """Classify the test images by prompts with the names of the classes.
 
     Args:
         found: the set.
-        test: of its test pictures.
+        test: of its test images.
         embed_captions: gives one row a caption, in order.
         templates: of prompts, with ``{}`` for the class name; they weigh alike.
         seed: of the resamples.
         num_resamples: for the intervals.
 
     Raises:
-        ProtoRKDError: the set has no test pictures, a template has no place for the name, or an embedding is NaN or
+        ProtoRKDError: the set has no test images, a template has no place for the name, or an embedding is NaN or
             infinite.
     """
     labels = labels_of(split_of(found, "test"), test)
@@ -67,13 +67,13 @@ def knn(
     device: torch.device,
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
-) -> Measured:
-    """Classify the test pictures by their nearest training pictures.
+) -> TaskResult:
+    """Classify the test images by their nearest training images.
 
     Args:
         found: the set.
-        train: of its training pictures.
-        test: of its test pictures.
+        train: of its training images.
+        test: of its test images.
         k: how many neighbours vote.
         temperature: the lower, the more the nearest neighbours decide.
         space: "embedding", or "backbone" for the features before the projection head.
@@ -82,7 +82,7 @@ def knn(
         num_resamples: for the intervals.
 
     Raises:
-        ProtoRKDError: the set lacks a split, fewer than k training pictures can be read, or a feature is NaN or
+        ProtoRKDError: the set lacks a split, fewer than k training images can be read, or a feature is NaN or
             infinite.
     """
     votes = knn_votes(
@@ -111,13 +111,13 @@ def linear_probe(
     device: torch.device,
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
-) -> Measured:
-    """Classify the test pictures by a linear layer that is fitted on the training pictures.
+) -> TaskResult:
+    """Classify the test images by a linear layer that is fitted on the training images.
 
     Args:
         found: the set.
-        train: of its training pictures.
-        test: of its test pictures.
+        train: of its training images.
+        test: of its test images.
         solver: "torch" or "sklearn".
         max_iterations: after how many steps a fit ends though it has not converged.
         space: "embedding", or "backbone" for the features before the projection head.
@@ -126,7 +126,7 @@ def linear_probe(
         num_resamples: for the intervals, which take the fitted layer as it is.
 
     Raises:
-        ProtoRKDError: the set lacks a split, a class has no training picture that can be read, or as `linear_probe` of
+        ProtoRKDError: the set lacks a split, a class has no training image that can be read, or as `linear_probe` of
             the module of that name.
     """
     fitted = probe.linear_probe(
@@ -158,7 +158,7 @@ def split_of(found: ClassSet, name: str) -> LabelledSet:
     """
     split = {"train": found.train, "test": found.test}[name]
     if split is None:
-        raise ProtoRKDError(f"{found.name} must have {name} pictures for this task; got none. Leave the task out.")
+        raise ProtoRKDError(f"{found.name} must have {name} images for this task; got none. Leave the task out.")
     return split
 
 
@@ -171,15 +171,15 @@ def _measured(
     settings: dict[str, Any],
     seed: int,
     num_resamples: int,
-) -> Measured:
+) -> TaskResult:
     """Sum up what a classifier answered."""
     split = split_of(found, "test")
     names = _distinct(found.class_names)
     rows = test.rows.tolist()
-    outcomes = Outcomes(
+    outcomes = QueryResults(
         set_name=found.name,
         task=task,
-        pictures=[split.folder.images[row] for row in rows],
+        images=[split.folder.images[row] for row in rows],
         labels=[names[split.folder.labels[row]] for row in rows],
         predicted=[names[label] for label in answers.predicted.tolist()],
         measures={name: hits.numpy() for name, hits in answers.hits.items()},
@@ -193,7 +193,7 @@ def _measured(
         "intervals": as_json(summary.intervals),
         "chance": chance,
     }
-    return Measured(entry, (outcomes,))
+    return TaskResult(entry, (outcomes,))
 
 
 def class_entry(found: ClassSet, test: ImageEmbeddings, *, task: str) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def _train_sizes(train: ImageEmbeddings) -> dict[str, int]:
 
 
 def labels_of(split: LabelledSet, images: ImageEmbeddings) -> Tensor:
-    """Classes of the pictures that could be read: (readable,), int64."""
+    """Classes of the images that could be read: (readable,), int64."""
     return torch.tensor(split.folder.labels)[images.rows]
 
 

@@ -16,43 +16,43 @@ from stages.evaluate.embeddings.cached_embeddings import ImageEmbeddings
 from stages.evaluate.sets.evaluation_sets import ClassSet, RetrievalSet, STSSet
 from stages.evaluate.tasks import caption_tasks, class_tasks, space_tasks
 from stages.evaluate.tasks.class_tasks import Space, split_of
-from stages.evaluate.tasks.task_result import Measured
+from stages.evaluate.tasks.task_result import TaskResult
 
 
 class Embedder(Protocol):
-    """Embeds pictures with a student and captions with its teacher."""
+    """Embeds images with a student and captions with its teacher."""
 
     @property
     def fit_device(self) -> torch.device:
         """Where linear layers are fitted on the embeddings, and neighbours searched among them."""
 
     def images(self, images: Input) -> ImageEmbeddings:
-        """One row a readable picture."""
+        """One row a readable image."""
 
     def captions(self, captions: tuple[str, ...]) -> Tensor:
         """One row a caption: (captions, dim), float32."""
 
 
-def _retrieval(found: RetrievalSet, embedder: Embedder, *, seed: int, num_resamples: int) -> Measured:
+def _retrieval(found: RetrievalSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
     images = embedder.images(found.images)
     return caption_tasks.retrieval(found, images, embedder.captions, seed=seed, num_resamples=num_resamples)
 
 
-def _geometry(found: RetrievalSet, embedder: Embedder, *, seed: int, num_resamples: int) -> Measured:
+def _geometry(found: RetrievalSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
     return space_tasks.geometry(found, embedder.images(found.images), embedder.captions, seed=seed)
 
 
-def _neighbourhoods(found: RetrievalSet, embedder: Embedder, *, seed: int, num_resamples: int) -> Measured:
+def _neighbourhoods(found: RetrievalSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
     return space_tasks.neighbourhoods(found, embedder.images(found.images), embedder.captions, seed=seed)
 
 
-def _sts(found: STSSet, embedder: Embedder, *, seed: int, num_resamples: int) -> Measured:
+def _sts(found: STSSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
     return caption_tasks.sts(found.name, found.pairs, embedder.captions, seed=seed, num_resamples=num_resamples)
 
 
 def _zero_shot(
     found: ClassSet, embedder: Embedder, *, templates: Sequence[str], seed: int, num_resamples: int
-) -> Measured:
+) -> TaskResult:
     test = embedder.images(split_of(found, "test").images)
     return class_tasks.zero_shot(
         found, test, embedder.captions, templates=templates, seed=seed, num_resamples=num_resamples
@@ -61,7 +61,7 @@ def _zero_shot(
 
 def _knn(
     found: ClassSet, embedder: Embedder, *, space: Space, k: int, temperature: float, seed: int, num_resamples: int
-) -> Measured:
+) -> TaskResult:
     train, test = (embedder.images(split_of(found, split).images) for split in ("train", "test"))
     return class_tasks.knn(
         found,
@@ -85,7 +85,7 @@ def _linear_probe(
     max_iterations: int,
     seed: int,
     num_resamples: int,
-) -> Measured:
+) -> TaskResult:
     train, test = (embedder.images(split_of(found, split).images) for split in ("train", "test"))
     return class_tasks.linear_probe(
         found,
@@ -100,11 +100,11 @@ def _linear_probe(
     )
 
 
-def _clustering(found: ClassSet, embedder: Embedder, *, seed: int, num_resamples: int) -> Measured:
+def _clustering(found: ClassSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
     return space_tasks.clustering(found, embedder.images(split_of(found, "test").images), seed=seed)
 
 
-TASKS: dict[str, Callable[..., Measured]] = {
+TASKS: dict[str, Callable[..., TaskResult]] = {
     "retrieval": _retrieval,
     "zero_shot": _zero_shot,
     "knn": partial(_knn, space="embedding"),

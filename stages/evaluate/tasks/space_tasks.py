@@ -15,7 +15,7 @@ from stages.evaluate.statistics.bootstrap import Places
 from stages.evaluate.statistics.jackknife import jackknife_interval, jackknife_intervals, random_groups
 from stages.evaluate.tasks.caption_tasks import EmbedCaptions, captioned_entry, captioned_rows
 from stages.evaluate.tasks.class_tasks import class_entry, labels_of, split_of
-from stages.evaluate.tasks.task_result import Measured, as_json
+from stages.evaluate.tasks.task_result import TaskResult, as_json
 
 _SIDES = ("images", "captions")
 # Of more rows than these a measure of all their pairs takes a sample.
@@ -23,16 +23,16 @@ _UNIFORMITY_ROWS = 5_000
 _STRUCTURE_ROWS = 2_000
 _SILHOUETTE_ROWS = 5_000
 # Likewise in the jackknife, which takes such measures anew for every group that is left out.
-_JACKKNIFE_PICTURES = 1_000
+_JACKKNIFE_IMAGES = 1_000
 _JACKKNIFE_SILHOUETTE_ROWS = 2_000
 
 
-def geometry(found: RetrievalSet, images: ImageEmbeddings, embed_captions: EmbedCaptions, *, seed: int) -> Measured:
-    """Measure the gap between pictures and captions, and how each of the two fills the space.
+def geometry(found: RetrievalSet, images: ImageEmbeddings, embed_captions: EmbedCaptions, *, seed: int) -> TaskResult:
+    """Measure the gap between images and captions, and how each of the two fills the space.
 
     Args:
         found: the set.
-        images: of its pictures.
+        images: of its images.
         embed_captions: gives one row a caption, in order.
         seed: of samples, and of the jackknife's groups.
 
@@ -58,20 +58,20 @@ def geometry(found: RetrievalSet, images: ImageEmbeddings, embed_captions: Embed
         "intervals": as_json({name: intervals[name] for name in metrics if name in intervals}),
         "chance": {},
     }
-    return Measured(entry)
+    return TaskResult(entry)
 
 
 def neighbourhoods(
     found: RetrievalSet, images: ImageEmbeddings, embed_captions: EmbedCaptions, *, seed: int, k: int = 10
-) -> Measured:
-    """Compare the student's space of the pictures with the teacher's space of their captions.
+) -> TaskResult:
+    """Compare the student's space of the images with the teacher's space of their captions.
 
     Args:
         found: the set.
-        images: of its pictures.
+        images: of its images.
         embed_captions: gives one row a caption, in order.
         seed: of samples, and of the jackknife's groups.
-        k: how many neighbours of a picture are compared.
+        k: how many neighbours of an image are compared.
 
     Raises:
         ProtoRKDError: an embedding is NaN or infinite.
@@ -84,7 +84,7 @@ def neighbourhoods(
         estimates=metrics,
         num_pictures=num_images,
         seed=seed,
-        limit=_JACKKNIFE_PICTURES,
+        limit=_JACKKNIFE_IMAGES,
         rests_on={"similarity_spearman": _STRUCTURE_ROWS, "cka": _STRUCTURE_ROWS},
     )
     entry = captioned_entry(found, images, rows, task="neighbourhoods") | {
@@ -93,21 +93,21 @@ def neighbourhoods(
         "intervals": as_json(intervals),
         "chance": neighbourhood_chance(num_images=num_images, k=k),
     }
-    return Measured(entry)
+    return TaskResult(entry)
 
 
-def clustering(found: ClassSet, test: ImageEmbeddings, *, seed: int) -> Measured:
-    """Group the test pictures into as many clusters as there are classes among them, and compare the two.
+def clustering(found: ClassSet, test: ImageEmbeddings, *, seed: int) -> TaskResult:
+    """Group the test images into as many clusters as there are classes among them, and compare the two.
 
-    The intervals, by the jackknife, take the clusters as they are, and leave pictures out of the comparison.
+    The intervals, by the jackknife, take the clusters as they are, and leave images out of the comparison.
 
     Args:
         found: the set.
-        test: of its test pictures.
+        test: of its test images.
         seed: of the clusters, of the silhouette's sample, and of the jackknife's groups.
 
     Raises:
-        ProtoRKDError: the set has no test pictures, or an embedding is NaN or infinite.
+        ProtoRKDError: the set has no test images, or an embedding is NaN or infinite.
     """
     labels = labels_of(split_of(found, "test"), test)
     num_images, num_clusters = len(labels), len(set(labels.tolist()))
@@ -145,4 +145,4 @@ def clustering(found: ClassSet, test: ImageEmbeddings, *, seed: int) -> Measured
         "intervals": as_json({name: intervals[name] for name in metrics if name in intervals}),
         "chance": {"ari": 0.0, "ami": 0.0},
     }
-    return Measured(entry)
+    return TaskResult(entry)

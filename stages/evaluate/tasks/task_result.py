@@ -1,4 +1,4 @@
-"""What a task found on a set: its entry in the report, and what every single picture or caption came to."""
+"""What a task found on a set: its entry in the report, and what every single image or caption came to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from typing import Any
 
 from data_schemas.evaluation_report import metric_prefix
 from data_schemas.manifest import Rejection
-from data_schemas.per_query_results import Outcomes
+from data_schemas.per_query_results import QueryResults
 from stages.evaluate.statistics.bootstrap import Interval
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class TaskResult:
     """What a task found on a set.
 
     Args:
@@ -21,7 +21,7 @@ class Measured:
     """
 
     entry: dict[str, Any]
-    outcomes: tuple[Outcomes, ...] = ()
+    outcomes: tuple[QueryResults, ...] = ()
 
     @property
     def prefix(self) -> str:
@@ -34,7 +34,7 @@ class Measured:
 
 
 def rejected(*rejections: Rejection) -> dict[str, Any]:
-    """Say in an entry how many rows or pictures were left out, and why the first."""
+    """Say in an entry how many rows or images were left out, and why the first."""
     first = f"{rejections[0].value}: {rejections[0].reason}" if rejections else ""
     return {"rejected": len(rejections), "first_rejected": first}
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from pair_forms import FORMS, PICTURE, Pictured, write_form, write_tar
+from pair_forms import FORMS, IMAGE, Imaged, write_form, write_tar
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import Manifest
@@ -21,7 +21,7 @@ from pipeline.store.file_digests import FileDigests
 from stages.components.images.decoding import ImageRejected
 from stages.components.images.opening import open_images
 
-PAIRS = [Pictured(f"{row:09}", b"picture %d" % row, f"caption {row}") for row in range(12)]
+PAIRS = [Imaged(f"{row:09}", b"image %d" % row, f"caption {row}") for row in range(12)]
 
 
 def read(path: Path, **options: Any) -> Manifest:
@@ -138,8 +138,8 @@ def test_tar__rejects_what_is_no_sound_sample(tmp_path: Path) -> None:
             tar.addfile(member(f"{name}.txt", size=1), io.BytesIO(b"x"))
         tar.addfile(member("folder.jpg/", tarfile.DIRTYPE))
         for name, data in [
-            *[("g.jpg", b"x"), ("g.png", b"x"), ("g.txt", b"two pictures")],
-            *[("h.txt", b"no picture")],
+            *[("g.jpg", b"x"), ("g.png", b"x"), ("g.txt", b"two images")],
+            *[("h.txt", b"no image")],
             *[("i.jpg", b"no caption")],
             *[("j.jpg", b"x"), ("j.txt", b"\xff\xfe")],
             *[("k.jpg", b"x"), ("k.json", b"{")],
@@ -243,7 +243,7 @@ def test_parquet__rejects_rows_and_refuses_columns_of_other_types(tmp_path: Path
     path = tmp_path / "pairs.parquet"
     images = [{"bytes": b"x", "path": None}, {"bytes": None, "path": "a.jpg"}, {"bytes": None, "path": None}, None]
     captions = [["a", "b", None, " "], ["c"], ["d"], ["e"]]
-    table = {"image": pa.array(images, PICTURE), "caption": captions, "kind": [1, 2, 3, 4], "nested": [{"a": 1}] * 4}
+    table = {"image": pa.array(images, IMAGE), "caption": captions, "kind": [1, 2, 3, 4], "nested": [{"a": 1}] * 4}
     pq.write_table(pa.table(table), path)
     manifest = read(path, label="kind")
     assert rejected(manifest) == [
@@ -296,7 +296,7 @@ def test_dataset__must_name_files_beside_it(tmp_path: Path) -> None:
         find_source(folder)
 
 
-def test_arrow__must_not_be_compressed_where_it_holds_pictures(tmp_path: Path) -> None:
+def test_arrow__must_not_be_compressed_where_it_holds_images(tmp_path: Path) -> None:
     table = pa.table({"image": [b"x" * 1000], "caption": ["a"]})
     with pa.ipc.new_file(tmp_path / "a.arrow", table.schema) as writer:
         writer.write_table(table)

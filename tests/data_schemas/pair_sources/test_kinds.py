@@ -1,18 +1,18 @@
-"""Every form, written for real and read: the same pairs and the same pictures, whichever it is."""
+"""Every form, written for real and read: the same pairs and the same images, whichever it is."""
 
 from pathlib import Path
 
 import pytest
-from pair_forms import FORMS, Pictured, json_lines, parquet_shards, tsv, webdataset_shards, write_form, write_tar
+from pair_forms import FORMS, Imaged, json_lines, parquet_shards, tsv, webdataset_shards, write_form, write_tar
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import Manifest
 from data_schemas.pair_sources.columns import Columns
-from data_schemas.pair_sources.kinds import find_source, picture_root
+from data_schemas.pair_sources.kinds import find_image_root, find_source
 from pipeline.store.file_digests import FileDigests
 from stages.components.images.opening import identify_images, open_images
 
-PAIRS = [Pictured(f"{row:09}", b"\xff\xd8\xff picture %d" % row, f"caption {row}, of 12") for row in range(12)]
+PAIRS = [Imaged(f"{row:09}", b"\xff\xd8\xff image %d" % row, f"caption {row}, of 12") for row in range(12)]
 
 
 def read(path: Path, columns: Columns | None = None, limit: int = 0) -> Manifest:
@@ -25,18 +25,18 @@ def captions_of(manifest: Manifest) -> list[str]:
 
 
 @pytest.mark.parametrize("form", sorted(FORMS))
-def test_form__gives_the_same_captions_and_the_same_bytes_of_pictures(form: str, tmp_path: Path) -> None:
+def test_form__gives_the_same_captions_and_the_same_bytes_of_images(form: str, tmp_path: Path) -> None:
     path = write_form(form, tmp_path / "form", PAIRS)
     manifest = read(path)
     assert captions_of(manifest) == [pair.caption for pair in PAIRS]
     images = manifest.table["image"].to_pylist()
-    opened = open_images(picture_root(path, images), images, FileDigests(None))
+    opened = open_images(find_image_root(path, images), images, FileDigests(None))
     expected = open_images(tmp_path, write_files(tmp_path, PAIRS), FileDigests(None))
     numbers = range(len(PAIRS))
     assert opened.digests(numbers, FileDigests(None)) == expected.digests(numbers, FileDigests(None))
 
 
-def write_files(root: Path, pairs: list[Pictured]) -> list[str]:
+def write_files(root: Path, pairs: list[Imaged]) -> list[str]:
     for pair in pairs:
         (root / pair.key).write_bytes(pair.data)
     return [pair.key for pair in pairs]
@@ -66,7 +66,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize("form", sorted(ROWS))
-def test_form__names_rows_and_pictures_as_documented(form: str, tmp_path: Path) -> None:
+def test_form__names_rows_and_images_as_documented(form: str, tmp_path: Path) -> None:
     manifest = read(write_form(form, tmp_path / "form", PAIRS))
     rows, first = ROWS[form]
     assert manifest.table["row"].to_pylist() == list(rows)
@@ -168,7 +168,7 @@ def test_identity__of_containers_changes_with_their_bytes_and_which_records_are_
     assert digest(images) == digest(images)
     assert digest(images) != digest(images[::-1])
     before, by_path = digest(images), digest(images, "path")
-    parquet_shards(root, [*PAIRS[:-1], Pictured("000000011", b"another", "caption 11, of 12")])
+    parquet_shards(root, [*PAIRS[:-1], Imaged("000000011", b"another", "caption 11, of 12")])
     assert digest(images) != before
     assert digest(images, "path") == by_path
 

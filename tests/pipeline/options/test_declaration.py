@@ -17,7 +17,7 @@ class Options:
     decay: float = option(0.0, help="Decay.", check=NOT_NEGATIVE)
     warmup_steps: int = option(200, help="Steps.", check=NOT_NEGATIVE)
     share: float = option(0.5, help="Share.", check=FRACTION)
-    flip: bool = option(True, help="Turn pictures round.")
+    flip: bool = option(True, help="Turn images round.")
     loss: tuple[str, ...] = option(("simreg=1",), help="Objectives.", metavar="NAME=WEIGHT")
     sets: tuple[Path, ...] = option((), help="Folders.", flag="set")
     precision: str = option("auto", help="Numbers.", choices=("auto", "fp32"))

@@ -38,8 +38,8 @@ def assert_same(outcome: dict[str, Any], undisturbed: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def own_pictures(encoded: Pairs, tmp_path: Path) -> Path:
-    """A copy of the pictures that a test may spoil."""
+def own_images(encoded: Pairs, tmp_path: Path) -> Path:
+    """A copy of the images that a test may spoil."""
     return shutil.copytree(encoded.root, tmp_path / "own")
 
 
@@ -192,11 +192,11 @@ def test_distill__gives_the_same_bytes_however_it_is_run(
     assert_same(run_cli(*DISTILL, *words, "--force"), trained)
 
 
-def test_distill__leaves_out_pictures_that_cannot_be_read_and_counts_them(own_pictures: Path, run_cli: Cli) -> None:
-    (own_pictures / "images/003.jpg").unlink()
-    _truncate(own_pictures / "images/007.jpg")
-    (own_pictures / "images/011.jpg").write_text("no picture")
-    words = (*DISTILL, "--image-root", own_pictures, "--epochs", 1)
+def test_distill__leaves_out_images_that_cannot_be_read_and_counts_them(own_images: Path, run_cli: Cli) -> None:
+    (own_images / "images/003.jpg").unlink()
+    _truncate(own_images / "images/007.jpg")
+    (own_images / "images/011.jpg").write_text("no image")
+    words = (*DISTILL, "--image-root", own_images, "--epochs", 1)
     outcome = run_cli(*words, "--max-bad-fraction", 0.2)
     assert outcome["counts"]["training_examples"] == 21
     assert outcome["counts"]["rejected_images"] == 3
@@ -208,41 +208,41 @@ def test_distill__leaves_out_pictures_that_cannot_be_read_and_counts_them(own_pi
     assert rejected[1].reason.startswith("truncated or damaged")
 
 
-def test_distill__stops_at_too_many_missing_pictures_and_names_the_first(own_pictures: Path, run_cli: Cli) -> None:
-    (own_pictures / "images/003.jpg").unlink()
-    message = run_cli.fails(*DISTILL, "--image-root", own_pictures)
-    assert "At most 0 pictures may be missing (--max-bad-fraction); got 1 of 24" in message
-    assert str(own_pictures / "images/003.jpg") in message
+def test_distill__stops_at_too_many_missing_images_and_names_the_first(own_images: Path, run_cli: Cli) -> None:
+    (own_images / "images/003.jpg").unlink()
+    message = run_cli.fails(*DISTILL, "--image-root", own_images)
+    assert "At most 0 images may be missing (--max-bad-fraction); got 1 of 24" in message
+    assert str(own_images / "images/003.jpg") in message
 
 
-def test_distill__stops_at_too_many_unreadable_pictures_and_names_them(own_pictures: Path, run_cli: Cli) -> None:
-    _truncate(own_pictures / "images/007.jpg")
-    message = run_cli.fails(*DISTILL, "--image-root", own_pictures)
-    assert "At most 0 pictures may be unreadable (--max-bad-fraction); got 1 so far" in message
+def test_distill__stops_at_too_many_unreadable_images_and_names_them(own_images: Path, run_cli: Cli) -> None:
+    _truncate(own_images / "images/007.jpg")
+    message = run_cli.fails(*DISTILL, "--image-root", own_images)
+    assert "At most 0 images may be unreadable (--max-bad-fraction); got 1 so far" in message
     assert "images/007.jpg: truncated or damaged" in message
 
 
-def test_distill__is_asked_for_anew_by_the_bytes_of_a_picture_and_not_by_its_place(
-    trained: dict[str, Any], run_cli: Cli, own_pictures_of_trained: Path
+def test_distill__is_asked_for_anew_by_the_bytes_of_an_image_and_not_by_its_place(
+    trained: dict[str, Any], run_cli: Cli, own_images_of_trained: Path
 ) -> None:
-    why = ("why", *DISTILL, "--image-root", own_pictures_of_trained)
+    why = ("why", *DISTILL, "--image-root", own_images_of_trained)
     assert "would not run: unchanged" in run_cli.run(*why).stdout
-    picture = own_pictures_of_trained / "images/005.jpg"
-    shutil.copy(own_pictures_of_trained / "images/006.jpg", picture)
+    image = own_images_of_trained / "images/005.jpg"
+    shutil.copy(own_images_of_trained / "images/006.jpg", image)
     assert "images (" in run_cli.run(*why).stdout
-    picture.unlink()
+    image.unlink()
     assert "images (" in run_cli.run(*why).stdout
 
 
 @pytest.fixture
-def own_pictures_of_trained(encoded_session: tuple[Path, Pairs], tmp_path: Path) -> Path:
+def own_images_of_trained(encoded_session: tuple[Path, Pairs], tmp_path: Path) -> Path:
     return shutil.copytree(encoded_session[1].root, tmp_path / "moved")
 
 
-def test_distill__trusts_paths_when_told_to(own_pictures: Path, run_cli: Cli) -> None:
-    words = (*DISTILL, "--image-root", own_pictures, "--image-identity", "path", "--epochs", 1)
+def test_distill__trusts_paths_when_told_to(own_images: Path, run_cli: Cli) -> None:
+    words = (*DISTILL, "--image-root", own_images, "--image-identity", "path", "--epochs", 1)
     first = run_cli(*words)
-    shutil.copy(own_pictures / "images/006.jpg", own_pictures / "images/005.jpg")
+    shutil.copy(own_images / "images/006.jpg", own_images / "images/005.jpg")
     assert run_cli(*words)["status"] == "unchanged"
     assert run_cli.run("why", *words, "--image-identity", "content").stdout.count("would run as")
     assert first["status"] == "created"

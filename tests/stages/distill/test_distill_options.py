@@ -200,7 +200,7 @@ def test_validation_fraction__measures_after_every_epoch_on_images_that_are_not_
     _, held_out = split_validation(table, torch.arange(24).numpy(), fraction=0.3, seed=0)
     own = shutil.copytree(encoded.root, tmp_path / "own")
     for pair in held_out[2:]:  # to read one of these in training would be an error
-        (own / encoded.images[pair]).write_text("no picture")
+        (own / encoded.images[pair]).write_text("no image")
     outcome = run_cli(*DISTILL, "--validation-fraction", 0.3, "--image-root", own, "--max-bad-fraction", 0)
     counts = outcome["counts"]
     assert counts["validation_pairs"] == len(held_out) > 2
@@ -212,9 +212,9 @@ def test_validation_fraction__measures_after_every_epoch_on_images_that_are_not_
     for line in lines:
         assert (line["validation/images"], line["validation/unreadable_images"]) == (2, len(held_out) - 2)
         assert line["validation/image_to_text/recall@1"] in (0, 50, 100)
-    (own / encoded.images[held_out[0]]).write_text("no picture")
+    (own / encoded.images[held_out[0]]).write_text("no image")
     message = run_cli.fails(*DISTILL, "--validation-fraction", 0.3, "--image-root", own, "--max-bad-fraction", 0)
-    assert "Validation must have 2 readable pictures or more; got 1" in message
+    assert "Validation must have 2 readable images or more; got 1" in message
 
 
 def test_validation_fraction__needs_embeddings_of_the_teachers_width(encoded: Pairs, run_cli: Cli) -> None:
@@ -320,7 +320,7 @@ def test_augmentation__is_what_the_student_sees(encoded: Pairs, run_cli: Cli) ->
         "none": ("--augmentation", "none"),
         "other seed": ("--augmentation", "none", "--seed", 1),
     }
-    # An epoch is a step that moves nothing, and no order of the pictures changes the loss.
+    # An epoch is a step that moves nothing, and no order of the images changes the loss.
     words = (*EACH_STEP, *SHUFFLENET, "--batch-size", 24, "--lr", 1e-9, "--loss", "simreg=1")
     losses = {way: [line["loss"] for line in metrics_of(run_cli(*words, *own))] for way, own in ways.items()}
     assert len({first for first, _ in losses.values()}) == len(ways)

@@ -51,7 +51,7 @@ def test_batches__are_those_of_the_files_where_the_pack_kept_their_bytes(
     assert all(torch.equal(one, other) for one, other in zip(files, packed, strict=True))
 
 
-def test_batches__of_raw_pictures_that_were_not_shrunk_are_those_of_the_files(encoded: Pairs, run_cli: Cli) -> None:
+def test_batches__of_raw_images_that_were_not_shrunk_are_those_of_the_files(encoded: Pairs, run_cli: Cli) -> None:
     files = batches_of(ImageSet(root=encoded.root, paths=encoded.images))
     packed = batches_of(packed_set(encoded, run_cli, "--format", "raw"))
     assert all(torch.equal(one, other) for one, other in zip(files, packed, strict=True))
@@ -117,12 +117,12 @@ def test_distill__from_a_pack_ends_with_the_bytes_that_it_ends_with_from_files(
 
 def test_distill__counts_what_the_pack_rejected(encoded: Pairs, run_cli: Cli, tmp_path: Path) -> None:
     root = shutil.copytree(encoded.root, tmp_path / "own")
-    (root / encoded.images[3]).write_bytes(b"no picture")
+    (root / encoded.images[3]).write_bytes(b"no image")
     (root / encoded.images[5]).unlink()
     own = Pairs(root, root / "pairs.tsv", encoded.images, encoded.captions)
     pack = pack_of(own, run_cli, "--max-bad-fraction", 0.1)
     message = run_cli.fails(*DISTILL, "--packed", pack)
-    assert "At most 0 pictures may be missing (--max-bad-fraction); got 2 of 24" in message
+    assert "At most 0 images may be missing (--max-bad-fraction); got 2 of 24" in message
     assert f"{encoded.images[3]}: not a readable image" in message
     outcome = run_cli(*DISTILL, "--packed", pack, "--max-bad-fraction", 0.1)
     rejections = read_rejected(Path(outcome["path"]))
@@ -133,12 +133,12 @@ def test_distill__counts_what_the_pack_rejected(encoded: Pairs, run_cli: Cli, tm
     assert {**plain["counts"], "rejected_reasons": 0} == {**outcome["counts"], "rejected_reasons": 0}
 
 
-def test_distill__names_the_first_picture_that_the_pack_lacks(encoded: Pairs, run_cli: Cli, tmp_path: Path) -> None:
+def test_distill__names_the_first_image_that_the_pack_lacks(encoded: Pairs, run_cli: Cli, tmp_path: Path) -> None:
     part = make_manifest(encoded.root / "part.tsv", encoded.images[:20], encoded.captions[:20])
     pack = run_cli("pack", "--manifest", part)["fingerprint"]
     part.unlink()
     message = run_cli.fails(*DISTILL, "--packed", pack)
-    assert "--packed must hold every picture of the pairs" in message
+    assert "--packed must hold every image of the pairs" in message
     assert f"which lacks 4 of 24, first {encoded.images[20]}." in message
     assert f"Run: python cli.py pack --manifest {encoded.manifest}" in message
 

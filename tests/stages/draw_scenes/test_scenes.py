@@ -41,7 +41,7 @@ def test_scene__says_the_same_at_every_image_size() -> None:
 
 
 @pytest.mark.parametrize("image_size", [32, 48, 64, 101])
-def test_scene__is_a_square_rgb_picture(image_size: int) -> None:
+def test_scene__is_a_square_rgb_image(image_size: int) -> None:
     for scene in _scenes(80, image_size=image_size):
         assert scene.image.shape == (image_size, image_size, 3)
         assert scene.image.dtype == np.uint8
@@ -53,7 +53,7 @@ def test_scenes__are_drawn_lazily() -> None:
     assert len(list(islice(scenes, 3))) == 3
 
 
-def test_scenes__refuse_pictures_too_small_to_read() -> None:
+def test_scenes__refuse_images_too_small_to_read() -> None:
     with pytest.raises(ProtoRKDError, match="image size must be at least 32 pixels; got 16"):
         draw_scenes(split="train", num_scenes=1, image_size=16, seed=0)
 
@@ -98,17 +98,17 @@ def test_scenes__draw_each_lone_group_where_its_caption_says() -> None:
             assert (y < 0.5) == ("upper" in words)
 
 
-def test_written_scenes__are_pictures_and_a_manifest_of_relative_paths(tmp_path: Path) -> None:
+def test_written_scenes__are_images_and_a_manifest_of_relative_paths(tmp_path: Path) -> None:
     scenes = _scenes(3, split="test")
     assert write_scenes(scenes, tmp_path, split="test") == 3
     lines = (tmp_path / "test.tsv").read_bytes().decode().split("\n")
     assert lines[0] == "filepath\ttitle"
     assert lines[1:] == [*(f"images/test/{k:05d}.jpg\t{scene.caption}" for k, scene in enumerate(scenes)), ""]
     for k, scene in enumerate(scenes):
-        with Image.open(tmp_path / f"images/test/{k:05d}.jpg") as picture:
-            assert picture.format == "JPEG"
-            assert picture.size == (48, 48)
-            assert np.abs(np.asarray(picture).astype(int) - scene.image).mean() < 8
+        with Image.open(tmp_path / f"images/test/{k:05d}.jpg") as image:
+            assert image.format == "JPEG"
+            assert image.size == (48, 48)
+            assert np.abs(np.asarray(image).astype(int) - scene.image).mean() < 8
 
 
 def test_colour_folders__hold_each_colour_in_both_splits(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""embed, end to end: every picture of a source has its row, once, whatever happened on the way."""
+"""embed, end to end: every image of a source has its row, once, whatever happened on the way."""
 
 import re
 import shutil
@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from workbench import ROOT, Cli, Pairs, draw_picture, make_manifest, power_cut
+from workbench import ROOT, Cli, Pairs, draw_image, make_manifest, power_cut
 
 from data_schemas.embedded_images import EmbedConfig, read_images
-from data_schemas.embedding_array import PICTURE_KIND, TeacherEmbeddings
+from data_schemas.embedding_array import IMAGE_KIND, EmbeddingArray
 from data_schemas.pair_index import read_rejected
 from data_schemas.student_checkpoint import WEIGHTS_NAME, StudentConfig
-from stages.components.images.lazy_image import open_picture
+from stages.components.images.lazy_image import open_lazily
 from stages.components.images.transforms import EvalTransform, Normalize
 from stages.components.student.weights import load_student
 
@@ -23,22 +23,22 @@ NUM = 24
 
 
 @pytest.fixture
-def pictures(trained: Any, encoded_session: tuple[Path, Pairs], tmp_path: Path) -> Pairs:
-    """The 24 pictures of the training, where a test may change them."""
+def image_pairs(trained: Any, encoded_session: tuple[Path, Pairs], tmp_path: Path) -> Pairs:
+    """The 24 images of the training, where a test may change them."""
     known = encoded_session[1]
     root = shutil.copytree(known.root, tmp_path / "pictures")
     return Pairs(root, root / "pairs.tsv", known.images, known.captions)
 
 
 def read(outcome: dict[str, Any]) -> np.ndarray:
-    embeddings = TeacherEmbeddings.open(Path(outcome["path"]), kind=PICTURE_KIND)
+    embeddings = EmbeddingArray.open(Path(outcome["path"]), kind=IMAGE_KIND)
     return embeddings.read(0, embeddings.rows)
 
 
-def test_embed__gives_what_the_student_makes_of_each_picture_alone(
-    trained: dict[str, Any], pictures: Pairs, run_cli: Cli
+def test_embed__gives_what_the_student_makes_of_each_image_alone(
+    trained: dict[str, Any], image_pairs: Pairs, run_cli: Cli
 ) -> None:
-    outcome = run_cli(*EMBED, "--images", pictures.root / "images", "--embedding-dtype", "float32")
+    outcome = run_cli(*EMBED, "--images", image_pairs.root / "images", "--embedding-dtype", "float32")
     folder = Path(trained["path"])
     config = StudentConfig.read(folder)
     student = load_student(config, folder / WEIGHTS_NAME, device=torch.device("cpu"))
@@ -46,52 +46,52 @@ def test_embed__gives_what_the_student_makes_of_each_picture_alone(
     images = read_images(Path(outcome["path"]))
     assert images["image"].to_pylist() == [f"{number:03}.jpg" for number in range(NUM)]
     for row, image in zip(images["image_row"].to_pylist(), images["image"].to_pylist(), strict=True):
-        pixels = EvalTransform(config.preprocessing)(open_picture(pictures.root / "images" / image))
+        pixels = EvalTransform(config.preprocessing)(open_lazily(image_pairs.root / "images" / image))
         with torch.inference_mode():
             expected = student(normalize(pixels[None]))[0].numpy()
         np.testing.assert_allclose(read(outcome)[row], expected, atol=1e-5)
 
 
-def test_embed__is_read_by_the_lines_of_its_page(pictures: Pairs, run_cli: Cli) -> None:
-    outcome = run_cli(*EMBED, "--manifest", pictures.manifest)
+def test_embed__is_read_by_the_lines_of_its_page(image_pairs: Pairs, run_cli: Cli) -> None:
+    outcome = run_cli(*EMBED, "--manifest", image_pairs.manifest)
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs/search.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     exec(code.replace("store/embed/<fingerprint>", outcome["path"]), names)
     np.testing.assert_array_equal(names["vectors"], read(outcome))
     assert names["vectors"].dtype == np.float16
-    assert tuple(names["images"]["image"].to_pylist()) == pictures.images
+    assert tuple(names["images"]["image"].to_pylist()) == image_pairs.images
 
 
-def test_embed__says_which_student_and_teacher(trained: dict[str, Any], pictures: Pairs, run_cli: Cli) -> None:
-    outcome = run_cli(*EMBED, "--manifest", pictures.manifest)
+def test_embed__says_which_student_and_teacher(trained: dict[str, Any], image_pairs: Pairs, run_cli: Cli) -> None:
+    outcome = run_cli(*EMBED, "--manifest", image_pairs.manifest)
     config = EmbedConfig.read(Path(outcome["path"]))
     student = StudentConfig.read(Path(trained["path"]))
     assert config.student["teacher"]["identity"] == student.teacher.identity
     assert (config.checkpoint, config.precision, config.normalized) == ("last", "fp32", False)
-    assert str(pictures.root) not in (Path(outcome["path"]) / "embed.json").read_text()
+    assert str(image_pairs.root) not in (Path(outcome["path"]) / "embed.json").read_text()
 
 
-def test_embed__embeds_equal_pictures_once(pictures: Pairs, run_cli: Cli) -> None:
-    shutil.copy(pictures.root / "images/003.jpg", pictures.root / "images/zzz.jpg")
-    outcome = run_cli(*EMBED, "--images", pictures.root)
+def test_embed__embeds_equal_images_once(image_pairs: Pairs, run_cli: Cli) -> None:
+    shutil.copy(image_pairs.root / "images/003.jpg", image_pairs.root / "images/zzz.jpg")
+    outcome = run_cli(*EMBED, "--images", image_pairs.root)
     images = read_images(Path(outcome["path"])).to_pylist()
     assert len(read(outcome)) == outcome["counts"]["distinct_images"] == NUM
     assert outcome["counts"]["images"] == NUM + 1
     assert [each["image"] for each in images if each["image_row"] == 3] == ["images/003.jpg", "images/zzz.jpg"]
 
 
-def test_embed__runs_once_wherever_the_pictures_lie(pictures: Pairs, run_cli: Cli, tmp_path: Path) -> None:
-    first = run_cli(*EMBED, "--images", pictures.root)
-    moved = pictures.root.rename(tmp_path / "moved")
+def test_embed__runs_once_wherever_the_images_lie(image_pairs: Pairs, run_cli: Cli, tmp_path: Path) -> None:
+    first = run_cli(*EMBED, "--images", image_pairs.root)
+    moved = image_pairs.root.rename(tmp_path / "moved")
     again = run_cli(*EMBED, "--images", moved)
     assert (again["status"], again["digest"]) == ("unchanged", first["digest"])
 
 
-def test_embed__leaves_out_what_cannot_be_read_and_says_why(pictures: Pairs, run_cli: Cli) -> None:
+def test_embed__leaves_out_what_cannot_be_read_and_says_why(image_pairs: Pairs, run_cli: Cli) -> None:
     for name in ("001.jpg", "copy.jpg"):
-        (pictures.root / "images" / name).write_bytes(b"no picture")
-    assert "--max-bad-fraction" in run_cli.fails(*EMBED, "--images", pictures.root)
-    outcome = run_cli(*EMBED, "--images", pictures.root, "--max-bad-fraction", 0.2)
+        (image_pairs.root / "images" / name).write_bytes(b"no image")
+    assert "--max-bad-fraction" in run_cli.fails(*EMBED, "--images", image_pairs.root)
+    outcome = run_cli(*EMBED, "--images", image_pairs.root, "--max-bad-fraction", 0.2)
     rejected = read_rejected(Path(outcome["path"]))
     assert [entry.value for entry in rejected] == ["images/001.jpg", "images/copy.jpg"]
     assert all("not a readable image" in entry.reason for entry in rejected)
@@ -102,51 +102,51 @@ def test_embed__leaves_out_what_cannot_be_read_and_says_why(pictures: Pairs, run
     assert outcome["counts"]["rejected_images"] == 2
 
 
-def test_embed__scales_to_unit_length_if_asked(pictures: Pairs, run_cli: Cli) -> None:
-    plain = read(run_cli(*EMBED, "--manifest", pictures.manifest, "--embedding-dtype", "float32"))
-    unit = read(run_cli(*EMBED, "--manifest", pictures.manifest, "--embedding-dtype", "float32", "--normalize"))
+def test_embed__scales_to_unit_length_if_asked(image_pairs: Pairs, run_cli: Cli) -> None:
+    plain = read(run_cli(*EMBED, "--manifest", image_pairs.manifest, "--embedding-dtype", "float32"))
+    unit = read(run_cli(*EMBED, "--manifest", image_pairs.manifest, "--embedding-dtype", "float32", "--normalize"))
     np.testing.assert_allclose(unit, plain / np.linalg.norm(plain, axis=1, keepdims=True), atol=1e-6)
 
 
-def test_embed__takes_a_checkpoint(pictures: Pairs, trained: dict[str, Any], run_cli: Cli) -> None:
+def test_embed__takes_a_checkpoint(image_pairs: Pairs, trained: dict[str, Any], run_cli: Cli) -> None:
     reference = trained["fingerprint"][:12]
-    last = run_cli(*EMBED, "--manifest", pictures.manifest)
-    first = run_cli(*EMBED, "--manifest", pictures.manifest, "--student", f"{reference}@epoch_1")
+    last = run_cli(*EMBED, "--manifest", image_pairs.manifest)
+    first = run_cli(*EMBED, "--manifest", image_pairs.manifest, "--student", f"{reference}@epoch_1")
     assert not np.array_equal(read(first), read(last))
     assert "got 'epoch_9'" in run_cli.fails(
-        *EMBED, "--manifest", pictures.manifest, "--student", f"{reference}@epoch_9"
+        *EMBED, "--manifest", image_pairs.manifest, "--student", f"{reference}@epoch_9"
     )
 
 
-def test_embed__takes_over_what_an_earlier_artifact_knows(pictures: Pairs, run_cli: Cli) -> None:
-    few = make_manifest(pictures.root / "few.tsv", pictures.images[5:15], pictures.captions[5:15])
+def test_embed__takes_over_what_an_earlier_artifact_knows(image_pairs: Pairs, run_cli: Cli) -> None:
+    few = make_manifest(image_pairs.root / "few.tsv", image_pairs.images[5:15], image_pairs.captions[5:15])
     known = run_cli(*EMBED, "--manifest", few)
-    outcome = run_cli(*EMBED, "--manifest", pictures.manifest)
+    outcome = run_cli(*EMBED, "--manifest", image_pairs.manifest)
     assert (outcome["counts"]["reused_images"], outcome["counts"]["embedded_images"]) == (10, NUM - 10)
     np.testing.assert_array_equal(read(outcome)[5:15], read(known))
-    forced = run_cli(*EMBED, "--manifest", pictures.manifest, "--force")
+    forced = run_cli(*EMBED, "--manifest", image_pairs.manifest, "--force")
     assert forced["counts"]["embedded_images"] == NUM
     np.testing.assert_allclose(read(forced), read(outcome), atol=1e-2)
 
 
 def test_embed__needs_no_student_where_all_is_known(
-    pictures: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+    image_pairs: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_cli(*EMBED, "--manifest", pictures.manifest)
-    monkeypatch.setattr("stages.embed.run.PictureEmbedder", None)
-    assert run_cli(*EMBED, "--images", pictures.root)["status"] == "unchanged"  # the same pictures, by the same names
-    outcome = run_cli(*EMBED, "--images", pictures.root / "images")
+    run_cli(*EMBED, "--manifest", image_pairs.manifest)
+    monkeypatch.setattr("stages.embed.run.ImageEmbedder", None)
+    assert run_cli(*EMBED, "--images", image_pairs.root)["status"] == "unchanged"  # the same images, by the same names
+    outcome = run_cli(*EMBED, "--images", image_pairs.root / "images")
     assert outcome["status"] == "created"
     assert outcome["counts"]["reused_images"] == NUM
 
 
-def test_embed__reads_a_pack_though_the_pictures_are_gone(pictures: Pairs, run_cli: Cli) -> None:
-    of_files = run_cli(*EMBED, "--manifest", pictures.manifest)
-    packed = run_cli("pack", "--manifest", pictures.manifest)
-    shutil.rmtree(pictures.root / "images")
+def test_embed__reads_a_pack_though_the_images_are_gone(image_pairs: Pairs, run_cli: Cli) -> None:
+    of_files = run_cli(*EMBED, "--manifest", image_pairs.manifest)
+    packed = run_cli("pack", "--manifest", image_pairs.manifest)
+    shutil.rmtree(image_pairs.root / "images")
     outcome = run_cli(*EMBED, "--packed", packed["fingerprint"])
     np.testing.assert_array_equal(read(outcome), read(of_files))
-    assert tuple(read_images(Path(outcome["path"]))["image"].to_pylist()) == pictures.images
+    assert tuple(read_images(Path(outcome["path"]))["image"].to_pylist()) == image_pairs.images
 
 
 @pytest.mark.parametrize(
@@ -160,20 +160,20 @@ def test_embed__refuses_a_source_that_is_none(trained: Any, run_cli: Cli, words:
     assert message in run_cli.fails(*EMBED, *words)
 
 
-def test_embed__keeps_to_the_folder_of_a_manifest(pictures: Pairs, run_cli: Cli) -> None:
-    outside = make_manifest(pictures.root / "outside.tsv", ["../elsewhere.jpg"], ["a cat"])
+def test_embed__keeps_to_the_folder_of_a_manifest(image_pairs: Pairs, run_cli: Cli) -> None:
+    outside = make_manifest(image_pairs.root / "outside.tsv", ["../elsewhere.jpg"], ["a cat"])
     assert "--allow-outside" in run_cli.fails(*EMBED, "--manifest", outside)
 
 
 @pytest.fixture
 def many(trained: Any, tmp_path: Path) -> Path:
-    """300 distinct pictures, two shards of them, one of which cannot be read."""
+    """300 distinct images, two shards of them, one of which cannot be read."""
     root = tmp_path / "many"
     root.mkdir()
     for number in range(300):
         path = root / f"{number:03}.jpg"
-        draw_picture(path, f"hsl({number}, 80%, 50%)", ("circle", "square", "stripe")[number % 3], 32)
-    (root / "007.jpg").write_bytes(b"no picture")
+        draw_image(path, f"hsl({number}, 80%, 50%)", ("circle", "square", "stripe")[number % 3], 32)
+    (root / "007.jpg").write_bytes(b"no image")
     return root
 
 
@@ -184,10 +184,10 @@ def test_embed__goes_on_from_its_last_whole_shard(
     many: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: Path
 ) -> None:
     undisturbed = Cli(shutil.copytree(store, tmp_path / "undisturbed"))(*MANY, "--images", many)
-    real = TeacherEmbeddings.write
+    real = EmbeddingArray.write
     with monkeypatch.context() as patch:
         patch.setattr(
-            TeacherEmbeddings,
+            EmbeddingArray,
             "write",
             lambda self, shard, values: power_cut() if shard.start else real(self, shard, values),
         )

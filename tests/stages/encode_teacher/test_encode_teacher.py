@@ -15,7 +15,7 @@ import stages.components.embeddings.caption_embeddings
 import stages.components.teacher.loading
 import stages.components.teacher.teacher
 from data_schemas.artifact_record import ArtifactRecord
-from data_schemas.embedding_array import TeacherEmbeddings
+from data_schemas.embedding_array import EmbeddingArray
 from data_schemas.pair_index import read_captions, read_labels, read_pairs, read_rejected
 from stages.components.teacher.batching import Batch
 
@@ -49,7 +49,7 @@ def num_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def rows_of(outcome: dict[str, Any]) -> dict[str, np.ndarray]:
     """Embedding by caption."""
     root = Path(outcome["path"])
-    embeddings = TeacherEmbeddings.open(root)
+    embeddings = EmbeddingArray.open(root)
     return dict(zip(read_captions(root).to_pylist(), embeddings.read(0, embeddings.rows), strict=True))
 
 

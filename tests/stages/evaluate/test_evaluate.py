@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from workbench import COLOURS, DISTILL, SHAPES, Cli, Pairs, draw_picture, make_manifest
+from workbench import COLOURS, DISTILL, SHAPES, Cli, Pairs, draw_image, make_manifest
 
-from data_schemas.embedding_array import TeacherEmbeddings
+from data_schemas.embedding_array import EmbeddingArray
 from data_schemas.evaluation_report import read_report
 from stages.components.compute.precision import choose_precision
 
@@ -20,8 +20,8 @@ EVALUATE = ("evaluate", "--device", "cpu", "--workers", 0)
 
 
 @pytest.fixture
-def pictures(encoded_session: tuple[Path, Pairs], tmp_path: Path) -> Pairs:
-    """The 24 pictures that the student was trained on, in a folder that the test may change."""
+def image_pairs(encoded_session: tuple[Path, Pairs], tmp_path: Path) -> Pairs:
+    """The 24 images that the student was trained on, in a folder that the test may change."""
     pairs = encoded_session[1]
     root = shutil.copytree(pairs.root, tmp_path / "set")
     return Pairs(root, root / "pairs.tsv", pairs.images, pairs.captions)
@@ -29,14 +29,14 @@ def pictures(encoded_session: tuple[Path, Pairs], tmp_path: Path) -> Pairs:
 
 @pytest.fixture
 def classes(tmp_path: Path) -> Path:
-    """A folder of class folders with train/ and test/: six colours, a picture of each shape."""
+    """A folder of class folders with train/ and test/: six colours, an image of each shape."""
     root = tmp_path / "shapes"
     for split in ("train", "test"):
         for colour in COLOURS[:6]:
             for shape in SHAPES:
                 path = root / split / colour / f"{shape}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                draw_picture(path, colour, shape, 40)
+                draw_image(path, colour, shape, 40)
     return root
 
 
@@ -45,15 +45,15 @@ def embeddings_of(store: Path) -> tuple[np.ndarray, np.ndarray]:
     [images] = store.glob("image-embeddings/[!.]*/image_embeddings.safetensors")
     [captions] = store.glob("caption-embeddings/[!.]*")
     rows = load_file(images)["embeddings"]
-    table = TeacherEmbeddings.open(captions)
+    table = EmbeddingArray.open(captions)
     texts = table.read(0, table.rows).astype(np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True), texts / np.linalg.norm(texts, axis=1, keepdims=True)
 
 
-def test_evaluate__gives_the_recall_of_a_naive_ranking(trained: Any, pictures: Pairs, run_cli: Cli) -> None:
-    metrics = run_cli(*EVALUATE, "--retrieval", pictures.manifest)["metrics"]
+def test_evaluate__gives_the_recall_of_a_naive_ranking(trained: Any, image_pairs: Pairs, run_cli: Cli) -> None:
+    metrics = run_cli(*EVALUATE, "--retrieval", image_pairs.manifest)["metrics"]
     images, captions = embeddings_of(run_cli.store)
-    scores = captions @ images.T  # captions are distinct, in the order of the pictures
+    scores = captions @ images.T  # captions are distinct, in the order of the images
     for direction, table in (("text_to_image", scores), ("image_to_text", scores.T)):
         ranks = [1 + int((row > row[index]).sum()) for index, row in enumerate(table)]
         for k in (1, 5, 10):
@@ -61,11 +61,11 @@ def test_evaluate__gives_the_recall_of_a_naive_ranking(trained: Any, pictures: P
         assert metrics[f"pairs/{direction}/median_rank"] == np.median(ranks)
 
 
-def test_evaluate__writes_a_report_and_a_page_with_pictures(
-    trained: Any, pictures: Pairs, classes: Path, run_cli: Cli
+def test_evaluate__writes_a_report_and_a_page_with_images(
+    trained: Any, image_pairs: Pairs, classes: Path, run_cli: Cli
 ) -> None:
     outcome = run_cli(
-        *EVALUATE, "--retrieval", f"own={pictures.manifest}", "--zero-shot", classes, "--knn", classes, "--knn-k", 3
+        *EVALUATE, "--retrieval", f"own={image_pairs.manifest}", "--zero-shot", classes, "--knn", classes, "--knn-k", 3
     )
     assert outcome["status"] == "created"
     names = set(outcome["metrics"])
@@ -84,15 +84,15 @@ def test_evaluate__writes_a_report_and_a_page_with_pictures(
     assert report["student"]["precision"] == choose_precision("auto", torch.device("cpu"))
     page = (folder / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") > 100
-    assert pictures.captions[0] in page
-    assert f"<dt>Pictures embedded in</dt><dd>{report['student']['precision']}</dd>" in page
+    assert image_pairs.captions[0] in page
+    assert f"<dt>Images embedded in</dt><dd>{report['student']['precision']}</dd>" in page
     assert run_cli.run("verify").exit_code == 0
 
 
-def test_evaluate__changes_nothing_when_asked_again(trained: Any, pictures: Pairs, run_cli: Cli) -> None:
-    first = run_cli(*EVALUATE, "--retrieval", pictures.manifest)
+def test_evaluate__changes_nothing_when_asked_again(trained: Any, image_pairs: Pairs, run_cli: Cli) -> None:
+    first = run_cli(*EVALUATE, "--retrieval", image_pairs.manifest)
     before = {path: path.stat().st_mtime_ns for path in run_cli.store.rglob("*")}
-    again = run_cli(*EVALUATE, "--retrieval", pictures.manifest)
+    again = run_cli(*EVALUATE, "--retrieval", image_pairs.manifest)
     assert (again["status"], again["digest"]) == ("unchanged", first["digest"])
     after = {path: path.stat().st_mtime_ns for path in run_cli.store.rglob("*")}
     assert {path for path in before | after if before.get(path) != after.get(path)} <= {run_cli.store}
@@ -110,10 +110,10 @@ def test_evaluate__embeds_nothing_again_when_a_setting_changes(
     assert one["fingerprint"] != three["fingerprint"]
 
 
-def test_evaluate__takes_several_captions_of_a_picture_together(trained: Any, pictures: Pairs, run_cli: Cli) -> None:
-    images = [image for image in pictures.images for _ in range(2)]
-    captions = [text for caption in pictures.captions for text in (caption, f"one {caption}")]
-    manifest = make_manifest(pictures.root / "twice.tsv", images, captions)
+def test_evaluate__takes_several_captions_of_an_image_together(trained: Any, image_pairs: Pairs, run_cli: Cli) -> None:
+    images = [image for image in image_pairs.images for _ in range(2)]
+    captions = [text for caption in image_pairs.captions for text in (caption, f"one {caption}")]
+    manifest = make_manifest(image_pairs.root / "twice.tsv", images, captions)
     outcome = run_cli(*EVALUATE, "--retrieval", manifest)
     [entry, *_] = read_report(Path(outcome["path"]))["sets"]
     assert (entry["num_images"], entry["num_captions"]) == (24, 48)
@@ -122,42 +122,44 @@ def test_evaluate__takes_several_captions_of_a_picture_together(trained: Any, pi
 
 
 def test_evaluate__refuses_another_teacher(
-    trained: Any, pictures: Pairs, run_cli: Cli, word_vectors: Path, tmp_path: Path
+    trained: Any, image_pairs: Pairs, run_cli: Cli, word_vectors: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.txt"
     other.write_text(word_vectors.read_text().replace("0.1", "0.2", 1))
-    message = run_cli.fails(*EVALUATE, "--retrieval", pictures.manifest, "--teacher", other)
+    message = run_cli.fails(*EVALUATE, "--retrieval", image_pairs.manifest, "--teacher", other)
     assert "--teacher must be the one that the student was distilled from" in message
     moved = shutil.copy(word_vectors, tmp_path / "same-bytes-elsewhere.txt")
-    assert run_cli(*EVALUATE, "--retrieval", pictures.manifest, "--teacher", moved)["status"] == "created"
+    assert run_cli(*EVALUATE, "--retrieval", image_pairs.manifest, "--teacher", moved)["status"] == "created"
 
 
-def test_evaluate__trusts_the_teachers_code_as_encoding_did(pictures: Pairs, run_cli: Cli, bert_folder: Path) -> None:
-    run_cli("encode-teacher", "--manifest", pictures.manifest, "--teacher", bert_folder, "--trust-remote-code")
+def test_evaluate__trusts_the_teachers_code_as_encoding_did(
+    image_pairs: Pairs, run_cli: Cli, bert_folder: Path
+) -> None:
+    run_cli("encode-teacher", "--manifest", image_pairs.manifest, "--teacher", bert_folder, "--trust-remote-code")
     run_cli(*DISTILL)
-    message = run_cli.fails(*EVALUATE, "--retrieval", pictures.manifest)
+    message = run_cli.fails(*EVALUATE, "--retrieval", image_pairs.manifest)
     assert "--trust-remote-code must be as it was for encode-teacher; pass it" in message
-    assert run_cli(*EVALUATE, "--retrieval", pictures.manifest, "--trust-remote-code")["status"] == "created"
+    assert run_cli(*EVALUATE, "--retrieval", image_pairs.manifest, "--trust-remote-code")["status"] == "created"
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_evaluate__counts_pictures_that_cannot_be_read(
-    trained: Any, pictures: Pairs, run_cli: Cli, damage: str
+def test_evaluate__counts_images_that_cannot_be_read(
+    trained: Any, image_pairs: Pairs, run_cli: Cli, damage: str
 ) -> None:
-    victim = pictures.root / pictures.images[3]
+    victim = image_pairs.root / image_pairs.images[3]
     victim.unlink() if damage == "missing" else victim.write_bytes(victim.read_bytes()[:200])
-    message = run_cli.fails(*EVALUATE, "--retrieval", pictures.manifest)
+    message = run_cli.fails(*EVALUATE, "--retrieval", image_pairs.manifest)
     assert "--max-bad-fraction" in message
-    assert pictures.images[3] in message
-    outcome = run_cli(*EVALUATE, "--retrieval", pictures.manifest, "--max-bad-fraction", 0.1)
+    assert image_pairs.images[3] in message
+    outcome = run_cli(*EVALUATE, "--retrieval", image_pairs.manifest, "--max-bad-fraction", 0.1)
     [entry, *_] = read_report(Path(outcome["path"]))["sets"]
     assert (entry["rejected"], entry["num_images"], entry["num_captions"]) == (1, 23, 23)
 
 
-def test_evaluate__measures_other_pictures_anew(trained: Any, pictures: Pairs, run_cli: Cli) -> None:
-    first = run_cli(*EVALUATE, "--retrieval", pictures.manifest)
-    shutil.copy(pictures.root / pictures.images[1], pictures.root / pictures.images[0])
-    second = run_cli(*EVALUATE, "--retrieval", pictures.manifest)
+def test_evaluate__measures_other_images_anew(trained: Any, image_pairs: Pairs, run_cli: Cli) -> None:
+    first = run_cli(*EVALUATE, "--retrieval", image_pairs.manifest)
+    shutil.copy(image_pairs.root / image_pairs.images[1], image_pairs.root / image_pairs.images[0])
+    second = run_cli(*EVALUATE, "--retrieval", image_pairs.manifest)
     assert second["status"] == "created"
     assert second["fingerprint"] != first["fingerprint"]
 
@@ -171,16 +173,16 @@ def test_evaluate__says_what_it_must_be_given(trained: Any, run_cli: Cli, classe
 
 
 def test_evaluate__notes_which_embeddings_it_used(
-    trained: Any, pictures: Pairs, run_cli: Cli, write_manifest: Callable[..., Path]
+    trained: Any, image_pairs: Pairs, run_cli: Cli, write_manifest: Callable[..., Path]
 ) -> None:
-    outcome = run_cli(*EVALUATE, "--retrieval", pictures.manifest)
+    outcome = run_cli(*EVALUATE, "--retrieval", image_pairs.manifest)
     record = json.loads((Path(outcome["path"]) / "artifact.json").read_text())
     assert len(record["uses"]) >= 2
     assert "Nothing to remove" in run_cli.run("gc", "--yes").stdout
 
 
-def test_status__sums_up_what_an_evaluation_made_on_its_way(trained: Any, pictures: Pairs, run_cli: Cli) -> None:
-    run_cli(*EVALUATE, "--retrieval", pictures.manifest)
+def test_status__sums_up_what_an_evaluation_made_on_its_way(trained: Any, image_pairs: Pairs, run_cli: Cli) -> None:
+    run_cli(*EVALUATE, "--retrieval", image_pairs.manifest)
     lines = run_cli.run("status").stdout.splitlines()
     made = {line.split("  ")[0]: line.split("  ")[1] for line in lines if "on the way" in line}
     assert made == {

@@ -51,7 +51,7 @@ cli.main()
 
 @pytest.fixture
 def pairs(encoded_session: tuple[Path, Pairs]) -> Pairs:
-    """The 24 pictures that the student was trained on."""
+    """The 24 images that the student was trained on."""
     return encoded_session[1]
 
 
@@ -156,7 +156,7 @@ def test_evaluate__under_torchrun_gives_what_one_process_gives(
     trained: Any, pairs: Pairs, run_cli: Cli, tmp_path: Path
 ) -> None:
     own = shutil.copytree(pairs.root, tmp_path / "own")
-    (own / pairs.images[3]).write_bytes(b"no picture")
+    (own / pairs.images[3]).write_bytes(b"no image")
     other = Cli(shutil.copytree(run_cli.store, tmp_path / "other"))
     words = (*EVALUATE, "--retrieval", own / "pairs.tsv", "--checkpoints", "all", "--max-bad-fraction", 0.1)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from set_miniatures import make_cifar10
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from workbench import COLOURS, SHAPES, Cli, Pairs, draw_picture
+from workbench import COLOURS, SHAPES, Cli, Pairs, draw_image
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.evaluation_report import read_report
@@ -22,20 +22,20 @@ EVALUATE = ("evaluate", "--device", "cpu", "--workers", 0, "--num-resamples", 10
 
 @pytest.fixture
 def pairs(encoded_session: tuple[Path, Pairs]) -> Pairs:
-    """The 24 pictures that the student was trained on."""
+    """The 24 images that the student was trained on."""
     return encoded_session[1]
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data folder with one set of class folders: six colours, a picture of each shape in train/ and two in test/."""
+    """A data folder with one set of class folders: six colours, an image of each shape in train/ and two in test/."""
     root = tmp_path / "data"
     for split, shapes in (("train", SHAPES), ("test", SHAPES[:2])):
         for colour in COLOURS[:6]:
             for shape in shapes:
                 path = root / "shapes" / split / colour / f"{shape}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                draw_picture(path, colour, shape, 40 if split == "train" else 44)
+                draw_image(path, colour, shape, 40 if split == "train" else 44)
     return root
 
 
@@ -66,13 +66,13 @@ def test_eval_data_dir__misses_a_set_that_was_named(trained: Any, data: Path, ru
     assert str(data / "dtd") in message
 
 
-def test_eval_data_dir__says_that_a_set_has_no_test_pictures(trained: Any, data: Path, run_cli: Cli) -> None:
+def test_eval_data_dir__says_that_a_set_has_no_test_images(trained: Any, data: Path, run_cli: Cli) -> None:
     shutil.copytree(data / "shapes" / "train", data / "stl10" / "train")
     outcome = run_cli(*EVALUATE, "--eval-data-dir", data, "--task", "zero-shot")
     [found] = [each for each in read_report(Path(outcome["path"]))["absent"] if each["name"] == "stl10"]
-    assert "must hold test pictures" in found["reason"]
+    assert "must hold test images" in found["reason"]
     message = run_cli.fails(*EVALUATE, "--eval-data-dir", data, "--dataset", "stl10", "--knn-k", 3)
-    assert "training pictures alone" in message
+    assert "training images alone" in message
     assert str(data / "stl10") in message
 
 
@@ -100,7 +100,7 @@ def test_evaluate__finishes_the_tasks_that_can_be_done(trained: Any, data: Path,
 def test_evaluate__does_what_failed_once_it_is_mended(trained: Any, data: Path, pairs: Pairs, run_cli: Cli) -> None:
     victim = data / "shapes" / "test" / "red" / "circle.jpg"
     good = victim.read_bytes()
-    victim.write_bytes(b"no picture")
+    victim.write_bytes(b"no image")
     words = (*EVALUATE, "--retrieval", pairs.manifest, "--knn", data / "shapes", "--knn-k", 3)
     assert "--max-bad-fraction" in run_cli.fails(*words)
     victim.write_bytes(good)
@@ -165,7 +165,7 @@ def test_sts__measures_the_teacher(trained: Any, tmp_path: Path, run_cli: Cli) -
     assert not list(run_cli.store.glob("image-embeddings/*"))
 
 
-def test_overlap__finds_training_pictures_among_those_measured(trained: Any, pairs: Pairs, run_cli: Cli) -> None:
+def test_overlap__finds_training_images_among_those_measured(trained: Any, pairs: Pairs, run_cli: Cli) -> None:
     words = ("evaluate", "--device", "cpu", "--workers", 0, "--num-resamples", 100)
     outcome = run_cli(*words, "--retrieval", pairs.manifest)
     [found] = read_report(Path(outcome["path"]))["overlap"]
@@ -183,7 +183,7 @@ def test_overlap__that_cannot_be_looked_for_fails_alone(
 
     words = ("evaluate", "--device", "cpu", "--workers", 0, "--num-resamples", 100, "--retrieval", pairs.manifest)
     with monkeypatch.context() as patch:
-        patch.setattr(stages.evaluate.overlap.report, "hash_pictures", refuse)
+        patch.setattr(stages.evaluate.overlap.report, "hash_images", refuse)
         result = run_cli.run(*words, "--json")
     told = json.loads(result.stdout.splitlines()[-1])
     assert (result.exit_code, [failure["task"] for failure in told["failures"]]) == (1, ["overlap"])
@@ -199,8 +199,8 @@ def test_evaluate__agrees_with_scikit_learn_on_photographs(trained: Any, tmp_pat
     for split, num in (("train", 60), ("test", 30)):
         for folder in sorted(path for path in (source / split).iterdir() if path.is_dir()):
             (part / split / folder.name).mkdir(parents=True)
-            for picture in sorted(folder.iterdir())[:num]:
-                (part / split / folder.name / picture.name).symlink_to(picture)
+            for image in sorted(folder.iterdir())[:num]:
+                (part / split / folder.name / image.name).symlink_to(image)
     outcome = run_cli(*EVALUATE, "--knn", part, "--linear-probe", part)
     entries = {entry["task"]: entry for entry in read_report(Path(outcome["path"]))["sets"]}
     found = [load_file(path) for path in run_cli.store.glob("image-embeddings/[!.]*/image_embeddings.safetensors")]

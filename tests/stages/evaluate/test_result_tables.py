@@ -9,7 +9,7 @@ import pytest
 from stages.evaluate.result_tables import metrics_table, result_lines
 
 FINGERPRINT = "0123456789abcdef"
-COMMON: dict[str, Any] = {"rejected": 1, "first_rejected": "b.jpg: no picture"}
+COMMON: dict[str, Any] = {"rejected": 1, "first_rejected": "b.jpg: no image"}
 
 
 def interval(low: float, high: float) -> dict[str, Any]:
@@ -211,7 +211,7 @@ def test_result_lines__say_the_rest_under_a_key_of_their_own() -> None:
     assert (last["protorkd"]["checkpoint"], last["protorkd"]["epoch"]) == ("last", None)
 
 
-def test_result_lines__hold_an_entry_without_pictures() -> None:
+def test_result_lines__hold_an_entry_without_images() -> None:
     pairs = {"name": "stsb", "task": "sts", "num_pairs": 9, "rejected": 0, "metrics": {"spearman": 0.8}}
     [line] = read_lines(result_lines(*evaluation(last=[{**pairs, "intervals": {}, "chance": {}}])))
     assert (line["metrics"], line["protorkd"]["num_pairs"]) == ({"spearman": 0.8}, 9)

@@ -27,28 +27,28 @@ from stages.export import inputs, onnx_file, parity
 from stages.export.loading import load_model
 from stages.export.manifest import MANIFEST_NAME, changes
 from stages.export.options import ExportParams
-from stages.export.parity import embed_pictures, unit
+from stages.export.parity import embed_images, unit
 
 CAPTIONS = ["red circle", "a blue square and a grey stripe", "", "http://127.0.0.1:9/red.jpg", "/etc/hostname.png"]
 
 
-def pictures_of(pairs: Pairs, num: int = 24) -> list[Image.Image]:
+def images_of(pairs: Pairs, num: int = 24) -> list[Image.Image]:
     return [open_image(pairs.root / name) for name in pairs.images[:num]]
 
 
-def students_embeddings(store: Path, pictures: list[Image.Image], reference: str | None = None) -> np.ndarray:
+def students_embeddings(store: Path, images: list[Image.Image], reference: str | None = None) -> np.ndarray:
     chosen = find_checkpoint(reference, store=Store(store))
     student = load_student(chosen.config, chosen.weights, device=torch.device("cpu"))
-    return embed_pictures(student, pictures, chosen.config.preprocessing)
+    return embed_images(student, images, chosen.config.preprocessing)
 
 
-def test_export__embeds_pictures_as_the_student_and_captions_as_the_teacher(
+def test_export__embeds_images_as_the_student_and_captions_as_the_teacher(
     exported_session: Exported, word_vectors: Path
 ) -> None:
-    model, pictures = load_model(exported_session.folder, device="cpu"), pictures_of(exported_session.pairs)
+    model, images = load_model(exported_session.folder, device="cpu"), images_of(exported_session.pairs)
     wanted = unit(Teacher(find_teacher(str(word_vectors))).encode(CAPTIONS))
     np.testing.assert_allclose(model.encode(CAPTIONS), wanted, atol=1e-5)
-    np.testing.assert_allclose(model.encode(pictures), students_embeddings(exported_session.store, pictures), atol=1e-5)
+    np.testing.assert_allclose(model.encode(images), students_embeddings(exported_session.store, images), atol=1e-5)
 
 
 def test_export__is_loaded_by_the_library_with_its_flag_alone(exported_session: Exported) -> None:
@@ -58,8 +58,8 @@ def test_export__is_loaded_by_the_library_with_its_flag_alone(exported_session: 
         SentenceTransformer(str(exported_session.folder), device="cpu")
     theirs = SentenceTransformer(str(exported_session.folder), device="cpu", trust_remote_code=True)
     ours = load_model(exported_session.folder, device="cpu")
-    pictures = pictures_of(exported_session.pairs, 3)
-    assert np.array_equal(theirs.encode(pictures), ours.encode(pictures))
+    images = images_of(exported_session.pairs, 3)
+    assert np.array_equal(theirs.encode(images), ours.encode(images))
     assert np.array_equal(theirs.encode(CAPTIONS), ours.encode(CAPTIONS))
     assert theirs.similarity_fn_name == "cosine"
     assert theirs.get_embedding_dimension() == 16
@@ -76,8 +76,8 @@ def test_export__saved_again_names_nothing_of_this_process(exported_session: Exp
     assert (tmp_path / "again" / "modeling_protorkd.py").read_bytes() == (
         exported_session.folder / "modeling_protorkd.py"
     ).read_bytes()
-    pictures = pictures_of(exported_session.pairs, 3)
-    assert np.array_equal(load_model(tmp_path / "again", device="cpu").encode(pictures), model.encode(pictures))
+    images = images_of(exported_session.pairs, 3)
+    assert np.array_equal(load_model(tmp_path / "again", device="cpu").encode(images), model.encode(images))
 
 
 def test_export__differs_in_nothing_when_it_is_made_again(exported: Exported, run_cli: Cli) -> None:
@@ -125,10 +125,10 @@ def test_export__takes_the_weights_after_an_epoch(exported: Exported, run_cli: C
     fingerprint = json.loads((exported.folder / MANIFEST_NAME).read_text())["lineage"]["student"]["fingerprint"]
     reference = f"{fingerprint[:12]}@epoch_1"
     first = Path(run_cli("export", "--student", reference)["path"])
-    pictures = pictures_of(exported.pairs, 4)
-    given = load_model(first, device="cpu").encode(pictures)
-    np.testing.assert_allclose(given, students_embeddings(exported.store, pictures, reference), atol=1e-5)
-    assert not np.allclose(given, load_model(exported.folder, device="cpu").encode(pictures), atol=1e-3)
+    images = images_of(exported.pairs, 4)
+    given = load_model(first, device="cpu").encode(images)
+    np.testing.assert_allclose(given, students_embeddings(exported.store, images, reference), atol=1e-5)
+    assert not np.allclose(given, load_model(exported.folder, device="cpu").encode(images), atol=1e-3)
     card = (first / "README.md").read_text()
     assert "epoch\\_1, after epoch 1" in card
     assert "mean recall" in card  # without intervals, for the evaluation shows them for the last weights
@@ -252,16 +252,16 @@ def test_load_model__refuses_modules_elsewhere(exported: Exported) -> None:
         load_model(exported.folder)
 
 
-def test_onnx__has_any_number_of_pictures_and_no_trace_of_the_machine(exported_session: Exported) -> None:
+def test_onnx__has_any_number_of_images_and_no_trace_of_the_machine(exported_session: Exported) -> None:
     import onnxruntime
 
     folder = exported_session.folder / "onnx"
     session = onnxruntime.InferenceSession(str(folder / "image_encoder.onnx"), providers=["CPUExecutionProvider"])
     described = json.loads((folder / "preprocessing.json").read_text())
-    model, pictures = load_model(exported_session.folder, device="cpu"), pictures_of(exported_session.pairs)
+    model, images = load_model(exported_session.folder, device="cpu"), images_of(exported_session.pairs)
     for number in (1, 7):
-        wanted = model.encode(pictures[:number])
-        crops = np.stack([np.asarray(picture.resize((32, 32), described["resample"])) for picture in pictures[:number]])
+        wanted = model.encode(images[:number])
+        crops = np.stack([np.asarray(image.resize((32, 32), described["resample"])) for image in images[:number]])
         numbers = (crops * described["rescale_factor"] - described["image_mean"]) / described["image_std"]
         given = session.run(["image_embeds"], {"pixel_values": numbers.transpose(0, 3, 1, 2).astype(np.float32)})[0]
         np.testing.assert_allclose(given, wanted, atol=1e-4)
@@ -316,10 +316,10 @@ import numpy as np
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
-folder, picture, saved = sys.argv[1:]
+folder, image, saved = sys.argv[1:]
 model = SentenceTransformer(folder, device="cpu", trust_remote_code=True)
 assert not {"stages", "data_schemas"} & set(sys.modules)
-found = np.concatenate([model.encode([Image.open(picture)]), model.encode(["red circle"])])
+found = np.concatenate([model.encode([Image.open(image)]), model.encode(["red circle"])])
 np.save(saved + ".npy", found)
 model.save(saved)
 """
@@ -327,14 +327,14 @@ model.save(saved)
 
 @pytest.mark.slow
 def test_export__saved_and_loaded_in_fresh_processes_gives_the_same_numbers(exported: Exported, tmp_path: Path) -> None:
-    picture = exported.pairs.root / exported.pairs.images[0]
+    image = exported.pairs.root / exported.pairs.images[0]
     found = []
     source = exported.folder
     for turn in ("one", "two", "three"):
         environment = {**os.environ, "HF_HOME": str(tmp_path / turn / "cache")}
         place = tmp_path / turn / "saved"
         place.parent.mkdir()
-        words = [sys.executable, "-I", "-c", FRESH, str(source), str(picture), str(place)]
+        words = [sys.executable, "-I", "-c", FRESH, str(source), str(image), str(place)]
         subprocess.run(words, check=True, cwd=tmp_path, env=environment, capture_output=True)
         found.append(np.load(f"{place}.npy"))
         source = place

@@ -17,7 +17,7 @@ from torch import nn
 
 from data_schemas.student_checkpoint import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from stages.components.images.decoding import decode_image
-from stages.components.images.lazy_image import DecodedPicture
+from stages.components.images.lazy_image import DecodedImage
 from stages.components.images.transforms import EvalTransform, Normalize
 from stages.components.student.student import build_student
 from stages.components.student.wide_resnet import build_wide_resnet
@@ -47,7 +47,7 @@ def noise(mode: str, size: tuple[int, int] = (50, 41)) -> Image.Image:
 
 
 def as_files() -> list[tuple[str, bytes]]:
-    """Pictures of many kinds, as files have them."""
+    """Images of many kinds, as files have them."""
     found = []
     for mode, kind in [
         ("RGB", "PNG"),
@@ -78,8 +78,8 @@ def as_files() -> list[tuple[str, bytes]]:
 
 @pytest.mark.parametrize(("kind", "data"), as_files(), ids=lambda value: value if isinstance(value, str) else "")
 def test_to_rgb__shows_what_the_project_sees(kind: str, data: bytes) -> None:
-    with Image.open(io.BytesIO(data)) as picture:
-        given = to_rgb(picture)
+    with Image.open(io.BytesIO(data)) as image:
+        given = to_rgb(image)
     assert given.mode == "RGB"
     assert np.array_equal(np.asarray(given), np.asarray(decode_image(io.BytesIO(data))))
 
@@ -91,16 +91,16 @@ def test_to_rgb__refuses_samples_of_unknown_scale() -> None:
 
 @pytest.mark.parametrize("size", [(50, 41), (31, 90), (32, 32), (7, 9), (300, 200)])
 def test_preprocess__crops_as_evaluation_does(size: tuple[int, int]) -> None:
-    picture = noise("RGB", size)
-    given = encoder_of("squeezenet1_1").preprocess([picture])["pixel_values"]
-    wanted = EvalTransform(Preprocessing(image_size=32))(DecodedPicture(np.asarray(picture)))
+    image = noise("RGB", size)
+    given = encoder_of("squeezenet1_1").preprocess([image])["pixel_values"]
+    wanted = EvalTransform(Preprocessing(image_size=32))(DecodedImage(np.asarray(image)))
     assert given.dtype == torch.uint8
     assert torch.equal(given[0], wanted)
 
 
-def test_preprocess__takes_arrays_and_named_pictures() -> None:
-    encoder, picture = encoder_of("squeezenet1_1"), noise("RGB")
-    given = encoder.preprocess([picture, np.asarray(picture), {"image": picture}])["pixel_values"]
+def test_preprocess__takes_arrays_and_named_images() -> None:
+    encoder, image = encoder_of("squeezenet1_1"), noise("RGB")
+    given = encoder.preprocess([image, np.asarray(image), {"image": image}])["pixel_values"]
     assert torch.equal(given[0], given[1])
     assert torch.equal(given[0], given[2])
 
@@ -169,7 +169,7 @@ def test_encoder__has_the_keys_of_every_family(name: str) -> None:
 
 
 class Tower(nn.Module):
-    """Stands in for a CLIP of open_clip: what it was told, and a picture's mean colours."""
+    """Stands in for a CLIP of open_clip: what it was told, and an image's mean colours."""
 
     def __init__(self, embed_dim: int, vision_cfg: dict[str, Any], text_cfg: object, quick_gelu: bool) -> None:
         super().__init__()

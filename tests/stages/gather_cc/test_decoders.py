@@ -1,4 +1,4 @@
-"""Processes that decode: a picture that kills its decoder costs itself alone."""
+"""Processes that decode: an image that kills its decoder costs itself alone."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ def keep_all(bodies: list[bytes], *, workers: int) -> list[Any]:
     return asyncio.run(run())
 
 
-def test_picture__that_kills_its_decoder_is_rejected_and_the_others_are_kept() -> None:
+def test_image__that_kills_its_decoder_is_rejected_and_the_others_are_kept() -> None:
     found = keep_all([b"a", b"deadly", b"b", b"c"], workers=1)
     assert found[1].reason == "the decoder died of it"
     assert [one for row, one in enumerate(found) if row != 1] == [Kept(0, 1, ""), Kept(2, 1, ""), Kept(3, 1, "")]

@@ -132,11 +132,11 @@ def test_url__that_cannot_be_asked_has_a_reason(url: str, gathered: Path) -> Non
 
 
 def pixels_of(path: str, gathered: Path) -> np.ndarray:
-    image = status_of(gathered)[list(OUTCOMES).index(path)]["image"]
-    with Image.open(gathered / image) as picture:
-        assert picture.format == "JPEG"
-        assert not picture.getexif()
-        return np.asarray(picture.convert("RGB")).astype(int)
+    path_of_image = status_of(gathered)[list(OUTCOMES).index(path)]["image"]
+    with Image.open(gathered / path_of_image) as image:
+        assert image.format == "JPEG"
+        assert not image.getexif()
+        return np.asarray(image.convert("RGB")).astype(int)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def pixels_of(path: str, gathered: Path) -> np.ndarray:
         ("big", (320, 512), (254, 0, 0), 0),
     ],
 )
-def test_picture__is_kept_upright_in_rgb_and_shrunk(
+def test_image__is_kept_upright_in_rgb_and_shrunk(
     path: str, size: tuple[int, int], colour: tuple[int, ...], corner: int, gathered: Path
 ) -> None:
     pixels = pixels_of(path, gathered)
@@ -177,14 +177,14 @@ def test_status__has_nulls_where_nothing_was_kept(gathered: Path) -> None:
             assert not (gathered / image_path(row["row"])).exists()
 
 
-def test_output__holds_the_kept_pictures_and_nothing_half_written(gathered: Path) -> None:
+def test_output__holds_the_kept_images_and_nothing_half_written(gathered: Path) -> None:
     kept = {row["image"] for row in status_of(gathered) if row["image"]}
     assert {path.relative_to(gathered).as_posix() for path in gathered.rglob("*.jpg")} == kept
     assert not list((gathered / ".gather/partial").iterdir())
     assert block_numbers(gathered) == []
 
 
-def test_manifest__names_the_kept_pictures_in_the_order_of_rows(gathered: Path) -> None:
+def test_manifest__names_the_kept_images_in_the_order_of_rows(gathered: Path) -> None:
     manifest = read_manifest(gathered / "manifest.tsv")
     kept = [row for row in status_of(gathered) if row["status"] == "ok"]
     assert manifest.table["image"].to_pylist() == [row["image"] for row in kept]
@@ -253,7 +253,7 @@ def test_limit__can_grow(server: Server, tmp_path: Path) -> None:
     assert [server.asked[f"/{path}"] for path in paths] == [1, 1, 1, 0]
 
 
-def test_rows__that_share_a_url_are_asked_once_and_share_the_picture(server: Server, tmp_path: Path) -> None:
+def test_rows__that_share_a_url_are_asked_once_and_share_the_image(server: Server, tmp_path: Path) -> None:
     url, other = server.url("good?shared"), server.url("missing/shared")
     table = write_table(tmp_path / "t.tsv", [url, other, url, other, url])
     found = gather(table, tmp_path / "out", *HERE)
@@ -324,8 +324,8 @@ def test_resize__shrinks_the_side_that_is_named(
 ) -> None:
     table = write_table(tmp_path / "t.tsv", [server.url(f"big?{resize}")])
     gather(table, tmp_path / "out", *HERE, "--resize", resize, "--image-size", 256)
-    with Image.open(tmp_path / "out/0/0.jpg") as picture:
-        assert picture.size == size
+    with Image.open(tmp_path / "out/0/0.jpg") as image:
+        assert image.size == size
 
 
 # Limits on who is asked how much.

@@ -65,8 +65,8 @@ def wait_for_blocks(process: "subprocess.Popen[str]", output: Path, number: int)
 def end_state(output: Path) -> tuple[list[dict[str, Any]], bytes, dict[str, bytes]]:
     """All that a call leaves, but for how long it took."""
     rows = [{name: value for name, value in row.items() if name != "seconds"} for row in status_of(output)]
-    pictures = {path.relative_to(output).as_posix(): path.read_bytes() for path in output.rglob("*.jpg")}
-    return rows, (output / "manifest.tsv").read_bytes(), pictures
+    images = {path.relative_to(output).as_posix(): path.read_bytes() for path in output.rglob("*.jpg")}
+    return rows, (output / "manifest.tsv").read_bytes(), images
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
@@ -109,10 +109,10 @@ def test_stopped__call_ends_in_seconds_and_says_how_to_go_on(
     assert gather(table, tmp_path / "out", *WORDS)["asked"] == 70 - written_down
 
 
-def test_picture__that_no_outcome_speaks_of_goes_when_its_row_fails(server: Server, tmp_path: Path) -> None:
+def test_image__that_no_outcome_speaks_of_goes_when_its_row_fails(server: Server, tmp_path: Path) -> None:
     left_over = tmp_path / "out/0/0.jpg"
     left_over.parent.mkdir(parents=True)
-    left_over.write_bytes(b"half a picture")
+    left_over.write_bytes(b"half an image")
     gather(write_table(tmp_path / "t.tsv", [server.url("missing/left")]), tmp_path / "out", *HERE)
     assert not left_over.exists()
 

@@ -1,4 +1,4 @@
-"""The pack stage from the command line: each picture once, shrunk or as it was, resumed where it broke."""
+"""The pack stage from the command line: each image once, shrunk or as it was, resumed where it broke."""
 
 import hashlib
 import io
@@ -21,21 +21,21 @@ from data_schemas.pair_index import read_rejected
 from data_schemas.student_checkpoint import Preprocessing
 from pipeline.store.store import Store
 from stages.components.images.decoding import open_image
-from stages.components.images.lazy_image import JpegPicture, open_picture
+from stages.components.images.lazy_image import JpegImage, open_lazily
 from stages.components.images.packed_image_set import Pack, PackedImageSet
 from stages.components.images.transforms import EvalTransform
 
 Pixels = NDArray[np.uint8]
 
 
-def pictures_of(outcome: dict[str, Any]) -> PackedImageSet:
+def images_of(outcome: dict[str, Any]) -> PackedImageSet:
     pack = PackedImages(Path(outcome["path"]))
     return PackedImageSet.of(pack, np.arange(len(pack), dtype=np.int32), pack.paths.to_pylist())
 
 
 def pixels_of(outcome: dict[str, Any]) -> dict[str, Pixels]:
-    """Pixels of all pictures that are not rejected, by path."""
-    images = pictures_of(outcome)
+    """Pixels of all images that are not rejected, by path."""
+    images = images_of(outcome)
     return {path: images.open(n).pixels() for n, path in enumerate(images.paths) if n not in images.missing}
 
 
@@ -47,7 +47,7 @@ def photo(height: int, width: int, seed: int = 0) -> Image.Image:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Pictures of every kind, large and small, below a folder; the names say what they are."""
+    """Images of every kind, large and small, below a folder; the names say what they are."""
     root = tmp_path / "mixed"
     (root / "deeper").mkdir(parents=True)
     turned = Image.Exif()
@@ -58,10 +58,10 @@ def folder(tmp_path: Path) -> Path:
     photo(90, 120).save(root / "large-turned.jpg", quality=80, exif=turned)
     photo(50, 60).convert("CMYK").save(root / "cmyk.jpg")
     photo(50, 60).convert("L").save(root / "deeper" / "grey.jpg")
-    photo(50, 60).save(root / "deeper" / "PICTURE.PNG")
+    photo(50, 60).save(root / "deeper" / "IMAGE.PNG")
     Image.new("RGBA", (50, 50), (255, 0, 0, 0)).save(root / "see-through.png")
-    (root / "notes.txt").write_text("no picture")
-    (root / ".hidden.jpg").write_text("no picture")
+    (root / "notes.txt").write_text("no image")
+    (root / ".hidden.jpg").write_text("no image")
     return root
 
 
@@ -73,9 +73,9 @@ def pack(run_cli: Cli) -> Callable[..., dict[str, Any]]:
 def test_pack__of_jpeg_keeps_the_bytes_of_small_upright_files_and_shrinks_the_others(pack: Any, folder: Path) -> None:
     outcome = pack("--images", folder, "--short-side", 60)
     assert outcome["counts"]["images"] == 8
-    images = pictures_of(outcome)
+    images = images_of(outcome)
     assert images.paths == sorted(images.paths)
-    assert {"deeper/PICTURE.PNG", "deeper/grey.jpg", "large.jpg"} < set(images.paths)
+    assert {"deeper/IMAGE.PNG", "deeper/grey.jpg", "large.jpg"} < set(images.paths)
     sizes = {path: images.open(number).size for number, path in enumerate(images.paths)}
     assert (sizes["large.jpg"], sizes["large-turned.jpg"], sizes["small-turned.jpg"]) == ((60, 80), (80, 60), (40, 50))
     digests = dict(zip(images.paths, images.digests(range(8), None), strict=True))  # type: ignore[arg-type]
@@ -92,10 +92,10 @@ def test_pack__of_jpeg_keeps_the_bytes_of_small_upright_files_and_shrinks_the_ot
 
 def test_pack__of_raw_holds_the_pixels_that_evaluation_resizes_to(pack: Any, folder: Path) -> None:
     outcome = pack("--images", folder, "--short-side", 40, "--format", "raw")
-    images = pictures_of(outcome)
+    images = images_of(outcome)
     transform = EvalTransform(Preprocessing(image_size=40))
     for number, path in enumerate(images.paths):
-        assert np.array_equal(transform(images.open(number)), transform(open_picture(folder / path)))
+        assert np.array_equal(transform(images.open(number)), transform(open_lazily(folder / path)))
     whole = pack("--images", folder, "--short-side", 0, "--format", "raw")
     for path, pixels in pixels_of(whole).items():
         assert np.array_equal(pixels, np.asarray(open_image(folder / path)))
@@ -116,13 +116,13 @@ def test_pack__honours_the_quality(pack: Any, folder: Path) -> None:
     assert "--quality must lie between 1 and 100; got 101" in Cli(folder).fails("pack", *words, "--quality", 101)
 
 
-def test_pack__of_a_manifest_packs_each_picture_once_under_the_path_as_it_is_written(pack: Any, tmp_path: Path) -> None:
+def test_pack__of_a_manifest_packs_each_image_once_under_the_path_as_it_is_written(pack: Any, tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path / "pairs", 3, 40)
     absolute = str(pairs.root / pairs.images[2])
     images = [f"./{pairs.images[0]}", pairs.images[1], absolute, pairs.images[1], f"./{pairs.images[0]}"]
     manifest = make_manifest(pairs.root / "twice.tsv", images, ["a", "b", "c", "d", "e"])
     outcome = pack("--manifest", manifest)
-    assert pictures_of(outcome).paths == images[:3]
+    assert images_of(outcome).paths == images[:3]
     assert outcome["counts"] == {
         "images": 3,
         "rejected_images": 0,
@@ -143,20 +143,20 @@ def test_pack__of_a_manifest_packs_each_picture_once_under_the_path_as_it_is_wri
 
 def test_pack__reads_manifests_in_every_format(pack: Any, tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path / "pairs", 2, 40)
-    (pairs.root / "pairs.csv").write_text("words,picture\na,images/000.jpg\nb,images/001.jpg\n")
+    (pairs.root / "pairs.csv").write_text("words,image\na,images/000.jpg\nb,images/001.jpg\n")
     words = ("--separator", "comma", "--image-key", "picture", "--caption-key", "words")
-    assert pictures_of(pack("--manifest", pairs.root / "pairs.csv", *words)).paths == list(pairs.images)
+    assert images_of(pack("--manifest", pairs.root / "pairs.csv", *words)).paths == list(pairs.images)
 
 
-def test_pack__counts_and_names_what_is_no_picture(pack: Any, run_cli: Cli, tmp_path: Path) -> None:
+def test_pack__counts_and_names_what_is_no_image(pack: Any, run_cli: Cli, tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path / "pairs", 6, 40)
-    (pairs.root / pairs.images[1]).write_bytes(b"no picture")
+    (pairs.root / pairs.images[1]).write_bytes(b"no image")
     (pairs.root / pairs.images[3]).unlink()
     whole = (pairs.root / pairs.images[4]).read_bytes()
     (pairs.root / pairs.images[4]).write_bytes(whole[: len(whole) // 2])
     words = ("--manifest", pairs.manifest, "--shard-images", 2)
     message = run_cli.fails("pack", *words)
-    assert "Pictures must be read but for a share of 0.01 (--max-bad-fraction); got 1 of 6 that cannot" in message
+    assert "Images must be read but for a share of 0.01 (--max-bad-fraction); got 1 of 6 that cannot" in message
     assert f"{pairs.root / pairs.images[1]}: not a readable image" in message
     outcome = pack(*words, "--max-bad-fraction", 0.5)
     rejections = read_rejected(Path(outcome["path"]))
@@ -167,13 +167,13 @@ def test_pack__counts_and_names_what_is_no_picture(pack: Any, run_cli: Cli, tmp_
         "truncated or damaged",
     ]
     assert (outcome["counts"]["images"], outcome["counts"]["rejected_images"]) == (3, 3)
-    assert pictures_of(outcome).missing == {entry.row: entry.reason for entry in rejections}
+    assert images_of(outcome).missing == {entry.row: entry.reason for entry in rejections}
 
 
-def test_pack__must_have_a_picture(run_cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"no picture")
+def test_pack__must_have_an_image(run_cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no image")
     message = run_cli.fails("pack", "--images", tmp_path, "--max-bad-fraction", 1)
-    assert "Pictures must be read (--max-bad-fraction); got 1 of 1 that cannot" in message
+    assert "Images must be read (--max-bad-fraction); got 1 of 1 that cannot" in message
 
 
 def test_pack__takes_a_manifest_or_a_folder(run_cli: Cli, folder: Path, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_pack__takes_a_manifest_or_a_folder(run_cli: Cli, folder: Path, tmp_path
     assert f"--images must name a folder; got {manifest}" in run_cli.fails("pack", "--images", manifest)
     assert "--image-root must go with --manifest" in run_cli.fails("pack", "--images", folder, "--image-root", folder)
     (tmp_path / "empty").mkdir()
-    assert "--images must hold pictures; got none" in run_cli.fails("pack", "--images", tmp_path / "empty")
+    assert "--images must hold images; got none" in run_cli.fails("pack", "--images", tmp_path / "empty")
 
 
 def test_pack__changes_nothing_when_asked_again(pack: Any, folder: Path, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_pack__changes_nothing_when_asked_again(pack: Any, folder: Path, tmp_pat
 
 
 @pytest.mark.parametrize("change", ["pixels", "a name", "short side", "format", "quality"])
-def test_pack__is_made_anew_for_other_pictures_names_or_parameters(change: str, pack: Any, folder: Path) -> None:
+def test_pack__is_made_anew_for_other_images_names_or_parameters(change: str, pack: Any, folder: Path) -> None:
     first = pack("--images", folder)
     words: tuple[object, ...] = ()
     if change == "pixels":
@@ -213,7 +213,7 @@ def test_pack__is_made_anew_for_other_pictures_names_or_parameters(change: str, 
     assert pack("--images", folder, *words)["fingerprint"] != first["fingerprint"]
 
 
-def test_pack__by_path_trusts_that_pictures_stay(pack: Any, folder: Path) -> None:
+def test_pack__by_path_trusts_that_images_stay(pack: Any, folder: Path) -> None:
     words = ("--images", folder, "--image-identity", "path")
     first = pack(*words)
     photo(90, 120, seed=1).save(folder / "large.jpg")
@@ -307,8 +307,8 @@ def test_pack__keeps_a_damaged_jpeg_that_can_be_read(pack: Any, tmp_path: Path) 
     photo(40, 40).save(file, "JPEG")
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.jpg").write_bytes(file.getvalue()[:-2] + b"stray\xff\xd9")
-    images = pictures_of(pack("--images", tmp_path / "pictures"))
-    assert isinstance(images.open(0), JpegPicture)
+    images = images_of(pack("--images", tmp_path / "pictures"))
+    assert isinstance(images.open(0), JpegImage)
     expected = np.asarray(open_image(tmp_path / "pictures" / "a.jpg"))
     assert np.array_equal(images.open(0).pixels(), expected)
 
@@ -326,12 +326,12 @@ def test_pack__is_refused_where_a_list_was_altered(pack: Any, folder: Path, stor
 
 
 @pytest.mark.parametrize("words", [("--manifest", "pairs.tsv"), ("--images", ".")], ids=["manifest", "folder"])
-def test_pack__is_repaired_from_its_pictures(
+def test_pack__is_repaired_from_its_images(
     words: tuple[str, str], pack: Any, run_cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs = make_pairs(tmp_path / "pairs", 6, 40)
     monkeypatch.chdir(pairs.root)
-    (pairs.root / "artifact.json").write_text("pictures may lie in an artifact, such as that of draw-scenes")
+    (pairs.root / "artifact.json").write_text("images may lie in an artifact, such as that of draw-scenes")
     outcome = pack(*words, "--shard-images", 2)
     shard = Path(outcome["path"]) / "shards" / "000001.bin"
     whole = shard.read_bytes()

@@ -12,7 +12,7 @@ import torch
 from workbench import COLOURS, SHAPES, Cli, Pairs
 
 import cli
-from data_schemas.embedding_array import ARRAY_NAME, TeacherEmbeddings
+from data_schemas.embedding_array import ARRAY_NAME, EmbeddingArray
 from data_schemas.errors import ProtoRKDError
 from data_schemas.page import PAGE_NAME
 from data_schemas.pair_index import read_captions
@@ -46,7 +46,7 @@ def shapes(run_cli: Cli, write_manifest: Write, word_vectors: Path) -> Path:
 
 
 def teacher_rows(root: Path) -> np.ndarray:
-    table = TeacherEmbeddings.open(root)
+    table = EmbeddingArray.open(root)
     return table.read(0, table.rows).astype(np.float64)
 
 
@@ -201,7 +201,7 @@ def test_prototypes__refuse_damaged_embeddings(run_cli: Cli, shapes: Path) -> No
 def test_known_captions__name_a_row_that_is_not_finite(tmp_path: Path, value: float) -> None:
     values = np.ones((300, 4), np.float32)
     values[270, 1] = value
-    table = TeacherEmbeddings.create(tmp_path, rows=300, dim=4, dtype="float32", shard_rows=256)
+    table = EmbeddingArray.create(tmp_path, rows=300, dim=4, dtype="float32", shard_rows=256)
     for shard in table.shards():
         table.write(shard, values[shard.start : shard.stop])
     with pytest.raises(ProtoRKDError, match="must be finite; got NaN or infinity in row 270"):

@@ -1,4 +1,4 @@
-"""A set of pictures that is embedded, to be searched."""
+"""A set of images that is embedded, to be searched."""
 
 import shutil
 from pathlib import Path
@@ -13,12 +13,12 @@ def embedded_session(
     undisturbed: Trained, encoded_session: tuple[Path, Pairs], tmp_path_factory: pytest.TempPathFactory
 ) -> Embedded:
     store = shutil.copytree(undisturbed.store, tmp_path_factory.mktemp("embedded") / "store")
-    pictures = encoded_session[1]
-    return Embedded(store, pictures, Cli(store)(*EMBED, "--manifest", pictures.manifest))
+    images = encoded_session[1]
+    return Embedded(store, images, Cli(store)(*EMBED, "--manifest", images.manifest))
 
 
 @pytest.fixture
 def embedded(embedded_session: Embedded, store: Path) -> Embedded:
     """The same, in this test's own store."""
     shutil.copytree(embedded_session.store, store)
-    return Embedded(store, embedded_session.pictures, embedded_session.outcome)
+    return Embedded(store, embedded_session.images, embedded_session.outcome)

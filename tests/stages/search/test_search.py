@@ -1,4 +1,4 @@
-"""The command search: by words and by picture, among pictures and among captions, each in its own space."""
+"""The command search: by words and by image, among images and among captions, each in its own space."""
 
 import json
 import shutil
@@ -21,9 +21,9 @@ def search(run_cli: Cli, *words: object) -> dict[str, Any]:
     return run_cli("search", "--device", "cpu", *words)
 
 
-def test_search__finds_a_picture_by_itself(embedded: Embedded, run_cli: Cli) -> None:
-    image = embedded.pictures.images[5]
-    found = search(run_cli, "--picture", embedded.pictures.root / image, "--top", 3)
+def test_search__finds_an_image_by_itself(embedded: Embedded, run_cli: Cli) -> None:
+    image = embedded.images.images[5]
+    found = search(run_cli, "--picture", embedded.images.root / image, "--top", 3)
     [query] = found["queries"]
     assert query["results"][0]["image"] == image
     assert query["results"][0]["score"] == pytest.approx(1, abs=1e-3)
@@ -31,26 +31,26 @@ def test_search__finds_a_picture_by_itself(embedded: Embedded, run_cli: Cli) -> 
     assert found["in"]["stage"] == "embed"
 
 
-def test_search__ranks_pictures_by_their_cosine_with_the_words(embedded: Embedded, run_cli: Cli) -> None:
+def test_search__ranks_images_by_their_cosine_with_the_words(embedded: Embedded, run_cli: Cli) -> None:
     # The caption's embedding is taken from encode-teacher's artifact, not from a second run of the teacher.
     captions = find_searchable(
         str(next((embedded.store / "encode-teacher").glob("[!.]*"))), store=Store(embedded.store)
     )
     place = read_captions(captions.path).to_pylist().index("green square")
-    pictures = read_rows(find_searchable(None, store=Store(embedded.store)))
-    cosines = pictures.values @ read_rows(captions).values[place]
+    images = read_rows(find_searchable(None, store=Store(embedded.store)))
+    cosines = images.values @ read_rows(captions).values[place]
     [query] = search(run_cli, "--text", "green square", "--top", 24)["queries"]
     assert [hit["row"] for hit in query["results"]] == np.argsort(-cosines, kind="stable").tolist()
     np.testing.assert_allclose([hit["score"] for hit in query["results"]], -np.sort(-cosines), atol=1e-3)
 
 
-def test_search__finds_captions_by_picture(embedded: Embedded, run_cli: Cli) -> None:
+def test_search__finds_captions_by_image(embedded: Embedded, run_cli: Cli) -> None:
     [encoded] = (embedded.store / "encode-teacher").glob("[!.]*")
-    picture = embedded.pictures.root / embedded.pictures.images[0]
-    found = search(run_cli, "--in", encoded.name[:8], "--picture", picture, "--text", "red circle", "--top", 24)
-    by_text, by_picture = found["queries"]
+    image = embedded.images.root / embedded.images.images[0]
+    found = search(run_cli, "--in", encoded.name[:8], "--picture", image, "--text", "red circle", "--top", 24)
+    by_text, by_image = found["queries"]
     assert found["in"]["stage"] == "encode-teacher"
-    assert {hit["caption"] for hit in by_picture["results"]} == set(embedded.pictures.captions)
+    assert {hit["caption"] for hit in by_image["results"]} == set(embedded.images.captions)
     assert by_text["results"][0]["caption"] == "red circle"
     assert by_text["results"][0]["images"] == ["images/000.jpg"]
 
@@ -60,7 +60,7 @@ def test_search__prints_ranks_scores_and_paths(embedded: Embedded, run_cli: Cli)
     blocks = [block.splitlines() for block in result.stdout.split("\n\n")]
     assert [block[0] for block in blocks] == ["red circle", "blue"]
     rank, score, path = blocks[0][1].split()
-    assert (rank, path in embedded.pictures.images) == ("1", True)
+    assert (rank, path in embedded.images.images) == ("1", True)
     assert -1 <= float(score) <= 1
 
 
@@ -87,17 +87,17 @@ def test_search__refuses_another_teacher(embedded: Embedded, run_cli: Cli, tmp_p
 def test_search__refuses_another_student(embedded: Embedded, run_cli: Cli) -> None:
     reference = f"{embedded.outcome['fingerprint']}"
     student = next((embedded.store / "distill").glob("[!.]*")).name
-    picture = embedded.pictures.root / embedded.pictures.images[0]
-    message = run_cli.fails("search", "--in", reference, "--picture", picture, "--student", f"{student}@epoch_1")
-    assert "--student must be the one that embedded the pictures" in message
+    image = embedded.images.root / embedded.images.images[0]
+    message = run_cli.fails("search", "--in", reference, "--picture", image, "--student", f"{student}@epoch_1")
+    assert "--student must be the one that embedded the images" in message
 
 
 def test_search__needs_a_student_of_the_captions_teacher(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text(make_word_vectors(tmp_path / "words.txt").read_text().replace("0.1", "0.2"))
-    encoded = run_cli("encode-teacher", "--manifest", embedded.pictures.manifest, "--teacher", other)
-    picture = embedded.pictures.root / embedded.pictures.images[0]
-    words = ("search", "--in", encoded["fingerprint"], "--picture", picture)
+    encoded = run_cli("encode-teacher", "--manifest", embedded.images.manifest, "--teacher", other)
+    image = embedded.images.root / embedded.images.images[0]
+    words = ("search", "--in", encoded["fingerprint"], "--picture", image)
     assert "must hold a student of the teacher that embedded the captions" in run_cli.fails(*words)
     student = next((embedded.store / "distill").glob("[!.]*")).name
     assert "--student must have learned from the teacher" in run_cli.fails(*words, "--student", student)
@@ -109,28 +109,28 @@ def test_search__refuses_words_for_a_student_of_another_width(
     narrow = run_cli(
         "distill", *SMALL, "--student", "squeezenet1_1", "--epochs", 1, "--loss", "rkd=1", "--projection-dim", 8
     )
-    words = ("embed", "--device", "cpu", "--workers", 0, "--manifest", embedded.pictures.manifest)
+    words = ("embed", "--device", "cpu", "--workers", 0, "--manifest", embedded.images.manifest)
     outcome = run_cli(*words, "--student", narrow["fingerprint"])
     assert "as wide as its teacher; got 8 and 16" in run_cli.fails("search", "--text", "red", "--in", outcome["path"])
-    picture = embedded.pictures.root / embedded.pictures.images[2]
-    [query] = search(run_cli, "--picture", picture, "--in", outcome["path"])["queries"]
-    assert query["results"][0]["image"] == embedded.pictures.images[2]
+    image = embedded.images.root / embedded.images.images[2]
+    [query] = search(run_cli, "--picture", image, "--in", outcome["path"])["queries"]
+    assert query["results"][0]["image"] == embedded.images.images[2]
 
 
-def test_search__refuses_a_file_that_is_no_picture(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "words.jpg").write_text("no picture")
-    assert "--picture must name a picture" in run_cli.fails("search", "--picture", tmp_path / "words.jpg")
+def test_search__refuses_a_file_that_is_no_image(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "words.jpg").write_text("no image")
+    assert "--picture must name an image" in run_cli.fails("search", "--picture", tmp_path / "words.jpg")
 
 
 def test_search__wants_to_know_what_for(embedded: Embedded, run_cli: Cli) -> None:
     assert "One of --text, --picture, --page and --serve must be given" in run_cli.fails("search")
 
 
-def test_search__names_all_pictures_of_the_same_bytes(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
-    pictures = make_pairs(tmp_path / "twice", 4, 40)
-    (pictures.root / "images/zzz.jpg").write_bytes((pictures.root / "images/001.jpg").read_bytes())
-    run_cli("embed", "--device", "cpu", "--workers", 0, "--images", pictures.root)
-    [query] = search(run_cli, "--picture", pictures.root / "images/001.jpg", "--top", 1)["queries"]
+def test_search__names_all_images_of_the_same_bytes(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
+    images = make_pairs(tmp_path / "twice", 4, 40)
+    (images.root / "images/zzz.jpg").write_bytes((images.root / "images/001.jpg").read_bytes())
+    run_cli("embed", "--device", "cpu", "--workers", 0, "--images", images.root)
+    [query] = search(run_cli, "--picture", images.root / "images/001.jpg", "--top", 1)["queries"]
     [hit] = query["results"]
     assert (hit["image"], hit["also"]) == ("images/001.jpg", ["images/zzz.jpg"])
 
@@ -147,4 +147,4 @@ def test_search__says_so_where_the_student_is_gone(embedded: Embedded, run_cli: 
     record = ArtifactRecord.read(folder)
     moved = replace(record.inputs["student"], location=str(student))  # not where the fixture has it
     replace(record, inputs={**record.inputs, "student": moved}).write(folder)
-    assert "The student that embedded the pictures must be in" in run_cli.fails("search", "--text", "red")
+    assert "The student that embedded the images must be in" in run_cli.fails("search", "--text", "red")

@@ -1,4 +1,4 @@
-"""Search in a real browser: typed into, clicked, given a picture; from the disk and from the local server."""
+"""Search in a real browser: typed into, clicked, given an image; from the disk and from the local server."""
 
 import threading
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ WIDTHS = (375, 1280)
 @pytest.fixture(scope="module")
 def page(embedded_session: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "page.html"
-    picture = embedded_session.pictures.root / embedded_session.pictures.images[0]
-    words = ("--text", "red circle", "--picture", picture, "--page", path)
+    image = embedded_session.images.root / embedded_session.images.images[0]
+    words = ("--text", "red circle", "--picture", image, "--page", path)
     Cli(embedded_session.store)("search", "--device", "cpu", *words)
     return path
 
@@ -47,7 +47,7 @@ def title(opened: Opened, expected: str) -> None:
     opened.page.get_by_role("heading", name=expected, exact=True).wait_for()
 
 
-def wait_for_pictures(opened: Opened) -> None:
+def wait_for_images(opened: Opened) -> None:
     opened.page.wait_for_function(
         "[...document.querySelectorAll('#results img')].every(image => image.complete && image.naturalWidth > 8)"
     )
@@ -55,18 +55,18 @@ def wait_for_pictures(opened: Opened) -> None:
 
 def test_page__finds_by_words_that_captions_hold(browser: Any, page: Path) -> None:
     opened = open_address(browser, page.as_uri(), width=1280, offline=True)
-    title(opened, "Some of the pictures")
+    title(opened, "Some of the images")
     before = names(opened)
     opened.page.fill("#words", "squ gre")
     assert opened.page.locator("#suggestions button").all_inner_texts() == ["green square", "grey square"]
     opened.page.get_by_role("button", name="grey square").click()
     title(opened, "Nearest to “grey square”")
     assert names(opened) != before
-    wait_for_pictures(opened)
+    wait_for_images(opened)
     assert not opened.page.locator("#suggestions").is_visible()
 
 
-def test_page__shows_the_neighbours_of_a_picture_that_is_clicked(browser: Any, page: Path) -> None:
+def test_page__shows_the_neighbours_of_an_image_that_is_clicked(browser: Any, page: Path) -> None:
     opened = open_address(browser, page.as_uri(), width=1280, offline=True)
     chosen = names(opened)[2]
     opened.page.locator("#results button").nth(2).click()
@@ -75,14 +75,14 @@ def test_page__shows_the_neighbours_of_a_picture_that_is_clicked(browser: Any, p
     scores = [float(text) for text in opened.page.locator("#results b").all_inner_texts()]
     assert scores == sorted(scores, reverse=True)
     opened.page.go_back()
-    title(opened, "Some of the pictures")
+    title(opened, "Some of the images")
 
 
 def test_page__shows_what_its_queries_find(browser: Any, page: Path, embedded_session: Embedded) -> None:
     opened = open_address(browser, page.as_uri(), width=1280, offline=True)
     opened.page.get_by_role("button", name="000.jpg", exact=True).click()
     title(opened, "Nearest to 000.jpg")
-    assert names(opened)[0] == embedded_session.pictures.images[0]
+    assert names(opened)[0] == embedded_session.images.images[0]
     opened.page.get_by_role("button", name="red circle", exact=True).click()
     title(opened, "Nearest to “red circle”")
 
@@ -120,14 +120,14 @@ def test_server__finds_what_is_typed_then_what_is_clicked(
     browser: Any, server: SearchServer, embedded_session: Embedded
 ) -> None:
     opened = open_address(browser, server.url, width=1280)
-    title(opened, "Some of the pictures")
+    title(opened, "Some of the images")
     before = names(opened)
     opened.page.fill("#words", "purple stripe")
     opened.page.keyboard.press("Enter")
     title(opened, "Nearest to “purple stripe”")
     found = names(opened)
     assert found != before
-    wait_for_pictures(opened)
+    wait_for_images(opened)
     opened.page.locator("#results button").first.click()
     title(opened, f"Nearest to {found[0]}")
     assert found[0] not in names(opened)
@@ -138,23 +138,21 @@ def test_server__finds_what_is_typed_then_what_is_clicked(
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_server__takes_a_picture(browser: Any, server: SearchServer, embedded_session: Embedded, width: int) -> None:
+def test_server__takes_an_image(browser: Any, server: SearchServer, embedded_session: Embedded, width: int) -> None:
     opened = open_address(browser, server.url, width=width)
-    name = embedded_session.pictures.images[9]
-    opened.page.set_input_files("#file", embedded_session.pictures.root / name)
-    title(opened, "Nearest to your picture")
+    name = embedded_session.images.images[9]
+    opened.page.set_input_files("#file", embedded_session.images.root / name)
+    title(opened, "Nearest to your image")
     assert names(opened)[0] == name
     assert opened.page.locator("#asked-picture").is_visible()
     assert overflow(opened) <= 0
     assert opened.complaints == []
 
 
-def test_server__takes_a_picture_that_is_dropped(
-    browser: Any, server: SearchServer, embedded_session: Embedded
-) -> None:
+def test_server__takes_an_image_that_is_dropped(browser: Any, server: SearchServer, embedded_session: Embedded) -> None:
     opened = open_address(browser, server.url, width=1280)
-    name = embedded_session.pictures.images[4]
-    data = list((embedded_session.pictures.root / name).read_bytes())
+    name = embedded_session.images.images[4]
+    data = list((embedded_session.images.root / name).read_bytes())
     opened.page.evaluate(
         """(data) => {
             const dropped = new DataTransfer();
@@ -163,7 +161,7 @@ def test_server__takes_a_picture_that_is_dropped(
         }""",
         data,
     )
-    title(opened, "Nearest to your picture")
+    title(opened, "Nearest to your image")
     assert names(opened)[0] == name
 
 

@@ -29,14 +29,14 @@ def decoded(codes: dict[str, Any]) -> np.ndarray:
     return values * np.frombuffer(base64.b64decode(codes["scales"]), np.float32)[:, None]
 
 
-def test_page__holds_every_picture_with_its_embedding(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
+def test_page__holds_every_image_with_its_embedding(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
     _, data = page_of(run_cli, tmp_path / "page.html", "--text", "red circle")
     rows = read_rows(find_searchable(None, store=Store(embedded.store))).values
-    assert [item["name"] for item in data["items"]] == list(embedded.pictures.images)
+    assert [item["name"] for item in data["items"]] == list(embedded.images.images)
     assert all(item["thumb"].startswith("data:image/jpeg;base64,") for item in data["items"])
     np.testing.assert_allclose(decoded(data["codes"]), rows, atol=1 / 127)
     assert [query["name"] for query in data["queries"]] == ["red circle"]
-    assert [caption["name"] for caption in data["captions"]] == list(dict.fromkeys(embedded.pictures.captions))
+    assert [caption["name"] for caption in data["captions"]] == list(dict.fromkeys(embedded.images.captions))
 
 
 def test_page__ranks_as_the_set_does(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
@@ -49,18 +49,18 @@ def test_page__ranks_as_the_set_does(embedded: Embedded, run_cli: Cli, tmp_path:
 
 def test_page__takes_an_even_sample_of_many(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
     html, data = page_of(run_cli, tmp_path / "page.html", "--page-rows", 4)
-    assert [item["name"] for item in data["items"]] == [embedded.pictures.images[row] for row in (3, 9, 15, 21)]
+    assert [item["name"] for item in data["items"]] == [embedded.images.images[row] for row in (3, 9, 15, 21)]
     assert "An even sample of 4 is on this page" in html
 
 
 def test_page__of_captions_holds_captions(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
     [encoded] = (embedded.store / "encode-teacher").glob("[!.]*")
-    picture = embedded.pictures.root / embedded.pictures.images[0]
-    html, data = page_of(run_cli, tmp_path / "page.html", "--in", encoded.name, "--picture", picture)
+    image = embedded.images.root / embedded.images.images[0]
+    html, data = page_of(run_cli, tmp_path / "page.html", "--in", encoded.name, "--picture", image)
     assert data["noun"] == "caption"
     assert data["items"][0] == {"name": "red circle", "others": ["images/000.jpg"]}
     assert data["queries"][0]["thumb"].startswith("data:image/jpeg")
-    assert str(embedded.pictures.root) not in html
+    assert str(embedded.images.root) not in html
 
 
 def test_page__escapes_what_strangers_wrote(
@@ -90,12 +90,12 @@ def test_page__refuses_captions_of_another_teacher(
 ) -> None:
     other = tmp_path / "other.txt"
     other.write_text(word_vectors.read_text().replace("0.1", "0.2"))
-    encoded = run_cli("encode-teacher", "--manifest", embedded.pictures.manifest, "--teacher", other)
+    encoded = run_cli("encode-teacher", "--manifest", embedded.images.manifest, "--teacher", other)
     words = ("search", "--page", tmp_path / "page.html", "--captions", encoded["fingerprint"])
     assert "--captions must be of the teacher in whose space the set lies" in run_cli.fails(*words)
 
 
-def test_page__shows_a_grey_square_where_a_picture_has_gone(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
+def test_page__shows_a_grey_square_where_an_image_has_gone(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
     from stages.components.report.thumbnails import stand_in
 
     _, data = page_of(run_cli, tmp_path / "page.html", "--image-root", tmp_path)
@@ -103,7 +103,7 @@ def test_page__shows_a_grey_square_where_a_picture_has_gone(embedded: Embedded, 
 
 
 def test_page__of_a_pack_needs_no_files(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
-    packed = run_cli("pack", "--manifest", embedded.pictures.manifest)
+    packed = run_cli("pack", "--manifest", embedded.images.manifest)
     run_cli(*EMBED, "--packed", packed["fingerprint"])
     _, of_pack = page_of(run_cli, tmp_path / "pack.html")
     _, of_files = page_of(run_cli, tmp_path / "files.html", "--in", embedded.outcome["fingerprint"])

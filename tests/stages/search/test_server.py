@@ -49,18 +49,18 @@ def test_server__listens_on_the_loopback_interface_alone(server: SearchServer) -
     assert server.url.startswith(f"http://127.0.0.1:{server.server_port}/")
 
 
-def test_server__answers_words_with_the_nearest_pictures(server: SearchServer, embedded_session: Embedded) -> None:
+def test_server__answers_words_with_the_nearest_images(server: SearchServer, embedded_session: Embedded) -> None:
     found = ask(server, "search?text=green+square").json()
     assert found["name"] == "green square"
     assert len(found["hits"]) == 24
     scores = [hit["score"] for hit in found["hits"]]
     assert scores == sorted(scores, reverse=True)
-    assert found["hits"][0]["name"] in embedded_session.pictures.images
+    assert found["hits"][0]["name"] in embedded_session.images.images
 
 
-def test_server__answers_an_uploaded_picture_with_itself(server: SearchServer, embedded_session: Embedded) -> None:
-    name = embedded_session.pictures.images[7]
-    found = ask(server, "search", method="POST", body=(embedded_session.pictures.root / name).read_bytes()).json()
+def test_server__answers_an_uploaded_image_with_itself(server: SearchServer, embedded_session: Embedded) -> None:
+    name = embedded_session.images.images[7]
+    found = ask(server, "search", method="POST", body=(embedded_session.images.root / name).read_bytes()).json()
     assert found["hits"][0]["name"] == name
     assert found["hits"][0]["score"] == pytest.approx(1, abs=1e-3)
 
@@ -72,7 +72,7 @@ def test_server__answers_a_row_with_its_neighbours_and_not_with_itself(server: S
     assert len(found["hits"]) == 23
 
 
-def test_server__gives_pictures_of_the_set(server: SearchServer) -> None:
+def test_server__gives_images_of_the_set(server: SearchServer) -> None:
     for path in ("picture/0", "picture/0/whole"):
         answer = ask(server, path)
         assert (answer.status, answer.headers["Content-Type"]) == (200, "image/jpeg")
@@ -132,8 +132,8 @@ def test_server__keeps_browsers_from_showing_it_elsewhere(server: SearchServer) 
         ("search", {}, 400, "Say what to look for"),
         ("search?text=" + "red+" * 200, {}, 400, "500 characters at most"),
         ("search?text=xyzzy", {}, 400, "comes out as a zero vector"),
-        ("search", {"method": "POST", "body": b"no picture"}, 400, "no picture that can be read"),
-        ("search", {"method": "POST", "body": b""}, 400, "no picture that can be read"),
+        ("search", {"method": "POST", "body": b"no image"}, 400, "no image that can be read"),
+        ("search", {"method": "POST", "body": b""}, 400, "no image that can be read"),
         ("search", {"method": "POST", "headers": {"Content-Length": "-5"}}, 411, "how long"),
         ("search", {"method": "POST", "headers": {"Content-Length": str(1 << 40)}}, 413, "64 MB at most"),
         ("nearest/0", {"method": "POST", "body": b"x"}, 404, "nothing here"),
@@ -148,7 +148,7 @@ def test_server__says_what_is_wrong_with_a_question(
     assert ask(server, "search?text=red").status == 200  # it goes on
 
 
-def test_server__refuses_a_picture_that_would_fill_the_memory(server: SearchServer) -> None:
+def test_server__refuses_an_image_that_would_fill_the_memory(server: SearchServer) -> None:
     bomb = b"P6 200000 200000 255\n"
     answer = ask(server, "search", method="POST", body=bomb)
     assert (answer.status, "megapixels" in answer.json()["error"]) == (400, True)

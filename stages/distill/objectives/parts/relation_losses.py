@@ -28,7 +28,7 @@ def row_loss(*, student: Tensor, teacher: Tensor, hard: bool) -> Tensor:
 def column_loss(*, student: Tensor, teacher: Tensor) -> Tensor:
     """Compare each landmark's distribution over the batch's images with that over their captions.
 
-    A landmark counts by its share of all that the captions are assigned: which of unrelated pictures is the least
+    A landmark counts by its share of all that the captions are assigned: which of unrelated images is the least
     unrelated to it teaches nothing.
 
     Shapes:

@@ -1,4 +1,4 @@
-"""Pictures with captions, in the formats that people have: COCO, Karpathy's splits, Flickr8k, Flickr30k, manifests."""
+"""Images with captions, in the formats that people have: COCO, Karpathy's splits, Flickr8k, Flickr30k, manifests."""
 
 from stages.evaluate.sets.caption_sets.caption_set import CaptionSet, read_caption_set, split_argument
 

@@ -1,4 +1,4 @@
-"""A caption set: read from whatever a path is, with its pictures found."""
+"""A caption set: read from whatever a path is, with its images found."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import Rejection
-from data_schemas.pair_sources.coco import find_pictures
-from data_schemas.pair_sources.kinds import find_source, picture_root
+from data_schemas.pair_sources.coco import find_images
+from data_schemas.pair_sources.kinds import find_image_root, find_source
 from data_schemas.pair_sources.pairs import ALL, Pairs, choose_split
 from data_schemas.pair_sources.patterns import is_pattern, pattern_root
 from pipeline.store.file_digests import FileDigests
@@ -26,12 +26,12 @@ _TABLE_SUFFIXES = (".csv", ".txt", ".tsv")
 
 @dataclass(frozen=True)
 class CaptionSet:
-    """Pairs of pictures and captions; the pairs of one picture share its path.
+    """Pairs of images and captions; the pairs of one image share its path.
 
     Args:
         name: what reports call it, unless the user names it.
         root: folder that relative paths start from.
-        images: path of each caption's picture.
+        images: path of each caption's image.
         captions: as many, in the order of the file, as written.
         rejections: what was left out; ``row`` is the line of a text file, and in JSON the place, from 0, in the list
             that ``value`` names.
@@ -74,24 +74,24 @@ def read_caption_set(
     - A folder with ``annotations/``: COCO's, with ``annotations/captions_SPLIT.json``; its only val split by default.
     - ``.json``: COCO's ``images`` and ``annotations``; or Karpathy's ``images`` with ``sentences``, of which the test
       split by default.
-    - ``.token`` or ``.token.txt``: Flickr's ``picture#number<TAB>caption``; of Flickr8k the pictures that
+    - ``.token`` or ``.token.txt``: Flickr's ``picture#number<TAB>caption``; of Flickr8k the images that
       Flickr_8k.testImages.txt beside it lists by default, of Flickr30k, which has no such lists, all.
     - A text file with the header ``image_name| comment_number| comment``: Flickr30k's results.csv.
     - Anything else: pairs in any form of `find_source`.
 
-    Every caption is kept, also where a picture has more than the usual five. Where a set is no manifest, its pictures
+    Every caption is kept, also where an image has more than the usual five. Where a set is no manifest, its images
     are looked for beside the file and one folder above: there, in a folder called as the split, and in
-    `PICTURE_FOLDERS`. A single missing picture stays in the set: it is rejected where pictures are opened.
+    `IMAGE_FOLDERS`. A single missing image stays in the set: it is rejected where images are opened.
 
     Args:
         path: file or folder.
         split: the part to read; ``all`` reads a file whole.
-        image_root: where to look for pictures instead; relative paths of a manifest start there.
+        image_root: where to look for images instead; relative paths of a manifest start there.
         form: how a manifest is written.
         file_digests: remembers what lies in tars.
 
     Raises:
-        ProtoRKDError: the file cannot be read, is malformed, or has no such split or no captions; none of its pictures
+        ProtoRKDError: the file cannot be read, is malformed, or has no such split or no captions; none of its images
             can be found.
     """
     reader = _reader_of(path)
@@ -100,16 +100,16 @@ def read_caption_set(
         source = find_source(path)
         manifest = form.read(source, max_bad_fraction=1.0, file_digests=file_digests)
         images, captions = (tuple(manifest.table[column].to_pylist()) for column in ("image", "caption"))
-        root = image_root or picture_root(path, images).resolve()
+        root = image_root or find_image_root(path, images).resolve()
         return CaptionSet(_name_of(path), root, images, captions, manifest.rejections)
     pairs = reader(path, split)
     if not pairs.images:
         first = f", the first {pairs.rejections[0].value!r}: {pairs.rejections[0].reason}" if pairs.rejections else ""
         raise ProtoRKDError(
-            f"{pairs.path} must hold captions of pictures; got none in {pairs.name}, and {len(pairs.rejections)} "
+            f"{pairs.path} must hold captions of images; got none in {pairs.name}, and {len(pairs.rejections)} "
             f"rejected entries{first}. Check the file."
         )
-    root = find_pictures(pairs.path, dict.fromkeys(pairs.images), image_root)
+    root = find_images(pairs.path, dict.fromkeys(pairs.images), image_root)
     return CaptionSet(pairs.name, root, tuple(pairs.images), tuple(pairs.captions), tuple(pairs.rejections))
 
 

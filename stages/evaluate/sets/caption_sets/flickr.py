@@ -13,7 +13,7 @@ _FLICKR30K_HEADER = ("image_name", "comment_number", "comment")
 
 
 def read_token(path: Path, split: str | None) -> Pairs:
-    """Read lines ``picture#number<TAB>caption``; of Flickr8k those whose picture a split's list beside them names.
+    """Read lines ``picture#number<TAB>caption``; of Flickr8k those whose image a split's list beside them names.
 
     Raises:
         ProtoRKDError: the file cannot be read, there is no such split, or its list is missing.
@@ -26,8 +26,8 @@ def read_token(path: Path, split: str | None) -> Pairs:
     pairs = Pairs(path, f"{name}_{chosen}" if is_flickr8k else name)
     listed = _read_list(path.parent / _FLICKR8K_LISTS[chosen], needed_by=path) if chosen != ALL else None
     for row, line in _lines(path):
-        picture, tab, caption = line.partition("\t")
-        image, _, number = picture.rpartition("#")
+        reference, tab, caption = line.partition("\t")
+        image, _, number = reference.rpartition("#")
         if not tab or not number.isdigit():
             pairs.reject("not picture#number<TAB>caption", row=row, value=line)
         elif listed is None or image in listed:
@@ -42,14 +42,14 @@ def read_token(path: Path, split: str | None) -> Pairs:
 def _read_list(path: Path, *, needed_by: Path) -> dict[str, int]:
     if not path.is_file():
         raise ProtoRKDError(
-            f"{needed_by} must have {path.name} beside it; got nothing there. Copy it there, or take all pictures with "
+            f"{needed_by} must have {path.name} beside it; got nothing there. Copy it there, or take all images with "
             f"{needed_by}#{ALL}."
         )
     return {line.strip(): row for row, line in _lines(path)}
 
 
 def read_flickr30k_table(path: Path, split: str | None) -> Pairs:
-    """Read lines ``picture| number| caption`` below their header.
+    """Read lines ``image| number| caption`` below their header.
 
     Raises:
         ProtoRKDError: the file cannot be read, or a split is asked for.

@@ -36,7 +36,7 @@ class KnownSet:
 
 KNOWN_SETS: dict[str, KnownSet] = {
     "imagenet": KnownSet(split_reader(by_imagenet_names)),
-    "birdsnap": KnownSet(split_reader(by_known_names, may_be_empty=True)),  # many of its pictures are gone from the web
+    "birdsnap": KnownSet(split_reader(by_known_names, may_be_empty=True)),  # many of its images are gone from the web
     "country211": KnownSet(split_reader(by_known_names, train=("train", "valid"))),
     "flowers102": KnownSet(split_reader(by_known_names), (("flowers-102", layouts.flowers102),), mean_per_class=True),
     "gtsrb": KnownSet(split_reader(by_known_names), (("gtsrb", layouts.gtsrb),)),
@@ -73,13 +73,13 @@ def find_sets(
 ) -> tuple[list[FoundSet], list[Absent]]:
     """Find sets below a folder, each as class folders under its name or as torchvision's dataset class lays it out.
 
-    Nothing is downloaded or written, and no picture is opened.
+    Nothing is downloaded or written, and no image is opened.
 
     Args:
         root: the data folder.
         names: of the catalogue, or any folder below the root with class folders, with or without splits. Without
-            names all of the catalogue, and every other folder that has test pictures in class folders.
-        splits: which to list; training pictures that no task asks for, such as ImageNet's million, cost time.
+            names all of the catalogue, and every other folder that has test images in class folders.
+        splits: which to list; training images that no task asks for, such as ImageNet's million, cost time.
         imagenet_names: where ImageNet's class names come from, as `names.imagenet_names` takes it.
 
     Returns:
@@ -127,7 +127,7 @@ def _find(root: Path, known: KnownSet, wanted: Wanted) -> FoundSet | Absent:
                     test=contents.splits.get("test"),
                 )
     if not reasons and own.is_dir():
-        reasons[own] = f"{own} must hold {' or '.join(wanted.splits)} pictures in class folders; got none."
+        reasons[own] = f"{own} must hold {' or '.join(wanted.splits)} images in class folders; got none."
     places = tuple(dict.fromkeys(place for place, _ in tries))
     return Absent(name=wanted.name, places=places, reason=" ".join(reasons.values()) or "Nothing is there.")
 

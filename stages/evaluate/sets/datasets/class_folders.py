@@ -13,8 +13,8 @@ from stages.evaluate.sets.image_folder import SPLIT_NAMES
 
 NameFolders = Callable[[Sequence[str], Path, Wanted], dict[str, str]]
 
-_Pictures = dict[str, list[str]]
-"""For each class folder its pictures, as paths below the set's folder."""
+_Images = dict[str, list[str]]
+"""For each class folder its images, as paths below the set's folder."""
 
 
 def by_folder_names(folders: Sequence[str], place: Path, wanted: Wanted) -> dict[str, str]:
@@ -43,9 +43,9 @@ def split_reader(
 
     Args:
         naming: gives class names by folder, in label order.
-        train: folders of training pictures; all that are there count together.
-        test: folders of test pictures; the first that is there counts.
-        may_be_empty: leave out classes without pictures instead of refusing the set.
+        train: folders of training images; all that are there count together.
+        test: folders of test images; the first that is there counts.
+        may_be_empty: leave out classes without images instead of refusing the set.
     """
 
     def read(place: Path, wanted: Wanted) -> Contents | None:
@@ -62,7 +62,7 @@ def split_reader(
 
 
 def whole_reader(naming: NameFolders = by_folder_names, *, left_out: Collection[str] = ()) -> Reader:
-    """Make a reader of class folders without splits: all pictures are test pictures.
+    """Make a reader of class folders without splits: all images are test images.
 
     Args:
         naming: gives class names by folder, in label order.
@@ -85,36 +85,34 @@ def read_any(place: Path, wanted: Wanted) -> Contents | None:
 
 
 def has_splits(place: Path) -> bool:
-    """Whether a folder has test pictures in class folders."""
+    """Whether a folder has test images in class folders."""
     return any(_subfolders(place / split) for split in ("test", "val"))
 
 
-def _read_split(
-    place: Path, folders: Sequence[str], *, left_out: Collection[str] = (), may_be_empty: bool
-) -> _Pictures:
-    found: _Pictures = {}
+def _read_split(place: Path, folders: Sequence[str], *, left_out: Collection[str] = (), may_be_empty: bool) -> _Images:
+    found: _Images = {}
     for folder in folders:
         for class_folder in _subfolders(place / folder):
             if class_folder not in left_out:
-                found.setdefault(class_folder, []).extend(_pictures(place, Path(folder, class_folder)))
-    empty = [class_folder for class_folder, pictures in found.items() if not pictures]
+                found.setdefault(class_folder, []).extend(_images(place, Path(folder, class_folder)))
+    empty = [class_folder for class_folder, images in found.items() if not images]
     if empty and (not may_be_empty or len(empty) == len(found)):
         raise ProtoRKDError(
-            f"Class folder {place / folders[0] / empty[0]} must hold pictures; got none with a suffix of "
+            f"Class folder {place / folders[0] / empty[0]} must hold images; got none with a suffix of "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}. Extract its archive again, or remove the folder."
         )
     if empty:
-        log.info("evaluate: %s: %d of %d classes have no pictures and are left out", place, len(empty), len(found))
-    return {class_folder: pictures for class_folder, pictures in found.items() if pictures}
+        log.info("evaluate: %s: %d of %d classes have no images and are left out", place, len(empty), len(found))
+    return {class_folder: images for class_folder, images in found.items() if images}
 
 
-def _contents(place: Path, wanted: Wanted, naming: NameFolders, found: dict[str, _Pictures]) -> Contents:
+def _contents(place: Path, wanted: Wanted, naming: NameFolders, found: dict[str, _Images]) -> Contents:
     folders = set.union(*(set(split) for split in found.values()))
     for split, classes in found.items():
         lacking = sorted(folders - set(classes))
         if lacking:
             raise ProtoRKDError(
-                f"All splits of {place} must hold the same classes; got no {split} pictures of {lacking[0]!r}"
+                f"All splits of {place} must hold the same classes; got no {split} images of {lacking[0]!r}"
                 f"{f' and of {len(lacking) - 1} more' if len(lacking) > 1 else ''}. Extract its archive again."
             )
     names = naming(sorted(folders), place, wanted)
@@ -125,7 +123,7 @@ def _contents(place: Path, wanted: Wanted, naming: NameFolders, found: dict[str,
             wanted.name,
             place,
             class_names,
-            ((path, labels[folder]) for folder, pictures in classes.items() for path in pictures),
+            ((path, labels[folder]) for folder, images in classes.items() for path in images),
         )
         for split, classes in found.items()
     }
@@ -138,8 +136,8 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _pictures(place: Path, folder: Path) -> list[str]:
-    # Not Path.rglob: ImageNet has over a million pictures.
+def _images(place: Path, folder: Path) -> list[str]:
+    # Not Path.rglob: ImageNet has over a million images.
     found = []
     for below, folders, files in os.walk(place / folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

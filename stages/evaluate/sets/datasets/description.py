@@ -13,12 +13,12 @@ SPLITS = ("train", "test")
 
 
 PackedReader = Callable[[tuple[Path, ...]], tuple[np.ndarray, np.ndarray]]
-"""Gives of files the pictures, (pictures, height, width, 3), uint8, and the labels, (pictures,), from 0."""
+"""Gives of files the images, (images, height, width, 3), uint8, and the labels, (images,), from 0."""
 
 
 @dataclass(frozen=True)
-class PackedPictures:
-    """Pictures that lie together in files of the set's own format; `unpack` makes an image folder of them.
+class PackedImages:
+    """Images that lie together in files of the set's own format; `unpack` makes an image folder of them.
 
     Args:
         name: of the set.
@@ -42,16 +42,16 @@ class FoundSet:
         place: the folder that it lies in.
         class_names: as people say them, in label order; both splits have them as their ``classes``.
         mean_per_class: whether its figures are by convention the mean of the accuracies of its classes.
-        train: for probes and nearest neighbours, validation pictures included; None where there are none.
-        test: for every task; all pictures of a set that has no split of its own.
+        train: for probes and nearest neighbours, validation images included; None where there are none.
+        test: for every task; all images of a set that has no split of its own.
     """
 
     name: str
     place: Path
     class_names: tuple[str, ...]
     mean_per_class: bool
-    train: ImageFolder | PackedPictures | None
-    test: ImageFolder | PackedPictures | None
+    train: ImageFolder | PackedImages | None
+    test: ImageFolder | PackedImages | None
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -91,10 +91,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a reader found at a place: names of the classes in label order, and the pictures of each split."""
+    """What a reader found at a place: names of the classes in label order, and the images of each split."""
 
     class_names: tuple[str, ...]
-    splits: Mapping[str, ImageFolder | PackedPictures]
+    splits: Mapping[str, ImageFolder | PackedImages]
 
 
 Reader = Callable[[Path, Wanted], Contents | None]
@@ -102,10 +102,10 @@ Reader = Callable[[Path, Wanted], Contents | None]
 
 
 def labelled_folder(
-    name: str, root: Path, class_names: tuple[str, ...], pictures: Iterable[tuple[str, int]]
+    name: str, root: Path, class_names: tuple[str, ...], images: Iterable[tuple[str, int]]
 ) -> ImageFolder:
-    """Put pictures, each a path below the root and a label, into order: by label, then by path."""
-    ordered = sorted(pictures, key=lambda picture: (picture[1], picture[0]))
+    """Put images, each a path below the root and a label, into order: by label, then by path."""
+    ordered = sorted(images, key=lambda image: (image[1], image[0]))
     return ImageFolder(
         name=name,
         root=root,
@@ -121,7 +121,7 @@ def listed(
     class_names: tuple[str, ...],
     splits: Mapping[str, Iterable[tuple[str, int]]],
 ) -> Contents:
-    """Describe a set whose own files list its pictures.
+    """Describe a set whose own files list its images.
 
     Args:
         place: where the paths start from.
@@ -130,23 +130,23 @@ def listed(
         splits: for each split that is there, paths and labels.
 
     Raises:
-        ProtoRKDError: a label is out of range, or a listed picture is not there.
+        ProtoRKDError: a label is out of range, or a listed image is not there.
     """
     folders = {
-        split: labelled_folder(wanted.name, place, class_names, pictures)
-        for split, pictures in splits.items()
+        split: labelled_folder(wanted.name, place, class_names, images)
+        for split, images in splits.items()
         if split in wanted.splits
     }
     for split, folder in folders.items():
         if not folder.labels or not 0 <= folder.labels[0] <= folder.labels[-1] < len(class_names):
             raise ProtoRKDError(
-                f"The {split} pictures of {place} must have labels of its {len(class_names)} classes; got "
-                f"{sorted(set(folder.labels)) or 'no pictures'}. Extract its archive again."
+                f"The {split} images of {place} must have labels of its {len(class_names)} classes; got "
+                f"{sorted(set(folder.labels)) or 'no images'}. Extract its archive again."
             )
         missing = [path for path in folder.images if not (place / path).is_file()]
         if missing:
             raise ProtoRKDError(
-                f"{place} must hold the {len(folder.images)} {split} pictures that it lists; got "
+                f"{place} must hold the {len(folder.images)} {split} images that it lists; got "
                 f"{len(missing)} missing, first {missing[0]}. Extract its archive again."
             )
     return Contents(class_names=class_names, splits=folders)

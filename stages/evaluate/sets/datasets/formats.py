@@ -57,43 +57,43 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_cifar(files: tuple[Path, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Read pictures and labels of CIFAR's batches; of CIFAR-100 the fine labels.
+    """Read images and labels of CIFAR's batches; of CIFAR-100 the fine labels.
 
     Raises:
         ProtoRKDError: a file is damaged.
     """
-    pictures, labels = [], []
+    images, labels = [], []
     for path in files:
         batch = read_pickle(path)
         key = "labels" if "labels" in batch else "fine_labels"
         if "data" not in batch or key not in batch or np.size(batch["data"]) != 3072 * len(batch[key]):
             raise _damaged(path, "a batch of CIFAR", f"keys {sorted(map(str, batch))}")
-        pictures.append(np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        images.append(np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
         labels.append(np.asarray(batch[key], np.int64))
-    return np.concatenate(pictures), np.concatenate(labels)
+    return np.concatenate(images), np.concatenate(labels)
 
 
 def read_mnist(files: tuple[Path, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Read pictures of digits, as RGB, and their labels from MNIST's two files.
+    """Read images of digits, as RGB, and their labels from MNIST's two files.
 
     Raises:
         ProtoRKDError: a file is damaged, or they do not belong together.
     """
-    pictures, labels = (read_idx(path) for path in files)
-    if pictures.ndim != 3 or labels.shape != pictures.shape[:1]:
-        raise _damaged(files[1], f"the labels of {files[0].name}", f"shapes {labels.shape} and {pictures.shape}")
-    return np.repeat(pictures[..., None], 3, axis=3), labels.astype(np.int64)
+    images, labels = (read_idx(path) for path in files)
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise _damaged(files[1], f"the labels of {files[0].name}", f"shapes {labels.shape} and {images.shape}")
+    return np.repeat(images[..., None], 3, axis=3), labels.astype(np.int64)
 
 
 def read_stl10(files: tuple[Path, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Read pictures, which are stored by columns, and labels, which are counted from 1, from STL-10's two files.
+    """Read images, which are stored by columns, and labels, which are counted from 1, from STL-10's two files.
 
     Raises:
         ProtoRKDError: the files do not belong together.
     """
     pixels, labels = (np.fromfile(path, np.uint8) for path in files)
     if len(pixels) != len(labels) * _STL10_BYTES:
-        raise _damaged(files[0], f"the pictures of {files[1].name}", f"{len(pixels)} bytes for {len(labels)} labels")
+        raise _damaged(files[0], f"the images of {files[1].name}", f"{len(pixels)} bytes for {len(labels)} labels")
     return pixels.reshape(-1, *_STL10_SHAPE).transpose(0, 3, 2, 1), labels.astype(np.int64) - 1
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from data_schemas.errors import ProtoRKDError
-from stages.evaluate.sets.datasets.description import Contents, PackedPictures, PackedReader, Wanted, listed, need
+from stages.evaluate.sets.datasets.description import Contents, PackedImages, PackedReader, Wanted, listed, need
 from stages.evaluate.sets.datasets.formats import read_cifar, read_mat, read_mnist, read_pickle, read_stl10
 from stages.evaluate.sets.datasets.names import known_names
 from stages.evaluate.sets.prompts import class_name_from_folder
@@ -17,16 +17,16 @@ _DIGITS = tuple("0123456789")
 
 
 def flowers102(place: Path, wanted: Wanted) -> Contents:
-    """``flowers-102``: pictures by number, labels and splits in MATLAB files."""
+    """``flowers-102``: images by number, labels and splits in MATLAB files."""
     need(place / "jpg")
     labels = np.atleast_1d(read_mat(need(place / "imagelabels.mat"))["labels"])
     ids = read_mat(need(place / "setid.mat"))
 
-    def pictures(*keys: str) -> Iterator[tuple[str, int]]:
+    def images(*keys: str) -> Iterator[tuple[str, int]]:
         numbers = np.concatenate([np.atleast_1d(ids[key]) for key in keys])
         return ((f"jpg/image_{number:05d}.jpg", int(labels[number - 1]) - 1) for number in numbers)
 
-    splits = {"train": pictures("trnid", "valid"), "test": pictures("tstid")}
+    splits = {"train": images("trnid", "valid"), "test": images("tstid")}
     return listed(place, wanted, tuple(known_names("flowers102")), splits)
 
 
@@ -47,7 +47,7 @@ def gtsrb(place: Path, wanted: Wanted) -> Contents:
 
 
 def stanford_cars(place: Path, wanted: Wanted) -> Contents:
-    """``stanford_cars``: two folders of pictures, labels and names in MATLAB files; either split may be alone."""
+    """``stanford_cars``: two folders of images, labels and names in MATLAB files; either split may be alone."""
     names = read_mat(need(place / "devkit" / "cars_meta.mat"))["class_names"]
     tables = {
         "train": (place / "cars_train", place / "devkit" / "cars_train_annos.mat"),
@@ -72,24 +72,24 @@ def dtd(place: Path, wanted: Wanted) -> Contents:
     classes = sorted({line.split("/")[0] for lines in lists.values() for line in lines})
     labels = {name: label for label, name in enumerate(classes)}
 
-    def pictures(*names: str) -> Iterator[tuple[str, int]]:
+    def images(*names: str) -> Iterator[tuple[str, int]]:
         return ((f"images/{line}", labels[line.split("/")[0]]) for name in names for line in lists[name])
 
     class_names = tuple(class_name_from_folder(name) for name in classes)
-    return listed(place, wanted, class_names, {"train": pictures("train", "val"), "test": pictures("test")})
+    return listed(place, wanted, class_names, {"train": images("train", "val"), "test": images("test")})
 
 
 def fgvc_aircraft(place: Path, wanted: Wanted) -> Contents:
-    """``fgvc-aircraft-2013b``: pictures in one folder, lists of them with their variants."""
+    """``fgvc-aircraft-2013b``: images in one folder, lists of them with their variants."""
     data = place / "data"
     variants = _lines(data / "variants.txt")
     labels = {variant: label for label, variant in enumerate(variants)}
 
-    def pictures(split: str) -> Iterator[tuple[str, int]]:
+    def images(split: str) -> Iterator[tuple[str, int]]:
         rows = (line.split(" ", 1) for line in _lines(data / f"images_variant_{split}.txt"))
         return ((f"data/images/{number}.jpg", labels[variant]) for number, variant in rows)
 
-    return listed(place, wanted, tuple(variants), {"train": pictures("trainval"), "test": pictures("test")})
+    return listed(place, wanted, tuple(variants), {"train": images("trainval"), "test": images("test")})
 
 
 def food101(place: Path, wanted: Wanted) -> Contents:
@@ -104,7 +104,7 @@ def food101(place: Path, wanted: Wanted) -> Contents:
 
 
 def oxford_iiit_pet(place: Path, wanted: Wanted) -> Contents:
-    """``oxford-iiit-pet``: pictures called after their breeds, and lists of them with labels."""
+    """``oxford-iiit-pet``: images called after their breeds, and lists of them with labels."""
     tables = {
         split: [line.split() for line in _lines(place / "annotations" / f"{file}.txt")]
         for split, file in (("train", "trainval"), ("test", "test"))
@@ -116,7 +116,7 @@ def oxford_iiit_pet(place: Path, wanted: Wanted) -> Contents:
 
 
 def sun397(place: Path, wanted: Wanted) -> Contents:
-    """``SUN397``: nested class folders; with the first of the authors' ten divisions, or all as test pictures."""
+    """``SUN397``: nested class folders; with the first of the authors' ten divisions, or all as test images."""
     folders = [line.lstrip("/") for line in _lines(place / "ClassName.txt")]
     labels = {folder: label for label, folder in enumerate(folders)}
     # The narrower word comes first in English: church/outdoor is an outdoor church.
@@ -163,7 +163,7 @@ def ucf101_videos(place: Path, wanted: Wanted) -> Contents:
         ProtoRKDError: always.
     """
     raise ProtoRKDError(
-        f"UCF101 must be there as pictures; got videos in {place}. Write the middle frame of each test video to "
+        f"UCF101 must be there as images; got videos in {place}. Write the middle frame of each test video to "
         "ucf101/testlist01/<class>/."
     )
 
@@ -183,7 +183,7 @@ def _packed(
     return Contents(
         class_names=names,
         splits={
-            split: PackedPictures(name=wanted.name, classes=names, files=files, read=read)
+            split: PackedImages(name=wanted.name, classes=names, files=files, read=read)
             for split, files in splits.items()
             if split in wanted.splits
         },

@@ -1,7 +1,7 @@
-"""Pictures out of a set's own file format, once, into files like all others.
+"""Images out of a set's own file format, once, into files like all others.
 
-Everything behind the sets, from hashing to thumbnails, works on pictures that are files. So these become files too,
-rather than a second kind of picture that all of it would have to know.
+Everything behind the sets, from hashing to thumbnails, works on images that are files. So these become files too,
+rather than a second kind of image that all of it would have to know.
 """
 
 from pathlib import Path
@@ -15,23 +15,23 @@ from pipeline.fingerprint import hash_json
 from pipeline.log import log
 from pipeline.progress import progress
 from pipeline.store.file_digests import FileDigests
-from stages.evaluate.sets.datasets.description import PackedPictures, labelled_folder
+from stages.evaluate.sets.datasets.description import PackedImages, labelled_folder
 from stages.evaluate.sets.image_folder import ImageFolder
 
 _FORM = 1
 _LABELS_NAME = "labels.json"
 
 
-def unpack(split: ImageFolder | PackedPictures, cache: Path, *, file_digests: FileDigests) -> ImageFolder:
-    """Write packed pictures into a folder of the cache, unless they are there; what are files already stays as it is.
+def unpack(split: ImageFolder | PackedImages, cache: Path, *, file_digests: FileDigests) -> ImageFolder:
+    """Write packed images into a folder of the cache, unless they are there; what are files already stays as it is.
 
     The folder is named by the content of what is unpacked, and its list of labels is written last: it is whole or taken
-    up again. Pictures are written as PPM, whose bytes, unlike PNG's, do not depend on the version of a library, so that
+    up again. Images are written as PPM, whose bytes, unlike PNG's, do not depend on the version of a library, so that
     the same set has the same identity everywhere.
 
     Args:
         split: of a found set.
-        cache: where unpacked pictures lie.
+        cache: where unpacked images lie.
         file_digests: what is remembered of the packed files.
 
     Raises:
@@ -51,23 +51,23 @@ def unpack(split: ImageFolder | PackedPictures, cache: Path, *, file_digests: Fi
                     _write(split, folder)
         except OSError as error:
             raise disk_error(folder, error) from error
-    pictures = ((_path(index), label) for index, label in enumerate(read_json(record)))
-    return labelled_folder(split.name, folder, split.classes, pictures)
+    images = ((_path(index), label) for index, label in enumerate(read_json(record)))
+    return labelled_folder(split.name, folder, split.classes, images)
 
 
-def _write(split: PackedPictures, folder: Path) -> None:
-    pictures, labels = split.read(split.files)
+def _write(split: PackedImages, folder: Path) -> None:
+    images, labels = split.read(split.files)
     if len(labels) == 0 or not 0 <= labels.min() <= labels.max() < len(split.classes):
         raise ProtoRKDError(
             f"{split.files[-1]} must have labels of {len(split.classes)} classes; got {np.unique(labels).tolist()}. "
             "Download or extract the set again."
         )
-    log.info("evaluate: unpacking %d pictures of %s into %s", len(labels), split.name, folder)
-    height, width = pictures.shape[1:3]
+    log.info("evaluate: unpacking %d images of %s into %s", len(labels), split.name, folder)
+    height, width = images.shape[1:3]
     header = b"P6 %d %d 255\n" % (width, height)
-    with progress(f"unpacking {split.name}", total=len(labels), unit="pictures") as advance:
-        for index, picture in enumerate(pictures):
-            write_unsynced(folder / _path(index), header + picture.tobytes())
+    with progress(f"unpacking {split.name}", total=len(labels), unit="images") as advance:
+        for index, image in enumerate(images):
+            write_unsynced(folder / _path(index), header + image.tobytes())
             advance(1)
     paths = [folder / _path(index) for index in range(len(labels))]
     fsync_all([*paths, *{path.parent for path in paths}])

@@ -8,7 +8,7 @@ ROWS = np.array([[1, 2], [3, 4]], np.float32)
 
 
 def stored(rows: np.ndarray, dtype: str) -> np.ndarray:
-    return store_as(rows, np.dtype(dtype), model="student", noun="picture", name=lambda row: repr(f"{row}.jpg"))
+    return store_as(rows, np.dtype(dtype), model="student", noun="image", name=lambda row: repr(f"{row}.jpg"))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -18,7 +18,7 @@ def test_store_as__keeps_numbers_that_fit(dtype: str) -> None:
 
 
 def test_store_as__refuses_numbers_that_the_dtype_cannot_hold() -> None:
-    with pytest.raises(ProtoRKDError, match=r"float16 cannot hold 300000 \(picture '1.jpg'\). Use --embedding-dtype"):
+    with pytest.raises(ProtoRKDError, match=r"float16 cannot hold 300000 \(image '1.jpg'\). Use --embedding-dtype"):
         stored(ROWS * np.array([[1], [75_000]], np.float32), "float16")
 
 

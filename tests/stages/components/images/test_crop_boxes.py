@@ -1,4 +1,4 @@
-"""Boxes are functions of a picture's size and of the seed."""
+"""Boxes are functions of an image's size and of the seed."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_box__is_the_middle_where_no_draw_fits(size: tuple[int, int], box: Box) 
     assert {draw_box(size, min_scale=0.9, seed=seed) for seed in range(20)} == {box}
 
 
-def test_box__fits_a_picture_that_was_shrunk() -> None:
+def test_box__fits_an_image_that_was_shrunk() -> None:
     pixels = np.arange(3 * 30 * 40, dtype=np.int64).reshape(30, 40, 3).astype(np.uint8)
     assert Box(0, 0, 60, 80).cut(pixels, (60, 80)).shape == (30, 40, 3)
     assert Box(10, 20, 31, 41).cut(pixels, (60, 80)).base is not None  # no copy

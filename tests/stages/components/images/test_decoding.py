@@ -13,7 +13,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from stages.components.images.decoding import MAX_PIXELS, ImageRejected, open_image
-from stages.components.images.lazy_image import open_picture
+from stages.components.images.lazy_image import open_lazily
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -65,7 +65,7 @@ def test_open_image__takes_a_name_as_text_and_ignores_its_extension(tmp_path):
     assert open_image(str(tmp_path / "a.txt")).getpixel((0, 0)) == RED
 
 
-def test_open_image__gives_a_picture_that_outlives_its_file(tmp_path):
+def test_open_image__gives_an_image_that_outlives_its_file(tmp_path):
     corners().save(tmp_path / "a.png")
     image = open_image(tmp_path / "a.png")
     (tmp_path / "a.png").unlink()
@@ -73,7 +73,7 @@ def test_open_image__gives_a_picture_that_outlives_its_file(tmp_path):
     assert type(image) is Image.Image
 
 
-# Orientation by the EXIF standard: where the stored first row and first column lie in the upright picture.
+# Orientation by the EXIF standard: where the stored first row and first column lie in the upright image.
 @pytest.mark.parametrize(
     ("orientation", "size", "red", "green"),
     [
@@ -101,7 +101,7 @@ def test_open_image__turns_upright(tmp_path, orientation, size, red, green, exte
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.webp"])
-def test_open_image__turns_a_lossy_picture_upright(tmp_path, name):
+def test_open_image__turns_a_lossy_image_upright(tmp_path, name):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     stored = Image.new("RGB", (32, 16), "black")
@@ -121,7 +121,7 @@ def test_open_image__passes_over_an_orientation_that_does_not_exist(tmp_path, or
     assert open_image(tmp_path / "a.png").getpixel((0, 0)) == RED
 
 
-def test_open_image__opens_a_picture_with_damaged_metadata_without_a_warning(tmp_path):
+def test_open_image__opens_an_image_with_damaged_metadata_without_a_warning(tmp_path):
     good = tmp_path / "good.jpg"
     Image.new("RGB", (8, 8), "white").save(good)
     body = b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0" * 3
@@ -265,7 +265,7 @@ def test_open_image__rejects_files_that_end_at_each_tenth(tmp_path, extension):
         path.write_bytes(whole[: int(len(whole) * share)])
         assert reason_for(path).startswith("truncated or damaged: "), share
         with pytest.raises(ImageRejected):
-            open_picture(path).pixels()
+            open_lazily(path).pixels()
 
 
 def test_open_image__rejects_a_truncated_progressive_jpeg(tmp_path):
@@ -295,7 +295,7 @@ def test_open_image__opens_or_rejects_damaged_files_and_does_nothing_else(tmp_pa
     [
         b"",
         b"\0",
-        b"hello, world, this is no picture",
+        b"hello, world, this is no image",
         b'<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8"><rect width="8" height="8"/></svg>',
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n",
         b"RIFF\x24\0\0\0WAVEfmt ",
@@ -303,7 +303,7 @@ def test_open_image__opens_or_rejects_damaged_files_and_does_nothing_else(tmp_pa
     ],
     ids=["empty", "one byte", "text", "svg", "eps", "wav", "html"],
 )
-def test_open_image__rejects_what_is_no_picture(tmp_path, content):
+def test_open_image__rejects_what_is_no_image(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
     assert reason_for(tmp_path / "a.jpg") == "not a readable image (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM)"
 
@@ -385,7 +385,7 @@ def test_open_image__rejects_bombs_of_formats_that_cannot_be_so_large_by_chance(
     (tmp_path / "a.jpg").write_bytes(with_size(data, 20_000, 20_000, at=start, form=">HH"))
     assert "more than the limit of 89.5" in reason_for(tmp_path / "a.jpg")
     with pytest.raises(ImageRejected, match=r"more than the limit of 89\.5"):
-        open_picture(tmp_path / "a.jpg")
+        open_lazily(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])

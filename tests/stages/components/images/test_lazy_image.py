@@ -1,4 +1,4 @@
-"""Pictures that are decoded quickly have the pixels, and the verdicts, that Pillow gives."""
+"""Images that are decoded quickly have the pixels, and the verdicts, that Pillow gives."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from stages.components.images.decoding import MAX_PIXELS, ImageRejected, open_image
-from stages.components.images.lazy_image import DecodedPicture, JpegPicture, open_picture, to_image
+from stages.components.images.lazy_image import DecodedImage, JpegImage, open_lazily, to_image
 
 KINDS: dict[str, dict[str, Any]] = {
     "4:2:0": {},
@@ -39,13 +39,13 @@ def jpeg_bytes(image: Image.Image, **options: Any) -> bytes:
 
 
 def read(path: Path) -> NDArray[np.uint8] | None:
-    """Pixels by the quick way, or None where the picture is rejected."""
+    """Pixels by the quick way, or None where the image is rejected."""
     try:
-        picture = open_picture(path)
-        pixels = picture.pixels()
+        image = open_lazily(path)
+        pixels = image.pixels()
     except ImageRejected:
         return None
-    assert pixels.shape == (*picture.size, 3)
+    assert pixels.shape == (*image.size, 3)
     return pixels
 
 
@@ -64,25 +64,25 @@ def same(one: NDArray[np.uint8] | None, other: NDArray[np.uint8] | None) -> bool
 @pytest.mark.parametrize("size", [(60, 90), (33, 47), (1, 1), (8, 200)])
 def test_jpeg__has_the_pixels_that_pillow_gives(kind: str, size: tuple[int, int], tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(noisy(*size), **KINDS[kind]))
-    picture = open_picture(tmp_path / "a.jpg")
-    assert isinstance(picture, JpegPicture)
-    assert picture.size == size
-    assert np.array_equal(picture.pixels(), np.asarray(open_image(tmp_path / "a.jpg")))
-    assert to_image(picture).tobytes() == open_image(tmp_path / "a.jpg").tobytes()
+    image = open_lazily(tmp_path / "a.jpg")
+    assert isinstance(image, JpegImage)
+    assert image.size == size
+    assert np.array_equal(image.pixels(), np.asarray(open_image(tmp_path / "a.jpg")))
+    assert to_image(image).tobytes() == open_image(tmp_path / "a.jpg").tobytes()
 
 
 def test_jpeg__of_grey_has_three_channels(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(noisy().convert("L")))
-    picture = open_picture(tmp_path / "a.jpg")
-    assert isinstance(picture, JpegPicture)
-    assert np.array_equal(picture.pixels(), np.asarray(open_image(tmp_path / "a.jpg")))
+    image = open_lazily(tmp_path / "a.jpg")
+    assert isinstance(image, JpegImage)
+    assert np.array_equal(image.pixels(), np.asarray(open_image(tmp_path / "a.jpg")))
 
 
 def test_jpeg__of_cmyk_is_read_by_pillow(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(noisy().convert("CMYK")))
-    picture = open_picture(tmp_path / "a.jpg")
-    assert isinstance(picture, DecodedPicture)
-    assert np.array_equal(picture.pixels(), np.asarray(open_image(tmp_path / "a.jpg")))
+    image = open_lazily(tmp_path / "a.jpg")
+    assert isinstance(image, DecodedImage)
+    assert np.array_equal(image.pixels(), np.asarray(open_image(tmp_path / "a.jpg")))
 
 
 @pytest.mark.parametrize("orientation", range(9))
@@ -90,28 +90,28 @@ def test_jpeg__is_turned_upright(orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(noisy(), exif=exif))
-    picture = open_picture(tmp_path / "a.jpg")
-    assert isinstance(picture, JpegPicture) == (orientation < 2)
-    assert picture.size == ((90, 60) if orientation >= 5 else (60, 90))
-    assert np.array_equal(picture.pixels(), np.asarray(open_image(tmp_path / "a.jpg")))
+    image = open_lazily(tmp_path / "a.jpg")
+    assert isinstance(image, JpegImage) == (orientation < 2)
+    assert image.size == ((90, 60) if orientation >= 5 else (60, 90))
+    assert np.array_equal(image.pixels(), np.asarray(open_image(tmp_path / "a.jpg")))
 
 
 def test_jpeg__is_turned_upright_by_xmp(tmp_path: Path) -> None:
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(noisy(), xmp=xmp))
-    assert open_picture(tmp_path / "a.jpg").size == (90, 60)
+    assert open_lazily(tmp_path / "a.jpg").size == (90, 60)
     assert same(read(tmp_path / "a.jpg"), read_by_pillow(tmp_path / "a.jpg"))
 
 
 @pytest.mark.parametrize("extension", ["png", "webp", "bmp", "gif", "tiff", "ppm"])
-def test_open_picture__reads_other_formats_as_pillow_does(extension: str, tmp_path: Path) -> None:
+def test_open_lazily__reads_other_formats_as_pillow_does(extension: str, tmp_path: Path) -> None:
     noisy().save(tmp_path / f"a.{extension}")
     assert same(read(tmp_path / f"a.{extension}"), read_by_pillow(tmp_path / f"a.{extension}"))
 
 
-def test_open_picture__shows_transparency_as_white(tmp_path: Path) -> None:
+def test_open_lazily__shows_transparency_as_white(tmp_path: Path) -> None:
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "a.png")
-    assert (open_picture(tmp_path / "a.png").pixels() == 255).all()
+    assert (open_lazily(tmp_path / "a.png").pixels() == 255).all()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_open_picture__shows_transparency_as_white(tmp_path: Path) -> None:
 )
 def test_jpeg__is_shrunk_no_further_than_was_asked(scale: float, size: tuple[int, int]) -> None:
     data = jpeg_bytes(noisy(375, 500))
-    pixels = JpegPicture(data, (375, 500)).pixels(scale=scale)
+    pixels = JpegImage(data, (375, 500)).pixels(scale=scale)
     assert pixels.shape == (*size, 3)
     assert all(found >= scale * whole for found, whole in zip(size, (375, 500), strict=True))
 
@@ -132,18 +132,18 @@ def test_jpeg__that_is_cut_is_rejected(tenths: int, options: dict[str, Any], tmp
     (tmp_path / "a.jpg").write_bytes(whole[: len(whole) * tenths // 10])
     for scale in (1.0, 0.2):
         with pytest.raises(ImageRejected, match="truncated or damaged: "):
-            open_picture(tmp_path / "a.jpg").pixels(scale=scale)
+            open_lazily(tmp_path / "a.jpg").pixels(scale=scale)
 
 
 def test_jpeg__with_garbage_behind_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(noisy()) + b"garbage" * 9)
-    assert np.array_equal(open_picture(tmp_path / "a.jpg").pixels(), np.asarray(open_image(tmp_path / "a.jpg")))
+    assert np.array_equal(open_lazily(tmp_path / "a.jpg").pixels(), np.asarray(open_image(tmp_path / "a.jpg")))
 
 
 def test_jpeg__that_pillow_reads_though_it_is_damaged_is_read(tmp_path: Path) -> None:
     whole = jpeg_bytes(noisy())
     (tmp_path / "a.jpg").write_bytes(whole[:-2] + b"stray" + whole[-2:])
-    assert np.array_equal(open_picture(tmp_path / "a.jpg").pixels(), np.asarray(open_image(tmp_path / "a.jpg")))
+    assert np.array_equal(open_lazily(tmp_path / "a.jpg").pixels(), np.asarray(open_image(tmp_path / "a.jpg")))
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "grey", "turned", "CMYK"])
@@ -171,28 +171,28 @@ def test_jpeg__of_too_many_pixels_is_rejected_by_its_header(tmp_path: Path) -> N
     data[at : at + 4] = (60_000).to_bytes(2) * 2
     (tmp_path / "a.jpg").write_bytes(data)
     with pytest.raises(ImageRejected, match=r"3600\.0 megapixels, more than the limit of 89\.5"):
-        open_picture(tmp_path / "a.jpg")
+        open_lazily(tmp_path / "a.jpg")
     assert MAX_PIXELS < 3600e6
 
 
-def test_open_picture__rejects_what_is_no_file(tmp_path: Path) -> None:
+def test_open_lazily__rejects_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, reason in [(tmp_path / "none.jpg", "missing file"), ("a\0b", "missing file"), (tmp_path, "not a file")]:
         with pytest.raises(ImageRejected, match=reason):
-            open_picture(path)
+            open_lazily(path)
     with pytest.raises(ImageRejected, match="not a file"):
-        open_picture(tmp_path / "pipe")
+        open_lazily(tmp_path / "pipe")
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(ImageRejected, match="truncated or damaged"):
-        open_picture(tmp_path / "a.jpg")
+        open_lazily(tmp_path / "a.jpg")
 
 
-def test_open_picture__reads_a_large_file_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_lazily__reads_a_large_file_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg_bytes(noisy()))
     monkeypatch.setattr("stages.components.images.lazy_image.MAX_PIXELS", 1000)
-    picture = open_picture(tmp_path / "a.jpg")
-    assert isinstance(picture, DecodedPicture)
-    assert np.array_equal(picture.pixels(), np.asarray(open_image(tmp_path / "a.jpg")))
+    image = open_lazily(tmp_path / "a.jpg")
+    assert isinstance(image, DecodedImage)
+    assert np.array_equal(image.pixels(), np.asarray(open_image(tmp_path / "a.jpg")))
 
 
 @pytest.mark.real_data
@@ -201,4 +201,4 @@ def test_photographs__have_the_pixels_that_pillow_gives() -> None:
     folder = Path(os.environ["PROTORKD_TEST_DATA"]) / "photos_fullsize" / "images"
     for path in sorted(folder.iterdir()):
         with contextlib.closing(open_image(path)) as image:
-            assert np.array_equal(open_picture(path).pixels(), np.asarray(image))
+            assert np.array_equal(open_lazily(path).pixels(), np.asarray(image))

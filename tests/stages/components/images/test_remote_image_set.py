@@ -1,4 +1,4 @@
-"""Pictures in an object store: known by their bytes, read once, and never taken for missing when the network fails."""
+"""Images in an object store: known by their bytes, read once, and never taken for missing when the network fails."""
 
 import pickle
 from pathlib import Path
@@ -19,8 +19,8 @@ from stages.components.inputs.remote_manifest import local_copy
 
 
 @pytest.fixture
-def pictures(bucket, pairs_folder, tmp_path, monkeypatch):
-    """Eight pictures in the bucket, as in a folder; and this machine's cache of objects."""
+def image_pairs(bucket, pairs_folder, tmp_path, monkeypatch):
+    """Eight images in the bucket, as in a folder; and this machine's cache of objects."""
     monkeypatch.setenv(object_cache.FOLDER_VARIABLE, str(tmp_path / "objects"))
     pairs = pairs_folder(8, 40)
     store = Objects(f"{bucket}/set")
@@ -38,8 +38,8 @@ def identify(root, paths, digests, identity="content"):
     return identify_images(root, paths, identity=identity, file_digests=digests)
 
 
-def test_identity__is_that_of_the_same_files_and_read_once(pictures, digests, bucket_server):
-    pairs, root = pictures
+def test_identity__is_that_of_the_same_files_and_read_once(image_pairs, digests, bucket_server):
+    pairs, root = image_pairs
     found = identify(root, pairs.images, digests)
     assert found.digest == identify(pairs.root, list(pairs.images), digests).digest
     assert found.location == str(root).replace("s3:/", "s3://")
@@ -48,8 +48,8 @@ def test_identity__is_that_of_the_same_files_and_read_once(pictures, digests, bu
     assert [method for method, _ in bucket_server.requests] == ["GET"]  # a listing
 
 
-def test_identity__changes_with_the_bytes_of_one_object(pictures, digests, bucket_server):
-    pairs, root = pictures
+def test_identity__changes_with_the_bytes_of_one_object(image_pairs, digests, bucket_server):
+    pairs, root = image_pairs
     before = identify(root, pairs.images, digests).digest
     Objects(str(root).replace("s3:/", "s3://")).write(pairs.images[0], (pairs.root / pairs.images[1]).read_bytes())
     bucket_server.requests.clear()
@@ -57,25 +57,25 @@ def test_identity__changes_with_the_bytes_of_one_object(pictures, digests, bucke
     assert bucket_server.count() == 2  # the listing, and the one that has changed
 
 
-def test_identity__by_path_reads_nothing(pictures, digests, bucket_server):
-    pairs, root = pictures
+def test_identity__by_path_reads_nothing(image_pairs, digests, bucket_server):
+    pairs, root = image_pairs
     bucket_server.requests.clear()
     identify(root, pairs.images, digests, identity="path")
     assert bucket_server.requests == []
 
 
-def test_identity__of_few_among_very_many_asks_for_each_by_itself(pictures, digests, bucket_server, monkeypatch):
-    pairs, root = pictures
+def test_identity__of_few_among_very_many_asks_for_each_by_itself(image_pairs, digests, bucket_server, monkeypatch):
+    pairs, root = image_pairs
     monkeypatch.setattr(
         "stages.components.images.remote_image_set._LISTED_AT_LEAST", -24
-    )  # 24 + 8 pictures a picture that is wanted
+    )  # 24 + 8 images an image that is wanted
     whole = identify(pairs.root, list(pairs.images[:3]), digests).digest
     assert identify(root, pairs.images[:3], digests).digest == whole
     assert bucket_server.count("HEAD") == 3
 
 
-def test_open__gives_the_pixels_of_the_file(pictures, digests, bucket_server):
-    pairs, root = pictures
+def test_open__gives_the_pixels_of_the_file(image_pairs, digests, bucket_server):
+    pairs, root = image_pairs
     images = identify(root, pairs.images, digests).value
     expected = open_image(pairs.root / pairs.images[3])
     assert (images.open(3).pixels() == expected).all()
@@ -84,8 +84,8 @@ def test_open__gives_the_pixels_of_the_file(pictures, digests, bucket_server):
     assert bucket_server.requests == []  # kept on disk when they were hashed
 
 
-def test_read_ahead__reads_many_at_a_time_and_each_once(pictures, digests, bucket_server, monkeypatch):
-    pairs, root = pictures
+def test_read_ahead__reads_many_at_a_time_and_each_once(image_pairs, digests, bucket_server, monkeypatch):
+    pairs, root = image_pairs
     monkeypatch.setenv(object_cache.SIZE_VARIABLE, "0")
     images = identify(root, pairs.images, digests, identity="path").value
     bucket_server.requests.clear()
@@ -95,8 +95,8 @@ def test_read_ahead__reads_many_at_a_time_and_each_once(pictures, digests, bucke
     assert bucket_server.count("GET") == 3
 
 
-def test_missing__is_a_rejection_and_a_failing_store_is_an_error(pictures, digests, bucket_server, monkeypatch):
-    pairs, root = pictures
+def test_missing__is_a_rejection_and_a_failing_store_is_an_error(image_pairs, digests, bucket_server, monkeypatch):
+    pairs, root = image_pairs
     monkeypatch.setattr(objects, "MAX_RETRIES", 1)
     objects._client.cache_clear()
     found = identify(root, [*pairs.images, "images/none.jpg", "images//none.jpg"], digests)
@@ -117,8 +117,8 @@ def test_missing__is_a_rejection_and_a_failing_store_is_an_error(pictures, diges
     objects._client.cache_clear()
 
 
-def test_open__of_a_picture_that_has_changed_since_is_an_error(pictures, digests, monkeypatch):
-    pairs, root = pictures
+def test_open__of_an_image_that_has_changed_since_is_an_error(image_pairs, digests, monkeypatch):
+    pairs, root = image_pairs
     monkeypatch.setenv(object_cache.SIZE_VARIABLE, "0")
     images = identify(root, pairs.images, digests).value
     Objects(str(root).replace("s3:/", "s3://")).write(pairs.images[0], (pairs.root / pairs.images[1]).read_bytes())
@@ -126,8 +126,8 @@ def test_open__of_a_picture_that_has_changed_since_is_an_error(pictures, digests
         images.open(0)
 
 
-def test_open__of_a_damaged_cache_reads_the_object(pictures, digests, tmp_path, bucket_server):
-    pairs, root = pictures
+def test_open__of_a_damaged_cache_reads_the_object(image_pairs, digests, tmp_path, bucket_server):
+    pairs, root = image_pairs
     images = identify(root, pairs.images, digests).value
     for path in (tmp_path / "objects").rglob("*"):
         if path.is_file():
@@ -149,8 +149,8 @@ def test_cache__stays_below_its_size(tmp_path, monkeypatch):
     assert cache.read("large") is None
 
 
-def test_large_object__is_rejected_and_not_read(pictures, digests, monkeypatch):
-    pairs, root = pictures
+def test_large_object__is_rejected_and_not_read(image_pairs, digests, monkeypatch):
+    pairs, root = image_pairs
     monkeypatch.setattr("stages.components.images.remote_image_set.MAX_BYTES", 100)
     images = identify(root, pairs.images, digests, identity="path").value
     with pytest.raises(ImageRejected, match="object of more than"):
@@ -180,8 +180,8 @@ def test_path__leads_nowhere_out_of_its_root(path, root, is_inside):
         check_inside([path], Path(root))
 
 
-def test_paths__may_be_urls_and_files_where_that_is_allowed(pictures, digests):
-    pairs, root = pictures
+def test_paths__may_be_urls_and_files_where_that_is_allowed(image_pairs, digests):
+    pairs, root = image_pairs
     url = f"{str(root).replace('s3:/', 's3://')}/{pairs.images[1]}"
     images = identify(pairs.root, [pairs.images[0], url], digests).value
     assert (images.open(0).pixels() == open_image(pairs.root / pairs.images[0])).all()

@@ -1,4 +1,4 @@
-"""Processes that read pictures: what is said where one of them dies, and who may end them."""
+"""Processes that read images: what is said where one of them dies, and who may end them."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import Preprocessing
 from stages.components.images.image_set import ImageSet
 from stages.components.images.transforms import EvalTransform
-from stages.components.loading.batch import Batch, EvalPictures
+from stages.components.loading.batch import Batch, EvalImages
 from stages.components.loading.image_loader import ImageLoader, ReaderDiedError, batches_of
 
 TRANSFORM = EvalTransform(Preprocessing(image_size=16))
@@ -27,8 +27,8 @@ def looked_after(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader._try_get_data, "__defaults__", (0.2,))
 
 
-class BrokenPictures(EvalPictures):
-    """Pictures of which one does something to the process that reads it."""
+class BrokenImages(EvalImages):
+    """Images of which one does something to the process that reads it."""
 
     def __init__(self, *args: Any, blow: Callable[[], object], at: int) -> None:
         super().__init__(*args)
@@ -55,16 +55,16 @@ def exiting() -> None:
 
 
 def refusing() -> None:
-    raise ProtoRKDError("the picture's shard must be whole; it is not.")
+    raise ProtoRKDError("the image's shard must be whole; it is not.")
 
 
 def out_of_memory() -> None:
-    raise MemoryError("of a picture")
+    raise MemoryError("of an image")
 
 
 def loader_of(pairs: Pairs, batches: list[list[int]]) -> ImageLoader:
-    pictures = EvalPictures(ImageSet(root=pairs.root, paths=pairs.images), TRANSFORM)
-    return ImageLoader(pictures, workers=1, pin_memory=False, batches=batches, batch_bytes=4 * pictures.image_bytes)
+    images = EvalImages(ImageSet(root=pairs.root, paths=pairs.images), TRANSFORM)
+    return ImageLoader(images, workers=1, pin_memory=False, batches=batches, batch_bytes=4 * images.image_bytes)
 
 
 def readers_of(batches: Iterator[Batch]) -> list[Any]:
@@ -74,10 +74,10 @@ def readers_of(batches: Iterator[Batch]) -> list[Any]:
 
 def read_all(pairs: Pairs, blow: Callable[[], object], *, at: int, workers: int) -> list[Batch]:
     images = ImageSet(root=pairs.root, paths=pairs.images)
-    pictures = BrokenPictures(images, TRANSFORM, blow=blow, at=at)
+    broken = BrokenImages(images, TRANSFORM, blow=blow, at=at)
     batches = batches_of(range(len(pairs.images)), 4)
     return list(
-        ImageLoader(pictures, workers=workers, pin_memory=False, batches=batches, batch_bytes=4 * pictures.image_bytes)
+        ImageLoader(broken, workers=workers, pin_memory=False, batches=batches, batch_bytes=4 * broken.image_bytes)
     )
 
 
@@ -85,14 +85,14 @@ def read_all(pairs: Pairs, blow: Callable[[], object], *, at: int, workers: int)
 @pytest.mark.parametrize(
     ("blow", "at", "workers"), [(killed, 5, 1), (segfaulting, 5, 1), (exiting, 5, 1), (killed, 14, 2)]
 )
-def test_batches__name_the_picture_at_which_a_reader_dies(
+def test_batches__name_the_image_at_which_a_reader_dies(
     blow: Callable[[], object], at: int, workers: int, pairs_folder: Callable[[int, int], Pairs]
 ) -> None:
     with pytest.raises(ReaderDiedError) as caught:
         read_all(pairs_folder(16, 20), blow, at=at, workers=workers)
     message = str(caught.value)
-    assert message.startswith("The processes that read pictures must stay alive; ")
-    assert f"Last opened there: images/{at:03}.jpg; where that comes again, the picture is to blame." in message
+    assert message.startswith("The processes that read images must stay alive; ")
+    assert f"Last opened there: images/{at:03}.jpg; where that comes again, the image is to blame." in message
     assert "with fewer --workers if memory or /dev/shm ran out" in message
 
 
@@ -109,9 +109,9 @@ def test_batches__say_what_to_do_where_an_idle_reader_is_killed(pairs_folder: Ca
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches__hand_on_what_a_reader_raises(workers: int, pairs_folder: Callable[[int, int], Pairs]) -> None:
     pairs = pairs_folder(4, 20)
-    with pytest.raises(ProtoRKDError, match=r"^the picture's shard must be whole; it is not\.$"):
+    with pytest.raises(ProtoRKDError, match=r"^the image's shard must be whole; it is not\.$"):
         read_all(pairs, refusing, at=1, workers=workers)
-    with pytest.raises(MemoryError, match="of a picture"):
+    with pytest.raises(MemoryError, match="of an image"):
         read_all(pairs, out_of_memory, at=1, workers=workers)
 
 
@@ -123,17 +123,17 @@ def test_batches__come_whole_and_in_order_however_few_may_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pairs = pairs_folder(18, 20)
-    pictures = EvalPictures(ImageSet(root=pairs.root, paths=pairs.images), TRANSFORM)
-    batch_bytes = 4 * pictures.image_bytes
+    images = EvalImages(ImageSet(root=pairs.root, paths=pairs.images), TRANSFORM)
+    batch_bytes = 4 * images.image_bytes
     monkeypatch.setattr(
         "stages.components.loading.num_workers._shared_memory", lambda: (0.0, 2.0 * most_batches * batch_bytes)
     )
     batches = batches_of(range(18), 4)
-    loader = ImageLoader(pictures, workers=2, pin_memory=False, batches=batches, batch_bytes=batch_bytes)
+    loader = ImageLoader(images, workers=2, pin_memory=False, batches=batches, batch_bytes=batch_bytes)
     assert loader._batches.num_workers == num_readers
     found = list(loader)
     assert [batch.rows.tolist() for batch in found] == batches
-    expected = torch.stack([image for _, image in map(pictures.__getitem__, range(18)) if isinstance(image, Tensor)])
+    expected = torch.stack([image for _, image in map(images.__getitem__, range(18)) if isinstance(image, Tensor)])
     assert torch.equal(torch.cat([batch.images for batch in found]), expected)
 
 

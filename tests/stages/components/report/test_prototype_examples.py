@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_schemas.prototypes import Prototypes
-from stages.components.report.prototype_examples import Hearts, choose_examples, cosine_sums
+from stages.components.report.prototype_examples import NearestCaptions, choose_examples, cosine_sums
 
 
 def some_prototypes() -> Prototypes:
@@ -17,7 +17,7 @@ def some_prototypes() -> Prototypes:
 
 
 def test_hearts__are_the_nearest_captions_the_earlier_first_among_equals() -> None:
-    hearts = Hearts(some_prototypes())
+    hearts = NearestCaptions(some_prototypes())
     assert hearts.rows(1, 2) == [2, 4]
     assert hearts.rows(1, 9) == [2, 4, 0]
     assert hearts.rows(0, 9) == [1]

@@ -57,23 +57,23 @@ def test_thumbnail__depends_on_the_pixels_alone(tmp_path: Path) -> None:
         assert thumbnail(plain) == thumbnail(tmp_path / "plain.png") == thumbnail(Image.new("RGB", (8, 8), MAGENTA))
 
 
-def test_thumbnails__number_the_readable_pictures(tmp_path: Path) -> None:
+def test_thumbnails__number_the_readable_images(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), MAGENTA).save(tmp_path / "c.png")
-    pictures = Thumbnails(ImageSet(root=tmp_path, paths=["a.png", "b.png", "c.png"]), torch.tensor([0, 2]))
-    assert pictures.path(1) == "c.png"
-    assert pictures.image(1) == thumbnail(tmp_path / "c.png")
+    images = Thumbnails(ImageSet(root=tmp_path, paths=["a.png", "b.png", "c.png"]), torch.tensor([0, 2]))
+    assert images.path(1) == "c.png"
+    assert images.image(1) == thumbnail(tmp_path / "c.png")
 
 
 def test_thumbnails__are_made_once(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), MAGENTA).save(tmp_path / "a.png")
-    pictures = Thumbnails(ImageSet(root=tmp_path, paths=["a.png"]), torch.tensor([0]))
-    made = pictures.image(0)
+    images = Thumbnails(ImageSet(root=tmp_path, paths=["a.png"]), torch.tensor([0]))
+    made = images.image(0)
     (tmp_path / "a.png").unlink()
-    assert pictures.image(0) == made
+    assert images.image(0) == made
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no picture"])
-def test_thumbnails__stand_in_for_pictures_that_vanished(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize("content", [None, b"", b"no image"])
+def test_thumbnails__stand_in_for_images_that_vanished(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "a.png"
     if content is not None:
         path.write_bytes(content)

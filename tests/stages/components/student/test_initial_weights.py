@@ -322,10 +322,10 @@ def test_load_pretrained__normalises_as_torchvision_does_inside_the_net(
     publish(whole.state_dict())  # with classifiers, auxiliary ones too
     backbone, _ = build_backbone(name, image_size=75)
     loaded = load_pretrained(backbone, "torchvision", backbone_name=name, image_size=75)
-    pictures = torch.rand(2, 3, 75, 75)
+    images = torch.rand(2, 3, 75, 75)
     whole.fc = nn.Identity()
-    expected = whole.eval()(normalise(pictures, IMAGENET_MEAN, IMAGENET_STD))
-    torch.testing.assert_close(backbone.eval()(normalise(pictures, loaded.mean, loaded.std)), expected)
+    expected = whole.eval()(normalise(images, IMAGENET_MEAN, IMAGENET_STD))
+    torch.testing.assert_close(backbone.eval()(normalise(images, loaded.mean, loaded.std)), expected)
 
 
 def test_load_initial_weights__normalises_googlenet_as_torchvision_does(tmp_path: Path) -> None:
@@ -336,8 +336,8 @@ def test_load_initial_weights__normalises_googlenet_as_torchvision_does(tmp_path
     assert (loaded.mean, loaded.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
-def normalise(pictures: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    return (pictures - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    return (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
 def test_load_pretrained__reads_old_names_of_densenet(publish: Callable[[Tensors], None]) -> None:

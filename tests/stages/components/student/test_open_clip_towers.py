@@ -26,7 +26,7 @@ PUBLISHED = {
 
 
 class FakeClip(nn.Module):
-    """A CLIP of a few numbers: pools the picture, and projects its colours."""
+    """A CLIP of a few numbers: pools the image, and projects its colours."""
 
     def __init__(
         self, embed_dim: int, vision_cfg: dict[str, Any], text_cfg: dict[str, Any], quick_gelu: bool = False
@@ -203,15 +203,15 @@ def small_published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNa
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_OPEN_CLIP, reason="open_clip is not installed")
 def test_real_tower__computes_what_clip_computes_of_downloaded_weights(small_published: SimpleNamespace) -> None:
-    pictures = torch.randn(2, 3, 64, 64)
-    expected: Tensor = small_published.clip.eval().encode_image(pictures)
+    images = torch.randn(2, 3, 64, 64)
+    expected: Tensor = small_published.clip.eval().encode_image(images)
     for load in (
         lambda backbone: load_pretrained(backbone, "open-clip:tag", backbone_name="ViT-S-32", image_size=64),
         lambda backbone: load_initial_weights(backbone, small_published.path, backbone_name="ViT-S-32"),
     ):
         backbone, _ = build_backbone("ViT-S-32", image_size=64)
         assert load(backbone).mean == (0.1, 0.2, 0.3)
-        torch.testing.assert_close(backbone.eval()(pictures), expected)
+        torch.testing.assert_close(backbone.eval()(images), expected)
     larger, _ = build_backbone("ViT-S-32", image_size=96)  # positions resized by open_clip
     load_pretrained(larger, "open-clip:tag", backbone_name="ViT-S-32", image_size=96)
     assert torch.equal(larger.conv1.weight, small_published.clip.visual.conv1.weight)  # type: ignore[union-attr]

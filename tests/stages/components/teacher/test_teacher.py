@@ -134,13 +134,13 @@ def test_teacher__cuts_batches_to_suit_the_device(device: str, width: int, token
 
 
 class _Eyes(InputModule):
-    """The picture side of a model that takes both; whatever reaches it was taken for a picture."""
+    """The image side of a model that takes both; whatever reaches it was taken for an image."""
 
     modalities = ["image"]  # noqa: RUF012 - as sentence-transformers declares it
     config_keys: list[str] = []  # noqa: RUF012
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        raise AssertionError(f"opened as a picture: {inputs}")
+        raise AssertionError(f"opened as an image: {inputs}")
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         return features
@@ -152,7 +152,7 @@ class _Eyes(InputModule):
         raise AssertionError("this model is never saved")
 
 
-def test_teacher__takes_a_caption_that_looks_like_a_picture_as_text(
+def test_teacher__takes_a_caption_that_looks_like_an_image_as_text(
     monkeypatch: pytest.MonkeyPatch, word_vectors: Path, words: Teacher, pairs_folder: Callable[[int, int], Any]
 ) -> None:
     pairs = pairs_folder(1, 8)
@@ -160,7 +160,7 @@ def test_teacher__takes_a_caption_that_looks_like_a_picture_as_text(
     vectors = WordEmbeddings.from_text_file(str(word_vectors))
     router = Router({"text": [vectors, Pooling(16, pooling_mode="mean")], "image": [_Eyes()]}, default_route="text")
     model = SentenceTransformer(modules=[router], device="cpu")
-    with pytest.raises(AssertionError, match="opened as a picture"):
+    with pytest.raises(AssertionError, match="opened as an image"):
         model.encode(captions[1:2])
     monkeypatch.setattr(stages.components.teacher.loading, "_load", lambda source, device: model)
     seeing = Teacher(TeacherSource(name="both", path=word_vectors, kind="sentence-transformers"))

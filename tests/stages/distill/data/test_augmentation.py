@@ -1,4 +1,4 @@
-"""Augmentations are functions of the picture and the seed, whatever is beside it."""
+"""Augmentations are functions of the image and the seed, whatever is beside it."""
 
 import click
 import numpy as np
@@ -44,7 +44,7 @@ def test_augment__gives_the_same_bytes_for_the_same_seed(name: str, image: Tenso
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_augment__does_to_a_picture_what_it_does_to_it_alone(layout: torch.memory_format, image: Tensor) -> None:
+def test_augment__does_to_an_image_what_it_does_to_it_alone(layout: torch.memory_format, image: Tensor) -> None:
     everything = Augmentation(flip=0.5, colour_jitter=0.8, grayscale=0.3, blur=0.5)
     others = torch.randint(256, (15, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     batch, seeds = torch.cat([image[None], others]), torch.arange(50, 66)
@@ -60,7 +60,7 @@ def test_augment__takes_an_empty_batch() -> None:
     assert Augment(AUGMENTATIONS["light"])(nothing, torch.empty(0, dtype=torch.int64)).shape == nothing.shape
 
 
-def test_flip__mirrors_the_picture(image: Tensor) -> None:
+def test_flip__mirrors_the_image(image: Tensor) -> None:
     flip = Augment(Augmentation(flip=0.5))
     found = [one_of(flip, image, seed) for seed in range(40)]
     mirrored = [torch.equal(one, image.flip(2)) for one in found]
@@ -114,7 +114,7 @@ def test_colour_jitter__takes_its_parts_in_any_order(image: Tensor) -> None:
     assert len({one.numpy().tobytes() for one in found}) == 200
 
 
-def test_blur__is_a_gaussian_of_each_pictures_own_width() -> None:
+def test_blur__is_a_gaussian_of_each_images_own_width() -> None:
     dot = torch.zeros(3, SIZE + 1, SIZE + 1, dtype=torch.uint8)
     dot[:, SIZE // 2, SIZE // 2] = 255
     blur = Augment(Augmentation(blur=1.0))
@@ -134,7 +134,7 @@ def test_augment__on_a_gpu_is_that_of_the_cpu_up_to_rounding(image: Tensor) -> N
     assert (here.int() - there.int()).abs().max() <= 2
 
 
-def test_blur__smooths_the_picture() -> None:
+def test_blur__smooths_the_image() -> None:
     edge = torch.zeros(3, SIZE, SIZE, dtype=torch.uint8)
     edge[:, :, SIZE // 2 :] = 255
     blur = Augment(Augmentation(blur=1.0))

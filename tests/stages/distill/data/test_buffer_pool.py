@@ -7,11 +7,11 @@ from torch.utils.data import Dataset
 from stages.components.loading.batch import Batch
 from stages.components.loading.image_loader import ImageLoader
 from stages.distill.data import buffer_pool as shared_slabs
-from stages.distill.data.buffer_pool import Slabs
+from stages.distill.data.buffer_pool import BufferPool
 
 
 def batch_of(number: int, *, num_pixels: int = 0) -> Batch:
-    """Crops, or pixels of whole pictures, that tell which batch they are."""
+    """Crops, or pixels of whole images, that tell which batch they are."""
     rows = torch.arange(2)
     if num_pixels:
         pixels = torch.full((2 * num_pixels, 3), number, dtype=torch.uint8)
@@ -21,19 +21,19 @@ def batch_of(number: int, *, num_pixels: int = 0) -> Batch:
 
 
 @pytest.fixture
-def slabs(monkeypatch: pytest.MonkeyPatch) -> Slabs:
+def slabs(monkeypatch: pytest.MonkeyPatch) -> BufferPool:
     """As they are in a process that reads."""
     monkeypatch.setattr(shared_slabs, "get_worker_info", object)
-    return Slabs()
+    return BufferPool()
 
 
 def test_slabs__leave_batches_of_this_process_where_they_are() -> None:
     batch = batch_of(3)
-    assert Slabs()(batch) is batch
+    assert BufferPool()(batch) is batch
 
 
 @pytest.mark.parametrize("num_pixels", [0, 9])
-def test_slabs__change_nothing_but_the_place(num_pixels: int, slabs: Slabs) -> None:
+def test_slabs__change_nothing_but_the_place(num_pixels: int, slabs: BufferPool) -> None:
     for number in range(3):
         batch = batch_of(number, num_pixels=num_pixels)
         moved = slabs(batch)
@@ -43,7 +43,7 @@ def test_slabs__change_nothing_but_the_place(num_pixels: int, slabs: Slabs) -> N
         assert (moved.rows is batch.rows, moved.sizes is batch.sizes, moved.rejected) == (True, True, batch.rejected)
 
 
-def test_slabs__are_used_again_when_their_batch_was_pinned(slabs: Slabs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slabs__are_used_again_when_their_batch_was_pinned(slabs: BufferPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())
     first, second = slabs(batch_of(1)), slabs(batch_of(2))
     pinned = first.pin_memory()
@@ -54,7 +54,7 @@ def test_slabs__are_used_again_when_their_batch_was_pinned(slabs: Slabs, monkeyp
     assert fourth.images.data_ptr() not in (second.images.data_ptr(), third.images.data_ptr())
 
 
-def test_slabs__grow_with_what_comes(slabs: Slabs) -> None:
+def test_slabs__grow_with_what_comes(slabs: BufferPool) -> None:
     for number, num_pixels in enumerate((10, 12, 100, 90, 110)):
         moved = slabs(batch_of(number, num_pixels=num_pixels))
         assert torch.equal(moved.images, batch_of(number, num_pixels=num_pixels).images)
@@ -62,7 +62,7 @@ def test_slabs__grow_with_what_comes(slabs: Slabs) -> None:
     assert len(slabs._slabs) == 1
 
 
-def test_slabs__take_a_batch_of_which_nothing_could_be_read(slabs: Slabs) -> None:
+def test_slabs__take_a_batch_of_which_nothing_could_be_read(slabs: BufferPool) -> None:
     batch = Batch(images=torch.empty(0, 3, 0, 0).byte(), rows=torch.empty(0).long(), rejected={1: "missing file"})
     assert slabs(batch) is batch
 
@@ -80,7 +80,7 @@ def test_slabs__bring_batches_whole_from_other_processes(keep: bool) -> None:
         pin_memory=False,
         batches=[[number] for number in range(30)],
         batch_bytes=42,
-        collate_fn=Slabs(),
+        collate_fn=BufferPool(),
     )
     kept = []
     for number, batch in enumerate(loader):

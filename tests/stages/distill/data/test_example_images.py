@@ -177,7 +177,7 @@ def test_requests__go_on_exactly_where_they_were_left(start_step: int) -> None:
     assert len(rest) == 6 - start_step
 
 
-def test_dataset__shows_an_example_the_picture_of_its_pair(pairs_folder: Callable[[int, int], Pairs]) -> None:
+def test_dataset__shows_an_example_the_image_of_its_pair(pairs_folder: Callable[[int, int], Pairs]) -> None:
     pairs = pairs_folder(3, 40)
     images = ImageSet(root=pairs.root, paths=pairs.images)
     dataset = ExampleImages(images, np.array([2, 0]), *TRANSFORMS, seed=0)
@@ -265,12 +265,12 @@ def test_batches__leave_the_global_random_numbers_where_they_stand(pairs_folder:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_batches__tell_pictures_that_cannot_be_read_from_the_others(
+def test_batches__tell_images_that_cannot_be_read_from_the_others(
     pairs_folder: Callable[[int, int], Pairs],
 ) -> None:
     pairs = pairs_folder(4, 20)
     (pairs.root / pairs.images[1]).unlink()
-    (pairs.root / pairs.images[2]).write_bytes(b"no picture")
+    (pairs.root / pairs.images[2]).write_bytes(b"no image")
     requests = BatchRequests(np.arange(4), batch_size=4, epochs=1, seed=0)
     [batch] = load_batches(dataset_of(pairs), requests, workers=0, pin_memory=False)
     assert sorted(batch.rows.tolist()) == [0, 3]
@@ -286,6 +286,6 @@ def test_collate__takes_a_batch_of_which_nothing_could_be_read() -> None:
     assert batch.rejected == {4: "missing file", 2: "missing file"}
 
 
-def test_dataset__names_a_picture_as_its_manifest_does(tmp_path: Path) -> None:
+def test_dataset__names_an_image_as_its_manifest_does(tmp_path: Path) -> None:
     images = ImageSet(root=tmp_path, paths=["a/b.jpg"])
     assert ExampleImages(images, np.arange(1), *TRANSFORMS, seed=0).path_of(0) == "a/b.jpg"

@@ -12,7 +12,7 @@ import torch
 from workbench import DISTILL, Cli, Pairs
 
 from data_schemas.artifact_record import ArtifactRecord
-from data_schemas.embedding_array import TeacherEmbeddings
+from data_schemas.embedding_array import EmbeddingArray
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import FileEntry, list_files
 from pipeline.options.declaration import click_options
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 def artifact(request: pytest.FixtureRequest, tmp_path: Path) -> Artifact:
     """600 rows of width 5 in two shards; row 300 is zero, row 301 but for its last number."""
     root = tmp_path / "embeddings"
-    made = TeacherEmbeddings.create(root, rows=600, dim=5, dtype=request.param, shard_rows=512)
+    made = EmbeddingArray.create(root, rows=600, dim=5, dtype=request.param, shard_rows=512)
     values = np.random.default_rng(0).normal(size=(600, 5)).astype(request.param)
     values[300], values[301, :4] = 0, 0
     for shard in made.shards():
@@ -54,7 +54,7 @@ def load(artifact: Artifact, draft: Draft, placement: str) -> Targets:
 
 
 def stored(artifact: Artifact) -> Any:
-    return TeacherEmbeddings.open(artifact.path).read(0, 600)
+    return EmbeddingArray.open(artifact.path).read(0, 600)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -74,7 +74,7 @@ def test_targets__are_the_stored_rows_in_any_placement(placement: str, artifact:
 def test_targets__are_refused_where_a_byte_is_not_as_written(
     placement: str, number: int, artifact: Artifact, draft: Draft
 ) -> None:
-    shard = list(TeacherEmbeddings.open(artifact.path).shards())[number]
+    shard = list(EmbeddingArray.open(artifact.path).shards())[number]
     path = artifact.path / shard.path
     content = bytearray(path.read_bytes())
     content[100] ^= 1
@@ -129,7 +129,7 @@ def test_targets__leave_room_for_those_of_the_other_processes(
         assert load(artifact, draft, "auto").placement == placement
 
 
-def test_targets__are_not_handed_to_the_processes_that_read_pictures(
+def test_targets__are_not_handed_to_the_processes_that_read_images(
     encoded: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def loader(dataset: object, **options: Any) -> Any:

@@ -38,7 +38,7 @@ def terminal() -> Console:
     return Console(record=True, force_terminal=True, width=100, height=40, file=io.StringIO(), _environ={})
 
 
-def last_picture(console: Console) -> list[str]:
+def last_image(console: Console) -> list[str]:
     """The lines of the last drawing: what the terminal goes up over between two of them is no text."""
     text = console.export_text()
     return [line.rstrip() for line in text[text.rindex("distilling") :].splitlines()]
@@ -48,7 +48,7 @@ def test_live_view__is_a_bar_until_there_are_numbers() -> None:
     console = terminal()
     with LiveView(console, total_steps=1000, done=299) as view:
         view.advance()
-    [bar] = last_picture(console)
+    [bar] = last_image(console)
     assert "300/1000 steps" in bar
     assert bar.endswith("left")
 
@@ -58,10 +58,10 @@ def test_live_view__shows_each_number_by_its_name() -> None:
     with LiveView(console, total_steps=1000, done=300) as view:
         view.show(VALIDATION)
         view.show(TRAINING)
-    assert [line.split() for line in last_picture(console)[1:]] == [
+    assert [line.split() for line in last_image(console)[1:]] == [
         ["epoch", "2.50", "learning", "rate", "5.00e-04"],
         ["loss", "0.75000", "gradient", "norm", "1.25"],
-        ["simreg", "0.50000", "pictures/s", "1,234"],
+        ["simreg", "0.50000", "images/s", "1,234"],
         ["rkd", "0.25000", "waiting", "for", "data", "3", "%"],
         ["validation,", "epoch", "2,", "mean", "recall", "30.1", "recall@1", "median", "rank"],
         ["text", "to", "image", "12.3", "14.0"],
@@ -73,7 +73,7 @@ def test_live_view__names_no_term_where_it_is_the_loss() -> None:
     console = terminal()
     with LiveView(console, total_steps=10, done=0) as view:
         view.show({name: value for name, value in TRAINING.items() if name != "rkd"} | {"grad_norm": math.nan})
-    text = "\n".join(last_picture(console))
+    text = "\n".join(last_image(console))
     assert "loss" in text
     assert "nan" in text
     assert "simreg" not in text
@@ -85,7 +85,7 @@ def test_live_view__fits_an_80_column_terminal() -> None:
     with LiveView(console, total_steps=1_000_000, done=300) as view:
         view.show(TRAINING)
         view.show({"step": 240, "epoch": 100.0, **recalls, "validation/mean_recall": 100.0})
-    assert not [line for line in last_picture(console) if "…" in line]
+    assert not [line for line in last_image(console) if "…" in line]
 
 
 def test_live_view__lets_the_log_pass_above_it() -> None:
@@ -114,7 +114,7 @@ def test_log_view__writes_a_line_for_each(caplog: pytest.LogCaptureFixture, quie
     assert steps == [1]
     assert caplog.messages == [
         "distill: step 300, epoch 2.50, loss 0.75000 (simreg 0.50000, rkd 0.25000), lr 5.00e-04, gradient norm 1.25, "
-        "1234 pictures/s, 3 % of the time waiting for data",
+        "1234 images/s, 3 % of the time waiting for data",
         "distill: epoch 2, validation: text_to_image/recall@1 12.3, image_to_text/recall@1 10.9, mean_recall 30.06, "
         "text_to_image/median_rank 14, images 500",
     ]

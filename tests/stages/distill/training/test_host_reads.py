@@ -126,7 +126,7 @@ def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a training run on tensors without content as it does on a GPU, until it saves."""
     without_autocast(monkeypatch)
     monkeypatch.setattr(run, "prepares_batches", lambda _: True)
-    # On a GPU pictures come from pinned memory, and numbers are looked at in a copy, a step later.
+    # On a GPU images come from pinned memory, and numbers are looked at in a copy, a step later.
     monkeypatch.setattr(
         training, "prefetch_to_device", lambda batches, device: (_sent(batch, device) for batch in batches)
     )

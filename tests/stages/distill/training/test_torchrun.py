@@ -57,7 +57,7 @@ def torchrun(*words: object, store: Path, script: Path = ROOT / "cli.py", num_pr
 
 def test_torchrun__ends_where_one_process_ends(encoded: Pairs, run_cli: Cli, store: Path, tmp_path: Path) -> None:
     own = shutil.copytree(encoded.root, tmp_path / "own")
-    (own / encoded.images[3]).write_bytes(b"no picture")
+    (own / encoded.images[3]).write_bytes(b"no image")
     words = (*SYNCED, "--image-root", own, "--max-bad-fraction", 0.1)
     other = Cli(shutil.copytree(store, tmp_path / "other"))
     finished = torchrun(*words, store=store)

@@ -16,7 +16,7 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import Preprocessing
 from stages.components.compute.distributed import Ranks
 from stages.components.images.image_set import ImageSet
-from stages.components.images.lazy_image import open_picture
+from stages.components.images.lazy_image import open_lazily
 from stages.components.images.transforms import EvalTransform, Normalize
 from stages.components.metrics.retrieval import retrieval_metrics
 from stages.distill.data.targets import Targets
@@ -103,9 +103,9 @@ def expected(
     """Retrieval by one pass over the named images, with the captions given for each."""
     student.eval()
     transform, normalize = EvalTransform(PREPROCESSING), Normalize(PREPROCESSING, CPU)
-    pictures = [transform(open_picture(images.root / f"{index}.png")) for index in captions]
+    transformed = [transform(open_lazily(images.root / f"{index}.png")) for index in captions]
     measures = retrieval_metrics(
-        image_embeddings=student(normalize(torch.stack(pictures))),
+        image_embeddings=student(normalize(torch.stack(transformed))),
         caption_embeddings=targets.gather(torch.tensor([row for rows in captions.values() for row in rows])),
         caption_image=torch.tensor([place for place, rows in enumerate(captions.values()) for _ in rows]),
     )
@@ -152,7 +152,7 @@ def test_validation__leaves_out_and_counts_what_cannot_be_read(
     make: Callable[..., Validation], images: ImageSet, targets: Targets, caplog: Any, quiet_log: None
 ) -> None:
     caplog.set_level("INFO", logger="protorkd")
-    (images.root / "2.png").write_bytes(b"no picture")
+    (images.root / "2.png").write_bytes(b"no image")
     (images.root / "5.png").unlink()
     validation = make()
     measures = validation(make_student())
@@ -164,10 +164,10 @@ def test_validation__leaves_out_and_counts_what_cannot_be_read(
     assert line.startswith(f"distill: 2 of 9 validation images are left out, first {images.root / '2.png'}: ")
 
 
-def test_validation__needs_two_pictures_that_can_be_read(make: Callable[..., Validation], images: ImageSet) -> None:
+def test_validation__needs_two_images_that_can_be_read(make: Callable[..., Validation], images: ImageSet) -> None:
     for index in range(1, 9):
         (images.root / f"{index}.png").unlink()
-    with pytest.raises(ProtoRKDError, match=r"must have 2 readable pictures or more; got 1 of 9, first .*1\.png: "):
+    with pytest.raises(ProtoRKDError, match=r"must have 2 readable images or more; got 1 of 9, first .*1\.png: "):
         make()(make_student())
 
 

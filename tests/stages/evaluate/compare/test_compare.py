@@ -15,7 +15,7 @@ from workbench import Cli
 
 from data_schemas.evaluation_report import write_report
 from data_schemas.files import write_atomic
-from data_schemas.per_query_results import Outcomes, outcomes_folder, write_outcomes
+from data_schemas.per_query_results import QueryResults, outcomes_folder, write_outcomes
 from pipeline.runner import context_of, run_stage
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store.draft import Draft
@@ -26,7 +26,7 @@ from stages.evaluate.compare.paired_comparison import Draws, compare_outcomes
 ROOT = Path(__file__).parents[4]
 NUM = 120
 
-Checkpoints = Mapping[str, Sequence[Outcomes]]
+Checkpoints = Mapping[str, Sequence[QueryResults]]
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,16 @@ def make_evaluation(store: Path, student: Artifact, checkpoints: Checkpoints, *,
     return make(store, "evaluate", {"student": Input(student.record.digest), "settings": Input(settings)}, write)
 
 
-def outcomes_of(seed: int, *, set_name: str = "pets", ease: float = 0.5) -> list[Outcomes]:
-    """Classification and retrieval on the same pictures; the ease is the share of hits."""
+def outcomes_of(seed: int, *, set_name: str = "pets", ease: float = 0.5) -> list[QueryResults]:
+    """Classification and retrieval on the same images; the ease is the share of hits."""
     draws = np.random.default_rng(seed).random(NUM)
-    pictures = [f"{number}.jpg" for number in range(NUM)]
+    images = [f"{number}.jpg" for number in range(NUM)]
     labels = ["cat" if number % 3 else "dog" for number in range(NUM)]
     hits = (draws < ease).astype(np.float64)
     ranks = 1 + np.floor(draws * 20)
     return [
-        Outcomes(set_name, "zero_shot", pictures, {"top1": hits}, labels=labels),
-        Outcomes(set_name, "image_to_text", pictures, {"recall@5": (ranks <= 5).astype(np.float64), "rank": ranks}),
+        QueryResults(set_name, "zero_shot", images, {"top1": hits}, labels=labels),
+        QueryResults(set_name, "image_to_text", images, {"recall@5": (ranks <= 5).astype(np.float64), "rank": ranks}),
     ]
 
 
@@ -176,7 +176,7 @@ def test_compare__prints_students_and_an_aligned_table(pair: Pair, run_cli: Cli)
     assert rows[0].split()[:4] == ["pets/zero_shot/top1", *(f"{100 * value:.2f}" for value in top1), rows[0].split()[3]]
     assert {row.index("]") for row in rows[:4]} == {header.index("95 % interval") + len("95 % interval") - 1}
     assert str(NUM) in rows[0].split()
-    assert "not compared, for no single picture has them: pets/clustering/ari" in result.stderr
+    assert "not compared, for no single image has them: pets/clustering/ari" in result.stderr
 
 
 def test_compare__takes_a_checkpoint_after_an_at_sign(pair: Pair, run_cli: Cli) -> None:
@@ -227,9 +227,9 @@ def test_compare__refuses_evaluations_of_different_sets(pair: Pair, run_cli: Cli
     cars = make_evaluation(store, student, {"last": outcomes_of(5, set_name="cars")}, settings="cars")
     message = run_cli.fails("compare", pair.names[0], cars.path)
     assert "must share a set and a task to be compared; got ['pets/image_to_text', 'pets/zero_shot']" in message
-    fewer = [Outcomes("pets", "zero_shot", ["0.jpg"], {"top1": np.ones(1)}, labels=["dog"])]
+    fewer = [QueryResults("pets", "zero_shot", ["0.jpg"], {"top1": np.ones(1)}, labels=["dog"])]
     part = make_evaluation(store, student, {"last": fewer}, settings="part")
-    assert "must hold the same pictures" in run_cli.fails("compare", pair.names[0], part.path)
+    assert "must hold the same images" in run_cli.fails("compare", pair.names[0], part.path)
 
 
 def test_compare__refuses_what_is_not_as_it_was_written(pair: Pair, run_cli: Cli) -> None:
@@ -296,10 +296,10 @@ def test_compare__refuses_other_artifacts_and_students_without_evaluation(
     )
 
 
-def test_compare__asks_for_outcomes_of_single_pictures(pair: Pair, run_cli: Cli, store: Path) -> None:
+def test_compare__asks_for_outcomes_of_single_images(pair: Pair, run_cli: Cli, store: Path) -> None:
     without = make_evaluation(store, pair.students[0], {}, settings="old")
     message = run_cli.fails("compare", without.path, pair.names[1])
-    assert "A must hold outcomes of single pictures to be compared; evaluate" in message
+    assert "A must hold outcomes of single images to be compared; evaluate" in message
     assert "Run evaluate again with the same options." in message
 
 
@@ -363,8 +363,8 @@ def test_table__marks_what_differs_beyond_chance() -> None:
 def test_adjusted__makes_p_values_of_one_family() -> None:
     hits = np.zeros((2, 40))
     hits[1, :8] = 1
-    pictures = [f"{number}.jpg" for number in range(40)]
-    tasks = [[Outcomes("pets", f"task {n}", pictures, {"top1": row}) for n in range(10)] for row in hits]
+    images = [f"{number}.jpg" for number in range(40)]
+    tasks = [[QueryResults("pets", f"task {n}", images, {"top1": row}) for n in range(10)] for row in hits]
     for metric in adjusted(compare_outcomes(*tasks)):
         assert metric.p_value == pytest.approx(2 / 2**8)
         assert metric.p_holm == pytest.approx(20 / 2**8)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.per_query_results import Outcomes
+from data_schemas.per_query_results import QueryResults
 from stages.evaluate.compare.paired_comparison import (
     Draws,
     Values,
@@ -27,23 +27,23 @@ def two_students(num: int, *, gain: float, seed: int = 0) -> tuple[Values, Value
     return (ease + noise[0] > 0.5).astype(np.float64), (ease + noise[1] > 0.5 - gain).astype(np.float64)
 
 
-def classified(hits: Values, **changes: Any) -> Outcomes:
+def classified(hits: Values, **changes: Any) -> QueryResults:
     names = [f"{'cat' if number % 3 else 'dog'}/{number}.jpg" for number in range(len(hits))]
-    outcomes = Outcomes(
+    outcomes = QueryResults(
         set_name="pets",
         task="zero_shot",
-        pictures=names,
+        images=names,
         labels=[name[:3] for name in names],
         measures={"top1": hits},
     )
     return replace(outcomes, **changes)
 
 
-def retrieved(ranks: Values, **changes: Any) -> Outcomes:
-    outcomes = Outcomes(
+def retrieved(ranks: Values, **changes: Any) -> QueryResults:
+    outcomes = QueryResults(
         set_name="pairs",
         task="text_to_image",
-        pictures=[f"{number // 2}.jpg" for number in range(len(ranks))],
+        images=[f"{number // 2}.jpg" for number in range(len(ranks))],
         queries=[f"caption {number}" for number in range(len(ranks))],
         measures={"recall@5": (ranks <= 5).astype(np.float64), "rank": ranks},
     )
@@ -61,7 +61,7 @@ def test_compare_means__has_an_interval_narrower_than_that_of_unpaired_students(
     assert found.interval.low < found.difference < found.interval.high
 
 
-def test_compare_means__takes_a_pictures_captions_together() -> None:
+def test_compare_means__takes_an_images_captions_together() -> None:
     first, second = two_students(60, gain=0.2)
     groups = np.arange(60)
     once = compare_means("recall", first=first, second=second, draws=DRAWS)
@@ -124,14 +124,14 @@ def test_compare_outcomes__gives_the_metrics_of_reports() -> None:
     assert found["pairs/text_to_image/median_rank"].first == np.median(ranks[0])
 
 
-def test_compare_outcomes__pairs_pictures_by_name_whatever_their_order() -> None:
+def test_compare_outcomes__pairs_images_by_name_whatever_their_order() -> None:
     first, second = two_students(100, gain=0.1)
     expected = compare_outcomes([classified(first)], [classified(second)], draws=DRAWS)
     order = np.random.default_rng(0).permutation(100)
     given = classified(second)
     shuffled = replace(
         given,
-        pictures=[given.pictures[row] for row in order],
+        images=[given.images[row] for row in order],
         labels=[given.labels[row] for row in order],
         measures={"top1": second[order]},
     )
@@ -156,7 +156,7 @@ def test_compare_outcomes__swaps_signs_with_the_students() -> None:
     [
         (
             {"pictures": ["a.jpg", "cat/1.jpg", "b.jpg"]},
-            r"same pictures and captions of pets/zero_shot .* got 2 in the first alone, first 'cat/2.jpg' "
+            r"same images and captions of pets/zero_shot .* got 2 in the first alone, first 'cat/2.jpg' "
             r"and 2 in the second alone, first 'a.jpg'\. Evaluate",
         ),
         ({"queries": ["", "", "a cat"]}, r"1 in the first alone, first 'cat/2.jpg' and .* first 'cat/2.jpg: a cat'"),

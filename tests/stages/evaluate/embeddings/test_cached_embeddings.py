@@ -1,4 +1,4 @@
-"""Features and embeddings of a set's pictures: those that the student gives, by one process or by two that meet."""
+"""Features and embeddings of a set's images: those that the student gives, by one process or by two that meet."""
 
 import dataclasses
 import os
@@ -24,13 +24,13 @@ from pipeline.runner import context_of, run_stage
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store.store import Store
 from stages.components.compute.distributed import Ranks
-from stages.components.images.lazy_image import open_picture
+from stages.components.images.lazy_image import open_lazily
 from stages.components.images.opening import identify_images
 from stages.components.images.transforms import EvalTransform, Normalize
-from stages.components.student.checkpoints import LoadedStudent
+from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.student import build_student
 from stages.components.student.weights import load_student, save_weights
-from stages.components.teacher.encoding_options import Recipe
+from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import identify_teacher
 from stages.evaluate.embeddings import image_pass as image_features
 from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_captions, embed_images
@@ -40,10 +40,10 @@ NUM, BROKEN, MISSING = 11, 2, 8
 
 
 @pytest.fixture
-def pictures(pairs_folder: Callable[[int, int], Pairs]) -> Pairs:
-    """Eleven pictures, of which the third is broken and the ninth is missing."""
+def image_pairs(pairs_folder: Callable[[int, int], Pairs]) -> Pairs:
+    """Eleven images, of which the third is broken and the ninth is missing."""
     pairs = pairs_folder(NUM, 40)
-    (pairs.root / pairs.images[BROKEN]).write_bytes(b"no picture")
+    (pairs.root / pairs.images[BROKEN]).write_bytes(b"no image")
     (pairs.root / pairs.images[MISSING]).unlink()
     return pairs
 
@@ -53,7 +53,7 @@ def context(store: Path) -> Context:
     return context_of(Store(store))
 
 
-def draw_student(folder: Path, *, projection_layers: int = 1, seed: int = 0) -> LoadedStudent:
+def draw_student(folder: Path, *, projection_layers: int = 1, seed: int = 0) -> StudentWeights:
     """An untrained student in a folder, as a distillation would leave it."""
     torch.manual_seed(seed)
     width = 512 if projection_layers == 0 else 16
@@ -68,13 +68,13 @@ def draw_student(folder: Path, *, projection_layers: int = 1, seed: int = 0) -> 
         teacher=TeacherRecord(identity="", dim=width, recipe={}),
         losses={"simreg": 1.0},
     )
-    return LoadedStudent(
+    return StudentWeights(
         config=config, weights=weights, sha256=hash_file(weights), name="last", epoch=None, fingerprint=folder.name
     )
 
 
 @pytest.fixture
-def student(tmp_path: Path) -> LoadedStudent:
+def student(tmp_path: Path) -> StudentWeights:
     return draw_student(tmp_path / "student")
 
 
@@ -83,7 +83,7 @@ def set_of(pairs: Pairs, context: Context, *, start: int = 0, stop: int = NUM) -
     return identify_images(pairs.root, paths, identity="content", file_digests=context.file_digests)
 
 
-def embed(student: LoadedStudent, images: Input, context: Context) -> ImageEmbeddings:
+def embed(student: StudentWeights, images: Input, context: Context) -> ImageEmbeddings:
     return embed_images(student, images, precision="fp32", runtime=RUNTIME, context=context)
 
 
@@ -94,17 +94,17 @@ def as_arrays(found: ImageEmbeddings) -> dict[str, Any]:
 
 @pytest.mark.parametrize("projection_layers", [0, 1, 2])
 def test_embed_images__gives_what_the_student_and_its_backbone_give(
-    projection_layers: int, pictures: Pairs, context: Context, tmp_path: Path
+    projection_layers: int, image_pairs: Pairs, context: Context, tmp_path: Path
 ) -> None:
     student = draw_student(tmp_path / "student", projection_layers=projection_layers)
-    found = embed(student, set_of(pictures, context), context)
+    found = embed(student, set_of(image_pairs, context), context)
     rows = [row for row in range(NUM) if row not in (BROKEN, MISSING)]
     assert found.rows.tolist() == rows
     assert found.features.shape == (len(rows), 512)
     assert found.embeddings.shape == (len(rows), student.config.embedding_dim)
     assert found.features.dtype == found.embeddings.dtype == torch.float32
     transform = EvalTransform(student.config.preprocessing)
-    batch = torch.stack([transform(open_picture(pictures.root / pictures.images[row])) for row in rows])
+    batch = torch.stack([transform(open_lazily(image_pairs.root / image_pairs.images[row])) for row in rows])
     model = load_student(student.config, student.weights, device=torch.device("cpu"))
     images = Normalize(student.config.preprocessing, torch.device("cpu"))(batch)
     with torch.inference_mode():
@@ -114,16 +114,16 @@ def test_embed_images__gives_what_the_student_and_its_backbone_give(
 
 
 def test_embed_images__stores_features_that_are_the_embeddings_once(
-    pictures: Pairs, context: Context, tmp_path: Path
+    image_pairs: Pairs, context: Context, tmp_path: Path
 ) -> None:
-    embed(draw_student(tmp_path / "student", projection_layers=0), set_of(pictures, context), context)
+    embed(draw_student(tmp_path / "student", projection_layers=0), set_of(image_pairs, context), context)
     [file] = context.store.root.glob("image-embeddings/*/image_embeddings.safetensors")
     assert safetensors.torch.load_file(file).keys() == {"embeddings", "rows"}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux what is in memory")
 def test_embed_images__reads_no_features_before_they_are_looked_at(
-    pictures: Pairs, student: LoadedStudent, context: Context, monkeypatch: pytest.MonkeyPatch
+    image_pairs: Pairs, student: StudentWeights, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def many(*_: Any, out: Path, **__: Any) -> dict[int, str]:
         tensors = {"embeddings": torch.ones(9, 16), "features": torch.ones(1 << 20, 16), "rows": torch.arange(9)}
@@ -131,7 +131,7 @@ def test_embed_images__reads_no_features_before_they_are_looked_at(
         return {}
 
     monkeypatch.setattr(image_features, "student_embeddings", many)
-    found = embed(student, set_of(pictures, context), context)
+    found = embed(student, set_of(image_pairs, context), context)
     assert found.embeddings.sum() == 9 * 16
     before = _resident_kb("image_embeddings.safetensors")
     assert float(found.features.sum()) == 1 << 24
@@ -151,19 +151,19 @@ def _resident_kb(name: str) -> int:
     return sum(sizes)
 
 
-def test_embed_images__says_why_a_picture_is_left_out(
-    pictures: Pairs, student: LoadedStudent, context: Context
+def test_embed_images__says_why_an_image_is_left_out(
+    image_pairs: Pairs, student: StudentWeights, context: Context
 ) -> None:
-    found = embed(student, set_of(pictures, context), context)
+    found = embed(student, set_of(image_pairs, context), context)
     assert [entry.row for entry in found.rejections] == [BROKEN, MISSING]
-    assert [entry.value for entry in found.rejections] == [pictures.images[BROKEN], pictures.images[MISSING]]
+    assert [entry.value for entry in found.rejections] == [image_pairs.images[BROKEN], image_pairs.images[MISSING]]
     assert found.rejections[1].reason == "missing file"
 
 
 def test_embed_images__embeds_equal_weights_once_whatever_they_are_called(
-    pictures: Pairs, student: LoadedStudent, context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    image_pairs: Pairs, student: StudentWeights, context: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    images = set_of(pictures, context)
+    images = set_of(image_pairs, context)
     first = embed(student, images, context)
     epoch = tmp_path / "student" / "checkpoints" / "epoch_2.safetensors"
     epoch.parent.mkdir()
@@ -180,58 +180,58 @@ def _facts(root: Path) -> dict[Path, int]:
 
 
 def test_embed_images__refuses_embeddings_that_are_damaged(
-    pictures: Pairs, student: LoadedStudent, context: Context
+    image_pairs: Pairs, student: StudentWeights, context: Context
 ) -> None:
-    embed(student, set_of(pictures, context), context)
+    embed(student, set_of(image_pairs, context), context)
     [file] = context.store.root.glob("image-embeddings/*/image_embeddings.safetensors")
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(ProtoRKDError, match="must be as it was written"):
-        embed(student, set_of(pictures, context), context)
+        embed(student, set_of(image_pairs, context), context)
 
 
 def test_embed_images__follows_weights_whose_draft_became_an_artifact(
-    pictures: Pairs, context: Context, tmp_path: Path
+    image_pairs: Pairs, context: Context, tmp_path: Path
 ) -> None:
     student = draw_student(tmp_path / ".draft-0123")
     (tmp_path / ".draft-0123").rename(tmp_path / "0123")
-    assert len(embed(student, set_of(pictures, context), context).rows) == NUM - 2
+    assert len(embed(student, set_of(image_pairs, context), context).rows) == NUM - 2
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"others")], ids=["gone", "others"])
 def test_embed_images__refuses_weights_that_are_no_longer_those_that_were_found(
-    damage: Callable[[Path], object], pictures: Pairs, student: LoadedStudent, context: Context
+    damage: Callable[[Path], object], image_pairs: Pairs, student: StudentWeights, context: Context
 ) -> None:
     damage(student.weights)
     with pytest.raises(ProtoRKDError, match=r"student\.safetensors must hold the weights that were found there"):
-        embed(student, set_of(pictures, context), context)
+        embed(student, set_of(image_pairs, context), context)
     assert not list(context.store.leftovers())
 
 
 def test_embed_images__says_that_weights_are_of_another_student(
-    pictures: Pairs, student: LoadedStudent, context: Context
+    image_pairs: Pairs, student: StudentWeights, context: Context
 ) -> None:
     other = dataclasses.replace(student, config=dataclasses.replace(student.config, projection_layers=2))
     with pytest.raises(ProtoRKDError, match="must hold the weights of a resnet18 student"):
-        embed(other, set_of(pictures, context), context)
+        embed(other, set_of(image_pairs, context), context)
 
 
-def test_embed_images__refuses_a_set_without_a_readable_picture_and_leaves_nothing(
-    pictures: Pairs, student: LoadedStudent, context: Context
+def test_embed_images__refuses_a_set_without_a_readable_image_and_leaves_nothing(
+    image_pairs: Pairs, student: StudentWeights, context: Context
 ) -> None:
-    with pytest.raises(ProtoRKDError, match="A set must have readable pictures; got none of 1 below"):
-        embed(student, set_of(pictures, context, start=BROKEN, stop=BROKEN + 1), context)
+    with pytest.raises(ProtoRKDError, match="A set must have readable images; got none of 1 below"):
+        embed(student, set_of(image_pairs, context, start=BROKEN, stop=BROKEN + 1), context)
     assert not list(context.store.leftovers())
 
 
 def test_embed_images__says_what_to_do_when_the_disk_is_full(
-    pictures: Pairs, student: LoadedStudent, context: Context, monkeypatch: pytest.MonkeyPatch
+    image_pairs: Pairs, student: StudentWeights, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     with pytest.raises(ProtoRKDError, match=r"image_embeddings\.safetensors must be writable; .* Free some space"):
-        embed(student, set_of(pictures, context), context)
+        embed(student, set_of(image_pairs, context), context)
 
 
 def outer_stage(ranks: Peers, work: Callable[[Context], Any]) -> Any:
@@ -260,7 +260,7 @@ def shared_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(("num_ranks", "stop"), [(2, NUM), (3, NUM), (2, 1)])
 def test_embed_images__of_several_processes_gives_the_rows_of_one(
-    num_ranks: int, stop: int, pictures: Pairs, student: LoadedStudent, context: Context, shared_store: Path
+    num_ranks: int, stop: int, image_pairs: Pairs, student: StudentWeights, context: Context, shared_store: Path
 ) -> None:
     def work(ranks: Ranks) -> Any:
         own, embed_own = [], image_features._embed
@@ -272,11 +272,11 @@ def test_embed_images__of_several_processes_gives_the_rows_of_one(
         def inside(context: Context) -> Any:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(image_features, "_embed", noted)
-                return own, as_arrays(embed(student, set_of(pictures, context, stop=stop), context))
+                return own, as_arrays(embed(student, set_of(image_pairs, context, stop=stop), context))
 
         return outer_stage(ranks, inside)
 
-    alone = as_arrays(embed(student, set_of(pictures, context, stop=stop), context))
+    alone = as_arrays(embed(student, set_of(image_pairs, context, stop=stop), context))
     shares = []
     for own, together in on_ranks(num_ranks, work):
         shares.append(own)
@@ -293,28 +293,28 @@ def test_embed_images__of_several_processes_gives_the_rows_of_one(
 
 
 def test_embed_images__fails_in_all_processes_alike_and_the_next_set_is_embedded(
-    pictures: Pairs, student: LoadedStudent, shared_store: Path, monkeypatch: pytest.MonkeyPatch
+    image_pairs: Pairs, student: StudentWeights, shared_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unreadable = pictures.root / "unreadable"
+    unreadable = image_pairs.root / "unreadable"
     unreadable.mkdir()
     for number in range(4):
-        (unreadable / f"{number}.jpg").write_bytes(b"no picture")
+        (unreadable / f"{number}.jpg").write_bytes(b"no image")
 
     def work(ranks: Ranks) -> Any:
         def inside(context: Context) -> Any:
             texts = []
             paths = [f"unreadable/{number}.jpg" for number in range(4)]
-            broken = identify_images(pictures.root, paths, identity="content", file_digests=context.file_digests)
+            broken = identify_images(image_pairs.root, paths, identity="content", file_digests=context.file_digests)
             with pytest.raises(ProtoRKDError) as caught:
                 embed(student, broken, context)
             texts.append(str(caught.value))
             with pytest.MonkeyPatch.context() as patch:
                 if not ranks.is_first:
-                    patch.setattr(image_features, "PictureEmbedder", _broken_worker)
+                    patch.setattr(image_features, "ImageEmbedder", _broken_worker)
                 with pytest.raises(ProtoRKDError) as caught:
-                    embed(student, set_of(pictures, context), context)
+                    embed(student, set_of(image_pairs, context), context)
             texts.append(str(caught.value))
-            return texts, len(embed(student, set_of(pictures, context), context).rows)
+            return texts, len(embed(student, set_of(image_pairs, context), context).rows)
 
         return outer_stage(ranks, inside)
 
@@ -337,10 +337,10 @@ def test_embed_images__refuses_parts_that_lie_in_different_folders(tmp_path: Pat
 
 
 def test_embed_images__goes_on_from_the_blocks_that_stand(
-    pictures: Pairs, student: LoadedStudent, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image_pairs: Pairs, student: StudentWeights, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = as_arrays(embed(student, set_of(pictures, context), context_of(Store(tmp_path / "whole"))))
-    monkeypatch.setattr(image_features, "_BLOCK_PICTURES", 4)  # batches of 3 make blocks of 3
+    whole = as_arrays(embed(student, set_of(image_pairs, context), context_of(Store(tmp_path / "whole"))))
+    monkeypatch.setattr(image_features, "_BLOCK_IMAGES", 4)  # batches of 3 make blocks of 3
     block_of, calls = image_features._block_of, []
 
     def killed(*args: Any) -> Any:
@@ -351,13 +351,13 @@ def test_embed_images__goes_on_from_the_blocks_that_stand(
 
     monkeypatch.setattr(image_features, "_block_of", killed)
     with pytest.raises(KeyboardInterrupt):
-        embed(student, set_of(pictures, context), context)
-    [_, second, _] = blocks = sorted(context.store.root.glob("image-embeddings/.draft-*/state/pictures-*"))
+        embed(student, set_of(image_pairs, context), context)
+    [_, second, _] = blocks = sorted(context.store.root.glob("image-embeddings/.draft-*/state/images-*"))
     assert [block.name for block in blocks] == [f"pictures-{3 * i}-{3 * i + 3}.safetensors" for i in range(3)]
     content = bytearray(second.read_bytes())
     content[-1] ^= 1  # noticed, and embedded again
     second.write_bytes(content)
-    found = as_arrays(embed(student, set_of(pictures, context), context))
+    found = as_arrays(embed(student, set_of(image_pairs, context), context))
     assert len(calls) == 4 + 2
     for name in ("embeddings", "features", "rows"):
         np.testing.assert_array_equal(found[name], whole[name])
@@ -365,8 +365,10 @@ def test_embed_images__goes_on_from_the_blocks_that_stand(
     assert not list(context.store.leftovers())
 
 
-def test_embed_images__in_bf16_gives_nearly_the_same(pictures: Pairs, student: LoadedStudent, context: Context) -> None:
-    images = set_of(pictures, context)
+def test_embed_images__in_bf16_gives_nearly_the_same(
+    image_pairs: Pairs, student: StudentWeights, context: Context
+) -> None:
+    images = set_of(image_pairs, context)
     exact = embed(student, images, context)
     rounded = embed_images(student, images, precision="bf16", runtime=RUNTIME, context=context)
     assert (exact.precision, rounded.precision) == ("fp32", "bf16")
@@ -379,7 +381,7 @@ def test_embed_images__in_bf16_gives_nearly_the_same(pictures: Pairs, student: L
 
 
 def test_embed_images__is_read_again_only_where_an_earlier_run_made_it(
-    pictures: Pairs, student: LoadedStudent, context: Context, monkeypatch: pytest.MonkeyPatch
+    image_pairs: Pairs, student: StudentWeights, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[str] = []
     hash_file_before = files.hash_file
@@ -390,7 +392,7 @@ def test_embed_images__is_read_again_only_where_an_earlier_run_made_it(
 
     monkeypatch.setattr(files, "hash_file", noted)
     for _ in range(2):
-        embed(student, set_of(pictures, context), context)
+        embed(student, set_of(image_pairs, context), context)
     assert hashed.count("image_embeddings.safetensors") == 2  # when it was committed, and when it was found
 
 
@@ -400,7 +402,7 @@ def test_embed_captions__gives_all_processes_what_the_first_embedded(word_vector
             rows, digest = embed_captions(
                 ("red circle", "blue square", "red circle"),
                 teacher=identify_teacher(str(word_vectors), file_digests=context.file_digests),
-                recipe=Recipe(),
+                recipe=EncodingOptions(),
                 runtime=RUNTIME,
                 context=context,
             )

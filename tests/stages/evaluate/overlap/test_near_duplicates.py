@@ -4,58 +4,58 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from photos import SIZE, hash_folder, photo, write_pictures
+from photos import SIZE, hash_folder, photo, write_images
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from pipeline.runner import context_of
 from pipeline.store.store import Store
 from stages.evaluate.overlap.near_duplicates import OverlapPair, find_overlap
-from stages.evaluate.overlap.perceptual_hash import FEATURELESS, HASHED, UNREADABLE, PictureHashes, look_at
+from stages.evaluate.overlap.perceptual_hash import FEATURELESS, HASHED, UNREADABLE, ImageHashes, look_at
 
 
 def drawing(seed: int) -> Image.Image:
     """A few shapes in strong colours on white."""
     generator = np.random.default_rng(seed)
-    picture = Image.new("RGB", SIZE, "white")
+    image = Image.new("RGB", SIZE, "white")
     for _ in range(4):
         x, y = (int(generator.integers(0, side - 30)) for side in SIZE)
         colour = tuple(int(level) for level in generator.integers(0, 200, 3))
         width, height = (int(length) for length in generator.integers(15, 45, 2))
-        ImageDraw.Draw(picture).rectangle((x, y, x + width, y + height), fill=colour)
-    return picture
+        ImageDraw.Draw(image).rectangle((x, y, x + width, y + height), fill=colour)
+    return image
 
 
-def recoded(picture: Image.Image, tmp_path: Path) -> Image.Image:
-    picture.save(tmp_path / "recoded.jpg", quality=40)
+def recoded(image: Image.Image, tmp_path: Path) -> Image.Image:
+    image.save(tmp_path / "recoded.jpg", quality=40)
     return Image.open(tmp_path / "recoded.jpg").convert("RGB")
 
 
 COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "halved": lambda picture: picture.resize((SIZE[0] // 2, SIZE[1] // 2), Image.Resampling.BICUBIC),
-    "squared": lambda picture: picture.resize((256, 256), Image.Resampling.BILINEAR),
-    "brighter": lambda picture: ImageEnhance.Brightness(picture).enhance(1.15),
-    "darker": lambda picture: ImageEnhance.Brightness(picture).enhance(0.75),
-    "sharper": lambda picture: picture.filter(ImageFilter.SHARPEN),
-    "cropped": lambda picture: picture.crop((1, 1, SIZE[0] - 1, SIZE[1] - 1)),
+    "halved": lambda image: image.resize((SIZE[0] // 2, SIZE[1] // 2), Image.Resampling.BICUBIC),
+    "squared": lambda image: image.resize((256, 256), Image.Resampling.BILINEAR),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.15),
+    "darker": lambda image: ImageEnhance.Brightness(image).enhance(0.75),
+    "sharper": lambda image: image.filter(ImageFilter.SHARPEN),
+    "cropped": lambda image: image.crop((1, 1, SIZE[0] - 1, SIZE[1] - 1)),
 }
 
 
-def hashes_of(pictures: list[Image.Image], *, digests: int = 0) -> PictureHashes:
-    """What the stage makes of pictures, each in a file with bytes of its own."""
-    looks = [look_at(picture) for picture in pictures]
-    return PictureHashes(
-        paths=tuple(f"{digests}/{number}.png" for number in range(len(pictures))),
+def hashes_of(images: list[Image.Image], *, digests: int = 0) -> ImageHashes:
+    """What the stage makes of images, each in a file with bytes of its own."""
+    looks = [look_at(image) for image in images]
+    return ImageHashes(
+        paths=tuple(f"{digests}/{number}.png" for number in range(len(images))),
         kinds=np.array([FEATURELESS if look.hash is None else HASHED for look in looks], np.uint8),
-        sha256=np.random.default_rng(digests).integers(0, 256, (len(pictures), 32), dtype=np.uint8),
+        sha256=np.random.default_rng(digests).integers(0, 256, (len(images), 32), dtype=np.uint8),
         hashes=np.array([look.hash or 0 for look in looks], np.uint64),
         thumbnails=np.stack([look.thumbnail for look in looks]),
     )
 
 
-def hashed(hashes: NDArray[np.uint64], *, digests: int) -> PictureHashes:
-    """Pictures with these hashes and one thumbnail."""
+def hashed(hashes: NDArray[np.uint64], *, digests: int) -> ImageHashes:
+    """Images with these hashes and one thumbnail."""
     num = len(hashes)
-    return PictureHashes(
+    return ImageHashes(
         paths=tuple(f"{digests}/{number}" for number in range(num)),
         kinds=np.full(num, HASHED, np.uint8),
         sha256=np.random.default_rng(digests).integers(0, 256, (num, 32), dtype=np.uint8),
@@ -64,7 +64,7 @@ def hashed(hashes: NDArray[np.uint64], *, digests: int) -> PictureHashes:
     )
 
 
-def found_places(evaluation: PictureHashes, training: PictureHashes) -> set[tuple[int, int]]:
+def found_places(evaluation: ImageHashes, training: ImageHashes) -> set[tuple[int, int]]:
     pairs = find_overlap(evaluation=evaluation, training=training).pairs
     return {(evaluation.paths.index(pair.evaluation), training.paths.index(pair.training)) for pair in pairs}
 
@@ -73,7 +73,7 @@ def found_places(evaluation: PictureHashes, training: PictureHashes) -> set[tupl
 @pytest.mark.parametrize("copy", COPIES)
 def test_overlap__finds_changed_copies_and_nothing_else(draw: Callable[[int], Image.Image], copy: str) -> None:
     originals = [draw(seed) for seed in range(20)]
-    copies = [COPIES[copy](picture) for picture in originals]
+    copies = [COPIES[copy](image) for image in originals]
     found = found_places(hashes_of(copies, digests=1), hashes_of(originals))
     assert all(one == other for one, other in found)
     assert len(found) >= 18
@@ -81,39 +81,39 @@ def test_overlap__finds_changed_copies_and_nothing_else(draw: Callable[[int], Im
 
 def test_overlap__finds_copies_that_were_compressed_again(tmp_path: Path) -> None:
     originals = [photo(seed) for seed in range(20)]
-    copies = [recoded(picture, tmp_path) for picture in originals]
+    copies = [recoded(image, tmp_path) for image in originals]
     assert found_places(hashes_of(copies, digests=1), hashes_of(originals)) == {(place, place) for place in range(20)}
 
 
 def test_overlap__finds_nothing_among_different_photos() -> None:
-    pictures = hashes_of([photo(seed) for seed in range(300)])
-    assert found_places(pictures, pictures) == {(place, place) for place in range(300)}  # of 90,000 pairs
+    images = hashes_of([photo(seed) for seed in range(300)])
+    assert found_places(images, images) == {(place, place) for place in range(300)}  # of 90,000 pairs
 
 
 def test_overlap__tells_a_drawing_from_the_same_in_another_colour() -> None:
     def squares(colour: str) -> Image.Image:
-        picture = Image.new("RGB", SIZE, "white")
-        ImageDraw.Draw(picture).rectangle((10, 20, 60, 70), fill=colour)
-        return picture
+        image = Image.new("RGB", SIZE, "white")
+        ImageDraw.Draw(image).rectangle((10, 20, 60, 70), fill=colour)
+        return image
 
     colours = ("red", "green", "blue", "yellow", "orange", "purple", "black")
-    pictures = hashes_of([squares(colour) for colour in colours])
-    assert (pictures.kinds == HASHED).all()
+    images = hashes_of([squares(colour) for colour in colours])
+    assert (images.kinds == HASHED).all()
     others = hashes_of([squares(colour) for colour in colours], digests=1)
-    assert found_places(pictures, others) == {(place, place) for place in range(len(colours))}
+    assert found_places(images, others) == {(place, place) for place in range(len(colours))}
 
 
-def test_overlap__compares_pictures_without_features_by_their_bytes_alone() -> None:
+def test_overlap__compares_images_without_features_by_their_bytes_alone() -> None:
     noise = np.random.default_rng(0).normal(128, 1, (64, 64, 3)).astype(np.uint8)
     gradient = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], 64, axis=0).repeat(3, axis=2)
     stripes = Image.new("RGB", (64, 64), "white")
     ImageDraw.Draw(stripes).rectangle((0, 20, 64, 40), fill="black")
     flat = [Image.new("RGB", (64, 64), colour) for colour in ("white", "black", "red", "grey")]
-    pictures = hashes_of([*flat, Image.fromarray(noise), Image.fromarray(gradient), stripes])
+    images = hashes_of([*flat, Image.fromarray(noise), Image.fromarray(gradient), stripes])
     others = hashes_of([*flat, Image.fromarray(noise), Image.fromarray(gradient), stripes], digests=1)
-    found = find_overlap(evaluation=pictures, training=others)
+    found = find_overlap(evaluation=images, training=others)
     assert (found.num_near, found.num_featureless, found.pairs) == (0, 7, ())
-    same_bytes = find_overlap(evaluation=pictures, training=pictures)
+    same_bytes = find_overlap(evaluation=images, training=images)
     assert (same_bytes.num_exact, same_bytes.num_near, len(same_bytes.pairs)) == (7, 0, 7)
 
 
@@ -178,7 +178,7 @@ def test_overlap__refuses_a_distance_out_of_range(max_distance: int) -> None:
 
 
 def test_overlap__tells_exact_copies_from_near_ones(tmp_path: Path) -> None:
-    folder = write_pictures(tmp_path / "pictures")
+    folder = write_images(tmp_path / "pictures")
     context = context_of(Store(tmp_path / "store"))
     evaluation = hash_folder(folder, ["2.png", "copy.png", "broken.png"], context)
     training = hash_folder(folder, ["1.png", "0.jpg", "0.png", "missing.png", "other.png"], context)

@@ -97,7 +97,7 @@ def test_retrieval_gallery__shows_the_nearest_both_ways(pairs: RetrievalSet) -> 
         assert asked.caption == pairs.captions[2 * image]
 
 
-def test_retrieval_gallery__leaves_captions_of_unreadable_pictures_out(pairs: RetrievalSet) -> None:
+def test_retrieval_gallery__leaves_captions_of_unreadable_images_out(pairs: RetrievalSet) -> None:
     gallery = show(pairs, torch.eye(NUM), twice(torch.eye(NUM)), readable=[1, 5, 6, 20])
     shown = {query.caption for query in gallery.caption_queries}
     assert shown == {pairs.captions[caption] for caption in (3, 11, 13, 41)}
@@ -105,9 +105,9 @@ def test_retrieval_gallery__leaves_captions_of_unreadable_pictures_out(pairs: Re
     assert {query.rank for query in (*gallery.caption_queries, *gallery.image_queries)} == {1}
 
 
-def test_retrieval_gallery__puts_a_grey_square_for_a_picture_that_vanished(pairs: RetrievalSet, tmp_path: Path) -> None:
+def test_retrieval_gallery__puts_a_grey_square_for_an_image_that_vanished(pairs: RetrievalSet, tmp_path: Path) -> None:
     (tmp_path / "3.png").unlink()
-    (tmp_path / "9.png").write_bytes(b"no longer a picture")
+    (tmp_path / "9.png").write_bytes(b"no longer an image")
     gallery = show(pairs, torch.eye(NUM), twice(torch.eye(NUM)))
     images = [query.true_image.image for query in gallery.caption_queries]
     assert images[:2] == [stand_in()] * 2
@@ -162,10 +162,10 @@ def test_class_gallery__says_what_the_worst_classes_are_taken_for(tmp_path: Path
     assert [example.path for example in gallery.class_examples[:2]] == ["1.png", "5.png"]
 
 
-def test_class_gallery__shows_the_eight_worst_classes_with_pictures(tmp_path: Path) -> None:
+def test_class_gallery__shows_the_eight_worst_classes_with_images(tmp_path: Path) -> None:
     found = replace(some_class_set(tmp_path), class_names=tuple(f"class {number}" for number in range(12)))
     assert found.test is not None
-    labels = tuple(number % 10 for number in range(40))  # the last two classes have no picture
+    labels = tuple(number % 10 for number in range(40))  # the last two classes have no image
     found = replace(found, test=replace(found.test, folder=replace(found.test.folder, labels=labels)))
     scores = torch.eye(12)[(torch.arange(40) + (torch.arange(40) >= 10)) % 10]  # of each class the first is right
     scores[0::10] = torch.eye(12)[11]  # and of class 0 none
@@ -184,7 +184,7 @@ def test_class_gallery__without_scores_shows_the_map_alone(tmp_path: Path) -> No
     assert [entry[0] for entry in gallery.embedding_map.drawn.legend] == list(COLOURS)
 
 
-def test_class_gallery__goes_by_the_readable_pictures(tmp_path: Path) -> None:
+def test_class_gallery__goes_by_the_readable_images(tmp_path: Path) -> None:
     readable = [1, 2, 3, 5, 9]
     scores = some_scores()[readable]
     test = embed(colour_rows(40), readable=readable)
@@ -193,9 +193,9 @@ def test_class_gallery__goes_by_the_readable_pictures(tmp_path: Path) -> None:
     assert [each.num_images for each in gallery.class_accuracies] == [3, 1, 1]
 
 
-def test_class_gallery__needs_test_pictures(tmp_path: Path) -> None:
+def test_class_gallery__needs_test_images(tmp_path: Path) -> None:
     found = replace(some_class_set(tmp_path), test=None)
-    with pytest.raises(ValueError, match="discs must have test pictures"):
+    with pytest.raises(ValueError, match="discs must have test images"):
         class_gallery(found, embed(colour_rows(40)), None, map_method="pca", seed=0)
 
 
@@ -238,7 +238,7 @@ def test_prototype_sheets__refuse_images_of_another_width(pairs: RetrievalSet) -
         prototype_sheets(prototypes, captions, pairs, embed(torch.eye(NUM)))
 
 
-def test_overlap_examples__show_a_picture_once_and_at_most_six(tmp_path: Path) -> None:
+def test_overlap_examples__show_an_image_once_and_at_most_six(tmp_path: Path) -> None:
     some_retrieval_set(tmp_path)
     images = ImageSet(root=tmp_path, paths=[f"{number}.png" for number in range(NUM)])
     copies = [OverlapPair(f"{number}.png", f"{place}.png", False, 2) for number in range(12) for place in (20, 21)]
@@ -257,7 +257,7 @@ def test_overlap_examples__show_the_nearest_copy_alone(tmp_path: Path) -> None:
     assert shown == [("0.png", "5.png"), ("1.png", "5.png")]
 
 
-def test_overlap_examples__stand_pictures_that_vanished(tmp_path: Path) -> None:
+def test_overlap_examples__stand_images_that_vanished(tmp_path: Path) -> None:
     images = ImageSet(root=tmp_path, paths=["a.png", "b.png"])
     [example] = overlap_examples([OverlapPair("a.png", "b.png", exact=True, distance=0)], images, images)
     assert example.evaluation_image == example.training_image == stand_in()

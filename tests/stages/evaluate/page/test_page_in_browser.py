@@ -1,4 +1,4 @@
-"""The page of an evaluation as a browser shows it: a whole one, with real pictures, opened from the disk."""
+"""The page of an evaluation as a browser shows it: a whole one, with real images, opened from the disk."""
 
 import io
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_page__loads_nothing_but_itself_and_complains_of_nothing(browser: Any, h
     assert opened.complaints == []
 
 
-def test_page__shows_every_picture(browser: Any, html: str, tmp_path: Path) -> None:
+def test_page__shows_every_image(browser: Any, html: str, tmp_path: Path) -> None:
     opened = open_page(browser, html, tmp_path, width=1280)
     widths = opened.page.evaluate("[...document.images].map(image => [image.naturalWidth, image.width, image.height])")
     assert len(widths) > 100
@@ -74,7 +74,7 @@ def test_page__is_no_wider_for_names_without_a_space(browser: Any, html: str, tm
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 375)])
-def test_page__looks_like_its_pictures_on_paper_of_either_scheme(
+def test_page__looks_like_its_images_on_paper_of_either_scheme(
     browser: Any, html: str, tmp_path: Path, scheme: str, width: int
 ) -> None:
     pixels = screenshot(open_page(browser, html, tmp_path, width=width, scheme=scheme))
@@ -102,8 +102,8 @@ def test_page__has_text_and_height_in_every_section(browser: Any, html: str, tmp
     sections = opened.page.locator("main > section").all()
     headings = [section.locator("h2").inner_text() for section in sections]
     assert headings == [
-        *("1 task failed", "Retrieval", "Classification", "Analysis", "Over the checkpoints", "test in pictures"),
-        *("discs in pictures", "Prototypes, in pictures of test", "Overlap with the training pictures"),
+        *("1 task failed", "Retrieval", "Classification", "Analysis", "Over the checkpoints", "test in images"),
+        *("discs in images", "Prototypes, in images of test", "Overlap with the training images"),
     ]
     for section in sections:
         assert len(section.inner_text()) > 40

@@ -102,30 +102,30 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def picture() -> str:
+def image() -> str:
     return thumbnail(Image.new("RGB", (96, 96), MAGENTA))
 
 
-def some_galleries(picture: str, caption: str = "two dogs play", path: str = "a/1.jpg") -> list[Gallery]:
-    own = FoundImage(picture, caption, path, 0.31, is_true=True)
-    other = FoundImage(picture, "a red bus", "a/2.jpg", -0.02, is_true=False)
+def some_galleries(image: str, caption: str = "two dogs play", path: str = "a/1.jpg") -> list[Gallery]:
+    own = FoundImage(image, caption, path, 0.31, is_true=True)
+    other = FoundImage(image, "a red bus", "a/2.jpg", -0.02, is_true=False)
     captions = (FoundCaption(caption, 0.4, is_true=True), FoundCaption("a red bus", 0.1, is_true=False))
     return [
         Gallery(
             "test",
             caption_queries=(CaptionQuery(caption, own, 1, (own, other)), CaptionQuery("a bus", own, 1234, (other,))),
-            image_queries=(ImageQuery(picture, caption, path, 2, captions),),
+            image_queries=(ImageQuery(image, caption, path, 2, captions),),
         ),
         Gallery(
             "cifar10",
-            class_examples=(ClassExample(picture, path, "dog", "dog"), ClassExample(picture, path, "cat", "dog")),
+            class_examples=(ClassExample(image, path, "dog", "dog"), ClassExample(image, path, "cat", "dog")),
             class_accuracies=(ClassAccuracy("cat", 20.0, 1000), ClassAccuracy("dog", 80.0, 1000)),
         ),
     ]
 
 
-def test_page__shows_lineage_measures_and_chance(picture: str) -> None:
-    text = " ".join(Page(render_page(REPORT, some_galleries(picture))).text.split())
+def test_page__shows_lineage_measures_and_chance(image: str) -> None:
+    text = " ".join(Page(render_page(REPORT, some_galleries(image))).text.split())
     for shown in (
         "resnet18 at 64 px, taught by all-MiniLM-L6-v2",
         "infonce=1 + proto-rkd=0.5",
@@ -143,8 +143,8 @@ def test_page__shows_lineage_measures_and_chance(picture: str) -> None:
         assert shown in text
 
 
-def test_page__shows_queries_and_what_they_find(picture: str) -> None:
-    html = render_page(REPORT, some_galleries(picture))
+def test_page__shows_queries_and_what_they_find(image: str) -> None:
+    html = render_page(REPORT, some_galleries(image))
     page = Page(html)
     text = " ".join(page.text.split())
     for shown in ("two dogs play rank 1", "rank 1,234", "0.31 · true", "\N{MINUS SIGN}0.02", "dog ✓", "is cat"):
@@ -154,8 +154,8 @@ def test_page__shows_queries_and_what_they_find(picture: str) -> None:
     assert text.index("dog 80.0") < text.index("cat 20.0")
 
 
-def test_page__is_a_whole_document_that_loads_and_runs_nothing(picture: str) -> None:
-    html = render_page(REPORT, some_galleries(picture))
+def test_page__is_a_whole_document_that_loads_and_runs_nothing(image: str) -> None:
+    html = render_page(REPORT, some_galleries(image))
     assert html.startswith("<!doctype html>\n<html lang=")
     page = Page(html)
     policy = next(meta for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
@@ -165,20 +165,20 @@ def test_page__is_a_whole_document_that_loads_and_runs_nothing(picture: str) -> 
     assert not re.search(r"url\(|@import|https?:", html)
 
 
-def test_page__says_in_words_what_each_image_shows(picture: str) -> None:
-    images = Page(render_page(REPORT, some_galleries(picture))).all("img")
+def test_page__says_in_words_what_each_image_shows(image: str) -> None:
+    images = Page(render_page(REPORT, some_galleries(image))).all("img")
     assert len(images) == 8
-    assert {image["alt"] for image in images} == {"two dogs play", "a red bus", "dog", "cat"}
-    assert all(image["src"] == picture for image in images)
+    assert {shown["alt"] for shown in images} == {"two dogs play", "a red bus", "dog", "cat"}
+    assert all(shown["src"] == image for shown in images)
 
 
-def test_page__gives_every_table_header_a_scope(picture: str) -> None:
-    headers = Page(render_page(REPORT, some_galleries(picture))).all("th")
+def test_page__gives_every_table_header_a_scope(image: str) -> None:
+    headers = Page(render_page(REPORT, some_galleries(image))).all("th")
     assert headers
     assert all(header.get("scope") in {"col", "rowgroup"} for header in headers)
 
 
-def everything_called(picture: str, name: str) -> dict[str, Any]:
+def everything_called(image: str, name: str) -> dict[str, Any]:
     """Arguments of a page on which every text that comes from outside is the name."""
     report = full_report()
     report["teacher"]["name"] = report["student"]["backbone"] = report["student"]["checkpoint"] = name
@@ -190,39 +190,39 @@ def everything_called(picture: str, name: str) -> dict[str, Any]:
     ]
     report["failures"] = [{"name": name, "task": name, "checkpoint": name, "reason": name}]
     report["absent"] = [{"name": name, "places": [name], "reason": name}]
-    example = ClassExample(picture, name, name, name)
+    example = ClassExample(image, name, name, name)
     drawn = draw_map(np.eye(4)[:, :2], groups=[0] * 4, group_names=[name], title=name)
-    image = FoundImage(picture, name, name, 0.5, is_true=False)
+    found_image = FoundImage(image, name, name, 0.5, is_true=False)
     gallery = Gallery(
         name,
-        caption_queries=(CaptionQuery(name, image, 2, (image,)),),
-        caption_hits=(CaptionQuery(name, image, 1, (image,)),),
-        caption_misses=(CaptionQuery(name, image, 9, (image,)),),
-        image_queries=(ImageQuery(picture, name, name, 1, (FoundCaption(name, 0.1, is_true=True),)),),
+        caption_queries=(CaptionQuery(name, found_image, 2, (found_image,)),),
+        caption_hits=(CaptionQuery(name, found_image, 1, (found_image,)),),
+        caption_misses=(CaptionQuery(name, found_image, 9, (found_image,)),),
+        image_queries=(ImageQuery(image, name, name, 1, (FoundCaption(name, 0.1, is_true=True),)),),
         class_examples=(example,),
         class_accuracies=tuple(ClassAccuracy(f"{number}{name}", 1.0, 1) for number in range(31)),
         confusions=(Confusion(ClassAccuracy(name, 1.0, 1), (TakenFor(name, 50.0),), (example,)),),
         embedding_map=EmbeddingMap(drawn, "pca", "cluster", 4),
     )
-    sheet = ContactSheet("largest", 3, 1, 0.5, ((name, 0.5),), (image,))
-    copies = OverlapExample(picture, name, picture, name, exact=False, distance=1)
+    sheet = ContactSheet("largest", 3, 1, 0.5, ((name, 0.5),), (found_image,))
+    copies = OverlapExample(image, name, image, name, exact=False, distance=1)
     return {"report": report, "galleries": [gallery], "sheets": {name: [sheet]}, "overlaps": {name: [copies]}}
 
 
 @pytest.mark.parametrize("attack", ["<script>alert(1)</script>", '" onerror="alert(1)', "</style></title>{{ 7 * 7 }}"])
-def test_page__escapes_what_strangers_wrote(picture: str, attack: str) -> None:
-    html = render_page(**everything_called(picture, attack))
+def test_page__escapes_what_strangers_wrote(image: str, attack: str) -> None:
+    html = render_page(**everything_called(image, attack))
     page = Page(html)
     assert attack not in html
     assert not page.all("script")
     assert not {name for _, attributes in page.elements for name in attributes if name.startswith("on")}
-    peaceful = Page(render_page(**everything_called(picture, "harmless")))
+    peaceful = Page(render_page(**everything_called(image, "harmless")))
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in peaceful.elements]
     assert page.text.count(attack) == peaceful.text.count("harmless") > 70  # escaped, and still readable
 
 
-def test_page__is_the_same_each_time(picture: str) -> None:
-    assert render_page(REPORT, some_galleries(picture)) == render_page(REPORT, some_galleries(picture))
+def test_page__is_the_same_each_time(image: str) -> None:
+    assert render_page(REPORT, some_galleries(image)) == render_page(REPORT, some_galleries(image))
 
 
 def test_page__needs_neither_galleries_nor_sets() -> None:
@@ -269,7 +269,7 @@ def words(html: str) -> str:
 def test_page__says_what_failed_and_what_was_not_found() -> None:
     text = words(render_page(full_report(), []))
     assert "1 task failed" in text
-    assert "pets linear_probe epoch_2 A set must have pictures." in text
+    assert "pets linear_probe epoch_2 A set must have images." in text
     assert "1 set not found food101 No such folder. Looked at: /data/food-101 /data/food101" in text
     text = words(render_page({**full_report(), "failures": [], "absent": []}, []))
     assert "failed" not in text
@@ -319,7 +319,7 @@ def test_page__lists_every_measure_with_interval_and_number() -> None:
     assert "discs/clustering/ari 0.6100 \N{MINUS SIGN}0.8900 to 2.11 40" in text
 
 
-def test_page__folds_the_accuracies_of_many_classes(picture: str) -> None:
+def test_page__folds_the_accuracies_of_many_classes(image: str) -> None:
     def folds(num: int) -> int:
         accuracies = tuple(ClassAccuracy(f"class {number}", 50.0, 1) for number in range(num))
         return len(Page(render_page(REPORT, [Gallery("discs", class_accuracies=accuracies)])).all("details"))
@@ -336,9 +336,9 @@ def full_page(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_page__has_its_sections_in_order(full_page: str) -> None:
     headings = [
         *("1 task failed", "1 set not found", "Retrieval", "Classification", "Analysis", "Over the checkpoints"),
-        *("test in pictures", "Captions that hit", "Captions that miss", "Captions, and the images they find"),
-        *("Images, and the captions they find", "discs in pictures", "Accuracy of each class"),
-        *("What the worst classes are taken for", "Prototypes, in pictures of test", "Overlap with the training"),
+        *("test in images", "Captions that hit", "Captions that miss", "Captions, and the images they find"),
+        *("Images, and the captions they find", "discs in images", "Accuracy of each class"),
+        *("What the worst classes are taken for", "Prototypes, in images of test", "Overlap with the training"),
         "All measures",
     ]
     text = words(full_page)
@@ -362,19 +362,19 @@ def test_page__shows_prototypes_maps_and_copies(full_page: str) -> None:
 
 def test_page__shows_no_section_without_content() -> None:
     text = words(render_page({**REPORT, "sets": [], "metrics": {}}, [], sheets={"test": ()}, overlaps={"test": ()}))
-    for heading in ("Retrieval", "Analysis", "Over the checkpoints", "Prototypes", "Overlap", "in pictures"):
+    for heading in ("Retrieval", "Analysis", "Over the checkpoints", "Prototypes", "Overlap", "in images"):
         assert heading not in text
 
 
-def test_page__counts_pictures_that_have_vanished(picture: str) -> None:
+def test_page__counts_images_that_have_vanished(image: str) -> None:
     own = FoundImage(stand_in(), "two dogs", "gone.jpg", 0.3, is_true=True)
     html = render_page(REPORT, [Gallery("test", caption_hits=(CaptionQuery("two dogs", own, 1, (own,)),))])
-    assert "In 2 places a grey square stands for a picture that could no longer be read" in words(html)
+    assert "In 2 places a grey square stands for an image that could no longer be read" in words(html)
     assert Page(html).all("img")[0]["alt"] == "no longer readable: two dogs"
-    assert "grey square" not in words(render_page(REPORT, some_galleries(picture)))
+    assert "grey square" not in words(render_page(REPORT, some_galleries(image)))
 
 
-def test_page__of_many_sets_stays_small(picture: str) -> None:
+def test_page__of_many_sets_stays_small(image: str) -> None:
     long = "data:image/jpeg;base64," + "A" * 20_000
     examples = tuple(ClassExample(long, "path", "dog", "dog") for _ in range(40))
     galleries = [Gallery(f"set {number}", class_examples=examples) for number in range(30)]

@@ -13,7 +13,7 @@ def fill_folder(root: Path, *files: str) -> Path:
     return root
 
 
-def test_image_folder__lists_classes_and_pictures_in_order(tmp_path: Path) -> None:
+def test_image_folder__lists_classes_and_images_in_order(tmp_path: Path) -> None:
     root = fill_folder(tmp_path / "pets", "dog/b.PNG", "dog/a.jpg", "cat/z.webp", "cat/deep/er/y.jpeg", "readme.txt")
     found = read_image_folder(root)
     assert found.name == "pets"
@@ -23,7 +23,7 @@ def test_image_folder__lists_classes_and_pictures_in_order(tmp_path: Path) -> No
     assert found.labels == (0, 0, 1, 1)
 
 
-def test_image_folder__passes_over_hidden_files_and_what_is_no_picture(tmp_path: Path) -> None:
+def test_image_folder__passes_over_hidden_files_and_what_is_no_image(tmp_path: Path) -> None:
     files = ("dog/a.jpg", "dog/._a.jpg", "dog/.cache/b.jpg", "dog/notes.txt", ".git/c.jpg", "dog/folder.jpg/x.txt")
     found = read_image_folder(fill_folder(tmp_path / "pets", *files))
     assert found.classes == ("dog",)
@@ -98,7 +98,7 @@ def test_image_folder__refuses_a_folder_without_classes(tmp_path: Path) -> None:
 
 def test_image_folder__refuses_an_empty_class(tmp_path: Path) -> None:
     root = fill_folder(tmp_path / "pets", "dog/a.jpg", "cat/readme.txt")
-    with pytest.raises(ProtoRKDError, match=r"pets/cat must hold pictures; got none"):
+    with pytest.raises(ProtoRKDError, match=r"pets/cat must hold images; got none"):
         read_image_folder(root)
 
 
@@ -114,7 +114,7 @@ def test_splits__are_train_and_the_evaluation_split(tmp_path: Path, split: str) 
     assert test.images == ("cat/d.jpg", "dog/c.jpg")
 
 
-def test_splits__refuse_a_folder_without_training_pictures(tmp_path: Path) -> None:
+def test_splits__refuse_a_folder_without_training_images(tmp_path: Path) -> None:
     with pytest.raises(ProtoRKDError, match=r"must hold train/ and test/ .*; got no class folders in .*train"):
         read_splits(fill_folder(tmp_path / "pets", "test/dog/a.jpg"))
 

@@ -23,7 +23,7 @@ def some_hits(num: int, chance: float, *, seed: int = 0) -> NDArray[np.float64]:
 
 
 def some_captions(num_pictures: int, *, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Hits of one to five captions a picture, which all hit more often on some pictures than on others."""
+    """Hits of one to five captions an image, which all hit more often on some images than on others."""
     generator = np.random.default_rng(seed)
     groups = np.repeat(np.arange(num_pictures), generator.integers(1, 6, num_pictures))
     ease = generator.beta(0.3, 0.3, num_pictures)
@@ -31,7 +31,7 @@ def some_captions(num_pictures: int, *, seed: int = 0) -> tuple[NDArray[np.float
 
 
 def draws_of(num_pictures: int, *, seed: int, num_resamples: int) -> NDArray[np.int64]:
-    """The pictures of each resample, drawn as the bootstrap draws them."""
+    """The images of each resample, drawn as the bootstrap draws them."""
     return np.random.default_rng(seed).integers(num_pictures, size=(num_resamples, num_pictures))
 
 
@@ -72,7 +72,7 @@ def test_replicates__are_those_of_a_loop_over_resamples(grouped: bool) -> None:
         groups = np.arange(len(values))
     options: dict[str, Any] = {"groups": groups if grouped else None, "seed": 3, "num_resamples": 20}
     draws = draws_of(groups.max() + 1, seed=3, num_resamples=20)
-    resamples = [np.concatenate([values[groups == picture] for picture in drawn]) for drawn in draws]
+    resamples = [np.concatenate([values[groups == image] for image in drawn]) for drawn in draws]
     assert mean_replicates(values, **options) == pytest.approx([resample.mean() for resample in resamples])
     assert median_replicates(values, **options) == pytest.approx([np.median(resample) for resample in resamples])
 
@@ -120,7 +120,7 @@ def test_bootstrap_mean__covers_the_truth_in_19_of_20_sets() -> None:
     assert 0.92 <= np.mean([low <= 0.3 <= high for low, high, _ in found]) <= 0.98
 
 
-def test_bootstrap_mean__covers_the_truth_only_if_captions_are_drawn_with_their_picture() -> None:
+def test_bootstrap_mean__covers_the_truth_only_if_captions_are_drawn_with_their_image() -> None:
     with_groups, without = [], []
     for seed in range(300):
         hits, groups = some_captions(150, seed=seed)
@@ -136,7 +136,7 @@ def test_bootstrap__gives_a_point_where_all_values_are_equal() -> None:
     assert bootstrap_mean(np.full(10, 100.0), seed=0) == Interval(100.0, 100.0, 10)
 
 
-def test_bootstrap__takes_a_second_or_two_for_50000_pictures() -> None:
+def test_bootstrap__takes_a_second_or_two_for_50000_images() -> None:
     hits, labels = some_hits(50_000, 0.5), np.arange(50_000) % 1000
     start = time.process_time()
     bootstrap_mean(hits, seed=0, num_resamples=100)

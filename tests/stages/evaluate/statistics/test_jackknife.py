@@ -19,7 +19,7 @@ def test_random_groups__are_of_one_size_and_settled_by_the_seed() -> None:
     assert sorted(random_groups(3, seed=0)) == [0, 1, 2]
 
 
-def test_jackknife_interval__is_that_of_the_textbook_for_a_mean_without_each_picture() -> None:
+def test_jackknife_interval__is_that_of_the_textbook_for_a_mean_without_each_image() -> None:
     values = np.random.default_rng(0).gamma(2.0, size=60)
     found = intervals_of_mean(values, num_groups=60)
     reach = 1.96 * values.std(ddof=1) / 60**0.5
@@ -61,7 +61,7 @@ def test_jackknife_intervals__cover_a_correlation() -> None:
     assert 0.90 <= np.mean(covered) <= 0.97
 
 
-def test_jackknife_intervals__shrink_a_samples_error_to_the_pictures_that_an_estimate_rests_on() -> None:
+def test_jackknife_intervals__shrink_a_samples_error_to_the_images_that_an_estimate_rests_on() -> None:
     values = np.random.default_rng(0).normal(size=4000)
     widths = {
         rests_on: np.ptp(intervals_of_mean(values, limit=400, rests_on={"mean": rests_on})[:2])
@@ -73,7 +73,7 @@ def test_jackknife_intervals__shrink_a_samples_error_to_the_pictures_that_an_est
     assert widths[10_000] == pytest.approx(whole, rel=0.5)
 
 
-def test_jackknife_intervals__leave_out_each_picture_once() -> None:
+def test_jackknife_intervals__leave_out_each_image_once() -> None:
     kept: list[list[int]] = []
 
     def measure(rows: np.ndarray) -> dict[str, float]:
@@ -95,7 +95,7 @@ def test_jackknife_intervals__are_given_for_what_every_group_left_out_allows() -
 
 
 @pytest.mark.parametrize("num_pictures", [1, 2])
-def test_jackknife_intervals__need_two_pictures(num_pictures: int) -> None:
+def test_jackknife_intervals__need_two_images(num_pictures: int) -> None:
     found = jackknife_intervals(
         lambda rows: {"sum": float(rows.sum())}, estimates={"sum": 1.0}, num_pictures=num_pictures, seed=0
     )

@@ -16,7 +16,7 @@ def test_sign_flip_p_value__is_mcnemars_for_right_and_wrong(better: int, worse: 
     assert sign_flip_p_value(100 * gains, seed=0) == pytest.approx(expected, rel=1e-9)
 
 
-def test_sign_flip_p_value__holds_for_very_many_pictures() -> None:
+def test_sign_flip_p_value__holds_for_very_many_images() -> None:
     assert sign_flip_p_value(np.repeat([1.0, -1.0], [26_000, 24_000]), seed=0) == pytest.approx(3.9e-19, rel=0.1)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_schemas.per_query_results import Outcomes
+from data_schemas.per_query_results import QueryResults
 from stages.evaluate.compare.paired_comparison import Draws, compare_outcomes
 from stages.evaluate.statistics.bootstrap import bootstrap_class_mean, bootstrap_mean, bootstrap_median
 from stages.evaluate.statistics.summary import mean_interval, statistics, summarise
@@ -12,23 +12,23 @@ from stages.evaluate.statistics.summary import mean_interval, statistics, summar
 DRAWS: dict[str, Any] = {"seed": 3, "num_resamples": 200}
 
 
-def classified(num: int = 90) -> Outcomes:
+def classified(num: int = 90) -> QueryResults:
     hits = np.random.default_rng(0).random((2, num)).round()
-    return Outcomes(
+    return QueryResults(
         set_name="pets",
         task="knn",
-        pictures=[f"{number:03}.jpg" for number in range(num)],
+        images=[f"{number:03}.jpg" for number in range(num)],
         labels=["dog" if number % 3 else "cat" for number in range(num)],
         measures={"top1": hits[0], "top5": np.maximum(*hits)},
     )
 
 
-def retrieved(num_pictures: int = 40, *, captions: int = 3) -> Outcomes:
+def retrieved(num_pictures: int = 40, *, captions: int = 3) -> QueryResults:
     ranks = np.random.default_rng(1).integers(1, 30, num_pictures * captions).astype(np.float64)
-    return Outcomes(
+    return QueryResults(
         set_name="pairs",
         task="text_to_image",
-        pictures=[f"{number // captions:03}.jpg" for number in range(len(ranks))],
+        images=[f"{number // captions:03}.jpg" for number in range(len(ranks))],
         queries=[f"caption {number}" for number in range(len(ranks))],
         measures={"recall@5": (ranks <= 5).astype(np.float64), "rank": ranks},
     )
@@ -51,7 +51,7 @@ def test_summarise__gives_means_and_the_mean_of_classes() -> None:
     assert summary.intervals["top1"].num_pictures == 90
 
 
-def test_summarise__gives_the_median_of_ranks_and_draws_a_pictures_captions_together() -> None:
+def test_summarise__gives_the_median_of_ranks_and_draws_an_images_captions_together() -> None:
     found = retrieved()
     summary = summarise(found, **DRAWS)
     groups = np.arange(40).repeat(3)
@@ -62,7 +62,7 @@ def test_summarise__gives_the_median_of_ranks_and_draws_a_pictures_captions_toge
 
 
 @pytest.mark.parametrize("found", [classified(), retrieved()])
-def test_summarise__names_and_measures_as_a_comparison_does(found: Outcomes) -> None:
+def test_summarise__names_and_measures_as_a_comparison_does(found: QueryResults) -> None:
     compared = compare_outcomes([found], [found], draws=Draws(num_resamples=2, num_permutations=2))
     names = {f"{found.name}/{name}": value for name, value in summarise(found, **DRAWS).metrics.items()}
     assert {each.name: each.first for each in compared} == pytest.approx(names)
@@ -70,10 +70,10 @@ def test_summarise__names_and_measures_as_a_comparison_does(found: Outcomes) -> 
 
 def test_summarise__does_not_depend_on_the_order_of_the_rows() -> None:
     found = retrieved()
-    order = np.random.default_rng(0).permutation(len(found.pictures))
+    order = np.random.default_rng(0).permutation(len(found.images))
     shuffled = replace(
         found,
-        pictures=[found.pictures[row] for row in order],
+        images=[found.images[row] for row in order],
         queries=[found.queries[row] for row in order],
         measures={name: values[order] for name, values in found.measures.items()},
     )
@@ -93,7 +93,7 @@ def test_summarise__is_settled_by_the_seed() -> None:
     assert first == again != other
 
 
-def test_mean_interval__draws_the_same_pictures_for_all_parts() -> None:
+def test_mean_interval__draws_the_same_images_for_all_parts() -> None:
     found = replace(classified(), labels=())
     top1 = found.measures["top1"]
     opposite = replace(found, measures={"top1": 1 - top1})
@@ -102,9 +102,9 @@ def test_mean_interval__draws_the_same_pictures_for_all_parts() -> None:
     assert mean_interval(parts[:1], **DRAWS) == bootstrap_mean(100 * top1, **DRAWS)
 
 
-def test_mean_interval__takes_captions_and_pictures_on_the_same_resamples() -> None:
+def test_mean_interval__takes_captions_and_images_on_the_same_resamples() -> None:
     hits = np.random.default_rng(2).random(40).round()
     captions = replace(retrieved(), measures={"recall@5": hits.repeat(3)})
-    pictures = replace(captions, pictures=captions.pictures[::3], queries=(), measures={"recall@5": 1 - hits})
-    parts = [each for found in (captions, pictures) for each in statistics(found)]
+    images = replace(captions, images=captions.images[::3], queries=(), measures={"recall@5": 1 - hits})
+    parts = [each for found in (captions, images) for each in statistics(found)]
     assert mean_interval(parts, **DRAWS) == pytest.approx((50.0, 50.0, 40))

@@ -45,31 +45,31 @@ def test_retrieval__agrees_with_a_naive_search() -> None:
     json.dumps(measured.entry, allow_nan=False)
 
 
-def test_retrieval__has_a_row_a_caption_and_a_row_a_picture() -> None:
+def test_retrieval__has_a_row_a_caption_and_a_row_an_image() -> None:
     found, images, captions = retrieval_set()
-    of_text, of_picture = retrieval(found, embeddings(images), of_captions(found, captions), **DRAWS).outcomes
+    of_text, of_image = retrieval(found, embeddings(images), of_captions(found, captions), **DRAWS).outcomes
     paths = found.images.value.paths
-    assert (of_text.name, of_picture.name) == ("pairs/text_to_image", "pairs/image_to_text")
-    assert of_text.pictures == [paths[image] for image in found.caption_image]
+    assert (of_text.name, of_image.name) == ("pairs/text_to_image", "pairs/image_to_text")
+    assert of_text.images == [paths[image] for image in found.caption_image]
     assert list(of_text.queries) == list(found.captions)
-    assert (of_picture.pictures, len(of_picture.queries)) == (paths, 0)
+    assert (of_image.images, len(of_image.queries)) == (paths, 0)
 
 
-def test_retrieval__draws_pictures_with_all_their_captions() -> None:
+def test_retrieval__draws_images_with_all_their_captions() -> None:
     found, images, captions = retrieval_set()
     measured = retrieval(found, embeddings(images), of_captions(found, captions), **DRAWS)
-    of_text, of_picture = measured.outcomes
+    of_text, of_image = measured.outcomes
     intervals = measured.entry["intervals"]
-    names = np.array(of_text.pictures)
+    names = np.array(of_text.images)
     expected = bootstrap_mean(100 * of_text.measures["recall@1"], groups=names, **DRAWS)
     assert intervals["text_to_image/recall@1"] == expected._asdict()
     expected = bootstrap_median(of_text.measures["rank"], groups=names, **DRAWS)
     assert intervals["text_to_image/median_rank"] == expected._asdict()
-    expected = bootstrap_mean(100 * of_picture.measures["recall@10"], groups=np.array(of_picture.pictures), **DRAWS)
+    expected = bootstrap_mean(100 * of_image.measures["recall@10"], groups=np.array(of_image.images), **DRAWS)
     assert intervals["image_to_text/recall@10"] == expected._asdict()
 
 
-def test_mean_recall__is_measured_on_the_same_pictures_both_ways() -> None:
+def test_mean_recall__is_measured_on_the_same_images_both_ways() -> None:
     found, images, captions = retrieval_set()
     measured = retrieval(found, embeddings(images), of_captions(found, captions), **DRAWS)
     paths = sorted(found.images.value.paths)
@@ -78,7 +78,7 @@ def test_mean_recall__is_measured_on_the_same_pictures_both_ways() -> None:
     for drawn in draws:
         recalls = []
         for outcomes in measured.outcomes:
-            rows = [row for picture in drawn for row in np.flatnonzero(np.array(outcomes.pictures) == paths[picture])]
+            rows = [row for image in drawn for row in np.flatnonzero(np.array(outcomes.images) == paths[image])]
             recalls += [100 * outcomes.measures[f"recall@{k}"][rows].mean() for k in (1, 5, 10)]
         means.append(np.mean(recalls))
     interval = measured.entry["intervals"]["mean_recall"]
@@ -86,17 +86,17 @@ def test_mean_recall__is_measured_on_the_same_pictures_both_ways() -> None:
     assert interval["num_pictures"] == 60
 
 
-def test_retrieval__leaves_out_captions_of_pictures_that_cannot_be_read() -> None:
+def test_retrieval__leaves_out_captions_of_images_that_cannot_be_read() -> None:
     found, images, captions = retrieval_set(20)
     read = [row for row in range(20) if row not in (0, 7)]
     kept = [row for row, image in enumerate(found.caption_image) if image in read]
     measured = retrieval(found, embeddings(images, unread=(0, 7)), of_captions(found, captions), **DRAWS)
-    of_text, of_picture = measured.outcomes
+    of_text, of_image = measured.outcomes
     assert list(of_text.queries) == [found.captions[row] for row in kept]
-    assert of_picture.pictures == [found.images.value.paths[row] for row in read]
+    assert of_image.images == [found.images.value.paths[row] for row in read]
     ranks = naive_ranks(images[read], captions[kept], [read.index(found.caption_image[row]) for row in kept])
     np.testing.assert_array_equal(of_text.measures["rank"], ranks["text_to_image"])
-    np.testing.assert_array_equal(of_picture.measures["rank"], ranks["image_to_text"])
+    np.testing.assert_array_equal(of_image.measures["rank"], ranks["image_to_text"])
     sizes = [measured.entry[key] for key in ("num_images", "num_captions", "rejected", "first_rejected")]
     assert sizes == [18, 54, 2, "0.jpg: truncated"]
 
@@ -108,16 +108,16 @@ def test_retrieval__scores_a_collapsed_student_as_chance() -> None:
     assert measured.outcomes[0].measures["recall@1"] == pytest.approx(np.full(60, 1 / 20))
 
 
-def test_retrieval__takes_a_caption_that_a_picture_has_twice() -> None:
+def test_retrieval__takes_a_caption_that_an_image_has_twice() -> None:
     found, images, captions = retrieval_set(10)
     twice = replace(found, captions=(*found.captions[:10], *found.captions[:10], *found.captions[20:]))
     embed = by_name(dict(zip(twice.captions, captions, strict=True)))
     of_text, _ = retrieval(twice, embeddings(images), embed, **DRAWS).outcomes
-    keys = list(zip(of_text.pictures, of_text.queries, strict=True))
+    keys = list(zip(of_text.images, of_text.queries, strict=True))
     assert (len(keys), len(set(keys))) == (30, 20)
 
 
-def test_captioned_rows__take_pictures_with_their_captions() -> None:
+def test_captioned_rows__take_images_with_their_captions() -> None:
     found, images, captions = retrieval_set(5, captions=2)
     rows = captioned_rows(found, embeddings(images), of_captions(found, captions))
     part = rows.take(np.array([1, 4]))

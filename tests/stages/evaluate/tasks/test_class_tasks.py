@@ -10,7 +10,7 @@ from task_sets import by_name, class_set, embeddings, labels_of
 from data_schemas.errors import ProtoRKDError
 from stages.evaluate.statistics.bootstrap import bootstrap_class_mean, bootstrap_mean
 from stages.evaluate.tasks.class_tasks import knn, linear_probe, split_of, zero_shot
-from stages.evaluate.tasks.task_result import Measured
+from stages.evaluate.tasks.task_result import TaskResult
 
 DRAWS: dict[str, Any] = {"seed": 1, "num_resamples": 100}
 TEMPLATES = ("{}", "a {}")
@@ -27,14 +27,14 @@ def class_prompts(num_classes: int, *, dim: int = 6) -> dict[str, torch.Tensor]:
     }
 
 
-def by_prompts(num_classes: int = 7, **changes: Any) -> Measured:
+def by_prompts(num_classes: int = 7, **changes: Any) -> TaskResult:
     found, rows = class_set(num_classes)
     asked = {"templates": TEMPLATES, **DRAWS}
     prompts = by_name(class_prompts(num_classes))
     return zero_shot(replace(found, **changes), embeddings(rows["test"]), prompts, **asked)
 
 
-def check_agreement(measured: Measured, *, labels: np.ndarray, scores: np.ndarray) -> None:
+def check_agreement(measured: TaskResult, *, labels: np.ndarray, scores: np.ndarray) -> None:
     """Compare metrics, intervals and outcomes with what scikit-learn makes of a classifier's scores."""
     from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
@@ -68,7 +68,7 @@ def test_zero_shot__agrees_with_scikit_learn() -> None:
     )
     scores = torch.nn.functional.cosine_similarity(rows["test"][:, None], classes[None], dim=2)
     check_agreement(measured, labels=labels_of(found, "test").numpy(), scores=scores.numpy())
-    assert measured.outcomes[0].pictures == [f"test/{number:03}.jpg" for number in range(50)]
+    assert measured.outcomes[0].images == [f"test/{number:03}.jpg" for number in range(50)]
     assert {key: measured.entry[key] for key in ("name", "task", "num_images", "num_classes", "templates")} == {
         "name": "kinds",
         "task": "zero_shot",
@@ -91,14 +91,14 @@ def test_zero_shot__knows_a_set_of_one_class() -> None:
     assert measured.entry["metrics"] == measured.entry["chance"] == {"top1": 100.0, "mean_per_class": 100.0}
 
 
-def test_zero_shot__leaves_out_pictures_that_cannot_be_read() -> None:
+def test_zero_shot__leaves_out_images_that_cannot_be_read() -> None:
     found, rows = class_set()
     prompts = by_name(class_prompts(7))
     whole = by_prompts().outcomes[0]
     measured = zero_shot(found, embeddings(rows["test"], unread=(0, 30)), prompts, templates=TEMPLATES, **DRAWS)
     kept = [row for row in range(50) if row not in (0, 30)]
     (outcomes,) = measured.outcomes
-    assert outcomes.pictures == [whole.pictures[row] for row in kept]
+    assert outcomes.images == [whole.images[row] for row in kept]
     assert outcomes.labels == [whole.labels[row] for row in kept]
     np.testing.assert_array_equal(outcomes.measures["top1"], whole.measures["top1"][kept])
     assert (measured.entry["num_images"], measured.entry["rejected"]) == (48, 2)
@@ -150,17 +150,17 @@ def test_knn__shares_the_hit_among_classes_without_votes() -> None:
 
 
 @pytest.mark.parametrize("unread", [(), (0, 5, 69)])
-def test_knn__leaves_out_training_pictures_that_cannot_be_read(unread: tuple[int, ...]) -> None:
+def test_knn__leaves_out_training_images_that_cannot_be_read(unread: tuple[int, ...]) -> None:
     found, rows = class_set()
     rows["test"] = rows["train"][:50]
     found = replace(found, test=found.train)
     train, test = embeddings(rows["train"], unread=unread), embeddings(rows["train"], unread=unread)
     measured = knn(found, train, test, k=1, temperature=0.07, space="embedding", device=CPU, **DRAWS)
-    assert measured.entry["metrics"]["top1"] == 100  # every picture finds itself, and its own label
+    assert measured.entry["metrics"]["top1"] == 100  # every image finds itself, and its own label
     assert (measured.entry["num_train_images"], measured.entry["num_train_rejected"]) == (70 - len(unread), len(unread))
 
 
-def test_knn__refuses_more_neighbours_than_readable_pictures() -> None:
+def test_knn__refuses_more_neighbours_than_readable_images() -> None:
     found, rows = class_set()
     train, test = embeddings(rows["train"], unread=(1,)), embeddings(rows["test"])
     with pytest.raises(ProtoRKDError, match=r"--knn-k must be from 1 to .* 69; got 70\."):
@@ -196,7 +196,7 @@ def test_linear_probe__takes_the_given_solver_and_iterations() -> None:
     assert measured.entry["converged"] is False
 
 
-def test_linear_probe__refuses_a_class_without_a_readable_training_picture() -> None:
+def test_linear_probe__refuses_a_class_without_a_readable_training_image() -> None:
     found, rows = class_set()
     unread = tuple((labels_of(found, "train") == 4).nonzero().flatten().tolist())
     train, test = embeddings(rows["train"], unread=unread), embeddings(rows["test"])
@@ -218,5 +218,5 @@ def test_class_tasks__are_settled_by_the_seed() -> None:
 def test_split_of__refuses_a_split_that_a_set_has_not(split: str) -> None:
     found, _ = class_set()
     assert split_of(found, split).folder.root.name == split
-    with pytest.raises(ProtoRKDError, match=f"kinds must have {split} pictures for this task; got none"):
+    with pytest.raises(ProtoRKDError, match=f"kinds must have {split} images for this task; got none"):
         split_of(replace(found, **{split: None}), split)

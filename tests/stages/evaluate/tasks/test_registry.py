@@ -20,7 +20,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 class _Embedder:
-    """Gives one table of rows a digest of pictures, and random rows for captions."""
+    """Gives one table of rows a digest of images, and random rows for captions."""
 
     def __init__(self, tables: dict[str, Tensor]) -> None:
         self.tables = tables
@@ -67,5 +67,5 @@ def test_backbone_tasks__look_at_other_features() -> None:
             TASKS[name](classes, embedder, seed=0, num_resamples=2, **SETTINGS[task])
             for name in (task, f"{task}_backbone")
         )
-        assert first.outcomes[0].pictures == other.outcomes[0].pictures
+        assert first.outcomes[0].images == other.outcomes[0].images
         assert first.entry["num_images"] == other.entry["num_images"]

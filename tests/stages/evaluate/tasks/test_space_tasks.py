@@ -8,10 +8,10 @@ from task_sets import class_set, embeddings, labels_of, of_captions, retrieval_s
 from stages.evaluate.metrics.geometry import geometry_metrics
 from stages.evaluate.metrics.neighbour_overlap import neighbourhood_metrics
 from stages.evaluate.tasks.space_tasks import clustering, geometry, neighbourhoods
-from stages.evaluate.tasks.task_result import Measured
+from stages.evaluate.tasks.task_result import TaskResult
 
 
-def check_intervals(measured: Measured, *, names: set[str], num_pictures: int) -> None:
+def check_intervals(measured: TaskResult, *, names: set[str], num_pictures: int) -> None:
     metrics, intervals = measured.entry["metrics"], measured.entry["intervals"]
     assert intervals.keys() == names
     assert list(intervals) == [name for name in metrics if name in names]
@@ -32,7 +32,7 @@ def test_captioned_space__has_intervals_and_sizes(task: object) -> None:
     assert task(found, embeddings(images, unread=(3,)), of_captions(found, captions), seed=0).entry == measured.entry
 
 
-def test_geometry__is_that_of_the_readable_pictures() -> None:
+def test_geometry__is_that_of_the_readable_images() -> None:
     found, images, captions = retrieval_set()
     measured = geometry(found, embeddings(images, unread=(59,)), of_captions(found, captions), seed=0)
     kept = [row for row, image in enumerate(found.caption_image) if image != 59]
@@ -47,7 +47,7 @@ def test_geometry__is_that_of_the_readable_pictures() -> None:
     assert measured.entry["chance"] == {}
 
 
-def test_geometry__has_intervals_that_cover_those_of_many_pictures() -> None:
+def test_geometry__has_intervals_that_cover_those_of_many_images() -> None:
     found, images, captions = retrieval_set(3000, captions=1, noise=0.7)
     truth = geometry(found, embeddings(images), of_captions(found, captions), seed=0).entry["metrics"]
     covered: dict[str, list[bool]] = {}
@@ -62,7 +62,7 @@ def test_geometry__has_intervals_that_cover_those_of_many_pictures() -> None:
     assert all(np.mean(each) >= 0.85 for each in covered.values()), covered
 
 
-def test_geometry__has_no_interval_of_a_single_picture() -> None:
+def test_geometry__has_no_interval_of_a_single_image() -> None:
     found, images, captions = retrieval_set(1)
     entry = geometry(found, embeddings(images), of_captions(found, captions), seed=0).entry
     assert entry["intervals"] == {}
@@ -103,7 +103,7 @@ def test_neighbourhoods__have_intervals_as_wide_as_sets_differ() -> None:
     assert np.mean(widths) == pytest.approx(np.std(overlaps), rel=0.35)
 
 
-def test_clustering__agrees_with_scikit_learn_on_the_readable_pictures() -> None:
+def test_clustering__agrees_with_scikit_learn_on_the_readable_images() -> None:
     from sklearn.metrics import adjusted_rand_score, silhouette_score
 
     from stages.evaluate.metrics.clustering import find_clusters
@@ -124,7 +124,7 @@ def test_clustering__agrees_with_scikit_learn_on_the_readable_pictures() -> None
     assert clustering(found, embeddings(rows["test"], unread=(2,)), seed=0).entry == measured.entry
 
 
-def test_clustering__takes_as_many_clusters_as_classes_that_have_pictures() -> None:
+def test_clustering__takes_as_many_clusters_as_classes_that_have_images() -> None:
     found, rows = class_set(7)
     present = labels_of(found, "test") < 3
     unread = tuple((~present).nonzero().flatten().tolist())

@@ -1,12 +1,12 @@
 from data_schemas.manifest import Rejection
 from stages.evaluate.statistics.bootstrap import Interval
-from stages.evaluate.tasks.task_result import Measured, as_json, rejected
+from stages.evaluate.tasks.task_result import TaskResult, as_json, rejected
 
 
 def test_measured__has_flat_names() -> None:
-    knn = Measured({"name": "pets", "task": "knn_backbone", "metrics": {"top1": 50.0}})
+    knn = TaskResult({"name": "pets", "task": "knn_backbone", "metrics": {"top1": 50.0}})
     assert (knn.prefix, knn.flat(), knn.outcomes) == ("pets/knn_backbone", {"pets/knn_backbone/top1": 50.0}, ())
-    found = Measured({"name": "coco", "task": "retrieval", "metrics": {"text_to_image/recall@1": 1.0}})
+    found = TaskResult({"name": "coco", "task": "retrieval", "metrics": {"text_to_image/recall@1": 1.0}})
     assert found.flat() == {"coco/text_to_image/recall@1": 1.0}
 
 

@@ -108,7 +108,7 @@ def test_coco_folder__must_hold_annotations(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["val2017", "", "images", "images/val2017", "../val2017", "../images/val2017"])
-def test_coco_file__finds_its_pictures(tmp_path: Path, place: str) -> None:
+def test_coco_file__finds_its_images(tmp_path: Path, place: str) -> None:
     path = write(tmp_path / "annotations" / "captions_val2017.json", COCO)
     touch(path.parent / place, "005.jpg", "009.jpg")
     found = read(path)
@@ -117,14 +117,14 @@ def test_coco_file__finds_its_pictures(tmp_path: Path, place: str) -> None:
     assert pairs_of(found) == COCO_PAIRS
 
 
-def test_coco_file__finds_its_pictures_by_a_relative_path(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coco_file__finds_its_images_by_a_relative_path(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(coco / "annotations")
     assert read(Path("captions_val2017.json")).root == coco / "val2017"
     assert read(Path("..")).name == "coco2017_val2017"
 
 
 @pytest.mark.parametrize("place", ["", "val2017"])
-def test_coco_file__takes_pictures_from_the_image_root(coco: Path, tmp_path: Path, place: str) -> None:
+def test_coco_file__takes_images_from_the_image_root(coco: Path, tmp_path: Path, place: str) -> None:
     touch(tmp_path / "pictures" / place, "005.jpg")
     found = read(coco / "annotations" / "captions_val2017.json", image_root=tmp_path / "pictures")
     assert found.root == tmp_path / "pictures" / place
@@ -217,7 +217,7 @@ def test_karpathy__needs_no_filepath(tmp_path: Path, place: str) -> None:
     assert found.images == ("1.jpg",)
 
 
-def test_karpathy__rejects_a_picture_without_captions(tmp_path: Path) -> None:
+def test_karpathy__rejects_an_image_without_captions(tmp_path: Path) -> None:
     bare = {"filename": "bare.jpg", "split": "test", "sentences": []}
     blank = {"filename": "blank.jpg", "split": "test", "sentences": [{"raw": ""}]}
     path = write(touch(tmp_path, "val2014/test.jpg") / "d.json", {"images": [bare, *KARPATHY["images"], blank]})
@@ -227,7 +227,7 @@ def test_karpathy__rejects_a_picture_without_captions(tmp_path: Path) -> None:
     ]
 
 
-def test_flickr8k__gives_the_pictures_of_the_test_list(tmp_path: Path) -> None:
+def test_flickr8k__gives_the_images_of_the_test_list(tmp_path: Path) -> None:
     path = write(touch(tmp_path, "Flicker8k_Dataset/b.jpg") / "Flickr8k.token.txt", TOKEN)
     write(tmp_path / "Flickr_8k.testImages.txt", "b.jpg\r\nc.jpg\n\n")
     write(tmp_path / "Flickr_8k.devImages.txt", "a.jpg\n")
@@ -249,7 +249,7 @@ def test_flickr8k__asks_for_its_list(tmp_path: Path) -> None:
         read(path, "val")
 
 
-def test_flickr30k_token__gives_all_pictures(tmp_path: Path) -> None:
+def test_flickr30k_token__gives_all_images(tmp_path: Path) -> None:
     path = write(touch(tmp_path, "flickr30k-images/a.jpg") / "results_20130124.token", "\ufeff" + TOKEN)
     found = read(path)
     assert (found.name, found.root) == ("results_20130124", tmp_path / "flickr30k-images")
@@ -259,18 +259,18 @@ def test_flickr30k_token__gives_all_pictures(tmp_path: Path) -> None:
 
 
 def test_token__rejects_lines_that_are_no_pairs(tmp_path: Path) -> None:
-    lines = TOKEN + "\nb.jpg\tno number\nb.jpg#1 no tab\nb.jpg#2\t \n#3\tno picture\n"
+    lines = TOKEN + "\nb.jpg\tno number\nb.jpg#1 no tab\nb.jpg#2\t \n#3\tno image\n"
     path = write(touch(tmp_path, "a.jpg") / "x.token", lines)
     assert rejected(read(path)) == [
         (5, "not picture#number<TAB>caption", "b.jpg\tno number"),
         (6, "not picture#number<TAB>caption", "b.jpg#1 no tab"),
         (7, "empty caption", "b.jpg#2\t "),
-        (8, "empty image path", "#3\tno picture"),
+        (8, "empty image path", "#3\tno image"),
     ]
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_flickr30k_table__gives_all_pictures_and_rejects_the_line_without_a_bar(tmp_path: Path, newline: str) -> None:
+def test_flickr30k_table__gives_all_images_and_rejects_the_line_without_a_bar(tmp_path: Path, newline: str) -> None:
     path = touch(tmp_path, "flickr30k_images/a.jpg") / "results.csv"
     path.write_bytes(TABLE.replace("\n", newline).encode())
     found = read(path)
@@ -290,7 +290,7 @@ def test_manifest__is_what_is_nothing_else(tmp_path: Path) -> None:
         read(path, "test")
 
 
-def test_caption_set__must_have_a_picture_somewhere(tmp_path: Path) -> None:
+def test_caption_set__must_have_an_image_somewhere(tmp_path: Path) -> None:
     path = write(tmp_path / "annotations" / "captions_val2017.json", COCO)
     with pytest.raises(ProtoRKDError, match=r"got none of 2 there, for instance no 005\.jpg\. Pass --image-root") as e:
         read(path)
@@ -329,9 +329,7 @@ def retrieval_set(argument: object) -> RetrievalSet:
     return read_retrieval_set(str(argument), form=FORM, file_digests=FileDigests(None))
 
 
-def test_retrieval_set__groups_the_captions_of_a_picture_and_counts_missing_pictures(
-    coco: Path, tmp_path: Path
-) -> None:
+def test_retrieval_set__groups_the_captions_of_an_image_and_counts_missing_images(coco: Path, tmp_path: Path) -> None:
     (coco / "val2017" / "009.jpg").unlink()
     found = retrieval_set(coco)
     assert found.name == "coco2017_val2017"
@@ -342,10 +340,10 @@ def test_retrieval_set__groups_the_captions_of_a_picture_and_counts_missing_pict
 
 
 def test_retrieval_set__has_one_identity_in_every_format(coco: Path) -> None:
-    pictures = coco / "val2017"
-    flickr = write(pictures / "x.token", "".join(f"{image}#0\t{caption}\n" for image, caption in COCO_PAIRS))
+    images = coco / "val2017"
+    flickr = write(images / "x.token", "".join(f"{image}#0\t{caption}\n" for image, caption in COCO_PAIRS))
     rows = "".join(f"{image}\t{caption}\n" for image, caption in COCO_PAIRS)
-    manifest = write(pictures / "pairs.tsv", f"filepath\ttitle\n{rows}")
+    manifest = write(images / "pairs.tsv", f"filepath\ttitle\n{rows}")
     arguments = (coco, f"own={coco}#val2017", flickr, f"{flickr}#all", manifest)
     digests = {retrieval_digest(retrieval_set(argument)) for argument in arguments}
     assert len(digests) == 1

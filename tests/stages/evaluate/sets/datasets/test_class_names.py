@@ -16,7 +16,7 @@ from stages.evaluate.sets.prompts import SET_TEMPLATES, TEMPLATES, fill, templat
 
 @pytest.fixture(scope="session")
 def synsets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ImageNet with an empty picture in each of 1,000 classes; to be read only."""
+    """ImageNet with an empty image in each of 1,000 classes; to be read only."""
     root = tmp_path_factory.mktemp("synsets")
     for number in range(1000):
         folder = root / f"imagenet/val/n{number:08d}"

@@ -24,7 +24,7 @@ from set_miniatures import (
 )
 
 from data_schemas.errors import ProtoRKDError
-from stages.evaluate.sets.datasets import KNOWN_SETS, PackedPictures, find_sets
+from stages.evaluate.sets.datasets import KNOWN_SETS, PackedImages, find_sets
 from stages.evaluate.sets.image_folder import ImageFolder
 
 
@@ -102,7 +102,7 @@ def test_find_sets__reads_numbered_birds_without_the_empty_classes(
     with caplog.at_level("INFO", logger="protorkd"):
         found = find_one(tmp_path, "birdsnap")
     assert found.class_names == ("Coopers Hawk", "Northern Goshawk", "Blue headed Vireo")
-    assert "1 of 4 classes have no pictures and are left out" in caplog.text
+    assert "1 of 4 classes have no images and are left out" in caplog.text
 
 
 def test_find_sets__reads_the_first_test_list_of_ucf101(tmp_path: Path) -> None:
@@ -115,12 +115,12 @@ def test_find_sets__reads_the_first_test_list_of_ucf101(tmp_path: Path) -> None:
     assert found.test.images == ("testlist01/ApplyEyeMakeup/a.jpg", "testlist01/YoYo/a.jpg")
 
 
-def test_find_sets__says_that_videos_must_become_pictures(tmp_path: Path) -> None:
+def test_find_sets__says_that_videos_must_become_images(tmp_path: Path) -> None:
     (tmp_path / "UCF-101/YoYo").mkdir(parents=True)
-    assert "UCF101 must be there as pictures; got videos" in find_none(tmp_path, "ucf101").reason
+    assert "UCF101 must be there as images; got videos" in find_none(tmp_path, "ucf101").reason
 
 
-def test_find_sets__goes_through_the_catalogue_and_other_sets_with_test_pictures(tmp_path: Path) -> None:
+def test_find_sets__goes_through_the_catalogue_and_other_sets_with_test_images(tmp_path: Path) -> None:
     class_folders(tmp_path / "holidays/test", sea=0, hills=1)
     class_folders(tmp_path / "no splits", cat=0)
     class_folders(tmp_path / "coco2017", val2017=0)
@@ -143,7 +143,7 @@ def test_find_sets__takes_any_folder_that_is_named(tmp_path: Path) -> None:
     assert (found.splits, found.class_names, found.mean_per_class) == (("test",), ("cat", "dog"), False)
     class_folders(tmp_path / "pets" / "train", cat=0, dog=1)
     class_folders(tmp_path / "pets" / "test", cat=0)
-    assert "got no test pictures of 'dog'" in find_none(tmp_path, "pets").reason
+    assert "got no test images of 'dog'" in find_none(tmp_path, "pets").reason
     assert find_one(tmp_path, "pets", splits=("test",)).class_names == ("cat",)
 
 
@@ -192,15 +192,15 @@ HALVES = [
     ("cifar100", "cifar-100-python/meta", "meta must be there"),
     ("stl10", "stl10_binary/train_y.bin", r"train_y\.bin must be there"),
     ("dtd", "dtd/dtd/labels/val1.txt", r"val1\.txt must be there"),
-    ("eurosat", "eurosat/2750/Forest/a.jpg", "2750/Forest must hold pictures; got none"),
+    ("eurosat", "eurosat/2750/Forest/a.jpg", "2750/Forest must hold images; got none"),
     ("fgvc_aircraft", "fgvc-aircraft-2013b/data/images/21.jpg", "got 1 missing"),
     ("food101", "food-101/meta/test.json", r"test\.json must be there"),
     ("mnist", "MNIST/raw/t10k-labels-idx1-ubyte", "t10k-labels-idx1-ubyte must be there"),
     ("oxford_iiit_pet", "oxford-iiit-pet/annotations/trainval.txt", r"trainval\.txt must be there"),
-    ("rendered_sst2", "rendered-sst2/test/positive/a.png", "test/positive must hold pictures"),
-    ("caltech101", "caltech101/101_ObjectCategories/accordion/image_0001.jpg", "accordion must hold pictures"),
+    ("rendered_sst2", "rendered-sst2/test/positive/a.png", "test/positive must hold images"),
+    ("caltech101", "caltech101/101_ObjectCategories/accordion/image_0001.jpg", "accordion must hold images"),
     ("sun397", "SUN397/ClassName.txt", r"ClassName\.txt must be there"),
-    ("country211", "country211/test/DE/a.jpg", "test/DE must hold pictures"),
+    ("country211", "country211/test/DE/a.jpg", "test/DE must hold images"),
 ]
 
 
@@ -236,4 +236,4 @@ def test_find_sets__says_that_a_list_is_of_another_form(name: str, file: str, co
 def test_find_sets__falls_back_on_a_layout_that_is_whole(tmp_path: Path) -> None:
     make_cifar10(tmp_path)
     (tmp_path / "cifar10/test/cat").mkdir(parents=True)
-    assert isinstance(find_one(tmp_path, "cifar10").test, PackedPictures)
+    assert isinstance(find_one(tmp_path, "cifar10").test, PackedImages)

@@ -1,4 +1,4 @@
-"""Packed pictures are unpacked once, by content, without running what a pickle holds."""
+"""Packed images are unpacked once, by content, without running what a pickle holds."""
 
 import pickle
 import struct
@@ -24,7 +24,7 @@ from data_schemas.errors import ProtoRKDError
 from stages.evaluate.sets.datasets.formats import read_cifar, read_idx, read_pickle
 
 
-def test_unpack__leaves_pictures_that_are_files(tmp_path: Path) -> None:
+def test_unpack__leaves_images_that_are_files(tmp_path: Path) -> None:
     make_dtd(tmp_path)
     found = find_one(tmp_path, "dtd")
     assert folder_of(found, "test", tmp_path / "cache") is found.test
@@ -67,7 +67,7 @@ def test_unpack__goes_by_content_and_not_by_place(tmp_path: Path) -> None:
         ("mnist", "MNIST/raw/t10k-labels-idx1-ubyte", b"\0\0\x08\x01\0\0\0\x03\1\2", "must be an idx file of bytes"),
         ("mnist", "MNIST/raw/t10k-labels-idx1-ubyte", b"\0\0\x08\x01\0\0\0\x02\1\2", "must be the labels of"),
         ("mnist", "MNIST/raw/t10k-labels-idx1-ubyte", b"\0\0\x08\x01\0\0\0\x03\1\2\x0a", "must have labels of 10"),
-        ("stl10", "stl10_binary/test_X.bin", b"few", "must be the pictures of test_y.bin"),
+        ("stl10", "stl10_binary/test_X.bin", b"few", "must be the images of test_y.bin"),
         ("stl10", "stl10_binary/test_y.bin", b"\0\1", "must have labels of 3 classes"),
         ("cifar10", "cifar-10-batches-py/test_batch", b"no pickle", "must be a pickle of plain arrays"),
         ("cifar10", "cifar-10-batches-py/test_batch", pickle.dumps({"data": []}), "must be a batch of CIFAR"),
@@ -100,9 +100,9 @@ def test_read_cifar__takes_what_python_2_wrote(tmp_path: Path) -> None:
         b"\x89T" + struct.pack("<i", pixels.nbytes) + pixels.tobytes() + b"tb"
     )
     (tmp_path / "batch").write_bytes(b"\x80\x02}(U\x04data" + array + b"U\x06labels](K\x05K\x07eu.")
-    pictures, labels = read_cifar((tmp_path / "batch",))
-    assert pictures.shape == (2, 32, 32, 3)
-    np.testing.assert_array_equal(pictures[1, 3, 4], pixels[1].reshape(3, 32, 32)[:, 3, 4])
+    images, labels = read_cifar((tmp_path / "batch",))
+    assert images.shape == (2, 32, 32, 3)
+    np.testing.assert_array_equal(images[1, 3, 4], pixels[1].reshape(3, 32, 32)[:, 3, 4])
     assert labels.tolist() == [5, 7]
 
 

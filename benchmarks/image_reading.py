@@ -1,4 +1,4 @@
-"""Pictures on their way to the student, on one core: from files and from packs, against the PIL pipeline."""
+"""Images on their way to the student, on one core: from files and from packs, against the PIL pipeline."""
 
 import io
 import tempfile
@@ -72,7 +72,7 @@ def _compare(
 
 
 def _compare_left_to_device(images: PackedImageSet, *, num_pairs: int) -> list[Comparison]:
-    """What a reader does for pictures that a GPU resizes, and, where there is one, the whole way to crops there."""
+    """What a reader does for images that a GPU resizes, and, where there is one, the whole way to crops there."""
     crop, numbers = TrainCrop(image_size=IMAGE_SIZE, min_scale=MIN_SCALE), range(len(images.paths))
 
     def resized_here() -> Batch:
@@ -97,12 +97,12 @@ def _compare_left_to_device(images: PackedImageSet, *, num_pairs: int) -> list[C
     if torch.cuda.is_available():
         ways.append(("cut, sent and resized by a GPU", "crops resized by the reader, sent", sent, resized_there))
     crops, cuts = ([each().images.nbytes / 1e6] for each in (resized_here, cut_here))
-    sizes = f"{len(numbers)} pictures of a raw pack, handed over for a GPU to resize"
+    sizes = f"{len(numbers)} images of a raw pack, handed over for a GPU to resize"
     found = [Comparison(sizes, "MB", "their crops", baseline=crops, ours=cuts)]
     for subject, baseline_name, baseline, ours in ways:
         baseline()
         ours()
-        name = f"{len(numbers)} pictures of a raw pack, {subject}"
+        name = f"{len(numbers)} images of a raw pack, {subject}"
         found.append(compare_time(name, baseline_name=baseline_name, baseline=baseline, ours=ours, num_pairs=num_pairs))
     return found
 
@@ -144,9 +144,9 @@ def _jpeg_bytes(images: ImageSet) -> list[bytes]:
 
 
 def _copying(images: PackedImageSet) -> Limit:
-    pictures = [images.open(number) for number in range(len(images.paths))]
-    boxes = [draw_box(picture.size, min_scale=MIN_SCALE, seed=seed) for seed, picture in enumerate(pictures)]
-    crops = [box.cut(picture.pixels(), picture.size) for box, picture in zip(boxes, pictures, strict=True)]
+    opened = [images.open(number) for number in range(len(images.paths))]
+    boxes = [draw_box(image.size, min_scale=MIN_SCALE, seed=seed) for seed, image in enumerate(opened)]
+    crops = [box.cut(image.pixels(), image.size) for box, image in zip(boxes, opened, strict=True)]
 
     def run() -> None:
         for crop in crops:

@@ -15,14 +15,14 @@ from stages.components.images.batch_resize import resize_batch
 from stages.components.images.transforms import Normalize
 from stages.distill import run
 from stages.distill.data.augmentation import AUGMENTATIONS, Augment
-from stages.distill.data.device_pipeline import Prepare, prepares_batches
+from stages.distill.data.device_pipeline import DevicePreprocess, prepares_batches
 
 LIGHT = (*DISTILL, "--augmentation", "light", "--log-every-steps", 1)
 
 
 @pytest.fixture
 def resized(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let a CPU do what a GPU does; and tell how many pictures each batch had that it resized."""
+    """Let a CPU do what a GPU does; and tell how many images each batch had that it resized."""
     sizes_of_batches = []
 
     def resize(pixels: Tensor, sizes: Tensor, *, size: int, interpolation: str) -> Tensor:
@@ -102,7 +102,7 @@ def test_prepare__reads_no_number(augmentation: str) -> None:
     sizes = torch.tensor([[30, 40], [9, 16], [70, 50], [1, 1]])
     pixels = torch.randint(256, (int(sizes.prod(dim=1).sum()), 3), dtype=torch.uint8)
     normalize = Normalize(Preprocessing(image_size=32), torch.device("cpu"))
-    prepare = Prepare(
+    prepare = DevicePreprocess(
         normalize,
         Augment(AUGMENTATIONS[augmentation]),
         lambda pixels, sizes: resize_batch(pixels, sizes, size=32, interpolation="bicubic"),
