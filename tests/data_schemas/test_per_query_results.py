@@ -12,7 +12,7 @@ from data_schemas.per_query_results import KEY_SCHEMA, OUTCOMES_NAME, QueryResul
 CLASSIFIED: dict[str, Any] = {
     "set_name": "pets",
     "task": "zero_shot",
-    "pictures": ["cat/1.jpg", "dog/ü.jpg"],
+    "images": ["cat/1.jpg", "dog/ü.jpg"],
     "measures": {"top1": np.array([1.0, 0.0]), "top5": np.array([1.0, 0.5])},
     "labels": ["cat", "dog"],
     "predicted": ["cat", "cat"],
@@ -20,7 +20,7 @@ CLASSIFIED: dict[str, Any] = {
 RETRIEVED: dict[str, Any] = {
     "set_name": "pairs",
     "task": "text_to_image",
-    "pictures": ["b.jpg", "a.jpg", "b.jpg"],
+    "images": ["b.jpg", "a.jpg", "b.jpg"],
     "queries": ["two", "", "two"],
     "measures": {"rank": np.array([3.0, 1.5, 3.0])},
 }
@@ -72,7 +72,7 @@ def test_outcomes__are_the_same_bytes_each_time(tmp_path: Path) -> None:
 
 def test_outcomes__spell_out_bytes_of_a_name_that_are_no_utf8(tmp_path: Path) -> None:
     name = b"cat/\xff.jpg".decode(errors="surrogateescape")
-    write_outcomes(tmp_path, [QueryResults(**{**CLASSIFIED, "pictures": [name, "b.jpg"]})])
+    write_outcomes(tmp_path, [QueryResults(**{**CLASSIFIED, "images": [name, "b.jpg"]})])
     assert read_outcomes(tmp_path)[0].images == [r"cat/\udcff.jpg", "b.jpg"]
 
 
@@ -84,7 +84,7 @@ def test_outcomes__spell_out_bytes_of_a_name_that_are_no_utf8(tmp_path: Path) ->
         ({"measures": {"top1": np.array([1, np.nan])}}, r"top1 of pets/zero_shot must be finite; got nan\."),
         ({"measures": {"label": np.ones(2)}}, r"A measure must not be called .* got label\."),
         ({"measures": {}}, "must have rows and measures"),
-        ({"pictures": []}, "must have rows and measures"),
+        ({"images": []}, "must have rows and measures"),
     ],
 )
 def test_outcomes__refuse_columns_that_do_not_fit(change: dict[str, Any], message: str) -> None:

@@ -85,7 +85,7 @@ def test_evaluate__writes_a_report_and_a_page_with_images(
     page = (folder / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") > 100
     assert image_pairs.captions[0] in page
-    assert f"<dt>Images embedded in</dt><dd>{report['student']['precision']}</dd>" in page
+    assert f"<dt>Pictures embedded in</dt><dd>{report['student']['precision']}</dd>" in page
     assert run_cli.run("verify").exit_code == 0
 
 

@@ -155,7 +155,7 @@ def test_compare_outcomes__swaps_signs_with_the_students() -> None:
     ("changes", "message"),
     [
         (
-            {"pictures": ["a.jpg", "cat/1.jpg", "b.jpg"]},
+            {"images": ["a.jpg", "cat/1.jpg", "b.jpg"]},
             r"same images and captions of pets/zero_shot .* got 2 in the first alone, first 'cat/2.jpg' "
             r"and 2 in the second alone, first 'a.jpg'\. Evaluate",
         ),

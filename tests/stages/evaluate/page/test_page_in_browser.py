@@ -102,8 +102,8 @@ def test_page__has_text_and_height_in_every_section(browser: Any, html: str, tmp
     sections = opened.page.locator("main > section").all()
     headings = [section.locator("h2").inner_text() for section in sections]
     assert headings == [
-        *("1 task failed", "Retrieval", "Classification", "Analysis", "Over the checkpoints", "test in images"),
-        *("discs in images", "Prototypes, in images of test", "Overlap with the training images"),
+        *("1 task failed", "Retrieval", "Classification", "Analysis", "Over the checkpoints", "test in pictures"),
+        *("discs in pictures", "Prototypes, in pictures of test", "Overlap with the training pictures"),
     ]
     for section in sections:
         assert len(section.inner_text()) > 40

@@ -336,8 +336,8 @@ def full_page(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_page__has_its_sections_in_order(full_page: str) -> None:
     headings = [
         *("1 task failed", "1 set not found", "Retrieval", "Classification", "Analysis", "Over the checkpoints"),
-        *("test in images", "Captions that hit", "Captions that miss", "Captions, and the images they find"),
-        *("Images, and the captions they find", "discs in images", "Accuracy of each class"),
+        *("test in pictures", "Captions that hit", "Captions that miss", "Captions, and the images they find"),
+        *("Images, and the captions they find", "discs in pictures", "Accuracy of each class"),
         *("What the worst classes are taken for", "Prototypes, in images of test", "Overlap with the training"),
         "All measures",
     ]
@@ -362,14 +362,14 @@ def test_page__shows_prototypes_maps_and_copies(full_page: str) -> None:
 
 def test_page__shows_no_section_without_content() -> None:
     text = words(render_page({**REPORT, "sets": [], "metrics": {}}, [], sheets={"test": ()}, overlaps={"test": ()}))
-    for heading in ("Retrieval", "Analysis", "Over the checkpoints", "Prototypes", "Overlap", "in images"):
+    for heading in ("Retrieval", "Analysis", "Over the checkpoints", "Prototypes", "Overlap", "in pictures"):
         assert heading not in text
 
 
 def test_page__counts_images_that_have_vanished(image: str) -> None:
     own = FoundImage(stand_in(), "two dogs", "gone.jpg", 0.3, is_true=True)
     html = render_page(REPORT, [Gallery("test", caption_hits=(CaptionQuery("two dogs", own, 1, (own,)),))])
-    assert "In 2 places a grey square stands for an image that could no longer be read" in words(html)
+    assert "In 2 places a grey square stands for a picture that could no longer be read" in words(html)
     assert Page(html).all("img")[0]["alt"] == "no longer readable: two dogs"
     assert "grey square" not in words(render_page(REPORT, some_galleries(image)))
 
