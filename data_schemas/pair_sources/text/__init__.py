@@ -1,1 +1,1 @@
-"""Read pairs from tables of text: TSV, CSV and JSON lines, whatever their quoting."""
+"""Read pairs from tables of text (TSV, CSV) in any quoting."""
