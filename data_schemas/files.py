@@ -1,4 +1,4 @@
-"""Write whole files or none, and hash files: the only code in this project that writes to disk."""
+"""Write whole files or none, and hash files: the way in which this project writes to disk."""
 
 import contextlib
 import errno

@@ -1,1 +1,1 @@
-"""Make the commands of stages, and those about artifacts."""
+"""Make the commands of stages, and the commands about artifacts."""

@@ -8,7 +8,6 @@
 4. A damaged artifact is turned back into a draft, and what is whole in it is kept.
 5. The lock of a run names the artifacts that it reads, also those that it made or found on its way; ``gc`` leaves them.
 
-Files under ``logs/`` hold times, and are left out of the digest. What a run has just written is not read again to be
-proven: its hash was taken when it was committed. Digests of files outside are remembered by place, inode, size and
-times.
+Files under ``logs/`` hold times, and are left out of the digest. A run's own output is not read again to verify it: its
+hash was taken at the commit. Digests of files outside are remembered by place, inode, size and times.
 """
