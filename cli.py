@@ -30,7 +30,7 @@ from stages.search.command import search
 
 
 class _Commands(click.Group):
-    """Turns the project's own errors, Ctrl-C and SIGTERM into a line on stderr and exit status 1."""
+    """The group of all commands: turns our own errors, Ctrl-C and SIGTERM into a line on stderr and exit status 1."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         with command_signals():
@@ -106,7 +106,7 @@ for _command in (gather_cc, run, compare, search, status, verify, gc, completion
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command line; the console script's entry point."""
     cli(prog_name="protorkd")
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from stages.components.student.encoder import StudentEncoder
 
-# Made below, as those of all other stages; named here for those who read and for type checkers.
+# Made below, like the functions of all other stages; named here for readers and type checkers.
 encode_teacher: Callable[..., StageResult]
 pack: Callable[..., StageResult]
 prototypes: Callable[..., StageResult]
@@ -45,12 +45,12 @@ Reference = str | os.PathLike[str] | None
 
 @dataclass(frozen=True)
 class CachedEmbeddings:
-    """What ``encode_teacher`` made.
+    """Embeddings, captions and pairs of an artifact of ``encode_teacher``.
 
     Args:
-        captions: the distinct ones; row k's embedding is row k.
-        embeddings: (captions, dim), read from disk where it is indexed; ``embeddings[:]`` is a numpy array.
-        pairs: manifest_row, image and caption_row, one row a pair; label where there are labels.
+        captions: The distinct captions; row k's embedding is row k.
+        embeddings: Array of shape (captions, dim), read from disk when indexed; ``embeddings[:]`` is a numpy array.
+        pairs: One row a pair: manifest_row, image and caption_row; label where there are labels.
     """
 
     captions: "pa.Array"
@@ -62,8 +62,8 @@ def load_embeddings(reference: Reference = None, *, store: Reference = None) -> 
     """Open the captions' embeddings of an artifact of ``encode_teacher``.
 
     Args:
-        reference: the artifact; None for the newest.
-        store: folder of all artifacts. Default: what PROTORKD_STORE says, or store.
+        reference: The artifact; None takes the newest.
+        store: Folder of all artifacts. Default: what PROTORKD_STORE says, or store.
 
     Raises:
         ProtoRKDError: there is no such artifact, or it is damaged.
@@ -83,10 +83,10 @@ def load_student(
     """Open a student of ``distill``, to embed images with it.
 
     Args:
-        reference: the artifact; None for the newest.
-        store: folder of all artifacts. Default: what PROTORKD_STORE says, or store.
-        epoch: take the weights that were kept after this epoch; None takes those that it ended with.
-        device: where it computes: auto, cpu, cuda, ...; a GPU becomes the one that torch takes where none is named.
+        reference: The artifact; None takes the newest.
+        store: Folder of all artifacts. Default: what PROTORKD_STORE says, or store.
+        epoch: Load the weights kept after this epoch; None takes the last ones.
+        device: Where to compute: auto, cpu, cuda, ...; a GPU without a number is the one that torch takes.
 
     Raises:
         ProtoRKDError: there is no such artifact or epoch, or it is damaged.
@@ -101,9 +101,9 @@ def load_model(folder: str | os.PathLike[str], *, device: str | None = None, tru
     """Open what ``export`` made, as a SentenceTransformer, whose ``encode`` takes captions or PIL images.
 
     Args:
-        folder: an artifact's folder, a copy of one, or the name of one on the model hub; no code of it runs.
-        device: where it computes; None takes a GPU where there is one.
-        trust_remote_code: let code that came with the teacher run.
+        folder: An artifact's folder, a copy of one, or its name on the model hub; no code in it runs.
+        device: Where to compute; None takes a GPU where there is one.
+        trust_remote_code: Let code that came with the teacher run.
 
     Raises:
         ProtoRKDError: it is no such export, or cannot be loaded.

@@ -1,1 +1,1 @@
-"""What lies on disk, as types. Imports nothing of ours, and never torch."""
+"""Types for everything that lies on disk. Imports nothing of ours, and never torch."""

@@ -21,9 +21,9 @@ class InputRecord:
     """One input, as a fingerprint saw it.
 
     Args:
-        digest: hash of the input's content.
-        location: where it lay; for people and for later stages, never hashed.
-        parts: digests of its parts (a teacher's files, say), so that a change can be named.
+        digest: Hash of the input's content.
+        location: Where the input lay; for people and later stages, never hashed.
+        parts: Digests of the input's parts (a teacher's files, say), so that a change can be named.
     """
 
     digest: str
@@ -33,11 +33,11 @@ class InputRecord:
 
 @dataclass(frozen=True)
 class Request:
-    """How a run's inputs were named, so that the same can be asked for again.
+    """How a run's inputs were named, so that the same run can be asked for again.
 
     Args:
-        folder: where the command ran; relative names start from there.
-        inputs: by field of the stage's inputs, as given.
+        folder: Where the command ran; relative names start from there.
+        inputs: What the user gave, by field of the stage's inputs.
     """
 
     folder: str
@@ -49,20 +49,20 @@ class ArtifactRecord:
     """The commit record of an artifact, written last: a folder without it is not an artifact.
 
     Args:
-        stage: name of the stage that made it.
-        version: that stage's version.
-        fingerprint: hash of what was asked for: stage, version, parameters and the inputs' digests.
-        digest: root hash over `digested_files`.
-        params: resolved parameters, defaults included.
-        inputs: name to what it was.
-        files: every file of the artifact but this record.
-        counts: what was made, and what was dropped and why.
-        metrics: measures, flat; empty but for stages that measure.
-        uses: digests of the artifacts that it read on the way, beside its inputs.
-        created: when, in UTC, ISO 8601; not hashed.
-        environment: library versions and device; not hashed.
-        request: how the inputs were named; not hashed. None for what a stage made on its way.
-        seconds: how long the work took; not hashed. 0 where that is not known, as of what was made in several runs.
+        stage: Name of the stage that made the artifact.
+        version: Version of that stage.
+        fingerprint: Hash of what was asked for: stage, version, parameters and the inputs' digests.
+        digest: Root hash over `digested_files`.
+        params: Resolved parameters, defaults included.
+        inputs: Each input, by name.
+        files: Every file of the artifact except this record.
+        counts: What was made, and what was dropped and why.
+        metrics: Measures by name; empty unless the stage measures.
+        uses: Digests of the artifacts that the run read besides its inputs.
+        created: Time of the commit in UTC, ISO 8601; not hashed.
+        environment: Library versions and device; not hashed.
+        request: How the inputs were named; not hashed. None for what another stage asked for.
+        seconds: How long the work took; not hashed. 0 where that is unknown, as for work spread over several runs.
     """
 
     stage: str
@@ -88,7 +88,7 @@ class ArtifactRecord:
 
     @property
     def digested_files(self) -> tuple[FileEntry, ...]:
-        """The outputs: all files but the logs and the journal, which tell when and in how many runs they were made."""
+        """The outputs: all files except logs and journal, which tell when and in how many runs they were made."""
         return tuple(
             file for file in self.files if file.path != JOURNAL_NAME and not file.path.startswith(f"{LOG_FOLDER}/")
         )
@@ -97,11 +97,11 @@ class ArtifactRecord:
         """Name each file under ``root`` that is not what the record says, with what is wrong.
 
         Args:
-            root: the artifact's folder.
-            read: compare every byte; else sizes alone.
+            root: The artifact's folder.
+            read: Compare every byte; otherwise only sizes.
         """
-        found = {file.path: file.problem(root, read=read) for file in self.files}
-        return {path: problem for path, problem in found.items() if problem}
+        problems = {file.path: file.problem(root, read=read) for file in self.files}
+        return {path: problem for path, problem in problems.items() if problem}
 
     def write(self, root: Path) -> None:
         """Write the record into the artifact's folder, as the last of its files."""
@@ -123,8 +123,8 @@ class ArtifactRecord:
         """Build the record from the JSON that `write` writes.
 
         Args:
-            values: the parsed JSON.
-            source: where it lies, for messages.
+            values: The parsed JSON.
+            source: Path of the file, for messages.
 
         Raises:
             ProtoRKDError: it is damaged, or of a newer kind.
@@ -150,5 +150,5 @@ class ArtifactRecord:
 
 
 def _checksum(values: dict[str, Any]) -> str:
-    """Hash of the record's own values, so that `verify` finds an altered record too."""
+    """Hash the record's own values, so that `verify` finds an altered record too."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What lies beside the embeddings of images: which image has which row, and what embedded them."""
+"""The files beside the embeddings of images: which image has which row, and what embedded them."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,14 +26,14 @@ IMAGES_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class EmbedConfig:
-    """What ``embed.json`` holds.
+    """The content of ``embed.json``: the student and settings that embedded the images.
 
     Args:
-        student: its ``student.json``, the teacher's identity and recipe among it.
-        weights_sha256: of the weights that embedded.
+        student: The student's ``student.json``, which holds the teacher's identity and recipe.
+        weights_sha256: SHA-256 of the weights that embedded the images.
         checkpoint: ``last``, or ``epoch_3``.
-        precision: that the backbone ran in: fp32, bf16 or fp16.
-        normalized: whether embeddings were scaled to unit length.
+        precision: Precision that the backbone ran in: fp32, bf16 or fp16.
+        normalized: Whether embeddings were scaled to unit length.
     """
 
     student: dict[str, Any]

@@ -19,14 +19,14 @@ CAPTION_KIND = "protorkd teacher embeddings"
 IMAGE_KIND = "protorkd picture embeddings"
 _MADE_BY = {CAPTION_KIND: "encode-teacher", IMAGE_KIND: "embed"}
 _CHUNK_ROWS = 256
-# Without it zarr makes a task of each inner chunk, which takes longer than the chunk.
+# Otherwise zarr makes a task of each inner chunk, which takes longer than the chunk itself.
 _ONE_TASK_A_SHARD = {"codec_pipeline.batch_size": 1 << 16}
 _CRC_BYTES = 4  # a CRC-32C ends each chunk, and the index at the end of a shard
 _INDEX_DTYPE = np.dtype("<u8")  # where each chunk begins and how long it is
 
 
 def stored_bytes(rows: int, dim: int, dtype: str) -> int:
-    """About how many bytes an array takes on disk: whole chunks, each with its checksum and its place."""
+    """Estimate how many bytes an array takes on disk: whole chunks, each with its checksum and its index entry."""
     chunks = -(-rows // _CHUNK_ROWS)
     chunk = _CHUNK_ROWS * dim * np.dtype(dtype).itemsize + _CRC_BYTES + 2 * _INDEX_DTYPE.itemsize
     return chunks * chunk
@@ -37,9 +37,9 @@ class Shard:
     """Rows ``start`` to ``stop`` of the array, in one file.
 
     Args:
-        path: of the file, relative to the artifact's folder.
-        start: first row.
-        stop: row after the last.
+        path: Path of the file, relative to the artifact's folder.
+        start: First row.
+        stop: Row after the last.
     """
 
     path: str
@@ -50,8 +50,8 @@ class Shard:
 class EmbeddingArray:
     """The array of an artifact, written and read by whole shards.
 
-    zarr reads a missing shard as fill values and does not force anything to disk: which shards are whole is for the
-    artifact's journal and record to say. Each inner chunk ends in a CRC-32C, so altered bytes fail to read.
+    zarr reads a missing shard as fill values and does not force anything to disk: the artifact's journal and record say
+    which shards are whole. Each inner chunk ends in a CRC-32C, so altered bytes fail to read.
 
     Shapes:
         array: (rows, dim), float16 or float32; row k belongs to the caption, or the image, of row k.
@@ -70,15 +70,15 @@ class EmbeddingArray:
     def create(
         cls, root: Path, *, rows: int, dim: int, dtype: str, shard_rows: int, kind: str = CAPTION_KIND
     ) -> "EmbeddingArray":
-        """Write the array's metadata into the folder ``root``; shard files that lie there stay.
+        """Write the array's metadata into the folder ``root``; shard files that already lie there stay.
 
         Args:
-            root: the artifact's folder.
-            rows: number of distinct captions or images.
-            dim: width of an embedding.
+            root: The artifact's folder.
+            rows: Number of distinct captions or images.
+            dim: Width of an embedding.
             dtype: "float16" or "float32".
-            shard_rows: rows in one shard file, a multiple of 256.
-            kind: `CAPTION_KIND`, or `IMAGE_KIND` for what a student makes of images.
+            shard_rows: Rows in one shard file, a multiple of 256.
+            kind: `CAPTION_KIND`, or `IMAGE_KIND` for a student's embeddings of images.
 
         Raises:
             ProtoRKDError: the disk is full or the folder cannot be written.
@@ -134,11 +134,11 @@ class EmbeddingArray:
 
     @property
     def dtype(self) -> "np.dtype[Any]":
-        """Of the stored numbers."""
+        """Type of the stored numbers."""
         return np.dtype(self._array.dtype)
 
     def shards(self) -> Iterator[Shard]:
-        """All shards, in row order."""
+        """Yield all shards, in row order."""
         shard_rows = (self._array.shards or self._array.chunks)[0]
         for number, start in enumerate(range(0, self.rows, shard_rows)):
             path = f"{ARRAY_NAME}/c/{number}/0"
@@ -155,7 +155,7 @@ class EmbeddingArray:
         """
         path = self._root / shard.path
         try:
-            path.unlink(missing_ok=True)  # zarr reads what stands there, and fails where that is torn
+            path.unlink(missing_ok=True)  # zarr would read the old shard first, and fail if it is torn
             with zarr.config.set(_ONE_TASK_A_SHARD):
                 self._array[shard.start : shard.stop] = values
             fsync(path)
@@ -180,15 +180,17 @@ class EmbeddingArray:
         return values
 
     def decode(self, shard: Shard, data: bytes, *, out: NDArray[Any]) -> None:
-        """Take a shard's rows out of the bytes of its file; zarr's own way asks for every chunk by itself.
+        """Decode a shard's rows from the bytes of its file.
+
+        Reading through zarr would ask for each chunk separately.
 
         Args:
-            shard: which one.
-            data: of the whole file, known to be as they were written: the chunks' own checksums are passed over.
-            out: where the rows go.
+            shard: The shard to decode.
+            data: The whole file, already verified: the chunks' own checksums are not checked again.
+            out: Array that receives the rows.
 
         Raises:
-            ProtoRKDError: the bytes are not laid out as `write` has zarr lay them out.
+            ProtoRKDError: the bytes do not have the layout that `write` produces.
 
         Shapes:
             out: (stop - start, dim), the array's dtype.

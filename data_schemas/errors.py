@@ -12,15 +12,15 @@ class ProtoRKDError(Exception):
 
 
 class StopRequestedError(ProtoRKDError):
-    """The user asked for an end, by Ctrl-C or a polite kill, and what was whole by then is kept: begin nothing more."""
+    """The user asked to stop, by Ctrl-C or SIGTERM: begin nothing more. What was whole by then is kept."""
 
 
 class PartialError(ProtoRKDError):
     """A stage did a part of its work and could not do the rest; there is no artifact, but the part can be looked at.
 
     Args:
-        message: as of any such error.
-        found: what ``--json`` prints of the part.
+        message: Text of the error, in the form that `ProtoRKDError` describes.
+        found: What ``--json`` prints of the part.
     """
 
     def __init__(self, message: str, found: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The report of an evaluation on disk, in JSON: what was measured on which set, how sure that is, and what failed.
 
-Metrics are called ``<set>/<task>/<measure>``, those of retrieval ``<set>/<measure>``, such as
+Metrics are called ``<set>/<task>/<measure>``, or ``<set>/<measure>`` for retrieval, such as
 ``test/text_to_image/recall@10``; accuracies and recalls are percentages from 0 to 100, ranks count from 1.
 
 The report:
@@ -8,7 +8,7 @@ The report:
         ``precision`` that it embedded the images in.
     teacher: ``name``, ``identity``, ``dim`` and ``recipe``.
     sets: an entry for each set and task of the last checkpoint.
-    metrics: those of the last checkpoint, by their names.
+    metrics: all metrics of the last checkpoint, by name.
     checkpoints: ``name``, ``epoch`` (null where unknown) and ``metrics`` of each, in order of epoch.
     failures: ``name`` (of the set), ``task``, ``checkpoint`` and ``reason`` of each task that could not be done.
     absent: ``name``, ``places`` and ``reason`` of each set that was looked for and is not there.
@@ -17,8 +17,8 @@ The report:
         ``training``, ``exact`` and ``distance``.
 
 An entry:
-    name, task: of the set; retrieval, zero_shot, knn, ...
-    num_images or num_pairs: how many images, or pairs of captions, were measured; other sizes are ``num_x``, too.
+    name, task: name of the set; retrieval, zero_shot, knn, ...
+    num_images or num_pairs: how many images, or pairs of captions, were measured; other sizes are also ``num_x``.
     rejected, first_rejected: how many images or rows were left out, and the first of them with its reason.
     metrics: measure to value.
     intervals: measure to ``low`` and ``high`` (95 %) and ``num_pictures`` (or ``num_pairs``), where a measure has one.
@@ -59,14 +59,14 @@ def write_report(root: Path, report: dict[str, Any]) -> None:
     """Write ``report.json`` into an artifact's folder.
 
     Args:
-        root: the artifact's folder.
-        report: as above; the schema's version is added.
+        root: The artifact's folder.
+        report: The report as described above; the schema's version is added.
     """
     write_json(root / REPORT_NAME, {"schema_version": SCHEMA_VERSION, **report})
 
 
 def read_report(root: Path) -> dict[str, Any]:
-    """Read ``report.json`` from an artifact's folder; one of version 1 gets the keys that it lacks.
+    """Read ``report.json`` from an artifact's folder, and fill in the keys that a report of version 1 lacks.
 
     Raises:
         ProtoRKDError: it is missing, damaged or of a newer kind.
@@ -86,18 +86,18 @@ def read_report(root: Path) -> dict[str, Any]:
 
 
 def interval_size(interval: Mapping[str, float]) -> int:
-    """How many images, or pairs of captions, an interval rests on."""
+    """Return how many images, or pairs of captions, an interval rests on."""
     return int(interval.get("num_pictures", interval.get("num_pairs", 0)))
 
 
 def metric_prefix(entry: Mapping[str, Any]) -> str:
-    """What the names of an entry's metrics begin with: ``cifar10/zero_shot``, and for retrieval the set alone."""
+    """Return the prefix of an entry's metrics: ``cifar10/zero_shot``, or for retrieval the set alone."""
     name = str(entry["name"])
     return name if entry["task"] == RETRIEVAL else f"{name}/{entry['task']}"
 
 
 def _filled_in(report: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 told of one checkpoint, without intervals, failures and overlap."""
+    """Fill in what version 1 lacked: it told of one checkpoint, without intervals, failures and overlap."""
     filled = {
         "checkpoints": [{"name": LAST, "epoch": None, "metrics": report.get("metrics", {})}],
         **{key: [] for key in ("failures", "absent", "overlap")},

@@ -1,4 +1,4 @@
-"""Whole files or none: the one way in which this project writes to disk, and how it hashes what is there."""
+"""Write whole files or none, and hash files: the way in which this project writes to disk."""
 
 import contextlib
 import errno
@@ -24,9 +24,9 @@ class FileEntry:
     """One file of an artifact, as its record lists it.
 
     Args:
-        path: relative to the artifact's folder, with forward slashes.
-        size: in bytes.
-        sha256: of the bytes, in hexadecimal.
+        path: Path relative to the artifact's folder, with forward slashes.
+        size: Size in bytes.
+        sha256: SHA-256 of the bytes, in hexadecimal.
     """
 
     path: str
@@ -43,8 +43,8 @@ class FileEntry:
         """Say what is wrong with the file under ``root``, or None.
 
         Args:
-            root: the artifact's folder.
-            read: compare every byte, not the size alone.
+            root: The artifact's folder.
+            read: Compare every byte, not only the size.
         """
         file = root / self.path
         try:
@@ -61,7 +61,7 @@ class FileEntry:
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -73,7 +73,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write a whole file: temporary name beside it, fsync, rename, fsync of the folder. Makes parent folders.
 
     Raises:
-        ProtoRKDError: the disk is full or the folder cannot be written; what stood there before still stands.
+        ProtoRKDError: the disk is full or the folder cannot be written; the previous file is untouched.
     """
 
     def write(partial: Path) -> None:
@@ -84,12 +84,12 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_atomic_by(path: Path, write: Callable[[Path], object], *, flag: str = "--store") -> None:
-    """Write a whole file through a library that wants a path: ``write`` gets the temporary one.
+    """Write a whole file through a library that wants a path: ``write`` gets the temporary path.
 
     Args:
-        path: the file.
-        write: writes it.
-        flag: what a user names the folder with.
+        path: The file to write.
+        write: Called with the temporary path; writes the content there.
+        flag: Option by which a user names the folder, for messages.
 
     Raises:
         ProtoRKDError: as `write_atomic`.
@@ -122,7 +122,7 @@ def write_unsynced(path: Path, data: bytes) -> None:
 
 
 def allocate(path: Path, size: int) -> None:
-    """Make a file of zeros with room on the disk for all of them: writing to a map of it can then not fail half-way.
+    """Make a file of zeros and reserve its disk space, so that writing to a map of it cannot fail half-way.
 
     Raises:
         ProtoRKDError: the disk is full or the folder cannot be written.
@@ -137,7 +137,7 @@ def allocate(path: Path, size: int) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line to a journal and force it to disk; a torn last line is the reader's to ignore."""
+    """Add one line to a journal and force it to disk; readers ignore a torn last line."""
     try:
         torn = path.exists() and path.stat().st_size > 0 and not _ends_with_newline(path)
         with path.open("ab") as file:
@@ -190,14 +190,14 @@ def fsync(path: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path, *, flag: str = "--store") -> Iterator[None]:
-    """Turn an operating system's refusals to change what is at ``path`` into what a user can do about them.
+    """Turn an operating system's refusals to change ``path`` into what a user can do about them.
 
     Args:
-        path: what is changed.
-        flag: what a user names its folder with.
+        path: The file or folder that is changed.
+        flag: Option by which a user names its folder, for messages.
 
     Raises:
-        ProtoRKDError: instead of an OSError.
+        ProtoRKDError: the operating system raised an OSError.
     """
     try:
         yield
@@ -217,7 +217,7 @@ def disk_error(path: Path, error: OSError, *, flag: str = "--store") -> ProtoRKD
 
 
 def list_files(root: Path) -> list[str]:
-    """Every file below ``root``, relative, with forward slashes, sorted, but for left-overs of killed writes."""
+    """List every file below ``root``, relative, with forward slashes, sorted, without left-overs of killed writes."""
     return sorted(
         path.relative_to(root).as_posix()
         for path in root.rglob("*")

@@ -63,19 +63,19 @@ STATUS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class RowOutcome:
-    """What became of a row.
+    """The outcome of one row: an image that is kept, or the reason why there is none.
 
     Args:
-        row: line of the table in which it begins, from 0; empty lines and a header count.
-        status: of `STATUSES`.
-        reason: a short sentence, one of a fixed few; "" for an image that is kept.
-        detail: what differs from row to row; perhaps "".
-        http_status: the last that came; None if none did.
-        bytes: of the body, decompressed; None if none came whole.
-        width: of the image that is kept, in pixels; None if none is.
-        height: likewise.
-        seconds: from the first request to the end, waits included.
-        sha256: of the file that is kept; None if none is.
+        row: Line of the table in which the row begins, from 0; empty lines and a header count.
+        status: One of `STATUSES`.
+        reason: Short sentence, one of a fixed few; "" for an image that is kept.
+        detail: What differs from row to row; may be "".
+        http_status: Last HTTP status received; None if none was.
+        bytes: Size of the decompressed body; None if none came whole.
+        width: Width of the kept image, in pixels; None if none is kept.
+        height: Height of the kept image, in pixels; None if none is kept.
+        seconds: Time from the first request to the end, waits included.
+        sha256: SHA-256 of the kept file; None if none is kept.
     """
 
     row: int
@@ -91,12 +91,12 @@ class RowOutcome:
 
 
 def image_path(row: int) -> str:
-    """Where a row's image lies, from the folder: at most a thousandth of them in one place."""
+    """Return the path of a row's image, relative to the folder; a thousand subfolders share the images."""
     return f"{row % 1000}/{row}.jpg"
 
 
 def write_block(root: Path, number: int, outcomes: Sequence[RowOutcome]) -> None:
-    """Write what became of some rows, whole or not at all; their images are forced to disk before.
+    """Write the outcomes of some rows, whole or not at all; their images must be on disk before.
 
     Raises:
         ProtoRKDError: the disk is full or the folder cannot be written.
@@ -109,12 +109,12 @@ def write_block(root: Path, number: int, outcomes: Sequence[RowOutcome]) -> None
 
 
 def block_numbers(root: Path) -> list[int]:
-    """List the blocks that stand, in the order in which they were written."""
+    """List the blocks on disk, in the order in which they were written."""
     return sorted(int(path.stem) for path in (root / BLOCKS_FOLDER).glob("[0-9]*.parquet"))
 
 
 def drop_blocks(root: Path, numbers: Iterable[int]) -> None:
-    """Remove blocks, once ``status.parquet`` has what they say."""
+    """Remove blocks whose outcomes ``status.parquet`` holds by now."""
     folder = root / BLOCKS_FOLDER
     with disk_errors(folder, flag="--output"):
         for number in numbers:
@@ -123,14 +123,14 @@ def drop_blocks(root: Path, numbers: Iterable[int]) -> None:
 
 
 def read_outcomes(root: Path, columns: Sequence[str] = OUTCOME_SCHEMA.names) -> pa.Table:
-    """Read what is known of rows, from ``status.parquet`` and the blocks after it; the last word on a row counts.
+    """Read the outcomes in ``status.parquet`` and the blocks after it; the last one of a row counts.
 
     Args:
-        root: the gathered folder.
-        columns: which of `OUTCOME_SCHEMA`; ``row`` is one of them.
+        root: The gathered folder.
+        columns: Columns of `OUTCOME_SCHEMA` to read; must include ``row``.
 
     Returns:
-        By ascending row, each row once.
+        A table by ascending row, each row once.
 
     Raises:
         ProtoRKDError: a file is damaged.
@@ -151,7 +151,7 @@ def read_outcomes(root: Path, columns: Sequence[str] = OUTCOME_SCHEMA.names) -> 
     chosen = pa.array(order[last])
     unsorted = table.columns[::-1]
     del table
-    # One after the other, so that no more than one of them is in memory twice.
+    # One column after the other, so that only one of them at a time is in memory twice.
     return pa.table([unsorted.pop().take(chosen) for _ in schema], schema=schema)
 
 
@@ -168,8 +168,8 @@ def write_status(root: Path, tables: Iterable[pa.Table]) -> None:
     """Write ``status.parquet`` piece by piece.
 
     Args:
-        root: the gathered folder.
-        tables: of `STATUS_SCHEMA`, by ascending row.
+        root: The gathered folder.
+        tables: Pieces of the table, of `STATUS_SCHEMA` and by ascending row.
 
     Raises:
         ProtoRKDError: the disk is full or the folder cannot be written.
@@ -184,10 +184,11 @@ def write_status(root: Path, tables: Iterable[pa.Table]) -> None:
 
 
 def rows_of(table: pa.Table, status: str | None = None) -> NDArray[np.int64]:
-    """Return the rows of a table of outcomes; those of one status alone if it is named."""
-    rows = table["row"] if status is None else table.filter(pc.equal(table["status"].cast(pa.string()), status))["row"]
-    found: NDArray[np.int64] = rows.to_numpy()
-    return found
+    """Return the rows of a table of outcomes, all or those with one status."""
+    if status is not None:
+        table = table.filter(pc.equal(table["status"].cast(pa.string()), status))
+    rows: NDArray[np.int64] = table["row"].to_numpy()
+    return rows
 
 
 def _encode(column: list[object], kind: pa.DataType) -> pa.Array:

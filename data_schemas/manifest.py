@@ -32,10 +32,10 @@ class Rejection:
     """A row that is left out of the pairs.
 
     Args:
-        row: in a text, the line of the file in which it begins, as an editor counts; the header is line 1. Elsewhere
-            the number of the record, from 0, over all files.
-        reason: a short sentence, one of a fixed few.
-        value: the row as it stands in the file, cut to 200 characters.
+        row: In a text file, the line in which the row begins, as an editor counts; the header is line 1. Elsewhere the
+            number of the record, from 0, over all files.
+        reason: Short sentence, one of a fixed few.
+        value: The row as it stands in the file, cut to 200 characters.
     """
 
     row: int
@@ -45,15 +45,15 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The pairs of a manifest in file order, and what was left out.
+    """The pairs of a manifest in file order, and the rows that were left out.
 
     Args:
-        path: the file.
-        table: one pair a row: ``row`` (int64, as in `Rejection`), ``image`` and ``caption`` (large_string, as
-            written, byte for byte); where labels were asked for, also ``label`` (large_string, null where blank).
-        rejections: the rows that are not in the table, in file order.
+        path: Path of the file.
+        table: One pair a row: ``row`` (int64, as in `Rejection`), ``image`` and ``caption`` (large_string, as written,
+            byte for byte); where labels were asked for, also ``label`` (large_string, null where blank).
+        rejections: Rows that are not in the table, in file order.
         quoting: ``csv`` or ``none``, as the file was read.
-        notes: what the reader chose by itself, such as a column of another name, for the log.
+        notes: Choices that the reader made, such as a column of another name, for the log.
     """
 
     path: Path
@@ -73,19 +73,19 @@ def check_rejected(
     max_bad_fraction: float,
     num_excused: int = 0,
 ) -> None:
-    """Stop where nothing is left, or too much is rejected.
+    """Raise if no pairs are left, or too many rows are rejected.
 
     Args:
-        path: of the manifest, for the message.
-        num_pairs: that are left.
-        num_rejected: that are not.
-        reasons: how many for which.
-        first: gives the first few of them.
-        max_bad_fraction: the share that may be rejected.
-        num_excused: of the rejected, those that do not count for it.
+        path: Path of the manifest, for the message.
+        num_pairs: Number of pairs left.
+        num_rejected: Number of rejected rows.
+        reasons: Number of rejected rows by reason.
+        first: Returns the first few rejections.
+        max_bad_fraction: Share of the rows that may be rejected.
+        num_excused: Number of rejected rows that do not count towards that share.
 
     Raises:
-        ProtoRKDError: it is so.
+        ProtoRKDError: there are no pairs, or too many rejected rows.
     """
     num_rows, num_bad = num_pairs + num_rejected, num_rejected - num_excused
     if not num_rows:
@@ -102,7 +102,7 @@ def check_rejected(
 
 
 def is_blank(column: pa.LargeStringArray) -> npt.NDArray[np.bool_]:
-    """Which texts are empty or white space.
+    """Tell which texts are empty or white space.
 
     Shapes:
         returns: (texts,), bool.

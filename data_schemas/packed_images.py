@@ -1,4 +1,4 @@
-"""Packed images on disk: shards of records one behind the other, and beside each the list of what lies where."""
+"""Packed images on disk: shards of consecutive records, and for each shard an index of what lies where."""
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,7 +39,7 @@ INDEX_SCHEMA = pa.schema(
 )
 
 _NUMBERS = ["shard", "offset", "length", "height", "width", "crc32c"]
-_MAX_OPEN = 512  # shards that a process maps at a time: each holds a file open, of which it may have 1,024
+_MAX_OPEN = 512  # mapped shards per process: each holds a file open, and a process may have 1,024
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Record:
     """An image as it is packed.
 
     Args:
-        data: a JPEG file's bytes, or 8-bit RGB by row and column.
-        height: of the upright image, in pixels.
-        width: of the upright image, in pixels.
+        data: A JPEG file's bytes, or 8-bit RGB by row and column.
+        height: Height of the upright image, in pixels.
+        width: Width of the upright image, in pixels.
     """
 
     data: bytes
@@ -58,28 +58,28 @@ class Record:
 
 
 def shard_path(number: int) -> str:
-    """Path of a shard, relative to the artifact's folder."""
+    """Return the path of a shard, relative to the artifact's folder."""
     return f"{SHARD_FOLDER}/{number:06}.bin"
 
 
 def index_path(number: int) -> str:
-    """Path of the list of a shard's records, relative to the artifact's folder."""
+    """Return the path of a shard's index, relative to the artifact's folder."""
     return f"{INDEX_FOLDER}/{number:06}.parquet"
 
 
 def write_config(root: Path, *, format_: str) -> None:
-    """Write into an artifact's folder what all its records are."""
+    """Write ``pack.json``, which names the format of all records, into an artifact's folder."""
     write_json(root / CONFIG_NAME, {"format": format_, "schema_version": SCHEMA_VERSION})
 
 
 def write_shard(root: Path, number: int, images: Sequence[str], records: Iterable[Record | str]) -> None:
-    """Write one shard and its list, each whole.
+    """Write one shard and its index, each whole.
 
     Args:
-        root: the artifact's folder.
-        number: of the shard, from 0.
-        images: paths of the images, as their manifest writes them.
-        records: one a path, or why there is no image; taken one by one, so that none is kept.
+        root: The artifact's folder.
+        number: Number of the shard, from 0.
+        images: Paths of the images, as their manifest writes them.
+        records: For each path its record, or why there is no image; consumed one by one, so that none stays in memory.
 
     Raises:
         ProtoRKDError: the disk is full or the folder cannot be written.
@@ -117,15 +117,15 @@ def _write_records(
 
 
 def read_index(root: Path, columns: list[str] | None = None, *, shard: int | None = None) -> pa.Table:
-    """Read the lists of all shards, in their order, or of one.
+    """Read the indexes of all shards, in their order, or the index of one.
 
     Args:
-        root: the artifact's folder.
-        columns: of `INDEX_SCHEMA`; all by default.
-        shard: the one.
+        root: The artifact's folder.
+        columns: Columns of `INDEX_SCHEMA`; all by default.
+        shard: Number of the only shard to read; None reads all.
 
     Raises:
-        ProtoRKDError: a list is missing or damaged.
+        ProtoRKDError: an index is missing or damaged.
     """
     folder = root / INDEX_FOLDER
     files = sorted(folder.glob("*.parquet")) if shard is None else [root / index_path(shard)]
@@ -139,11 +139,11 @@ def read_index(root: Path, columns: list[str] | None = None, *, shard: int | Non
 class PackedImages:
     """The images of an artifact, for reading.
 
-    Its lists are read, and its shards mapped, when they are first needed: a process is handed the path alone. Processes
-    that are forked share what was read before.
+    Indexes are read, and shards mapped, when they are first needed: pickling passes only the path. Forked processes
+    share what was read before.
 
     Args:
-        root: the artifact's folder.
+        root: The artifact's folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -170,12 +170,12 @@ class PackedImages:
 
     @functools.cached_property
     def paths(self) -> pa.LargeStringArray:
-        """Paths of all images, those that were rejected among them, as their manifest writes them."""
+        """Paths of all images, rejected ones included, as their manifest writes them."""
         return _one_piece(read_index(self.root, ["image"])["image"])
 
     @functools.cached_property
     def reasons(self) -> dict[int, str]:
-        """Why there is no image, by row."""
+        """Reasons why there is no image, by row."""
         reasons = _one_piece(read_index(self.root, ["reason"])["reason"])
         return {row: reasons[row].as_py() for row in np.flatnonzero(reasons.is_valid()).tolist()}
 
@@ -194,18 +194,18 @@ class PackedImages:
         return np.asarray(places.fill_null(ABSENT), dtype=np.int32)
 
     def size(self, row: int) -> tuple[int, int]:
-        """Height and width of an image; zeros where it was rejected."""
+        """Return the height and width of an image; zeros where it was rejected."""
         return int(self._numbers["height"][row]), int(self._numbers["width"][row])
 
     def mean_bytes(self, rows: NDArray[np.int32]) -> float:
-        """Mean length of the records of some rows; 0 of none."""
+        """Return the mean length of the records of some rows; 0 for no rows."""
         return float(self._numbers["length"][rows].mean()) if len(rows) else 0.0
 
     def read(self, row: int) -> NDArray[np.uint8]:
-        """Read an image's record, without a copy, and hold it to its checksum.
+        """Read an image's record, without a copy, and verify its checksum.
 
         Raises:
-            ProtoRKDError: its bytes are not those that were written.
+            ProtoRKDError: its bytes are not as they were written.
 
         Shapes:
             returns: (length,), uint8, read-only.

@@ -1,3 +1,3 @@
-"""The file of an artifact that people open."""
+"""Name of the HTML page of an artifact, for people to open."""
 
 PAGE_NAME = "report.html"

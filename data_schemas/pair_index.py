@@ -1,4 +1,4 @@
-"""The pair index on disk: which image goes with which caption row, and what the captions are, in parquet."""
+"""The pair index on disk, in parquet: the caption row of each image, and the captions themselves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,9 +44,9 @@ def write_pairs(root: Path, table: pa.Table) -> None:
     """Write the pair index into an artifact's folder.
 
     Args:
-        root: the artifact's folder.
-        table: manifest_row, image (as the manifest writes it) and caption_row, one row a pair, in manifest order; where
-            pairs have labels also label, null for those that have none.
+        root: The artifact's folder.
+        table: One row a pair, in manifest order: manifest_row, image (as the manifest writes it) and caption_row; where
+            pairs have labels also label, null where a pair has none.
     """
     labelled = "label" in table.column_names
     _write(root / PAIRS_NAME, table.cast(LABELLED_PAIRS_SCHEMA if labelled else PAIRS_SCHEMA))
@@ -68,8 +68,7 @@ def read_labels(root: Path) -> tuple[list[str], NDArray[np.int64]]:
         ProtoRKDError: as `read_pairs`.
 
     Shapes:
-        returns: the names, none where pairs have no labels; (pairs,), int64, places among the names, -1 for a pair
-            without a label.
+        returns: the names, none where pairs have no labels; (pairs,), int64, index into the names, -1 where unlabelled.
     """
     table = read_pairs(root)
     if "label" not in table.column_names:

@@ -1,4 +1,4 @@
-"""Outcomes on disk: what every single image or caption of an evaluation came to, in parquet."""
+"""Outcomes on disk, in parquet: the result of every single image or caption of an evaluation."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,21 +27,21 @@ KEY_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, eq=False)
 class QueryResults:
-    """What one task found on one set, a row a query: an image, or in text_to_image a caption.
+    """The results of one task on one set, a row a query: an image, or in text_to_image a caption.
 
     A metric called ``<set>/<task>/<measure>`` in a report is 100 times the mean of that measure here; the median rank
     is the median of the measure ``rank``.
 
     Args:
-        set_name: of the set in reports: ``cifar10``.
-        task: as metrics call it: zero_shot, knn, text_to_image, image_to_text, ...
-        images: of each row the image as its set writes it, which makes two evaluations comparable.
-        measures: a value a row under the measure's name: ``top1`` or ``recall@10`` from 0 (missed) to 1 (hit), in
+        set_name: Name of the set in reports: ``cifar10``.
+        task: Name of the task in metrics: zero_shot, knn, text_to_image, image_to_text, ...
+        images: Image of each row, as its set writes it; the same text in two evaluations makes their rows comparable.
+        measures: One value a row, by the measure's name: ``top1`` or ``recall@10`` from 0 (missed) to 1 (hit), in
             between for ties, and ``rank`` from 1.
-        queries: of each row what is asked about the image where it has several rows, such as the caption; empty
-            without.
-        labels: of each row the right class; empty without.
-        predicted: of each row the class that was answered; empty without.
+        queries: What each row asks about its image, such as the caption, where an image has several rows; otherwise
+            empty.
+        labels: The right class of each row; empty without classes.
+        predicted: The predicted class of each row; empty without classes.
 
     Raises:
         ValueError: a column has another number of rows than ``images``, a value is not finite, there is no row or no
@@ -63,8 +63,8 @@ class QueryResults:
         if not self.images or not self.measures:
             raise ValueError(f"{self.name} must have rows and measures; got none.")
         texts = {"queries": self.queries, "labels": self.labels, "predicted": self.predicted}
-        given = {name: column for name, column in texts.items() if len(column)} | dict(self.measures)
-        for name, column in given.items():
+        columns = {name: column for name, column in texts.items() if len(column)} | dict(self.measures)
+        for name, column in columns.items():
             if len(column) != len(self.images):
                 raise ValueError(f"{name} of {self.name} must have {len(self.images)} rows; got {len(column)}.")
         for name, values in self.measures.items():
@@ -75,12 +75,12 @@ class QueryResults:
 
     @property
     def name(self) -> str:
-        """What all its metrics begin with: ``cifar10/zero_shot``."""
+        """What the names of all its metrics begin with: ``cifar10/zero_shot``."""
         return f"{self.set_name}/{self.task}"
 
 
 def outcomes_folder(checkpoint: str) -> str:
-    """Folder of a checkpoint's outcomes, relative to the evaluation's folder."""
+    """Return the folder of a checkpoint's outcomes, relative to the evaluation's folder."""
     return f"{OUTCOMES_FOLDER}/{checkpoint}"
 
 
@@ -91,20 +91,20 @@ def write_outcomes(root: Path, outcomes: Sequence[QueryResults]) -> None:
     one), label and predicted (null without), and float64 for every measure (null where a task has none of the name).
 
     Args:
-        root: the folder; in an artifact of evaluate its `outcomes_folder`.
-        outcomes: at most one of a set and a task.
+        root: Folder to write to; in an artifact of evaluate its `outcomes_folder`.
+        outcomes: Results to write, at most one for each set and task.
 
     Raises:
         ProtoRKDError: the disk is full or the folder cannot be written.
         ValueError: a set has two outcomes of one task.
     """
-    names = [found.name for found in outcomes]
+    names = [results.name for results in outcomes]
     if len(set(names)) < len(names):
         raise ValueError(f"Every set and task must have one outcome; got {sorted(names)}.")
-    measures = dict.fromkeys(name for found in outcomes for name in found.measures)
+    measures = dict.fromkeys(name for results in outcomes for name in results.measures)
     columns = [pa.field(name, pa.float64()) for name in measures]
     schema = pa.schema([*KEY_SCHEMA, *columns], metadata=KEY_SCHEMA.metadata)
-    table = pa.concat_tables([schema.empty_table(), *(_table(found, schema) for found in outcomes)])
+    table = pa.concat_tables([schema.empty_table(), *(_table(results, schema) for results in outcomes)])
     write_atomic_by(root / OUTCOMES_NAME, lambda partial: pq.write_table(table, partial, write_page_checksum=True))
 
 
@@ -136,16 +136,16 @@ def read_outcomes(root: Path) -> list[QueryResults]:
         raise ProtoRKDError(f"{path} must hold an evaluation's outcomes; {error} Run evaluate again.") from error
 
 
-def _table(found: QueryResults, schema: pa.Schema) -> pa.Table:
-    num_rows = len(found.images)
+def _table(results: QueryResults, schema: pa.Schema) -> pa.Table:
+    num_rows = len(results.images)
     columns: dict[str, Sequence[str] | NDArray[np.float64]] = {
-        "set": [found.set_name] * num_rows,
-        "task": [found.task] * num_rows,
-        "picture": [_printable(image) for image in found.images],
-        "query": found.queries or [""] * num_rows,
-        "label": [_printable(label) for label in found.labels],
-        "predicted": [_printable(label) for label in found.predicted],
-        **found.measures,
+        "set": [results.set_name] * num_rows,
+        "task": [results.task] * num_rows,
+        "picture": [_printable(image) for image in results.images],
+        "query": results.queries or [""] * num_rows,
+        "label": [_printable(label) for label in results.labels],
+        "predicted": [_printable(label) for label in results.predicted],
+        **results.measures,
     }
     arrays = [
         pa.array(columns[column.name], column.type)
@@ -157,7 +157,7 @@ def _table(found: QueryResults, schema: pa.Schema) -> pa.Table:
 
 
 def _printable(name: str) -> str:
-    """Write the bytes of a file's name that are no UTF-8 as parquet can hold them."""
+    """Replace the bytes of a file's name that are not UTF-8 by escapes, which parquet can hold."""
     return name.encode(errors="backslashreplace").decode()
 
 
@@ -165,14 +165,14 @@ def _outcomes(set_name: str, task: str, table: pa.Table) -> QueryResults:
     for name in table.column_names:
         if 0 < table[name].null_count < table.num_rows:
             raise ValueError(f"{name} of {set_name}/{task} must be given in every row or in none.")
-    given = {name: table[name] for name in table.column_names if not table[name].null_count}
-    queries = given["query"].to_pylist()
+    columns = {name: table[name] for name in table.column_names if not table[name].null_count}
+    queries = columns["query"].to_pylist()
     return QueryResults(
         set_name=set_name,
         task=task,
-        images=given["picture"].to_pylist(),
+        images=columns["picture"].to_pylist(),
         queries=queries if any(queries) else (),
-        labels=given["label"].to_pylist() if "label" in given else (),
-        predicted=given["predicted"].to_pylist() if "predicted" in given else (),
-        measures={name: given[name].to_numpy() for name in given if name not in KEY_SCHEMA.names},
+        labels=columns["label"].to_pylist() if "label" in columns else (),
+        predicted=columns["predicted"].to_pylist() if "predicted" in columns else (),
+        measures={name: columns[name].to_numpy() for name in columns if name not in KEY_SCHEMA.names},
     )

@@ -41,7 +41,7 @@ class Prototypes:
     Shapes:
         centroids: (num_prototypes, dim), float32, of unit length.
         assignment: (captions,), int32: each caption's nearest prototype; -1 for the zero vector, which is near none.
-        cosines: (captions,), float32: of each caption with its prototype; 0 where there is none.
+        cosines: (captions,), float32: cosine of each caption with its prototype; 0 where there is none.
     """
 
     centroids: NDArray[np.float32]
@@ -50,7 +50,7 @@ class Prototypes:
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """Captions of each prototype: (num_prototypes,)."""
+        """Number of captions of each prototype: (num_prototypes,)."""
         taken = self.assignment[self.assignment != UNASSIGNED]
         return np.bincount(taken, minlength=len(self.centroids)).astype(np.int64)
 
@@ -91,9 +91,9 @@ def write_report(root: Path, report: dict[str, Any]) -> None:
     """Write ``report.json`` into an artifact's folder.
 
     Args:
-        root: the artifact's folder.
-        report: sizes of all prototypes, the largest first, how near the captions are to theirs, and for some
-            prototypes the captions nearest to the centroid. The schema's version is added.
+        root: The artifact's folder.
+        report: Sizes of all prototypes, the largest first, how near the captions are to theirs, and for some prototypes
+            the captions nearest to the centroid. The schema's version is added.
     """
     write_json(root / REPORT_NAME, {"schema_version": SCHEMA_VERSION, **report})
 

@@ -1,4 +1,4 @@
-"""A faiss index on disk, and beside it in JSON how it finds."""
+"""A faiss index on disk, and beside it its settings and recall in JSON."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,15 +13,15 @@ FLAT, LISTS = "flat", "lists"
 
 @dataclass(frozen=True)
 class IndexConfig:
-    """What ``index.json`` holds.
+    """The content of ``index.json``: settings and recall of an index.
 
     Args:
-        kind: ``flat`` compares a query with every row; ``lists`` with those of the nearest lists.
-        rows: that can be found: those that are no zero vectors.
-        dim: of each; rows and queries are of unit length, and scores are cosines.
-        lists: into which the rows are divided; 0 in a flat index.
-        probes: lists that a query looks into.
-        recall: share of the ten nearest rows that are found, over a sample of rows; 1 in a flat index.
+        kind: ``flat`` compares a query with every row; ``lists`` with the rows of the nearest lists.
+        rows: Number of rows that can be found: all that are not zero vectors.
+        dim: Width of an embedding; rows and queries are of unit length, and scores are cosines.
+        lists: Number of lists into which the rows are divided; 0 in a flat index.
+        probes: Number of lists that a query looks into.
+        recall: Share of the ten nearest rows that are found, over a sample of rows; 1 in a flat index.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""A student on disk: weights as safetensors, and beside them in JSON all that it takes to use them."""
+"""A student on disk: weights as safetensors, and beside them in JSON everything needed to use them."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class TeacherRecord:
-    """Which teacher a student was distilled from.
+    """The teacher that a student was distilled from.
 
     Args:
-        identity: digest of its bytes.
-        dim: width of its embeddings.
-        recipe: how it embedded the captions: max_tokens, prompt, truncate_dim, embedding_dtype and teacher_precision,
-            which is fp32 where it is not said.
+        identity: Digest of the teacher's bytes.
+        dim: Width of the teacher's embeddings.
+        recipe: How the captions were embedded: max_tokens, prompt, truncate_dim, embedding_dtype and teacher_precision,
+            which is fp32 where it is absent.
     """
 
     identity: str
@@ -38,10 +38,11 @@ class Preprocessing:
     """How an image becomes the student's input: short side to ``image_size``, centre crop, scale to 0..1, normalise.
 
     Args:
-        image_size: side of the square input, in pixels.
-        mean: of each RGB channel, subtracted; ImageNet's, unless the student started from weights that want others.
-        std: of each RGB channel, divided by.
-        interpolation: of the resize, antialiased.
+        image_size: Side of the square input, in pixels.
+        mean: Mean of each RGB channel, subtracted; ImageNet's, unless the student started from weights that want
+            others.
+        std: Standard deviation of each RGB channel, divided by; ImageNet's likewise.
+        interpolation: Interpolation of the antialiased resize.
     """
 
     image_size: int
@@ -52,15 +53,15 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """What ``student.json`` holds.
+    """The content of ``student.json``: architecture, preprocessing and training targets of a student.
 
     Args:
-        backbone: name of a torchvision model, a wide ResNet, or an image tower of OpenCLIP.
-        embedding_dim: width of the student's embeddings.
-        projection_layers: of the head.
-        preprocessing: of its images.
-        teacher: whose embeddings it learned.
-        losses: objectives and weights that it learned by.
+        backbone: Name of a torchvision model, a wide ResNet, or an image tower of OpenCLIP.
+        embedding_dim: Width of the student's embeddings.
+        projection_layers: Number of layers of the projection head.
+        preprocessing: Preprocessing of the student's images.
+        teacher: Teacher whose embeddings the student learned.
+        losses: Weight of each objective that the student was trained with.
     """
 
     backbone: str
@@ -98,5 +99,5 @@ class StudentConfig:
 
 
 def checkpoint_path(epoch: int) -> str:
-    """Path of the weights after an epoch, relative to the artifact's folder; epochs count from 1."""
+    """Return the path of the weights after an epoch, relative to the artifact's folder; epochs count from 1."""
     return f"{CHECKPOINT_FOLDER}/epoch_{epoch}.safetensors"

@@ -45,7 +45,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def hash_json(value: Any) -> str:
-    """SHA-256 of the canonical JSON, in hexadecimal."""
+    """Return the SHA-256 of the canonical JSON, in hexadecimal."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
@@ -53,10 +53,10 @@ def fingerprint(stage: str, version: int, params: Any, inputs: Mapping[str, str]
     """Name a run by what it was asked to do.
 
     Args:
-        stage: the stage's name.
-        version: the stage's version; raised when the same parameters come to mean other output.
-        params: the resolved parameters, defaults included; a dataclass or a mapping.
-        inputs: name of each input to its digest.
+        stage: Name of the stage.
+        version: Version of the stage; raised when the same parameters come to mean other output.
+        params: Resolved parameters, defaults included; a dataclass or a mapping.
+        inputs: Digest of each input, by name.
 
     Returns:
         32 hexadecimal digits.
@@ -66,5 +66,5 @@ def fingerprint(stage: str, version: int, params: Any, inputs: Mapping[str, str]
 
 
 def digest_of_files(files: Iterable[FileEntry]) -> str:
-    """Root hash over paths, sizes and bytes of an artifact's files, in any order of arrival."""
+    """Return the root hash over paths, sizes and bytes of an artifact's files, in any order."""
     return hash_json([[file.path, file.size, file.sha256] for file in sorted(files, key=lambda file: file.path)])

@@ -8,7 +8,7 @@ log = logging.getLogger("protorkd")
 
 
 class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to whatever ``sys.stderr`` is at that moment, so that a captured stderr receives it."""
+    """A handler that writes to the current ``sys.stderr``, so that a captured stderr receives it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -16,7 +16,7 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def show_log(*, quiet: bool = False) -> None:
-    """Send the log's lines to stderr, warnings alone where ``quiet``; calling it again changes nothing."""
+    """Send the log's lines to stderr, only warnings if ``quiet``; calling it again changes nothing."""
     if not log.handlers:
         handler = _StderrHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
@@ -26,10 +26,10 @@ def show_log(*, quiet: bool = False) -> None:
 
 
 def is_quiet() -> bool:
-    """Whether warnings alone are shown, and no progress either."""
+    """Tell whether only warnings are shown, and no progress."""
     return not log.isEnabledFor(logging.INFO)
 
 
 def shows_bars() -> bool:
-    """Whether stderr is a terminal that can draw over what it has drawn, and progress is wanted."""
+    """Tell whether stderr is a terminal that can redraw lines, and progress is wanted."""
     return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown") and not is_quiet()

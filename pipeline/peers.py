@@ -1,4 +1,4 @@
-"""Several processes that run one stage together, as torchrun starts them: the first decides and writes."""
+"""Processes that run one stage together, as torchrun starts them: the first one decides and writes."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from data_schemas.errors import ProtoRKDError
 
 
 class Peers(Protocol):
-    """This process among those that run the stage with it."""
+    """The processes that run a stage together, seen from this one."""
 
     @property
     def is_first(self) -> bool:
@@ -22,14 +22,14 @@ class Peers(Protocol):
         """Return every process's value, in their order; all wait for the last, however long it takes."""
 
     def leave(self) -> None:
-        """Part from the others."""
+        """Leave the group of processes."""
 
 
 JoinPeers = Callable[[], Peers]
 
 
 class Alone:
-    """The only process."""
+    """The peers of a process that runs a stage alone."""
 
     is_first = True
 
@@ -42,18 +42,18 @@ class Alone:
         return [value]
 
     def leave(self) -> None:
-        """There is nobody to part from."""
+        """Do nothing: there is nobody to leave."""
 
 
 @contextmanager
 def fail_together(peers: Peers) -> Iterator[None]:
-    """Fail in all processes where the block fails in one: at its end they wait for one another.
+    """Fail in all processes if the block fails in one: at its end they wait for one another.
 
-    Every process must come here, with nothing between that waits for the others; what is no user's error ends the
-    process at once, which the others notice.
+    Every process must come here, with nothing between that waits for the others. An error that no user can mend ends
+    the process at once, which the others notice.
 
     Raises:
-        ProtoRKDError: the block raised it, here or elsewhere; the same everywhere, that of the first that has one.
+        ProtoRKDError: the block raised it, here or elsewhere; all processes raise that of the first that failed.
     """
     own: ProtoRKDError | None = None
     try:
@@ -68,10 +68,10 @@ def fail_together(peers: Peers) -> Iterator[None]:
 
 
 def num_processes() -> int:
-    """How many processes the launcher started; 1 without one."""
+    """Return how many processes the launcher started; 1 without one."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first_process() -> bool:
-    """Whether this is the launcher's first process; true without a launcher."""
+    """Tell whether this is the launcher's first process; true without a launcher."""
     return num_processes() == 1 or os.environ.get("RANK", "0") == "0"

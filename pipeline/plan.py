@@ -51,7 +51,7 @@ class Plan:
     differences: list[Difference]
 
     def reason(self) -> str:
-        """Why the stage runs, in one line."""
+        """Say in one line why the stage runs."""
         if self.damage:
             path, problem = next(iter(self.damage.items()))
             return f"{len(self.damage)} file(s) of the artifact are not whole, first {path}: {problem}"
@@ -61,7 +61,7 @@ class Plan:
         return f"against {self.earlier.fingerprint[:12]}: {changed}"
 
     def as_json(self) -> dict[str, Any]:
-        """The object that ``why --json`` prints, but for the stage."""
+        """Return the object that ``why --json`` prints, without the stage."""
         runs = self.artifact is None
         return {
             "would_run": runs,

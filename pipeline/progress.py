@@ -15,10 +15,10 @@ def progress(label: str, *, total: int, unit: str, done: int = 0) -> Iterator[Ca
     """Show how far a loop has come, on stderr.
 
     Args:
-        label: what is being done.
-        total: how many units there are.
-        unit: what is counted, in the plural.
-        done: how many were done before, by an earlier run.
+        label: Name of the work.
+        total: Number of units to do.
+        unit: Name of the units, in the plural.
+        done: Number of units done before, by an earlier run.
 
     Yields:
         A function to call with the number of units just done, from any thread.

@@ -1,4 +1,4 @@
-"""Python functions made from stages, for notebooks and scripts: the same declarations as the command line's."""
+"""Python functions made from stages, for notebooks and scripts, by the same declarations as the command line."""
 
 import contextlib
 import inspect
@@ -28,17 +28,17 @@ _COMMON = {
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage made, now or before. Where a path or a reference is wanted, it stands for its artifact.
+    """What a stage made, now or before; it stands for its artifact wherever a path or a reference is wanted.
 
     Args:
-        stage: that made it.
-        path: of the artifact's folder.
-        fingerprint: of what was asked for.
-        digest: of what was made.
+        stage: Name of the stage.
+        path: Path of the artifact's folder.
+        fingerprint: Hash of what was asked for.
+        digest: Hash of what was made.
         status: "created" or "unchanged".
-        seconds: how long the call took.
-        counts: what was made, and what was dropped and why.
-        metrics: measures, flat; empty but for stages that measure.
+        seconds: How long the call took.
+        counts: What was made, and what was dropped and why.
+        metrics: Measures by name; empty unless the stage measures.
     """
 
     stage: str
@@ -52,7 +52,7 @@ class StageResult:
 
     @classmethod
     def of(cls, outcome: StageOutcome) -> "StageResult":
-        """Take it from what the runner gives."""
+        """Build the result from the runner's outcome."""
         record = outcome.artifact.record
         return cls(
             stage=record.stage,
@@ -66,12 +66,12 @@ class StageResult:
         )
 
     def __fspath__(self) -> str:
-        """The artifact's folder."""
+        """Return the artifact's folder."""
         return str(self.path)
 
 
 def open_store(store: str | os.PathLike[str] | None) -> Store:
-    """Open the store that is given, that PROTORKD_STORE names, or ``store``."""
+    """Open the given store, else the one that PROTORKD_STORE names, else ``store``."""
     return store_options.open_store(os.fspath(store or os.environ.get(STORE_VARIABLE) or "store"))
 
 
@@ -79,8 +79,8 @@ def stage_function(stage: AnyStage, *, stages: Sequence[AnyStage]) -> Callable[.
     """Make the function that runs a stage: its options are keyword arguments, with the command line's names and rules.
 
     Args:
-        stage: its declaration.
-        stages: those that it may ask for an artifact of.
+        stage: Declaration of the stage.
+        stages: Stages that it may ask for an artifact of.
     """
     name = stage.name.replace("-", "_")
 
@@ -131,7 +131,7 @@ def _document(stage: AnyStage) -> str:
 
 @contextlib.contextmanager
 def _main_unseen() -> Iterator[None]:
-    """Hide where the main script lies, for processes that read images would run it again from its first line."""
+    """Hide where the main script lies, because processes that read images would run it again."""
     main = sys.modules["__main__"]
     hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
     main.__spec__ = None

@@ -33,12 +33,12 @@ _LIBRARIES = ("torch", "torchvision", "sentence-transformers", "zarr", "pyarrow"
 
 @dataclass(frozen=True)
 class StageOutcome:
-    """What a call of a stage came to.
+    """The outcome of a call of a stage.
 
     Args:
-        artifact: the artifact, made now or before.
+        artifact: The artifact, made now or before.
         status: "created" or "unchanged".
-        seconds: how long the call took.
+        seconds: How long the call took.
     """
 
     artifact: Artifact
@@ -54,7 +54,7 @@ class StageOutcome:
         self.artifact.require_whole(read=self.status == "unchanged")
 
     def as_json(self) -> dict[str, Any]:
-        """The object that ``--json`` prints."""
+        """Return the object that ``--json`` prints."""
         record = self.artifact.record
         return {
             "stage": record.stage,
@@ -99,11 +99,11 @@ def run_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime:
     """Make the artifact that is asked for, or find it made.
 
     Args:
-        stage: its declaration.
-        params: what changes the output.
-        inputs: where the inputs lie.
-        runtime: what changes only how fast or where it runs.
-        context: the store; ``force`` makes the artifact anew though it is there.
+        stage: Declaration of the stage.
+        params: What changes the output.
+        inputs: Where the inputs lie.
+        runtime: What changes only how fast or where it runs.
+        context: The store; ``force`` makes the artifact anew though it is there.
 
     Raises:
         ProtoRKDError: something that the user can mend. Whatever was whole by then serves the next run.
@@ -128,11 +128,11 @@ def run_within(
     others wait.
 
     Args:
-        stage: its declaration.
-        params: what changes the output.
-        inputs: where the inputs lie.
-        runtime: what changes only how fast or where it runs.
-        context: of the outer stage, with its peers.
+        stage: Declaration of the stage.
+        params: What changes the output.
+        inputs: Where the inputs lie.
+        runtime: What changes only how fast or where it runs.
+        context: Context of the outer stage, with its peers.
 
     Raises:
         ProtoRKDError: as `run_stage`; the same in all processes, which may go on together.

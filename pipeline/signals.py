@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, which a machine that is taken away sends: answered, and told of, before the process ends."""
+"""Ctrl-C and SIGTERM, which a preempted machine sends: answer and report them before the process ends."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ _until_told: ContextVar[ExitStack | None] = ContextVar("_until_told", default=No
 
 @contextmanager
 def command_signals() -> Iterator[None]:
-    """Surround a command to the telling of its error: SIGTERM interrupts it as Ctrl-C does.
+    """Let SIGTERM interrupt a command as Ctrl-C does, until its error has been printed.
 
     A second SIGTERM ends the process at once. Outside the main thread signals are left alone.
     """
@@ -25,10 +25,10 @@ def command_signals() -> Iterator[None]:
 
 @contextmanager
 def stop_requests() -> Iterator[threading.Event]:
-    """Give an event that SIGINT and SIGTERM set, so that the step at hand is finished and saved.
+    """Yield an event that SIGINT and SIGTERM set, so that the current step can be finished and saved.
 
-    A second signal of the same kind does what it did before. An error that leaves the block is told first: until then
-    a signal, such as torchrun's where another process has failed, does not end this one. Outside the main thread
+    A second signal of the same kind acts as it did before. An error that leaves the block is printed first: until then
+    a signal, such as torchrun's when another process has failed, does not end this process. Outside the main thread
     signals are left alone.
     """
     event = threading.Event()

@@ -1,8 +1,8 @@
-"""Sizes and times as people read them."""
+"""Format sizes and times for people."""
 
 
 def human_size(size: float) -> str:
-    """Bytes as people read them: 12.3 MB."""
+    """Format bytes for people: 12.3 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
@@ -11,7 +11,7 @@ def human_size(size: float) -> str:
 
 
 def human_time(seconds: float) -> str:
-    """Seconds as people read them: 2 h 05 min."""
+    """Format seconds for people: 2 h 05 min."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -33,15 +33,15 @@ class Input:
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage is given beside its options.
+    """What a stage is given besides its options.
 
     Args:
-        store: for reading other artifacts and for artifacts of its own that it makes on the way.
-        file_digests: content hashes of files outside the store.
-        force: make everything anew; take over nothing from earlier artifacts.
-        stages: by name, those that another stage may ask for an artifact of.
-        peers: the processes that run the stage together.
-        use: tells, by its digest, of an artifact that the run has come to read, so that ``gc`` leaves it alone.
+        store: Store of other artifacts, and of artifacts that the stage makes on its way.
+        file_digests: Content hashes of files outside the store.
+        force: Make everything anew; take over nothing from earlier artifacts.
+        stages: Stages that another stage may ask for an artifact of, by name.
+        peers: Processes that run the stage together.
+        use: Takes the digest of an artifact that the run has come to read, so that ``gc`` leaves it alone.
     """
 
     store: Store
@@ -54,13 +54,13 @@ class Context:
 
 @dataclass(frozen=True)
 class Result:
-    """What a stage's function tells about its work.
+    """What a stage's function reports about its work.
 
     Args:
-        counts: what was made, and what was dropped and why.
-        metrics: measures, flat.
-        uses: digests of the artifacts that it read or made on the way, beside its inputs.
-        environment: what the run found, such as the device; kept in the record, never hashed.
+        counts: What was made, and what was dropped and why.
+        metrics: Measures by name.
+        uses: Digests of the artifacts that were read or made on the way, besides the inputs.
+        environment: Facts about the run, such as the device; kept in the record, never hashed.
     """
 
     counts: Mapping[str, Any]
@@ -74,10 +74,10 @@ class Work:
     """What a run would have to do, as far as that is known without doing it.
 
     Args:
-        counts: how much there is to read and to make.
-        paced_by: the count, here and among those of earlier runs, that time grows with; "" where no count does.
-        like: parameters that the pace depends on: only earlier runs with the same values are gone by.
-        size: bytes that the artifact would have; None where that is not known.
+        counts: How much there is to read and to make.
+        paced_by: Name of the count, here and in earlier runs, that time grows with; "" if there is none.
+        like: Parameters that the pace depends on: only earlier runs with the same values are compared.
+        size: Bytes that the artifact would have; None where that is not known.
     """
 
     counts: Mapping[str, int]

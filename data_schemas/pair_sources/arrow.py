@@ -1,4 +1,4 @@
-"""Pairs in arrow's files, as the datasets library saves a dataset to disk, read without that library."""
+"""Pairs in arrow files, as the datasets library saves a dataset to disk; read without that library."""
 
 import json
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def read_arrow(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Bloc
 
 
 def image_locators(column: pa.Array, name: str, image: str, *, first_row: int) -> pa.LargeStringArray:
-    """Locators of images in a column; where a structure has no bytes, its path; null where it has neither."""
+    """Return locators of the images in a column; a structure without bytes gives its path, or null."""
     locators = joined(f"{name}/", pa.array(np.arange(first_row, first_row + len(column))), f"/{image}")
     has_bytes = image_bytes(column).is_valid()
     paths = pa.nulls(len(column), pa.large_string())
@@ -45,10 +45,10 @@ def image_locators(column: pa.Array, name: str, image: str, *, first_row: int) -
 
 
 def saved_files(folder: Path) -> list[Path]:
-    """The files of a dataset that was saved to disk, in their order.
+    """List the files of a dataset that was saved to disk, in their order.
 
     Raises:
-        ProtoRKDError: the dataset's list of them is damaged, or rows were chosen from it that were not written.
+        ProtoRKDError: the dataset's list of files is damaged, or a selection of its rows was not written out.
     """
     place = folder / STATE_NAME
     try:
@@ -66,5 +66,5 @@ def saved_files(folder: Path) -> list[Path]:
 
 
 def saved_splits(folder: Path) -> list[str]:
-    """The parts of a DatasetDict that was saved to disk."""
+    """List the splits of a DatasetDict that was saved to disk."""
     return sorted(path.parent.name for path in folder.glob(f"*/{STATE_NAME}"))

@@ -1,4 +1,4 @@
-"""Pairs as readers find them, block by block: judged by one rule, whatever they were read from."""
+"""Blocks of pairs from any reader, judged by one rule."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -15,7 +15,7 @@ from data_schemas.manifest import LABELLED_SCHEMA, SCHEMA, VALUE_CHARS, Manifest
 from data_schemas.records.record import BROKEN
 
 BLOCK_RECORDS = 1 << 16
-"""Records that a reader gathers before it hands them on."""
+"""Number of records in a block."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Block:
     """Some consecutive records of a file.
 
     Args:
-        num_records: how many, pairs or not.
-        table: the pairs: row, image, caption, and label where one was asked for; rows count within the file.
-        rejections: the records that are no pairs, in the order of the file.
-        num_excused: rejections that no fault of the file has made, such as images that a downloader did not get.
+        num_records: Number of records in the block, pairs or not.
+        table: The pairs: row, image, caption, and label where one was asked for; rows count within the file.
+        rejections: Records that are not pairs, in the order of the file.
+        num_excused: Number of rejections that are no fault of the file, such as images that a downloader did not get.
     """
 
     num_records: int
@@ -37,10 +37,10 @@ class Block:
 
 @dataclass
 class Gathered:
-    """Records that a reader goes through one by one.
+    """A block under construction, for readers that go through records one by one.
 
     Args:
-        labelled: whether labels are kept.
+        labelled: Whether labels are kept.
     """
 
     labelled: bool
@@ -52,13 +52,13 @@ class Gathered:
     rejections: list[Rejection] = field(default_factory=list)
 
     def add(self, row: int, image: str, captions: object, label: object = None) -> None:
-        """Take a record: a caption, or a list of them of which each makes a pair.
+        """Add a record: one caption, or a list of captions that each make a pair.
 
         Args:
-            row: of the record.
-            image: path or locator.
-            captions: as the file has them; what is no text is rejected.
-            label: text, number or nothing.
+            row: Row of the record.
+            image: Path or locator of the image.
+            captions: Captions as the file has them; anything but text is rejected.
+            label: Text, number or None.
         """
         for caption in captions if isinstance(captions, list) and captions else [captions]:
             if caption is None or caption == []:
@@ -76,11 +76,11 @@ class Gathered:
                 self.labels.append(None if label is None else str(label))
 
     def reject(self, row: int, reason: str, value: str) -> None:
-        """Note a record that is no pair."""
+        """Note a record that is not a pair."""
         self.rejections.append(Rejection(row, reason, value[:VALUE_CHARS]))
 
     def block(self) -> Block:
-        """Judge what has been gathered."""
+        """Judge the gathered records and return them as a block."""
         return judge(
             pa.array(self.rows, pa.int64()),
             pa.array(self.images, pa.large_string()),
@@ -92,7 +92,7 @@ class Gathered:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8: half of a surrogate pair, as JSON allows it, cannot."""
+    """Tell whether a text can be written as UTF-8; half of a surrogate pair, which JSON allows, cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -113,13 +113,13 @@ def judge(
     """Take the pairs that have an image and a caption, and reject the others.
 
     Args:
-        rows: of the records.
-        images: null where there is none.
-        captions: null where there is none.
-        labels: of the pairs; None where none were asked for. A blank one counts as none.
-        num_records: among them those that are rejected already.
-        rejections: those.
-        num_excused: of those.
+        rows: Rows of the records.
+        images: Paths or locators, null where there is none.
+        captions: Captions, null where there is none.
+        labels: Labels, blank or null where there is none; None if no labels were asked for.
+        num_records: Number of records, those already rejected included.
+        rejections: Records that are already rejected.
+        num_excused: Number of those that are no fault of the file.
     """
     images, captions = images.fill_null(""), captions.fill_null("")
     verdicts = np.zeros(len(rows), np.int64)
@@ -129,11 +129,11 @@ def judge(
     reasons = ("", "empty caption", "empty image path", "NUL character")
     rejected = np.flatnonzero(verdicts)
     columns = [rows, images, captions]
-    found = list(rejections)
+    all_rejections = list(rejections)
     if len(rejected):
         kept = pa.array(np.flatnonzero(verdicts == 0))
         bad = [column.take(pa.array(rejected)).to_pylist() for column in columns]
-        found += [
+        all_rejections += [
             Rejection(row, reasons[verdict], f"{image}\t{caption}"[:VALUE_CHARS])
             for row, image, caption, verdict in zip(*bad, verdicts[rejected].tolist(), strict=True)
         ]
@@ -142,8 +142,8 @@ def judge(
     if labels is not None:
         columns.append(pc.if_else(pa.array(is_blank(labels.fill_null(""))), None, labels))
     schema = SCHEMA if labels is None else LABELLED_SCHEMA
-    found.sort(key=lambda rejection: rejection.row)
-    return Block(num_records, pa.Table.from_arrays(columns, schema=schema), tuple(found), num_excused)
+    all_rejections.sort(key=lambda rejection: rejection.row)
+    return Block(num_records, pa.Table.from_arrays(columns, schema=schema), tuple(all_rejections), num_excused)
 
 
 def _has_nul(texts: pa.LargeStringArray) -> NDArray[np.bool_]:
@@ -160,15 +160,15 @@ def join_blocks(
     max_bad_fraction: float,
     notes: Collection[str] = (),
 ) -> Manifest:
-    """Put blocks one behind the other; rows go on from file to file.
+    """Concatenate blocks into a manifest; rows go on counting from file to file.
 
     Args:
-        files: each with its blocks.
-        place: what the user named, for messages.
-        labelled: whether the blocks have labels.
-        limit: take the first so many pairs; 0 takes all.
-        max_bad_fraction: rejected records beyond this share are an error; those that are excused do not count.
-        notes: for the log, complete when all blocks are read.
+        files: Each file with its blocks.
+        place: What the user named, for messages.
+        labelled: Whether the blocks have labels.
+        limit: Take the first so many pairs; 0 takes all.
+        max_bad_fraction: Rejected records beyond this share are an error; excused ones do not count.
+        notes: Choices that the reader made, for the log; complete when all blocks are read.
 
     Raises:
         ProtoRKDError: a file is damaged, there are no pairs, or too many records are rejected.
@@ -215,7 +215,7 @@ def _sound(blocks: Iterable[Block], path: Path) -> Iterator[Block]:
 
 
 def _cut(block: Block, num: int) -> Block:
-    """Leave out what follows the last pair that is wanted."""
+    """Leave out what follows the last wanted pair."""
     if block.table.num_rows < num:
         return block
     table = block.table.slice(0, num)

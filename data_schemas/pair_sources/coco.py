@@ -18,7 +18,7 @@ IMAGE_FOLDERS = (
     *("images", "Images", "imgs", "Flicker8k_Dataset", "Flickr8k_Dataset"),
     *("flickr8k-images", "flickr30k-images", "flickr30k_images"),
 )
-"""What folders of images beside a file of captions are called."""
+"""Usual names of the folder of images beside a file of captions."""
 
 
 def read_coco_captions(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Block]:
@@ -47,15 +47,15 @@ def read_coco_captions(shard: Shard, columns: Columns, notes: set[str]) -> Itera
 
 
 def find_images(path: Path, images: dict[str, None], image_root: Path | None = None) -> Path:
-    """Find the folder that the images of a file of captions start from: the first in which one of them lies.
+    """Find the folder that image paths start from: the first candidate in which one of the images lies.
 
-    Looked at are the folder of the file and the one above: each itself, a folder called as the file is, without
+    Candidates are the folder of the file and its parent: each itself, a subfolder named like the file without
     ``captions_``, and `IMAGE_FOLDERS`.
 
     Args:
-        path: of the file.
-        images: names of the images, as the file has them.
-        image_root: where to look instead.
+        path: Path of the file.
+        images: Names of the images, as the file has them.
+        image_root: Folder to look in instead.
 
     Raises:
         ProtoRKDError: none of them lies there.
@@ -75,12 +75,12 @@ def find_images(path: Path, images: dict[str, None], image_root: Path | None = N
 
 
 def read_coco(content: dict[str, Any], path: Path, *, name: str) -> Pairs:
-    """Take every caption as a pair; rows are places in ``annotations``, and in ``images`` for those without a caption.
+    """Take every caption as a pair; rows are indexes into ``annotations``, or ``images`` for those without a caption.
 
     Args:
-        content: of the file.
-        path: of the file.
-        name: what to call the set.
+        content: Parsed content of the file.
+        path: Path of the file.
+        name: Name of the set.
 
     Raises:
         ProtoRKDError: it is malformed.
@@ -137,10 +137,10 @@ def entries(parent: dict[str, Any], key: str, path: Path, above: str = "") -> It
 
 
 def value_of(entry: dict[str, Any], key: str, kind: Any, path: Path, place: str) -> Any:
-    """Take a value of an object, of a type that it must have.
+    """Take a value of an object, and check its type.
 
     Raises:
-        ProtoRKDError: it is absent, of another type, or a text that is no Unicode.
+        ProtoRKDError: it is absent, of another type, or text that is not Unicode.
     """
     value = entry.get(key)
     if not isinstance(value, kind) or (isinstance(value, str) and not is_unicode(value)):

@@ -1,4 +1,4 @@
-"""Which columns hold images, captions and labels: those that are named, or those that go by a well-known name."""
+"""Choose the columns of images, captions and labels: those the user named, or those with a well-known name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from data_schemas.errors import ProtoRKDError
 
 IMAGE_KEY, CAPTION_KEY = "filepath", "title"
-"""What the columns are called unless the user says otherwise."""
+"""Names of the columns unless the user says otherwise."""
 
 _IMAGE_NAMES = ("image", "image_path", "file_name")
 _BYTES_NAMES = ("jpg", "jpeg", "png", "webp")
@@ -16,12 +16,12 @@ _CAPTION_NAMES = ("caption", "text", "TEXT", "sentence")
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns, keys or members.
+    """Names of the columns, keys or members that hold images, captions and labels.
 
     Args:
-        image: of the images.
-        caption: of the captions.
-        label: of the labels; "" reads none.
+        image: Column of the images.
+        caption: Column of the captions.
+        label: Column of the labels; "" reads none.
     """
 
     image: str = IMAGE_KEY
@@ -29,13 +29,13 @@ class Columns:
     label: str = ""
 
     def chosen(self, names: Sequence[str], path: Path, *, holds_bytes: bool = False, hint: str = "") -> "Columns":
-        """Choose among the names that a file has; where one is left to its default and absent, its well-known other.
+        """Choose among a file's columns; a well-known name stands in for a default that is absent.
 
         Args:
-            names: of the file.
-            path: of the file, for the message.
-            holds_bytes: whether columns of images are among them.
-            hint: a further sentence for the message.
+            names: Names of the file's columns.
+            path: Path of the file, for the message.
+            holds_bytes: Whether columns of image bytes are among them.
+            hint: Further sentence for the message.
 
         Raises:
             ProtoRKDError: a column is missing, or several others might be meant.
@@ -43,14 +43,14 @@ class Columns:
         others = (*_IMAGE_NAMES, *_BYTES_NAMES) if holds_bytes else _IMAGE_NAMES
         image_others = others if self.image == IMAGE_KEY else ()
         caption_others = _CAPTION_NAMES if self.caption == CAPTION_KEY else ()
-        found = Columns(
+        columns = Columns(
             choose(names, self.image, path, flag="--image-key", others=image_others, hint=hint),
             choose(names, self.caption, path, flag="--caption-key", others=caption_others, hint=hint),
             choose(names, self.label, path, flag="--label-column", hint=hint) if self.label else "",
         )
-        if found.image == found.caption:
-            raise ProtoRKDError(f"--image-key and --caption-key must name two columns; got {found.image!r} for both.")
-        return found
+        if columns.image == columns.caption:
+            raise ProtoRKDError(f"--image-key and --caption-key must name two columns; got {columns.image!r} for both.")
+        return columns
 
     def notes(self, asked: "Columns") -> tuple[str, ...]:
         """Say which columns were taken in place of those that were asked for."""
@@ -59,7 +59,7 @@ class Columns:
 
 
 def caption_key(keys: Sequence[str], asked: str) -> str | None:
-    """The key that holds the caption of a record; None where there is none or several might be meant."""
+    """Return the key that holds a record's caption; None where there is none or several might be meant."""
     if asked in keys or asked != CAPTION_KEY:
         return asked if asked in keys else None
     found = [name for name in _CAPTION_NAMES if name in keys]

@@ -20,7 +20,7 @@ from data_schemas.pair_sources.tables import joined, texts_of
 from data_schemas.records.parquet import open_parquet
 
 ENCODINGS = ("jpg", "png", "webp")
-"""What the tool writes images as, and calls their files and columns."""
+"""Image encodings of the tool, which also name its files and columns."""
 
 _SHARD = re.compile(r"[0-9]+\.parquet")
 _KEY = r"^[A-Za-z0-9_-]+$"
@@ -28,7 +28,7 @@ _REASON_CHARS = 60
 
 
 def is_list(path: Path) -> bool:
-    """Whether a parquet file is the list of a shard."""
+    """Tell whether a parquet file is the list of an img2dataset shard."""
     if not _SHARD.fullmatch(path.name):
         return False
     try:
@@ -39,17 +39,17 @@ def is_list(path: Path) -> bool:
 
 
 def image_encoding(lists: list[Path]) -> str:
-    """What the images of some shards were written as; jpg where none is there to tell."""
+    """Return the encoding of the images of some shards; jpg where no image tells."""
     for path in lists:
         columns = open_parquet(path).schema_arrow.names
-        found = next((each for each in ENCODINGS if each in columns), None) or _encoding_beside(path)
-        if found is not None:
-            return found
+        encoding = next((each for each in ENCODINGS if each in columns), None) or _encoding_beside(path)
+        if encoding is not None:
+            return encoding
     return ENCODINGS[0]
 
 
 def _encoding_beside(path: Path) -> str | None:
-    """The ending of the first image in the folder or the tar of a shard."""
+    """Return the suffix of the first image in the folder or the tar of a shard."""
     folder, tar = path.with_suffix(""), path.with_suffix(".tar")
     if folder.is_dir():
         with os.scandir(folder) as entries:
@@ -57,7 +57,7 @@ def _encoding_beside(path: Path) -> str | None:
     if tar.is_file():
         with contextlib.suppress(tarfile.TarError), tarfile.open(tar, "r:") as members:
             return _first_encoding(member.name for member in members)
-    return None  # whoever opens its images will say what is wrong
+    return None  # opening its images will say what is wrong
 
 
 def _first_encoding(names: Iterator[str]) -> str | None:
@@ -66,17 +66,17 @@ def _first_encoding(names: Iterator[str]) -> str | None:
 
 
 class Img2datasetReader:
-    """Reads shards whose images have one encoding.
+    """Reader of shards whose images all have one encoding.
 
     Args:
-        encoding: what the images were written as.
+        encoding: Encoding of the images: one of `ENCODINGS`.
     """
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
 
     def __call__(self, shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Block]:
-        """Yield the rows of a list; those whose status is not success are rejected for it, and excused."""
+        """Yield the rows of a list; rows whose status is not success are rejected and excused."""
         file = open_parquet(shard.path)
         names = file.schema_arrow.names
         others = ("caption",) if columns.caption == CAPTION_KEY else ()

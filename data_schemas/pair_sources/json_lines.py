@@ -1,4 +1,4 @@
-"""JSON lines: an object a line, with an image path and a caption, or several captions in a list."""
+"""Pairs in JSON lines: an object a line, with an image path and a caption or a list of captions."""
 
 import json
 from collections.abc import Iterator
@@ -15,21 +15,21 @@ _MAX_LINE_BYTES = 1 << 24
 
 
 def read_json_lines(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Block]:
-    """Yield the lines; rows are lines, from 1, and blank lines are no records."""
+    """Yield the lines; rows are lines, from 1, and blank lines are not records."""
     keys: Columns | None = None
     gathered = Gathered(labelled=bool(columns.label))
     for row, line in _lines(shard.path):
         gathered.num_records += 1
         if not line.strip():
             continue
-        found = _parse(line)
-        if isinstance(found, str):
-            gathered.reject(row, found, line[:1000].decode(errors="replace").rstrip())
+        entry = _parse(line)
+        if isinstance(entry, str):
+            gathered.reject(row, entry, line[:1000].decode(errors="replace").rstrip())
             continue
         if keys is None:
-            keys = columns.chosen(list(found), shard.path)
+            keys = columns.chosen(list(entry), shard.path)
             notes |= set(keys.notes(columns))
-        _add(gathered, row, found, keys)
+        _add(gathered, row, entry, keys)
         if gathered.num_records >= BLOCK_RECORDS:
             yield gathered.block()
             gathered = Gathered(labelled=bool(columns.label))
@@ -46,7 +46,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _parse(line: bytes) -> dict[str, Any] | str:
-    """An object, or why there is none."""
+    """Parse a line; return an object, or why it is none."""
     if len(line) > _MAX_LINE_BYTES:
         return f"a line of more than {_MAX_LINE_BYTES >> 20} MiB"
     try:

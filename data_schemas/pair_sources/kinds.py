@@ -1,4 +1,4 @@
-"""What forms image-caption data may have, and which of them a path is."""
+"""The forms of image-caption data, and how to tell which one a path has."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ TABLE, COCO, IMG2DATASET = "table", "coco", "img2dataset"
 
 @dataclass(frozen=True)
 class Kind:
-    """A form.
+    """A form of image-caption data.
 
     Args:
-        suffixes: of its files, in lower case.
-        read: goes through one file; None where `read_manifest` does.
-        packed: whether its files may be compressed.
-        several: whether it may have several files.
+        suffixes: Suffixes of its files, in lower case.
+        read: Function that reads one file; None for tables, which `read_manifest` reads.
+        packed: Whether its files may be compressed.
+        several: Whether it may have several files.
     """
 
     suffixes: tuple[str, ...]
@@ -48,9 +48,9 @@ KINDS = {
     "arrow": Kind((".arrow",), read_arrow),
     "webdataset": Kind((".tar",), read_webdataset),
 }
-"""By name; img2dataset's folders are known by their lists."""
+"""Kinds by name; img2dataset's folders are recognised by their lists."""
 
-_IN_FOLDERS = ("webdataset", "parquet", "arrow", "json-lines")  # whichever a folder has first
+_IN_FOLDERS = ("webdataset", "parquet", "arrow", "json-lines")  # in order of precedence
 _TAKEN = (
     "a table (.tsv, .csv, .txt), JSON lines (.jsonl, .ndjson) or COCO's captions (annotations/captions_*.json), each "
     "also as .gz, .zst or .bz2; parquet (.parquet), arrow or a webdataset tar (.tar), or a folder or a pattern of such "
@@ -63,12 +63,12 @@ class PairSource:
     """Pairs of images and captions in one of the forms.
 
     Args:
-        kind: which.
-        path: as the user named it.
-        root: folder that the paths and locators of images start from, but for COCO's captions.
-        files: whose bytes are what is read, in their order.
-        read_shard: goes through one of them; None where `read_manifest` does.
-        encoding: what img2dataset wrote images as; else "".
+        kind: Name of the form: a key of `KINDS`, or img2dataset.
+        path: Path as the user named it.
+        root: Folder that image paths and locators start from, except for COCO's captions.
+        files: Files to read, in order.
+        read_shard: Function that reads one of them; None for tables, which `read_manifest` reads.
+        encoding: Image encoding of an img2dataset source; otherwise "".
     """
 
     kind: str
@@ -91,12 +91,12 @@ class PairSource:
         """Read the pairs.
 
         Args:
-            columns: what holds images, captions and labels.
-            separator: as `read_manifest` takes it; for tables.
-            quoting: likewise.
-            limit: take the first so many pairs; 0 takes all.
-            max_bad_fraction: rejected records beyond this share are an error.
-            list_members: gives the members of a tar, perhaps from memory.
+            columns: Columns of images, captions and labels.
+            separator: As for `read_manifest`; only for tables.
+            quoting: As for `read_manifest`; only for tables.
+            limit: Take the first so many pairs; 0 takes all.
+            max_bad_fraction: Rejected records beyond this share are an error.
+            list_members: Returns the members of a tar, perhaps from memory.
 
         Raises:
             ProtoRKDError: a file is absent or damaged, a column is missing, or too many records are rejected.
@@ -125,12 +125,12 @@ class PairSource:
         )
 
     def name_of(self, file: Path) -> str:
-        """The path of one of the files below the root, with which locators of its records begin."""
+        """Return the path of a file below the root, which is how locators of its records begin."""
         return file.relative_to(self.root).as_posix()
 
 
 def find_source(path: Path) -> PairSource:
-    """Tell which form a path is: by the suffix of a file, by what lies in a folder.
+    """Tell which form a path has: by the suffix of a file, by what lies in a folder.
 
     Raises:
         ProtoRKDError: nothing is there, or it is none of the forms, which the message lists.
@@ -143,14 +143,14 @@ def find_source(path: Path) -> PairSource:
 
 
 def find_image_root(path: Path, images: Sequence[str]) -> Path:
-    """The folder that paths and locators of a source start from, also where the source itself is gone.
+    """Return the folder that a source's paths and locators start from, even if the source is gone.
 
     Args:
-        path: of the source.
-        images: paths that were read from it: of COCO's captions, the images are looked for.
+        path: Path of the source.
+        images: Paths that were read from it; for COCO's captions the folder is found by them.
 
     Raises:
-        ProtoRKDError: they are not found.
+        ProtoRKDError: the images of COCO's captions are not found.
     """
     if path.is_dir():
         return path

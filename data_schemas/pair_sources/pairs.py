@@ -1,4 +1,4 @@
-"""Pairs of images and captions as a file's reader collects them, and which split of the file it reads."""
+"""Pairs that a reader collects one by one, and the choice of a split."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ ALL = "all"
 
 @dataclass
 class Pairs:
-    """What a file gives.
+    """Pairs of one file, and what was left out.
 
     Args:
-        path: of the file.
-        name: what to call the set.
-        images: path of each caption's image.
-        captions: as many, as written.
-        rows: as many, the line or place of each.
-        rejections: what was left out.
+        path: Path of the file.
+        name: Name of the set.
+        images: Path of each caption's image.
+        captions: Captions as written, one for each image.
+        rows: Line or place of each pair in the file.
+        rejections: Records that were left out.
     """
 
     path: Path
@@ -34,10 +34,10 @@ class Pairs:
         """Take a pair, or reject it where one of the two is blank.
 
         Args:
-            image: path of the image.
-            caption: what describes it.
-            row: line or place in the file.
-            value: what stands there, for a rejection.
+            image: Path of the image.
+            caption: Caption of the image.
+            row: Line or place in the file.
+            value: Text at that place, for a rejection.
         """
         if not caption.strip():
             self.reject("empty caption", row=row, value=value)
@@ -49,18 +49,18 @@ class Pairs:
             self.rows.append(row)
 
     def reject(self, reason: str, *, row: int, value: str) -> None:
-        """Note what is left out and why; a long value is cut."""
+        """Note a record that is left out and why; a long value is cut."""
         self.rejections.append(Rejection(row=row, reason=reason, value=value[:VALUE_CHARS]))
 
 
 def choose_split(split: str | None, known: Iterable[str], path: Path, *, default: str | None) -> str:
-    """Take the split that is asked for, or the default.
+    """Return the split that is asked for, or the default.
 
     Args:
-        split: what is asked for, or None.
-        known: those that the file has.
-        path: of the file, for the message.
-        default: taken where nothing is asked for; None where the user has to choose.
+        split: The split asked for, or None.
+        known: Splits that the file has.
+        path: Path of the file, for the message.
+        default: Split to take if none is asked for; None where the user has to choose.
 
     Raises:
         ProtoRKDError: there is no such split, or none is asked for and there is no default.

@@ -13,11 +13,11 @@ from data_schemas.pair_sources.source import Shard
 from data_schemas.pair_sources.tables import TableColumns, joined, table_block
 from data_schemas.records.parquet import image_leaf, leaf_metadata, open_parquet
 
-_IMAGE_ROWS = 64  # that are decoded at once where images have to be looked at
+_IMAGE_ROWS = 64  # rows decoded at once where images have to be looked at
 
 
 def read_parquet(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Block]:
-    """Yield the rows; images themselves are not read but where some may be absent."""
+    """Yield the rows; image bytes are read only in groups where some may be absent."""
     file = open_parquet(shard.path)
     chosen = TableColumns.of(file.schema_arrow, columns, shard.path)
     notes |= set(chosen.columns.notes(columns))
@@ -43,7 +43,7 @@ def _batches(file: pq.ParquetFile, group: int, chosen: TableColumns, *, look: bo
 
 
 def _may_lack(known: pq.ColumnChunkMetaData) -> bool:
-    """Whether a row of a group may have no image, by what the file says of itself."""
+    """Tell by the file's own statistics whether a row of a group may have no image."""
     counted = known.statistics
     return counted is None or not counted.has_null_count or counted.null_count > 0
 

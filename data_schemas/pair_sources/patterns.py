@@ -1,4 +1,4 @@
-"""Several files by one name: braces as shells take them, and glob's signs."""
+"""Patterns that name several files: braces as shells expand them, and glob's signs."""
 
 import itertools
 import re
@@ -13,17 +13,17 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a path names several files; one that is there as written does not."""
+    """Tell whether a path names several files; a path that exists as written does not."""
     return bool(_SIGNS.search(str(path))) and not path.exists()
 
 
 def pattern_root(path: Path) -> Path:
-    """The folder that a pattern starts from, whether or not it is there."""
+    """Return the folder that a pattern starts from, whether or not it exists."""
     return Path(*itertools.takewhile(lambda part: not _SIGNS.search(part), path.parts))
 
 
 def expand(path: Path) -> list[Path]:
-    """The files of a pattern: braces in the order written, glob's finds sorted.
+    """List the files of a pattern: braces in the order written, glob's finds sorted.
 
     Raises:
         ProtoRKDError: it finds no file, or a file that braces name is not there.

@@ -1,4 +1,4 @@
-"""A reader of one kind of pairs: what files it takes, and how it goes through one of them."""
+"""The interface of a reader of pairs: one file in, blocks of records out."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ ListMembers = Callable[[Path], pa.Table]
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of a source, as a reader is given it.
+    """One file of a source, as a reader receives it.
 
     Args:
-        path: of the file.
-        name: what locators of its records begin with: its path below the source's root.
-        list_members: gives the members of a tar, perhaps from memory.
+        path: Path of the file.
+        name: Path below the source's root, which is how locators of its records begin.
+        list_members: Returns the members of a tar, perhaps from memory.
     """
 
     path: Path
@@ -30,15 +30,15 @@ class Shard:
 
 
 class ReadShard(Protocol):
-    """How a kind of file is read."""
+    """A function that reads one file of a kind."""
 
     def __call__(self, shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Block]:
         """Yield the records of a file in their order, in blocks.
 
         Args:
-            shard: the file.
-            columns: what holds images, captions and labels.
-            notes: takes what the reader chose by itself, in a few words.
+            shard: The file.
+            columns: Columns of images, captions and labels.
+            notes: Receives choices that the reader makes, in a few words, for the log.
 
         Raises:
             ProtoRKDError: it is absent or damaged, or a column is missing.

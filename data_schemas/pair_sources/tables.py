@@ -1,4 +1,4 @@
-"""Tables with columns of types, parquet's and arrow's: which columns serve, and from their batches to pairs."""
+"""Tables with typed columns, from parquet and arrow files: choose columns, and turn batches into pairs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ from data_schemas.records.arrow import holds_bytes
 
 @dataclass(frozen=True)
 class TableColumns:
-    """Columns that serve.
+    """The columns of a table that hold images, captions and labels.
 
     Args:
-        columns: their names.
-        holds_bytes: whether that of the images has images, and not their paths.
+        columns: Names of the columns.
+        holds_bytes: Whether the image column holds images, not their paths.
     """
 
     columns: Columns
@@ -28,7 +28,7 @@ class TableColumns:
 
     @classmethod
     def of(cls, schema: pa.Schema, asked: Columns, path: Path) -> "TableColumns":
-        """Choose columns, and refuse those of types that cannot serve.
+        """Choose columns, and refuse those whose types do not fit.
 
         Raises:
             ProtoRKDError: a column is missing or of another type.
@@ -50,10 +50,10 @@ def table_block(
     """Make pairs of a batch.
 
     Args:
-        batch: has the columns.
-        chosen: which.
-        first_row: its first row in the file.
-        locators: of its images, null where there is none; None takes the paths in the column of images.
+        batch: Batch of rows that has the columns.
+        chosen: Columns to read.
+        first_row: Number of the batch's first row in the file.
+        locators: Locators of the batch's images, null where there is none; None takes the paths in the image column.
     """
     columns = chosen.columns
     rows = pa.array(np.arange(first_row, first_row + batch.num_rows))
@@ -75,20 +75,20 @@ def table_block(
 
 
 def joined(*parts: str | pa.Array) -> pa.LargeStringArray:
-    """Texts put one behind the other, row by row; null where one of them is."""
+    """Concatenate texts row by row; null where one of them is null."""
     texts = [pa.scalar(part, pa.large_string()) if isinstance(part, str) else texts_of(part) for part in parts]
     return pc.binary_join_element_wise(*texts, pa.scalar("", pa.large_string()))
 
 
 def texts_of(column: pa.Array) -> pa.LargeStringArray:
-    """A column as texts."""
+    """Return a column as texts."""
     return column.cast(pa.large_string())
 
 
 def _flatten(
     rows: pa.Array, images: pa.Array, captions: pa.Array, labels: pa.Array | None
 ) -> tuple[pa.Array, pa.Array, pa.Array, pa.Array | None, list[tuple[int, str | None]]]:
-    """Give each caption of a list a row of its own; and the rows whose lists are empty."""
+    """Give each caption of a list a row of its own; return also the rows whose lists are empty."""
     counts = pc.list_value_length(captions).fill_null(0).to_numpy(zero_copy_only=False)
     empty = pa.array(np.flatnonzero(counts == 0))
     parents = pc.list_parent_indices(captions)
@@ -98,7 +98,7 @@ def _flatten(
 
 
 def _broken(*columns: pa.Array | None) -> np.ndarray:
-    """Which rows have a text that is not UTF-8; nobody has looked at them yet."""
+    """Find the rows with text that is not UTF-8, which no reader has checked yet."""
     bad = np.zeros(next(len(column) for column in columns if column is not None), np.bool_)
     for column in columns:
         if column is not None and not _is_sound(column):

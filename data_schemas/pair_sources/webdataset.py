@@ -31,7 +31,7 @@ class _Member:
 
 
 class _RejectedSample(Exception):  # noqa: N818 -- a verdict
-    """Why a sample is no pair, and of which member."""
+    """A sample is not a pair; args are the reason and the member's name."""
 
 
 def read_webdataset(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Block]:
@@ -67,18 +67,18 @@ def _members(shard: Shard) -> Iterator[_Member]:
 
 def _image(members: Sequence[_Member], asked: str) -> _Member:
     endings = IMAGE_ENDINGS if asked == IMAGE_KEY else (asked.lower(),)
-    found = [member for member in members if member.ending in endings]
-    found = found or [member for member in members if member.ending.rpartition(".")[2] in endings]
-    if len(found) != 1:
-        raise _RejectedSample("several pictures in a sample" if found else "no picture in a sample", members[0].name)
-    [image] = found
+    images = [member for member in members if member.ending in endings]
+    images = images or [member for member in members if member.ending.rpartition(".")[2] in endings]
+    if len(images) != 1:
+        raise _RejectedSample("several pictures in a sample" if images else "no picture in a sample", members[0].name)
+    [image] = images
     if image.problem:
         raise _RejectedSample(image.problem, image.name)
     return image
 
 
 def _captions(shard: Shard, members: Sequence[_Member], columns: Columns) -> tuple[Any, Any]:
-    """The captions and the label of a sample, as its members have them."""
+    """Return the captions and the label of a sample, as its members hold them."""
     by_ending = {member.ending: member for member in members}
     facts: dict[str, Any] | None = None
 
@@ -112,12 +112,12 @@ def _read_text(shard: Shard, member: _Member) -> str:
 
 def _read_json(shard: Shard, member: _Member) -> dict[str, Any]:
     try:
-        found = json.loads(_read(shard, member))
+        content = json.loads(_read(shard, member))
     except (ValueError, RecursionError):
         raise _RejectedSample("no JSON", member.name) from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise _RejectedSample("no JSON object", member.name)
-    return found
+    return content
 
 
 def _read(shard: Shard, member: _Member) -> bytes:

@@ -1,4 +1,4 @@
-"""Columns of images in arrow's files, as the datasets library saves them: each a run of bytes, read by its place."""
+"""Columns of images in arrow files, as the datasets library saves them: each image is a run of bytes, read in place."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,10 +40,10 @@ def _batches(data: pa.Buffer, path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def check_sound(column: pa.Array) -> None:
-    """Refuse offsets that point out of a column, as a hostile file may have them; text need not be UTF-8.
+    """Refuse offsets that point out of a column, as a hostile file may have; text need not be UTF-8.
 
     Raises:
-        pa.ArrowInvalid: it has such.
+        pa.ArrowInvalid: an offset points out of the column.
     """
     parts = [column.field(number) for number in range(column.type.num_fields)] if _is_struct(column.type) else [column]
     for part in parts:
@@ -51,16 +51,16 @@ def check_sound(column: pa.Array) -> None:
             part.validate(full=True)
         except pa.ArrowInvalid as error:
             if "UTF8" not in str(error) or pa.types.is_dictionary(part.type):
-                raise  # of text, what it is in is looked at before what it says
+                raise  # text itself is checked later; here only offsets count
 
 
 def has_images(schema: pa.Schema, column: str) -> bool:
-    """Whether there is such a column, of bytes or of structures that have them."""
+    """Tell whether a table has a column of this name that holds images."""
     return column in schema.names and holds_bytes(schema.field(column).type)
 
 
 def holds_bytes(kind: pa.DataType) -> bool:
-    """Whether a column of a type is one of images: of bytes, or of structures that have them."""
+    """Tell whether a type is that of images: bytes, or structures that have them."""
     if _is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
     return _is_binary(kind)
@@ -71,7 +71,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def image_bytes(column: pa.Array) -> pa.Array:
-    """The bytes of a column of images: binary, or a structure that has them."""
+    """Return the bytes of a column of images, which may be structures that have them."""
     return column.field("bytes") if _is_struct(column.type) else column
 
 
@@ -81,18 +81,18 @@ def _is_struct(kind: pa.DataType) -> bool:
 
 @dataclass(frozen=True)
 class ArrowRecords:
-    """One column of an arrow file by row.
+    """Records in one column of an arrow file, by row.
 
     Args:
-        path: of the file.
-        column: its name.
+        path: Path of the file.
+        column: Name of the column.
     """
 
     path: Path
     column: str
 
     def find(self, names: pa.LargeStringArray) -> Places:
-        """Offset and size of each in the file."""
+        """Find the offset and size of each record in the file."""
         known = self._places()
         rows = row_numbers(names)
         rows[rows >= len(known)] = ABSENT
@@ -107,12 +107,12 @@ class ArrowRecords:
 
     def _places(self) -> Places:
         data = map_bytes(self.path)
-        found = [np.empty((0, 2), np.int64)]
+        places = [np.empty((0, 2), np.int64)]
         for batch in _batches(data, self.path):
             if not has_images(batch.schema, self.column):
                 break
-            found.append(self._places_of(image_bytes(batch.column(self.column)), data))
-        return np.concatenate(found)
+            places.append(self._places_of(image_bytes(batch.column(self.column)), data))
+        return np.concatenate(places)
 
     def _places_of(self, column: pa.Array, data: pa.Buffer) -> Places:
         check_sound(column)
@@ -134,7 +134,7 @@ class ArrowRecords:
 
 
 def row_numbers(names: pa.LargeStringArray) -> NDArray[np.int64]:
-    """Rows from locators' names such as ``17``; `ABSENT` for what is no number."""
+    """Parse names such as ``17``, the ends of locators, as rows; `ABSENT` where a name is not a number."""
     texts = pa.compute.if_else(pa.compute.match_substring_regex(names, "^[0-9]{1,18}$"), names, None)
     rows: NDArray[np.int64] = texts.cast(pa.int64()).fill_null(ABSENT).to_numpy(zero_copy_only=False).copy()
     return rows

@@ -1,4 +1,4 @@
-"""The one place where files of data from outside are opened for reading at any offset."""
+"""The one place where data files from outside are opened, for reading at any offset."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from data_schemas.errors import ProtoRKDError
 
 
 def open_bytes(path: Path) -> pa.NativeFile:
-    """Open a file for `read_at`, which threads may call at once, and for everything of arrow that reads.
+    """Open a file for `read_at`, which threads may call at once, and for all of arrow's readers.
 
     Raises:
         ProtoRKDError: it is absent, no regular file, or cannot be read.
@@ -23,7 +23,7 @@ def open_bytes(path: Path) -> pa.NativeFile:
 
 
 def map_bytes(path: Path) -> pa.Buffer:
-    """Map a file into memory, whole, for what is looked at here and there.
+    """Map a whole file into memory, for random access.
 
     Raises:
         ProtoRKDError: as `open_bytes`, or it is empty.

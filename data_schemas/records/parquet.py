@@ -1,4 +1,4 @@
-"""Columns of images in parquet: compressed by groups of rows, so a group is decoded for one of its images."""
+"""Columns of images in parquet: compressed by groups of rows, so reading one image decodes its group."""
 
 import contextlib
 import functools
@@ -17,16 +17,16 @@ from data_schemas.records.opened import open_bytes
 from data_schemas.records.record import ABSENT, BROKEN, MAX_RECORD_BYTES, Places, UnreadableRecord, facts_of
 
 _MAX_GROUP_BYTES = 1 << 30
-_MAX_OPEN = 64  # files of which a process keeps the footers
-_MAX_GROUPS = 4  # that a process keeps decoded
+_MAX_OPEN = 64  # files whose footers a process keeps
+_MAX_GROUPS = 4  # groups that a process keeps decoded
 
 
 def open_parquet(path: Path, *, read_dictionary: tuple[str, ...] = ()) -> pq.ParquetFile:
     """Open a parquet file.
 
     Args:
-        path: of the file.
-        read_dictionary: leaves that stay as they are encoded, so that they take no more memory than the file has bytes.
+        path: Path of the file.
+        read_dictionary: Leaves to keep dictionary-encoded, so that they take no more memory than the file has bytes.
 
     Raises:
         ProtoRKDError: it is absent or damaged.
@@ -39,10 +39,10 @@ def open_parquet(path: Path, *, read_dictionary: tuple[str, ...] = ()) -> pq.Par
 
 
 def leaf_metadata(path: Path, leaf: str) -> list[pq.ColumnChunkMetaData]:
-    """What a file says of a leaf, for each group of rows.
+    """Return a file's metadata of a leaf, for each group of rows.
 
-    Asked for it straight away, pyarrow ends the process over a footer that contradicts itself; its readers raise. So
-    one of them looks first, and stops where it would come to the data.
+    Asked directly, pyarrow ends the process over a footer that contradicts itself; its readers raise instead. So one of
+    them looks first, and stops where it would read the data.
 
     Raises:
         OSError: the footer contradicts itself.
@@ -54,16 +54,16 @@ def leaf_metadata(path: Path, leaf: str) -> list[pq.ColumnChunkMetaData]:
     if leaf not in names:
         raise KeyError(leaf)
     guard.is_closed_to_data = True
-    found = []
+    chunks = []
     for group in range(file.metadata.num_row_groups):
         with contextlib.suppress(_DataAskedFor):
             next(file.iter_batches(1, row_groups=[group], columns=[leaf], use_threads=False), None)
-        found.append(file.metadata.row_group(group).column(names.index(leaf)))
-    return found
+        chunks.append(file.metadata.row_group(group).column(names.index(leaf)))
+    return chunks
 
 
 def image_leaf(schema: pa.Schema, column: str) -> str:
-    """The leaf that has the bytes of a column of images."""
+    """Return the leaf that has the bytes of a column of images."""
     return f"{column}.bytes" if pa.types.is_struct(schema.field(column).type) else column
 
 
@@ -72,7 +72,7 @@ class _DataAskedFor(Exception):  # noqa: N818 -- it is what the guard waits for
 
 
 class _Guard(io.RawIOBase):
-    """A file that gives its footer, and no data once that is read."""
+    """A file that gives its footer, and raises on any later read of data."""
 
     def __init__(self, file: pa.NativeFile) -> None:
         self._file = file
@@ -99,18 +99,18 @@ class _Guard(io.RawIOBase):
 
 @dataclass(frozen=True)
 class ParquetRecords:
-    """One column of a parquet file by row.
+    """Records in one column of a parquet file, by row.
 
     Args:
-        path: of the file.
-        column: its name.
+        path: Path of the file.
+        column: Name of the column.
     """
 
     path: Path
     column: str
 
     def find(self, names: pa.LargeStringArray) -> Places:
-        """Group of rows, and row in it, of each."""
+        """Find the group of rows, and the row in it, of each record."""
         file = open_parquet(self.path)
         if not has_images(file.schema_arrow, self.column):
             return np.full((len(names), 2), ABSENT, np.int64)
@@ -126,7 +126,7 @@ class ParquetRecords:
         return places
 
     def read(self, first: int, second: int) -> bytes:
-        """Read one row of a group, which is kept for a while."""
+        """Read one row of a group; the decoded group is kept for a while."""
         with _LOCK:
             column = self._group(first)
         value = column[second].as_py() if second < len(column) else None
@@ -157,7 +157,7 @@ def _group(path: Path, facts: tuple[int, ...], column: str, group: int) -> pa.Ch
 
 @functools.lru_cache(_MAX_OPEN)
 def _opened(path: Path, facts: tuple[int, ...], column: str) -> tuple[pq.ParquetFile, str, list[int]]:
-    """A file, the leaf of a column in it, and how large that is in each group."""
+    """Return a file, the leaf of a column in it, and the size of that leaf in each group."""
     leaf = image_leaf(open_parquet(path).schema_arrow, column)
     sizes = [each.total_uncompressed_size for each in leaf_metadata(path, leaf)]
     return open_parquet(path, read_dictionary=(leaf,)), leaf, sizes

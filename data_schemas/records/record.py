@@ -1,4 +1,4 @@
-"""A record of a container: an image inside a file of many, found by its locator and read by itself."""
+"""A record: an image inside a container file, found by its locator and read by itself."""
 
 import functools
 import os
@@ -16,7 +16,7 @@ MAX_RECORD_BYTES = 1 << 28
 """A larger image is refused before it is read: three bytes for each pixel that an image may have."""
 
 BROKEN = (OSError, ValueError, OverflowError, MemoryError, KeyError, pa.ArrowException)
-"""What libraries raise over a damaged file."""
+"""Errors that libraries raise over a damaged file."""
 
 ABSENT = -1
 
@@ -29,7 +29,7 @@ class UnreadableRecord(Exception):  # noqa: N818 -- a verdict on one record, whi
     """A record that cannot be read.
 
     Args:
-        reason: a short sentence.
+        reason: Short sentence that says why.
     """
 
     def __init__(self, reason: str) -> None:
@@ -38,17 +38,17 @@ class UnreadableRecord(Exception):  # noqa: N818 -- a verdict on one record, whi
 
 
 class Records(Protocol):
-    """The records of a container, small when pickled: its path, and what of it is read."""
+    """The records of a container file; small when pickled."""
 
     @property
     def path(self) -> Path:
-        """Of the container."""
+        """Path of the container."""
 
     def find(self, names: pa.LargeStringArray) -> Places:
         """Find records.
 
         Args:
-            names: what follows the container's name in their locators.
+            names: Ends of the records' locators, after the container's name.
 
         Raises:
             ProtoRKDError: the container is damaged.
@@ -83,13 +83,13 @@ def read_range(path: Path, offset: int, size: int) -> bytes:
 
 
 def facts_of(path: Path) -> tuple[int, ...]:
-    """What changes when a file is put in the place of another, so that an open one is not taken for it.
+    """Return facts that change when a file is replaced, so that an open handle is not taken for the new one.
 
     Raises:
-        OSError: there is none.
+        OSError: there is no such file.
     """
-    found = os.stat(path)  # noqa: PTH116 - quicker, and each record asks
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    stat = os.stat(path)  # noqa: PTH116 - quicker, and each record asks
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 @functools.lru_cache(_MAX_OPEN)

@@ -23,11 +23,11 @@ MEMBERS_SCHEMA = pa.schema(
     ]
 )
 _BUFFER_BYTES = 1 << 16
-_MOST_AT_ONCE = 1 << 24  # bytes of a header: an extended one may claim any size
+_MOST_AT_ONCE = 1 << 24  # bytes of a header: an extended header may claim any size
 
 
 def list_members(path: Path) -> pa.Table:
-    """List the members of a tar in their order, but for its folders: name, place, size, and what keeps it from use.
+    """List a tar's members in their order, without folders: name, place, size, and why it cannot be used.
 
     Raises:
         ProtoRKDError: the file is absent, no tar, compressed, cut, or its headers contradict each other.
@@ -51,7 +51,7 @@ def list_members(path: Path) -> pa.Table:
 
 
 def members_to_bytes(members: pa.Table) -> bytes:
-    """Write a list of members small."""
+    """Serialize a list of members, compressed."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, MEMBERS_SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(members)
@@ -66,7 +66,7 @@ def members_from_bytes(data: bytes) -> pa.Table:
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (member := tar.next()) is not None:
-        tar.members = []  # type: ignore[attr-defined] # or it would keep all of them
+        tar.members = []  # type: ignore[attr-defined] # otherwise it would keep all of them
         if tar.offset <= member.offset:
             raise tarfile.ReadError("a header that points back")
         yield member
@@ -87,7 +87,7 @@ def _printable(name: str) -> str:
 
 
 class _Reader(io.RawIOBase):
-    """What the library reads headers from: a buffer at a time, and never more than there is."""
+    """The file from which the library reads headers: a buffer at a time, and never more than there is."""
 
     def __init__(self, file: pa.NativeFile) -> None:
         self._file, self._size = file, file.size()
@@ -116,18 +116,18 @@ class _Reader(io.RawIOBase):
 
 @dataclass(frozen=True)
 class TarRecords:
-    """Members of a tar by name.
+    """Members of a tar, by name.
 
     Args:
-        path: of the tar.
-        members: gives its list.
+        path: Path of the tar.
+        members: Returns the list of its members.
     """
 
     path: Path
     members: Callable[[Path], pa.Table] = field(default=list_members, compare=False)
 
     def find(self, names: pa.LargeStringArray) -> Places:
-        """Offset and size of each."""
+        """Find the offset and size of each member."""
         table = self.members(self.path)
         table = table.filter(pc.is_null(table["problem"]))
         rows = pc.index_in(names, value_set=table["name"].combine_chunks())

@@ -1,1 +1,1 @@
-"""The commands that are made from stages, and those about artifacts."""
+"""Make the commands of stages, and the commands about artifacts."""

@@ -36,17 +36,17 @@ AnyStage = Stage[Any, Any, Any]
 
 
 def json_option(what: str) -> click.Option:
-    """``--json``, the same for every command that reports."""
+    """Make ``--json``, the same for every command that reports."""
     return click.Option(["--json", "as_json"], is_flag=True, help=f"Print {what} as one JSON object on stdout.")
 
 
 def quiet_option() -> click.Option:
-    """``--quiet``, the same for every command that works."""
+    """Make ``--quiet``, the same for every command that works."""
     return click.Option(["--quiet"], is_flag=True, help="Say nothing but warnings and errors.")
 
 
 def print_json(values: Mapping[str, Any]) -> None:
-    """Print what ``--json`` asks for, on one line."""
+    """Print the output of ``--json``, on one line."""
     click.echo(json.dumps(values, ensure_ascii=False))
 
 
@@ -63,7 +63,7 @@ def status(store: Store, as_json: bool) -> None:
         print_json(
             {
                 "store": str(store),
-                "artifacts": [{**_describe(found), "problems": damages[found.path]} for found in artifacts],
+                "artifacts": [{**_describe(each), "problems": damages[each.path]} for each in artifacts],
                 "unreadable": {str(path): str(error) for path, error in unreadable.items()},
                 "unfinished": [_describe_leftover(store, path) for path in leftovers],
             }
@@ -167,9 +167,9 @@ def gc(store: Store, drop: tuple[str, ...], yes: bool, as_json: bool) -> None:
     of their stage. Students and reports stay until they are named by --drop.
     """
     kept = [stage.name for stage in stages_at_hand() if stage.keep]
-    dropped = [found.path for found in _chosen(store, drop)] if drop else []
+    dropped = [artifact.path for artifact in _chosen(store, drop)] if drop else []
     paths = garbage(store, kept_stages=kept, drop=dropped)
-    found = [_describe_leftover(store, path) for path in paths]
+    entries = [_describe_leftover(store, path) for path in paths]
     sizes = {path: _size(path) or remote_size(store, path) for path in paths}
     for path, size in sizes.items():
         click.echo(f"{path.parent.name} {_leftover_name(path)}  {human_size(size)}", err=as_json)
@@ -180,7 +180,7 @@ def gc(store: Store, drop: tuple[str, ...], yes: bool, as_json: bool) -> None:
     if not num_found:
         click.echo("Nothing to remove.", err=as_json)
     elif yes or (not as_json and click.confirm(f"Remove these {num_found} ({total})?")):
-        # Runs may have begun while the question stood.
+        # Runs may have begun while the user was asked.
         removed = set(paths) & set(garbage(store, kept_stages=kept, drop=dropped))
         for path in paths:
             if path in removed:
@@ -192,33 +192,33 @@ def gc(store: Store, drop: tuple[str, ...], yes: bool, as_json: bool) -> None:
     else:
         click.echo("Nothing removed.", err=as_json)
     if as_json:
-        each = [{**entry, "removed": path in removed} for path, entry in zip(paths, found, strict=True)]
+        each = [{**entry, "removed": path in removed} for path, entry in zip(paths, entries, strict=True)]
         print_json({"store": str(store), "garbage": each})
 
 
 def _show_abandoned(store: Store, *, to_stderr: bool) -> list[Abandoned]:
-    """Show files in an object store that no record names; return those that no upload can be at work on."""
-    found = abandoned_files(store)
-    for each in found:
+    """Show files in an object store that no record names; return those that no upload can still be writing."""
+    abandoned = abandoned_files(store)
+    for each in abandoned:
         state = "no record names them" if each.is_old else "being uploaded, or left; stays for a day"
         click.echo(f"{each.folder}  {len(each.keys)} files  {human_size(each.size)}  {state}", err=to_stderr)
-    return [each for each in found if each.is_old]
+    return [each for each in abandoned if each.is_old]
 
 
 def garbage(store: Store, *, kept_stages: Sequence[str], drop: Sequence[Path] = ()) -> list[Path]:
     """Find the folders that ``gc`` removes.
 
     Args:
-        store: where.
-        kept_stages: stages whose artifacts stay though nothing refers to them.
-        drop: artifacts to remove even so.
+        store: The store to look in.
+        kept_stages: Stages whose artifacts stay though nothing refers to them.
+        drop: Artifacts to remove even if they would stay.
 
     Raises:
         ProtoRKDError: something that stays was made from an artifact to be dropped, or a record cannot be read.
     """
     artifacts, damaged = store.survey()
     if damaged:
-        raise next(iter(damaged.values()))  # what it was made from is not known
+        raise next(iter(damaged.values()))  # its sources are not known
     newest = {artifact.record.stage: artifact.path for artifact in artifacts if artifact.path not in drop}
     roots = [
         artifact
@@ -244,7 +244,7 @@ def garbage(store: Store, *, kept_stages: Sequence[str], drop: Sequence[Path] = 
 
 
 def artifact_problems(artifact: Artifact) -> dict[str, str]:
-    """Read an artifact whole; name each file that is not as written, and what the record itself gets wrong."""
+    """Read a whole artifact; name each file that is not as written, and errors in the record itself."""
     record = artifact.record
     problems = record.problems(artifact.path, read=True)
     known = {file.path for file in record.files} | {RECORD_NAME}
@@ -259,7 +259,7 @@ def artifact_problems(artifact: Artifact) -> dict[str, str]:
 
 
 def stages_at_hand() -> Sequence[AnyStage]:
-    """All stages, as the command line's group hands them down; none where a command is run by itself."""
+    """Return all stages, which the command line's group passes on; none where a command runs by itself."""
     return click.get_current_context().obj or ()
 
 
@@ -283,7 +283,7 @@ def _chosen(store: Store, references: Sequence[str]) -> list[Artifact]:
 
 
 def _describe(artifact: Artifact) -> dict[str, Any]:
-    """What ``--json`` says of an artifact."""
+    """Describe an artifact for ``--json``."""
     record = artifact.record
     return {
         "stage": record.stage,
@@ -297,7 +297,7 @@ def _describe(artifact: Artifact) -> dict[str, Any]:
 
 
 def _describe_leftover(store: Store, path: Path) -> dict[str, Any]:
-    """What ``--json`` says of a folder that may be no artifact."""
+    """Describe a folder that may not be an artifact for ``--json``."""
     name = path.name.rpartition("-")[2]
     held = _is_live(store, path)
     return {"stage": path.parent.name, "fingerprint": name, "path": str(path), "bytes": _size(path), "held": held}
@@ -320,6 +320,6 @@ def _is_live(store: Store, path: Path) -> bool:
 def _size(path: Path) -> int:
     size = 0
     for file in path.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # of a draft in the making
+        with contextlib.suppress(FileNotFoundError):  # a draft may change meanwhile
             size += file.stat().st_size if file.is_file() else 0
     return size

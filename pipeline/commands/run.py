@@ -1,4 +1,4 @@
-"""The command ``run``: a file of stages, planned, run for every combination, and summed up in a table."""
+"""The command ``run``: plan a file of stages, run it for every combination, and sum up in a table."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ def run(context: click.Context, *, file: Path, store: Store, quiet: bool, as_jso
 
 
 def look_ahead(nodes: Sequence[Node], context: Context) -> list[tuple[Node, str]]:
-    """Say of each node whether it would run and why, as far as that is known before those that it needs have run."""
+    """Say of each node whether it would run and why, as far as is known before the nodes it needs have run."""
     references: dict[str, str] = {}
     answers = []
     for node in nodes:
@@ -115,7 +115,7 @@ def _figure(value: float | None) -> str:
 
 
 def _result(nodes: Sequence[Node], endings: Mapping[str, Ending]) -> dict[str, Any]:
-    """What a combination came to: its artifacts, the measures of the last stage that measured, what went wrong."""
+    """Sum up a combination: its artifacts, the measures of the last stage that measured, what went wrong."""
     steps: dict[str, Any] = {}
     metrics: Mapping[str, float] = {}
     reasons = []
@@ -153,20 +153,20 @@ def _tell_json(node: Node, ending: Ending) -> None:
 
 
 def _forecast_all(nodes: Sequence[Node], context: Context, *, as_json: bool) -> None:
-    """Print what each node would do and take; those that wait for another are named alone.
+    """Print what each node would do and take; nodes that wait for another are only named.
 
     Raises:
         ProtoRKDError: an input of one of them is missing.
     """
     references: dict[str, str] = {}
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     problems: list[str] = []
     for node in nodes:
         waits = [needed.step.name for needed in node.needs() if needed.key not in references]
         said: dict[str, Any] = {"step": node.step.name, "swept": dict(node.named_sweep())}
         if waits:
             reason = _FIRST.format(waits[0])
-            found.append({**said, "stage": node.step.stage.name, "would_run": True, "reason": reason})
+            entries.append({**said, "stage": node.step.stage.name, "would_run": True, "reason": reason})
             lines = [f"{node.step.stage.name} would run: {reason}"]
         else:
             stage = node.step.stage
@@ -176,16 +176,16 @@ def _forecast_all(nodes: Sequence[Node], context: Context, *, as_json: bool) -> 
                 )
             except ProtoRKDError as error:
                 problems.append(str(error))
-                found.append({**said, "stage": stage.name, "would_run": True, "reason": f"would fail: {error}"})
+                entries.append({**said, "stage": stage.name, "would_run": True, "reason": f"would fail: {error}"})
                 lines = [f"{stage.name} would fail: {error}"]
             else:
                 if not answer.runs:
                     references[node.key] = answer.plan.fingerprint
-                found.append({**said, **answer.as_json()})
+                entries.append({**said, **answer.as_json()})
                 lines = answer.lines()
         if not as_json:
             click.echo("\n".join([f"{node.name}:", *(f"  {line}" for line in lines)]))
     if as_json:
-        print_json({"status": "dry run", "stages": found})
+        print_json({"status": "dry run", "stages": entries})
     if problems:
         raise ProtoRKDError(f"{len(problems)} of {len(nodes)} stages would fail. The first: {problems[0]}")

@@ -79,7 +79,7 @@ def why_command(stage: AnyStage) -> click.Command:
 
 
 def config_option(stage: AnyStage) -> click.Option:
-    """``--config``: read before the other options, whose defaults it then gives."""
+    """Make ``--config``, which is read before the other options and gives their defaults."""
 
     def read(context: click.Context, _option: click.Parameter, path: Path | None) -> None:
         if path is not None and not context.resilient_parsing:
@@ -114,7 +114,7 @@ def _command(stage: AnyStage, callback: Callable[..., None], common: list[click.
 
 
 def _origins() -> dict[str, str]:
-    """Where each option of the command at hand came from, in words."""
+    """Say where each option of the current command came from."""
     words = {
         ParameterSource.COMMANDLINE: "command line",
         ParameterSource.ENVIRONMENT: "environment",

@@ -1,4 +1,4 @@
-"""``--store``, the same for every command: a folder, or the URL of an object store and how it is worked on."""
+"""``--store``, the same for every command: a folder, or the URL of an object store and how to work on it."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ _CACHE_KEY = "protorkd.store-cache"
 _SINGLE_KEY = "protorkd.single-writer"
 
 
-class _Place(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click alone
+class _Place(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases of click
     name = "folder_or_url"
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Path | str:
@@ -25,14 +25,14 @@ class _Place(click.ParamType):  # type: ignore[type-arg]  # generic in newer rel
 
 
 class _StoreOption(click.Option):
-    """The file of ``--config`` counts for more than the environment, which click asks first."""
+    """An option for which the file of ``--config`` overrides the environment, which click asks first."""
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
         return None if self.name in (ctx.default_map or {}) else super().value_from_envvar(ctx)
 
 
 def store_options() -> list[click.Option]:
-    """The options by which a command is given its ``store``, which it finds opened."""
+    """Make the options that name a command's ``store``; the command receives it opened."""
     return [
         _StoreOption(
             ["--store"],
@@ -66,13 +66,13 @@ def store_options() -> list[click.Option]:
 
 
 def open_store(place: Path | str, *, cache: Path | None = None, single_writer: bool = False) -> Store:
-    """Open a store; nothing is asked of it yet.
+    """Open a store without any request to it yet.
 
     Args:
-        place: a folder, or a URL.
-        cache: folder in which a store with a URL is worked on; None for what PROTORKD_STORE_CACHE names, or for one of
-            its own in the user's cache.
-        single_writer: whether nobody else writes to the URL.
+        place: Folder or URL of the store.
+        cache: Folder in which a store with a URL is worked on; None takes what PROTORKD_STORE_CACHE names, or a folder
+            in the user's cache.
+        single_writer: Whether nobody else writes to the URL.
 
     Raises:
         ProtoRKDError: the URL is not one that can be opened.

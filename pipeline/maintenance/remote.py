@@ -1,4 +1,4 @@
-"""What verify and gc do about the object store behind a store; nothing where there is none."""
+"""What verify and gc do in the object store behind a store; nothing for a local store."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Abandoned:
     """Files of an object store that no record names.
 
     Args:
-        folder: where they lie.
-        keys: of the objects.
-        size: bytes of all together.
-        written: when the last of them was.
+        folder: Folder of the files.
+        keys: Keys of the objects.
+        size: Bytes of all objects together.
+        written: Time at which the last of them was written.
     """
 
     folder: str
@@ -32,12 +32,12 @@ class Abandoned:
 
     @property
     def is_old(self) -> bool:
-        """Whether no upload can be at work on them any more."""
+        """Whether no upload can still be writing them."""
         return datetime.now(UTC) - self.written > ABANDONED
 
 
 def is_here(store: Store, artifact: Artifact) -> bool:
-    """Whether an artifact's files are at its path, as far as one sees without looking at them."""
+    """Tell whether an artifact's files are at its path, without looking at their content."""
     return not isinstance(store, RemoteStore) or store.is_here(artifact)
 
 
@@ -47,20 +47,20 @@ def remark(store: Store, artifact: Artifact) -> str:
 
 
 def remote_problems(store: Store, artifact: Artifact) -> dict[str, str]:
-    """Read an artifact's objects whole; name those that are not as written."""
+    """Read all objects of an artifact; name those that are not as written."""
     return store.remote_problems(artifact) if isinstance(store, RemoteStore) else {}
 
 
 def repair_everywhere(
     artifact: Artifact, here: Mapping[str, str], there: Mapping[str, str], *, context: Context
 ) -> Repair:
-    """Make an artifact whole: from the copy that is, here or in the object store; else anew.
+    """Make an artifact whole: from an intact copy, here or in the object store, or else anew.
 
     Args:
-        artifact: damaged.
-        here: what is wrong with the local copy.
-        there: what is wrong with the objects.
-        context: the store; its stages are those that can be run again.
+        artifact: The damaged artifact.
+        here: What is wrong with the local copy, by path.
+        there: What is wrong with the objects, by path.
+        context: The store, and the stages that can be run again.
     """
     store = context.store
     if not isinstance(store, RemoteStore):
@@ -75,7 +75,7 @@ def repair_everywhere(
         return Repair(moved, "")
     digested = {file.path for file in artifact.record.digested_files}
     if there and not store.is_here(artifact) and not there.keys() & digested:
-        store.fetch(artifact)  # without the logs that are lost
+        store.fetch(artifact)  # without the lost logs
     if place := store.withdraw(artifact.path):
         moved = {store.objects.place(artifact.name): place}
     if store.is_here(artifact) and not here:
@@ -104,16 +104,16 @@ def abandoned_files(store: Store) -> list[Abandoned]:
         raise next(iter(broken.values()))
     named = {files_folder(each.record) for each in records}
     gathered: dict[str, list[Found]] = {}
-    for found in store.objects.below():
-        parts = found.key.split("/")
+    for file in store.objects.below():
+        parts = file.key.split("/")
         if len(parts) > 3 and FINGERPRINT.fullmatch(parts[1]) and "/".join(parts[:3]) not in named:
-            gathered.setdefault("/".join(parts[:3]), []).append(found)
+            gathered.setdefault("/".join(parts[:3]), []).append(file)
     abandoned = [
         Abandoned(
             folder,
-            tuple(found.key for found in files),
-            sum(found.size for found in files),
-            max(found.modified for found in files),
+            tuple(file.key for file in files),
+            sum(file.size for file in files),
+            max(file.modified for file in files),
         )
         for folder, files in gathered.items()
     ]
@@ -127,7 +127,7 @@ def remove_abandoned(store: Store, abandoned: Sequence[Abandoned]) -> None:
 
 
 def remote_size(store: Store, path: Path) -> int:
-    """Bytes of an artifact that is in the object store alone."""
+    """Return the bytes of an artifact that is only in the object store."""
     if not isinstance(store, RemoteStore) or (path / RECORD_NAME).exists():
         return 0
     known = store.records.known(path.parent.name, path.name)

@@ -1,4 +1,4 @@
-"""Damaged artifacts made whole again: bad files are set aside, and what they held is made anew where possible."""
+"""Repair damaged artifacts: set bad files aside, and make their content anew where possible."""
 
 import contextlib
 import dataclasses
@@ -20,11 +20,11 @@ from pipeline.store.store import SET_ASIDE_NAME, Artifact, Store
 
 @dataclasses.dataclass(frozen=True)
 class Repair:
-    """What came of an artifact.
+    """The outcome of repairing an artifact.
 
     Args:
-        set_aside: each bad file of it, and where it lies now.
-        problem: why it is not whole again, or "".
+        set_aside: New place of each bad file, by path.
+        problem: Why the artifact is still not whole, or "".
     """
 
     set_aside: dict[str, Path]
@@ -32,14 +32,14 @@ class Repair:
 
 
 def repair(artifact: Artifact, problems: Mapping[str, str], *, context: Context) -> Repair:
-    """Set an artifact's bad files aside, and make anew what they held.
+    """Set an artifact's bad files aside, and make their content anew.
 
-    Logs and journals are not made anew: the record is written without them.
+    Logs and journals cannot be made anew: the record is written without them.
 
     Args:
-        artifact: damaged.
-        problems: what `artifact_problems` says of it.
-        context: the store; its stages are those that can be run again.
+        artifact: The damaged artifact.
+        problems: What is wrong, by path, as `artifact_problems` returns it.
+        context: The store, and the stages that can be run again.
     """
     record = artifact.record
     with locked(context.store, record.stage, record.fingerprint):
@@ -53,7 +53,7 @@ def repair(artifact: Artifact, problems: Mapping[str, str], *, context: Context)
 
 
 def set_record_aside(folder: Path, *, store: Store) -> Path:
-    """Set aside the record of a folder, where it cannot be read; the rest serves the next run of its stage."""
+    """Set an unreadable record aside; the rest of its folder serves the next run of the stage."""
     return _move(store, folder, RECORD_NAME)
 
 
@@ -64,7 +64,7 @@ def set_aside(store: Store, artifact: Artifact, problems: Mapping[str, str]) -> 
 
 
 def _move(store: Store, folder: Path, path: str) -> Path:
-    """Rename a file out of its artifact, under a name of its own: nothing that a user may want is deleted."""
+    """Move a file out of its artifact to a unique name: nothing that a user may want is deleted."""
     target = store.root / SET_ASIDE_NAME / f"{folder.parent.name}-{folder.name[:12]}-{uuid.uuid4().hex[:6]}" / path
     with disk_errors(target):
         target.parent.mkdir(parents=True)
@@ -83,7 +83,7 @@ def _forget_logs(artifact: Artifact, problems: Mapping[str, str]) -> None:
 
 
 def _make_anew(record: ArtifactRecord, context: Context) -> str:
-    """Ask for the same again; return why that did not give the same, or ""."""
+    """Ask for the same artifact again; return why the result is not the same, or ""."""
     stage = context.stages.get(record.stage)
     if stage is None:
         return "Run again what it was made for, such as evaluate: it makes this anew."
@@ -109,10 +109,10 @@ def _make_anew(record: ArtifactRecord, context: Context) -> str:
 
 
 def _inputs(stage: Stage[Any, Any, Any], record: ArtifactRecord) -> Any:
-    """The inputs as they were given; an artifact that was left to be the newest is named."""
+    """Rebuild the inputs as the user gave them; an artifact that was left to be the newest is now named."""
     assert record.request is not None
-    given = dict(record.request.inputs)
+    inputs = dict(record.request.inputs)
     for name, entry in record.inputs.items():
-        if name in given and given[name] is None and (Path(entry.location) / RECORD_NAME).is_file():
-            given[name] = entry.location
-    return from_json(stage.inputs, given)
+        if name in inputs and inputs[name] is None and (Path(entry.location) / RECORD_NAME).is_file():
+            inputs[name] = entry.location
+    return from_json(stage.inputs, inputs)

@@ -1,4 +1,4 @@
-"""What a shell completes: references to artifacts, and names that are too many to be choices."""
+"""Shell completion: references to artifacts, and names that are too many to be choices."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,26 +19,26 @@ def complete_references(stage: str | None = None) -> _Complete:
     """Complete fingerprints of the store's artifacts, each with its stage and day; the newest come first.
 
     Args:
-        stage: whose artifacts; None takes all.
+        stage: Complete only artifacts of this stage; None takes all.
     """
 
     def complete(context: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
         from pipeline.store.store import Store
 
         opened = context.params.get(_STORE)
-        # Of a store that lies elsewhere, what is here: a key pressed is no reason to ask the network.
+        # Of a remote store only the local copies: pressing a key must not ask the network.
         known = Store(opened.root if isinstance(opened, Store) else Path(_STORE)).artifacts(stage)
         return [
-            CompletionItem(found.record.fingerprint[:_SHOWN], help=f"{found.record.stage} {found.record.created[:16]}")
-            for found in reversed(known)
-            if found.record.fingerprint.startswith(begun)
+            CompletionItem(each.record.fingerprint[:_SHOWN], help=f"{each.record.stage} {each.record.created[:16]}")
+            for each in reversed(known)
+            if each.record.fingerprint.startswith(begun)
         ]
 
     return complete
 
 
 def complete_names(names: Callable[[], Iterable[str]]) -> _Complete:
-    """Complete names, which are asked for only then."""
+    """Complete names, which are computed only when the shell asks."""
     return lambda _context, _parameter, begun: [CompletionItem(name) for name in names() if name.startswith(begun)]
 
 

@@ -1,4 +1,4 @@
-"""Configuration files: options of stages in TOML or YAML, read strictly, and written so that they can be read again."""
+"""Configuration files: read options of stages in TOML or YAML, strictly, and write them so that they read back."""
 
 import json
 import math
@@ -36,14 +36,14 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def stage_values(path: Path, stage: AnyStage, *, stages: Sequence[AnyStage]) -> dict[str, Any]:
-    """Read what a file says of one stage: its table, or the whole file where it has no tables; and of the store.
+    """Read a file's options of one stage: its table, or the whole file if it has no tables; and ``store``.
 
-    Tables of other stages are held to the same rules, so that a slip shows at once.
+    Tables of other stages are checked by the same rules, so that a slip shows at once.
 
     Args:
-        path: of the file.
-        stage: whose options are wanted.
-        stages: all that a file may have tables of.
+        path: Path of the file.
+        stage: The stage whose options are wanted.
+        stages: All stages that a file may have tables of.
 
     Returns:
         Options by name, and ``store`` if it is there.
@@ -52,10 +52,10 @@ def stage_values(path: Path, stage: AnyStage, *, stages: Sequence[AnyStage]) -> 
         ProtoRKDError: as `read_file`; a key is unknown, or its value is not what the option takes; or the file has
             tables, but none for this stage.
     """
-    found = read_file(path)
+    content = read_file(path)
     by_name = {each.name: each for each in (*stages, stage)}
-    tables = {_stage_name(key): value for key, value in found.items() if isinstance(value, Mapping)}
-    flat = {key: value for key, value in found.items() if not isinstance(value, Mapping)}
+    tables = {_stage_name(key): value for key, value in content.items() if isinstance(value, Mapping)}
+    flat = {key: value for key, value in content.items() if not isinstance(value, Mapping)}
     values = {STORE: read_store(flat.pop(STORE), place=str(path))} if STORE in flat else {}
     for name, table in tables.items():
         if name not in by_name:
@@ -90,13 +90,13 @@ def config_text(
     store: Store | None = None,
     origins: Mapping[str, str] | None = None,
 ) -> str:
-    """Write all options of a stage as TOML that ``--config`` takes; what is not given is a comment.
+    """Write all options of a stage as TOML that ``--config`` takes; an option that is not given becomes a comment.
 
     Args:
-        stage: whose.
-        options: its three dataclasses, by kind.
-        store: the place of all artifacts; None leaves it out.
-        origins: where a value came from, by option; written behind it.
+        stage: The stage whose options are written.
+        options: The stage's three dataclasses, by kind.
+        store: The place of all artifacts; None leaves it out.
+        origins: Origin of each value, by option, written behind it.
     """
     said = origins or {}
     lines = [f"# {stage.name}, version {stage.version}, as it was asked for; --config reads it."]
@@ -137,7 +137,7 @@ def _read_yaml(text: str, path: Path) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML ships no types
-        """Reads 5e-4 as a number, as YAML 1.2 does and YAML 1.1 does not, and refuses a key that comes twice."""
+        """Loader that reads 5e-4 as a number, which YAML 1.1 does not, and refuses a key that comes twice."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             keys = [key.value for key, _ in node.value]
@@ -155,18 +155,18 @@ def _read_yaml(text: str, path: Path) -> Any:
         raise ProtoRKDError(f"{path} must be YAML; {' '.join(str(error).split())}.") from error
 
 
-def _tables(found: Any, place: str) -> dict[str, Any]:
-    """Hold keys to be text and numbers to be numbers, at every depth."""
-    if not isinstance(found, Mapping):
-        raise ProtoRKDError(f"{place} must hold options by name; got {found!r}.")
-    for key, value in found.items():
+def _tables(content: Any, place: str) -> dict[str, Any]:
+    """Check that keys are text and numbers are finite, at every depth."""
+    if not isinstance(content, Mapping):
+        raise ProtoRKDError(f"{place} must hold options by name; got {content!r}.")
+    for key, value in content.items():
         if not isinstance(key, str):
             raise ProtoRKDError(f"{place} must name options by text; got {key!r}. Put it in quotes.")
         if isinstance(value, float) and not math.isfinite(value):
             raise ProtoRKDError(f"{key} in {place} must be a finite number; got {value}.")
         if isinstance(value, Mapping):
             _tables(value, f"{place} [{key}]")
-    return dict(found)
+    return dict(content)
 
 
 def _stage_name(key: str) -> str:

@@ -20,17 +20,17 @@ D = TypeVar("D")
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """What a field's line says beside its type and default.
+    """The part of a field's declaration that its type and default do not say.
 
     Args:
-        help: one sentence: meaning, unit, consequence.
-        check: the rule that values keep, or None.
-        choices: the allowed values, or none for any.
-        metavar: how the value is called in ``--help``.
-        flag: the option's name on the command line when it is not the field's.
-        artifact: the stage whose artifact the value names, or none; a run of several stages fills it in, and a shell
+        help: One sentence: meaning, unit, consequence.
+        check: Rule that values must obey, or None.
+        choices: Allowed values; empty allows any.
+        metavar: Name of the value in ``--help``.
+        flag: Name of the option on the command line, if it is not the field's.
+        artifact: Stage whose artifact the value names, or None; a run of several stages fills it in, and a shell
             completes it.
-        complete: gives the values that a shell may complete, where there are too many for choices.
+        complete: Returns the values that a shell may complete, where there are too many for choices.
     """
 
     help: str
@@ -73,7 +73,7 @@ def option(
 
 
 def check_options(values: Any) -> None:
-    """Hold a dataclass instance to the rules of its lines.
+    """Check a dataclass instance by the rules of its fields.
 
     Raises:
         ProtoRKDError: a value breaks its rule; the message names the flag.
@@ -83,12 +83,12 @@ def check_options(values: Any) -> None:
 
 
 def check_value(field: "dataclasses.Field[Any]", value: Any, *, called: str) -> None:
-    """Hold the value of one option to the rules of its line.
+    """Check the value of one option by its rules.
 
     Args:
-        field: its line.
-        value: of the field's type; of several, each is looked at.
-        called: how the user named the option, for the message.
+        field: Field that declares the option.
+        value: Value of the field's type; each element of a tuple is checked.
+        called: How the user named the option, for the message.
 
     Raises:
         ProtoRKDError: it breaks a rule.
@@ -104,7 +104,7 @@ def check_value(field: "dataclasses.Field[Any]", value: Any, *, called: str) -> 
 
 
 def flag_of(field: "dataclasses.Field[Any]") -> str:
-    """The option's name on the command line: ``warmup_steps`` is ``--warmup-steps``."""
+    """Return the option's name on the command line: ``warmup_steps`` is ``--warmup-steps``."""
     return "--" + (line_of(field).flag or field.name.replace("_", "-"))
 
 
@@ -134,23 +134,23 @@ def from_json(kind: type[D], values: Mapping[str, Any]) -> D:
         ProtoRKDError: a value breaks its rule.
     """
     hints = typing.get_type_hints(kind)
-    found = {field.name: values.get(field.name, field.default) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for name, value in found.items():
+    fields = {field.name: values.get(field.name, field.default) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name, value in fields.items():
         if isinstance(value, list):
-            found[name] = tuple(value)
+            fields[name] = tuple(value)
         elif value is not None and without_none(hints[name]) is Path:
-            found[name] = Path(value)
-    return take(kind, found)
+            fields[name] = Path(value)
+    return take(kind, fields)
 
 
 def line_of(field: "dataclasses.Field[Any]") -> Option:
-    """What a field's line says beside its type and default."""
+    """Return the `Option` in a field's metadata."""
     line: Option = field.metadata[_KEY]
     return line
 
 
 def without_none(hint: Any) -> Any:
-    """The type of an option that may also be left open: str for ``str | None``."""
+    """Return an option's type without None: str for ``str | None``."""
     if isinstance(hint, types.UnionType):
         [kind] = [kind for kind in typing.get_args(hint) if kind is not type(None)]
         return kind
@@ -176,7 +176,7 @@ def _click_option(field: "dataclasses.Field[Any]", hint: Any) -> click.Option:
 
 
 def _completer(line: Option) -> Any:
-    """What a shell asks for values; None leaves it to the option's type."""
+    """Return the function that completes an option's values; None leaves it to the option's type."""
     if line.artifact is not None:
         return complete_references(line.artifact)
     return None if line.complete is None else complete_names(line.complete)

@@ -1,4 +1,4 @@
-"""Values of options that come from a file or from Python: found by name, held to type and rule, put together."""
+"""Read values of options from a file or from Python: find them by name, check type and rule, build dataclasses."""
 
 import dataclasses
 import numbers
@@ -21,9 +21,9 @@ class Known:
     """An option of a stage.
 
     Args:
-        kind: which of the stage's dataclasses has it: inputs, params or runtime.
-        field: its line.
-        hint: its type.
+        kind: Which of the stage's dataclasses has it: inputs, params or runtime.
+        field: Field that declares it.
+        hint: Its type.
     """
 
     kind: str
@@ -41,11 +41,11 @@ class Known:
         return typing.get_origin(self.hint) is tuple
 
     def read(self, value: Any, *, called: str) -> Any:
-        """Take a value for it; one alone stands for a list of one.
+        """Convert and check a value; one value alone stands for a list of one.
 
         Args:
-            value: from a file or from Python.
-            called: how the user named the option, for the message.
+            value: Value from a file or from Python.
+            called: How the user named the option, for the message.
 
         Raises:
             ProtoRKDError: the value is of another type, or breaks the option's rule.
@@ -55,51 +55,51 @@ class Known:
         if self.is_repeatable:
             [kind, *_] = typing.get_args(self.hint)
             items = value if isinstance(value, list | tuple) else [value]
-            found: Any = tuple(_convert(item, kind, called=called) for item in items)
+            converted: Any = tuple(_convert(item, kind, called=called) for item in items)
         else:
-            found = _convert(value, without_none(self.hint), called=called)
-        check_value(self.field, found, called=called)
-        return found
+            converted = _convert(value, without_none(self.hint), called=called)
+        check_value(self.field, converted, called=called)
+        return converted
 
 
 def options_of(stage: Stage[Any, Any, Any]) -> dict[str, Known]:
-    """The options of a stage by name, those without a default first."""
-    found: dict[str, Known] = {}
+    """Return the options of a stage by name, those without a default first."""
+    options: dict[str, Known] = {}
     for kind in KINDS:
         of_kind = getattr(stage, kind)
         hints = typing.get_type_hints(of_kind)
-        found |= {field.name: Known(kind, field, hints[field.name]) for field in dataclasses.fields(of_kind)}
-    return dict(sorted(found.items(), key=lambda entry: not entry[1].is_required))
+        options |= {field.name: Known(kind, field, hints[field.name]) for field in dataclasses.fields(of_kind)}
+    return dict(sorted(options.items(), key=lambda entry: not entry[1].is_required))
 
 
 def read_values(stage: Stage[Any, Any, Any], values: Mapping[str, Any], *, place: str) -> dict[str, Any]:
-    """Take values for options of a stage by name, written with ``-`` or ``_``.
+    """Read values for options of a stage by name, written with ``-`` or ``_``.
 
     Args:
-        stage: whose.
-        values: from a file or from Python.
-        place: where they stand, for the message, such as ``sweep.toml [distill]``.
+        stage: The stage whose options they are.
+        values: Values by option, from a file or from Python.
+        place: Where the values stand, for the message, such as ``sweep.toml [distill]``.
 
     Raises:
         ProtoRKDError: there is no such option, it is given twice, or its value is not what it takes.
     """
     known = options_of(stage)
-    found: dict[str, Any] = {}
+    converted: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in known:
             raise unknown(key, known, what=f"an option of {stage.name}", place=place)
-        if name in found:
+        if name in converted:
             raise ProtoRKDError(f"{place} must give each option once; got {key} twice. Leave one out.")
-        found[name] = known[name].read(value, called=f"{key} in {place}")
-    return found
+        converted[name] = known[name].read(value, called=f"{key} in {place}")
+    return converted
 
 
 def build(stage: Stage[Any, Any, Any], values: Mapping[str, Any], *, place: str) -> dict[str, Any]:
-    """Make the three dataclasses of a stage from values as `read_values` gives them; what is left out has its default.
+    """Build the three dataclasses of a stage from the values of `read_values`; what is left out has its default.
 
     Returns:
-        By the names that `run_stage` takes: params, inputs and runtime.
+        The dataclasses by the names that `run_stage` takes: params, inputs and runtime.
 
     Raises:
         ProtoRKDError: an option that has no default is left out, or values do not go together.
@@ -120,7 +120,7 @@ def build(stage: Stage[Any, Any, Any], values: Mapping[str, Any], *, place: str)
 
 
 def unknown(name: str, known: Iterable[str], *, what: str, place: str) -> ProtoRKDError:
-    """Say that a name is not known, and which it may have been meant to be."""
+    """Return an error that says that a name is not known, and suggests a similar one."""
     import difflib
 
     names = [each.replace("_", "-") if "-" in name else each for each in known]
@@ -130,7 +130,7 @@ def unknown(name: str, known: Iterable[str], *, what: str, place: str) -> ProtoR
 
 
 def _convert(value: Any, kind: type, *, called: str) -> Any:
-    """Turn a value into one of the type that it is, or may stand for; numbers may be numpy's."""
+    """Convert a value to a type that it has or may stand for; numbers may be numpy's."""
     is_bool = isinstance(value, bool) or type(value).__name__ == "bool"
     if kind is bool and is_bool:
         return bool(value)

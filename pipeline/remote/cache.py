@@ -1,4 +1,4 @@
-"""Objects that were read, kept on this machine's disk up to a size that its environment sets."""
+"""A cache of objects on this machine's disk, up to a size that the environment sets."""
 
 import contextlib
 import hashlib
@@ -13,17 +13,17 @@ from data_schemas.errors import ProtoRKDError
 FOLDER_VARIABLE = "PROTORKD_OBJECT_CACHE"
 SIZE_VARIABLE = "PROTORKD_OBJECT_CACHE_GB"
 DEFAULT_GB = 10.0
-_NUM_PARTS = 256  # folders, of which each is looked at by itself
-_LOOK_EVERY = 32  # writes into a folder, on average, after which it is looked at
+_NUM_PARTS = 256  # folders, each of which is tidied by itself
+_LOOK_EVERY = 32  # average number of writes into a folder before it is tidied
 
 
 @dataclass(frozen=True)
 class ObjectCache:
-    """Bytes by name. Any process may write or remove any of it at any time; whoever reads compares what it must.
+    """Bytes by name. Any process may write or remove any entry at any time; readers must verify what they read.
 
     Args:
-        folder: where they lie.
-        max_bytes: of all together, or so: what was written longest ago is removed. 0 keeps nothing.
+        folder: Folder of the cache.
+        max_bytes: Approximate size of the whole cache: the oldest entries are removed. 0 keeps nothing.
     """
 
     folder: Path
@@ -31,7 +31,7 @@ class ObjectCache:
 
     @classmethod
     def of_environment(cls) -> "ObjectCache":
-        """The cache that the environment names.
+        """Make the cache that the environment names.
 
         Raises:
             ProtoRKDError: its size is no number.
@@ -48,7 +48,7 @@ class ObjectCache:
         return cls(folder.absolute(), max_bytes)
 
     def read(self, name: str) -> bytes | None:
-        """What was kept under a name, or None."""
+        """Return what was kept under a name, or None."""
         if not self.max_bytes:
             return None
         try:
@@ -57,7 +57,7 @@ class ObjectCache:
             return None
 
     def write(self, name: str, data: bytes) -> None:
-        """Keep bytes under a name; where the disk does not take them, they are not kept."""
+        """Keep bytes under a name; if the disk does not take them, they are not kept."""
         if len(data) > self.max_bytes // _NUM_PARTS:
             return
         path = self._path(name)
@@ -70,7 +70,7 @@ class ObjectCache:
                 self._tidy(path.parent)
 
     def _tidy(self, folder: Path) -> None:
-        """Remove what was written longest ago, until the folder has no more than its part."""
+        """Remove the oldest entries, until the folder has no more than its share."""
         facts = []
         with os.scandir(folder) as entries:
             for entry in entries:

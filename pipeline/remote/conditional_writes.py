@@ -1,4 +1,4 @@
-"""Whether an object store keeps its word that of two who create one object only the first succeeds."""
+"""Check that when two writers create one object, the object store lets only the first succeed."""
 
 import contextlib
 import time
@@ -18,8 +18,8 @@ def check_conditional_writes(objects: Objects, memory: Path) -> None:
     Some servers ignore the condition without a word, and two writers of one artifact would then not notice each other.
 
     Args:
-        objects: the store.
-        memory: file in which the outcome is remembered for a day.
+        objects: The store.
+        memory: File that remembers the outcome for a day.
 
     Raises:
         ProtoRKDError: the store cannot be shared by several writers.

@@ -1,4 +1,4 @@
-"""What an object store refuses or fails to do, in words that say what to do and show nothing that is secret."""
+"""Errors of object stores, in words that say what to do and show nothing secret."""
 
 import re
 
@@ -6,7 +6,7 @@ from data_schemas.errors import ProtoRKDError
 
 
 class RemoteError(ProtoRKDError):
-    """An object store did not answer, refused, or holds other bytes: that is not the same as something being absent."""
+    """An object store did not answer, refused, or holds other bytes: that does not mean that something is absent."""
 
 
 class ObjectDamagedError(RemoteError):
@@ -14,15 +14,15 @@ class ObjectDamagedError(RemoteError):
 
 
 class BadKeyError(RemoteError):
-    """A key that cannot be asked for."""
+    """A key that no store accepts."""
 
 
 class UnmodifiedError(Exception):
-    """An object has the tag that the caller has seen."""
+    """An object still has the tag that the caller has seen."""
 
 
 def unreachable(place: str, error: Exception) -> RemoteError:
-    """Say what keeps an object from being reached, and what to do about it."""
+    """Return an error that says what keeps an object from being reached, and what to do about it."""
     text = str(error)
     if "169.254.169.254" in text:
         got, advice = "no credentials", "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, as for any other tool."
@@ -44,12 +44,12 @@ def unreachable(place: str, error: Exception) -> RemoteError:
 
 
 def may_pass(text: str) -> bool:
-    """Whether a failure may pass if tried again: not one that the library has tried often, nor a client's mistake."""
+    """Tell whether trying again may help: not after the library's own retries, nor after a client's mistake."""
     return not re.search(r"after \d+ retries|BadScheme|status code: 4(?!08|29)\d\d|169\.254\.169\.254", text)
 
 
 def brief(error: Exception) -> str:
-    """What went wrong, without what a server or a library quotes, for that may hold the name of a key."""
+    """Say what went wrong, without quotes from a server or a library, because they may hold the name of a key."""
     text = str(error)
     status = re.search(r"status code: (\d+ [A-Za-z ]+)", text)
     code = re.search(r"<Code>(\w+)</Code>", text)

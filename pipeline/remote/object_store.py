@@ -21,13 +21,13 @@ from pipeline.remote.errors import BadKeyError, ObjectDamagedError, UnmodifiedEr
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-NUM_REQUESTS = 16  # at a time: a request waits for the network, not for a core
-TIMEOUT_S = 120.0  # of one request, which is of a part at most; AWS_TIMEOUT, such as 300s, says otherwise
-MAX_RETRIES = 10  # of one request, by the library: what the server refuses for the moment, and lost connections
-_ATTEMPTS = 3  # at a whole object: bodies that end early, and writes that were not answered
+NUM_REQUESTS = 16  # concurrent requests, which wait for the network, not for a core
+TIMEOUT_S = 120.0  # for one request, which moves at most a part; AWS_TIMEOUT, such as 300s, overrides it
+MAX_RETRIES = 10  # of one request, by the library: after temporary refusals and lost connections
+_ATTEMPTS = 3  # for a whole object: after bodies that end early, and writes that were not answered
 _PART = 8 << 20
-_MOST_PARTS = 9_000  # of one object; S3 takes 10,000
-_LISTED = 1000  # objects that a request lists or deletes
+_MOST_PARTS = 9_000  # parts of one object; S3 takes 10,000
+_LISTED = 1000  # objects that one request lists or deletes
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 
 _COLLAPSED = re.compile(r"([a-z][a-z0-9+.-]+):/([^/].*)")
@@ -41,11 +41,11 @@ class Found:
     """An object in a listing.
 
     Args:
-        key: below the URL that was listed.
-        size: in bytes.
-        tag: changes with the object's bytes.
-        version: of the object, where the store counts them.
-        modified: when it was written.
+        key: Key below the URL that was listed.
+        size: Size in bytes.
+        tag: Tag that changes with the object's bytes.
+        version: Version of the object, where the store counts them.
+        modified: Time of the last write.
     """
 
     key: str
@@ -56,12 +56,12 @@ class Found:
 
 
 def is_url(place: str) -> bool:
-    """Whether a place is named by a URL; anything else is a path."""
+    """Tell whether a place is named by a URL; anything else is a path."""
     return _URL.match(place) is not None
 
 
 def url_of(place: Path | str) -> str | None:
-    """The URL that a place is named by, or None for a path; a URL that went through a Path has lost a slash."""
+    """Return the URL that names a place, or None for a path; a slash that Path removed is restored."""
     text = str(place)
     if is_url(text):
         return text
@@ -69,7 +69,7 @@ def url_of(place: Path | str) -> str | None:
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """Take an object's URL apart into that of its bucket, container or host, and its key."""
+    """Split an object's URL into the URL of its bucket, container or host, and its key."""
     scheme, _, rest = url.partition("://")
     bucket, _, key = rest.partition("/")
     return f"{scheme}://{bucket}", key
@@ -79,7 +79,7 @@ class Objects:
     """The objects below one URL; keys are relative to it. It pickles as its URL: each process has its own client.
 
     Args:
-        url: ``s3://bucket/prefix``, or any other that obstore opens; credentials come from the environment alone.
+        url: ``s3://bucket/prefix``, or any other that obstore opens; credentials come only from the environment.
 
     Raises:
         ProtoRKDError: the URL holds credentials or a query, or its kind is not known, or obstore is not installed.
@@ -89,16 +89,16 @@ class Objects:
         self.url = _checked(url)
 
     def place(self, key: str) -> str:
-        """The URL of an object, for people."""
+        """Return the URL of an object, for people."""
         return f"{self.url}/{key}"
 
     def read(self, key: str, *, tag: str | None = None, limit: int | None = None) -> tuple[bytes, Found] | None:
         """Read a small object whole; None where there is none.
 
         Args:
-            key: which.
-            tag: what the caller has: an object that still has this tag is not read.
-            limit: of a larger object, which nobody wants, so many bytes are read.
+            key: Key of the object.
+            tag: Tag that the caller has seen: an object that still has it is not read.
+            limit: Number of bytes after which reading stops, for objects larger than the caller wants.
 
         Raises:
             UnmodifiedError: it has that tag.
@@ -156,10 +156,10 @@ class Objects:
         return self._copy(key, entry, lambda _block: None)
 
     def download(self, key: str, entry: FileEntry, root: Path) -> None:
-        """Write an object into the file that ``entry`` names below ``root``, once all its bytes are found right.
+        """Write an object into the file that ``entry`` names below ``root``, once all its bytes are verified.
 
         Raises:
-            ObjectDamagedError: it is missing, or has other bytes; nothing stands there then.
+            ObjectDamagedError: it is missing, or has other bytes; no file is written then.
         """
         target = root / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ class Objects:
         partial.replace(target)
 
     def upload(self, key: str, entry: FileEntry, root: Path) -> None:
-        """Write a file that ``entry`` names below ``root``; an object with other bytes does not come to be.
+        """Upload a file that ``entry`` names below ``root``; an object with other bytes is never created.
 
         Raises:
             ProtoRKDError: the file is not what the entry says.
@@ -205,7 +205,9 @@ class Objects:
         self._try(put, key)
 
     def create(self, key: str, data: bytes) -> Found | None:
-        """Write a small object that must not be there yet; None if it is, which whoever answers for it may have done.
+        """Write a small object that must not exist yet; None if it does.
+
+        A request whose answer was lost is sent again, so the object that exists may be this caller's own.
 
         A request whose answer was lost is sent again: that the object is there may be this caller's own doing.
         """
@@ -217,9 +219,9 @@ class Objects:
             return None
 
     def replace(self, key: str, data: bytes, *, seen: Found) -> Found | None:
-        """Write a small object in place of the one that was seen; None if another has come in between.
+        """Write a small object in place of the one that was seen; None if another was written in between.
 
-        Stores that cannot tell write over whatever is there.
+        Stores that cannot tell overwrite any object.
         """
         import obstore
 
@@ -233,24 +235,24 @@ class Objects:
             return self.write(key, data)
 
     def write(self, key: str, data: bytes) -> Found:
-        """Write a small object, whatever is there."""
+        """Write a small object, even over another."""
         return self._try(lambda: self._put(key, data, "overwrite"), key)
 
     def remove(self, keys: Sequence[str]) -> None:
-        """Delete objects; one that is not there is no error."""
+        """Delete objects; one that is not there is not an error."""
         import obstore
 
         for start in range(0, len(keys), _LISTED):
             some = list(keys[start : start + _LISTED])
             try:
                 self._try(lambda some=some: obstore.delete(self._client, some), some[0])  # type: ignore[misc]
-            except FileNotFoundError:  # of folders: it may have come before others
+            except FileNotFoundError:  # only in folders (file://), perhaps before other keys were deleted
                 for key in some:
                     with contextlib.suppress(FileNotFoundError):
                         obstore.delete(self._client, key)
 
     def below(self, prefix: str = "") -> Iterator[Found]:
-        """Every object below a prefix, which is a folder."""
+        """Yield every object below a prefix, which is a folder."""
         import obstore
 
         listing = self._try(lambda: iter(obstore.list(self._client, prefix or None, chunk_size=_LISTED)), prefix)
@@ -258,7 +260,7 @@ class Objects:
             yield from (_found(each, each["path"]) for each in some)
 
     def list_folder(self, folder: str = "") -> tuple[list[str], list[Found]]:
-        """Names of the folders, and the objects, that lie in a folder itself: one request a thousand."""
+        """List the folders' names and the objects directly in a folder: one request for each thousand."""
         import obstore
 
         result = self._try(lambda: obstore.list_with_delimiter(self._client, folder or None), folder)
@@ -292,7 +294,7 @@ class Objects:
         return None if hasher.hexdigest() == entry.sha256 else OTHER_BYTES
 
     def _try(self, work: Callable[[], T], key: str) -> T:
-        """Do something to an object; again where its body ended early or a write was not answered."""
+        """Do something to an object; again if its body ended early or a write was not answered."""
         from obstore import exceptions
 
         for attempt in range(_ATTEMPTS):
@@ -349,7 +351,7 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], things: Sequence[T]
 
 @functools.lru_cache(maxsize=32)
 def _client(url: str, _pid: int) -> "ObjectStore":
-    """Connect; a process that was forked has a client of its own."""
+    """Connect; a forked process gets a client of its own."""
     from obstore.store import LocalStore, from_url
 
     if url.startswith("file://"):
@@ -370,7 +372,7 @@ def _client(url: str, _pid: int) -> "ObjectStore":
 
 def _checked(url: str) -> str:
     try:
-        import obstore  # noqa: F401 - the extra, told of before anything is asked for
+        import obstore  # noqa: F401 - an extra: its absence is reported before any request
     except ImportError as error:
         raise ProtoRKDError(f"{url} must be read with obstore. pip install 'protorkd[s3]'.") from error
     authority = url.partition("://")[2].partition("/")[0]

@@ -1,4 +1,4 @@
-"""The records of the artifacts in an object store, ``<stage>/<fingerprint>.json``, remembered here by their tags."""
+"""The records of the artifacts in an object store, ``<stage>/<fingerprint>.json``, cached here by their tags."""
 
 import json
 import re
@@ -24,8 +24,8 @@ class RemoteRecord:
     """The record of an artifact as the object store holds it.
 
     Args:
-        record: what it says.
-        seen: the object that holds it, as it was when it was read.
+        record: Content of the record.
+        seen: Object that held the record when it was read.
     """
 
     record: ArtifactRecord
@@ -33,11 +33,11 @@ class RemoteRecord:
 
 
 class RemoteRecords:
-    """Reads and writes records; what was read once is read again only when its tag has changed.
+    """Reads and writes records; a record is read again only when its tag has changed.
 
     Args:
-        objects: the store.
-        folder: where they are remembered.
+        objects: The store.
+        folder: Folder of the local copies.
     """
 
     def __init__(self, objects: Objects, folder: Path) -> None:
@@ -45,7 +45,7 @@ class RemoteRecords:
         self._folder = folder
 
     def known(self, stage: str, fingerprint: str) -> RemoteRecord | None:
-        """What was last seen of a record; asks nobody."""
+        """Return what was last seen of a record, without any request."""
         try:
             values = read_json(self._path(stage, fingerprint))
             seen = Found(**{**values["seen"], "modified": datetime.fromisoformat(values["seen"]["modified"])})
@@ -57,42 +57,42 @@ class RemoteRecords:
         """Ask for a record: one request, which carries it only if it is new; None where there is none.
 
         Raises:
-            ProtoRKDError: the store does not answer, or the record is not one.
+            ProtoRKDError: the store does not answer, or the record is damaged.
         """
         known = self.known(stage, fingerprint)
         try:
-            found = self._objects.read(record_key(stage, fingerprint), tag=known.seen.tag if known else None)
+            answer = self._objects.read(record_key(stage, fingerprint), tag=known.seen.tag if known else None)
         except UnmodifiedError:
             return known
-        if found is None:
+        if answer is None:
             self.forget(stage, fingerprint)
             return None
-        return self.remember(stage, fingerprint, found[0], found[1])
+        return self.remember(stage, fingerprint, answer[0], answer[1])
 
     def survey(self, stage: str | None) -> tuple[list[RemoteRecord], dict[tuple[str, str], ProtoRKDError]]:
-        """List the records of one stage or of all, and those that cannot be read: one request a stage and new record.
+        """List the records of one stage or of all, and the unreadable ones: one request for each stage and new record.
 
         Raises:
             RemoteError: the store does not answer.
         """
         stages = [stage] if stage else [name for name in self._objects.list_folder()[0] if _STAGE.fullmatch(name)]
         listed = [
-            (name, match[1], found)
+            (name, match[1], file)
             for name, (_, objects) in zip(stages, in_parallel(self._objects.list_folder, stages), strict=True)
-            for found in objects
-            if (match := _RECORD.fullmatch(found.key.rpartition("/")[2]))
+            for file in objects
+            if (match := _RECORD.fullmatch(file.key.rpartition("/")[2]))
         ]
         self._forget_all_but({(name, fingerprint) for name, fingerprint, _ in listed}, stages)
         records, broken = [], {}
-        for (name, fingerprint, _), found in zip(listed, in_parallel(self._listed, listed), strict=True):
-            if isinstance(found, ProtoRKDError):
-                broken[name, fingerprint] = found
-            elif found is not None:
-                records.append(found)
+        for (name, fingerprint, _), record in zip(listed, in_parallel(self._listed, listed), strict=True):
+            if isinstance(record, ProtoRKDError):
+                broken[name, fingerprint] = record
+            elif record is not None:
+                records.append(record)
         return records, broken
 
     def remember(self, stage: str, fingerprint: str, data: bytes, seen: Found) -> RemoteRecord:
-        """Keep a record that was read or written.
+        """Keep a local copy of a record that was read or written.
 
         Raises:
             ProtoRKDError: it is not the record of that artifact.
@@ -101,14 +101,14 @@ class RemoteRecords:
             values = json.loads(data)
         except ValueError as error:
             raise _damaged(self._objects.place(record_key(stage, fingerprint)), str(error)) from error
-        found = RemoteRecord(_parse(dict(values), stage, fingerprint, self._objects), seen)
+        record = RemoteRecord(_parse(dict(values), stage, fingerprint, self._objects), seen)
         facts = {"key": seen.key, "size": seen.size, "tag": seen.tag, "version": seen.version}
         facts["modified"] = seen.modified.isoformat()
         write_json(self._path(stage, fingerprint), {"record": values, "seen": facts})
-        return found
+        return record
 
     def forget(self, stage: str, fingerprint: str) -> None:
-        """Know no longer that there is such a record."""
+        """Remove the local copy of a record."""
         self._path(stage, fingerprint).unlink(missing_ok=True)
 
     def _listed(self, item: tuple[str, str, Found]) -> RemoteRecord | ProtoRKDError | None:
@@ -132,25 +132,26 @@ class RemoteRecords:
 
 
 class RecordDamagedError(RemoteError):
-    """What lies in the place of a record is not the record of that artifact."""
+    """An object in the place of a record is not the record of that artifact."""
 
 
 def record_key(stage: str, fingerprint: str) -> str:
-    """Where the record of an artifact lies."""
+    """Return the key of an artifact's record."""
     return f"{stage}/{fingerprint}.json"
 
 
 def files_folder(record: ArtifactRecord) -> str:
-    """Where the files of an artifact lie: a folder of their own for each set of bytes, logs included.
+    """Return the folder of an artifact's files: a separate one for each set of bytes, logs included.
 
-    So two who make the same artifact at once write the same objects with the same bytes, or other objects.
+    So two writers who make the same artifact at once write either the same objects with the same bytes, or different
+    ones.
     """
     copy = hash_json([[file.path, file.size, file.sha256] for file in sorted(record.files, key=lambda file: file.path)])
     return f"{record.stage}/{record.fingerprint}/{copy[:_COPY_LENGTH]}"
 
 
 def file_key(record: ArtifactRecord, file: FileEntry) -> str:
-    """Where a file of an artifact lies."""
+    """Return the key of an artifact's file."""
     return f"{files_folder(record)}/{file.path}"
 
 

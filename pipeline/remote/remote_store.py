@@ -1,4 +1,4 @@
-"""A store that lies in an object store, worked on in a local one: what is asked for is fetched, what is made is put."""
+"""A store in an object store, with a local store in front: artifacts are fetched on demand, and uploaded when made."""
 
 import contextlib
 import os
@@ -26,44 +26,45 @@ from pipeline.store.store import SET_ASIDE_NAME, Artifact, Store
 
 REMOTE_NAME = ".remote"  # hidden, so that the store does not take it for a stage
 FETCH_NAME = ".fetch"
-ABANDONED = timedelta(days=1)  # files without a record that are older are no upload that still goes on
-_TRUSTED = ABANDONED / 2  # an upload that goes on sends again what others might soon take for abandoned
+ABANDONED = timedelta(days=1)  # older files without a record do not belong to a running upload
+_TRUSTED = ABANDONED / 2  # a running upload sends older files again, before others take them for abandoned
 _CONFIRMED_S = 600.0
 FINGERPRINT = re.compile(rf"[0-9a-f]{{{FINGERPRINT_LENGTH}}}")
 
 
 class RemoteStore(Store):
-    """Artifacts below a URL, absent or complete there as here, and the local store in which all work goes on.
+    """Artifacts below a URL, each absent or complete, and the local store in which all work goes on.
 
-    An artifact is put by its files first and its record last, by a request that fails where there is one. Whoever
-    comes second takes what is there.
+    An artifact is uploaded by its files first and its record last, by a request that fails if a record exists. A second
+    writer takes the artifact that is there.
 
     Args:
-        url: such as ``s3://bucket/prefix``.
-        root: folder of the local store: drafts, locks, and copies of what was asked for.
-        single_writer: whether nobody else writes there; else the store is tried for whether it tells writers apart.
+        url: URL such as ``s3://bucket/prefix``.
+        root: Folder of the local store: drafts, locks, and copies of what was asked for.
+        single_writer: Whether nobody else writes there; otherwise the store is checked for whether it tells writers
+            apart.
     """
 
     def __init__(self, url: str, root: Path, *, single_writer: bool = False) -> None:
         super().__init__(root.absolute())
         self.objects = Objects(url)
-        # Of this place alone: the same folder may be worked in for others, and a bucket's name says no more than where.
+        # One folder for each place: the same root may serve several, and servers may have buckets of one name.
         self._memory = self.root / REMOTE_NAME / _place_id(self.objects.url)
         self.records = RemoteRecords(self.objects, self._memory)
         self._single_writer = single_writer
         self._known_digests: dict[Path, str] = {}
-        self._confirmed: dict[str, float] = {}  # digests of what is there, and when that was seen
+        self._confirmed: dict[str, float] = {}  # digests of artifacts in the object store, and when they were seen
 
     def __str__(self) -> str:
-        """Where it lies, for people."""
+        """Return the URL, for people."""
         return self.objects.url
 
     def find(self, stage: str, fingerprint: str) -> Artifact | None:
         """Open an artifact that is whole here, or else fetch it; None when it is in neither place.
 
         Raises:
-            ProtoRKDError: it is here alone, and its record is damaged.
-            RemoteError: it is not here, and whether it is there cannot be found out.
+            ProtoRKDError: it is only here, and its record is damaged.
+            RemoteError: it is not here, and the object store cannot say whether it is there.
         """
         local, damage = self._here(stage, fingerprint)
         if local is not None and not local.record.problems(local.path, read=False):
@@ -76,24 +77,24 @@ class RemoteStore(Store):
         return local
 
     def survey(self, stage: str | None = None) -> tuple[list[Artifact], dict[Path, ProtoRKDError]]:
-        """Read the records here and there; of an artifact that is in both places with other bytes, there counts."""
+        """Read the records here and there; the remote one counts where both places hold one with different bytes."""
         here, unreadable = super().survey(stage)
         remote, broken = self.records.survey(stage)
-        found = {artifact.path: artifact for artifact in here}
+        by_path = {artifact.path: artifact for artifact in here}
         for each in remote:
             path = self.folder(each.record.stage, each.record.fingerprint)
-            if path not in found or found[path].record.digest != each.record.digest:
-                found[path] = Artifact(path, each.record)
+            if path not in by_path or by_path[path].record.digest != each.record.digest:
+                by_path[path] = Artifact(path, each.record)
             unreadable.pop(path, None)
         unreadable |= {self.folder(*name): error for name, error in broken.items()}
-        artifacts = [artifact for path, artifact in found.items() if path not in unreadable]
+        artifacts = [artifact for path, artifact in by_path.items() if path not in unreadable]
         artifacts.sort(key=lambda artifact: (artifact.record.created, artifact.record.fingerprint))
         return artifacts, unreadable
 
     def fetch(self, artifact: Artifact) -> Artifact:
-        """Have an artifact's files here: those that are whole stay, the others are read and compared with the record.
+        """Bring an artifact's files here: whole ones stay, the others are read and compared with the record.
 
-        A fetch that is killed is gone on with; what is not complete is not an artifact.
+        A killed fetch is resumed; what is not complete is not an artifact.
         """
         record = artifact.record
         if artifact.path != self.folder(record.stage, record.fingerprint):
@@ -108,7 +109,7 @@ class RemoteStore(Store):
                 return self._whole_here(record) or self._fetch(artifact, scratch)
 
     def share(self, artifact: Artifact, *, force: bool = False) -> Artifact:
-        """Put a committed artifact into the object store, after those that it was made from; or take what is there."""
+        """Upload a committed artifact, after the artifacts it was made from; or take what is there."""
         record = artifact.record
         known = self.records.known(record.stage, record.fingerprint)
         if known is not None and known.record.digest == record.digest:
@@ -124,16 +125,16 @@ class RemoteStore(Store):
             ) from error
 
     def check_writable(self) -> None:
-        """Refuse a store that lets two writers overwrite each other, unless there is one alone."""
+        """Refuse a store that lets two writers overwrite each other, unless there is only one writer."""
         if not self._single_writer:
             check_conditional_writes(self.objects, self._memory / "conditional-writes.json")
 
     def absolute(self) -> "RemoteStore":
-        """The store itself: its folder is absolute."""
+        """Return the store itself: its folder is absolute."""
         return self
 
     def is_here(self, artifact: Artifact) -> bool:
-        """Whether there is a local copy of the artifact."""
+        """Tell whether there is a local copy of the artifact."""
         with contextlib.suppress(ProtoRKDError):
             local = super().find(artifact.record.stage, artifact.record.fingerprint)
             return local is not None and local.record.digest == artifact.record.digest
@@ -147,7 +148,7 @@ class RemoteStore(Store):
         return "" if self.is_here(artifact) else "  not here: fetched when it is needed"
 
     def remote_problems(self, artifact: Artifact) -> dict[str, str]:
-        """Read every file of an artifact in the object store; name those that are not as the record there says."""
+        """Read all objects of an artifact; name the files that are not as the remote record says."""
         there = self.records.read(artifact.record.stage, artifact.record.fingerprint)
         if there is None:
             return {}
@@ -156,7 +157,7 @@ class RemoteStore(Store):
         return {file.path: problem for file, problem in zip(files, problems, strict=True) if problem}
 
     def upload_again(self, artifact: Artifact, paths: Collection[str]) -> bool:
-        """Write objects of an artifact once more from a local copy that is whole; false where that has other files."""
+        """Upload files of an artifact again from a whole local copy; false where that copy has other files."""
         there = self.records.read(artifact.record.stage, artifact.record.fingerprint)
         if there is None or files_folder(there.record) != files_folder(artifact.record):
             return False
@@ -164,31 +165,31 @@ class RemoteStore(Store):
         return True
 
     def is_there(self, artifact: Artifact) -> bool:
-        """Whether the object store has an artifact with these bytes, as far as its record says."""
+        """Tell whether the object store has an artifact with these bytes, as far as its record says."""
         there = self.records.read(artifact.record.stage, artifact.record.fingerprint)
         return there is not None and there.record.digest == artifact.record.digest
 
     def withdraw(self, path: Path) -> Path | None:
-        """Take a record out of the object store, and keep it here; its artifact can then be made and put anew.
+        """Move a record out of the object store and keep it here; its artifact can then be made and uploaded anew.
 
         Args:
-            path: the artifact's folder.
+            path: Path of the artifact's folder.
 
         Returns:
             Where the record lies now; None where there was none.
         """
         stage, fingerprint = path.parent.name, path.name
-        found = self.objects.read(record_key(stage, fingerprint))
-        if found is None:
+        answer = self.objects.read(record_key(stage, fingerprint))
+        if answer is None:
             return None
         target = self.root / SET_ASIDE_NAME / f"{stage}-{fingerprint[:12]}-{uuid.uuid4().hex[:6]}" / RECORD_NAME
-        write_atomic(target, found[0])
+        write_atomic(target, answer[0])
         self.objects.remove([record_key(stage, fingerprint)])
         self.records.forget(stage, fingerprint)
         return target
 
     def remove(self, path: Path) -> None:
-        """Delete an artifact there and here, its record first; or a leftover, which is here alone."""
+        """Delete an artifact there and here, its record first; or a leftover, which is only here."""
         stage, fingerprint = path.parent.name, path.name
         if FINGERPRINT.fullmatch(fingerprint):
             self.objects.remove([record_key(stage, fingerprint)])
@@ -216,7 +217,7 @@ class RemoteStore(Store):
             raise ProtoRKDError(f"{artifact.name} must be in {self}; it is there no more. Run {record.stage} again.")
         record = remote.record
         final = self.folder(record.stage, record.fingerprint)
-        for file in record.files:  # of a damaged copy, and of a fetch that was killed
+        for file in record.files:  # reuse files of a damaged copy or a killed fetch
             if file.problem(scratch, read=True) and not file.problem(final, read=True):
                 (scratch / file.path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(final / file.path, scratch / file.path)
@@ -240,7 +241,7 @@ class RemoteStore(Store):
         return Artifact(final, record)
 
     def _bring(self, record: ArtifactRecord, file: FileEntry, scratch: Path) -> str | None:
-        """Fetch a file; return its path if it is damaged and no output."""
+        """Fetch a file; return its path if it is damaged but not an output."""
         try:
             self.objects.download(file_key(record, file), file, scratch)
         except ObjectDamagedError:
@@ -250,7 +251,7 @@ class RemoteStore(Store):
         return None
 
     def _share_sources(self, record: ArtifactRecord) -> None:
-        """Put what an artifact was made from, where it is here and not there: gc may have removed it since."""
+        """Upload the artifacts that an artifact was made from and that are only here: gc may have removed them."""
         recently = time.monotonic() - _CONFIRMED_S
         digests = {entry.digest for entry in record.inputs.values()} | set(record.uses)
         wanted = {digest for digest in digests if self._confirmed.get(digest, recently) <= recently}
@@ -262,7 +263,7 @@ class RemoteStore(Store):
         self._confirmed |= dict.fromkeys(wanted, time.monotonic())
 
     def _digests(self) -> Iterator[tuple[Path, str]]:
-        """Folder and digest of each artifact here; a record is read once."""
+        """Yield folder and digest of each artifact here; a record is read once."""
         for path in self._committed(None):
             if path not in self._known_digests:
                 with contextlib.suppress(ProtoRKDError):  # damaged: nobody reads it
@@ -294,7 +295,7 @@ class RemoteStore(Store):
         return artifact if there.record.digest == record.digest else self._give_way(artifact, there)
 
     def _give_way(self, artifact: Artifact, there: RemoteRecord) -> Artifact:
-        """Take the artifact that another made of the same request, with other bytes; ours is set aside."""
+        """Take the artifact that another writer made of the same request, with other bytes; ours is set aside."""
         name = f"{artifact.path.parent.name}-{artifact.path.name[:12]}-{uuid.uuid4().hex[:6]}"
         aside = self.root / SET_ASIDE_NAME / name
         with disk_errors(aside):
@@ -308,7 +309,7 @@ class RemoteStore(Store):
         return self.fetch(Artifact(artifact.path, there.record))
 
     def _not_there(self, record: ArtifactRecord) -> list[FileEntry]:
-        """Files that an upload which was killed has not put; what it put long ago is put again."""
+        """List the files that a killed upload has not written; files written long ago count as missing."""
         folder, oldest = files_folder(record), datetime.now(UTC) - _TRUSTED
         there = {found.key: found.size for found in self.objects.below(folder) if found.modified > oldest}
         return [file for file in record.files if there.get(f"{folder}/{file.path}") != file.size]
@@ -324,12 +325,12 @@ class RemoteStore(Store):
 
 
 def default_cache(url: str) -> Path:
-    """Folder of the local store of a URL, below the user's own cache."""
+    """Return the folder of the local store of a URL, in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", url.rstrip("/"))
     return cache / "protorkd" / "stores" / f"{name}-{_place_id(url.rstrip('/'))}"
 
 
 def _place_id(url: str) -> str:
-    """Tell places apart whose URLs are equal, on two servers, or alike."""
+    """Return an id that tells places apart whose URLs are equal, on two servers, or similar."""
     return hash_json([url, os.environ.get("AWS_ENDPOINT_URL", "")])[:8]

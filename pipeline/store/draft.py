@@ -1,4 +1,4 @@
-"""An artifact in the making: a locked folder with a journal of what is whole, renamed into place when all is."""
+"""An artifact in the making: a locked folder with a journal of whole files, renamed into place at the end."""
 
 import contextlib
 import json
@@ -26,11 +26,11 @@ STATE_FOLDER = "state"
 class Draft:
     """The folder that a stage writes into. Made by `open_draft`, which holds the lock.
 
-    What a stage has written whole it says with `adopt`; after a kill, `is_whole` tells which of these still stand.
+    A stage reports each whole file with `adopt`; after a kill, `is_whole` tells which of these are still intact.
 
     Args:
-        path: the folder.
-        resumed: whether an earlier run left something here.
+        path: Path of the folder.
+        resumed: Whether an earlier run left something here.
     """
 
     def __init__(self, path: Path, *, resumed: bool) -> None:
@@ -46,7 +46,7 @@ class Draft:
 
     @property
     def logs(self) -> Path:
-        """Folder for what holds times; it becomes part of the artifact, not of its digest."""
+        """Folder for files that hold times; it becomes part of the artifact, not of its digest."""
         return self.path / LOG_FOLDER
 
     def adopt(self, path: str) -> None:
@@ -57,14 +57,14 @@ class Draft:
         self._seen_whole.add(path)
 
     def is_whole(self, path: str) -> bool:
-        """Whether the file was adopted and still has the same bytes."""
+        """Tell whether the file was adopted and still has the same bytes."""
         entry = self._entries.get(path)
         whole = entry is not None and entry.problem(self.path, read=True) is None
         (self._seen_whole.add if whole else self._seen_whole.discard)(path)
         return whole
 
     def clear(self) -> None:
-        """Start from nothing."""
+        """Remove everything, and start from nothing."""
         if self.path.exists():
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True)
@@ -83,7 +83,7 @@ class Draft:
         for path in list_files(self.path):
             if path == RECORD_NAME or path.startswith(f"{STATE_FOLDER}/"):
                 continue
-            # What an earlier run adopted may have been written again since: only this run's own word is taken.
+            # A file that an earlier run adopted may have been written again: only this run's checks count.
             known = self._entries[path] if path in self._seen_whole else None
             entries.append(
                 known if known and not known.problem(self.path, read=False) else FileEntry.of(self.path, path)
@@ -100,10 +100,10 @@ def open_draft(store: Store, stage: str, fingerprint: str, *, fresh: bool = Fals
     """Open the draft of work whose lock is held; a damaged artifact becomes its draft, so that its good files serve.
 
     Args:
-        store: where.
-        stage: whose.
-        fingerprint: of the request.
-        fresh: take over nothing; an artifact that stands there stands until the new one is whole.
+        store: The store to write to.
+        stage: Name of the stage.
+        fingerprint: Fingerprint of the request.
+        fresh: Take over nothing; an existing artifact stays until the new one is whole.
 
     Raises:
         ProtoRKDError: the folder cannot be written.
@@ -123,7 +123,7 @@ def open_draft(store: Store, stage: str, fingerprint: str, *, fresh: bool = Fals
 
 
 def commit(store: Store, draft: Draft, record: ArtifactRecord) -> ArtifactRecord:
-    """Put a finished draft in its place; an artifact that stands there is replaced."""
+    """Move a finished draft into its place; an existing artifact is replaced."""
     with disk_errors(draft.path):
         sealed = draft.seal(record)
     publish(store, draft.path, sealed)
@@ -139,7 +139,7 @@ def publish(store: Store, draft_path: Path, record: ArtifactRecord) -> None:
     final = store.folder(record.stage, record.fingerprint)
     with disk_errors(final):
         shutil.rmtree(draft_path / STATE_FOLDER, ignore_errors=True)
-        fsync(draft_path)  # or a power cut might bring the state back, inside the artifact
+        fsync(draft_path)  # otherwise a power cut might bring the state back, inside the artifact
         old = final.with_name(f"{OLD_PREFIX}{final.name}")
         if old.exists():
             shutil.rmtree(old)
@@ -166,7 +166,7 @@ def _demote(final: Path, draft_path: Path) -> None:
 
 
 def read_journal(path: Path) -> dict[str, FileEntry]:
-    """Read the last entry of each file; a line that a kill has torn counts for nothing."""
+    """Read the last entry of each file; a torn line counts for nothing."""
     entries: dict[str, FileEntry] = {}
     if path.exists():
         for line in path.read_bytes().splitlines():

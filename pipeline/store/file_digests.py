@@ -1,4 +1,4 @@
-"""Digests of files outside the store, and lists of tars, remembered for as long as the files stay as they were."""
+"""Digests of files outside the store, and lists of tars, remembered as long as the files stay unchanged."""
 
 import contextlib
 import hashlib
@@ -23,10 +23,10 @@ _TABLES = (
 )
 _IS_THERE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
 _BATCH = 2048
-_FEW = 1000  # keys that are looked up one by one, however small the memory
-_MOST = 1 << 20  # digests that are read into memory in one go
-_PART = 4  # for each key that is asked for, at most so many are read
-_SLICE = 128  # files that a thread looks at in one go: looking is quicker than handing over
+_FEW = 1000  # up to so many digests are looked up by key, however small the database
+_MOST = 1 << 20  # digests to read into memory at once, at most
+_PART = 4  # digests to read at once for each key asked for, at most
+_SLICE = 128  # files that a thread stats at once, because a stat is quicker than a handover
 
 _Recall = Callable[[Sequence[bytes]], dict[bytes, str]]
 
@@ -38,8 +38,8 @@ class FileDigests:
     next change might not move its time stamp.
 
     Args:
-        database: where the memory lies; None keeps none.
-        remembers: whether it learns; else nothing is written, and what it holds is recalled.
+        database: Path of the database; None remembers nothing.
+        remembers: Whether new digests are written; otherwise known ones are only read.
     """
 
     def __init__(self, database: Path | None, *, remembers: bool = True) -> None:
@@ -47,7 +47,7 @@ class FileDigests:
         self._remembers = remembers
 
     def digest(self, path: Path) -> str:
-        """SHA-256 of one file.
+        """Return the SHA-256 of one file.
 
         Raises:
             ProtoRKDError: the file cannot be read.
@@ -58,19 +58,19 @@ class FileDigests:
         return digest
 
     def digests(self, paths: Sequence[Path | str]) -> list[str | None]:
-        """SHA-256 of each file, in order; None where it is missing or unreadable."""
-        found: list[str | None] = []
+        """Return the SHA-256 of each file, in order; None where it is missing or unreadable."""
+        digests: list[str | None] = []
         with self._open() as memory, ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             recall = _recaller(memory, len(paths))
             for start in range(0, len(paths), _BATCH):
-                found += _batch(memory, recall, pool, paths[start : start + _BATCH])
-        return found
+                digests += _batch(memory, recall, pool, paths[start : start + _BATCH])
+        return digests
 
     def recall(self, facts: Sequence[object]) -> list[str | None]:
-        """SHA-256 of things that are no files, by all that changes when their bytes do; None where it is not known.
+        """Return the SHA-256 of things other than files, by facts that change with their bytes; None where unknown.
 
         Args:
-            facts: of each thing, of which the text is compared.
+            facts: Facts about each thing, compared by their text.
         """
         keys = [_key_of(each) for each in facts]
         with self._open() as memory:
@@ -86,7 +86,7 @@ class FileDigests:
                     memory.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", rows)
 
     def members(self, path: Path) -> "pa.Table":
-        """The members of a tar, as `list_members` gives them, read once like the digest of a file.
+        """Return the members of a tar, as `list_members` lists them; the tar is read only once.
 
         Raises:
             ProtoRKDError: as `list_members`.
@@ -100,11 +100,11 @@ class FileDigests:
                 if known is not None:
                     return members_from_bytes(known[0])
             newest = time.time_ns() - int(_SETTLED_S * 1e9)
-            found = list_members(path)
+            table = list_members(path)
             if memory is not None and key is not None and _changed_ns(path) < newest:
                 with contextlib.suppress(sqlite3.Error), memory:
-                    memory.execute("INSERT OR REPLACE INTO members VALUES (?, ?)", [key, members_to_bytes(found)])
-        return found
+                    memory.execute("INSERT OR REPLACE INTO members VALUES (?, ?)", [key, members_to_bytes(table)])
+        return table
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection | None]:
@@ -126,7 +126,7 @@ class FileDigests:
                     for table in _TABLES:
                         memory.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
                 elif not all(memory.execute(_IS_THERE, [table.partition(" ")[0]]).fetchone() for table in _TABLES):
-                    yield None  # of an earlier release, and not to be added to
+                    yield None  # from an earlier release, and must not be changed
                     return
                 yield memory
             except sqlite3.Error as error:
@@ -152,7 +152,7 @@ def _batch(
 
 
 def _recaller(memory: sqlite3.Connection | None, num_asked: int) -> _Recall:
-    """How digests are recalled by key: all that there are in one go, if a good part of them will be asked for."""
+    """Make the function that looks up digests: all at once, if many of them will be asked for."""
     if memory is None:
         return lambda _keys: {}
     if num_asked > _FEW:
@@ -177,9 +177,9 @@ def _keys(paths: Sequence[Path | str]) -> list[bytes | None]:
 
 
 def _key(path: Path | str) -> bytes | None:
-    """Hash of all that changes when a file's bytes do: place, inode, size and both times."""
+    """Hash all that changes when a file's bytes do: place, inode, size and both times."""
     try:
-        stat = os.stat(path)  # noqa: PTH116 - twenty thousand Path objects take longer than their files
+        stat = os.stat(path)  # noqa: PTH116 - twenty thousand Path objects take longer than their stats
     except OSError:
         return None
     facts = (os.path.abspath(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # noqa: PTH100

@@ -20,15 +20,15 @@ from pipeline.store.store import HOLDER_PREFIX, LOCK_PREFIX, Store
 
 @contextlib.contextmanager
 def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = ()) -> Iterator[Callable[[str], None]]:
-    """Hold the lock of one piece of work; wait for whoever holds it, and say who that is.
+    """Hold the lock of one piece of work; wait for its holder, and log who that is.
 
-    Gives a function that adds to ``uses``.
+    Yields a function that adds to ``uses``.
 
     Args:
-        store: where.
-        stage: whose.
-        fingerprint: of the request.
-        uses: digests of the artifacts that the work reads, so that ``gc`` leaves them alone meanwhile.
+        store: The store that holds the lock.
+        stage: Name of the stage.
+        fingerprint: Fingerprint of the request.
+        uses: Digests of the artifacts that the work reads, so that ``gc`` leaves them alone meanwhile.
     """
     folder = store.root / stage
     try:
@@ -59,7 +59,7 @@ def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = 
 
 
 def holder(store: Store, stage: str, fingerprint: str) -> str:
-    """Who holds the lock, for a message."""
+    """Describe who holds the lock, for a message."""
     try:
         who = read_json(store.root / stage / f"{HOLDER_PREFIX}{fingerprint}")
         return f"process {who['pid']} on {who['host']} (since {who['since']})"
@@ -68,7 +68,7 @@ def holder(store: Store, stage: str, fingerprint: str) -> str:
 
 
 def digests_in_use(store: Store) -> set[str]:
-    """Digests of the artifacts that live processes read."""
+    """Return the digests of the artifacts that live processes read."""
     used: set[str] = set()
     for path in store.root.glob(f"*/{HOLDER_PREFIX}*"):
         if is_held(store, path.parent.name, path.name.removeprefix(HOLDER_PREFIX)):
@@ -78,7 +78,7 @@ def digests_in_use(store: Store) -> set[str]:
 
 
 def is_held(store: Store, stage: str, fingerprint: str) -> bool:
-    """Whether a live process holds the lock of this work."""
+    """Tell whether a live process holds the lock of this work."""
     path = store.root / stage / f"{LOCK_PREFIX}{fingerprint}"
     if not path.exists():
         return False

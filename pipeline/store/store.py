@@ -28,15 +28,15 @@ class Artifact:
 
     @property
     def name(self) -> str:
-        """Stage and short fingerprint, as people read it."""
+        """Stage and short fingerprint, for people."""
         return f"{self.record.stage} {self.record.fingerprint[:12]}"
 
     def require_whole(self, paths: tuple[str, ...] = (), *, read: bool = False) -> None:
         """Refuse an artifact that is not what its record says.
 
         Args:
-            paths: prefixes of the files to look at; none means all.
-            read: compare every byte; else sizes alone.
+            paths: Prefixes of the files to look at; empty means all.
+            read: Compare every byte; otherwise only sizes.
 
         Raises:
             ProtoRKDError: a file is missing or altered.
@@ -47,10 +47,10 @@ class Artifact:
                 raise self._damage(file, problem)
 
     def read_whole(self, path: str) -> bytes:
-        """Read one of its files, and refuse other bytes than were written: those that are checked are those given.
+        """Read one of its files, and refuse other bytes than were written; the bytes returned are the ones checked.
 
         Args:
-            path: relative to the artifact's folder.
+            path: Path relative to the artifact's folder.
 
         Raises:
             ProtoRKDError: the file is missing or altered.
@@ -64,7 +64,7 @@ class Artifact:
         return data
 
     def _damage(self, file: FileEntry, problem: str) -> ProtoRKDError:
-        # A run sees for itself that a size is wrong, and takes over the rest.
+        # A run notices a wrong size by itself; only other damage needs --force.
         force = "" if file.problem(self.path, read=False) else " and --force"
         return ProtoRKDError(
             f"{self.path / file.path} must be as it was written; it {_verb(problem)}. "
@@ -76,48 +76,48 @@ class Store:
     """All artifacts below one folder.
 
     Args:
-        root: the folder; made when something is first written.
+        root: Folder of the store; made when something is first written.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def __str__(self) -> str:
-        """Where it lies, for people."""
+        """Return the folder, for people."""
         return str(self.root)
 
     def absolute(self) -> "Store":
-        """The store, by a name that holds in every folder."""
+        """Return the same store with an absolute path."""
         return Store(self.root.absolute())
 
     def folder(self, stage: str, fingerprint: str) -> Path:
-        """Where the artifact lies or would lie."""
+        """Return the folder of an artifact, whether or not it exists."""
         return self.root / stage / fingerprint
 
     def draft_folder(self, stage: str, fingerprint: str) -> Path:
-        """Where the artifact is being made."""
+        """Return the folder in which an artifact is made."""
         return self.root / stage / f"{DRAFT_PREFIX}{fingerprint}"
 
     def find(self, stage: str, fingerprint: str) -> Artifact | None:
-        """Open an artifact by what was asked for, or None when it is absent. Files are not looked at."""
+        """Open an artifact by its fingerprint, or return None when it is absent. Its files are not checked."""
         path = self.folder(stage, fingerprint)
         if not (path / RECORD_NAME).is_file():
             return None
         return Artifact(path=path, record=ArtifactRecord.read(path))
 
     def survey(self, stage: str | None = None) -> tuple[list[Artifact], dict[Path, ProtoRKDError]]:
-        """Read the record of every artifact, of one stage or of all: `artifacts`, and those that are `unreadable`."""
-        found, unreadable = [], {}
+        """Read the record of every artifact, of one stage or of all; return `artifacts` and `unreadable` ones."""
+        artifacts, unreadable = [], {}
         for path in self._committed(stage):
             try:
-                found.append(Artifact(path=path, record=ArtifactRecord.read(path)))
+                artifacts.append(Artifact(path=path, record=ArtifactRecord.read(path)))
             except ProtoRKDError as error:
                 unreadable[path] = error
-        found.sort(key=lambda artifact: (artifact.record.created, artifact.record.fingerprint))
-        return found, unreadable
+        artifacts.sort(key=lambda artifact: (artifact.record.created, artifact.record.fingerprint))
+        return artifacts, unreadable
 
     def artifacts(self, stage: str | None = None) -> list[Artifact]:
-        """List committed artifacts, of one stage or of all, oldest first; those of `unreadable` are passed over."""
+        """List committed artifacts, of one stage or of all, oldest first; unreadable ones are left out."""
         return self.survey(stage)[0]
 
     def unreadable(self, stage: str | None = None) -> dict[Path, ProtoRKDError]:
@@ -125,7 +125,7 @@ class Store:
         return self.survey(stage)[1]
 
     def leftovers(self) -> Iterator[Path]:
-        """Drafts, folders without a record and what a killed commit left behind."""
+        """Yield drafts, folders without a record and what a killed commit left behind."""
         for folder in self._stage_folders():
             for path in sorted(folder.iterdir()):
                 unfinished = path.name.startswith((DRAFT_PREFIX, OLD_PREFIX))
@@ -136,9 +136,9 @@ class Store:
         """Open the artifact that a user names.
 
         Args:
-            reference: a fingerprint or its beginning, a path, or None for the newest one.
-            stage: which stage's artifact is wanted.
-            flag: the option that names it, for the message.
+            reference: Fingerprint or its beginning, a path, or None for the newest one.
+            stage: Stage whose artifact is wanted.
+            flag: Option that names it, for the message.
 
         Raises:
             ProtoRKDError: none fits, or more than one does.
@@ -161,14 +161,14 @@ class Store:
         return self.fetch(self._by_prefix(reference, stage=stage, flag=flag))
 
     def check_writable(self) -> None:
-        """Refuse a store in which the work that is about to begin could not be kept.
+        """Refuse a store in which the result of the coming work could not be kept.
 
         Raises:
             ProtoRKDError: it is shared, and its writers could not be told apart.
         """
 
     def fetch(self, artifact: Artifact) -> Artifact:
-        """Have an artifact's files at its path. `find` and `resolve` give it so; one of `artifacts` may lie elsewhere.
+        """Bring an artifact's files to its path; `find` and `resolve` do so themselves, `artifacts` does not.
 
         Raises:
             ProtoRKDError: they cannot be brought here whole.
@@ -176,11 +176,11 @@ class Store:
         return artifact
 
     def share(self, artifact: Artifact, *, force: bool = False) -> Artifact:  # noqa: ARG002 - of shared ones
-        """Put a committed artifact where others find it; return what is there in the end.
+        """Put a committed artifact where others find it; return the artifact that is there in the end.
 
         Args:
-            artifact: committed here.
-            force: whether it takes the place of another of the same request.
+            artifact: Artifact committed here.
+            force: Whether it replaces another artifact of the same request.
 
         Raises:
             ProtoRKDError: it cannot be written there; it stays committed here.

@@ -1,4 +1,4 @@
-"""What a run would do, and what it would take: from its inputs, and from what earlier runs took. Writes nothing."""
+"""Estimate what a run would do and take, from its inputs and earlier runs. Writes nothing."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ class Forecast:
     """What a run would do and take.
 
     Args:
-        stage: its name.
-        plan: whether it would run, and why.
-        forced: whether it would run in any case.
-        goes_on: whether an earlier run has left something to go on from.
-        work: what there is to do; None where the stage does not say.
-        seconds: about how long it would take; None where no earlier run tells.
-        gone_by: the earlier run that tells.
-        size: about how many bytes it would write; None where that is not known.
+        stage: Name of the stage.
+        plan: Whether it would run, and why.
+        forced: Whether it would run in any case.
+        goes_on: Whether an earlier run has left something to go on from.
+        work: The work to do; None where the stage does not say.
+        seconds: Approximate time it would take; None where no earlier run tells.
+        gone_by: Earlier run that the time is based on.
+        size: Approximate bytes that it would write; None where that is not known.
     """
 
     stage: str
@@ -47,7 +47,7 @@ class Forecast:
         return self.forced or self.plan.artifact is None
 
     def as_json(self) -> dict[str, Any]:
-        """The object that ``--dry-run --json`` prints."""
+        """Return the object that ``--dry-run --json`` prints."""
         estimate = {
             "counts": dict(self.work.counts) if self.work else {},
             "seconds": None if self.seconds is None else round(self.seconds, 1),
@@ -63,7 +63,7 @@ class Forecast:
         }
 
     def lines(self) -> list[str]:
-        """The same, for people."""
+        """Return the same as lines for people."""
         if not self.runs:
             assert self.plan.artifact is not None
             return [f"{self.stage} would not run: unchanged, {self.plan.artifact.path} has it."]
@@ -99,16 +99,16 @@ def forecast(
     stages: Iterable[AnyStage],
     force: bool = False,
 ) -> Forecast:
-    """Say what a run would do and take. Nothing is written, not even what is remembered of files that were hashed.
+    """Say what a run would do and take. Nothing is written, not even digests of files that were hashed.
 
     Args:
-        stage: its declaration.
-        params: what changes the output.
-        inputs: where the inputs lie.
-        runtime: what changes only how fast or where it runs.
-        store: where the artifact would go.
-        stages: those that the stage may ask for an artifact of.
-        force: whether it would run though the artifact is there.
+        stage: Declaration of the stage.
+        params: What changes the output.
+        inputs: Where the inputs lie.
+        runtime: What changes only how fast or where it runs.
+        store: Store where the artifact would go.
+        stages: Stages that the stage may ask for an artifact of.
+        force: Whether it would run though the artifact is there.
 
     Raises:
         ProtoRKDError: an input is missing or cannot be read.
@@ -120,22 +120,22 @@ def forecast(
     if plan.artifact is not None and not force:
         return Forecast(stage.name, plan, forced=False, goes_on=False)
     work = stage.work(plan.params, plan.inputs, context) if stage.work else None
-    records = [found.record for found in store.artifacts(stage.name)]
+    records = [artifact.record for artifact in store.artifacts(stage.name)]
     gone_by = _earlier(records, work, stage, plan.params)
     seconds = None if gone_by is None else _seconds(gone_by, work)
     size = work.size if work and work.size is not None else gone_by.size if gone_by else None
     return Forecast(stage.name, plan, force, goes_on, work, seconds, gone_by, size)
 
 
-def show_forecast(found: Forecast, *, as_json: bool) -> None:
-    """Print it, for people or as JSON."""
+def show_forecast(answer: Forecast, *, as_json: bool) -> None:
+    """Print a forecast, for people or as JSON."""
     import json
 
-    click.echo(json.dumps(found.as_json(), ensure_ascii=False) if as_json else "\n".join(found.lines()))
+    click.echo(json.dumps(answer.as_json(), ensure_ascii=False) if as_json else "\n".join(answer.lines()))
 
 
 def _earlier(records: list[ArtifactRecord], work: Work | None, stage: AnyStage, params: Any) -> ArtifactRecord | None:
-    """The largest run whose pace is that of this one: start-up counts least there; of equals the newest."""
+    """Return the largest run with the same pace, where start-up counts least; among equals the newest."""
     like, paced_by = (work.like, work.paced_by) if work else ((), "")
     fitting = [
         record

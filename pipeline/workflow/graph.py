@@ -1,4 +1,4 @@
-"""A run of several stages for several combinations of options: what all share is done once, what fails fails alone."""
+"""Run several stages for several combinations of options: shared work is done once, and failures stay separate."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,11 +18,11 @@ class Node:
     """A step with all its options settled; combinations that agree in these share it.
 
     Args:
-        step: of the run.
-        values: its options, those that are swept over included.
-        sources: by option that names artifacts, the nodes whose artifacts it takes.
-        swept: what of its options, and of those of the nodes before it, is swept over, by step and option.
-        key: hash of all this.
+        step: Step of the run.
+        values: Options of the step, swept ones included.
+        sources: Nodes whose artifacts it takes, by the option that names them.
+        swept: Swept options of this node and of the nodes before it, by step and option.
+        key: Hash of all this.
     """
 
     step: Step
@@ -33,24 +33,24 @@ class Node:
 
     @property
     def name(self) -> str:
-        """Its step, and what sets it apart from others of that step."""
+        """Name of its step, and what tells it apart from other nodes of that step."""
         own = self.named_sweep().items()
         shorter = {name.removeprefix(f"{self.step.name}."): value for name, value in own}
         return " ".join([self.step.name, *(f"{name}={shown(value)}" for name, value in shorter.items())])
 
     def named_sweep(self) -> dict[str, Any]:
-        """What is swept over, by name: that of the option, with its step's before it, as in ``distill.lr``."""
+        """Return the swept values by name: step and option, as in ``distill.lr``."""
         return {f"{step}.{option.replace('_', '-')}": value for (step, option), value in self.swept.items()}
 
     def needs(self) -> list["Node"]:
-        """The nodes whose artifacts it takes."""
+        """List the nodes whose artifacts it takes."""
         return [node for nodes in self.sources.values() for node in nodes]
 
     def options(self, references: Mapping[str, str]) -> dict[str, Any]:
-        """Its three dataclasses, once the artifacts that it takes have names.
+        """Build its three dataclasses, once the artifacts that it takes have names.
 
         Args:
-            references: by key of a node, the fingerprint of its artifact.
+            references: Fingerprint of each needed node's artifact, by the node's key.
 
         Raises:
             ProtoRKDError: an option that has no default is not given, or options do not go together.
@@ -62,7 +62,7 @@ class Node:
         return build(self.step.stage, {**self.values, **taken}, place=f"[{self.step.name}]")
 
     def takes_several(self, option: str) -> bool:
-        """Whether an option takes a list."""
+        """Tell whether an option takes a list."""
         return options_of(self.step.stage)[option].is_repeatable
 
 
@@ -71,8 +71,8 @@ class Failure:
     """Why a node has no artifact.
 
     Args:
-        reason: the error, or which node before it failed.
-        found: what of its work can be looked at all the same.
+        reason: The error, or which earlier node failed.
+        found: Part of its work that can still be looked at.
     """
 
     reason: str
@@ -83,13 +83,13 @@ Ending = StageOutcome | Failure
 
 
 def nodes_of(file: RunFile) -> list[list[Node]]:
-    """The nodes of each combination, in the order of the steps; what combinations share is one node.
+    """Return the nodes of each combination, in the order of the steps; what combinations share is one node.
 
     Raises:
         ProtoRKDError: an option that has no default is not given, or options do not go together.
     """
     known: dict[str, Node] = {}
-    found = []
+    combinations = []
     for swept in file.combinations:
         nodes: dict[str, Node] = {}
         for step in file.steps:
@@ -98,25 +98,25 @@ def nodes_of(file: RunFile) -> list[list[Node]]:
                 dict.fromkeys([each.key for each in node.needs()], "")
             )  # tells of mistakes before anything runs
             nodes[step.name] = known.setdefault(node.key, node)
-        found.append(list(nodes.values()))
-    return found
+        combinations.append(list(nodes.values()))
+    return combinations
 
 
 def distinct(combinations: list[list[Node]]) -> list[Node]:
-    """Each node once, in the order in which they run."""
+    """List each node once, in the order in which they run."""
     return list({node.key: node for nodes in combinations for node in nodes}.values())
 
 
 def run_nodes(nodes: list[Node], context: Context, *, tell: Callable[[Node, Ending], None]) -> dict[str, Ending]:
-    """Run nodes one after the other, each after those that it needs; what needs a failed one is passed over.
+    """Run nodes one after the other, each after those that it needs; nodes that need a failed one are skipped.
 
     Args:
-        nodes: in their order.
-        context: the store.
-        tell: told of what each came to, as soon as it is known.
+        nodes: Nodes in the order in which they run.
+        context: The store, and what else a stage needs.
+        tell: Called with each node and its ending, as soon as that is known.
 
     Returns:
-        What each came to, by its key.
+        The ending of each node, by its key.
 
     Raises:
         StopRequestedError: the user asked a stage to stop: nothing more is begun.
@@ -129,7 +129,7 @@ def run_nodes(nodes: list[Node], context: Context, *, tell: Callable[[Node, Endi
 
 
 def shown(value: Any) -> str:
-    """A value as plans and tables show it."""
+    """Format a value for plans and tables."""
     return "+".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
 
 

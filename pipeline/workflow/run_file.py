@@ -1,4 +1,4 @@
-"""A file of several stages, and of values to sweep over: what it asks for, checked before anything runs."""
+"""Read a file of several stages and values to sweep over, and check it before anything runs."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ class Step:
     """One stage of a run, as the file asks for it.
 
     Args:
-        name: how the run calls it: as its stage, unless the file names it.
-        stage: its declaration.
-        values: options that the file gives, by name.
-        sources: by option that names artifacts, the earlier steps whose artifacts it takes.
+        name: Name of the step in the run: its stage's, unless the file names it.
+        stage: Declaration of the stage.
+        values: Options that the file gives, by name.
+        sources: Earlier steps whose artifacts it takes, by the option that names them.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Step:
 
 @dataclass(frozen=True)
 class RunFile:
-    """What a file asks for.
+    """The content of a run file.
 
     Args:
-        store: the folder of all artifacts; None where the file does not say.
-        steps: in their order.
-        combinations: of what is swept over; one that is empty where nothing is.
+        store: Folder of all artifacts; None where the file does not say.
+        steps: Steps in their order.
+        combinations: Combinations of swept values; a single empty one where nothing is swept.
     """
 
     store: Path | None
@@ -53,23 +53,23 @@ class RunFile:
 def read_run_file(path: Path, *, stages: Sequence[AnyStage]) -> RunFile:
     """Read a file of stages: a table for each, or a list ``[[stage]]`` where one comes twice; ``store``; ``sweep``.
 
-    An option that names an artifact, and is not given, takes that of the step before it that makes one.
+    An option that names an artifact, and is not given, takes the artifact of an earlier step that makes one.
 
     Args:
-        path: of the file.
-        stages: those that there are.
+        path: Path of the file.
+        stages: All stages that a file may name.
 
     Raises:
         ProtoRKDError: it cannot be read, names what is not there, or gives a value that its option does not take.
     """
-    found = read_file(path)
-    store = read_store(found.pop(STORE), place=str(path)) if STORE in found else None
-    sweep = found.pop(SWEEP, {})
-    listed = found.pop(STAGES, None)
+    parsed = read_file(path)
+    store = read_store(parsed.pop(STORE), place=str(path)) if STORE in parsed else None
+    sweep = parsed.pop(SWEEP, {})
+    listed = parsed.pop(STAGES, None)
     by_name = {stage.name: stage for stage in stages}
-    if listed is not None and found:
-        raise ProtoRKDError(f"{path} must list its stages one way; got [[{STAGES}]] and {', '.join(found)}. Keep one.")
-    tables = _listed(listed, path) if listed is not None else [(name, name, table) for name, table in found.items()]
+    if listed is not None and parsed:
+        raise ProtoRKDError(f"{path} must list its stages one way; got [[{STAGES}]] and {', '.join(parsed)}. Keep one.")
+    tables = _listed(listed, path) if listed is not None else [(name, name, table) for name, table in parsed.items()]
     steps: list[Step] = []
     for name, stage_name, table in tables:
         steps.append(_step(name, stage_name, table, by_name=by_name, earlier=steps, path=path))
@@ -100,7 +100,7 @@ def _step(
     stage_name = stage_name.replace("_", "-")
     if stage_name not in by_name:
         raise unknown(stage_name, [*by_name, STORE, SWEEP], what="stages, store or sweep", place=str(path))
-    table = {} if table is None else table  # as YAML writes an empty one
+    table = {} if table is None else table  # YAML's form of an empty table
     if not isinstance(table, Mapping):
         raise ProtoRKDError(f"{stage_name} in {path} must be a table of options; got {table!r}.")
     stage = by_name[stage_name]

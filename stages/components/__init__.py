@@ -1,1 +1,1 @@
-"""What stages share, in rooms by noun. Imports no stage."""
+"""Hold what stages share, in rooms by noun; nothing here imports a stage."""

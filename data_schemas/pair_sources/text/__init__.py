@@ -1,1 +1,1 @@
-"""Pairs in tables of text: TSV, CSV and JSON lines, whatever their quoting and separator."""
+"""Read pairs from tables of text (TSV, CSV) in any quoting."""

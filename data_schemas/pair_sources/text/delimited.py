@@ -1,4 +1,4 @@
-"""Rows and fields of a delimited text file, found as positions in its bytes, millions at a time."""
+"""Rows and fields of a delimited text file, as positions in its bytes, millions at a time."""
 
 from array import array
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Rows:
-    """Some consecutive rows; blank lines are no rows.
+    """A block of consecutive rows; blank lines are not rows.
 
     Args:
-        offset: where they begin in the file, in bytes.
+        offset: Position of the rows in the file, in bytes.
 
     Shapes:
         buffer: (bytes,), uint8, the bytes of the rows; all positions count from its beginning.
@@ -33,7 +33,7 @@ class Rows:
         starts: (fields,), int64.
         ends: (fields,), int64, one past the field's last byte.
         quoted: (fields,), bool, True for a well-formed csv field in quotes.
-        malformed: (rows,), bool, True where a field begins with a quote and is no well-formed csv field.
+        malformed: (rows,), bool, True where a field begins with a quote but is not a well-formed csv field.
     """
 
     offset: int
@@ -58,8 +58,8 @@ class Rows:
         """Return one field of each of some rows, without csv quoting.
 
         Args:
-            rows: which rows, ascending; each has more than ``field`` fields.
-            field: which field of the row, from 0.
+            rows: Indexes of the rows, ascending; each row has more than ``field`` fields.
+            field: Index of the field in a row, from 0.
         """
         which = self.last_fields[rows] - self.num_fields[rows] + 1 + field
         quoted = self.quoted[which]
@@ -75,10 +75,10 @@ def read_rows(data: mmap, *, start: int, line: int, separator: str, quoting: str
     A row ends at a newline, with or without a carriage return before it; any other carriage return is text.
 
     Args:
-        data: the whole file.
-        start: where the first row begins.
-        line: number of the line in which it begins.
-        separator: one ASCII character between the fields.
+        data: Content of the whole file.
+        start: Position of the first row, in bytes.
+        line: Number of the line in which the first row begins.
+        separator: The ASCII character between fields.
         quoting: ``none`` takes every double quote as text; ``csv`` reads a field in double quotes as one that may hold
             separators, newlines and doubled quotes.
     """

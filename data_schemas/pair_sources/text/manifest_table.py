@@ -1,4 +1,4 @@
-"""A table of pairs in text, read to a manifest: separator, quoting and columns are found."""
+"""Read a text table of pairs into a manifest, and detect its separator, quoting and columns."""
 
 import contextlib
 import csv
@@ -43,20 +43,20 @@ def read_manifest(
     r"""Read the image-caption pairs of a text table with a header.
 
     Images and captions stay as they are: ``NA``, ``null`` and ``12`` are captions, and no whitespace is stripped. A
-    byte-order mark, CRLF line ends and blank lines are no part of the data.
+    byte-order mark, CRLF line ends and blank lines are not data.
 
     Args:
-        path: a UTF-8 file.
-        image_key: column of the image paths; where it is left to its default and absent, the one of another well-known
-            name.
-        caption_key: column of the captions; likewise.
-        label_column: column of the labels, in which a field may be blank; "" reads none.
-        separator: one ASCII character between the fields; a backslash and a ``t`` also mean a tab. ``auto`` takes the
-            tab, comma or semicolon by which the header has the columns; where none does, what the file's name says.
+        path: Path of a UTF-8 file.
+        image_key: Column of the image paths; if it is left to its default and absent, a column with another well-known
+            name is taken.
+        caption_key: Column of the captions; likewise.
+        label_column: Column of the labels, in which a field may be blank; "" reads none.
+        separator: The ASCII character between fields; a backslash and a ``t`` also mean a tab. ``auto`` takes the tab,
+            comma or semicolon by which the header has the columns; if none does, what the file's name says.
         quoting: ``csv`` if double quotes enclose fields, ``none`` if they are text; ``auto`` finds out from the whole
             file.
-        limit: read the first so many good pairs only; 0 reads all.
-        max_bad_fraction: rejected rows beyond this share of the manifest stop the stage.
+        limit: Read only the first so many good pairs; 0 reads all.
+        max_bad_fraction: Rejected rows beyond this share of the manifest stop the stage.
 
     Raises:
         ProtoRKDError: an argument is out of its range; the file cannot be read, is not UTF-8 text or has no rows; a
@@ -88,12 +88,12 @@ def read_manifest(
 class _Pairs:
     """Good pairs and rejected rows, gathered block by block.
 
-    A rejected row stays four numbers until someone wants it: a wrong file may reject millions.
+    A rejected row is kept as four numbers until its text is needed, since a wrong file may reject millions.
     """
 
     def __init__(self, *, num_columns: int, fields: list[int], limit: int) -> None:
         self.num_columns = num_columns
-        self.fields = fields  # of image, caption and, where asked for, label
+        self.fields = fields  # indexes of image, caption and, where asked for, label
         self.schema = LABELLED_SCHEMA if len(fields) == 3 else SCHEMA
         self.limit = limit
         self.batches: list[pa.RecordBatch] = []
@@ -167,7 +167,7 @@ def _check_arguments(separator: str, *, quoting: str, limit: int, max_bad_fracti
 
 
 def separator_of(path: Path, columns: Columns, *, quoting: str = "auto") -> str:
-    """Which character ``auto`` takes, by the header alone.
+    """Return the character that ``auto`` takes, by the header alone.
 
     Raises:
         ProtoRKDError: the file cannot be read.
@@ -202,7 +202,7 @@ def _read_header(line: bytes, separator: str, *, quoting: str, path: Path) -> tu
 
 
 def _find_columns(names: list[str], asked: Columns, *, separator: str, path: Path) -> tuple[list[int], tuple[str, ...]]:
-    """Return where the columns stand that are asked for, the label's only if it has a name; and what to say of them."""
+    """Return the indexes of the columns asked for, and notes on the choice; the label's only if it has a name."""
     hint = f" It has one column only: is {separator!r} the right --separator?" if len(names) == 1 else ""
     columns = asked.chosen(names, path, hint=hint)
     twice = [name for name, count in Counter(names).items() if count > 1]

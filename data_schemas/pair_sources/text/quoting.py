@@ -1,4 +1,4 @@
-"""Whether the double quotes of a delimited text file are csv quoting or part of the text."""
+"""Decide whether the double quotes of a delimited text file are csv quoting or part of the text."""
 
 import re
 from enum import Enum
@@ -23,11 +23,11 @@ class Evidence(Enum):
 def quoted_field(separator: str) -> re.Pattern[bytes]:
     r"""Return the pattern of a field that begins with a double quote.
 
-    Group 1 is what lies between the quotes of a well-formed csv field: closed, and every quote inside it doubled. In
-    any other field the match is the opening quote alone and group 1 is None. The time is linear in the text.
+    Group 1 is what lies between the quotes of a well-formed csv field: closed, and every quote inside it doubled. For
+    any other field the match is only the opening quote and group 1 is None. The time is linear in the text.
 
     Args:
-        separator: one ASCII character between the fields.
+        separator: The ASCII character between fields.
     """
     cut = re.escape(separator.encode())
     return re.compile(rb'"(?<![^%b\n]")(?:([^"]*+(?:""[^"]*+)*+)"(?=%b|\r?\n|\r?\Z))?' % (cut, cut))
@@ -37,11 +37,11 @@ def decide_quoting(data: mmap, *, start: int, num_columns: int, separator: str, 
     """Return ``csv`` or ``none``, whichever explains every field that begins with a double quote.
 
     Args:
-        data: the whole file.
-        start: where its second line begins.
-        num_columns: columns of the header; a line with as many fields is a row by itself.
-        separator: one ASCII character between the fields.
-        path: names the file in errors.
+        data: Content of the whole file.
+        start: Position of its second line, in bytes.
+        num_columns: Number of columns of the header; a line with as many fields is a row by itself.
+        separator: The ASCII character between fields.
+        path: Path of the file, for messages.
 
     Raises:
         ProtoRKDError: one field can be read as csv alone and another as text alone.
@@ -50,7 +50,7 @@ def decide_quoting(data: mmap, *, start: int, num_columns: int, separator: str, 
     seen: dict[Evidence, int] = {}
     while match := pattern.search(data, start):
         evidence = _weigh(data, match, num_columns=num_columns, separator=separator.encode())
-        # A quote that only opens a text is passed; what follows it may be quoted in its own right.
+        # Pass only the quote of a text that begins with one; what follows may be a quoted field itself.
         start = match.start() + 1 if evidence is Evidence.TEXT else match.end()
         seen.setdefault(evidence, match.start())
         if evidence is Evidence.BOTH:

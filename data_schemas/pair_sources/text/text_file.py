@@ -1,4 +1,4 @@
-"""Text files of any size, looked at as bytes: opened, unpacked, checked, and their lines counted."""
+"""Text files of any size, mapped as bytes: open, unpack, check, and count lines."""
 
 import tempfile
 from mmap import ACCESS_READ, mmap
@@ -10,7 +10,7 @@ BOM = b"\xef\xbb\xbf"
 BLOCK_BYTES = 1 << 23
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-"""How a file is packed, by the last suffix of its name."""
+"""Compression of a file, by the last suffix of its name."""
 
 _MAX_RATIO = 200  # text shrinks to a tenth; what grows more is meant to fill the disk
 _ALWAYS_FITS = 1 << 26
@@ -37,12 +37,12 @@ def open_text(path: Path) -> mmap:
 
 
 def first_line(path: Path) -> bytes:
-    """Read the first line, as far as a mebibyte, without looking at the rest.
+    """Read the first line, up to a mebibyte, without looking at the rest.
 
     Raises:
         ProtoRKDError: the file is absent, or cannot be read or unpacked.
     """
-    import pyarrow as pa  # keeps it out of --help
+    import pyarrow as pa  # keeps pyarrow out of --help
 
     from data_schemas.records.opened import open_bytes
 
@@ -61,8 +61,8 @@ def _map(path: Path) -> mmap:
 
 
 def _unpack(path: Path) -> mmap:
-    """Unpack into a file without a name, which goes with its map."""
-    import pyarrow as pa  # keeps it out of --help
+    """Unpack into a nameless temporary file, which disappears with its map."""
+    import pyarrow as pa  # keeps pyarrow out of --help
 
     from data_schemas.records.opened import open_bytes
 
@@ -86,7 +86,7 @@ def _unpack(path: Path) -> mmap:
 
 
 def _check_text(data: mmap, path: Path) -> None:
-    """Refuse what is not UTF-8, and NUL bytes, which mark a binary or damaged file."""
+    """Refuse text that is not UTF-8, and NUL bytes, which mark a binary or damaged file."""
     start = 0
     while start < len(data):
         end = line_end(data, start + BLOCK_BYTES)
@@ -120,6 +120,6 @@ def line_number(data: mmap, offset: int) -> int:
 
 
 def excerpt(data: mmap, *, start: int, end: int, chars: int) -> str:
-    """Return what lies between two bytes, cut to a number of characters."""
+    """Return the text between two bytes, cut to a number of characters."""
     longest = 4 * chars  # bytes; a character has four at most
     return data[start : min(end, start + longest)].decode(errors="ignore")[:chars]

@@ -1,1 +1,1 @@
-"""Rows of embeddings on disk: written, taken over from earlier artifacts, and read for search."""
+"""Keep rows of embeddings on disk: write them, take them over, read them for search."""

@@ -1,1 +1,1 @@
-"""Options that name pairs or images, shared by stages, and the checks of the paths that they name."""
+"""Declare options that name pairs or images, and check the paths that they name."""

@@ -1,1 +1,1 @@
-"""Retrieval, by exact ranks; what only `evaluate` measures lies there."""
+"""Measure retrieval by exact ranks; what `evaluate` alone measures lies there."""

@@ -1,1 +1,4 @@
-"""HTML pages that load nothing: thumbnails, escaping, even samples; each stage's own page lies beside the stage."""
+"""Draw HTML pages that load nothing: thumbnails, escaping, even samples.
+
+Each stage's own page lies beside the stage.
+"""

@@ -1,1 +1,1 @@
-"""The image student: backbones and weights of any origin, the projection head, and the student at work on images."""
+"""Build the image student: backbones and weights of any origin, the head, its work on images."""

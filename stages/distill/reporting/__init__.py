@@ -1,1 +1,1 @@
-"""Where the numbers of a training go: `metrics.jsonl`, the terminal, and trackers."""
+"""Report a training's numbers: to `metrics.jsonl`, to the terminal, and to trackers."""

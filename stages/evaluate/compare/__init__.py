@@ -1,1 +1,1 @@
-"""Two evaluations held against each other, image by image."""
+"""Hold two evaluations against each other, image by image."""

@@ -1,1 +1,1 @@
-"""Measures from embeddings and labels: pure functions, without sets, stores or files."""
+"""Measure embeddings and labels: pure functions, without sets, stores or files."""

@@ -1,1 +1,1 @@
-"""Evaluation images that the student has seen in training, found by hash and by near copies."""
+"""Find evaluation images that the student has seen in training, by hash and by near copies."""

@@ -1,1 +1,1 @@
-"""The page of an evaluation, `report.html`: tables, curves and galleries, made from the report alone."""
+"""Draw the page of an evaluation, `report.html`, from the report alone: tables, curves, galleries."""

@@ -1,1 +1,1 @@
-"""Intervals and p-values of measures, by resampling images."""
+"""Give measures intervals and p-values, by resampling images."""

@@ -1,1 +1,5 @@
-"""Tasks by name: from a set and its embeddings to an entry of the report."""
+"""Turn a set and its embeddings into an entry of the report, by the task's name.
+
+Every metric that is a mean or a median over images keeps its images: ``outcomes.parquet`` holds what each image or
+caption came to, and `compare` pairs two evaluations without running anything again, and without torch.
+"""

@@ -1,1 +1,5 @@
-"""What several objectives are made of; no objective of its own."""
+"""Hold what several objectives are made of, and no objective of its own.
+
+Gradients are written down where torch's own would keep and copy tensors of scores (`soft_cross_entropy`): one
+exponential makes the shares of a softmax, and these become the gradient in place.
+"""
