@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from data_schemas.artifact_record import PAGE_NAME
 from data_schemas.errors import PartialError, ProtoRKDError
 from data_schemas.evaluation_report import REPORT_NAME, write_report
 from data_schemas.files import write_atomic
-from data_schemas.page import PAGE_NAME
 from data_schemas.per_query_results import outcomes_folder, write_outcomes
 from pipeline.stage import Context, Input, Result
 from pipeline.store.draft import Draft

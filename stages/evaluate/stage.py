@@ -7,7 +7,7 @@ Gives:  report.json and report.html, evaluation_metrics_all.csv and results.json
 
 from collections.abc import Mapping
 
-from data_schemas.page import PAGE_NAME
+from data_schemas.artifact_record import PAGE_NAME
 from pipeline.peers import Peers
 from pipeline.stage import Context, Input, Result, Stage, Work
 from pipeline.store.draft import Draft

@@ -7,7 +7,7 @@ Gives:  centroids.safetensors, assignment.parquet, report.json and report.html (
 
 from collections.abc import Mapping
 
-from data_schemas.page import PAGE_NAME
+from data_schemas.artifact_record import PAGE_NAME
 from pipeline.stage import Context, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
 from stages.prototypes.options import PrototypesInputs, PrototypesParams, PrototypesRuntime
