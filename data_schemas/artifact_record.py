@@ -13,6 +13,9 @@ from data_schemas.files import FileEntry, read_json, write_json
 RECORD_NAME = "artifact.json"
 JOURNAL_NAME = "journal.jsonl"
 LOG_FOLDER = "logs"
+PAGE_NAME = "report.html"
+"""The file of an artifact that people open."""
+
 SCHEMA_VERSION = 1
 
 

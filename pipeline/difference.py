@@ -23,7 +23,9 @@ class Difference:
         return f"{self.field}: {self.old} -> {self.new}"
 
 
-def differences(record: ArtifactRecord, *, version: int, params: Any, inputs: Mapping[str, Input]) -> list[Difference]:
+def differences(
+    record: ArtifactRecord, *, version: int, params: Any, inputs: Mapping[str, Input[Any]]
+) -> list[Difference]:
     """List what differs between an earlier run and a request.
 
     Args:
@@ -46,7 +48,7 @@ def differences(record: ArtifactRecord, *, version: int, params: Any, inputs: Ma
 
 
 def nearest(
-    records: list[ArtifactRecord], *, version: int, params: Any, inputs: Mapping[str, Input]
+    records: list[ArtifactRecord], *, version: int, params: Any, inputs: Mapping[str, Input[Any]]
 ) -> tuple[ArtifactRecord, list[Difference]] | None:
     """Find the earlier run that differs in the fewest fields; among equals the newest, which is the last."""
     best = None
@@ -57,7 +59,7 @@ def nearest(
     return best
 
 
-def _input_differences(name: str, record: ArtifactRecord, inputs: Mapping[str, Input]) -> list[Difference]:
+def _input_differences(name: str, record: ArtifactRecord, inputs: Mapping[str, Input[Any]]) -> list[Difference]:
     old, new = record.inputs.get(name), inputs.get(name)
     if old is None or new is None:
         return [Difference(name, old.digest[:12] if old else _ABSENT, new.digest[:12] if new else _ABSENT)]

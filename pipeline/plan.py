@@ -9,7 +9,8 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.difference import Difference, nearest
 from pipeline.fingerprint import fingerprint
 from pipeline.remote.errors import RemoteError
-from pipeline.stage import Context, Input, Stage
+from pipeline.sources import hashed_inputs
+from pipeline.stage import AnyStage, Context, Input
 from pipeline.store.store import Artifact, Store
 
 
@@ -18,13 +19,15 @@ class Settled:
     """A request as it is hashed.
 
     Args:
-        params: none of which depends on machine or store any more.
-        inputs: identified by content.
-        fingerprint: of both.
+        params: Parameters, none of which depends on machine or store any more.
+        sources: Inputs that the stage has identified, as its dataclass.
+        inputs: The same inputs, under the keys that are hashed and recorded.
+        fingerprint: Hash of parameters and inputs.
     """
 
     params: Any
-    inputs: Mapping[str, Input]
+    sources: Any
+    inputs: Mapping[str, Input[Any]]
     fingerprint: str
 
 
@@ -33,18 +36,20 @@ class Plan:
     """What a call of a stage would do.
 
     Args:
-        fingerprint: of the request.
-        params: as they are hashed and recorded.
-        inputs: identified by content.
-        artifact: the intact artifact that answers the request, or None.
-        damage: files that keep an artifact from being intact, with what is wrong.
-        earlier: the nearest earlier run, or None.
-        differences: what differs from it.
+        fingerprint: Hash of the request.
+        params: Parameters as they are hashed and recorded.
+        sources: Inputs that the stage has identified, as its dataclass.
+        inputs: The same inputs, under the keys that are hashed and recorded.
+        artifact: The intact artifact that answers the request, or None.
+        damage: Files that keep an artifact from being intact, with what is wrong.
+        earlier: The nearest earlier run, or None.
+        differences: What differs from the nearest earlier run.
     """
 
     fingerprint: str
     params: Any
-    inputs: Mapping[str, Input]
+    sources: Any
+    inputs: Mapping[str, Input[Any]]
     artifact: Artifact | None
     damage: Mapping[str, str]
     earlier: ArtifactRecord | None
@@ -73,27 +78,28 @@ class Plan:
         }
 
 
-def settle(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime: Any, context: Context) -> Settled:
+def settle(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, context: Context) -> Settled:
     """Identify the inputs, settle the parameters, and hash both: what every way of asking for a stage goes through.
 
     Raises:
         ProtoRKDError: an input is missing or cannot be read.
     """
-    found = stage.identify(inputs, params, context)
+    sources = stage.identify(inputs, params, context)
     if stage.settle is not None:
-        params = stage.settle(params, found, runtime, context)
-    digests = {name: entry.digest for name, entry in found.items()}
-    return Settled(params, found, fingerprint(stage.name, stage.version, params, digests))
+        params = stage.settle(params, sources, runtime, context)
+    hashed = hashed_inputs(sources)
+    digests = {name: entry.digest for name, entry in hashed.items()}
+    return Settled(params, sources, hashed, fingerprint(stage.name, stage.version, params, digests))
 
 
-def plan_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime: Any, context: Context) -> Plan:
+def plan_stage(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, context: Context) -> Plan:
     """Find out, without doing any work, whether a stage would run and why.
 
     Raises:
         ProtoRKDError: an input is missing or cannot be read.
     """
     asked = settle(stage, params=params, inputs=inputs, runtime=runtime, context=context)
-    request = asked.fingerprint, asked.params, asked.inputs
+    request = asked.fingerprint, asked.params, asked.sources, asked.inputs
     artifact, damage = intact(context.store, stage.name, asked.fingerprint)
     if artifact is not None:
         return Plan(*request, artifact, {}, None, [])

@@ -11,10 +11,11 @@ from typing import Any
 
 from pipeline.commands import store_options
 from pipeline.log import show_log
-from pipeline.options.config_file import AnyStage, stage_values
+from pipeline.options.config_file import stage_values
 from pipeline.options.declaration import line_of
 from pipeline.options.values import build, options_of, read_values
 from pipeline.runner import StageOutcome, context_of, run_stage
+from pipeline.stage import AnyStage
 from pipeline.store.store import Store
 
 STORE_VARIABLE = "PROTORKD_STORE"

@@ -22,7 +22,7 @@ from pipeline.options.config_file import CONFIG_NAME, config_text
 from pipeline.options.declaration import as_json
 from pipeline.peers import Alone, fail_together, num_processes
 from pipeline.plan import Plan, intact, plan_stage, settle
-from pipeline.stage import Context, Input, Stage
+from pipeline.stage import AnyStage, Context, Input
 from pipeline.store.draft import Draft, commit, open_draft, publish
 from pipeline.store.file_digests import FileDigests
 from pipeline.store.locks import locked
@@ -68,7 +68,7 @@ class StageOutcome:
         }
 
 
-def context_of(store: Store, *, force: bool = False, stages: Iterable[Stage[Any, Any, Any]] = ()) -> Context:
+def context_of(store: Store, *, force: bool = False, stages: Iterable[AnyStage] = ()) -> Context:
     """Put together what a stage is given beside its options."""
     by_name = {stage.name: stage for stage in stages}
     return Context(store=store, file_digests=FileDigests(store.root / MEMO_NAME), force=force, stages=by_name)
@@ -95,7 +95,7 @@ def make_artifact(
     return outcome.artifact
 
 
-def run_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime: Any, context: Context) -> StageOutcome:
+def run_stage(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, context: Context) -> StageOutcome:
     """Make the artifact that is asked for, or find it made.
 
     Args:
@@ -108,7 +108,7 @@ def run_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime:
     Raises:
         ProtoRKDError: something that the user can mend. Whatever was whole by then serves the next run.
     """
-    peers = Alone() if num_processes() == 1 or stage.join is None else stage.join()
+    peers = Alone() if num_processes() == 1 or stage.distributed is None else stage.distributed.join()
     context = dataclasses.replace(context, peers=peers)
     if stage.prepare is not None:
         inputs = stage.prepare(inputs, params, runtime, context)
@@ -119,13 +119,11 @@ def run_stage(stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime:
     return outcome
 
 
-def run_within(
-    stage: Stage[Any, Any, Any], *, params: Any, inputs: Any, runtime: Any, context: Context
-) -> StageOutcome:
+def run_within(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, context: Context) -> StageOutcome:
     """Make or find an artifact inside the run of another stage, by the processes that have met for that one.
 
-    All of them call this, in one order. A stage that agrees is run by all; any other by the first alone, while the
-    others wait.
+    All of them call this, in one order. A stage that fails together is run by all; any other by the first alone, while
+    the others wait.
 
     Args:
         stage: Declaration of the stage.
@@ -137,7 +135,7 @@ def run_within(
     Raises:
         ProtoRKDError: as `run_stage`; the same in all processes, which may go on together.
     """
-    if stage.agrees:
+    if _fails_together(stage):
         outcome = _run_by_all(stage, params, inputs, runtime, context)
     else:
         made = None
@@ -150,10 +148,10 @@ def run_within(
     return outcome
 
 
-def _run_by_all(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, context: Context) -> StageOutcome:
-    """Lead, or follow the first process; a stage that does not agree ends the process that fails."""
+def _run_by_all(stage: AnyStage, params: Any, inputs: Any, runtime: Any, context: Context) -> StageOutcome:
+    """Lead, or follow the first process; where a stage does not fail together, the process that fails ends."""
     outcome = None
-    with fail_together(context.peers) if stage.agrees else contextlib.nullcontext():
+    with fail_together(context.peers) if _fails_together(stage) else contextlib.nullcontext():
         if context.peers.is_first:
             outcome = _lead(stage, params, inputs, runtime, context)
         else:
@@ -161,7 +159,7 @@ def _run_by_all(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: 
     return _shared(stage, outcome, context)
 
 
-def _shared(stage: Stage[Any, Any, Any], outcome: StageOutcome | None, context: Context) -> StageOutcome:
+def _shared(stage: AnyStage, outcome: StageOutcome | None, context: Context) -> StageOutcome:
     """Tell all processes what the first one came to, once it is committed."""
     shared: StageOutcome = context.peers.broadcast(outcome)
     with fail_together(context.peers):
@@ -171,7 +169,7 @@ def _shared(stage: Stage[Any, Any, Any], outcome: StageOutcome | None, context: 
     return shared
 
 
-def _lead(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, context: Context) -> StageOutcome:
+def _lead(stage: AnyStage, params: Any, inputs: Any, runtime: Any, context: Context) -> StageOutcome:
     """Plan, lock, run and commit; the others hear what they have to do."""
     start, peers = time.monotonic(), context.peers
     with contextlib.ExitStack() as held:
@@ -192,7 +190,7 @@ def _lead(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, c
     return StageOutcome(artifact=artifact, status="created", seconds=seconds)
 
 
-def _follow(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any, context: Context) -> None:
+def _follow(stage: AnyStage, params: Any, inputs: Any, runtime: Any, context: Context) -> None:
     """Do the first process's bidding; of its draft only the state is written here."""
     peers = context.peers
     with fail_together(peers):
@@ -208,7 +206,7 @@ def _follow(stage: Stage[Any, Any, Any], params: Any, inputs: Any, runtime: Any,
                 "first's. Start all with one command, on folders that all of them reach."
             )
     draft = Draft(context.store.draft_folder(stage.name, order.fingerprint), resumed=False)
-    stage.run(asked.params, asked.inputs, draft, runtime, context)
+    stage.run(asked.params, asked.sources, draft, runtime, context)
 
 
 @dataclass(frozen=True)
@@ -220,7 +218,7 @@ class _Order:
 
 
 def _claim(
-    stage: Stage[Any, Any, Any], plan: Plan, context: Context, held: contextlib.ExitStack
+    stage: AnyStage, plan: Plan, context: Context, held: contextlib.ExitStack
 ) -> tuple[Artifact | Draft, Callable[[str], None]]:
     """Find the artifact made, or open its draft under its lock, which ``held`` keeps; and how to tell what it uses."""
     if plan.artifact is not None and not context.force:
@@ -247,7 +245,7 @@ def _claim(
 
 
 def _make(
-    stage: Stage[Any, Any, Any],
+    stage: AnyStage,
     inputs: Any,
     runtime: Any,
     *,
@@ -260,7 +258,7 @@ def _make(
     try:
         with fail_together(context.peers):
             pass  # the others look whether they see the same inputs
-        result = stage.run(plan.params, plan.inputs, draft, runtime, context)
+        result = stage.run(plan.params, plan.sources, draft, runtime, context)
     except ProtoRKDError:
         draft.discard_if_empty()
         raise
@@ -305,9 +303,7 @@ def _publish_sealed(store: Store, stage: str, request: str) -> Artifact | None:
     return store.find(stage, request)
 
 
-def _unchanged(
-    stage: Stage[Any, Any, Any], artifact: Artifact, inputs: Mapping[str, Input], start: float
-) -> StageOutcome:
+def _unchanged(stage: AnyStage, artifact: Artifact, inputs: Mapping[str, Input[Any]], start: float) -> StageOutcome:
     """Take the artifact as it is; where an input has moved, the record learns its new place."""
     record = artifact.record
     moved = {
@@ -323,7 +319,11 @@ def _unchanged(
     return StageOutcome(artifact=artifact, status="unchanged", seconds=time.monotonic() - start)
 
 
-def _level(stage: Stage[Any, Any, Any]) -> int:
+def _fails_together(stage: AnyStage) -> bool:
+    return stage.distributed is not None and stage.distributed.fails_together
+
+
+def _level(stage: AnyStage) -> int:
     return logging.DEBUG if stage.quiet else logging.INFO
 
 

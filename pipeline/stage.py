@@ -1,4 +1,4 @@
-"""What a stage is: three dataclasses of options, how its inputs are identified, and its function."""
+"""What a stage is: three dataclasses of options, one of its inputs once identified, and its functions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,26 +9,29 @@ from pipeline.store.draft import Draft
 from pipeline.store.file_digests import FileDigests
 from pipeline.store.store import Artifact, Store
 
+V_co = TypeVar("V_co", covariant=True)
+
 P = TypeVar("P")
-I = TypeVar("I")  # noqa: E741 - params, inputs, runtime
+I = TypeVar("I")  # noqa: E741 - params, inputs, sources, runtime
+S = TypeVar("S")
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Input:
+class Input(Generic[V_co]):
     """An input, identified by its content.
 
     Args:
-        digest: hash of the content; this alone is hashed into the fingerprint.
-        location: where it lies, for people and for later stages.
-        parts: digests of its parts, so that a change can be named.
-        value: the opened thing, for the stage's function.
+        digest: Hash of the content; this alone is hashed into the fingerprint.
+        location: Place where it lies, for people and for later stages.
+        parts: Digests of its parts, so that a change can be named.
+        value: What was opened, for the stage's function; None where the digest says all.
     """
 
     digest: str
     location: str = ""
     parts: Mapping[str, str] = field(default_factory=dict)
-    value: Any = None
+    value: V_co = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Context:
     store: Store
     file_digests: FileDigests
     force: bool = False
-    stages: "Mapping[str, Stage[Any, Any, Any]]" = field(default_factory=dict)
+    stages: "Mapping[str, AnyStage]" = field(default_factory=dict)
     peers: Peers = field(default_factory=Alone)
     use: Callable[[str], None] = lambda _digest: None
 
@@ -87,34 +90,47 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Stage(Generic[P, I, R]):
-    """A declaration: the command line, the fingerprint and the runner all read it.
+class Distributed:
+    """How the processes that torchrun started run a stage together.
 
     Args:
-        name: of the subcommand, and of the folder in the store.
-        version: raised when the same parameters come to mean other output.
-        summary: one sentence for ``--help``.
-        params: dataclass of what changes the output; hashed.
-        inputs: dataclass of where the inputs lie; hashed by content.
-        runtime: dataclass of what changes only how fast or where it runs; not hashed.
-        identify: finds the inputs and hashes their content. Runs on every call, so it must be quick and without torch.
-        run: does the work: writes into the draft, says what it did.
-        keep: whether ``gc`` keeps its artifacts though nothing refers to them.
-        page: file of the artifact that people open, or none.
-        quiet: whether the log leaves out its starts and ends, for a stage that others ask for by the dozen and tell of.
-        join: meets the other processes that torchrun started, for a stage that several processes run together; a
-            stage without it is run by the first of them alone.
-        agrees: whether what fails in one of several processes that run its function fails in all of them
-            (`pipeline.peers.fail_together`), or fails when none of the others waits inside the function any more. Such
-            a stage ends with one error everywhere, and can be run inside another by all the processes that run that
-            one.
-        prepare: what a run does before it is planned, in every process that has met, such as waiting for an input;
-            gives the inputs to plan with.
-        settle: settles parameters that depend on the machine or the store, such as an "auto", before they are hashed;
+        join: Function that meets the other processes. It is not called where the stage runs inside another one, whose
+            processes have met.
+        fails_together: Whether an error in one process is the same error in all of them: the stage's function meets
+            in `pipeline.peers.fail_together` where one may fail, or fails when no other waits inside it any more. Such
+            a stage can be run inside another by all the processes that run that one. Otherwise the process that fails
+            ends, and takes the others with it.
+    """
+
+    join: JoinPeers
+    fails_together: bool = False
+
+
+@dataclass(frozen=True)
+class Stage(Generic[P, I, S, R]):
+    """Declare a stage: the command line, the fingerprint and the runner all read this.
+
+    Args:
+        name: Name of the subcommand, and of the folder in the store.
+        version: Number that is raised when the same parameters come to mean other output.
+        summary: One sentence for ``--help``.
+        params: Dataclass of what changes the output; hashed.
+        inputs: Dataclass of where the inputs lie; hashed by content.
+        runtime: Dataclass of what changes only how fast or where it runs; not hashed.
+        identify: Finds the inputs, hashes their content, and returns the stage's dataclass of them
+            (`pipeline/sources.py`). Runs on every call, so it must be quick and without torch.
+        run: Does the work: writes into the draft, says what it did.
+        keep: Whether ``gc`` keeps its artifacts though nothing refers to them.
+        page: File of the artifact that people open, or none.
+        quiet: Whether the log leaves out its starts and ends, for a stage that others ask for by the dozen and tell of.
+        distributed: How several processes run the stage together. Without it, the first of them runs it alone.
+        prepare: Does what comes before the plan, in every process that has met, such as waiting for an input; returns
+            the inputs to plan with.
+        settle: Settles parameters that depend on the machine or the store, such as an "auto", before they are hashed;
             given the identified inputs. As quick as `identify`, and in every process that has met.
-        work: what a run would have to do, for ``--dry-run``. Reads what is quickly read, and writes nothing.
-        deliver: what is done with an artifact each time that it is asked for, made now or before, such as copying it;
-            by the first process alone.
+        work: Counts what a run would have to do, for ``--dry-run``. Reads what is quickly read, and writes nothing.
+        deliver: Does something with an artifact each time that it is asked for, made now or before, such as copying
+            it; by the first process alone.
     """
 
     name: str
@@ -123,14 +139,16 @@ class Stage(Generic[P, I, R]):
     params: type[P]
     inputs: type[I]
     runtime: type[R]
-    identify: Callable[[I, P, Context], Mapping[str, Input]]
-    run: Callable[[P, Mapping[str, Input], Draft, R, Context], Result]
+    identify: Callable[[I, P, Context], S]
+    run: Callable[[P, S, Draft, R, Context], Result]
     keep: bool = False
     page: str = ""
     quiet: bool = False
-    join: JoinPeers | None = None
-    agrees: bool = False
+    distributed: Distributed | None = None
     prepare: Callable[[I, P, R, Context], I] | None = None
-    settle: Callable[[P, Mapping[str, Input], R, Context], P] | None = None
-    work: Callable[[P, Mapping[str, Input], Context], Work] | None = None
+    settle: Callable[[P, S, R, Context], P] | None = None
+    work: Callable[[P, S, Context], Work] | None = None
     deliver: Callable[[Artifact, R], None] | None = None
+
+
+AnyStage = Stage[Any, Any, Any, Any]

@@ -28,11 +28,9 @@ from pipeline.maintenance.remote import (
 from pipeline.options.completion import complete_references
 from pipeline.runner import context_of
 from pipeline.sizes import human_size
-from pipeline.stage import Context, Stage
+from pipeline.stage import AnyStage, Context
 from pipeline.store.locks import digests_in_use, is_held
 from pipeline.store.store import Artifact, Store
-
-AnyStage = Stage[Any, Any, Any]
 
 
 def json_option(what: str) -> click.Option:

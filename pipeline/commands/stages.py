@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from data_schemas.errors import PartialError
-from pipeline.commands.artifacts import AnyStage, json_option, print_json, quiet_option, stages_at_hand
+from pipeline.commands.artifacts import json_option, print_json, quiet_option, stages_at_hand
 from pipeline.commands.store_options import store_options
 from pipeline.log import show_log
 from pipeline.options.config_file import config_text, stage_values
@@ -17,6 +17,7 @@ from pipeline.options.declaration import click_options, take
 from pipeline.peers import is_first_process
 from pipeline.plan import plan_stage
 from pipeline.runner import StageOutcome, context_of, run_stage
+from pipeline.stage import AnyStage
 from pipeline.store.store import Store
 from pipeline.workflow.estimate import forecast, show_forecast
 
@@ -29,7 +30,7 @@ def stage_command(stage: AnyStage) -> click.Command:
     ) -> None:
         show_log(quiet=quiet or not is_first_process())
         options = _options(stage, values)
-        if stage.join is None and not is_first_process():
+        if stage.distributed is None and not is_first_process():
             return
         if show_config:
             click.echo(config_text(stage, options, store=store, origins=_origins()), nl=False)

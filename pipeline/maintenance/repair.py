@@ -13,7 +13,7 @@ from data_schemas.files import disk_errors, fsync
 from pipeline.options.declaration import from_json
 from pipeline.plan import intact
 from pipeline.runner import run_stage
-from pipeline.stage import Context, Stage
+from pipeline.stage import AnyStage, Context
 from pipeline.store.locks import locked
 from pipeline.store.store import SET_ASIDE_NAME, Artifact, Store
 
@@ -108,7 +108,7 @@ def _make_anew(record: ArtifactRecord, context: Context) -> str:
     return ""
 
 
-def _inputs(stage: Stage[Any, Any, Any], record: ArtifactRecord) -> Any:
+def _inputs(stage: AnyStage, record: ArtifactRecord) -> Any:
     """Rebuild the inputs as the user gave them; an artifact that was left to be the newest is now named."""
     assert record.request is not None
     inputs = dict(record.request.inputs)

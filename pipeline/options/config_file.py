@@ -9,14 +9,12 @@ from typing import Any
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.options.values import KINDS, read_values, unknown
-from pipeline.stage import Stage
+from pipeline.stage import AnyStage
 from pipeline.store.store import Store
 
 STORE = "store"
 CONFIG_NAME = "config.toml"
 _FORMS = "a .toml, .yaml or .yml file"
-
-AnyStage = Stage[Any, Any, Any]
 
 
 def read_file(path: Path) -> dict[str, Any]:

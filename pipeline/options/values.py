@@ -10,7 +10,7 @@ from typing import Any
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.options.declaration import check_options, check_value, without_none
-from pipeline.stage import Stage
+from pipeline.stage import AnyStage
 
 KINDS = ("inputs", "params", "runtime")
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path, as text"}
@@ -62,7 +62,7 @@ class Known:
         return converted
 
 
-def options_of(stage: Stage[Any, Any, Any]) -> dict[str, Known]:
+def options_of(stage: AnyStage) -> dict[str, Known]:
     """Return the options of a stage by name, those without a default first."""
     options: dict[str, Known] = {}
     for kind in KINDS:
@@ -72,7 +72,7 @@ def options_of(stage: Stage[Any, Any, Any]) -> dict[str, Known]:
     return dict(sorted(options.items(), key=lambda entry: not entry[1].is_required))
 
 
-def read_values(stage: Stage[Any, Any, Any], values: Mapping[str, Any], *, place: str) -> dict[str, Any]:
+def read_values(stage: AnyStage, values: Mapping[str, Any], *, place: str) -> dict[str, Any]:
     """Read values for options of a stage by name, written with ``-`` or ``_``.
 
     Args:
@@ -95,7 +95,7 @@ def read_values(stage: Stage[Any, Any, Any], values: Mapping[str, Any], *, place
     return converted
 
 
-def build(stage: Stage[Any, Any, Any], values: Mapping[str, Any], *, place: str) -> dict[str, Any]:
+def build(stage: AnyStage, values: Mapping[str, Any], *, place: str) -> dict[str, Any]:
     """Build the three dataclasses of a stage from the values of `read_values`; what is left out has its default.
 
     Returns:

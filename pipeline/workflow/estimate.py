@@ -10,11 +10,9 @@ from data_schemas.artifact_record import ArtifactRecord
 from pipeline.fingerprint import canonical
 from pipeline.plan import Plan, plan_stage
 from pipeline.sizes import human_size, human_time
-from pipeline.stage import Context, Stage, Work
+from pipeline.stage import AnyStage, Context, Work
 from pipeline.store.file_digests import FileDigests
 from pipeline.store.store import MEMO_NAME, Store
-
-AnyStage = Stage[Any, Any, Any]
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ def forecast(
     goes_on = not force and store.draft_folder(stage.name, plan.fingerprint).is_dir()
     if plan.artifact is not None and not force:
         return Forecast(stage.name, plan, forced=False, goes_on=False)
-    work = stage.work(plan.params, plan.inputs, context) if stage.work else None
+    work = stage.work(plan.params, plan.sources, context) if stage.work else None
     records = [artifact.record for artifact in store.artifacts(stage.name)]
     gone_by = _earlier(records, work, stage, plan.params)
     seconds = None if gone_by is None else _seconds(gone_by, work)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.options.config_file import STORE, AnyStage, read_file, read_store
+from pipeline.options.config_file import STORE, read_file, read_store
 from pipeline.options.declaration import line_of
 from pipeline.options.values import options_of, read_values, unknown
+from pipeline.stage import AnyStage
 
 SWEEP, STAGES, COMBINE, RUN, AS = "sweep", "stage", "combine", "run", "as"
 PRODUCT, ZIP = "product", "zip"

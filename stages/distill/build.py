@@ -1,6 +1,5 @@
 """What a training is made of, each part from the options that it answers to."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from data_schemas.prototypes import Prototypes
 from data_schemas.student_checkpoint import Preprocessing
 from pipeline.log import log
 from pipeline.runner import make_artifact
-from pipeline.stage import Context, Input
+from pipeline.stage import Context
 from pipeline.store.store import Artifact
 from stages.components.compute.distributed import Ranks
 from stages.components.images.image_set import ImageSet
@@ -29,7 +28,7 @@ from stages.distill.objectives import WeightedObjectives, build_objective, read_
 from stages.distill.training.sync_batchnorm import sync_batchnorm
 
 if TYPE_CHECKING:
-    from stages.distill.options import DistillParams
+    from stages.distill.options import DistillParams, DistillSources
 
 _CAPTIONS_PER_PROTOTYPE = 4
 
@@ -92,14 +91,14 @@ def choose_pairs(
 
 
 def make_student(
-    params: "DistillParams", inputs: Mapping[str, Input], *, teacher_dim: int, device: torch.device, ranks: Ranks
+    params: "DistillParams", inputs: "DistillSources", *, teacher_dim: int, device: torch.device, ranks: Ranks
 ) -> tuple[Student, Preprocessing]:
     """Build the student, give it the weights that it starts from, and say what its images have to look like.
 
     Raises:
         ProtoRKDError: the student is unknown, or its starting weights are not its own.
     """
-    if params.pretrained and "init_from" in inputs:
+    if params.pretrained and inputs.init_from is not None:
         raise ProtoRKDError("Only one of --pretrained and --init-from must be given; got both. Leave one out.")
     student = build_student(
         params.student,
@@ -113,8 +112,8 @@ def make_student(
         start = load_pretrained(
             student.backbone, params.pretrained, backbone_name=params.student, image_size=params.image_size
         )
-    elif "init_from" in inputs:
-        start = load_initial_weights(student.backbone, inputs["init_from"].value, backbone_name=params.student)
+    elif inputs.init_from is not None:
+        start = load_initial_weights(student.backbone, inputs.init_from.value, backbone_name=params.student)
     if start is not None:
         log.info("distill: the backbone starts from %d tensors of %s", start.num_tensors, start.format)
         preprocessing = Preprocessing(image_size=params.image_size, mean=start.mean, std=start.std)
@@ -216,15 +215,15 @@ def make_objectives(
     return WeightedObjectives(objectives).to(device)
 
 
-def named_prototypes(inputs: Mapping[str, Input], *, dim: int) -> Artifact | None:
+def named_prototypes(inputs: "DistillSources", *, dim: int) -> Artifact | None:
     """The artifact of prototypes that was named, if one was.
 
     Raises:
         ProtoRKDError: its prototypes are of another width than the targets.
     """
-    if "prototypes" not in inputs:
+    if inputs.prototypes is None:
         return None
-    artifact: Artifact = inputs["prototypes"].value
+    artifact = inputs.prototypes.value
     width = Prototypes.read(artifact.path).centroids.shape[1]
     if width != dim:
         raise ProtoRKDError(

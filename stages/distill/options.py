@@ -1,10 +1,12 @@
-"""Options of distill: what is hashed, where inputs lie, and how it runs."""
+"""Options of distill: what is hashed, where inputs lie and what is found there, and how it runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.options.declaration import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
-from stages.components.images.image_set import IDENTITIES
+from pipeline.stage import Input
+from pipeline.store.store import Artifact
+from stages.components.images.image_set import IDENTITIES, ImageSet
 from stages.distill.completion import objective_names, student_names
 from stages.distill.loss_spec import format_loss_options, format_losses, parse_loss_options, parse_losses
 
@@ -45,6 +47,16 @@ class DistillInputs:
         metavar="REF",
         artifact="prototypes",
     )
+
+
+@dataclass(frozen=True)
+class DistillSources:
+    """What the inputs lead to, identified by content."""
+
+    embeddings: Input[Artifact]
+    images: Input[ImageSet]
+    init_from: Input[Path] | None
+    prototypes: Input[Artifact] | None
 
 
 @dataclass(frozen=True)

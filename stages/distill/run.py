@@ -1,7 +1,6 @@
 """What the distill stage does, put together: pairs, targets, student, objectives, training, files."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,7 +13,8 @@ from data_schemas.manifest import Rejection
 from data_schemas.pair_index import write_rejected
 from data_schemas.student_checkpoint import WEIGHTS_NAME, Preprocessing, StudentConfig, TeacherRecord
 from pipeline.log import log
-from pipeline.stage import Context, Input, Result
+from pipeline.sources import hashed_inputs
+from pipeline.stage import Context, Result
 from pipeline.store.draft import Draft
 from pipeline.store.store import DRAFT_PREFIX, Artifact
 from stages.components.compute.device import choose_device, describe_work, gpu_name
@@ -55,13 +55,13 @@ from stages.distill.training.training_device import training_device
 from stages.distill.training.validation import Validation
 
 if TYPE_CHECKING:
-    from stages.distill.options import DistillParams, DistillRuntime
+    from stages.distill.options import DistillParams, DistillRuntime, DistillSources
 
 METRICS_NAME = "metrics.jsonl"
 
 
 def train_student(
-    params: "DistillParams", runtime: "DistillRuntime", *, inputs: Mapping[str, Input], draft: Draft, context: Context
+    params: "DistillParams", runtime: "DistillRuntime", *, inputs: "DistillSources", draft: Draft, context: Context
 ) -> Result:
     """Train a student against an artifact of embeddings, into a draft; the first of several processes writes.
 
@@ -84,12 +84,12 @@ def _train(
     device: torch.device,
     precision: str,
     *,
-    inputs: Mapping[str, Input],
+    inputs: "DistillSources",
     draft: Draft,
     context: Context,
 ) -> Result:
-    embeddings: Artifact = inputs["embeddings"].value
-    images: ImageSet = inputs["images"].value
+    embeddings = inputs.embeddings.value
+    images = inputs.images.value
     ranks = ranks_of(context.peers)
     if num_workers(runtime.workers):
         start_server()  # it gets ready while the rest is made
@@ -195,12 +195,11 @@ def _train(
     )
 
 
-def resolved_options(
-    params: "DistillParams", runtime: "DistillRuntime", inputs: Mapping[str, Input]
-) -> dict[str, object]:
+def resolved_options(params: "DistillParams", runtime: "DistillRuntime", inputs: "DistillSources") -> dict[str, object]:
     """All that a training was asked for, as trackers note it: options, and where inputs lie and what they are."""
-    places = {name: entry.location for name, entry in inputs.items()}
-    digests = {f"{name}_digest": entry.digest for name, entry in inputs.items()}
+    identified = hashed_inputs(inputs).items()
+    places = {name: entry.location for name, entry in identified}
+    digests = {f"{name}_digest": entry.digest for name, entry in identified}
     return {**asdict(params), **asdict(runtime), **places, **digests}
 
 

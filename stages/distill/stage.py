@@ -5,52 +5,49 @@ Does:   trains a backbone and a projection head so that an image lands where its
 Gives:  student.safetensors and student.json, checkpoints/epoch_N.safetensors, rejected.parquet, logs/metrics.jsonl.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.peers import Peers
-from pipeline.stage import Context, Input, Result, Stage, Work
+from pipeline.stage import Context, Distributed, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
+from stages.components.compute.torchrun import join_torchrun
+from stages.components.images.image_set import ImageSet
 from stages.components.images.opening import identify_images
 from stages.components.inputs.manifest_options import find_image_root
 from stages.components.inputs.path_checks import check_inside
-from stages.distill.options import DistillInputs, DistillParams, DistillRuntime
+from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 def distill(
-    params: DistillParams, inputs: Mapping[str, Input], out: Draft, runtime: DistillRuntime, context: Context
+    params: DistillParams, sources: DistillSources, out: Draft, runtime: DistillRuntime, context: Context
 ) -> Result:
     """Train the student to the end of its schedule and write it down."""
     from stages.distill.run import train_student
 
-    return train_student(params, runtime, inputs=inputs, draft=out, context=context)
+    return train_student(params, runtime, inputs=sources, draft=out, context=context)
 
 
-def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> Mapping[str, Input]:
+def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> DistillSources:
     """Find the cached embeddings, and hash the images that their pair index names."""
     from data_schemas.pair_index import PAIRS_NAME, read_pairs
 
     artifact = context.store.resolve(inputs.embeddings, stage="encode-teacher", flag="--embeddings")
     artifact.require_whole((PAIRS_NAME,), read=True)
     images = _images(inputs, artifact, read_pairs(artifact.path)["image"], context)
-    embeddings = Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=artifact)
-    found = {"embeddings": embeddings, "images": images}
-    if inputs.init_from is not None:
-        found["init_from"] = _weights(inputs.init_from, context)
-    if inputs.prototypes is not None:
-        prototypes = context.store.resolve(inputs.prototypes, stage="prototypes", flag="--prototypes")
-        location = str(prototypes.path.resolve())
-        found["prototypes"] = Input(digest=prototypes.record.digest, location=location, value=prototypes)
-    return found
+    return DistillSources(
+        embeddings=Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=artifact),
+        images=images,
+        init_from=None if inputs.init_from is None else _weights(inputs.init_from, context),
+        prototypes=None if inputs.prototypes is None else _prototypes(inputs.prototypes, context),
+    )
 
 
-def _images(inputs: DistillInputs, embeddings: Artifact, paths: "pa.ChunkedArray", context: Context) -> Input:
+def _images(inputs: DistillInputs, embeddings: Artifact, paths: "pa.ChunkedArray", context: Context) -> Input[ImageSet]:
     manifest = Path(embeddings.record.inputs["manifest"].location)
     if inputs.packed is None:
         names = paths.to_pylist()
@@ -66,24 +63,22 @@ def _images(inputs: DistillInputs, embeddings: Artifact, paths: "pa.ChunkedArray
     return take_packed(pack, paths.combine_chunks(), manifest=str(manifest))
 
 
-def _weights(path: Path, context: Context) -> Input:
+def _weights(path: Path, context: Context) -> Input[Path]:
     if not path.is_file():
         raise ProtoRKDError(f"--init-from must name a file of weights; got {path}. Check the path.")
     return Input(digest=context.file_digests.digest(path), location=str(path.resolve()), value=path)
 
 
-def work(params: DistillParams, inputs: Mapping[str, Input], context: Context) -> Work:
+def _prototypes(reference: str, context: Context) -> Input[Artifact]:
+    artifact = context.store.resolve(reference, stage="prototypes", flag="--prototypes")
+    return Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=artifact)
+
+
+def work(params: DistillParams, sources: DistillSources, context: Context) -> Work:
     """Count examples and steps, and the bytes of the weights that are kept."""
     from stages.distill.work_estimate import training_work
 
-    return training_work(params, inputs)
-
-
-def join() -> Peers:
-    """Meet the other processes that torchrun started."""
-    from stages.components.compute.distributed import join_ranks
-
-    return join_ranks()
+    return training_work(params, sources)
 
 
 STAGE = Stage(
@@ -96,6 +91,6 @@ STAGE = Stage(
     identify=identify,
     run=distill,
     keep=True,
-    join=join,
+    distributed=Distributed(join_torchrun),
     work=work,
 )

@@ -1,30 +1,28 @@
 """What a training would have to do: its examples and steps, and the bytes of the weights that it keeps."""
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 
 from data_schemas.embedding_array import EmbeddingArray
 from data_schemas.pair_index import read_pairs
-from pipeline.stage import Input, Work
-from pipeline.store.store import Artifact
+from pipeline.stage import Work
 from stages.components.student.student import build_student
 
 if TYPE_CHECKING:
-    from stages.distill.options import DistillParams
+    from stages.distill.options import DistillParams, DistillSources
 
 
-def training_work(params: "DistillParams", inputs: Mapping[str, Input]) -> Work:
+def training_work(params: "DistillParams", sources: "DistillSources") -> Work:
     """Count as the stage does, but for what only the embeddings tell, such as captions that the teacher does not know.
 
     Raises:
         ProtoRKDError: the student is unknown, or does not take images of that size.
     """
-    embeddings: Artifact = inputs["embeddings"].value
+    embeddings = sources.embeddings.value
     pairs = read_pairs(embeddings.path)
-    readable = pairs.num_rows - len(inputs["images"].value.missing)
+    readable = pairs.num_rows - len(sources.images.value.missing)
     num_images = len(pairs["image"].unique())
     examples = readable if params.captions_per_image == "each" else min(num_images, readable)
     examples = max(2, round(examples * (1 - params.validation_fraction)))

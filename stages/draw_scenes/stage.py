@@ -7,11 +7,10 @@ Gives:  train.tsv and test.tsv with images/, colours/train and colours/test (one
 
 import csv
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.options.declaration import NOT_NEGATIVE, POSITIVE, Check, option
-from pipeline.stage import Context, Input, Result, Stage
+from pipeline.stage import Context, Result, Stage
 from pipeline.store.draft import Draft
 
 WORDS_NAME = "words.txt"
@@ -22,6 +21,11 @@ _IMAGES_PER_COLOUR = 40
 @dataclass(frozen=True)
 class DrawInputs:
     """There are none."""
+
+
+@dataclass(frozen=True)
+class DrawSources:
+    """Nothing comes from outside."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class DrawRuntime:
     """Nothing changes only how fast it runs."""
 
 
-def draw(params: DrawParams, inputs: Mapping[str, Input], out: Draft, runtime: DrawRuntime, context: Context) -> Result:
+def draw(params: DrawParams, sources: DrawSources, out: Draft, runtime: DrawRuntime, context: Context) -> Result:
     """Draw the scenes, write their manifests, and make a teacher of their words."""
     from data_schemas.files import write_atomic
     from stages.draw_scenes.glyphs import Split
@@ -63,9 +67,9 @@ def draw(params: DrawParams, inputs: Mapping[str, Input], out: Draft, runtime: D
     return Result(counts={"train_scenes": sizes["train"], "test_scenes": sizes["test"], "words": len(vectors)})
 
 
-def identify(inputs: DrawInputs, params: DrawParams, context: Context) -> Mapping[str, Input]:
+def identify(inputs: DrawInputs, params: DrawParams, context: Context) -> DrawSources:
     """Nothing comes from outside."""
-    return {}
+    return DrawSources()
 
 
 STAGE = Stage(

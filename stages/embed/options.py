@@ -1,11 +1,14 @@
-"""Options of embed: what is hashed, where inputs lie, and how it runs."""
+"""Options of embed: what is hashed, where inputs lie and what is found there, and how it runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.options.declaration import FRACTION, POSITIVE, Check, option
+from pipeline.sources import hashed_as
+from pipeline.stage import Input
 from stages.components.images.image_set import ImageSet
 from stages.components.inputs.image_source import ImageSource
 from stages.components.inputs.manifest_options import ManifestFormat
+from stages.components.student.checkpoints import StudentWeights
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,15 @@ class Images:
 
     images: ImageSet
     by_content: bool
+
+
+@dataclass(frozen=True)
+class EmbedSources:
+    """What the inputs lead to, identified by content."""
+
+    student: Input[StudentWeights]
+    images: Input[Images] = field(metadata=hashed_as("pictures"))
+    paths: Input[None]
 
 
 @dataclass(frozen=True)

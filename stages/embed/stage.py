@@ -5,8 +5,6 @@ Does:   finds the distinct images, takes over what earlier artifacts know, embed
 Gives:  embeddings.zarr (row k: the embedding of image k), images.parquet, rejected.parquet, embed.json.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from pipeline.fingerprint import hash_json
@@ -14,33 +12,34 @@ from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store.draft import Draft
 from stages.components.images.opening import identify_images
 from stages.components.student.checkpoints import find_checkpoint
-from stages.embed.options import EmbedInputs, EmbedParams, EmbedRuntime, Images
+from stages.embed.options import EmbedInputs, EmbedParams, EmbedRuntime, EmbedSources, Images
 
 
-def embed(
-    params: EmbedParams, inputs: Mapping[str, Input], out: Draft, runtime: EmbedRuntime, context: Context
-) -> Result:
+def embed(params: EmbedParams, sources: EmbedSources, out: Draft, runtime: EmbedRuntime, context: Context) -> Result:
     """Write one embedding per distinct image, in order of first appearance."""
     from stages.embed.run import embed_images
 
     return embed_images(
         params,
         runtime,
-        student=inputs["student"].value,
-        images=inputs["pictures"].value,
+        student=sources.student.value,
+        images=sources.images.value,
         draft=out,
         context=context,
     )
 
 
-def identify(inputs: EmbedInputs, params: EmbedParams, context: Context) -> Mapping[str, Input]:
+def identify(inputs: EmbedInputs, params: EmbedParams, context: Context) -> EmbedSources:
     """Find the student, list the images, and hash them and their paths."""
     student = find_checkpoint(inputs.student, store=context.store)
-    found = Input(student.identity, str(student.folder.resolve()), value=student)
-    return {"student": found, **_find_images(inputs, params, context)}
+    images, paths = _find_images(inputs, params, context)
+    return EmbedSources(
+        student=Input(student.identity, str(student.folder.resolve()), value=student), images=images, paths=paths
+    )
 
 
-def _find_images(inputs: EmbedInputs, params: EmbedParams, context: Context) -> dict[str, Input]:
+def _find_images(inputs: EmbedInputs, params: EmbedParams, context: Context) -> tuple[Input[Images], Input[None]]:
+    """Find the images, and their paths below the root that they start from."""
     from stages.components.images.packed_image_set import (  # keeps numpy and pyarrow out of --help
         Pack,
         find_packed,
@@ -60,9 +59,11 @@ def _find_images(inputs: EmbedInputs, params: EmbedParams, context: Context) -> 
             root, paths, identity=inputs.image_identity, file_digests=context.file_digests
         )
         by_content = packed is None and inputs.image_identity == "content"
-    images = replace(found, value=Images(found.value, by_content=by_content))
-    names = Input(digest=hash_json(list(images.value.images.paths)), location=str(root.resolve()))
-    return {"pictures": images, "paths": names}
+    images = Images(found.value, by_content=by_content)
+    return (
+        Input(digest=found.digest, location=found.location, parts=found.parts, value=images),
+        Input(digest=hash_json(list(found.value.paths)), location=str(root.resolve()), value=None),
+    )
 
 
 STAGE = Stage(

@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING
 from data_schemas.artifact_record import ArtifactRecord
 from pipeline.fingerprint import canonical
 from pipeline.log import log
+from pipeline.sources import hashed_inputs
 from pipeline.stage import Context, Input
 from pipeline.store.store import Artifact, Store
 from stages.components.teacher.encoding_options import EncodingOptions
+from stages.components.teacher.identity import TeacherSource
 
 if TYPE_CHECKING:
-    from stages.encode_teacher.options import EncodeParams, EncodeRuntime
+    from stages.encode_teacher.options import EncodeParams, EncodeRuntime, EncodeSources
 
 _STAGE = "encode-teacher"
 
 
 def settle_precision(
-    params: "EncodeParams", inputs: Mapping[str, Input], runtime: "EncodeRuntime", context: Context
+    params: "EncodeParams", sources: "EncodeSources", runtime: "EncodeRuntime", context: Context
 ) -> "EncodeParams":
     """Turn "auto" into fp32 or bf16, and say why.
 
@@ -28,24 +30,24 @@ def settle_precision(
     """
     if params.teacher_precision != "auto":
         return params
-    earlier = _earlier(params, inputs, context)
+    earlier = _earlier(params, sources, context)
     if earlier is not None:
         precision, reason = EncodingOptions.of(earlier.record.params).teacher_precision, f"as in {earlier.name}"
     else:
-        precision, reason = _by_device(runtime.device, inputs["teacher"])
+        precision, reason = _by_device(runtime.device, sources.teacher)
     log.info("teacher precision: %s, %s", precision, reason)
     return replace(params, teacher_precision=precision)
 
 
-def _earlier(params: "EncodeParams", inputs: Mapping[str, Input], context: Context) -> Artifact | None:
+def _earlier(params: "EncodeParams", sources: "EncodeSources", context: Context) -> Artifact | None:
     """The artifact of the same request but for the precision, else the newest of the same teacher."""
-    asked = _but_precision(canonical(params)), {name: entry.digest for name, entry in inputs.items()}
+    asked = _but_precision(canonical(params)), {name: entry.digest for name, entry in hashed_inputs(sources).items()}
 
     def is_same(record: ArtifactRecord) -> bool:
         return asked == (_but_precision(record.params), {name: entry.digest for name, entry in record.inputs.items()})
 
     def is_of_teacher(record: ArtifactRecord) -> bool:
-        return record.inputs["teacher"].digest == inputs["teacher"].digest
+        return record.inputs["teacher"].digest == sources.teacher.digest
 
     here = Store(context.store.root).artifacts(_STAGE)
     if found := _newest(here, is_same):
@@ -62,7 +64,7 @@ def _but_precision(params: Mapping[str, object]) -> Mapping[str, object]:
     return {name: value for name, value in params.items() if name != "teacher_precision"}
 
 
-def _by_device(names: str, teacher: Input) -> tuple[str, str]:
+def _by_device(names: str, teacher: Input[TeacherSource]) -> tuple[str, str]:
     if teacher.value.kind == "word-vectors":
         return "fp32", "for word vectors are looked up and not multiplied"
     if all(name.strip() == "cpu" for name in names.split(",")):

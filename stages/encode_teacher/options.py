@@ -1,12 +1,17 @@
-"""Options of encode-teacher: what is hashed, where inputs lie, and how it runs."""
+"""Options of encode-teacher: what is hashed, where inputs lie and what is found there, and how it runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.options.declaration import FRACTION, NOT_NEGATIVE, Check, option
+from pipeline.stage import Input
 from stages.components.inputs.manifest_options import ManifestFormat
 from stages.components.teacher.encoding_options import PRECISIONS, EncodingOptions
-from stages.components.teacher.identity import trust_option
+from stages.components.teacher.identity import TeacherSource, trust_option
+
+if TYPE_CHECKING:
+    from data_schemas.pair_sources.kinds import PairSource
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,14 @@ class EncodeInputs:
         metavar="NAME_OR_PATH",
     )
     trust_remote_code: bool = trust_option()
+
+
+@dataclass(frozen=True)
+class EncodeSources:
+    """What the inputs lead to, identified by content."""
+
+    manifest: "Input[PairSource]"
+    teacher: Input[TeacherSource]
 
 
 @dataclass(frozen=True)

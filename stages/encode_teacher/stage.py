@@ -5,26 +5,26 @@ Does:   finds the distinct captions, takes over what earlier artifacts know, emb
 Gives:  embeddings.zarr (row k: the embedding of caption k), captions.parquet, pairs.parquet, rejected.parquet.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.log import log
 from pipeline.remote.object_store import url_of
-from pipeline.stage import Context, Input, Result, Stage, Work
+from pipeline.stage import Context, Result, Stage, Work
 from pipeline.store.draft import Draft
 from stages.components.inputs.manifest_options import find_pairs
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import identify_teacher
-from stages.encode_teacher.options import EncodeInputs, EncodeParams, EncodeRuntime
+from stages.encode_teacher.options import EncodeInputs, EncodeParams, EncodeRuntime, EncodeSources
 
 if TYPE_CHECKING:
     import torch
 
 
 def encode_teacher(
-    params: EncodeParams, inputs: Mapping[str, Input], out: Draft, runtime: EncodeRuntime, context: Context
+    params: EncodeParams, sources: EncodeSources, out: Draft, runtime: EncodeRuntime, context: Context
 ) -> Result:
     """Write one embedding per distinct caption, in order of first appearance, and which image goes with which."""
     from data_schemas.pair_index import read_labels, write_pairs, write_rejected
@@ -32,7 +32,7 @@ def encode_teacher(
     from stages.encode_teacher.caption_index import index_captions
 
     manifest = params.read(
-        inputs["manifest"].value,
+        sources.manifest.value,
         label_column=params.label_column,
         limit=params.limit,
         max_bad_fraction=runtime.max_bad_fraction,
@@ -49,7 +49,7 @@ def encode_teacher(
     written = write_caption_embeddings(
         captions,
         out,
-        teacher=inputs["teacher"],
+        teacher=sources.teacher,
         recipe=EncodingOptions.of(params),
         shard_rows=params.shard_rows,
         choose_devices=partial(_choose_devices, runtime.device, precision=params.teacher_precision),
@@ -67,29 +67,29 @@ def _choose_devices(names: str, *, precision: str) -> "Sequence[torch.device]":
     return devices
 
 
-def identify(inputs: EncodeInputs, params: EncodeParams, context: Context) -> Mapping[str, Input]:
+def identify(inputs: EncodeInputs, params: EncodeParams, context: Context) -> EncodeSources:
     """Hash what the pairs are read from, and the teacher."""
     pairs = params.identify(find_pairs(inputs.manifest), file_digests=context.file_digests)
-    return {
-        "manifest": replace(pairs, location=url_of(inputs.manifest) or pairs.location),
-        "teacher": identify_teacher(
+    return EncodeSources(
+        manifest=replace(pairs, location=url_of(inputs.manifest) or pairs.location),
+        teacher=identify_teacher(
             inputs.teacher, file_digests=context.file_digests, trust_code=inputs.trust_remote_code
         ),
-    }
+    )
 
 
-def work(params: EncodeParams, inputs: Mapping[str, Input], context: Context) -> Work:
+def work(params: EncodeParams, sources: EncodeSources, context: Context) -> Work:
     """Count distinct captions and those that are not known yet, and the bytes of all embeddings."""
     from stages.encode_teacher.work_estimate import encoding_work
 
-    return encoding_work(params, inputs, context)
+    return encoding_work(params, sources, context)
 
 
-def settle(params: EncodeParams, inputs: Mapping[str, Input], runtime: EncodeRuntime, context: Context) -> EncodeParams:
+def settle(params: EncodeParams, sources: EncodeSources, runtime: EncodeRuntime, context: Context) -> EncodeParams:
     """Turn ``--teacher-precision auto`` into the precision that is hashed and recorded."""
     from stages.encode_teacher.auto_precision import settle_precision
 
-    return settle_precision(params, inputs, runtime, context)
+    return settle_precision(params, sources, runtime, context)
 
 
 STAGE = Stage(

@@ -1,11 +1,10 @@
 """What encoding would have to do: captions that the teacher has not seen, and the bytes of all embeddings."""
 
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from data_schemas.embedding_array import stored_bytes
-from pipeline.stage import Context, Input, Work
+from pipeline.stage import Context, Work
 from stages.components.embeddings.reused_captions import count_unknown
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.glove_file import measure_vectors
@@ -13,15 +12,15 @@ from stages.components.teacher.identity import TeacherSource
 from stages.encode_teacher.caption_index import index_captions
 
 if TYPE_CHECKING:
-    from stages.encode_teacher.options import EncodeParams
+    from stages.encode_teacher.options import EncodeParams, EncodeSources
 
 _WIDTHS = ("out_features", "embedding_dimension", "word_embedding_dimension", "hidden_size")
 
 
-def encoding_work(params: "EncodeParams", inputs: Mapping[str, Input], context: Context) -> Work:
+def encoding_work(params: "EncodeParams", sources: "EncodeSources", context: Context) -> Work:
     """Read the manifest as the stage does, and count."""
     manifest = params.read(
-        inputs["manifest"].value,
+        sources.manifest.value,
         label_column=params.label_column,
         limit=params.limit,
         max_bad_fraction=1.0,
@@ -30,9 +29,9 @@ def encoding_work(params: "EncodeParams", inputs: Mapping[str, Input], context: 
     captions, pairs = index_captions(manifest.table)
     unknown = len(captions)
     if not context.force:
-        digest = inputs["teacher"].digest
+        digest = sources.teacher.digest
         unknown = count_unknown(captions, store=context.store, teacher_digest=digest, recipe=EncodingOptions.of(params))
-    dim = params.truncate_dim or teacher_dim(inputs["teacher"].value)
+    dim = params.truncate_dim or teacher_dim(sources.teacher.value)
     size = None
     if dim:
         embeddings = stored_bytes(len(captions), dim, params.embedding_dtype)

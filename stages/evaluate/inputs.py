@@ -1,9 +1,8 @@
 """Finds and identifies what evaluation is given: the student's checkpoints, its teacher, its images, and the sets."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.pair_index import read_pairs
@@ -12,18 +11,17 @@ from pipeline.fingerprint import hash_json
 from pipeline.remote.object_store import url_of
 from pipeline.stage import Context, Input
 from pipeline.store.store import Artifact
+from stages.components.images.image_set import ImageSet
 from stages.components.images.opening import open_images
 from stages.components.images.packed_image_set import find_pack, take_packed
 from stages.components.student.checkpoints import StudentWeights, finished_checkpoints
+from stages.components.teacher.identity import TeacherSource
 from stages.components.teacher.recorded import find_recorded_teacher, recorded_location
-from stages.evaluate.sets.evaluation_sets import RequestedSet, UnreadSet
-from stages.evaluate.sets.requested_sets import find_entries
+from stages.evaluate.options import EvaluateInputs, EvaluateParams, EvaluateSources
+from stages.evaluate.sets.datasets import Absent
+from stages.evaluate.sets.evaluation_sets import RequestedSet
+from stages.evaluate.sets.requested_sets import read_requested_sets
 from stages.evaluate.task_names import NEED_TEACHER
-
-if TYPE_CHECKING:
-    from stages.evaluate.options import EvaluateInputs, EvaluateParams
-
-STUDENT, TEACHER, TRAINING_PICTURES, ABSENT_SETS = "student", "teacher", "training pictures", "absent sets"
 
 
 @dataclass(frozen=True)
@@ -39,69 +37,46 @@ class Checkpoints:
     artifact: Artifact
 
 
-def find_inputs(inputs: "EvaluateInputs", params: "EvaluateParams", context: Context) -> Mapping[str, Input]:
-    """Identify student, teacher, training images and sets; sets under names such as ``retrieval test``.
+@dataclass(frozen=True)
+class AbsentImages(Input[str]):
+    """Training images that are not to be had any more; the value says why."""
+
+
+def find_inputs(inputs: EvaluateInputs, params: EvaluateParams, context: Context) -> EvaluateSources:
+    """Identify student, sets, teacher and training images.
 
     Raises:
         ProtoRKDError: nothing is to be measured, or the student or its teacher is missing or another. A set that cannot
-            be read is among the inputs all the same, as an `UnreadSet`.
+            be read is among the sources all the same, as an `UnreadSet`.
     """
     artifact = context.store.resolve(inputs.student, stage="distill", flag="--student")
     artifact.require_whole((CONFIG_NAME,), read=True)
     students = tuple(finished_checkpoints(artifact, params.checkpoints))
-    found = {
-        STUDENT: Input(
+    found = read_requested_sets(inputs, params, context)
+    return EvaluateSources(
+        student=Input(
             digest=artifact.record.digest,
             location=str(artifact.path.resolve()),
             value=Checkpoints(students=students, artifact=artifact),
-        )
-    }
-    found |= find_sets(inputs, params, student=students[-1], context=context)
-    if params.overlap:
-        found[TRAINING_PICTURES] = _training_images(artifact, context)
-    return found
+        ),
+        sets={key: each.identified() for key, each in found.readable.items()},
+        unread={key: each.identified() for key, each in found.unread.items()},
+        teacher=find_teacher(inputs, students[-1], found.readable.values(), context),
+        absent=_identify_absent(found.absent, inputs) if found.absent else None,
+        training=_training_images(artifact, context) if params.overlap else None,
+    )
 
 
-def find_sets(
-    inputs: "EvaluateInputs", params: "EvaluateParams", *, student: StudentWeights, context: Context
-) -> dict[str, Input]:
-    """Identify the sets, and the teacher where a task needs it.
+def find_teacher(
+    inputs: EvaluateInputs, student: StudentWeights, sets: Iterable[RequestedSet], context: Context
+) -> Input[TeacherSource] | None:
+    """Identify the student's teacher; None where no task on the sets asks for it.
 
     Raises:
-        ProtoRKDError: as `find_inputs`.
+        ProtoRKDError: the teacher is missing or another, or is not as wide as its student.
     """
-    entries, absent = find_entries(inputs, params, context)
-    found = {name: entry.identified() for name, entry in entries.items()}
-    if any(NEED_TEACHER & set(entry.tasks) for entry in entries.values()):
-        found[TEACHER] = _find_teacher(inputs, student, context)
-    if absent:
-        names = hash_json(sorted(each.name for each in absent))
-        found[ABSENT_SETS] = Input(digest=names, location=str(inputs.eval_data_dir), value=tuple(absent))
-    return found
-
-
-def count_images(inputs: Mapping[str, Input]) -> dict[str, int]:
-    """How many checkpoints are to be measured, on how many sets, with how many images in all."""
-    entries = [entry.value for entry in inputs.values() if isinstance(entry.value, RequestedSet)]
-    readable = [entry for entry in entries if not isinstance(entry.found, UnreadSet)]
-    images = {found.digest: len(found.value.paths) for entry in readable for found in entry.images()}
-    return {
-        "checkpoints": len(inputs[STUDENT].value.students),
-        "sets": len(readable),
-        "pictures": sum(images.values()),
-    }
-
-
-def teacher_name(identity: str, teacher: Input | None, context: Context) -> str:
-    """What people call the teacher: the end of its path, its name on the hub, or a piece of its identity."""
-    location = teacher.location if teacher else recorded_location(identity, context)
-    if location is None:
-        return identity[:12]
-    path = Path(location)
-    return path.name if path.is_file() else "/".join(path.parts[-2:]).partition("@")[0]
-
-
-def _find_teacher(inputs: "EvaluateInputs", student: StudentWeights, context: Context) -> Input:
+    if not any(NEED_TEACHER & set(each.tasks) for each in sets):
+        return None
     config = student.config
     if config.embedding_dim != config.teacher.dim:
         raise ProtoRKDError(
@@ -117,8 +92,33 @@ def _find_teacher(inputs: "EvaluateInputs", student: StudentWeights, context: Co
     )
 
 
-def _training_images(artifact: Artifact, context: Context) -> Input:
-    """The images that the student was distilled from, or a sentence where they are not to be had any more."""
+def count_images(sources: EvaluateSources) -> dict[str, int]:
+    """Count checkpoints, sets that can be read, and the distinct images in all of them."""
+    sets = [each.value for each in sources.sets.values()]
+    images = {found.digest: len(found.value.paths) for each in sets for found in each.images()}
+    return {
+        "checkpoints": len(sources.student.value.students),
+        "sets": len(sets),
+        "pictures": sum(images.values()),
+    }
+
+
+def teacher_name(identity: str, teacher: Input[TeacherSource] | None, context: Context) -> str:
+    """What people call the teacher: the end of its path, its name on the hub, or a piece of its identity."""
+    location = teacher.location if teacher else recorded_location(identity, context)
+    if location is None:
+        return identity[:12]
+    path = Path(location)
+    return path.name if path.is_file() else "/".join(path.parts[-2:]).partition("@")[0]
+
+
+def _identify_absent(absent: tuple[Absent, ...], inputs: EvaluateInputs) -> Input[tuple[Absent, ...]]:
+    names = hash_json(sorted(each.name for each in absent))
+    return Input(digest=names, location=str(inputs.eval_data_dir), value=absent)
+
+
+def _training_images(artifact: Artifact, context: Context) -> Input[ImageSet] | AbsentImages:
+    """Open the images that the student was distilled from, where they are still to be had."""
     images, wanted = artifact.record.inputs["images"], artifact.record.inputs["embeddings"].digest
     root = Path(images.location)
     known = [found for found in context.store.artifacts("encode-teacher") if found.record.digest == wanted]
@@ -136,4 +136,4 @@ def _training_images(artifact: Artifact, context: Context) -> Input:
             return Input(digest=images.digest, location=images.location, value=value)
     except ProtoRKDError as error:  # the list or the pack is damaged
         missing = str(error)
-    return Input(digest=hash_json("absent"), location=images.location, value=missing)
+    return AbsentImages(digest=hash_json("absent"), location=images.location, value=missing)

@@ -4,25 +4,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from data_schemas.artifact_record import PAGE_NAME
 from data_schemas.errors import PartialError, ProtoRKDError
 from data_schemas.evaluation_report import REPORT_NAME, write_report
 from data_schemas.files import write_atomic
-from data_schemas.page import PAGE_NAME
 from data_schemas.per_query_results import outcomes_folder, write_outcomes
-from pipeline.stage import Context, Input, Result
+from pipeline.stage import Context, Result
 from pipeline.store.draft import Draft
 from stages.components.compute.distributed import ranks_of
 from stages.components.images.packed_image_set import PACK
-from stages.evaluate.inputs import ABSENT_SETS, STUDENT, TEACHER, TRAINING_PICTURES, Checkpoints, teacher_name
+from stages.evaluate.inputs import teacher_name
 from stages.evaluate.jobs.job_runner import Failure, JobRunner, jobs_of
 from stages.evaluate.overlap.report import OverlapReport, measure_overlap
 from stages.evaluate.page.draw import draw_page
 from stages.evaluate.result_tables import METRICS_TABLE_NAME, RESULTS_NAME, metrics_table, result_lines
-from stages.evaluate.sets.evaluation_sets import RequestedSet, UnreadSet
 from stages.evaluate.tasks.task_result import TaskResult
 
 if TYPE_CHECKING:
-    from stages.evaluate.options import EvaluateParams, EvaluateRuntime
+    from stages.evaluate.options import EvaluateParams, EvaluateRuntime, EvaluateSources
 
 _EVERY_CHECKPOINT = "every checkpoint"
 _NAMED_FAILURES = 5
@@ -32,7 +31,7 @@ Found = Mapping[str, Sequence[TaskResult]]
 
 
 def measure(
-    params: "EvaluateParams", inputs: Mapping[str, Input], out: Draft, runtime: "EvaluateRuntime", context: Context
+    params: "EvaluateParams", sources: "EvaluateSources", out: Draft, runtime: "EvaluateRuntime", context: Context
 ) -> Result:
     """Measure every checkpoint on every set, and write what came of it; the first of several processes writes.
 
@@ -40,23 +39,21 @@ def measure(
         PartialError: a task failed; what the others found lies in the draft.
         ProtoRKDError: all of them failed.
     """
-    checkpoints: Checkpoints = inputs[STUDENT].value
+    checkpoints = sources.student.value
     shown = checkpoints.students[-1]
-    entries = [entry.value for entry in inputs.values() if isinstance(entry.value, RequestedSet)]
-    readable = [entry for entry in entries if not isinstance(entry.found, UnreadSet)]
-    packs = {found.parts[PACK] for entry in readable for found in entry.images() if PACK in found.parts}
+    sets = [each.value for each in sources.sets.values()]
+    packs = {images.parts[PACK] for each in sets for images in each.images() if PACK in images.parts}
     for digest in packs:
         context.use(digest)
-    measurer = JobRunner(params, inputs.get(TEACHER), runtime, context)
+    measurer = JobRunner(params, sources.teacher, runtime, context)
     measurer.say_where()
-    jobs = {student.name: jobs_of(student, readable) for student in checkpoints.students}
+    jobs = {student.name: jobs_of(student, sets) for student in checkpoints.students}
     measurer.embed([job for each in jobs.values() for job in each], shown=shown)
     if not ranks_of(context.peers).is_first:
         return Result(counts={})
 
-    for entry in entries:
-        if isinstance(entry.found, UnreadSet):
-            measurer.fail(Failure(entry.found.name, "reading", _EVERY_CHECKPOINT, entry.found.reason))
+    for unread in sources.unread.values():
+        measurer.fail(Failure(unread.value.name, "reading", _EVERY_CHECKPOINT, unread.value.reason))
     found = {name: [done for job in each if (done := measurer.measure(job))] for name, each in jobs.items()}
     if not any(found.values()):
         raise ProtoRKDError(" ".join(dict.fromkeys(failure.reason for failure in measurer.failures)))
@@ -64,15 +61,15 @@ def measure(
     overlap = OverlapReport([], set())
     try:
         overlap = measure_overlap(
-            [entry.found for entry in readable],
-            training=inputs.get(TRAINING_PICTURES),
+            [each.found for each in sets],
+            training=sources.training,
             workers=runtime.workers,
             context=measurer.alone,
         )
     except ProtoRKDError as error:
         measurer.fail(Failure("training pictures", "overlap", _EVERY_CHECKPOINT, str(error)))
     precision = "/".join(measurer.embedder(shown).precisions)
-    report = _describe(checkpoints, inputs, context, precision=precision) | {
+    report = _describe(sources, context, precision=precision) | {
         "sets": [measured.entry for measured in found[shown.name]],
         "metrics": _flat(found[shown.name]),
         "checkpoints": [
@@ -84,10 +81,10 @@ def measure(
     }
     page = draw_page(
         report,
-        readable,
+        sets,
         checkpoints=checkpoints,
         embedder=measurer.embedder(shown),
-        training=inputs.get(TRAINING_PICTURES),
+        training=sources.training,
         map_method=params.map,
         seed=params.seed,
         context=measurer.alone,
@@ -97,20 +94,18 @@ def measure(
         raise _partial(out, report)
     counts = {
         "checkpoints": len(checkpoints.students),
-        "sets": len(readable),
+        "sets": len(sets),
         "measurements": sum(map(len, found.values())),
     }
     uses = packs | measurer.used | overlap.used | set(measurer.embedder(shown).take_used())
     return Result(counts=counts, metrics=report["metrics"], uses=tuple(sorted(uses)))
 
 
-def _describe(
-    checkpoints: Checkpoints, inputs: Mapping[str, Input], context: Context, *, precision: str
-) -> dict[str, Any]:
+def _describe(sources: "EvaluateSources", context: Context, *, precision: str) -> dict[str, Any]:
     """Say who was measured, whose pupil it is, and what was not there."""
-    shown = checkpoints.students[-1]
+    shown = sources.student.value.students[-1]
     config = shown.config
-    absent = inputs[ABSENT_SETS].value if ABSENT_SETS in inputs else ()
+    absent = () if sources.absent is None else sources.absent.value
     return {
         "student": {
             "fingerprint": shown.fingerprint,
@@ -122,7 +117,7 @@ def _describe(
             "losses": [f"{name}={weight:g}" for name, weight in config.losses.items()],
         },
         "teacher": {
-            "name": teacher_name(config.teacher.identity, inputs.get(TEACHER), context),
+            "name": teacher_name(config.teacher.identity, sources.teacher, context),
             **asdict(config.teacher),
         },
         "absent": [

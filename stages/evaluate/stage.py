@@ -5,36 +5,34 @@ Does:   image-text retrieval, zero-shot classification, nearest neighbours, line
 Gives:  report.json and report.html, evaluation_metrics_all.csv and results.jsonl, outcomes/CHECKPOINT/outcomes.parquet.
 """
 
-from collections.abc import Mapping
-
-from data_schemas.page import PAGE_NAME
-from pipeline.peers import Peers
-from pipeline.stage import Context, Input, Result, Stage, Work
+from data_schemas.artifact_record import PAGE_NAME
+from pipeline.stage import Context, Distributed, Result, Stage, Work
 from pipeline.store.draft import Draft
-from stages.evaluate.options import EvaluateInputs, EvaluateParams, EvaluateRuntime
+from stages.components.compute.torchrun import join_torchrun
+from stages.evaluate.options import EvaluateInputs, EvaluateParams, EvaluateRuntime, EvaluateSources
 
 
 def evaluate(
-    params: EvaluateParams, inputs: Mapping[str, Input], out: Draft, runtime: EvaluateRuntime, context: Context
+    params: EvaluateParams, sources: EvaluateSources, out: Draft, runtime: EvaluateRuntime, context: Context
 ) -> Result:
     """Measure every checkpoint on every set, and write report, page and tables."""
     from stages.evaluate.run import measure
 
-    return measure(params, inputs, out, runtime, context)
+    return measure(params, sources, out, runtime, context)
 
 
-def identify(inputs: EvaluateInputs, params: EvaluateParams, context: Context) -> Mapping[str, Input]:
+def identify(inputs: EvaluateInputs, params: EvaluateParams, context: Context) -> EvaluateSources:
     """Find student and teacher, refuse a teacher that is not the student's, and hash every set."""
     from stages.evaluate.inputs import find_inputs
 
     return find_inputs(inputs, params, context)
 
 
-def work(params: EvaluateParams, inputs: Mapping[str, Input], context: Context) -> Work:
+def work(params: EvaluateParams, sources: EvaluateSources, context: Context) -> Work:
     """Count checkpoints, sets and the images in them."""
     from stages.evaluate.inputs import count_images
 
-    return Work(counts=count_images(inputs))
+    return Work(counts=count_images(sources))
 
 
 def prepare(
@@ -48,13 +46,6 @@ def prepare(
     return follow(inputs, params, runtime, context)
 
 
-def join() -> Peers:
-    """Meet the other processes that torchrun started."""
-    from stages.components.compute.distributed import join_ranks
-
-    return join_ranks()
-
-
 STAGE = Stage(
     name="evaluate",
     version=3,
@@ -66,8 +57,7 @@ STAGE = Stage(
     run=evaluate,
     keep=True,
     page=PAGE_NAME,
-    join=join,
-    agrees=True,
+    distributed=Distributed(join_torchrun, fails_together=True),
     prepare=prepare,
     work=work,
 )

@@ -1,8 +1,6 @@
 """Finds and identifies what an export is made of: the student's weights, its teacher, its figures and its lineage."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file
@@ -10,19 +8,14 @@ from pipeline.fingerprint import hash_json
 from pipeline.stage import Context, Input
 from stages.components.student.checkpoints import StudentWeights, find_checkpoint
 from stages.components.teacher.recorded import find_recorded_teacher, recorded_location
-from stages.export.figures import find_evaluation
+from stages.export.figures import ChosenEvaluation, find_evaluation
 from stages.export.lineage import trace
-
-if TYPE_CHECKING:
-    from stages.export.options import ExportInputs, ExportParams
-
-STUDENT, WEIGHTS, TEACHER, EVALUATION, LINEAGE = "student", "weights", "teacher", "evaluation", "lineage"
-CODE = "code"
+from stages.export.options import ExportInputs, ExportParams, ExportSources
 
 _WRITTEN_OUT = ("modeling_protorkd.py", "card.md")  # files of this package that go with an export
 
 
-def find_inputs(inputs: "ExportInputs", params: "ExportParams", context: Context) -> Mapping[str, Input]:
+def find_inputs(inputs: ExportInputs, params: ExportParams, context: Context) -> ExportSources:
     """Identify student, weights, teacher, evaluation, lineage and code; the teacher only where its files are needed.
 
     Raises:
@@ -32,32 +25,36 @@ def find_inputs(inputs: "ExportInputs", params: "ExportParams", context: Context
     student = find_checkpoint(inputs.student, store=context.store)
     assert student.artifact is not None
     record = student.artifact.record
-    found = {
-        STUDENT: Input(digest=record.digest, location=str(student.artifact.path.resolve()), value=student),
-        WEIGHTS: Input(digest=student.sha256, location=student.name),
-    }
+    teacher = None
     identity = student.config.teacher.identity
     location = recorded_location(identity, context)
     if "sentence-transformers" in params.format:
         _check_width(student)
-        found[TEACHER] = find_recorded_teacher(
+        teacher = find_recorded_teacher(
             inputs.teacher,
             identity,
             what="the student was distilled from",
             trust_code=inputs.trust_remote_code,
             context=context,
         )
-        location = found[TEACHER].location
+        location = teacher.location
     evaluation = find_evaluation(inputs.evaluation, student=student, store=context.store)
-    if evaluation is not None:
-        place = str(evaluation.artifact.path.resolve())
-        found[EVALUATION] = Input(digest=evaluation.artifact.record.digest, location=place, value=evaluation)
     lineage = trace(student, teacher_location=location, base_model=params.base_model, store=context.store)
     parts = {name: hash_json(value) for name, value in lineage.items()}
-    found[LINEAGE] = Input(digest=hash_json(lineage), parts=parts, value=lineage)
     code = {name: hash_file(Path(__file__).with_name(name)) for name in _WRITTEN_OUT}
-    found[CODE] = Input(digest=hash_json(code), parts=code)
-    return found
+    return ExportSources(
+        student=Input(digest=record.digest, location=str(student.artifact.path.resolve()), value=student),
+        weights=Input(digest=student.sha256, location=student.name, value=None),
+        teacher=teacher,
+        evaluation=None if evaluation is None else _identify_evaluation(evaluation),
+        lineage=Input(digest=hash_json(lineage), parts=parts, value=lineage),
+        code=Input(digest=hash_json(code), parts=code, value=None),
+    )
+
+
+def _identify_evaluation(evaluation: ChosenEvaluation) -> Input[ChosenEvaluation]:
+    artifact = evaluation.artifact
+    return Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=evaluation)
 
 
 def _check_width(student: StudentWeights) -> None:

@@ -1,11 +1,18 @@
-"""Options of export: what is hashed, where inputs lie, and how it runs."""
+"""Options of export: what is hashed, where inputs lie and what is found there, and how it runs."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.options.declaration import Check, option
-from stages.components.teacher.identity import trust_option
+from pipeline.stage import Input
+from stages.components.student.checkpoints import StudentWeights
+from stages.components.teacher.identity import TeacherSource, trust_option
+
+if TYPE_CHECKING:
+    from stages.export.figures import ChosenEvaluation
+    from stages.export.lineage import Lineage
 
 FORMATS = SENTENCE_TRANSFORMERS, ONNX, TORCH = "sentence-transformers", "onnx", "torch"
 
@@ -41,6 +48,18 @@ class ExportInputs:
         metavar="REF",
         artifact="evaluate",
     )
+
+
+@dataclass(frozen=True)
+class ExportSources:
+    """What the inputs lead to, identified by content; the teacher only where its files are needed."""
+
+    student: Input[StudentWeights]
+    weights: Input[None]
+    teacher: Input[TeacherSource] | None
+    evaluation: "Input[ChosenEvaluation] | None"
+    lineage: "Input[Lineage]"
+    code: Input[None]
 
 
 @dataclass(frozen=True)

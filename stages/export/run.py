@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import torch
 
 from data_schemas.files import disk_errors, list_files
 from pipeline.log import log
-from pipeline.stage import Input, Result
+from pipeline.stage import Result
 from pipeline.store.draft import Draft
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.student import Student
@@ -21,7 +20,6 @@ from stages.components.teacher.identity import TeacherSource
 from stages.components.teacher.teacher import Teacher
 from stages.export.card import write_card
 from stages.export.folder import write_folder
-from stages.export.inputs import EVALUATION, LINEAGE, STUDENT, TEACHER
 from stages.export.loading import load_model
 from stages.export.manifest import write_manifest
 from stages.export.onnx_file import write_onnx
@@ -29,12 +27,12 @@ from stages.export.parity import CAPTIONS, embed_images, require_near, sample_im
 from stages.export.torch_file import write_state_dict
 
 if TYPE_CHECKING:
-    from stages.export.options import ExportParams
+    from stages.export.options import ExportParams, ExportSources
 
 _MILLION = 1e6
 
 
-def write_export(params: "ExportParams", inputs: Mapping[str, Input], out: Draft) -> Result:
+def write_export(params: "ExportParams", sources: "ExportSources", out: Draft) -> Result:
     """Write what is asked for, and hold it to teacher and student.
 
     Raises:
@@ -42,26 +40,26 @@ def write_export(params: "ExportParams", inputs: Mapping[str, Input], out: Draft
     """
     if out.resumed:
         out.clear()  # it takes seconds, and half a folder would be listed with the rest
-    chosen: StudentWeights = inputs[STUDENT].value
+    chosen = sources.student.value
     assert chosen.artifact is not None
     chosen.artifact.require_whole((chosen.weights.relative_to(chosen.artifact.path).as_posix(),), read=True)
     student = load_student(chosen.config, chosen.weights, device=torch.device("cpu"))
     differences: dict[str, float] = {}
     with disk_errors(out.path):
-        if TEACHER in inputs:
-            source: TeacherSource = inputs[TEACHER].value
+        if sources.teacher is not None:
+            source = sources.teacher.value
             write_folder(
-                chosen, source, [name for name in inputs[TEACHER].parts if (source.path / name).is_file()], out.path
+                chosen, source, [name for name in sources.teacher.parts if (source.path / name).is_file()], out.path
             )
             differences |= _check_folder(out.path, chosen, student, source)
         if "onnx" in params.format:
             differences["onnx"] = write_onnx(student, chosen.config, out.path)
         if "torch" in params.format:
             write_state_dict(student, chosen.config, out.path)
-        evaluation = inputs[EVALUATION].value if EVALUATION in inputs else None
-        write_card(out.path, params, lineage=inputs[LINEAGE].value, evaluation=evaluation)
+        evaluation = None if sources.evaluation is None else sources.evaluation.value
+        write_card(out.path, params, lineage=sources.lineage.value, evaluation=evaluation)
         _open_to_readers(out.path)
-        entries = write_manifest(out.path, lineage=inputs[LINEAGE].value, formats=params.format)
+        entries = write_manifest(out.path, lineage=sources.lineage.value, formats=params.format)
     for name, difference in differences.items():
         log.info("export: %s embeds as before, to %.1e in each number", name, difference)
     return Result(

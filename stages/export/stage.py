@@ -5,24 +5,22 @@ Does:   puts teacher and student together, checks that they embed as before, and
 Gives:  what `SentenceTransformer(folder)` loads, onnx/ or torch/, as --format says; README.md, export.json.
 """
 
-from collections.abc import Mapping
-
-from pipeline.stage import Context, Input, Result, Stage
+from pipeline.stage import Context, Result, Stage
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
-from stages.export.options import ExportInputs, ExportParams, ExportRuntime
+from stages.export.options import ExportInputs, ExportParams, ExportRuntime, ExportSources
 
 
 def export(
-    params: ExportParams, inputs: Mapping[str, Input], out: Draft, runtime: ExportRuntime, context: Context
+    params: ExportParams, sources: ExportSources, out: Draft, runtime: ExportRuntime, context: Context
 ) -> Result:
     """Write the formats that are asked for, check them, and describe them."""
     from stages.export.run import write_export
 
-    return write_export(params, inputs, out)
+    return write_export(params, sources, out)
 
 
-def identify(inputs: ExportInputs, params: ExportParams, context: Context) -> Mapping[str, Input]:
+def identify(inputs: ExportInputs, params: ExportParams, context: Context) -> ExportSources:
     """Find student, teacher and evaluation, and gather what their records say of where the model comes from."""
     from stages.export.inputs import find_inputs
 

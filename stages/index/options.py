@@ -1,8 +1,10 @@
-"""Options of index: what is hashed, where inputs lie, and how it runs."""
+"""Options of index: what is hashed, where inputs lie and what is found there, and how it runs."""
 
 from dataclasses import dataclass
 
 from pipeline.options.declaration import FRACTION, NOT_NEGATIVE, option
+from pipeline.stage import Input
+from pipeline.store.store import Artifact
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,13 @@ class IndexInputs:
         metavar="REF",
         artifact="embed",
     )
+
+
+@dataclass(frozen=True)
+class IndexSources:
+    """What the inputs lead to, identified by content."""
+
+    rows: Input[Artifact]
 
 
 @dataclass(frozen=True)

@@ -5,27 +5,23 @@ Does:   scales its rows to unit length and puts them into a flat index, or into 
 Gives:  index.faiss, which faiss.read_index reads, and index.json with the recall.
 """
 
-from collections.abc import Mapping
-
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store.draft import Draft
 from stages.components.embeddings.searchable import find_searchable
-from stages.index.options import IndexInputs, IndexParams, IndexRuntime
+from stages.index.options import IndexInputs, IndexParams, IndexRuntime, IndexSources
 
 
-def index(
-    params: IndexParams, inputs: Mapping[str, Input], out: Draft, runtime: IndexRuntime, context: Context
-) -> Result:
+def index(params: IndexParams, sources: IndexSources, out: Draft, runtime: IndexRuntime, context: Context) -> Result:
     """Write the index."""
     from stages.index.run import write_index
 
-    return write_index(params, inputs["rows"].value, out)
+    return write_index(params, sources.rows.value, out)
 
 
-def identify(inputs: IndexInputs, params: IndexParams, context: Context) -> Mapping[str, Input]:
+def identify(inputs: IndexInputs, params: IndexParams, context: Context) -> IndexSources:
     """Find what is searched."""
     found = find_searchable(inputs.rows, store=context.store)
-    return {"rows": Input(digest=found.record.digest, location=str(found.path.resolve()), value=found)}
+    return IndexSources(rows=Input(digest=found.record.digest, location=str(found.path.resolve()), value=found))
 
 
 STAGE = Stage(

@@ -1,8 +1,11 @@
-"""Options of pack: what is hashed, where inputs lie, and how it runs."""
+"""Options of pack: what is hashed, where inputs lie and what is found there, and how it runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.options.declaration import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
+from pipeline.sources import hashed_as
+from pipeline.stage import Input
+from stages.components.images.image_set import ImageSet
 from stages.components.inputs.image_source import ImageSource
 from stages.components.inputs.manifest_options import ManifestFormat
 
@@ -10,6 +13,14 @@ from stages.components.inputs.manifest_options import ManifestFormat
 @dataclass(frozen=True)
 class PackInputs(ImageSource):
     """Where the inputs lie; hashed by content."""
+
+
+@dataclass(frozen=True)
+class PackSources:
+    """What the inputs lead to, identified by content."""
+
+    images: Input[ImageSet] = field(metadata=hashed_as("pictures"))
+    paths: Input[None]
 
 
 @dataclass(frozen=True)

@@ -5,34 +5,32 @@ Does:   reads each distinct image, shrinks what is larger than asked for, and wr
 Gives:  shards/N.bin (records one behind the other), index/N.parquet (what lies where), pack.json, rejected.parquet.
 """
 
-from collections.abc import Mapping
-
 from pipeline.fingerprint import hash_json
 from pipeline.stage import Context, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
 from stages.components.images.opening import identify_images
-from stages.pack.options import PackInputs, PackParams, PackRuntime
+from stages.pack.options import PackInputs, PackParams, PackRuntime, PackSources
 
 
-def pack(params: PackParams, inputs: Mapping[str, Input], out: Draft, runtime: PackRuntime, context: Context) -> Result:
+def pack(params: PackParams, sources: PackSources, out: Draft, runtime: PackRuntime, context: Context) -> Result:
     """Write every distinct image, in order of first appearance."""
     from stages.pack.run import pack_images
 
-    return pack_images(params, runtime, images=inputs["pictures"].value, draft=out)
+    return pack_images(params, runtime, images=sources.images.value, draft=out)
 
 
-def identify(inputs: PackInputs, params: PackParams, context: Context) -> Mapping[str, Input]:
+def identify(inputs: PackInputs, params: PackParams, context: Context) -> PackSources:
     """List the images, and hash them and their paths."""
     root, paths = inputs.find(params, context.file_digests)
     images = identify_images(root, paths, identity=inputs.image_identity, file_digests=context.file_digests)
-    return {"pictures": images, "paths": Input(digest=hash_json(paths), location=images.location)}
+    return PackSources(images=images, paths=Input(digest=hash_json(paths), location=images.location, value=None))
 
 
-def work(params: PackParams, inputs: Mapping[str, Input], context: Context) -> Work:
+def work(params: PackParams, sources: PackSources, context: Context) -> Work:
     """Count the images; their bytes from the headers of some of them."""
     from stages.pack.work_estimate import packed_bytes
 
-    images = inputs["pictures"].value
+    images = sources.images.value
     return Work(
         counts={"images": len(images.paths)},
         paced_by="images",

@@ -1,8 +1,10 @@
-"""Options of prototypes: what is hashed, where inputs lie, and how it runs."""
+"""Options of prototypes: what is hashed, where inputs lie and what is found there, and how it runs."""
 
 from dataclasses import dataclass
 
 from pipeline.options.declaration import NOT_NEGATIVE, POSITIVE, Check, option
+from pipeline.stage import Input
+from pipeline.store.store import Artifact
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,13 @@ class PrototypesInputs:
         metavar="REF",
         artifact="encode-teacher",
     )
+
+
+@dataclass(frozen=True)
+class PrototypesSources:
+    """What the inputs lead to, identified by content."""
+
+    embeddings: Input[Artifact]
 
 
 @dataclass(frozen=True)

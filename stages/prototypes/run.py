@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from data_schemas.artifact_record import PAGE_NAME
 from data_schemas.embedding_array import ARRAY_NAME, EmbeddingArray, Shard
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic
-from data_schemas.page import PAGE_NAME
 from data_schemas.pair_index import CAPTIONS_NAME, read_captions
 from data_schemas.prototypes import UNASSIGNED, Prototypes, write_report
 from pipeline.log import log

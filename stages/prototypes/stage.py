@@ -5,37 +5,35 @@ Does:   finds the directions that the captions gather around, and which caption 
 Gives:  centroids.safetensors, assignment.parquet, report.json and report.html (sizes, and what gathers where).
 """
 
-from collections.abc import Mapping
-
-from data_schemas.page import PAGE_NAME
+from data_schemas.artifact_record import PAGE_NAME
 from pipeline.stage import Context, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
-from stages.prototypes.options import PrototypesInputs, PrototypesParams, PrototypesRuntime
+from stages.prototypes.options import PrototypesInputs, PrototypesParams, PrototypesRuntime, PrototypesSources
 
 _ASSIGNMENT_BYTES = 8  # a caption: its prototype, and how near it is
 
 
 def prototypes(
-    params: PrototypesParams, inputs: Mapping[str, Input], out: Draft, runtime: PrototypesRuntime, context: Context
+    params: PrototypesParams, sources: PrototypesSources, out: Draft, runtime: PrototypesRuntime, context: Context
 ) -> Result:
     """Cluster the captions' embeddings by direction, and report on the clusters."""
     from stages.prototypes.run import make_prototypes
 
-    return make_prototypes(params, runtime, embeddings=inputs["embeddings"].value, draft=out)
+    return make_prototypes(params, runtime, embeddings=sources.embeddings.value, draft=out)
 
 
-def identify(inputs: PrototypesInputs, params: PrototypesParams, context: Context) -> Mapping[str, Input]:
+def identify(inputs: PrototypesInputs, params: PrototypesParams, context: Context) -> PrototypesSources:
     """Find the cached embeddings."""
     artifact = context.store.resolve(inputs.embeddings, stage="encode-teacher", flag="--embeddings")
     location = str(artifact.path.resolve())
-    return {"embeddings": Input(digest=artifact.record.digest, location=location, value=artifact)}
+    return PrototypesSources(embeddings=Input(digest=artifact.record.digest, location=location, value=artifact))
 
 
-def work(params: PrototypesParams, inputs: Mapping[str, Input], context: Context) -> Work:
+def work(params: PrototypesParams, sources: PrototypesSources, context: Context) -> Work:
     """Count captions, and the bytes of centroids and assignment."""
     from data_schemas.embedding_array import EmbeddingArray
 
-    embeddings = EmbeddingArray.open(inputs["embeddings"].value.path)
+    embeddings = EmbeddingArray.open(sources.embeddings.value.path)
     return Work(
         counts={"captions": embeddings.rows, "prototypes": params.num_prototypes},
         paced_by="captions",

@@ -4,13 +4,13 @@ import threading
 
 import pytest
 from toy_peers import Met, together
-from toy_stage import CHILD, TOY, ChildInputs, NoOptions, ToyInputs, ToyParams, ToyRuntime
+from toy_stage import CHILD, TOY, ChildInputs, NoOptions, ToyInputs, ToyParams, ToyRuntime, ToySources
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic
 from pipeline.peers import Alone, fail_together
 from pipeline.runner import context_of, run_stage, run_within
-from pipeline.stage import Input, Result
+from pipeline.stage import Distributed, Input, Result
 
 
 def said(outcome):
@@ -53,20 +53,20 @@ def test_agreed__waits_for_nobody_after_an_error_of_the_program():
     assert [str(error) for error in together(2, work)] == ["a bug"] * 2
 
 
-def run_shared(params, inputs, out, runtime, context):
+def run_shared(params, sources, out, runtime, context):
     """Write a part a process, and join them."""
     peers = context.peers
     with fail_together(peers):
         if peers.rank == runtime.fail_after:
             raise ProtoRKDError(f"{peers.rank} failed, as asked")
-        write_atomic(out.state / str(peers.rank), f"{peers.rank} {inputs['source'].value}".encode())
+        write_atomic(out.state / str(peers.rank), f"{peers.rank} {sources.source.value}".encode())
     if peers.is_first:
         parts = [path.read_text() for path in sorted(out.state.iterdir())]
         write_atomic(out.path / "parts.json", json.dumps(parts).encode())
     return Result(counts={"parts": len(peers.gather_objects(None))})
 
 
-SHARED = dataclasses.replace(TOY, run=run_shared, agrees=True)
+SHARED = dataclasses.replace(TOY, run=run_shared, distributed=Distributed(Alone, fails_together=True))
 
 
 def run_in(toy, peers, stage=SHARED, *, force=False, fail_after=-1, **params):
@@ -79,7 +79,7 @@ def run_in(toy, peers, stage=SHARED, *, force=False, fail_after=-1, **params):
     )
 
 
-def test_run_within__runs_a_stage_that_agrees_in_all_processes(toy):
+def test_run_within__runs_a_stage_that_fails_together_in_all_processes(toy):
     outcomes = together(3, lambda peers: run_in(toy, peers))
     assert [outcome.status for outcome in outcomes] == ["created"] * 3
     assert len({outcome.artifact.path for outcome in outcomes}) == 1
@@ -121,7 +121,7 @@ def test_run_within__fails_in_all_processes_where_one_sees_other_inputs(toy):
 
     def identify(inputs, params, context):
         path = inputs.source if context.peers.is_first else other
-        return {"source": Input(digest=context.file_digests.digest(path), value="")}
+        return ToySources(Input(digest=context.file_digests.digest(path), value=""))
 
     stage = dataclasses.replace(SHARED, identify=identify)
     first, second = map(said, together(2, lambda peers: run_in(toy, peers, stage)))
@@ -151,13 +151,13 @@ def test_run_within__fails_in_all_processes_where_they_have_different_stores(toy
         assert "other must be one folder for all processes of toy" in text
 
 
-def test_run_within__lets_the_first_process_alone_run_a_stage_that_does_not_agree(toy):
+def test_run_within__lets_the_first_process_alone_run_a_stage_that_is_not_distributed(toy):
     threads = []
 
-    def run(params, inputs, out, runtime, context):
+    def run(params, sources, out, runtime, context):
         assert isinstance(context.peers, Alone)
         threads.append(threading.get_ident())
-        return TOY.run(params, inputs, out, runtime, context)
+        return TOY.run(params, sources, out, runtime, context)
 
     stage = dataclasses.replace(TOY, run=run)
     outcomes = together(2, lambda peers: run_in(toy, peers, stage))
@@ -176,20 +176,21 @@ def launched(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
 
 
-def run_joined(toy, peers, **changes):
-    stage = dataclasses.replace(SHARED, join=lambda: peers, **changes)
+def run_joined(toy, peers, *, fails_together=True, **changes):
+    distributed = Distributed(lambda: peers, fails_together=fails_together)
+    stage = dataclasses.replace(SHARED, distributed=distributed, **changes)
     options = {"params": ToyParams(), "inputs": ToyInputs(toy.source), "runtime": ToyRuntime()}
     return run_stage(stage, **options, context=context_of(toy.store))
 
 
-@pytest.mark.parametrize("agrees", [True, False])
-def test_run_stage__runs_in_all_processes_that_have_met(toy, launched, agrees):
-    outcomes = together(2, lambda peers: run_joined(toy, peers, agrees=agrees))
+@pytest.mark.parametrize("fails_together", [True, False])
+def test_run_stage__runs_in_all_processes_that_have_met(toy, launched, fails_together):
+    outcomes = together(2, lambda peers: run_joined(toy, peers, fails_together=fails_together))
     assert [outcome.artifact.record.counts for outcome in outcomes] == [{"parts": 2}] * 2
 
 
-def test_run_stage__of_a_stage_that_agrees_fails_in_all_processes_though_the_others_were_done(toy, launched):
-    def run(params, inputs, out, runtime, context):
+def test_run_stage__of_a_stage_that_fails_together_fails_in_all_processes_though_the_others_were_done(toy, launched):
+    def run(params, sources, out, runtime, context):
         if context.peers.is_first:
             raise ProtoRKDError("the last task failed")
         return Result(counts={})
@@ -197,12 +198,12 @@ def test_run_stage__of_a_stage_that_agrees_fails_in_all_processes_though_the_oth
     assert list(map(said, together(2, lambda peers: run_joined(toy, peers, run=run)))) == ["the last task failed"] * 2
 
 
-def test_run_stage__runs_alone_what_does_not_join_whoever_has_met_for_the_outer_stage(toy, launched):
+def test_run_stage__runs_alone_what_is_not_distributed_whoever_has_met_for_the_outer_stage(toy, launched):
     toy.run()
 
-    def run(params, inputs, out, runtime, context):
+    def run(params, sources, out, runtime, context):
         assert isinstance(context.peers, Alone)
-        return CHILD.run(params, inputs, out, runtime, context)
+        return CHILD.run(params, sources, out, runtime, context)
 
     context = dataclasses.replace(context_of(toy.store), peers=Met(None, 0))
     child = dataclasses.replace(CHILD, run=run)

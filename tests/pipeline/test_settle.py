@@ -5,8 +5,10 @@ import pytest
 from toy_peers import together
 from toy_stage import TOY, ToyInputs, ToyParams, ToyRuntime
 
+from pipeline.peers import Alone
 from pipeline.plan import plan_stage
 from pipeline.runner import context_of, run_stage, run_within
+from pipeline.stage import Distributed
 from pipeline.workflow.estimate import forecast
 
 
@@ -20,9 +22,9 @@ def asked():
 def stage(asked):
     """The toy, whose word is settled where none is given: by what the source says and where it runs."""
 
-    def settle(params, inputs, runtime, context):
+    def settle(params, sources, runtime, context):
         asked.append((params, runtime))
-        word = params.word or f"{inputs['source'].value} {runtime.fail_after}"
+        word = params.word or f"{sources.source.value} {runtime.fail_after}"
         return dataclasses.replace(params, word=word)
 
     return dataclasses.replace(TOY, settle=settle)
@@ -61,11 +63,11 @@ def test_settle__holds_for_plans_and_forecasts(toy, stage):
 
 
 def test_settle__is_done_in_every_process_that_has_met(toy, stage, asked):
-    def run(params, inputs, out, runtime, context):
+    def run(params, sources, out, runtime, context):
         words = context.peers.gather_objects(params.word)
-        return dataclasses.replace(TOY.run(params, inputs, out, runtime, context), counts={"words": words})
+        return dataclasses.replace(TOY.run(params, sources, out, runtime, context), counts={"words": words})
 
-    shared = dataclasses.replace(stage, agrees=True, run=run)
+    shared = dataclasses.replace(stage, distributed=Distributed(Alone, fails_together=True), run=run)
 
     def work(peers):
         context = dataclasses.replace(context_of(toy.store), peers=peers)

@@ -24,6 +24,11 @@ class ToyInputs:
 
 
 @dataclass(frozen=True)
+class ToySources:
+    source: Input[str]
+
+
+@dataclass(frozen=True)
 class ToyParams:
     scale: float = option(1.0, help="A number.", check=POSITIVE)
     num_parts: int = option(3, help="Files to write.", check=POSITIVE)
@@ -36,7 +41,7 @@ class ToyRuntime:
     fail_after: int = option(-1, help="Parts after which it raises. -1: never.")
 
 
-def run_toy(params, inputs, out, runtime, context):
+def run_toy(params, sources, out, runtime, context):
     """Write the parts that are not whole yet, and what is written anew each time."""
     num_made = 0
     for number in range(params.num_parts):
@@ -46,7 +51,7 @@ def run_toy(params, inputs, out, runtime, context):
         if num_made == runtime.fail_after:
             raise RuntimeError("as asked")
         time.sleep(runtime.pause_s)
-        write_atomic(out.path / path, f"{number} {params.scale} {params.word} {inputs['source'].value}".encode())
+        write_atomic(out.path / path, f"{number} {params.scale} {params.word} {sources.source.value}".encode())
         out.adopt(path)
         num_made += 1
     write_atomic(out.path / "summary.txt", f"{params.num_parts} parts".encode())
@@ -57,10 +62,10 @@ def run_toy(params, inputs, out, runtime, context):
 
 def identify(inputs, params, context):
     digest = context.file_digests.digest(inputs.source)
-    return {"source": Input(digest=digest, location=str(inputs.source.resolve()), value=inputs.source.read_text())}
+    return ToySources(Input(digest=digest, location=str(inputs.source.resolve()), value=inputs.source.read_text()))
 
 
-def work(params, inputs, context):
+def work(params, sources, context):
     return Work(counts={"made": params.num_parts}, paced_by="made", like=("word",), size=10 * params.num_parts)
 
 
@@ -83,17 +88,22 @@ class ChildInputs:
 
 
 @dataclass(frozen=True)
+class ChildSources:
+    toy: Input[None]
+
+
+@dataclass(frozen=True)
 class NoOptions:
     pass
 
 
 def identify_child(inputs, params, context):
     artifact = context.store.resolve(inputs.toy, stage="toy", flag="--toy")
-    return {"toy": Input(digest=artifact.record.digest, location=str(artifact.path))}
+    return ChildSources(Input(digest=artifact.record.digest, location=str(artifact.path), value=None))
 
 
-def run_child(params, inputs, out, runtime, context):
-    write_atomic(out.path / "child.txt", inputs["toy"].digest.encode())
+def run_child(params, sources, out, runtime, context):
+    write_atomic(out.path / "child.txt", sources.toy.digest.encode())
     return Result(counts={}, metrics={"score": 50.0})
 
 

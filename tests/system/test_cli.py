@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli import cli
-from pipeline.commands.artifacts import AnyStage
 from pipeline.commands.stages import stage_command
 from pipeline.options.declaration import click_options
+from pipeline.stage import AnyStage
 from stages import STAGES
 
 ROOT = Path(__file__).parents[2]

@@ -19,6 +19,7 @@ from stages.components.embeddings.reused_captions import find_known_captions
 from stages.components.embeddings.reused_rows import ReusedRows
 from stages.components.embeddings.storage_dtype import store_as
 from stages.components.teacher.encoding_options import EncodingOptions
+from stages.components.teacher.identity import TeacherSource
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,7 @@ def write_caption_embeddings(
     captions: pa.Array,
     draft: Draft,
     *,
-    teacher: Input,
+    teacher: Input[TeacherSource],
     recipe: EncodingOptions,
     shard_rows: int,
     choose_devices: "Callable[[], Sequence[torch.device]]",
@@ -193,7 +194,7 @@ class _Writer:
 
 
 def load_teacher(
-    teacher: Input, recipe: EncodingOptions, captions: pa.Array, *, devices: "Sequence[torch.device]"
+    teacher: Input[TeacherSource], recipe: EncodingOptions, captions: pa.Array, *, devices: "Sequence[torch.device]"
 ) -> "Teacher":
     """Load the teacher; its libraries take seconds to import, which a run that reuses all rows is spared.
 

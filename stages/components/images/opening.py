@@ -47,7 +47,7 @@ def open_images(root: Path, paths: Sequence[str], file_digests: FileDigests) -> 
     return RecordImageSet(root=root, paths=paths, list_members=file_digests.members)
 
 
-def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_digests: FileDigests) -> Input:
+def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_digests: FileDigests) -> Input[ImageSet]:
     """Hash the images' bytes in their order; a missing image is part of the identity as missing.
 
     Of images in containers, the containers are hashed whole, and which of their records are meant.

@@ -142,7 +142,7 @@ class Pack:
         return cls(artifact, PackedImages(artifact.path))
 
 
-def take_packed(artifact: Artifact, paths: pa.Array, *, manifest: str) -> Input:
+def take_packed(artifact: Artifact, paths: pa.Array, *, manifest: str) -> Input[ImageSet]:
     """Take all images of a pair index from a pack; the pack's digest is their identity.
 
     Args:
@@ -165,14 +165,14 @@ def take_packed(artifact: Artifact, paths: pa.Array, *, manifest: str) -> Input:
     return Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=images)
 
 
-def take_all(pack: Pack) -> Input:
+def take_all(pack: Pack) -> Input[ImageSet]:
     """Take all images of a pack, those that it rejected among them; the pack's digest is their identity."""
     rows = np.arange(len(pack.images), dtype=np.int32)
     images = PackedImageSet.of(pack.images, rows, PackedPaths(pack.images, rows))
     return Input(digest=pack.artifact.record.digest, location=str(pack.artifact.path.resolve()), value=images)
 
 
-def find_packed(packs: Sequence[Pack], root: Path, paths: Sequence[str]) -> Input | None:
+def find_packed(packs: Sequence[Pack], root: Path, paths: Sequence[str]) -> Input[ImageSet] | None:
     """Take the images of a set from the first pack that has all of them, or none.
 
     A path fits as it is written where the set starts from the folder that the pack was made from; else the places of

@@ -141,7 +141,7 @@ def read_image(url: str) -> bytes | str:
     return found[0] if found[1].size <= MAX_BYTES else f"object of more than {MAX_BYTES >> 20} MiB"
 
 
-def identify_objects(root: Path, paths: Sequence[str], *, identity: str, file_digests: FileDigests) -> Input:
+def identify_objects(root: Path, paths: Sequence[str], *, identity: str, file_digests: FileDigests) -> Input[ImageSet]:
     """Hash the images' bytes in their order, as `identify_images` does; by content each object is read once.
 
     Raises:

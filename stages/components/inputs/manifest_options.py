@@ -81,7 +81,7 @@ class ManifestFormat:
 
         return Columns(self.image_key, self.caption_key, label_column)
 
-    def identify(self, source: "PairSource", *, file_digests: FileDigests) -> Input:
+    def identify(self, source: "PairSource", *, file_digests: FileDigests) -> "Input[PairSource]":
         """Hash the files that pairs are read from.
 
         What lies elsewhere and still decides what is read - the names of shards, a separator that the file's name

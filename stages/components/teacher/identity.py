@@ -76,7 +76,7 @@ def find_teacher(name: str, *, trust_code: bool = False) -> TeacherSource:
     )
 
 
-def identify_teacher(name: str, *, file_digests: FileDigests, trust_code: bool = False) -> Input:
+def identify_teacher(name: str, *, file_digests: FileDigests, trust_code: bool = False) -> Input[TeacherSource]:
     """Hash what makes a teacher's embeddings: weights, tokenizer, pooling and normalisation; not its name or place.
 
     Documentation and copies of the weights in formats that are not loaded do not count. A teacher whose code may run

@@ -2,10 +2,12 @@
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.stage import Context, Input
-from stages.components.teacher.identity import identify_teacher
+from stages.components.teacher.identity import TeacherSource, identify_teacher
 
 
-def find_recorded_teacher(name: str | None, identity: str, *, what: str, trust_code: bool, context: Context) -> Input:
+def find_recorded_teacher(
+    name: str | None, identity: str, *, what: str, trust_code: bool, context: Context
+) -> Input[TeacherSource]:
     """Find a teacher by the name that is given, or where encode-teacher last found it, and refuse any other.
 
     Args:

@@ -1,9 +1,8 @@
 """Embeddings that evaluation needs, as artifacts of their own: images once a student, captions once a teacher."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from data_schemas.embedding_array import EmbeddingArray
 from data_schemas.manifest import Rejection
@@ -12,16 +11,17 @@ from pipeline.fingerprint import hash_json
 from pipeline.options.declaration import option
 from pipeline.peers import fail_together
 from pipeline.runner import StageOutcome, run_within
-from pipeline.stage import Context, Input, Result, Stage
+from pipeline.stage import Context, Distributed, Input, Result, Stage
 from pipeline.store.draft import Draft
+from stages.components.compute.torchrun import join_torchrun
+from stages.components.images.image_set import ImageSet
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.teacher.encoding_options import EncodingOptions
+from stages.components.teacher.identity import TeacherSource
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
-
-    from stages.components.images.image_set import ImageSet
 
 _FEATURES_NAME = "image_embeddings.safetensors"
 _SHARD_ROWS = 8192
@@ -49,10 +49,29 @@ class ImageEmbeddings:
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class _ImageSources:
+    """What images are embedded, and by whom."""
+
+    student: Input[StudentWeights]
+    images: Input[ImageSet]
+
+
+@dataclass(frozen=True)
+class _CaptionSources:
+    """What captions are embedded, and by whom."""
+
+    captions: "Input[pa.Array]"
+    teacher: Input[TeacherSource]
+
+
+S = TypeVar("S", _ImageSources, _CaptionSources)
+
+
+@dataclass(frozen=True)
+class _Inputs(Generic[S]):
     """Already identified by the stage that asks."""
 
-    found: Mapping[str, Input]
+    sources: S
 
 
 @dataclass(frozen=True)
@@ -80,7 +99,7 @@ class FeatureRuntime:
 
 
 def embed_images(
-    student: StudentWeights, images: Input, *, precision: str, runtime: FeatureRuntime, context: Context
+    student: StudentWeights, images: Input[ImageSet], *, precision: str, runtime: FeatureRuntime, context: Context
 ) -> ImageEmbeddings:
     """Embed the images of a set, or find them embedded; the processes of the context each embed their part.
 
@@ -96,9 +115,9 @@ def embed_images(
     """
     import safetensors.torch
 
-    inputs = _Inputs(found={"student": Input(student.identity, str(student.folder), value=student), "images": images})
+    sources = _ImageSources(student=Input(student.identity, str(student.folder), value=student), images=images)
     outcome = run_within(
-        IMAGE_EMBEDDINGS, params=_ImageParams(precision), inputs=inputs, runtime=runtime, context=context
+        IMAGE_EMBEDDINGS, params=_ImageParams(precision), inputs=_Inputs(sources), runtime=runtime, context=context
     )
     _require_whole(outcome, context)
     tensors = safetensors.torch.load_file(outcome.artifact.path / _FEATURES_NAME)
@@ -113,7 +132,12 @@ def embed_images(
 
 
 def embed_captions(
-    captions: tuple[str, ...], *, teacher: Input, recipe: EncodingOptions, runtime: FeatureRuntime, context: Context
+    captions: tuple[str, ...],
+    *,
+    teacher: Input[TeacherSource],
+    recipe: EncodingOptions,
+    runtime: FeatureRuntime,
+    context: Context,
 ) -> tuple["Tensor", str]:
     """Embed captions as the student's teacher embedded those that it was distilled from; the first process does it.
 
@@ -128,8 +152,8 @@ def embed_captions(
 
     distinct, places = distinct_captions(captions)
     params = _CaptionParams(**recipe.as_dict())
-    given = Input(digest=hash_json(distinct.to_pylist()), value=distinct)
-    inputs = _Inputs(found={"captions": given, "teacher": teacher})
+    sources = _CaptionSources(captions=Input(digest=hash_json(distinct.to_pylist()), value=distinct), teacher=teacher)
+    inputs = _Inputs(sources)
     outcome = run_within(CAPTION_EMBEDDINGS, params=params, inputs=inputs, runtime=runtime, context=context)
     _require_whole(outcome, context)
     embeddings = EmbeddingArray.open(outcome.artifact.path)
@@ -138,19 +162,19 @@ def embed_captions(
 
 
 def _embed_images(
-    params: _ImageParams, inputs: Mapping[str, Input], out: Draft, runtime: FeatureRuntime, context: Context
+    params: _ImageParams, sources: _ImageSources, out: Draft, runtime: FeatureRuntime, context: Context
 ) -> Result:
     from stages.components.compute.device import choose_device
     from stages.components.compute.distributed import ranks_of
     from stages.components.compute.precision import choose_precision
     from stages.evaluate.embeddings.image_pass import student_embeddings
 
-    images: ImageSet = inputs["images"].value
+    images = sources.images.value
     device = choose_device(runtime.device)
     precision = choose_precision(params.precision, device)
     ranks = ranks_of(context.peers)
     rejected = student_embeddings(
-        inputs["student"].value,
+        sources.student.value,
         images,
         out=out.path / _FEATURES_NAME,
         scratch=out.state,
@@ -170,16 +194,15 @@ def _embed_images(
 
 
 def _embed_captions(
-    params: _CaptionParams, inputs: Mapping[str, Input], out: Draft, runtime: FeatureRuntime, context: Context
+    params: _CaptionParams, sources: _CaptionSources, out: Draft, runtime: FeatureRuntime, context: Context
 ) -> Result:
     from stages.components.compute.device import choose_devices
     from stages.components.embeddings.caption_embeddings import write_caption_embeddings
 
-    captions: pa.Array = inputs["captions"].value
     written = write_caption_embeddings(
-        captions,
+        sources.captions.value,
         out,
-        teacher=inputs["teacher"],
+        teacher=sources.teacher,
         recipe=EncodingOptions.of(params),
         shard_rows=params.shard_rows,
         choose_devices=partial(choose_devices, runtime.device),
@@ -196,8 +219,8 @@ def _require_whole(outcome: StageOutcome, context: Context) -> None:
             outcome.require_whole()
 
 
-def _given(inputs: _Inputs, _params: object, _context: Context) -> Mapping[str, Input]:
-    return inputs.found
+def _given(inputs: _Inputs[S], _params: object, _context: Context) -> S:
+    return inputs.sources
 
 
 IMAGE_EMBEDDINGS = Stage(
@@ -209,7 +232,7 @@ IMAGE_EMBEDDINGS = Stage(
     runtime=FeatureRuntime,
     identify=_given,
     run=_embed_images,
-    agrees=True,
+    distributed=Distributed(join_torchrun, fails_together=True),
 )
 
 CAPTION_EMBEDDINGS = Stage(

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from pipeline.stage import Context, Input
 from stages.components.compute.device import choose_device
+from stages.components.images.image_set import ImageSet
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.teacher.encoding_options import EncodingOptions
+from stages.components.teacher.identity import TeacherSource
 from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_captions, embed_images
 
 
@@ -28,7 +30,7 @@ class Embedder:
     def __init__(
         self,
         student: StudentWeights,
-        teacher: Input | None,
+        teacher: Input[TeacherSource] | None,
         *,
         known: Mapping[str, ImageEmbeddings],
         precision: str,
@@ -55,7 +57,7 @@ class Embedder:
         """What the passes over images that are at hand ran in: one, unless the store has come from elsewhere."""
         return tuple(sorted({found.precision for found in self._images.values()}))
 
-    def images(self, images: Input) -> ImageEmbeddings:
+    def images(self, images: Input[ImageSet]) -> ImageEmbeddings:
         """One row a readable image; the same images are embedded once, whatever task asks for them."""
         if images.digest not in self._images:
             context = dataclasses.replace(self._context, force=False)

@@ -13,7 +13,9 @@ from pipeline.runner import run_stage
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
+from stages.components.images.image_set import ImageSet
 from stages.components.student.checkpoints import StudentWeights
+from stages.components.teacher.identity import TeacherSource
 from stages.evaluate.sets.evaluation_sets import (
     ClassSet,
     RequestedSet,
@@ -53,7 +55,7 @@ class Job:
         return f"{self.entry.found.name}, {self.task.replace('_', ' ')} of {self.student.name}"
 
     @property
-    def images(self) -> list[Input]:
+    def images(self) -> list[Input[ImageSet]]:
         """The images that have to be embedded for it."""
         match self.entry.found:
             case RetrievalSet(images=images):
@@ -83,18 +85,35 @@ class _Inputs:
     """Already identified by the stage that asks; the embedder is for doing the job, not for finding it done."""
 
     job: Job
-    teacher: Input | None
+    teacher: Input[TeacherSource] | None
     embedder: "Embedder | None" = None
 
 
-def find_measurement(job: Job, params: "EvaluateParams", teacher: Input | None, context: Context) -> Artifact | None:
+@dataclass(frozen=True)
+class _Sources:
+    """What is measured, and with what.
+
+    Args:
+        set: The set, as far as the task looks at it; its value is the job with what does it.
+        student: The weights; None where the teacher itself is measured.
+        teacher: The student's teacher; None where the task does without.
+    """
+
+    set: Input[_Inputs]
+    student: Input[None] | None
+    teacher: Input[TeacherSource] | None
+
+
+def find_measurement(
+    job: Job, params: "EvaluateParams", teacher: Input[TeacherSource] | None, context: Context
+) -> Artifact | None:
     """The whole artifact that answers a job, or None."""
     asked = {"params": _params(job, params), "inputs": _Inputs(job, teacher), "runtime": _Runtime()}
     return plan_stage(MEASUREMENTS, **asked, context=context).artifact
 
 
 def make_measurement(
-    job: Job, params: "EvaluateParams", teacher: Input | None, *, embedder: "Embedder", context: Context
+    job: Job, params: "EvaluateParams", teacher: Input[TeacherSource] | None, *, embedder: "Embedder", context: Context
 ) -> tuple["TaskResult", str]:
     """Do a job, or find it done.
 
@@ -132,7 +151,7 @@ def _params(job: Job, params: "EvaluateParams") -> _Params:
     return _Params(task=job.task, settings=settings, precision="" if job.task == "sts" else params.precision)
 
 
-def _identify(inputs: _Inputs, _params: object, _context: Context) -> Mapping[str, Input]:
+def _identify(inputs: _Inputs, _params: object, _context: Context) -> _Sources:
     job, found = inputs.job, inputs.job.entry.found
     match found:
         case RetrievalSet():
@@ -143,22 +162,20 @@ def _identify(inputs: _Inputs, _params: object, _context: Context) -> Mapping[st
             digest = hash_json([parts, list(found.class_names), found.mean_per_class])
         case STSSet():
             digest = sts_digest(found)
-        case _:
-            raise AssertionError(found)
     # The name is part of what is written: in the entry, and in the outcomes.
-    identified = {"set": Input(digest=hash_json([found.name, digest]), value=inputs)}
-    if job.task != "sts":
-        identified["student"] = Input(job.student.identity, str(job.student.folder))
-    if job.task in NEED_TEACHER:
-        assert inputs.teacher is not None
-        identified["teacher"] = inputs.teacher
-    return identified
+    needs_teacher = job.task in NEED_TEACHER
+    assert inputs.teacher is not None or not needs_teacher
+    return _Sources(
+        set=Input(digest=hash_json([found.name, digest]), value=inputs),
+        student=None if job.task == "sts" else Input(job.student.identity, str(job.student.folder), value=None),
+        teacher=inputs.teacher if needs_teacher else None,
+    )
 
 
-def _measure(params: _Params, inputs: Mapping[str, Input], out: Draft, runtime: _Runtime, context: Context) -> Result:
+def _measure(params: _Params, sources: _Sources, out: Draft, runtime: _Runtime, context: Context) -> Result:
     from stages.evaluate.tasks.registry import TASKS
 
-    given: _Inputs = inputs["set"].value
+    given = sources.set.value
     assert given.embedder is not None
     given.embedder.take_used()
     measured = TASKS[params.task](given.job.entry.found, given.embedder, **params.settings)

@@ -13,6 +13,7 @@ from stages.components.compute.device import choose_device, describe_work
 from stages.components.compute.distributed import ranks_of
 from stages.components.compute.precision import choose_precision
 from stages.components.student.checkpoints import StudentWeights
+from stages.components.teacher.identity import TeacherSource
 from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_images
 from stages.evaluate.embeddings.embedder import Embedder
 from stages.evaluate.jobs.job_artifact import Job, find_measurement, make_measurement
@@ -60,7 +61,11 @@ class JobRunner:
     """
 
     def __init__(
-        self, params: "EvaluateParams", teacher: Input | None, runtime: "EvaluateRuntime", context: Context
+        self,
+        params: "EvaluateParams",
+        teacher: Input[TeacherSource] | None,
+        runtime: "EvaluateRuntime",
+        context: Context,
     ) -> None:
         self._params, self._teacher, self._context = params, teacher, context
         self._max_bad_fraction = runtime.max_bad_fraction

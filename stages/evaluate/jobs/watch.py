@@ -18,9 +18,9 @@ from stages.components.student.checkpoints import (
     find_run,
     running_checkpoints,
 )
-from stages.evaluate.inputs import TEACHER, find_sets
+from stages.evaluate.inputs import find_teacher
 from stages.evaluate.jobs.job_runner import JobRunner, jobs_of
-from stages.evaluate.sets.evaluation_sets import RequestedSet, UnreadSet
+from stages.evaluate.sets.requested_sets import read_requested_sets
 
 if TYPE_CHECKING:
     from stages.evaluate.options import EvaluateInputs, EvaluateParams, EvaluateRuntime
@@ -88,10 +88,9 @@ def _measure(
     context: Context,
 ) -> None:
     """Do every task with one checkpoint, and say what came of it."""
-    found = find_sets(inputs, params, student=student, context=context)
-    entries = [each.value for each in found.values() if isinstance(each.value, RequestedSet)]
-    measurer = JobRunner(params, found.get(TEACHER), runtime, context)
-    jobs = jobs_of(student, [entry for entry in entries if not isinstance(entry.found, UnreadSet)])
+    sets = [*read_requested_sets(inputs, params, context).readable.values()]
+    measurer = JobRunner(params, find_teacher(inputs, student, sets, context), runtime, context)
+    jobs = jobs_of(student, sets)
     measurer.embed(jobs, shown=None)
     if ranks_of(context.peers).is_first:
         measured = [done for job in jobs if (done := measurer.measure(job))]

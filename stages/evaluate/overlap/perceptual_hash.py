@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +71,7 @@ class ImageHashes:
     digest: str = ""
 
 
-def hash_images(images: Input, *, workers: int, context: Context) -> ImageHashes:
+def hash_images(images: Input[ImageSet], *, workers: int, context: Context) -> ImageHashes:
     """Hash the images of a set, or find them hashed.
 
     Args:
@@ -80,7 +79,7 @@ def hash_images(images: Input, *, workers: int, context: Context) -> ImageHashes
         workers: threads that read images; -1 chooses.
         context: the store.
     """
-    given: ImageSet = images.value
+    given = images.value
     first = {path: place for place, path in reversed(list(enumerate(given.paths)))}
     places = np.array(sorted(first.values()), dtype=np.int64)
     paths = tuple(given.paths[place] for place in places)
@@ -90,7 +89,7 @@ def hash_images(images: Input, *, workers: int, context: Context) -> ImageHashes
     outcome = run_stage(
         IMAGE_HASHES,
         params=_NoParams(),
-        inputs=_Inputs({"images": distinct}),
+        inputs=_Inputs(_Sources(images=distinct)),
         runtime=HashRuntime(workers),
         context=context,
     )
@@ -139,7 +138,14 @@ _COSINES, _WAVES = _cosines(), _longest_waves()
 class _Inputs:
     """Already identified by the stage that asks."""
 
-    found: Mapping[str, Input]
+    sources: "_Sources"
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """What is hashed."""
+
+    images: Input[ImageSet]
 
 
 @dataclass(frozen=True)
@@ -154,15 +160,13 @@ class HashRuntime:
     workers: int
 
 
-def _given(inputs: _Inputs, _params: object, _context: Context) -> Mapping[str, Input]:
-    return inputs.found
+def _given(inputs: _Inputs, _params: object, _context: Context) -> _Sources:
+    return inputs.sources
 
 
-def _hash_images(
-    params: _NoParams, inputs: Mapping[str, Input], out: Draft, runtime: HashRuntime, context: Context
-) -> Result:
+def _hash_images(params: _NoParams, sources: _Sources, out: Draft, runtime: HashRuntime, context: Context) -> Result:
     """Write shards of 8,192 images, each whole: a killed run goes on from its last."""
-    images: ImageSet = inputs["images"].value
+    images = sources.images.value
     total = len(images.paths)
     threads = max(1, num_workers(runtime.workers))
     look = functools.partial(_look, images)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from pipeline.log import log
 from pipeline.stage import Context, Input
 from stages.components.images.image_set import ImageSet
+from stages.evaluate.inputs import AbsentImages
 from stages.evaluate.overlap.near_duplicates import find_overlap
 from stages.evaluate.overlap.perceptual_hash import hash_images
 from stages.evaluate.sets.evaluation_sets import AnySet, ClassSet, RetrievalSet
@@ -25,12 +26,14 @@ class OverlapReport(NamedTuple):
     used: set[str]
 
 
-def measure_overlap(sets: Iterable[AnySet], *, training: Input | None, workers: int, context: Context) -> OverlapReport:
+def measure_overlap(
+    sets: Iterable[AnySet], *, training: Input[ImageSet] | AbsentImages | None, workers: int, context: Context
+) -> OverlapReport:
     """Look for the images of each set among the training images.
 
     Args:
         sets: of which the images to be measured on count; a set with other images has none.
-        training: an `ImageSet`, a sentence that says why there is none, or None where nobody asks.
+        training: Training images, or why they are not to be had; None where nobody asks.
         workers: threads that read images.
         context: the store.
 
@@ -40,7 +43,7 @@ def measure_overlap(sets: Iterable[AnySet], *, training: Input | None, workers: 
     image_sets = dict(_images(sets))
     if training is None or not image_sets:
         return OverlapReport([], set())
-    if not isinstance(training.value, ImageSet):
+    if isinstance(training, AbsentImages):
         log.info("evaluate: overlap with the training images is not looked for: %s", training.value)
         return OverlapReport([], set())
     seen = hash_images(training, workers=workers, context=context)
@@ -59,7 +62,7 @@ def measure_overlap(sets: Iterable[AnySet], *, training: Input | None, workers: 
     return OverlapReport(entries, used)
 
 
-def _images(sets: Iterable[AnySet]) -> Iterable[tuple[str, Input]]:
+def _images(sets: Iterable[AnySet]) -> Iterable[tuple[str, Input[ImageSet]]]:
     for found in sets:
         match found:
             case RetrievalSet(name=name, images=images):

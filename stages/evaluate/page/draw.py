@@ -12,7 +12,7 @@ from pipeline.log import log
 from pipeline.stage import Context, Input
 from stages.components.images.image_set import ImageSet
 from stages.evaluate.embeddings.embedder import Embedder
-from stages.evaluate.inputs import Checkpoints
+from stages.evaluate.inputs import AbsentImages, Checkpoints
 from stages.evaluate.metrics.zero_shot import class_embeddings, class_scores
 from stages.evaluate.overlap.near_duplicates import OverlapPair
 from stages.evaluate.page.galleries import class_gallery, overlap_examples, prototype_sheets, retrieval_gallery
@@ -28,7 +28,7 @@ def draw_page(
     *,
     checkpoints: Checkpoints,
     embedder: Embedder,
-    training: Input | None,
+    training: Input[ImageSet] | AbsentImages | None,
     map_method: str,
     seed: int,
     context: Context,
@@ -40,7 +40,7 @@ def draw_page(
         entries: its sets; one of which no task was done is not shown.
         checkpoints: the student.
         embedder: with the checkpoint that is shown.
-        training: the training images, where they are to be had.
+        training: Training images, or why they are not to be had; None where nobody asked for the overlap.
         map_method: how the maps are laid out.
         seed: of the samples.
         context: the store.
@@ -93,12 +93,12 @@ def _sheets(
 
 
 def _overlaps(
-    report: Mapping[str, Any], entries: Sequence[RequestedSet], training: Input | None
+    report: Mapping[str, Any], entries: Sequence[RequestedSet], training: Input[ImageSet] | AbsentImages | None
 ) -> Iterator[tuple[str, tuple[OverlapExample, ...]]]:
     sets = dict(_images(entries))
     for found in report["overlap"]:
         pairs = [OverlapPair(**pair) for pair in found["pairs"]]
-        if pairs and training is not None and isinstance(training.value, ImageSet):
+        if pairs and training is not None and not isinstance(training, AbsentImages):
             yield found["name"], overlap_examples(pairs, sets[found["name"]], training.value)
 
 

@@ -12,6 +12,7 @@ from pipeline.fingerprint import hash_json
 from pipeline.remote.object_store import url_of
 from pipeline.stage import Input
 from pipeline.store.file_digests import FileDigests
+from stages.components.images.image_set import ImageSet
 from stages.components.images.opening import identify_images
 from stages.components.images.packed_image_set import Pack, find_packed
 from stages.components.inputs.manifest_options import ManifestFormat, find_image_root
@@ -35,7 +36,7 @@ class RetrievalSet:
     """
 
     name: str
-    images: Input
+    images: Input[ImageSet]
     captions: tuple[str, ...]
     caption_image: tuple[int, ...]
     rejections: tuple[Rejection, ...]
@@ -51,7 +52,7 @@ class LabelledSet:
     """
 
     folder: ImageFolder
-    images: Input
+    images: Input[ImageSet]
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,13 @@ class UnreadSet:
     name: str
     reason: str
 
+    def identified(self) -> "Input[UnreadSet]":
+        """Hash why it could not be read."""
+        digest = hash_json(["not read", self.reason])
+        return Input(digest=_requested_digest(digest), location=self.name, value=self)
 
-AnySet = RetrievalSet | ClassSet | STSSet | UnreadSet
+
+AnySet = RetrievalSet | ClassSet | STSSet
 
 
 @dataclass(frozen=True)
@@ -113,20 +119,20 @@ class RequestedSet:
     """
 
     found: AnySet
-    tasks: tuple[str, ...] = ()
+    tasks: tuple[str, ...]
     templates: tuple[str, ...] = field(default=(), kw_only=True)
 
-    def images(self) -> tuple[Input, ...]:
+    def images(self) -> tuple[Input[ImageSet], ...]:
         """The images of the set, each split by itself."""
         match self.found:
             case RetrievalSet():
                 return (self.found.images,)
             case ClassSet():
                 return tuple(split.images for split in (self.found.train, self.found.test) if split is not None)
-            case _:
+            case STSSet():
                 return ()
 
-    def identified(self) -> Input:
+    def identified(self) -> "Input[RequestedSet]":
         """Hash all that the tasks look at."""
         match self.found:
             case RetrievalSet():
@@ -138,9 +144,7 @@ class RequestedSet:
                 digest, location = hash_json([parts, list(self.found.class_names)]), _place(self.found)
             case STSSet():
                 digest, location, parts = sts_digest(self.found), self.found.name, {}
-            case UnreadSet():
-                digest, location, parts = hash_json(["not read", self.found.reason]), self.found.name, {}
-        whole = hash_json([digest, list(self.tasks), list(self.templates)])
+        whole = _requested_digest(digest, tasks=self.tasks, templates=self.templates)
         return Input(digest=whole, location=location, parts=parts, value=self)
 
 
@@ -227,6 +231,11 @@ def check_names(names: list[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ProtoRKDError(f"Every set must have its own name; got {name} twice. Write NAME=PATH.")
+
+
+def _requested_digest(digest: str, *, tasks: Sequence[str] = (), templates: Sequence[str] = ()) -> str:
+    """Hash a set with what is asked of it."""
+    return hash_json([digest, list(tasks), list(templates)])
 
 
 def _place(found: ClassSet) -> str:

@@ -1,6 +1,7 @@
 """From options to sets: what each set is asked, and what is said of those that are not there or cannot be read."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -30,22 +31,33 @@ _UNPACKED = ".unpacked"  # hidden, so that the store does not take it for a stag
 
 S = TypeVar("S", RetrievalSet, ClassSet, STSSet)
 
+ClassSets = list[tuple[ClassSet, tuple[str, ...]]]
+"""Sets of classes, each with the tasks that it is for."""
 
-def find_entries(
-    inputs: "EvaluateInputs", params: "EvaluateParams", context: Context
-) -> tuple[dict[str, RequestedSet], list[Absent]]:
+
+@dataclass(frozen=True)
+class RequestedSets:
+    """The sets that an evaluation is asked for, and what came of them.
+
+    Args:
+        readable: The sets that could be read and allow a task, under names such as ``classes cifar10``.
+        unread: The sets that could not be read, under names such as ``unread cifar10``.
+        absent: The known sets that are not below ``--eval-data-dir``.
+    """
+
+    readable: Mapping[str, RequestedSet]
+    unread: Mapping[str, UnreadSet]
+    absent: tuple[Absent, ...]
+
+
+def read_requested_sets(inputs: "EvaluateInputs", params: "EvaluateParams", context: Context) -> RequestedSets:
     """Read every set that is asked for.
-
-    Returns:
-        The sets under names such as ``classes cifar10``, those that cannot be read among them; and the known sets that
-        are not below ``--eval-data-dir``.
 
     Raises:
         ProtoRKDError: no set is given, none allows a task, two have one name, or a template has no place for a name.
     """
     _check_given(inputs, params)
     wanted = wanted_tasks(params.task)
-    unread: list[UnreadSet] = []
     packs = [Pack.open(context.store.resolve(name, stage="pack", flag="--packed")) for name in inputs.packed]
 
     def read_captioned(argument: str) -> RetrievalSet:
@@ -59,34 +71,34 @@ def find_entries(
             packs=packs,
         )
 
-    retrieval = [*_read_all(inputs.retrieval, read_captioned, unread)]
-    classes, absent = _class_sets(inputs, params, context, packs, unread)
-    sts = [*_read_all(inputs.sts, read_sts_set, unread)]
+    retrieval, unread_retrieval = _read_all(inputs.retrieval, read_captioned)
+    classes, unread_classes, absent = _class_sets(inputs, params, context, packs)
+    sts, unread_sts = _read_all(inputs.sts, read_sts_set)
+    unread = [*unread_retrieval, *unread_classes, *unread_sts]
     merged = merge_class_sets(classes)
     names = [[found.name for found in retrieval], [found.name for found, _ in merged], [found.name for found in sts]]
     check_names([name for kind in names for name in kind])
-    entries = {f"retrieval {found.name}": RequestedSet(found, choose(RETRIEVAL_TASKS, wanted)) for found in retrieval}
+    readable = {f"retrieval {found.name}": RequestedSet(found, choose(RETRIEVAL_TASKS, wanted)) for found in retrieval}
     for found, tasks in merged:
         chosen = choose(tasks, wanted)
         templates = params.template or templates_for(found.name, prompts=params.prompts)
-        entries[f"classes {found.name}"] = RequestedSet(
+        readable[f"classes {found.name}"] = RequestedSet(
             found, chosen, templates=templates if "zero_shot" in chosen else ()
         )
-    entries |= {f"sts {found.name}": RequestedSet(found, choose(STS_TASKS, wanted)) for found in sts}
-    entries = {name: entry for name, entry in entries.items() if entry.tasks}
-    entries |= {f"unread {found.name}": RequestedSet(found) for found in unread}
-    if not entries:
+    readable |= {f"sts {found.name}": RequestedSet(found, choose(STS_TASKS, wanted)) for found in sts}
+    readable = {name: each for name, each in readable.items() if each.tasks}
+    if not readable and not unread:
         raise ProtoRKDError(
             f"The sets must allow a task; got none for --task {', '.join(params.task) or 'all'}. "
             "Look at --task, --dataset and --eval-data-dir."
         )
     if not unread:
-        _check_served(packs, entries.values())
-    return entries, absent
+        _check_served(packs, readable.values())
+    return RequestedSets(readable, {f"unread {each.name}": each for each in unread}, tuple(absent))
 
 
-def _check_served(packs: Sequence[Pack], entries: Iterable[RequestedSet]) -> None:
-    needed = [images.value for entry in entries for images in entry.images()]
+def _check_served(packs: Sequence[Pack], requested: Iterable[RequestedSet]) -> None:
+    needed = [images.value for each in requested for images in each.images()]
     served = {found.pack.root for found in needed if isinstance(found, PackedImageSet)}
     for pack in packs:
         if pack.images.root not in served:
@@ -112,34 +124,31 @@ def _check_given(inputs: "EvaluateInputs", params: "EvaluateParams") -> None:
 
 
 def _class_sets(
-    inputs: "EvaluateInputs",
-    params: "EvaluateParams",
-    context: Context,
-    packs: Sequence[Pack],
-    unread: list[UnreadSet],
-) -> tuple[list[tuple[ClassSet, tuple[str, ...]]], list[Absent]]:
-    """The sets of classes with the tasks that each is for, and those of --eval-data-dir that are not there."""
+    inputs: "EvaluateInputs", params: "EvaluateParams", context: Context, packs: Sequence[Pack]
+) -> tuple[ClassSets, list[UnreadSet], list[Absent]]:
+    """Read the sets of classes: those that could be read, those that could not, and those that are not there."""
     reader = ClassSetReader(context.file_digests, inputs.image_identity, context.store.root / _UNPACKED, packs)
     by_option = {
         "zero_shot": (inputs.zero_shot, reader.test_folder),
         "knn": (inputs.knn, reader.splits_folder),
         "linear_probe": (inputs.linear_probe, reader.splits_folder),
     }
-    given = [
-        (found, OPTION_TASKS[name])
-        for name, (arguments, read) in by_option.items()
-        for found in _read_all(arguments, read, unread)
-    ]
+    sets: ClassSets = []
+    unread: list[UnreadSet] = []
+    for name, (arguments, read) in by_option.items():
+        found, failed = _read_all(arguments, read)
+        sets += [(each, OPTION_TASKS[name]) for each in found]
+        unread += failed
     if inputs.eval_data_dir is None:
-        return given, []
-    known, absent = _known_sets(inputs.eval_data_dir, inputs, params, reader, unread)
-    return given + [(found, possible_tasks(found, CLASS_TASKS)) for found in known], absent
+        return sets, unread, []
+    known, failed, absent = _known_sets(inputs.eval_data_dir, inputs, params, reader)
+    return sets + [(each, possible_tasks(each, CLASS_TASKS)) for each in known], unread + failed, absent
 
 
 def _known_sets(
-    root: Path, inputs: "EvaluateInputs", params: "EvaluateParams", reader: ClassSetReader, unread: list[UnreadSet]
-) -> tuple[list[ClassSet], list[Absent]]:
-    """The sets of --eval-data-dir that are there, and those that are not; one that was named is missed."""
+    root: Path, inputs: "EvaluateInputs", params: "EvaluateParams", reader: ClassSetReader
+) -> tuple[list[ClassSet], list[UnreadSet], list[Absent]]:
+    """Read the sets of --eval-data-dir that are there; one that was named and is not counts as unread."""
     if inputs.download:
         for name in inputs.dataset:
             download(name, root)
@@ -148,21 +157,24 @@ def _known_sets(
     untested = [each for each in found if each.test is None]
     absent += [Absent(each.name, (each.place,), "It holds training images alone.") for each in untested]
     by_name = {each.name: each for each in found if each.test is not None}
-    sets = [*_read_all(tuple(by_name), lambda name: reader.named_set(by_name[name]), unread)]
+    sets, unread = _read_all(tuple(by_name), lambda name: reader.named_set(by_name[name]))
     if inputs.dataset:
-        unread += [UnreadSet(each.name, f"{each.reason} Looked at {_places(each)}.") for each in absent]
-        return sets, []
+        missed = [UnreadSet(each.name, f"{each.reason} Looked at {_places(each)}.") for each in absent]
+        return sets, unread + missed, []
     log.info("evaluate: %d known sets are not in %s: %s", len(absent), root, ", ".join(each.name for each in absent))
-    return sets, absent
+    return sets, unread, absent
 
 
-def _read_all(arguments: tuple[str, ...], read: Callable[[str], S], unread: list[UnreadSet]) -> Iterator[S]:
+def _read_all(arguments: tuple[str, ...], read: Callable[[str], S]) -> tuple[list[S], list[UnreadSet]]:
     """Read each; what cannot be read is noted, and the others are read all the same."""
+    sets: list[S] = []
+    unread: list[UnreadSet] = []
     for argument in arguments:
         try:
-            yield read(argument)
+            sets.append(read(argument))
         except ProtoRKDError as error:
             unread.append(UnreadSet(argument, str(error)))
+    return sets, unread
 
 
 def _places(absent: Absent) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.stage import Input
+from stages.components.images.image_set import ImageSet
 from stages.evaluate.embeddings.cached_embeddings import ImageEmbeddings
 from stages.evaluate.sets.evaluation_sets import ClassSet, RetrievalSet, STSSet
 from stages.evaluate.tasks import caption_tasks, class_tasks, space_tasks
@@ -26,7 +27,7 @@ class Embedder(Protocol):
     def fit_device(self) -> torch.device:
         """Where linear layers are fitted on the embeddings, and neighbours searched among them."""
 
-    def images(self, images: Input) -> ImageEmbeddings:
+    def images(self, images: Input[ImageSet]) -> ImageEmbeddings:
         """One row a readable image."""
 
     def captions(self, captions: tuple[str, ...]) -> Tensor:

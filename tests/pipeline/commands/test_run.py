@@ -13,12 +13,12 @@ from pipeline.commands.run import run, table
 pytestmark = pytest.mark.usefixtures("quiet_log")
 
 
-def fail_on_bad_words(params, inputs, out, runtime, context):
+def fail_on_bad_words(params, sources, out, runtime, context):
     if params.word == "bad":
         raise ProtoRKDError("word must be good; got bad.")
     if params.word == "stop":
         raise StopRequestedError("toy was asked to stop and did.")
-    return run_toy(params, inputs, out, runtime, context)
+    return run_toy(params, sources, out, runtime, context)
 
 
 STAGES = (replace(TOY, run=fail_on_bad_words), CHILD)

@@ -30,7 +30,7 @@ class EveryKind:
     limit: int | None = option(None, help="At most.")
 
 
-KINDS = Stage("kinds", 1, "Take all kinds.", EveryKind, NoOptions, NoOptions, lambda *_: {}, lambda *_: None)
+KINDS = Stage("kinds", 1, "Take all kinds.", EveryKind, NoOptions, NoOptions, lambda *_: NoOptions(), lambda *_: None)
 
 
 @pytest.fixture

@@ -219,10 +219,10 @@ def test_race__with_other_bytes_keeps_what_is_there_and_says_so(machine, bucket_
     two.store.records.read = lambda stage, fingerprint: None  # the second looked before the first had written
     second_run = TOY.run
 
-    def other(params, inputs, out, runtime, context):
+    def other(params, sources, out, runtime, context):
         (out.path / "other.txt").write_text("other")
         del two.store.records.read
-        return second_run(params, inputs, out, runtime, context)
+        return second_run(params, sources, out, runtime, context)
 
     toy_stage.TOY = replace(TOY, run=other)
     try:
@@ -246,9 +246,9 @@ def test_force__puts_what_it_makes_in_the_place_of_what_is_there(machine, monkey
     assert one.store.resolve(None, stage="toy", flag="--toy").record.digest == second.record.digest  # no longer its own
 
 
-def with_more(params, inputs, out, runtime, context):
+def with_more(params, sources, out, runtime, context):
     (out.path / "more.txt").write_text("more")
-    return TOY.run(params, inputs, out, runtime, context)
+    return TOY.run(params, sources, out, runtime, context)
 
 
 def test_liar__is_found_out_before_any_work_and_allowed_to_one_writer(machine, bucket_server):
@@ -444,9 +444,9 @@ def test_large_file__goes_in_parts_both_ways(machine, bucket_server, monkeypatch
     monkeypatch.setattr(objects, "_PART", 5 << 20)
     content = os.urandom(12 << 20)
 
-    def with_large(params, inputs, out, runtime, context):
+    def with_large(params, sources, out, runtime, context):
         (out.path / "large.bin").write_bytes(content)
-        return TOY.run(params, inputs, out, runtime, context)
+        return TOY.run(params, sources, out, runtime, context)
 
     monkeypatch.setattr(toy_stage, "TOY", replace(TOY, run=with_large))
     machine("one").run()

@@ -73,12 +73,12 @@ def test_gc__leaves_alone_what_a_run_has_made_on_its_way(toy):
     """A stage that asks for a toy, and finds it in use while it works; afterwards nothing refers to it."""
     seen = []
 
-    def run(params, inputs, out, runtime, context):
+    def run(params, sources, out, runtime, context):
         options = {"params": ToyParams(), "inputs": ToyInputs(toy.source), "runtime": ToyRuntime()}
         inner = run_within(replace(TOY, name="inner"), **options, context=context).artifact
         run_within(replace(TOY, name="inner"), **(options | {"params": ToyParams(scale=2.0)}), context=context)
         seen.append((inner.path, garbage(toy.store, kept_stages=["outer"])))
-        return run_toy(params, inputs, out, runtime, context)
+        return run_toy(params, sources, out, runtime, context)
 
     options = {"params": ToyParams(scale=3.0), "inputs": ToyInputs(toy.source), "runtime": ToyRuntime()}
     run_stage(replace(TOY, name="outer", run=run), **options, context=context_of(toy.store))

@@ -19,7 +19,7 @@ from pipeline.store.file_digests import FileDigests
 from pipeline.store.store import Store
 from stages.components.teacher.identity import TeacherSource
 from stages.encode_teacher.auto_precision import settle_precision
-from stages.encode_teacher.options import EncodeParams, EncodeRuntime
+from stages.encode_teacher.options import EncodeParams, EncodeRuntime, EncodeSources
 
 if TYPE_CHECKING:
     from object_server import ObjectServer
@@ -85,11 +85,12 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def settled(tmp_path: Path, *, asked: str = "auto", device: str = "auto", kind: str = "sentence-transformers") -> str:
-    inputs = {"teacher": Input("digest", value=TeacherSource("name", tmp_path, kind)), "manifest": Input("other")}
+    teacher = Input("digest", value=TeacherSource("name", tmp_path, kind))
+    sources = EncodeSources(manifest=Input("other", value=None), teacher=teacher)
     store = Store(tmp_path / "none")
     params = EncodeParams(teacher_precision=asked)
     runtime = EncodeRuntime(device=device)
-    return settle_precision(params, inputs, runtime, Context(store, FileDigests(tmp_path / "memo"))).teacher_precision
+    return settle_precision(params, sources, runtime, Context(store, FileDigests(tmp_path / "memo"))).teacher_precision
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import torch
 from workbench import COLOURS, SHAPES, Cli, Pairs
 
 import cli
+from data_schemas.artifact_record import PAGE_NAME
 from data_schemas.embedding_array import ARRAY_NAME, EmbeddingArray
 from data_schemas.errors import ProtoRKDError
-from data_schemas.page import PAGE_NAME
 from data_schemas.pair_index import read_captions
 from data_schemas.prototypes import Prototypes, read_report
 from pipeline.commands.stages import stage_command, why_command

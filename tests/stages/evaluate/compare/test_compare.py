@@ -39,27 +39,34 @@ class Made:
     """What a stage is to write, under inputs that tell it from others."""
 
     write: Callable[[Path], object]
-    inputs: Mapping[str, Input]
+    inputs: Mapping[str, Input[None]]
 
 
-def run_made(params: NoOptions, inputs: object, out: Draft, runtime: NoOptions, context: Context) -> Result:
-    inputs["write"].value(out.path)
+@dataclass(frozen=True)
+class MadeSources:
+    write: Input[Callable[[Path], object]]
+    inputs: Mapping[str, Input[None]]
+
+
+def run_made(params: NoOptions, sources: MadeSources, out: Draft, runtime: NoOptions, context: Context) -> Result:
+    sources.write.value(out.path)
     return Result(counts={})
 
 
-def identify_made(inputs: Made, params: NoOptions, context: Context) -> Mapping[str, Input]:
-    return {"write": Input("", value=inputs.write), **inputs.inputs}
+def identify_made(inputs: Made, params: NoOptions, context: Context) -> MadeSources:
+    return MadeSources(Input("", value=inputs.write), inputs.inputs)
 
 
-def make(store: Path, stage: str, inputs: Mapping[str, Input], write: Callable[[Path], object]) -> Artifact:
+def make(store: Path, stage: str, digests: Mapping[str, str], write: Callable[[Path], object]) -> Artifact:
     declared = Stage(stage, 1, "Write.", NoOptions, Made, NoOptions, identify_made, run_made)
+    inputs = {name: Input(digest, value=None) for name, digest in digests.items()}
     options = {"params": NoOptions(), "inputs": Made(write, inputs), "runtime": NoOptions()}
     return run_stage(declared, **options, context=context_of(Store(store))).artifact
 
 
 def make_student(store: Path, name: str) -> Artifact:
     return make(
-        store, "distill", {"name": Input(name)}, lambda root: write_atomic(root / "student.safetensors", name.encode())
+        store, "distill", {"name": name}, lambda root: write_atomic(root / "student.safetensors", name.encode())
     )
 
 
@@ -84,7 +91,7 @@ def make_evaluation(store: Path, student: Artifact, checkpoints: Checkpoints, *,
         for name, outcomes in checkpoints.items():
             write_outcomes(root / outcomes_folder(name), outcomes)
 
-    return make(store, "evaluate", {"student": Input(student.record.digest), "settings": Input(settings)}, write)
+    return make(store, "evaluate", {"student": student.record.digest, "settings": settings}, write)
 
 
 def outcomes_of(seed: int, *, set_name: str = "pets", ease: float = 0.5) -> list[QueryResults]:

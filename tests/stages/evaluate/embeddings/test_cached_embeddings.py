@@ -21,7 +21,7 @@ from data_schemas.files import hash_file
 from data_schemas.student_checkpoint import Preprocessing, StudentConfig, TeacherRecord
 from pipeline.peers import Peers
 from pipeline.runner import context_of, run_stage
-from pipeline.stage import Context, Input, Result, Stage
+from pipeline.stage import Context, Distributed, Input, Result, Stage
 from pipeline.store.store import Store
 from stages.components.compute.distributed import Ranks
 from stages.components.images.lazy_image import open_lazily
@@ -246,7 +246,8 @@ def outer_stage(ranks: Peers, work: Callable[[Context], Any]) -> Any:
     class Nothing:
         pass
 
-    stage = Stage("outer", 1, "", Nothing, Nothing, Nothing, lambda *_: {}, run, join=lambda: ranks, agrees=True)
+    together = Distributed(lambda: ranks, fails_together=True)
+    stage = Stage("outer", 1, "", Nothing, Nothing, Nothing, lambda *_: Nothing(), run, distributed=together)
     store = Store(Path(os.environ["TEST_STORE"]))
     run_stage(stage, params=Nothing(), inputs=Nothing(), runtime=Nothing(), context=context_of(store))
     return found[0]

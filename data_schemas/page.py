@@ -1,3 +1,0 @@
-"""Name of the HTML page of an artifact, for people to open."""
-
-PAGE_NAME = "report.html"

@@ -1,0 +1,50 @@
+"""The inputs of a stage once identified: a dataclass of `Input` fields, and the keys that they are hashed under."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from pipeline.stage import Input
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_KEY = "hashed as"
+
+
+def hashed_as(key: str) -> Mapping[str, str]:
+    """Name the key of a field that is hashed and recorded under another one than its name, as the field's metadata.
+
+    Args:
+        key: Key in fingerprints and records. Another key makes another fingerprint.
+    """
+    return {_KEY: key}
+
+
+def hashed_inputs(sources: "DataclassInstance") -> dict[str, Input[Any]]:
+    """List the inputs of a stage under the keys of its fingerprint and its record, in the order of the fields.
+
+    A field holds an input, under the field's name unless `hashed_as` says otherwise; None, which is left out; or a
+    mapping of inputs, each under its own key.
+
+    Args:
+        sources: What the stage has identified.
+
+    Example:
+        >>> from dataclasses import dataclass, field
+        >>> @dataclass(frozen=True)
+        ... class Sources:
+        ...     captions: Input[None]
+        ...     images: Input[None] = field(metadata=hashed_as("pictures"))
+        >>> list(hashed_inputs(Sources(Input("0", value=None), Input("1", value=None))))
+        ['captions', 'pictures']
+    """
+    found: dict[str, Input[Any]] = {}
+    for each in fields(sources):
+        value = getattr(sources, each.name)
+        if value is None:
+            continue
+        named = value if isinstance(value, Mapping) else {each.metadata.get(_KEY, each.name): value}
+        assert not found.keys() & named.keys(), f"{type(sources).__name__} has two inputs under one key"
+        found |= named
+    return found
