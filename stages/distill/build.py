@@ -20,6 +20,7 @@ from stages.components.images.transforms import EvalTransform, Normalize
 from stages.components.student.gradient_checkpointing import enable_gradient_checkpointing
 from stages.components.student.initial_weights import load_initial_weights, load_pretrained
 from stages.components.student.student import Student, build_student, freeze_backbone
+from stages.distill.data.held_out import HeldOutImages
 from stages.distill.data.targets import Targets
 from stages.distill.data.training_pairs import TrainingPairs
 from stages.distill.loss_spec import parse_loss_options, parse_losses
@@ -118,10 +119,9 @@ def make_validation(
             f"--validation-fraction must go with embeddings of the teacher's width, {targets.dim}; got "
             f"--projection-dim {params.projection_dim}. Leave one of them out."
         )
+    caption_rows = torch.from_numpy(pairs.caption_rows)
     return Validation(
-        pairs.images,
-        torch.from_numpy(pairs.held_out),
-        caption_rows=torch.from_numpy(pairs.caption_rows),
+        HeldOutImages.of(pairs.images, torch.from_numpy(pairs.held_out), caption_rows=caption_rows),
         targets=targets,
         transform=EvalTransform(preprocessing),
         normalize=Normalize(preprocessing, settings.device),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from data_schemas.student_checkpoint import WEIGHTS_NAME
+from data_schemas.student_checkpoint import WEIGHTS_NAME, Preprocessing
 from pipeline.log import log
 from pipeline.stage import Context, Input, Result
 from pipeline.store.draft import Draft
@@ -26,13 +26,14 @@ from stages.distill.build import (
     make_validation,
     named_prototypes,
 )
-from stages.distill.data.targets import load_targets
+from stages.distill.data.targets import Targets, load_targets
 from stages.distill.data.training_data import make_data
-from stages.distill.data.training_pairs import choose_pairs
+from stages.distill.data.training_pairs import TrainingPairs, choose_pairs
 from stages.distill.reporting.metric_log import Metrics
 from stages.distill.reporting.trackers import make_reporters
 from stages.distill.results import student_config, training_counts, write_rejected_pairs
 from stages.distill.training.loop import Observers, Training
+from stages.distill.training.model import TrainedModel
 from stages.distill.training.profiler import NoClock, StepClock
 from stages.distill.training.settings import RunSettings, Schedule
 from stages.distill.training.training_device import training_device
@@ -78,19 +79,7 @@ def _train(
     most_missing = settings.max_rejected + len(images.missing)
     pairs = choose_pairs(params, embeddings=embeddings, images=images, targets=targets, max_missing=most_missing)
 
-    torch.manual_seed(params.seed)
-    student, preprocessing = make_student(params, inputs, teacher_dim=targets.dim, device=device, ranks=ranks)
-    maps = PrototypeMaps(
-        named=named_prototypes(inputs, dim=targets.dim),
-        embeddings=embeddings,
-        num_captions=targets.num_captions,
-        device=device,
-        ranks=ranks,
-        context=context,
-    )
-    objectives = make_objectives(params, targets=targets, prototypes=maps, num_labels=pairs.num_labels, device=device)
-    model = make_model(params, settings, student, objectives, checkpoint_gradients=runtime.checkpoint_gradients)
-
+    model, preprocessing, prototypes = _model(params, runtime, settings, pairs, targets, inputs=inputs, context=context)
     data = make_data(params, pairs, targets=targets, preprocessing=preprocessing, device=device, ranks=ranks)
     validate = make_validation(params, settings, pairs, targets=targets, preprocessing=preprocessing, ranks=ranks)
     observers = Observers(
@@ -100,7 +89,7 @@ def _train(
     )
     training = Training(data, model, _schedule(params), settings, observers, ranks=ranks, draft=draft)
     if ranks.is_first:  # before the first checkpoint, so that evaluation can watch
-        dims = {"teacher_dim": targets.dim, "embedding_dim": student.embedding_dim}
+        dims = {"teacher_dim": targets.dim, "embedding_dim": model.student.embedding_dim}
         student_config(params, preprocessing, embeddings, **dims).write(draft.path)
     progress = training.run()
     if ranks.is_first:
@@ -108,9 +97,36 @@ def _train(
         write_rejected_pairs(draft, pairs, progress)
     return Result(
         counts=training_counts(params, pairs, progress),
-        uses=tuple(sorted(maps.used)),
+        uses=prototypes,
         environment={"device": gpu_name(device), "precision": settings.precision, "processes": str(ranks.size)},
     )
+
+
+def _model(
+    params: "DistillParams",
+    runtime: "DistillRuntime",
+    settings: RunSettings,
+    pairs: TrainingPairs,
+    targets: Targets,
+    *,
+    inputs: Mapping[str, Input],
+    context: Context,
+) -> tuple[TrainedModel, Preprocessing, tuple[str, ...]]:
+    """Make what is trained, say what its images have to look like, and name the artifacts of prototypes it uses."""
+    device, ranks = settings.device, ranks_of(context.peers)
+    torch.manual_seed(params.seed)
+    student, preprocessing = make_student(params, inputs, teacher_dim=targets.dim, device=device, ranks=ranks)
+    maps = PrototypeMaps(
+        named=named_prototypes(inputs, dim=targets.dim),
+        embeddings=inputs["embeddings"].value,
+        num_captions=targets.num_captions,
+        device=device,
+        ranks=ranks,
+        context=context,
+    )
+    objectives = make_objectives(params, targets=targets, prototypes=maps, num_labels=pairs.num_labels, device=device)
+    model = make_model(params, settings, student, objectives, checkpoint_gradients=runtime.checkpoint_gradients)
+    return model, preprocessing, tuple(sorted(maps.used))
 
 
 def _settings(params: "DistillParams", runtime: "DistillRuntime", images: ImageSet) -> RunSettings:

@@ -120,7 +120,8 @@ class TrainingStep:
             share: Weight of the micro-batch in the step; those of a step add up to 1.
         """
         with self._clock.part("backward"):
-            self._loss_scaler.scale(share * loss).backward()
+            scaled: Tensor = self._loss_scaler.scale(share * loss)
+            scaled.backward()  # type: ignore[no-untyped-call]
 
     def update(self, lr: float) -> Tensor:
         """Move the parameters by the step's gradients, and return the norm of these before they are clipped."""
