@@ -143,16 +143,17 @@ def speed_up(student: Student, *, compile_: bool, checkpoint_gradients: bool) ->
 
 @dataclass
 class PrototypeMaps:
-    """Centroids by number of prototypes: from the artifact that was named, or made when first asked for.
+    """Find centroids by number of prototypes: in the artifact that was named, or made when first asked for.
 
     Args:
-        named: that was named, for every number.
-        embeddings: whose captions are clustered.
-        num_captions: at most a fourth of so many prototypes are made, so that each stands for some captions.
-        device: where centroids are wanted, and made.
-        ranks: the first makes, all read.
-        context: the store.
-        used: digests of the artifacts that were read.
+        named: Artifact that was named, which then serves every number; None makes what is missing.
+        embeddings: Embeddings whose captions are clustered.
+        num_captions: Number of distinct captions; at most a fourth as many prototypes are made, so that each stands for
+            some captions.
+        device: Device on which centroids are wanted, and made.
+        ranks: Ranks that train together; the first makes, all read.
+        context: Context of the stage, with its store.
+        used: Digests of the artifacts that were read.
     """
 
     named: Artifact | None
