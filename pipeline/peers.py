@@ -60,6 +60,20 @@ def fail_together(peers: Peers) -> Iterator[None]:
         yield
     except ProtoRKDError as error:
         own = error
+    _share_errors(peers, own)
+
+
+def barrier(peers: Peers) -> None:
+    """Wait until every process is here, or at the end of a block of `fail_together`; an error raised there comes out.
+
+    Raises:
+        ProtoRKDError: such a block raised it elsewhere; that of the first process that has one.
+    """
+    _share_errors(peers, None)
+
+
+def _share_errors(peers: Peers, own: ProtoRKDError | None) -> None:
+    """Wait for all processes, and raise the error of the first that has one."""
     texts = [text for text in peers.gather_objects(None if own is None else str(own)) if text is not None]
     if own is not None and str(own) == texts[0]:
         raise own

@@ -20,7 +20,7 @@ from pipeline.fingerprint import canonical
 from pipeline.log import log
 from pipeline.options.config_file import CONFIG_NAME, config_text
 from pipeline.options.declaration import as_json
-from pipeline.peers import Alone, fail_together, num_processes
+from pipeline.peers import Alone, barrier, fail_together, num_processes
 from pipeline.plan import Plan, intact, plan_stage, settle
 from pipeline.stage import AnyStage, Context, Input
 from pipeline.store.draft import Draft, commit, open_draft, publish
@@ -193,8 +193,7 @@ def _lead(stage: AnyStage, params: Any, inputs: Any, runtime: Any, context: Cont
 def _follow(stage: AnyStage, params: Any, inputs: Any, runtime: Any, context: Context) -> None:
     """Do the first process's bidding; of its draft only the state is written here."""
     peers = context.peers
-    with fail_together(peers):
-        pass  # the first plans
+    barrier(peers)  # the first plans
     order: _Order = peers.broadcast(None)
     if not order.run:
         return
@@ -256,8 +255,7 @@ def _make(
 ) -> ArtifactRecord:
     start = time.monotonic()
     try:
-        with fail_together(context.peers):
-            pass  # the others look whether they see the same inputs
+        barrier(context.peers)  # the others look whether they see the same inputs
         result = stage.run(plan.params, plan.sources, draft, runtime, context)
     except ProtoRKDError:
         draft.discard_if_empty()

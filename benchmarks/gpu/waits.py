@@ -79,15 +79,15 @@ def watched(
         switch: turns torch's watch to "warn" or "default".
     """
     calls = 0
-    accumulate, update = TrainingStep.accumulate, TrainingStep.update
+    forward, update = TrainingStep.forward, TrainingStep.update
 
-    @wraps(accumulate)
+    @wraps(forward)
     def begin(*args: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         if watch and calls == num_steps * _WARM_STEPS // _NUM_STEPS + 1:
             switch("warn")
-        return accumulate(*args, **options)
+        return forward(*args, **options)
 
     @wraps(update)
     def end(*args: Any, **options: Any) -> Any:
@@ -96,7 +96,7 @@ def watched(
             switch("default")
         return result
 
-    with mock.patch.multiple(TrainingStep, accumulate=begin, update=end), _counted(found):
+    with mock.patch.multiple(TrainingStep, forward=begin, update=end), _counted(found):
         try:
             yield
         finally:

@@ -3,13 +3,10 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.pair_index import read_labels, read_pairs
 from data_schemas.prototypes import Prototypes
 from data_schemas.student_checkpoint import Preprocessing
 from pipeline.log import log
@@ -17,15 +14,22 @@ from pipeline.runner import make_artifact
 from pipeline.stage import Context
 from pipeline.store.store import Artifact
 from stages.components.compute.distributed import Ranks
-from stages.components.images.image_set import ImageSet
+from stages.components.compute.precision import autocast
+from stages.components.images.transforms import EvalTransform, Normalize
 from stages.components.student.gradient_checkpointing import enable_gradient_checkpointing
 from stages.components.student.initial_weights import load_initial_weights, load_pretrained
 from stages.components.student.student import Student, build_student, freeze_backbone
-from stages.distill.data.examples import Examples, split_validation
+from stages.distill.data.held_out import HeldOutImages
 from stages.distill.data.targets import Targets
+from stages.distill.data.training_pairs import TrainingPairs
 from stages.distill.loss_spec import parse_loss_options, parse_losses
 from stages.distill.objectives import WeightedObjectives, build_objective, read_options
+from stages.distill.training.ema import EMA
+from stages.distill.training.model import TrainedModel
+from stages.distill.training.optimizer import AdamWSettings, build_optimizer
+from stages.distill.training.settings import RunSettings
 from stages.distill.training.sync_batchnorm import sync_batchnorm
+from stages.distill.training.validation import Validation
 
 if TYPE_CHECKING:
     from stages.distill.options import DistillParams, DistillSources
@@ -33,72 +37,15 @@ if TYPE_CHECKING:
 _CAPTIONS_PER_PROTOTYPE = 4
 
 
-@dataclass(frozen=True)
-class TrainingPairs:
-    """The pair index, and what of it is trained on.
-
-    Args:
-        manifest_rows: by pair.
-        caption_rows: by pair.
-        examples: to train on.
-        held_out: pairs of the images that are kept for validation.
-        num_zero: pairs left out, for their captions have the zero vector.
-        num_labels: distinct labels.
-
-    Shapes:
-        manifest_rows, caption_rows: (pairs,), int64.
-        held_out: (validation pairs,), int64.
-    """
-
-    manifest_rows: NDArray[np.int64]
-    caption_rows: NDArray[np.int64]
-    examples: Examples
-    held_out: NDArray[np.int64]
-    num_zero: int
-    num_labels: int
-
-    @property
-    def num(self) -> int:
-        """How many pairs there are in all."""
-        return len(self.manifest_rows)
-
-
-def choose_pairs(
-    params: "DistillParams", *, embeddings: Artifact, images: ImageSet, targets: Targets, max_missing: int
-) -> TrainingPairs:
-    """Leave out pairs without an image, or with a caption that the teacher does not know; hold out a slice.
-
-    Raises:
-        ProtoRKDError: more images are missing than ``max_missing``, or too few pairs are left.
-    """
-    table = read_pairs(embeddings.path)
-    names, labels = read_labels(embeddings.path)
-    caption_rows = table["caption_row"].to_numpy().copy()  # torch wants arrays that it could write to
-    is_zero = targets.is_zero().numpy()[caption_rows]
-    usable = _usable(images, is_zero, max_missing=max_missing)
-    to_train, held_out = split_validation(table, usable, fraction=params.validation_fraction, seed=params.seed)
-    examples = Examples.of(
-        table, to_train, captions_per_image=params.captions_per_image, labels=labels, seed=params.seed
-    )
-    return TrainingPairs(
-        manifest_rows=table["manifest_row"].to_numpy(),
-        caption_rows=caption_rows,
-        examples=examples,
-        held_out=held_out,
-        num_zero=int(is_zero.sum()),
-        num_labels=len(names),
-    )
-
-
 def make_student(
-    params: "DistillParams", inputs: "DistillSources", *, teacher_dim: int, device: torch.device, ranks: Ranks
+    params: "DistillParams", sources: "DistillSources", *, teacher_dim: int, device: torch.device, ranks: Ranks
 ) -> tuple[Student, Preprocessing]:
     """Build the student, give it the weights that it starts from, and say what its images have to look like.
 
     Raises:
         ProtoRKDError: the student is unknown, or its starting weights are not its own.
     """
-    if params.pretrained and inputs.init_from is not None:
+    if params.pretrained and sources.init_from is not None:
         raise ProtoRKDError("Only one of --pretrained and --init-from must be given; got both. Leave one out.")
     student = build_student(
         params.student,
@@ -112,8 +59,8 @@ def make_student(
         start = load_pretrained(
             student.backbone, params.pretrained, backbone_name=params.student, image_size=params.image_size
         )
-    elif inputs.init_from is not None:
-        start = load_initial_weights(student.backbone, inputs.init_from.value, backbone_name=params.student)
+    elif sources.init_from is not None:
+        start = load_initial_weights(student.backbone, sources.init_from.value, backbone_name=params.student)
     if start is not None:
         log.info("distill: the backbone starts from %d tensors of %s", start.num_tensors, start.format)
         preprocessing = Preprocessing(image_size=params.image_size, mean=start.mean, std=start.std)
@@ -127,6 +74,63 @@ def make_student(
     return student, preprocessing
 
 
+def make_model(
+    params: "DistillParams",
+    settings: RunSettings,
+    student: Student,
+    objectives: WeightedObjectives,
+    *,
+    checkpoint_gradients: bool,
+) -> TrainedModel:
+    """Give a student and its objectives what moves them, and a mean of weights if one is asked for."""
+    ema = EMA(student, decay=params.ema_decay) if params.ema_decay else None  # a copy of what is not compiled yet
+    speed_up(student, compile_=settings.compiled, checkpoint_gradients=checkpoint_gradients)
+    adamw = AdamWSettings(
+        lr=params.lr, weight_decay=params.weight_decay, beta1=params.beta1, beta2=params.beta2, eps=params.eps
+    )
+    return TrainedModel(
+        student=student,
+        objectives=objectives,
+        optimizer=build_optimizer(student, objectives, adamw),
+        loss_scaler=torch.amp.GradScaler(settings.device.type, enabled=settings.precision == "fp16"),
+        ema=ema,
+    )
+
+
+def make_validation(
+    params: "DistillParams",
+    settings: RunSettings,
+    pairs: TrainingPairs,
+    *,
+    targets: Targets,
+    preprocessing: Preprocessing,
+    ranks: Ranks,
+) -> Validation | None:
+    """Make what measures the student on the pairs that are held out, or None where none are.
+
+    Raises:
+        ProtoRKDError: the student's embeddings are not of the teacher's width.
+    """
+    if not len(pairs.held_out):
+        return None
+    if params.projection_dim not in (0, targets.dim):
+        raise ProtoRKDError(
+            f"--validation-fraction must go with embeddings of the teacher's width, {targets.dim}; got "
+            f"--projection-dim {params.projection_dim}. Leave one of them out."
+        )
+    caption_rows = torch.from_numpy(pairs.caption_rows)
+    return Validation(
+        HeldOutImages.of(pairs.images, torch.from_numpy(pairs.held_out), caption_rows=caption_rows),
+        targets=targets,
+        transform=EvalTransform(preprocessing),
+        normalize=Normalize(preprocessing, settings.device),
+        in_precision=autocast(settings.precision, settings.device),
+        ranks=ranks,
+        batch_size=params.batch_size,
+        workers=settings.workers,
+    )
+
+
 def speed_up(student: Student, *, compile_: bool, checkpoint_gradients: bool) -> None:
     """Make the student faster, or smaller in memory, without changing what it computes."""
     if checkpoint_gradients:
@@ -138,16 +142,17 @@ def speed_up(student: Student, *, compile_: bool, checkpoint_gradients: bool) ->
 
 @dataclass
 class PrototypeMaps:
-    """Centroids by number of prototypes: from the artifact that was named, or made when first asked for.
+    """Find centroids by number of prototypes: in the artifact that was named, or made when first asked for.
 
     Args:
-        named: that was named, for every number.
-        embeddings: whose captions are clustered.
-        num_captions: at most a fourth of so many prototypes are made, so that each stands for some captions.
-        device: where centroids are wanted, and made.
-        ranks: the first makes, all read.
-        context: the store.
-        used: digests of the artifacts that were read.
+        named: Artifact that was named, which then serves every number; None makes what is missing.
+        embeddings: Embeddings whose captions are clustered.
+        num_captions: Number of distinct captions; at most a fourth as many prototypes are made, so that each stands for
+            some captions.
+        device: Device on which centroids are wanted, and made.
+        ranks: Ranks that train together; the first makes, all read.
+        context: Context of the stage, with its store.
+        used: Digests of the artifacts that were read.
     """
 
     named: Artifact | None
@@ -215,15 +220,15 @@ def make_objectives(
     return WeightedObjectives(objectives).to(device)
 
 
-def named_prototypes(inputs: "DistillSources", *, dim: int) -> Artifact | None:
+def named_prototypes(sources: "DistillSources", *, dim: int) -> Artifact | None:
     """The artifact of prototypes that was named, if one was.
 
     Raises:
         ProtoRKDError: its prototypes are of another width than the targets.
     """
-    if inputs.prototypes is None:
+    if sources.prototypes is None:
         return None
-    artifact = inputs.prototypes.value
+    artifact = sources.prototypes.value
     width = Prototypes.read(artifact.path).centroids.shape[1]
     if width != dim:
         raise ProtoRKDError(
@@ -231,27 +236,3 @@ def named_prototypes(inputs: "DistillSources", *, dim: int) -> Artifact | None:
             "Make them from the same embeddings."
         )
     return artifact
-
-
-def _usable(images: ImageSet, is_zero: NDArray[np.bool_], *, max_missing: int) -> NDArray[np.int64]:
-    if len(images.missing) > max_missing:
-        first = min(images.missing)
-        raise ProtoRKDError(
-            f"At most {max_missing} images may be missing (--max-bad-fraction); got {len(images.missing)} of "
-            f"{len(images.paths)}, first {images.root / images.paths[first]}: {images.missing[first]}. Pass "
-            "--image-root, mend the paths, or raise --max-bad-fraction."
-        )
-    usable = ~is_zero
-    usable[list(images.missing)] = False
-    if images.missing:
-        log.info("distill: %d images are missing; their pairs are left out", len(images.missing))
-    if is_zero.any():
-        log.info("distill: %d pairs are left out, for the teacher knows no word of their captions", is_zero.sum())
-    chosen = np.flatnonzero(usable)
-    if len(chosen) < 2:
-        raise ProtoRKDError(
-            f"Training must have 2 usable pairs or more; got {len(chosen)} of {len(usable)}, for {len(images.missing)} "
-            f"images are missing, and the teacher knows no word of {is_zero.sum()} captions. Give more pairs, mend "
-            "the paths, or encode with another teacher."
-        )
-    return chosen

@@ -29,7 +29,7 @@ def distill(
     """Train the student to the end of its schedule and write it down."""
     from stages.distill.run import train_student
 
-    return train_student(params, runtime, inputs=sources, draft=out, context=context)
+    return train_student(params, runtime, sources=sources, draft=out, context=context)
 
 
 def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> DistillSources:

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import threading
+import time
 
 import pytest
 from toy_peers import Met, together
@@ -8,7 +9,7 @@ from toy_stage import CHILD, TOY, ChildInputs, NoOptions, ToyInputs, ToyParams, 
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic
-from pipeline.peers import Alone, fail_together
+from pipeline.peers import Alone, barrier, fail_together
 from pipeline.runner import context_of, run_stage, run_within
 from pipeline.stage import Distributed, Input, Result
 
@@ -51,6 +52,28 @@ def test_agreed__waits_for_nobody_after_an_error_of_the_program():
             raise RuntimeError("a bug")
 
     assert [str(error) for error in together(2, work)] == ["a bug"] * 2
+
+
+def test_barrier__lets_nobody_on_before_all_are_there():
+    arrived = []
+
+    def work(peers):
+        time.sleep(0.05 * peers.rank)
+        arrived.append(peers.rank)
+        barrier(peers)
+        return len(arrived)
+
+    assert together(3, work) == [3] * 3
+
+
+def test_barrier__raises_what_another_process_failed_with():
+    def work(peers):
+        if peers.is_first:
+            return barrier(peers)
+        with fail_together(peers):
+            raise ProtoRKDError(f"{peers.rank} failed")
+
+    assert list(map(said, together(3, work))) == ["1 failed"] * 3
 
 
 def run_shared(params, sources, out, runtime, context):

@@ -168,15 +168,15 @@ def at_step(step: int, action: Callable[[], object]) -> Iterator[None]:
     """Do something inside the step that follows after ``step`` are done."""
     from stages.distill.training.loop import Training
 
-    real = Training._confer
+    real = Training._sync_ranks
 
-    def confer(training: Training, *args: Any) -> Any:
+    def sync_ranks(training: Training, *args: Any) -> Any:
         if training._progress.step == step:
             action()
         return real(training, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "_confer", confer)
+        patch.setattr(Training, "_sync_ranks", sync_ranks)
         yield
 
 

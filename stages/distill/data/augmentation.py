@@ -29,13 +29,13 @@ class Augmentation:
     An image's caption stays what it was: flips and colours that it may speak of are the price of the variety.
 
     Args:
-        crop_min_scale: least share of the image's area that a random crop keeps, its sides 3:4 to 4:3; 0 takes the
+        crop_min_scale: Least share of the image's area that a random crop keeps, its sides 3:4 to 4:3; 0 takes the
             middle, as evaluation does.
-        flip: probability of a mirror image.
-        colour_jitter: probability of other colours.
-        jitter_strength: how far brightness, contrast and saturation go from 1, and the hue from 0, in turns.
-        grayscale: probability of no colours.
-        blur: probability of a Gaussian blur with a sigma of 0.1 to 2 pixels.
+        flip: Probability of a mirror image.
+        colour_jitter: Probability of other colours.
+        jitter_strength: Distance that brightness, contrast and saturation may go from 1, and the hue from 0, in turns.
+        grayscale: Probability of no colours.
+        blur: Probability of a Gaussian blur with a sigma of 0.1 to 2 pixels.
     """
 
     crop_min_scale: float = 0.0
@@ -61,7 +61,7 @@ class Augment:
     seed on the CPU, and no operation adds up over images. Another kind of device may round otherwise.
 
     Args:
-        augmentation: what is done to images.
+        augmentation: Changes to make, and how probable each is.
     """
 
     def __init__(self, augmentation: Augmentation) -> None:
@@ -81,8 +81,8 @@ class Augment:
         """Augment.
 
         Args:
-            images: changed in place where they are not changed as a whole.
-            seeds: one an image.
+            images: Images of a batch; changed in place where they are not changed as a whole.
+            seeds: Seed of each image.
 
         Shapes:
             images: (batch, 3, size, size), uint8.

@@ -1,5 +1,6 @@
 """The order of examples and their batches: functions of the seed and the epoch alone."""
 
+import copy
 import itertools
 from collections.abc import Iterator
 
@@ -44,22 +45,21 @@ def episodes(num_examples: int, size: int, *, seed: int) -> Iterator[NDArray[np.
 
 
 class BatchRequests:
-    """Requests of all micro-batches from a step on, across epochs, so that reading never pauses between them.
+    """Request all micro-batches of a training, across epochs, so that reading never pauses between them.
 
     A step's batch is cut into its micro-batches, and each of them into a part for every rank, both as evenly as can be
     and in order: the parts of all ranks, one after the other, are what one process alone asks for.
 
     Args:
-        examples: the examples to train on.
-        batch_size: examples in a step, over all micro-batches and ranks. The last step of an epoch may have fewer; if
+        examples: Numbers of the examples to train on.
+        batch_size: Examples in a step, over all micro-batches and ranks. The last step of an epoch may have fewer; if
             they are too few for 2 in each part, they join the step before.
-        epochs: in all.
-        seed: of the order.
-        start_step: the first step to request, counted over all epochs.
-        episode_size: examples in an epoch; 0 takes all.
-        rank: whose part is asked for.
-        num_ranks: processes that train together.
-        accumulate: micro-batches in a step.
+        epochs: Number of epochs in all.
+        seed: Seed of the order.
+        episode_size: Examples in an epoch; 0 takes all.
+        rank: Rank whose part is requested.
+        num_ranks: Processes that train together.
+        accumulate: Micro-batches in a step.
 
     Raises:
         ProtoRKDError: batches or episodes are too small for 2 examples in each part, or an episode is larger than the
@@ -73,7 +73,6 @@ class BatchRequests:
         batch_size: int,
         epochs: int,
         seed: int,
-        start_step: int = 0,
         episode_size: int = 0,
         rank: int = 0,
         num_ranks: int = 1,
@@ -86,7 +85,7 @@ class BatchRequests:
         self._batch_size = batch_size
         self._epochs = epochs
         self._seed = seed
-        self._start_step = start_step
+        self._start_step = 0
         self._episode_size = size
         self._rank, self._num_ranks = rank, num_ranks
         self.micro_batches_per_step = accumulate
@@ -94,6 +93,12 @@ class BatchRequests:
         # Of this rank's part of a micro-batch in all steps but an epoch's last: one size, or two that differ by 1.
         whole_step = np.arange(batch_size if self.steps_per_epoch > 1 else size)
         self.usual_sizes = {len(own) for own in self._own_parts(whole_step)}
+
+    def from_step(self, step: int) -> "BatchRequests":
+        """Leave out the steps before one, counted over all epochs from 0."""
+        rest = copy.copy(self)
+        rest._start_step = step
+        return rest
 
     def __len__(self) -> int:
         steps = self._epochs * self.steps_per_epoch - self._start_step

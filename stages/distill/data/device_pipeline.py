@@ -18,12 +18,12 @@ def prepares_batches(device: torch.device) -> bool:
 
 
 class DevicePreprocess:
-    """From bytes to the student's input.
+    """Turn a batch's bytes into the student's input.
 
     Args:
-        normalize: what the student's preprocessing asks for.
-        augment: what is done before, to images that come with seeds; None where that has been done.
-        resize: what is done first, to pixels that come with sizes; None where that has been done.
+        normalize: Normalisation that the student's preprocessing asks for.
+        augment: Augmentation of images that come with seeds, before that; None where it has been done.
+        resize: Resize of pixels that come with sizes, before all else; None where it has been done.
     """
 
     def __init__(

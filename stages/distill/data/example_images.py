@@ -33,12 +33,12 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
     """An image for each request of an epoch and an example, augmented the same on every run.
 
     Args:
-        images: one image a pair.
-        pairs: whose image each example shows.
-        crop: what of them is looked at.
-        augment: what is done to a batch of them here; None leaves that to the training's device.
-        seed: of crops and augmentation.
-        resized: whether crops are resized here, or left to the training's device; then so is augmentation.
+        images: Image of each pair.
+        pairs: Pair whose image each example shows.
+        crop: Crop that is taken of an image.
+        augment: Augmentation of a batch; None leaves it to the training's device.
+        seed: Seed of crops and augmentation.
+        resized: Whether crops are resized here, or left to the training's device; then so is augmentation.
 
     Shapes:
         pairs: (examples,), int64.

@@ -23,12 +23,12 @@ class Examples:
     """Images with one caption or more, numbered from 0; built by `Examples.of`.
 
     Args:
-        pairs: whose image an example shows, and whose label it has: the pair's place in the pair index.
-        caption_rows: of all examples, one after the other.
-        offsets: where the captions of each example begin, and the last end.
-        labels: by example.
-        mean: whether a target is the mean of an example's captions, or one of them.
-        seed: of the draw of a caption.
+        pairs: Pair whose image and label each example has, by its place in the pair index.
+        caption_rows: Caption rows of all examples, one example's after the other's.
+        offsets: Places where the captions of each example begin, and where the last end.
+        labels: Label of each example.
+        mean: Whether a target is the mean of an example's captions, or one of them.
+        seed: Seed of the draw of a caption.
 
     Shapes:
         pairs, labels: (examples,), int64; a label is -1 where there is none.
@@ -57,13 +57,13 @@ class Examples:
         """Make examples of a pair index.
 
         Args:
-            table: the pair index. Pairs whose image has the same path show the same image.
-            usable_pairs: the pairs to make them of, ascending; an image of which no pair is among them is left out.
+            table: Pair index; pairs whose image has the same path show the same image.
+            usable_pairs: Pairs to make examples of, ascending; an image of which no pair is among them is left out.
             captions_per_image: "each" makes every pair an example; the others make one of every image, whose target is
                 one of its captions, drawn anew in every epoch ("sample"), the mean of its captions as unit vectors
                 ("mean"), or its first caption ("first").
-            labels: by pair of the index, -1 where there is none; an image has that of its first usable pair.
-            seed: of the draw.
+            labels: Label of each pair of the index, -1 where there is none; an image has that of its first usable pair.
+            seed: Seed of the draw of a caption.
 
         Raises:
             ProtoRKDError: no such way to take captions.
@@ -90,7 +90,7 @@ class Examples:
 
     @property
     def num(self) -> int:
-        """How many there are."""
+        """Number of examples."""
         return len(self.pairs)
 
     def caption_rows(self, examples: Tensor, epoch: int) -> Tensor:
@@ -120,12 +120,12 @@ class Examples:
         return self._caption_rows[shifts + torch.arange(len(shifts))], counts
 
     def targets(self, examples: Tensor, epoch: int, gather: Callable[[Tensor], Tensor]) -> Tensor:
-        """What students should make of examples in an epoch.
+        """Look up the embeddings that students should give to examples in an epoch.
 
         Args:
-            examples: which.
-            epoch: counted from 0.
-            gather: from caption rows, (rows,), to their embeddings, (rows, dim).
+            examples: Numbers of the examples.
+            epoch: Epoch, counted from 0.
+            gather: Looks up the embeddings, (rows, dim), of caption rows, (rows,).
 
         Shapes:
             examples: (batch,), int64, on the CPU.
@@ -155,10 +155,10 @@ def split_validation(table: pa.Table, pairs: Rows, *, fraction: float, seed: int
     rows come, go or change places. Images with the same caption may come to lie on different sides.
 
     Args:
-        table: the pair index.
-        pairs: those to be split, ascending.
-        fraction: share of the images that is held out, about; 0 holds out none.
-        seed: another one holds out other images.
+        table: Pair index.
+        pairs: Pairs to split, ascending.
+        fraction: Share of the images that is held out, about; 0 holds out none.
+        seed: Seed of the choice; another one holds out other images.
 
     Returns:
         The pairs to train on and those that are held out, ascending.

@@ -30,9 +30,10 @@ class Targets:
     """Cached embeddings by caption row.
 
     Args:
-        table: (captions, dim), float16 or float32, on the device, in RAM or mapped from a file.
-        device: where gathered rows are wanted.
-        placement: where the table is: "device", "ram" or "mapped".
+        table: Embedding of each caption row: (captions, dim), float16 or float32; on the device, in RAM or mapped
+            from a file.
+        device: Device on which gathered rows are wanted.
+        placement: Place of the table: "device", "ram" or "mapped".
     """
 
     def __init__(self, table: Tensor, device: torch.device, *, placement: str = "ram") -> None:
@@ -92,11 +93,12 @@ def load_targets(artifact: Artifact, *, placement: str, device: torch.device, dr
     it and a finished one leaves nothing; the system keeps one copy of it in memory for all.
 
     Args:
-        artifact: of embeddings.
-        placement: "device", "ram", "mapped", or "auto": the first of these with room for it on every rank.
-        device: where gathered rows are wanted.
-        draft: whose state has a mapped table.
-        ranks: who train together.
+        artifact: Artifact of embeddings.
+        placement: Place of the table: "device", "ram", "mapped", or "auto", which is the first of these with room for
+            it on every rank.
+        device: Device on which gathered rows are wanted.
+        draft: Draft whose state holds a mapped table.
+        ranks: Ranks that train together.
 
     Raises:
         ProtoRKDError: the embeddings are damaged, or the disk is full.

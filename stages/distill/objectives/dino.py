@@ -3,9 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.parts.embeddings import check_above_zero, check_same_shape, unit_rows
-from stages.distill.objectives.parts.soft_cross_entropy import assignment_loss
+from stages.distill.objectives.parts.embeddings import check_same_shape
+from stages.distill.objectives.parts.prototype_assignment import (
+    assignment_loss,
+    check_assignment_options,
+    random_prototypes,
+    unit_rows_like,
+)
 
 
 class DINOLoss(nn.Module):
@@ -48,8 +52,13 @@ class DINOLoss(nn.Module):
         momentum: float = 0.9,
     ) -> None:
         super().__init__()
-        check_above_zero("dino", teacher_temperature=teacher_temperature, student_temperature=student_temperature)
-        check_prototype_options("dino", num_prototypes=num_prototypes, momentum=momentum)
+        check_assignment_options(
+            "dino",
+            num_prototypes=num_prototypes,
+            teacher_temperature=teacher_temperature,
+            student_temperature=student_temperature,
+            momentum=momentum,
+        )
         self.teacher_temperature = teacher_temperature
         self.student_temperature = student_temperature
         self.momentum = momentum
@@ -60,12 +69,13 @@ class DINOLoss(nn.Module):
         """Return the mean cross-entropy; in training, move the centre after that."""
         check_same_shape(student=student, teacher=teacher)
         with torch.autocast(student.device.type, enabled=False):
-            dtype = self.prototypes.dtype
-            student, teacher = unit_rows(student).to(dtype), unit_rows(teacher.detach()).to(dtype)
+            student, teacher = unit_rows_like(self.prototypes, student=student, teacher=teacher)
             loss, _ = assignment_loss(
-                student=student / self.student_temperature,
-                teacher=teacher / self.teacher_temperature,
+                student=student,
+                teacher=teacher,
                 prototypes=self.prototypes,
+                student_temperature=self.student_temperature,
+                teacher_temperature=self.teacher_temperature,
                 student_bias=None,
                 teacher_bias=-self.centre / self.teacher_temperature,
             )
@@ -78,22 +88,3 @@ class DINOLoss(nn.Module):
         """Scores are products, so the mean of the batch's scores is the score of its mean."""
         lengths = torch.linalg.vector_norm(self.prototypes, dim=1).clamp_min_(1e-12)
         self.centre.lerp_((self.prototypes @ mean) / lengths, 1 - self.momentum)
-
-
-def random_prototypes(num_prototypes: int, dim: int) -> nn.Parameter:
-    """Random directions from torch's global generator, (num_prototypes, dim), float32; training may change lengths."""
-    return nn.Parameter(unit_rows(torch.randn(num_prototypes, dim)))
-
-
-def check_prototype_options(objective: str, *, num_prototypes: int, momentum: float) -> None:
-    """Refuse what leaves nothing to assign to, or makes a running mean diverge.
-
-    Raises:
-        ProtoRKDError: If num_prototypes is below 2 or the momentum is not from 0 to 1.
-    """
-    if num_prototypes < 2:
-        raise ProtoRKDError(
-            f"num_prototypes of {objective} must be at least 2; got {num_prototypes}. The default is 65536."
-        )
-    if not 0 <= momentum <= 1:
-        raise ProtoRKDError(f"momentum of {objective} must be from 0 to 1; got {momentum}. The default is 0.9.")

@@ -3,9 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from stages.distill.objectives.dino import check_prototype_options, random_prototypes
-from stages.distill.objectives.parts.embeddings import check_above_zero, check_same_shape, unit_rows
-from stages.distill.objectives.parts.soft_cross_entropy import assignment_loss
+from stages.distill.objectives.parts.embeddings import check_same_shape
+from stages.distill.objectives.parts.prototype_assignment import (
+    assignment_loss,
+    check_assignment_options,
+    random_prototypes,
+    unit_rows_like,
+)
 
 
 class ProtoCPCLoss(nn.Module):
@@ -50,8 +54,13 @@ class ProtoCPCLoss(nn.Module):
         momentum: float = 0.9,
     ) -> None:
         super().__init__()
-        check_above_zero("protocpc", teacher_temperature=teacher_temperature, student_temperature=student_temperature)
-        check_prototype_options("protocpc", num_prototypes=num_prototypes, momentum=momentum)
+        check_assignment_options(
+            "protocpc",
+            num_prototypes=num_prototypes,
+            teacher_temperature=teacher_temperature,
+            student_temperature=student_temperature,
+            momentum=momentum,
+        )
         self.teacher_temperature = teacher_temperature
         self.student_temperature = student_temperature
         self.momentum = momentum
@@ -62,14 +71,15 @@ class ProtoCPCLoss(nn.Module):
         """Return the mean loss; in training, move the prior after that."""
         check_same_shape(student=student, teacher=teacher)
         with torch.autocast(student.device.type, enabled=False):
-            dtype = self.prototypes.dtype
-            student, teacher = unit_rows(student).to(dtype), unit_rows(teacher.detach()).to(dtype)
+            student, teacher = unit_rows_like(self.prototypes, student=student, teacher=teacher)
             # A prototype that no caption is near fades below what float32 holds; its logarithm stays finite.
             log_prior = self.prior.clamp(min=torch.finfo(self.prior.dtype).tiny).log()
             loss, mean_assignment = assignment_loss(
-                student=student / self.student_temperature,
-                teacher=teacher / self.teacher_temperature,
+                student=student,
+                teacher=teacher,
                 prototypes=self.prototypes,
+                student_temperature=self.student_temperature,
+                teacher_temperature=self.teacher_temperature,
                 student_bias=log_prior,
                 teacher_bias=None,
             )

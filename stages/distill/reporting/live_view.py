@@ -37,8 +37,8 @@ def open_view(*, total_steps: int, done: int) -> Iterator[View]:
     """Open the view that suits stderr.
 
     Args:
-        total_steps: of the whole training.
-        done: steps that an earlier run took.
+        total_steps: Steps of the whole training.
+        done: Steps that an earlier run took.
     """
     if shows_bars():
         with LiveView(Console(stderr=True), total_steps=total_steps, done=done) as view:
@@ -52,7 +52,7 @@ class LogView:
     """A line of the log for every line of metrics.
 
     Args:
-        advance: told of every step.
+        advance: Function that is told of every step.
     """
 
     def __init__(self, advance: Callable[[int], None]) -> None:
@@ -84,9 +84,9 @@ class LiveView:
     No thread draws it: it is drawn when there is news.
 
     Args:
-        console: the terminal.
-        total_steps: of the whole training.
-        done: steps that an earlier run took.
+        console: Terminal to draw on.
+        total_steps: Steps of the whole training.
+        done: Steps that an earlier run took.
     """
 
     def __init__(self, console: Console, *, total_steps: int, done: int) -> None:

@@ -26,9 +26,9 @@ class Metrics:
     says how many, as ``skipped_steps``, and the gradient's norm is the mean over the others.
 
     Args:
-        path: of the file.
-        every: steps between lines of training.
-        reporters: what else takes the lines.
+        path: Path of the file.
+        every: Steps between lines of training.
+        reporters: Trackers that take the lines as well.
         enabled: False on all ranks but the first: nothing is written, shown or reported.
     """
 
@@ -57,8 +57,8 @@ class Metrics:
         """Show what goes on, as a table on a terminal and as lines elsewhere; close the reporters in the end.
 
         Args:
-            step: steps that an earlier run took.
-            total_steps: of the whole training.
+            step: Steps that an earlier run took.
+            total_steps: Steps of the whole training.
         """
         with contextlib.ExitStack() as stack:
             for reporter in self._reporters:
@@ -93,8 +93,8 @@ class Metrics:
         """Take the numbers of a micro-batch, without waiting for the device.
 
         Args:
-            num_images: images in it, over all ranks.
-            values: scalars by name, "loss" among them.
+            num_images: Images in the micro-batch, over all ranks.
+            values: Scalars by name, "loss" among them.
         """
         self._num_images += num_images
         self._sum(values)
@@ -103,9 +103,9 @@ class Metrics:
         """Take the numbers of an optimizer step, without waiting for the device.
 
         Args:
-            lr: learning rate.
-            grad_norm: the gradient's norm, a scalar.
-            taken: whether the optimizer took the step, a scalar; None: it did.
+            lr: Learning rate of the step.
+            grad_norm: Norm of the gradient, a scalar.
+            taken: Whether the optimizer took the step, a scalar; None: it did.
         """
         self._lr = lr
         if taken is None:
@@ -131,9 +131,9 @@ class Metrics:
         """Write a line at once.
 
         Args:
-            step: the step that it belongs to.
-            epoch: epochs up to it.
-            values: numbers by name.
+            step: Step that the line belongs to.
+            epoch: Epochs up to that step.
+            values: Numbers by name.
         """
         if not self._enabled:
             return

@@ -24,9 +24,9 @@ class MLflowReporter:
     so that a resumed training goes on with the run; of the steps that are taken again only the first telling counts.
 
     Args:
-        log_dir: the log folder.
-        run_name: the run's name.
-        params: noted when the run is made.
+        log_dir: Log folder of the training.
+        run_name: Name of the run.
+        params: Options that are noted when the run is made.
     """
 
     def __init__(self, log_dir: Path, run_name: str, params: Mapping[str, Any]) -> None:

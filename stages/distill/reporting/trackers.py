@@ -32,10 +32,10 @@ def make_reporters(names: Sequence[str], log_dir: Path, run_name: str, params: M
     """Make the reporters that ``--report-to`` names; on the first rank alone.
 
     Args:
-        names: of trackers; one that is named twice is told once.
-        log_dir: where they keep their files.
-        run_name: what they call the run.
-        params: what they note of it; values that JSON takes.
+        names: Names of trackers; one that is named twice is told once.
+        log_dir: Folder in which they keep their files.
+        run_name: Name of the run.
+        params: Options that they note of the run; values that JSON takes.
 
     Raises:
         ProtoRKDError: a name is unknown, its package is not installed, or it cannot be started.
@@ -52,8 +52,8 @@ class TensorBoardReporter:
     """Writes event files to ``tensorboard`` in the log folder; a resumed run goes on in the same folder.
 
     Args:
-        log_dir: the log folder.
-        params: written as a text.
+        log_dir: Log folder of the training.
+        params: Options, which are written as a text.
     """
 
     def __init__(self, log_dir: Path, params: Mapping[str, Any]) -> None:
@@ -97,9 +97,9 @@ class WandbReporter:
     the same name is a run of its own.
 
     Args:
-        log_dir: the log folder.
-        run_name: the run's name, and how its id begins.
-        params: the run's config.
+        log_dir: Log folder of the training.
+        run_name: Name of the run, with which its id begins.
+        params: Options, which become the run's config.
     """
 
     def __init__(self, log_dir: Path, run_name: str, params: Mapping[str, Any]) -> None:

@@ -20,8 +20,8 @@ class EMA(nn.Module):
     which each rank may have its own of, they hold the first one's when they share their state.
 
     Args:
-        student: copied, with its device and memory format. Copy before it is compiled or wrapped.
-        decay: of the mean, from 0 to below 1; the mean looks back over some 1 / (1 - decay) steps.
+        student: Student to copy, with its device and memory format, before it is compiled or wrapped.
+        decay: Decay of the mean, from 0 to below 1; the mean looks back over some 1 / (1 - decay) steps.
     """
 
     shadow: Student
@@ -45,8 +45,8 @@ class EMA(nn.Module):
         """Move the mean towards the student, always the same module; call it after every optimizer step.
 
         Args:
-            student: the module.
-            taken: whether the optimizer took the step, known on the device alone; where it did not, the mean stays,
+            student: Student that the mean follows.
+            taken: Whether the optimizer took the step, known on the device alone; where it did not, the mean stays,
                 whatever the student holds. None: it did.
 
         Shapes:

@@ -10,10 +10,10 @@ from data_schemas.errors import ProtoRKDError
 
 
 class LossWatch:
-    """Looks at every step's loss and gradient; on a GPU one step later, so that the device is never waited for.
+    """Look at every step's loss and gradient; on a GPU one step later, so that the device is never waited for.
 
     Args:
-        device: where the losses are.
+        device: Device on which the losses are.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -26,11 +26,11 @@ class LossWatch:
         """Take a number of a step, and judge those of earlier steps.
 
         Args:
-            value: (), float.
-            name: what it is, for the message.
-            step: the step's number, from 1.
-            rows: tells the manifest rows of the step's images, for the message alone.
-            last_good: what can be gone on from, for the message.
+            value: Loss or norm of the gradient: (), float.
+            name: Name of the number, for the message.
+            step: Number of the step, from 1.
+            rows: Looks up the manifest rows of the step's images, for the message alone.
+            last_good: State that training can go on from, for the message.
 
         Raises:
             ProtoRKDError: it, or one before it, is infinite or NaN.

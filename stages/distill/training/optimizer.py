@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class AdamWSettings:
-    """What AdamW is given; 0 leaves beta2 or eps to the architecture, as CLIP's authors chose them.
+    """Settings of AdamW; 0 leaves beta2 or eps to the architecture, as CLIP's authors chose them.
 
     Args:
-        lr: peak learning rate.
-        weight_decay: decay of weight matrices and kernels.
-        beta1: decay of the gradient's running mean.
-        beta2: decay of its running square; 0: 0.98 for transformers, 0.999 for the rest.
-        eps: added to the root of that square; 0: 1e-6 for transformers, 1e-8 for the rest.
+        lr: Peak learning rate.
+        weight_decay: Decay of weight matrices and kernels.
+        beta1: Decay of the gradient's running mean.
+        beta2: Decay of its running square; 0: 0.98 for transformers, 0.999 for the rest.
+        eps: Number added to the root of that square; 0: 1e-6 for transformers, 1e-8 for the rest.
     """
 
     lr: float

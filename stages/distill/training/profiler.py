@@ -71,15 +71,15 @@ class NoClock:
 
 
 class StepClock:
-    """Times the parts of every step, and traces a few steps after the first ones.
+    """Time the parts of every step, and traces a few steps after the first ones.
 
     On a GPU a part is timed on the device, between two events in its stream, which are read every so many steps; what
     the host waits for, images above all, is timed by the host's clock everywhere. A part that is entered more than
     once in a step, as with micro-batches, is added up.
 
     Args:
-        folder: where ``profile.json`` and ``trace.json`` go.
-        device: where the student trains.
+        folder: Folder for ``profile.json`` and ``trace.json``.
+        device: Device on which the student trains.
     """
 
     def __init__(self, folder: Path, device: torch.device) -> None:
@@ -188,14 +188,14 @@ def waited_for(items: Iterable[_Item], clock: Clock) -> Iterator[_Item]:
 def summarise(
     steps: Sequence[Mapping[str, float]], *, num_images: int, apart: Mapping[str, float]
 ) -> dict[str, object]:
-    """Bring the times of steps together.
+    """Sum up the times of steps.
 
     The parts of a GPU run beside the host, so that on one they and the waiting may add up to more than the steps.
 
     Args:
-        steps: seconds by part of each step, and of the whole step as "step".
-        num_images: images in all of them.
-        apart: seconds of what belongs to no step.
+        steps: Seconds by part of each step, and of the whole step as "step".
+        num_images: Images in all of them.
+        apart: Seconds of what belongs to no step.
 
     Returns:
         What ``profile.json`` holds: for every part, the median and mean seconds in a step, and its share of all; beside

@@ -24,11 +24,11 @@ class TrainingProgress:
     """How far training has come.
 
     Args:
-        step: optimizer steps taken, over all epochs.
-        rejected: why an example, by its number, had no image.
-        checkpoints: weights that were kept, relative to the artifact's folder.
-        loss_scale: state of the gradient scaler; empty but under fp16.
-        steps_per_epoch: that `step` was counted by; 0 before the first state.
+        step: Optimizer steps taken, over all epochs.
+        rejected: Reason why an example, by its number, had no image.
+        checkpoints: Paths of the weights that were kept, relative to the artifact's folder.
+        loss_scale: State of the gradient scaler; empty but under fp16.
+        steps_per_epoch: Steps in an epoch, by which `step` was counted; 0 before the first state.
     """
 
     step: int = 0
@@ -53,9 +53,9 @@ class TrainingState:
     """A state in memory of its own: to be written while training goes on, or read and not yet put back.
 
     Args:
-        progress: how far.
-        tensors: weights and optimizer by name, on the CPU.
-        arrived: by when the tensors are there; None: they are.
+        progress: How far training has come.
+        tensors: Tensors of modules and optimizer by name, on the CPU.
+        arrived: Event by which the tensors are there; None where they are.
     """
 
     progress: TrainingProgress
@@ -69,9 +69,9 @@ class TrainingState:
         """Copy where training stands, without waiting for the device; random numbers are a function of seed and step.
 
         Args:
-            progress: how far.
-            modules: by name.
-            optimizer: its state follows the order of its parameters.
+            progress: How far training has come.
+            modules: Modules by name.
+            optimizer: Optimizer, whose state follows the order of its parameters.
         """
         live = _named_tensors(modules, optimizer)
         tensors = {name: _copied(tensor.detach()) for name, tensor in live.items()}
@@ -98,8 +98,8 @@ class TrainingState:
         """Put weights and optimizer back.
 
         Args:
-            modules: by the names that they were saved under; changed in place.
-            optimizer: over the same parameters; changed in place.
+            modules: Modules by the names that they were saved under; changed in place.
+            optimizer: Optimizer over the same parameters; changed in place.
         """
         for name, module in modules.items():
             state_dict = OrderedDict(self.below(f"{name}/"))

@@ -1,8 +1,8 @@
 """One optimizer step: images and targets of one or more micro-batches, on one process or many."""
 
 import contextlib
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from stages.components.compute.device import send
 from stages.components.compute.distributed import Ranks
 from stages.distill.data.device_pipeline import DevicePreprocess
-from stages.distill.objectives import WeightedObjectives
+from stages.distill.training.model import TrainedModel
 from stages.distill.training.optimizer import trained_parameters
 from stages.distill.training.profiler import Clock
 
@@ -20,98 +20,111 @@ from stages.distill.training.profiler import Clock
 class TrainingStep:
     """Forward, loss over the batch of all ranks, backward; then, once a step, the optimizer.
 
+    Every rank computes the objectives over the gathered batch, so that their gradients and their state are the same on
+    all ranks, up to kernels that add in no fixed order.
+
     Args:
-        student: trained in place.
-        objectives: trained in place where they have parameters; every rank computes them over the gathered batch, so
-            that their gradients and their state are the same on all ranks, up to kernels that add in no fixed order.
-        optimizer: over the parameters of both.
-        ranks: who trains together.
-        prepare: from bytes to the student's input.
-        in_precision: a maker of contexts for the student's matrix products.
-        loss_scaler: for fp16.
-        max_grad_norm: longer gradients are scaled down to this norm; 0 leaves them.
-        clock: told of the parts of a step.
+        model: Model that is trained in place.
+        ranks: Ranks that train together.
+        prepare: Turns a batch's bytes into the student's input.
+        in_precision: Makes contexts for the student's matrix products.
+        max_grad_norm: Norm to which longer gradients are scaled down; 0 leaves them.
+        clock: Clock that is told of the parts of a step.
     """
 
     def __init__(
         self,
-        student: nn.Module,
-        objectives: WeightedObjectives,
-        optimizer: torch.optim.Optimizer,
+        model: TrainedModel,
         *,
         ranks: Ranks,
         prepare: DevicePreprocess,
         in_precision: Callable[[], AbstractContextManager[object]],
-        loss_scaler: torch.amp.GradScaler,
         max_grad_norm: float,
         clock: Clock,
     ) -> None:
-        self._student = student
-        self._forward = _parallel(student, ranks)
-        self._objectives = objectives
-        self._optimizer = optimizer
+        self._student, self._objectives, self._optimizer = model.student, model.objectives, model.optimizer
+        self._loss_scaler = model.loss_scaler
+        self._student_on_ranks = _parallel(model.student, ranks)
         self._ranks = ranks
         self._prepare = prepare
         self._in_precision = in_precision
-        self._loss_scaler = loss_scaler
         self._max_grad_norm = max_grad_norm
         self._clock = clock
-        self._parameters = trained_parameters(student, objectives)
+        self._parameters = trained_parameters(model.student, model.objectives)
         self._synced = True
         self.has_gradients = False
 
-    def accumulate(
-        self,
-        images: Tensor,
-        *,
-        seeds: Tensor,
-        sizes: Tensor,
-        teacher: Tensor,
-        rows: Tensor,
-        labels: Tensor,
-        counts: Sequence[int],
-        share: float,
-        last: bool,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Add the gradients of a micro-batch, of which every rank gives its part.
+    @contextlib.contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        """Take a micro-batch within: `forward`, `loss` and `backward`.
 
         Args:
-            images: this rank's part.
-            seeds: of their augmentation.
-            sizes: of images that are still to be resized.
-            teacher: targets of this rank's part.
-            rows: their caption rows.
-            labels: their labels.
-            counts: how many images each rank gives.
-            share: what the micro-batch's loss counts for in the step; all of a step add up to 1.
-            last: whether the optimizer follows; until then ranks need not agree on gradients.
+            last: Whether the optimizer follows; until then ranks need not agree on gradients.
+        """
+        student = self._student_on_ranks
+        with student.no_sync() if isinstance(student, DistributedDataParallel) and not last else nullcontext():
+            yield
+        self._synced, self.has_gradients = last, True
+
+    def forward(self, images: Tensor, *, seeds: Tensor, sizes: Tensor) -> Tensor:
+        """Embed this rank's part of a micro-batch.
+
+        Args:
+            images: Bytes of the images.
+            seeds: Seeds of their augmentation.
+            sizes: Sizes of images that are still to be resized.
 
         Shapes:
             images, seeds, sizes: as `DevicePreprocess` takes them.
-            teacher: (own, dim), float.
+            returns: (own, embedding_dim), float.
+        """
+        with self._clock.part("copy, augment, normalise"), self._in_precision():
+            inputs = self._prepare(images, seeds, sizes)
+        with self._clock.part("student forward"), self._in_precision():
+            embeddings: Tensor = self._student_on_ranks(inputs)
+        return embeddings
+
+    def loss(
+        self, student: Tensor, *, teacher: Tensor, rows: Tensor, labels: Tensor, counts: Sequence[int]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the objectives over the micro-batch of all ranks.
+
+        Args:
+            student: Embeddings of this rank's images.
+            teacher: Targets of this rank's images.
+            rows: Caption rows of this rank's images.
+            labels: Labels of this rank's images.
+            counts: Number of images that each rank has.
+
+        Shapes:
+            student: (own, embedding_dim), float.
+            teacher: (own, teacher_dim), float.
             rows, labels: (own,), int64.
             returns: the loss, (), float32, and its terms by name; the same on all ranks.
         """
-        with contextlib.ExitStack() as stack:
-            if not last and isinstance(self._forward, DistributedDataParallel):
-                stack.enter_context(self._forward.no_sync())
-            with self._clock.part("copy, augment, normalise"), self._in_precision():
-                inputs = self._prepare(images, seeds, sizes)
-            with self._clock.part("student forward"), self._in_precision():
-                embeddings = self._forward(inputs)
-            with self._clock.part("objectives"):
-                device = embeddings.device
-                student, teacher, rows, labels = self._ranks.gather_together(
-                    [embeddings.float(), teacher, send(rows, device), send(labels, device)], counts=counts
-                )
-                loss, terms = self._objectives(student=student, teacher=teacher, rows=rows, labels=labels)
-            with self._clock.part("backward"):
-                self._loss_scaler.scale(share * loss).backward()
-        self._synced, self.has_gradients = last, True
-        return loss.detach(), terms
+        with self._clock.part("objectives"):
+            device = student.device
+            student, teacher, rows, labels = self._ranks.gather_together(
+                [student.float(), teacher, send(rows, device), send(labels, device)], counts=counts
+            )
+            loss: tuple[Tensor, dict[str, Tensor]] = self._objectives(
+                student=student, teacher=teacher, rows=rows, labels=labels
+            )
+            return loss
+
+    def backward(self, loss: Tensor, *, share: float) -> None:
+        """Add the gradients of a micro-batch to those of the step.
+
+        Args:
+            loss: Loss of the micro-batch.
+            share: Weight of the micro-batch in the step; those of a step add up to 1.
+        """
+        with self._clock.part("backward"):
+            scaled: Tensor = self._loss_scaler.scale(share * loss)
+            scaled.backward()  # type: ignore[no-untyped-call]
 
     def update(self, lr: float) -> Tensor:
-        """Move the parameters by what has been accumulated; give the gradient's norm before clipping."""
+        """Move the parameters by the step's gradients, and return the norm of these before they are clipped."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         if not self._synced:  # the step's last micro-batch was left out, and it was to bring the ranks together

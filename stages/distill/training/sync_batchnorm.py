@@ -29,8 +29,8 @@ class _SyncedForward:
     """A batch normalisation's forward, from sums over all ranks while it trains.
 
     Args:
-        layer: whose weights and running statistics are used.
-        ranks: whose inputs are summed.
+        layer: Layer whose weights and running statistics are used.
+        ranks: Ranks whose inputs are summed.
     """
 
     def __init__(self, layer: nn.BatchNorm1d | nn.BatchNorm2d, ranks: Ranks) -> None:

@@ -21,9 +21,9 @@ def training_device(device: torch.device, *, deterministic: bool, trained: str) 
     A CPU does what it does without this.
 
     Args:
-        device: where the student trains.
-        deterministic: take none but deterministic operations on a GPU, where cuDNN then tries nothing.
-        trained: options that name student and objectives, for the message.
+        device: Device on which the student trains.
+        deterministic: Take none but deterministic operations on a GPU, where cuDNN then tries nothing.
+        trained: Options that name student and objectives, for the message.
 
     Raises:
         ProtoRKDError: an operation has no deterministic form, or cuBLAS has begun to work without one.

@@ -3,24 +3,20 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from stages.components.compute.distributed import Ranks
-from stages.components.images.image_set import ImageSet
 from stages.components.images.transforms import EvalTransform, Normalize
 from stages.components.loading.batch import Batch, EvalImages
 from stages.components.loading.image_loader import ImageLoader, batches_of
 from stages.components.loading.prefetch import prefetch_to_device
 from stages.components.metrics.retrieval import retrieval_metrics
+from stages.distill.data.held_out import HeldOutImages
 from stages.distill.data.targets import Targets
 from stages.distill.training.training_device import measuring_device
-
-MAX_IMAGES = 5000
-"""Images that are looked at by default: recall is a mean over them, known to within a percent."""
 
 
 class Validation:
@@ -31,32 +27,20 @@ class Validation:
     second, while standing by would cost their memory for the whole training.
 
     Args:
-        images: one image a pair; pairs with the same path are captions of the same image.
-        pairs: those held out.
-        caption_rows: caption row by pair.
-        targets: the teacher's embeddings by caption row, as wide as the student's.
-        transform: what evaluation does to images.
-        normalize: from bytes to the student's input.
-        in_precision: a maker of contexts for the student's matrix products.
-        ranks: who shares the work; all of them must call at the same step.
-        batch_size: images at a time, on each rank.
-        workers: processes that read images; 0 reads in this one.
-        max_images: of more images, so many are drawn, always the same ones.
-
-    Raises:
-        ProtoRKDError: the pairs have fewer than 2 images.
-
-    Shapes:
-        pairs: (validation pairs,), int64.
-        caption_rows: (all pairs,), int64.
+        held_out: Images to look at, and their captions.
+        targets: Embeddings of the teacher by caption row, as wide as the student's.
+        transform: Transform of evaluation.
+        normalize: Turns bytes into the student's input.
+        in_precision: Makes contexts for the student's matrix products.
+        ranks: Ranks that share the work; all of them must call at the same step.
+        batch_size: Images at a time, on each rank.
+        workers: Processes that read images; 0 reads in this one.
     """
 
     def __init__(
         self,
-        images: ImageSet,
-        pairs: Tensor,
+        held_out: HeldOutImages,
         *,
-        caption_rows: Tensor,
         targets: Targets,
         transform: EvalTransform,
         normalize: Normalize,
@@ -64,30 +48,12 @@ class Validation:
         ranks: Ranks,
         batch_size: int,
         workers: int,
-        max_images: int = MAX_IMAGES,
     ) -> None:
-        captions_of: dict[str, dict[int, None]] = {}
-        first: dict[str, int] = {}
-        for pair, row in zip(pairs.tolist(), caption_rows[pairs].tolist(), strict=True):
-            path = images.paths[pair]
-            first.setdefault(path, pair)
-            captions_of.setdefault(path, {})[row] = None
-        if len(captions_of) < 2:
-            raise ProtoRKDError(
-                f"Validation must have 2 images or more; got {len(captions_of)}. Raise --validation-fraction, or leave "
-                "it out."
-            )
-        names = _draw(list(captions_of), max_images)
-        self._paths = [images.root / name for name in names]
-        self._caption_rows = torch.tensor([row for name in names for row in captions_of[name]], dtype=torch.int64)
-        num_captions = torch.tensor([len(captions_of[name]) for name in names])
-        self._caption_image = torch.arange(len(names)).repeat_interleave(num_captions)
-        self._images = EvalImages(images.select([first[name] for name in names]), transform)
+        self._held_out = held_out
+        self._images = EvalImages(held_out.images, transform)
         self._targets, self._normalize, self._in_precision = targets, normalize, in_precision
         self._ranks, self._batch_size, self._workers = ranks, batch_size, workers
         self._num_rejected = 0
-        held_out = f", of {len(captions_of)} held out" if len(names) < len(captions_of) else ""
-        log.info("distill: validating on %d images with %d captions%s", len(names), len(self._caption_rows), held_out)
 
     @measuring_device()
     @torch.no_grad()
@@ -104,19 +70,19 @@ class Validation:
         Raises:
             ProtoRKDError: fewer than 2 images can be read, or an embedding is NaN or infinite.
         """
-        own = range(self._ranks.rank, len(self._paths), self._ranks.size)
+        own = range(self._ranks.rank, self._held_out.num, self._ranks.size)
         with _eval_mode(student):
             embeddings, found, rejected = self._embed(student, own)
         embeddings = self._ranks.gather_rows(embeddings)
         found = self._ranks.gather_rows(found).cpu()
         self._check_rejected(self._ranks.gather_objects(rejected))
-        row_of_image = torch.full((len(self._paths),), -1)
+        row_of_image = torch.full((self._held_out.num,), -1)
         row_of_image[found] = torch.arange(len(found))
-        caption_image = row_of_image[self._caption_image]
+        caption_image = row_of_image[self._held_out.caption_image]
         usable = caption_image >= 0
         measures = retrieval_metrics(
             image_embeddings=embeddings,
-            caption_embeddings=self._targets.gather(self._caption_rows[usable]),
+            caption_embeddings=self._targets.gather(self._held_out.caption_rows[usable]),
             caption_image=caption_image[usable],
         )
         counts = {"images": float(len(found)), "unreadable_images": float(self._num_rejected)}
@@ -149,26 +115,20 @@ class Validation:
 
     def _check_rejected(self, parts: Sequence[dict[int, str]]) -> None:
         rejected = {image: reason for part in parts for image, reason in part.items()}
-        if len(self._paths) - len(rejected) < 2:
-            first = "".join(f", first {self._paths[image]}: {reason}" for image, reason in sorted(rejected.items())[:1])
+        num, paths = self._held_out.num, self._held_out.paths
+        if num - len(rejected) < 2:
+            first = "".join(f", first {paths[image]}: {reason}" for image, reason in sorted(rejected.items())[:1])
             raise ProtoRKDError(
-                f"Validation must have 2 readable images or more; got {len(self._paths) - len(rejected)} of "
-                f"{len(self._paths)}{first}. Mend them, or hold out more by --validation-fraction."
+                f"Validation must have 2 readable images or more; got {num - len(rejected)} of "
+                f"{num}{first}. Mend them, or hold out more by --validation-fraction."
             )
         if len(rejected) > self._num_rejected:
             image = min(rejected)
             log.info(
                 "distill: %d of %d validation images are left out, first %s: %s",
-                len(rejected), len(self._paths), self._paths[image], rejected[image],
+                len(rejected), num, paths[image], rejected[image],
             )  # fmt: skip
         self._num_rejected = len(rejected)
-
-
-def _draw(names: list[str], most: int) -> list[str]:
-    if len(names) <= most:
-        return names
-    drawn = np.random.default_rng(0).choice(len(names), size=most, replace=False)
-    return [names[index] for index in sorted(drawn)]
 
 
 @contextmanager

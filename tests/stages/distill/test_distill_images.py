@@ -13,7 +13,7 @@ from workbench import DISTILL, Cli, Pairs, at_step, power_cut
 from data_schemas.student_checkpoint import Preprocessing
 from stages.components.images.batch_resize import resize_batch
 from stages.components.images.transforms import Normalize
-from stages.distill import run
+from stages.distill.data import training_data
 from stages.distill.data.augmentation import AUGMENTATIONS, Augment
 from stages.distill.data.device_pipeline import DevicePreprocess, prepares_batches
 
@@ -29,8 +29,8 @@ def resized(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sizes_of_batches.append(len(sizes))
         return resize_batch(pixels, sizes, size=size, interpolation=interpolation)
 
-    monkeypatch.setattr(run, "prepares_batches", lambda device: True)
-    monkeypatch.setattr(run, "resize_batch", resize)
+    monkeypatch.setattr(training_data, "prepares_batches", lambda device: True)
+    monkeypatch.setattr(training_data, "resize_batch", resize)
     return sizes_of_batches
 
 
@@ -56,7 +56,7 @@ def test_training__is_that_of_the_readers_crops_up_to_rounding(
 ) -> None:
     there = run_cli(*LIGHT, "--packed", pack)
     assert resized == [8] * 6
-    monkeypatch.setattr(run, "prepares_batches", prepares_batches)
+    monkeypatch.setattr(training_data, "prepares_batches", prepares_batches)
     here = run_cli(*LIGHT, "--packed", pack, "--force")
     assert len(resized) == 6
     assert here["fingerprint"] == there["fingerprint"]
@@ -92,7 +92,7 @@ def test_training__without_augmentation_sees_what_evaluation_sees(
 ) -> None:
     words = (*DISTILL, "--augmentation", "none", "--epochs", 1, "--packed", pack)
     there = run_cli(*words)
-    monkeypatch.setattr(run, "prepares_batches", prepares_batches)
+    monkeypatch.setattr(training_data, "prepares_batches", prepares_batches)
     assert run_cli(*words, "--force")["digest"] == there["digest"]
     assert resized == [8] * 3
 

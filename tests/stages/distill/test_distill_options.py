@@ -358,9 +358,9 @@ def test_distill__hands_its_numbers_to_optimizer_and_schedule(
     monkeypatch.setattr(Training, "run", stop)
     numbers = ("--lr", 0.01, "--weight-decay", 0.2, "--beta1", 0.8, "--beta2", 0.7, "--eps", 1e-3, "--warmup-steps", 5)
     run_cli.fails(*DISTILL, *numbers, "--seed", 3)
-    defaults, schedule = made[0]._optimizer.defaults, made[0]._schedule
+    defaults, schedule = made[0]._model.optimizer.defaults, made[0]._schedule
     assert (defaults["lr"], defaults["betas"], defaults["eps"]) == (0.01, (0.8, 0.7), 1e-3)
-    assert [group["weight_decay"] for group in made[0]._optimizer.param_groups] == [
+    assert [group["weight_decay"] for group in made[0]._model.optimizer.param_groups] == [
         0.2,
         0.0,
         0.0,  # of the objective's scale

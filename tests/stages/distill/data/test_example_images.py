@@ -68,7 +68,7 @@ def test_requests__go_on_exactly_within_episodes(start_step: int) -> None:
     words = {"epochs": 4, "episode_size": 7}  # of 9: the second and third episode each have the end of an order
     requests = list(requests_of(9, 3, **words))
     assert len(requests) == 8
-    assert list(requests_of(9, 3, **words, start_step=start_step)) == requests[start_step:]
+    assert list(requests_of(9, 3, **words).from_step(start_step)) == requests[start_step:]
     for epoch in range(4):
         taken = [example for batch in requests for at, example in batch if at == epoch]
         assert len(set(taken)) == len(taken) == 7
@@ -110,7 +110,6 @@ def test_requests__of_all_ranks_and_micro_batches_make_up_the_batch(
     [
         (9, {}, {4}),  # 4 and 5
         (8, {"batch_size": 3}, {3}),  # 3, 3 and 2
-        (8, {"batch_size": 3, "start_step": 2}, {3}),
         (7, {"batch_size": 9}, {7}),  # a step is an epoch
         (9, {"batch_size": 5, "accumulate": 2}, {2, 3}),
         (9, {"batch_size": 9, "num_ranks": 2, "rank": 0}, {5}),
@@ -121,14 +120,14 @@ def test_requests__know_the_sizes_of_all_steps_but_an_epochs_last(
     num_examples: int, words: dict[str, int], expected: set[int]
 ) -> None:
     requests = requests_of(num_examples, **{"batch_size": 4} | words)
-    assert requests.usual_sizes == expected
+    assert requests.usual_sizes == requests.from_step(1).usual_sizes == expected
     seen = [len(batch) for batch in requests]
     assert set(seen[: -requests.micro_batches_per_step]) <= expected | set(seen[-requests.micro_batches_per_step :])
 
 
 @pytest.mark.parametrize("start_step", range(5))
 def test_requests__count_steps_and_not_micro_batches(start_step: int) -> None:
-    rest = requests_of(9, 5, accumulate=2, start_step=start_step)
+    rest = requests_of(9, 5, accumulate=2).from_step(start_step)
     assert rest.steps_per_epoch == 2
     assert list(rest) == list(requests_of(9, 5, accumulate=2))[2 * start_step :]
     assert len(rest) == 2 * (4 - start_step)
@@ -172,7 +171,7 @@ def test_requests__let_a_single_example_that_is_left_join_the_last_batch(
 
 @pytest.mark.parametrize("start_step", range(7))
 def test_requests__go_on_exactly_where_they_were_left(start_step: int) -> None:
-    rest = requests_of(7, 3, epochs=3, start_step=start_step)
+    rest = requests_of(7, 3, epochs=3).from_step(start_step)
     assert list(rest) == list(requests_of(7, 3, epochs=3))[start_step:]
     assert len(rest) == 6 - start_step
 

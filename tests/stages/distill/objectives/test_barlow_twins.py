@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from objective_samples import gradient
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
@@ -30,10 +31,6 @@ def slow_barlow_twins(student: Tensor, teacher: Tensor, *, off_diagonal_weight: 
             correlation = sum(of_student * of_teacher) / len(student)
             total = total + ((1 - correlation) ** 2 if i == j else off_diagonal_weight * correlation**2)
     return total
-
-
-def gradient(loss: Tensor, student: Tensor) -> Tensor:
-    return torch.autograd.grad(loss, student)[0]
 
 
 @pytest.mark.parametrize("rows", [2, 4, 9])

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from objective_samples import TableCorpus, unit
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -17,20 +18,6 @@ DIM, QUEUE = 5, 7
 both = pytest.mark.parametrize("name", ["compress-1q", "compress-2q"])
 
 
-class TableCorpus:
-    """A corpus held in a tensor."""
-
-    def __init__(self, table: Tensor) -> None:
-        self.table = table
-
-    @property
-    def num_captions(self) -> int:
-        return len(self.table)
-
-    def gather(self, rows: Tensor) -> Tensor:
-        return self.table[rows]
-
-
 def embeddings(seed: int, rows: int = 4, dim: int = DIM) -> Tensor:
     return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
 
@@ -38,10 +25,6 @@ def embeddings(seed: int, rows: int = 4, dim: int = DIM) -> Tensor:
 def build(name: str, **options: Any) -> nn.Module:
     torch.manual_seed(0)
     return build_objective(name, **{"dim": DIM, "queue_size": QUEUE, **options})
-
-
-def unit(rows: Tensor) -> Tensor:
-    return rows.double() / rows.double().norm(dim=1, keepdim=True)
 
 
 def slow_compress(

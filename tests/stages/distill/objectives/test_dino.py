@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from objective_samples import unit
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
@@ -20,10 +21,6 @@ def embeddings(seed: int, rows: int = 4) -> Tensor:
 def build(**options: Any) -> nn.Module:
     torch.manual_seed(0)
     return build_objective("dino", **{"dim": DIM, "num_prototypes": PROTOTYPES, **options})
-
-
-def unit(rows: Tensor) -> Tensor:
-    return rows.double() / rows.double().norm(dim=1, keepdim=True)
 
 
 def slow_dino(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from objective_samples import TableCorpus, unit
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
@@ -14,30 +15,12 @@ from stages.distill.objectives.parts.negatives import CorpusDraw
 DIM = 5
 
 
-class TableCorpus:
-    """A corpus held in a tensor."""
-
-    def __init__(self, table: Tensor) -> None:
-        self.table = table
-
-    @property
-    def num_captions(self) -> int:
-        return len(self.table)
-
-    def gather(self, rows: Tensor) -> Tensor:
-        return self.table[rows]
-
-
 def embeddings(seed: int, rows: int = 4, dtype: torch.dtype = torch.float64) -> Tensor:
     return 3 * torch.randn(rows, DIM, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def build(**options: Any) -> nn.Module:
     return build_objective("infonce", dim=DIM, **options)
-
-
-def unit(rows: Tensor) -> Tensor:
-    return rows.double() / rows.double().norm(dim=1, keepdim=True)
 
 
 def slow_direction(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from objective_samples import TableCorpus
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
@@ -36,16 +37,12 @@ def prototypes(num: int) -> Tensor:
     return nn.functional.normalize(rows(num, num)).float()
 
 
-class TableCorpus:
-    num_captions = CAPTIONS
-
-    def gather(self, rows_: Tensor) -> Tensor:
-        return rows(99, CAPTIONS).float()[rows_]
+CORPUS = TableCorpus(rows(99, CAPTIONS).float())
 
 
 def build(**options: Any) -> Any:
     options = {"num_prototypes": K, **options}
-    return build_objective("proto-rkd", dim=DIM, prototypes=prototypes, corpus=TableCorpus(), **options)
+    return build_objective("proto-rkd", dim=DIM, prototypes=prototypes, corpus=CORPUS, **options)
 
 
 def softmax(scores: list[Tensor]) -> list[Tensor]:
@@ -190,7 +187,7 @@ def test_proto_rkd__draws_other_captions_of_the_corpus_at_every_step() -> None:
     for step in range(2):
         student, teacher = rows(1).requires_grad_(), rows(2)
         seen.append(draw_rows(CAPTIONS, 8, seed=step))
-        drawn = nn.functional.normalize(TableCorpus().gather(seen[-1])).double()
+        drawn = nn.functional.normalize(CORPUS.gather(seen[-1])).double()
         landmarks = torch.cat([prototypes(K).double(), drawn])
         expected = slow_rows(student, teacher, landmarks) + 0.3 * slow_columns(student, teacher, landmarks)
         assert_same(objective(student=student, teacher=teacher), expected, student)
@@ -200,9 +197,9 @@ def test_proto_rkd__draws_other_captions_of_the_corpus_at_every_step() -> None:
 def test_proto_rkd__leaves_out_the_own_caption_where_it_is_drawn_too() -> None:
     drawn = draw_rows(CAPTIONS, 8, seed=0)
     caption_rows = torch.cat([drawn[2:5], torch.tensor([-1, -1])])
-    landmarks = torch.cat([prototypes(K), nn.functional.normalize(TableCorpus().gather(drawn))]).double()
+    landmarks = torch.cat([prototypes(K), nn.functional.normalize(CORPUS.gather(drawn))]).double()
     teacher = rows(2)
-    teacher[:3] = TableCorpus().gather(caption_rows[:3]).double()
+    teacher[:3] = CORPUS.gather(caption_rows[:3]).double()
     student, left_out = rows(1).requires_grad_(), {(i, K + 2 + i) for i in range(3)}
     loss = build(corpus_landmarks=8, own_caption=True)(student=student, teacher=teacher, rows=caption_rows)
     assert_same(loss, slow_rows(student, teacher, landmarks, own=True, left_out=left_out), student)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from objective_samples import gradient
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -36,10 +37,6 @@ def pair(*, rows: int = 9, student_dim: int = 5, teacher_dim: int = 7, dtype: to
     generator = torch.Generator().manual_seed(0)
     student = torch.randn(rows, student_dim, generator=generator, dtype=dtype)
     return student.requires_grad_(), torch.randn(rows, teacher_dim, generator=generator, dtype=dtype)
-
-
-def gradient(loss: Tensor, student: Tensor) -> Tensor:
-    return torch.autograd.grad(loss, student)[0]
 
 
 @pytest.mark.parametrize("angle_block", [0, 1, 4, 16])

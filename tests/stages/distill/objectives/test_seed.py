@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from objective_samples import TableCorpus, unit
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
@@ -14,20 +15,6 @@ from stages.distill.objectives.parts import negatives as queue_module
 DIM, QUEUE = 5, 7
 
 
-class TableCorpus:
-    """A corpus held in a tensor."""
-
-    def __init__(self, table: Tensor) -> None:
-        self.table = table
-
-    @property
-    def num_captions(self) -> int:
-        return len(self.table)
-
-    def gather(self, rows: Tensor) -> Tensor:
-        return self.table[rows]
-
-
 def embeddings(seed: int, rows: int = 4) -> Tensor:
     return torch.randn(rows, DIM, generator=torch.Generator().manual_seed(seed))
 
@@ -35,10 +22,6 @@ def embeddings(seed: int, rows: int = 4) -> Tensor:
 def build(**options: Any) -> nn.Module:
     torch.manual_seed(0)
     return build_objective("seed", **{"dim": DIM, "queue_size": QUEUE, **options})
-
-
-def unit(rows: Tensor) -> Tensor:
-    return rows.double() / rows.double().norm(dim=1, keepdim=True)
 
 
 def slow_seed(

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from objective_samples import gradient
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
@@ -29,10 +30,6 @@ def slow_vicreg(student: Tensor, teacher: Tensor, *, weights: tuple[float, float
     variance = sum(torch.relu(1 - torch.sqrt(covariance(j, j) + 1e-4)) for j in range(DIM)) / DIM
     covariances = sum(covariance(j, k) ** 2 for j in range(DIM) for k in range(DIM) if j != k) / DIM
     return weights[0] * invariance + weights[1] * variance + weights[2] * covariances
-
-
-def gradient(loss: Tensor, student: Tensor) -> Tensor:
-    return torch.autograd.grad(loss, student)[0]
 
 
 @pytest.mark.parametrize("rows", [2, 4, 9])

@@ -15,13 +15,15 @@ from host_reads import Reads, waits_refused, without_autocast
 from workbench import SMALL, Cli, Pairs, at_step, power_cut
 
 from stages.components.compute.device import send
-from stages.distill import run
+from stages.distill.data import training_data
 from stages.distill.data.targets import Targets
+from stages.distill.data.training_data import TrainingData
 from stages.distill.objectives import OBJECTIVES, WeightedObjectives, _options_of, build_objective
 from stages.distill.reporting.metric_log import Metrics
 from stages.distill.training import loop as training
 from stages.distill.training.loop import Training
 from stages.distill.training.loss_watch import LossWatch
+from stages.distill.training.step import TrainingStep
 
 NUM_ROWS, NUM_CAPTIONS, DIM = 12, 40, 8
 NUM_LINES = 2  # of metrics, in 21 steps
@@ -74,6 +76,16 @@ STEPS = {
     "sample": (*_ALL, "--captions-per-image", "sample", "--target-smoothing", 0.5, "--targets-placement", "ram"),
     "micro-batches": (*_ALL, "--accumulate-steps", 2, "--targets-placement", "device", "--loss", "infonce=1"),
 }
+# All that the loop does on the device between a batch and its line of metrics.
+IN_STEPS = (
+    (TrainingData, "teacher"),
+    (TrainingStep, "forward"),
+    (TrainingStep, "loss"),
+    (TrainingStep, "backward"),
+    (Training, "_look_at"),
+    (Training, "_update_weights"),
+    (Training, "_seed_step"),
+)
 every_step = pytest.mark.parametrize("words", STEPS.values(), ids=STEPS)
 
 
@@ -125,7 +137,7 @@ def test_objectives__wait_for_no_device(
 def on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a training run on tensors without content as it does on a GPU, until it saves."""
     without_autocast(monkeypatch)
-    monkeypatch.setattr(run, "prepares_batches", lambda _: True)
+    monkeypatch.setattr(training_data, "prepares_batches", lambda _: True)
     # On a GPU images come from pinned memory, and numbers are looked at in a copy, a step later.
     monkeypatch.setattr(
         training, "prefetch_to_device", lambda batches, device: (_sent(batch, device) for batch in batches)
@@ -139,8 +151,8 @@ def _sent(batch: Any, device: torch.device) -> Any:
 
 
 def count_in_steps(reads: Reads, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_confer", "_learn", "_finish_step"):
-        monkeypatch.setattr(Training, name, reads.counting(getattr(Training, name)))
+    for owner, name in ((Training, "_sync_ranks"), *IN_STEPS):
+        monkeypatch.setattr(owner, name, reads.counting(getattr(owner, name)))
 
 
 @every_step
@@ -201,13 +213,21 @@ def test_step__does_not_wait_for_a_gpu(
 ) -> None:
     pack = run_cli("pack", "--manifest", encoded.manifest, "--format", "raw")["fingerprint"]
 
+    steps: list[int] = []
+    update = Training._update_weights
+
     def strict(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(training: Training, *args: Any, **words: Any) -> Any:
-            with waits_refused() if training._progress.step > 3 else nullcontext():
-                return function(training, *args, **words)
+        def call(*args: Any, **words: Any) -> Any:
+            with waits_refused() if len(steps) > 3 else nullcontext():
+                return function(*args, **words)
 
         return call
 
-    for name in ("_learn", "_finish_step"):
-        monkeypatch.setattr(Training, name, strict(getattr(Training, name)))
+    def count(training: Training) -> None:
+        steps.append(training._progress.step)
+        update(training)
+
+    monkeypatch.setattr(Training, "_update_weights", count)
+    for owner, name in IN_STEPS:
+        monkeypatch.setattr(owner, name, strict(getattr(owner, name)))
     run_cli(*WORDS, "--device", "cuda", "--precision", precision, "--packed", pack, *words, "--log-every-steps", 10)

@@ -15,6 +15,7 @@ from workbench import SMALL, Cli, Pairs, on_ranks
 from stages.components.compute.distributed import Ranks
 from stages.distill.objectives import WeightedObjectives, build_objective
 from stages.distill.training.loop import Training
+from stages.distill.training.model import TrainedModel
 from stages.distill.training.profiler import NoClock
 from stages.distill.training.step import TrainingStep
 from stages.distill.training.validation import Validation
@@ -35,7 +36,7 @@ def take_all_turns_together() -> None:
 
     def init_with_buffers(step: Any, *args: Any, **words: Any) -> None:
         init(step, *args, **words)
-        step._forward.broadcast_buffers = True
+        step._student_on_ranks.broadcast_buffers = True
 
     def update_by_means(step: Any, lr: float) -> Tensor:
         step._ranks.average_gradients(step._objectives)
@@ -83,7 +84,7 @@ def train(ranks: Ranks, store: Path, *, before: Callable[[], None]) -> tuple[lis
     save, validate = Training._save, Validation.__call__
 
     def look_and_save(training: Training, kept: str | None) -> None:
-        states.append(tuple(map(digest, training._modules.values())))
+        states.append(tuple(map(digest, training._model.modules.values())))
         save(training, kept)
 
     def note(validation: Validation, student: nn.Module) -> dict[str, float]:
@@ -114,31 +115,29 @@ def exchanges(ranks: Ranks, *, before: Callable[[], None]) -> Counter[str]:
     torch.manual_seed(0)
     student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 8), nn.BatchNorm1d(8), nn.Linear(8, 6))
     objectives = WeightedObjectives({"dino": (1.0, build_objective("dino", dim=6, num_prototypes=4))})
+    model = TrainedModel(
+        student=student,
+        objectives=objectives,
+        optimizer=torch.optim.SGD([*student.parameters(), *objectives.parameters()], lr=0.1),
+        loss_scaler=torch.amp.GradScaler("cpu", enabled=False),
+        ema=None,
+    )
     step = TrainingStep(
-        student,
-        objectives,
-        torch.optim.SGD([*student.parameters(), *objectives.parameters()], lr=0.1),
+        model,
         ranks=ranks,
         prepare=lambda images, seeds, sizes: images,
         in_precision=contextlib.nullcontext,
-        loss_scaler=torch.amp.GradScaler("cpu", enabled=False),
         max_grad_norm=1.0,
         clock=NoClock(),
     )
     numbers = torch.arange(3)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         for last in (False, True):
-            step.accumulate(
-                torch.randn(3, 3, 4, 4),
-                seeds=torch.empty(0),
-                sizes=torch.empty(0),
-                teacher=torch.randn(3, 6),
-                rows=numbers,
-                labels=numbers,
-                counts=[3, 3],
-                share=0.5,
-                last=last,
-            )
+            with step.micro_batch(last=last):
+                embeddings = step.forward(torch.randn(3, 3, 4, 4), seeds=torch.empty(0), sizes=torch.empty(0))
+                teacher = torch.randn(3, 6)
+                loss, _ = step.loss(embeddings, teacher=teacher, rows=numbers, labels=numbers, counts=[3, 3])
+                step.backward(loss, share=0.5)
         step.update(0.1)
     return Counter(event.name for event in profile.events() if event.name.startswith("gloo:"))
 

@@ -159,8 +159,8 @@ def test_distill__trains_under_its_devices_flags_and_validates_without_trying(
     monkeypatch.setattr(
         stages.distill.run, "training_device", lambda device, **options: training_device(GPU, **options)
     )
-    monkeypatch.setattr(TrainingStep, "accumulate", watched("step", TrainingStep.accumulate))
-    monkeypatch.setattr(TrainingStep, "update", watched("step", TrainingStep.update))
+    for name in ("forward", "loss", "backward", "update"):
+        monkeypatch.setattr(TrainingStep, name, watched("step", getattr(TrainingStep, name)))
     monkeypatch.setattr(Validation, "_embed", watched("validation", Validation._embed))
     run_cli(*DISTILL, "--validation-fraction", 0.2, *words)
     shared = {"deterministic": deterministic, "warns": False, "cudnn": deterministic, "tf32": False}
@@ -180,7 +180,7 @@ def test_distill__says_which_student_and_objective_cannot_be_deterministic(
     monkeypatch.setattr(
         stages.distill.run, "training_device", lambda device, **options: training_device(GPU, **options)
     )
-    monkeypatch.setattr(TrainingStep, "accumulate", refuse)
+    monkeypatch.setattr(TrainingStep, "backward", refuse)
     message = run_cli.fails(*DISTILL, "--deterministic")
     assert "adaptive_avg_pool2d_backward_cuda has none, and got --student squeezenet1_1 and --loss infonce=1" in message
 

@@ -19,6 +19,7 @@ from stages.components.images.image_set import ImageSet
 from stages.components.images.lazy_image import open_lazily
 from stages.components.images.transforms import EvalTransform, Normalize
 from stages.components.metrics.retrieval import retrieval_metrics
+from stages.distill.data.held_out import MAX_IMAGES, HeldOutImages
 from stages.distill.data.targets import Targets
 from stages.distill.training.validation import Validation
 
@@ -70,10 +71,10 @@ def targets() -> Targets:
 
 @pytest.fixture
 def make(images: ImageSet, targets: Targets) -> Callable[..., Validation]:
-    def make(**words: Any) -> Validation:
+    def make(pairs: Tensor | None = None, max_images: int = MAX_IMAGES, **words: Any) -> Validation:
+        pairs = torch.arange(len(NAMES)) if pairs is None else pairs
+        held_out = HeldOutImages.of(images, pairs, caption_rows=CAPTION_ROWS, max_images=max_images)
         options: dict[str, Any] = {
-            "pairs": torch.arange(len(NAMES)),
-            "caption_rows": CAPTION_ROWS,
             "targets": targets,
             "transform": EvalTransform(PREPROCESSING),
             "normalize": Normalize(PREPROCESSING, CPU),
@@ -82,7 +83,7 @@ def make(images: ImageSet, targets: Targets) -> Callable[..., Validation]:
             "batch_size": 2,
             "workers": 0,
         }
-        return Validation(images, **(options | words))
+        return Validation(held_out, **(options | words))
 
     return make
 

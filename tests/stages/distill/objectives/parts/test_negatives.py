@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from objective_samples import TableCorpus
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
@@ -16,20 +17,6 @@ from stages.distill.objectives.parts.negatives import (
 )
 
 DIM = 3
-
-
-class TableCorpus:
-    """A corpus held in a tensor, rows of any length."""
-
-    def __init__(self, table: Tensor) -> None:
-        self.table = table
-
-    @property
-    def num_captions(self) -> int:
-        return len(self.table)
-
-    def gather(self, rows: Tensor) -> Tensor:
-        return self.table[rows]
 
 
 def corpus_of(num_captions: int) -> TableCorpus:

@@ -14,8 +14,7 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.commands.artifacts import artifact_problems
 from pipeline.store.store import Store
 from stages.components.student.tensor_file import write_tensors
-from stages.distill.training import loop as training
-from stages.distill.training import state as training_state
+from stages.distill.training import saving, state
 from stages.distill.training.state import TrainingState, load_training_state
 
 SAVE_EACH_STEP = ("--save-every-minutes", 1e-9)
@@ -33,7 +32,7 @@ class Writing:
         self.names: list[str] = []
         self.is_on = False
         self._before = before
-        for module in (training, training_state):
+        for module in (saving, state):
             patch.setattr(module, "write_tensors", self._write)
 
     def _write(self, tensors: Any, path: Path, **words: Any) -> None:

@@ -1,0 +1,134 @@
+"""What a student learns from: images, the teacher's targets for them, and the order in which both come."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_schemas.student_checkpoint import Preprocessing
+from stages.components.compute.distributed import Ranks
+from stages.components.images.batch_resize import resize_batch
+from stages.components.images.packed_image_set import are_raw
+from stages.components.images.transforms import Normalize, TrainCrop
+from stages.distill.data.augmentation import AUGMENTATIONS, Augment
+from stages.distill.data.batch_order import BatchRequests
+from stages.distill.data.device_pipeline import DevicePreprocess, prepares_batches
+from stages.distill.data.example_images import ExampleImages
+from stages.distill.data.examples import Examples
+from stages.distill.data.target_smoothing import TargetSmoothing
+from stages.distill.data.targets import Targets
+from stages.distill.data.training_pairs import TrainingPairs
+
+if TYPE_CHECKING:
+    from stages.distill.options import DistillParams
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a student learns from; constant while it trains.
+
+    Args:
+        images: Images by epoch and example.
+        prepare: Turns a batch's bytes into the student's input, on the device.
+        examples: Captions and labels of each example.
+        targets: Embeddings of the teacher by caption row.
+        smooth: Smooths targets before objectives see them; None leaves them as they are.
+        requests: Micro-batches of this rank, from the first step to the last.
+        manifest_rows: Manifest row of each example, for messages.
+
+    Shapes:
+        manifest_rows: (examples,), int64.
+    """
+
+    images: ExampleImages
+    prepare: DevicePreprocess
+    examples: Examples
+    targets: Targets
+    smooth: TargetSmoothing | None
+    requests: BatchRequests
+    manifest_rows: Tensor
+
+    def teacher(self, examples: Tensor, epoch: int) -> Tensor:
+        """Look up the embeddings that the student should give the images of examples in an epoch.
+
+        Shapes:
+            examples: (batch,), int64, on the CPU.
+            returns: (batch, teacher_dim), float, on the training device.
+        """
+        teacher = self.examples.targets(examples, epoch, self.targets.gather)
+        return teacher if self.smooth is None else self.smooth(teacher)
+
+
+def make_data(
+    params: "DistillParams",
+    pairs: TrainingPairs,
+    *,
+    targets: Targets,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    ranks: Ranks,
+) -> TrainingData:
+    """Bring together the images, the targets and the order of a training.
+
+    Raises:
+        ProtoRKDError: batches or episodes are too small for the ranks and micro-batches, or larger than the whole.
+    """
+    dataset, prepare = _images(params, pairs, preprocessing=preprocessing, device=device)
+    return TrainingData(
+        images=dataset,
+        prepare=prepare,
+        examples=pairs.examples,
+        targets=targets,
+        smooth=_smoothing(params, targets),
+        requests=_requests(params, pairs.examples.num, ranks),
+        manifest_rows=torch.from_numpy(pairs.manifest_rows[pairs.examples.pairs]),
+    )
+
+
+def _images(
+    params: "DistillParams", pairs: TrainingPairs, *, preprocessing: Preprocessing, device: torch.device
+) -> tuple[ExampleImages, DevicePreprocess]:
+    """Divide what is done to images between the processes that read and the device."""
+    augmentation = AUGMENTATIONS[params.augmentation]
+    size, interpolation = params.image_size, preprocessing.interpolation
+    crop = TrainCrop(
+        image_size=size, min_scale=params.crop_min_scale or augmentation.crop_min_scale, interpolation=interpolation
+    )
+    on_device = prepares_batches(device)
+    resize = on_device and are_raw(pairs.images)  # what has to be decoded is shrunk while it is
+    here, there = (None, Augment(augmentation)) if on_device else (Augment(augmentation), None)
+    return (
+        ExampleImages(pairs.images, pairs.examples.pairs, crop, here, seed=params.seed, resized=not resize),
+        DevicePreprocess(
+            Normalize(preprocessing, device),
+            there,
+            partial(resize_batch, size=size, interpolation=interpolation) if resize else None,
+        ),
+    )
+
+
+def _smoothing(params: "DistillParams", targets: Targets) -> TargetSmoothing | None:
+    if not params.target_smoothing:
+        return None
+    return TargetSmoothing.over(
+        targets,
+        share=params.target_smoothing,
+        temperature=params.smoothing_temperature,
+        num_landmarks=params.smoothing_landmarks,
+    )
+
+
+def _requests(params: "DistillParams", num_examples: int, ranks: Ranks) -> BatchRequests:
+    return BatchRequests(
+        np.arange(num_examples),
+        batch_size=params.batch_size,
+        epochs=params.epochs,
+        seed=params.seed,
+        episode_size=params.episode_size,
+        rank=ranks.rank,
+        num_ranks=ranks.size,
+        accumulate=params.accumulate_steps,
+    )
