@@ -36,7 +36,7 @@ def build_report(
     is_known = prototypes.assignment != UNASSIGNED
     sums = cosine_sums(prototypes)
     means = sums / np.maximum(sizes, 1)
-    hearts = NearestCaptions(prototypes)
+    nearest = NearestCaptions(prototypes)
     return {
         "embeddings": embeddings_digest,
         "dim": prototypes.centroids.shape[1],
@@ -59,7 +59,7 @@ def build_report(
                 "mean_cosine": float(means[number]),
                 "captions": [
                     {"row": row, "caption": captions[row].as_py(), "cosine": float(prototypes.cosines[row])}
-                    for row in hearts.rows(number, CAPTIONS_PER_PROTOTYPE)
+                    for row in nearest.rows(number, CAPTIONS_PER_PROTOTYPE)
                 ],
             }
             for group, numbers in choose_examples(sizes, means).items()
