@@ -82,7 +82,7 @@ class CachedResolver(AbstractResolver):
             try:
                 infos = socket.getaddrinfo(host, None, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
                 addresses = [(int(kind), protocol, str(place[0])) for kind, _, protocol, _, place in infos]
-            except Exception as error:  # whoever asked hears of it
+            except Exception as error:  # raised where the name was asked for
                 problem = error
             if not loop.is_closed():
                 loop.call_soon_threadsafe(settle, addresses, problem)

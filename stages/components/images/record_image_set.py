@@ -42,7 +42,7 @@ class Located:
 
     Shapes:
         container: (images,), int32; or a tensor in shared memory.
-        first, second: (images,), int64; likewise.
+        first, second: (images,), int64; or tensors in shared memory.
     """
 
     containers: tuple[Records, ...]

@@ -88,7 +88,7 @@ class RemoteImageSet(ImageSet):
 
     def _digest(self, number: int) -> bytes:
         digest = self.sha256[_place(number)]
-        return digest if any(digest) else b""  # zeros stand for an image that was not there
+        return digest if any(digest) else b""  # zeros mean that there was no image
 
     def _read(self, number: int) -> bytes | str:
         """Read an object, from the cache if possible; or return the reason why it is no image."""

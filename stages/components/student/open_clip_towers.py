@@ -93,7 +93,7 @@ def download_tower(tower: str, tag: str, *, image_size: int) -> nn.Module:
         )
     try:
         path = open_clip.download_pretrained(published)
-    except Exception as error:  # whatever the HTTP client and the hub's client raise
+    except Exception as error:  # of the HTTP client or the hub's client, of many types
         raise ProtoRKDError(
             f"--pretrained {PREFIX}{tag} must be downloadable; got {error}. Pass --init-from FILE instead."
         ) from error
