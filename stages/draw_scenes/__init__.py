@@ -1,1 +1,1 @@
-"""The embedded default: captioned scenes drawn from handwritten digits, and a small teacher for them."""
+"""The built-in data set: captioned scenes drawn from handwritten digits, and a small teacher for them."""

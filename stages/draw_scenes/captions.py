@@ -1,4 +1,4 @@
-"""What a scene shows, and the words for it.
+"""Plan the contents of a scene, and describe them in words.
 
 Word-embedding teachers read a caption through sentence-transformers' WhitespaceTokenizer, which drops English stop
 words, among them "one" to "six", "eight", "nine", "once", "top" and "bottom". Captions therefore write digits as
@@ -39,11 +39,11 @@ class Group:
     """One to three drawings of the same digit, side by side.
 
     Args:
-        digit: from 0 to 9.
-        colour: one of ``COLOURS``.
-        is_big: a big digit is about half as tall again as a small one.
-        count: from 1 to 3.
-        position: a key of ``POSITIONS``.
+        digit: Digit from 0 to 9.
+        colour: Colour, one of ``COLOURS``.
+        is_big: Whether the digit is big, about 1.5 times as tall as a small one.
+        count: Number of drawings, from 1 to 3.
+        position: Position, a key of ``POSITIONS``.
     """
 
     digit: int
@@ -74,12 +74,12 @@ def _plan_group(dice: Dice, *, colour: str, position: str, is_alone: bool) -> Gr
 def write_caption(groups: Sequence[Group], *, background: str, dice: Dice) -> str:
     """Describe a scene in one of many wordings.
 
-    Each group's digit, colour, size, count and position is always said; the background only in some captions.
+    Each group's digit, colour, size, count and position is always named; the background only in some captions.
 
     Args:
-        groups: at least one.
-        background: "dark" or "light".
-        dice: chooses the wording.
+        groups: Groups in the scene, at least one.
+        background: Background of the scene: "dark" or "light".
+        dice: Random choices of the wording.
     """
     phrases = [_describe(group, dice) for group in groups]
     listed = " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)

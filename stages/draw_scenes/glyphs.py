@@ -1,4 +1,4 @@
-"""Handwritten digits as smooth masks of any height."""
+"""Make smooth masks of handwritten digits, at any height."""
 
 from functools import cache, lru_cache
 from typing import Literal
@@ -10,7 +10,7 @@ from PIL import Image
 Split = Literal["train", "test"]
 
 _MASTER_SCALE = 8
-_WIDEST = 0.72  # of the height; a few very wide zeros and fives are squeezed to it
+_WIDEST = 0.72  # of the height; a few very wide zeros and fives are narrowed to it
 
 
 @lru_cache(maxsize=1)
@@ -52,8 +52,8 @@ def glyph(row: int, height: int) -> NDArray[np.float32]:
     Masks are cached, since a set of scenes draws each of them many times; do not write into one.
 
     Args:
-        row: the row of ``load_digits``, from 0 to 1796.
-        height: in pixels; the width follows.
+        row: Row of ``load_digits``, from 0 to 1796.
+        height: Height in pixels; the width follows.
 
     Shapes:
         returns: (height, width, 1), float32, from 0 to 1.

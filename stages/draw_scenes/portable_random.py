@@ -9,15 +9,15 @@ T = TypeVar("T")
 
 
 class Dice:
-    """Random choices from a stream that belongs to one (seed, stream, index) alone.
+    """Random choices that depend only on (seed, stream, index).
 
     Scene 7 is therefore the same scene whether ten or a million are drawn. The choices are made from raw Philox words,
     which NumPy promises never to change; it makes no such promise for its distributions.
 
     Args:
-        seed: from 0 to 2**64 - 1.
-        stream: separates uses that share a seed, such as train and test; from 0 to 2**16 - 1.
-        index: separates the items of one stream; from 0 to 2**48 - 1.
+        seed: Seed, from 0 to 2**64 - 1.
+        stream: Number that separates uses of a seed, such as train and test; from 0 to 2**16 - 1.
+        index: Number that separates the items of a stream; from 0 to 2**48 - 1.
     """
 
     def __init__(self, *, seed: int, stream: int, index: int) -> None:

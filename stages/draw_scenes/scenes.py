@@ -1,4 +1,4 @@
-"""Captioned scenes drawn from handwritten digits, and the files that hold them."""
+"""Draw captioned scenes from handwritten digits, and write their files."""
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ _SCENE_STREAMS: dict[Split, int] = {"train": 0, "test": 1}
 _COLOUR_STREAMS: dict[Split, int] = {"train": 2, "test": 3}
 _SMALLEST_IMAGE = 32
 
-# Both sets of inks go by the same names: yellow that is clear on a dark background vanishes on a light one.
+# Both sets of inks have the same names; yellow that is clear on a dark background vanishes on a light one.
 _INKS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "dark": (
         (238, 50, 45),
@@ -69,10 +69,10 @@ def draw_scenes(*, split: Split, num_scenes: int, image_size: int, seed: int) ->
     splits share no handwritten instance.
 
     Args:
-        split: which instances to draw from.
-        num_scenes: how many to yield.
-        image_size: side in pixels, at least 32.
-        seed: another seed gives other scenes.
+        split: Split of the handwritten instances to draw from.
+        num_scenes: Number of scenes.
+        image_size: Side of a scene in pixels, at least 32.
+        seed: Seed of the scenes.
 
     Raises:
         ProtoRKDError: the image size is under 32 pixels.
@@ -94,7 +94,7 @@ def write_scenes(scenes: Iterable[Scene], folder: Path, *, split: Split) -> int:
     The manifest has the columns filepath and title, with paths relative to itself; it is written last.
 
     Returns:
-        How many scenes were written.
+        Number of scenes that were written.
     """
     lines = ["filepath\ttitle"]
     for index, scene in enumerate(scenes):
@@ -111,10 +111,10 @@ def write_colour_folders(folder: Path, *, image_size: int, seed: int, num_per_cl
     Folder names are the captions' words for the colours.
 
     Args:
-        folder: where ``colours`` is made.
-        image_size: side in pixels, at least 32.
-        seed: another seed gives other images.
-        num_per_class: images of each colour in each of the two splits.
+        folder: Folder in which ``colours`` is made.
+        image_size: Side of an image in pixels, at least 32.
+        seed: Seed of the images.
+        num_per_class: Number of images of each colour in each of the two splits.
 
     Raises:
         ProtoRKDError: the image size is under 32 pixels.
@@ -168,7 +168,7 @@ def _digit_height(group: Group, image_size: int) -> int:
 
 
 def _offset(size: int, extent: int, alignment: float, dice: Dice) -> int:
-    """Place an extent near one side (0 or 1) or the middle (0.5) of the image, moved a little at random."""
+    """Return the offset of an extent near one side (0 or 1) or in the middle (0.5), moved a little at random."""
     margin = size // 32
     inward = margin + dice.below(1 + size // 24)
     if alignment == 0.5:

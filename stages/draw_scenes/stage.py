@@ -1,4 +1,4 @@
-"""draw-scenes: a small world to try everything on, without a download.
+"""draw-scenes: draw a small data set to try everything on, without a download.
 
 Takes:  nothing: the handwritten digits come with scikit-learn.
 Does:   draws captioned scenes of coloured digits, and makes word vectors from the captions of the training scenes.
@@ -20,7 +20,7 @@ _IMAGES_PER_COLOUR = 40
 
 @dataclass(frozen=True)
 class DrawInputs:
-    """There are none."""
+    """The stage has no inputs."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class DrawParams:
 
 @dataclass(frozen=True)
 class DrawRuntime:
-    """Nothing changes only how fast it runs."""
+    """The stage has no runtime options."""
 
 
 def draw(params: DrawParams, sources: DrawSources, out: Draft, runtime: DrawRuntime, context: Context) -> Result:

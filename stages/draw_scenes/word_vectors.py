@@ -1,4 +1,4 @@
-"""A small word-embedding teacher, made from nothing but captions."""
+"""Make a small word-embedding teacher from captions alone."""
 
 import hashlib
 import string
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from data_schemas.errors import ProtoRKDError
 
-_WINDOW = 4  # words on each side that count as company
-_COMPANY_WEIGHT = 0.6
+_WINDOW = 4  # words on each side that count as context
+_CONTEXT_WEIGHT = 0.6
 _IDENTITY_WEIGHT = 0.8  # the squares of the two weights add up to 1
 _SMALLEST_DIM = 8
 
@@ -19,13 +19,13 @@ _SMALLEST_DIM = 8
 def word_vectors(captions: Sequence[str], *, dim: int) -> dict[str, NDArray[np.float64]]:
     """Make one unit vector for each word of the captions.
 
-    A quarter of the dimensions tells the word's company: the leading factors of positive pointwise mutual information
-    (Levy and Goldberg, NeurIPS 2014). The rest are signs hashed from the word itself, because words that keep the same
-    company, as all colours do, would otherwise share one vector and a caption could not tell red from blue.
+    A quarter of the dimensions encodes the word's context: the leading factors of positive pointwise mutual information
+    (Levy and Goldberg, NeurIPS 2014). The rest are signs hashed from the word itself, because words with the same
+    context, such as all colours, would otherwise share one vector and a caption could not tell red from blue.
 
     Args:
-        captions: at least one word in all; case and punctuation around a word are ignored.
-        dim: width of a vector, at least 8; a wider one keeps words further apart.
+        captions: Captions with at least one word in all; case and punctuation around a word are ignored.
+        dim: Width of a vector, at least 8; a wider one keeps words further apart.
 
     Raises:
         ProtoRKDError: ``dim`` is under 8, or there is no word.
@@ -35,14 +35,14 @@ def word_vectors(captions: Sequence[str], *, dim: int) -> dict[str, NDArray[np.f
     """
     if dim < _SMALLEST_DIM:
         raise ProtoRKDError(f"word vector dim must be at least {_SMALLEST_DIM}; got {dim}. Choose 32 or more.")
-    company_dim = dim // 4
+    context_dim = dim // 4
     sentences = [split_words(caption) for caption in captions]
     words = sorted({word for sentence in sentences for word in sentence})
     if not words:
         raise ProtoRKDError(f"captions must hold at least one word; got none in {len(captions)} captions. Check them.")
-    company = _unit_rows(_factor(_positive_mutual_information(sentences, words), company_dim))
-    identity = _unit_rows(np.array([_signs(word, dim - company_dim) for word in words]))
-    vectors = _unit_rows(np.hstack([_COMPANY_WEIGHT * company, _IDENTITY_WEIGHT * identity]))
+    context = _unit_rows(_factor(_positive_mutual_information(sentences, words), context_dim))
+    identity = _unit_rows(np.array([_signs(word, dim - context_dim) for word in words]))
+    vectors = _unit_rows(np.hstack([_CONTEXT_WEIGHT * context, _IDENTITY_WEIGHT * identity]))
     return dict(zip(words, vectors, strict=True))
 
 

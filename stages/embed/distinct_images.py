@@ -1,4 +1,4 @@
-"""Which images are the same, and so share a row; in an artifact, and among those that are to be embedded."""
+"""Find equal images, which share a row, among the images to embed and in an artifact."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from stages.components.images.image_set import ImageSet
 
 @dataclass(frozen=True)
 class Distinct:
-    """Images, and which of them are the same.
+    """Images, with equal ones mapped to the same row.
 
     Args:
-        images: the images by number, each path once.
-        digests: of their files, by number; None where it is not known, or there is no file.
+        images: Images by number, each path once.
+        digests: Digests of their files, by number; None where it is unknown, or there is no file.
 
     Shapes:
-        rows: (images,), int64: the row of each in the array; equal images share one.
+        rows: (images,), int64: row of each image in the array; equal images share one.
         firsts: (rows,), int64: number of the first image of each row.
     """
 
@@ -34,7 +34,7 @@ class Distinct:
     @classmethod
     def of(cls, images: ImageSet, digests: Sequence[str | None]) -> "Distinct":
         """Number the distinct images in order of first appearance."""
-        # A path cannot pass for a digest: it begins with a NUL, which no path may hold.
+        # The NUL keeps a number from being taken for a digest.
         keys = [digest or f"\0{number}" for number, digest in enumerate(digests)]
         rows = pa.array(keys, pa.large_string()).dictionary_encode().indices.to_numpy().astype(np.int64)
         return cls(images, digests, rows, np.unique(rows, return_index=True)[1])
@@ -45,15 +45,15 @@ class Distinct:
         return pa.array([self.digests[number] for number in self.firsts], pa.large_string())
 
     def path(self, row: int) -> str:
-        """Of the first image of a row."""
+        """Return the path of a row's first image."""
         return self.images.paths[int(self.firsts[row])]
 
     def write(self, root: Path, *, without: set[int]) -> None:
-        """Write which image has which row into an artifact's folder.
+        """Write each image's path, row and digest to an artifact's folder.
 
         Args:
-            root: the folder.
-            without: numbers of images that have no embedding.
+            root: Folder of the artifact.
+            without: Numbers of images that have no embedding.
         """
         numbers = [number for number in range(len(self.rows)) if number not in without]
         columns: dict[str, Any] = {
@@ -65,7 +65,7 @@ class Distinct:
 
 
 def read_keys(root: Path) -> pa.Array:
-    """Digest of each row of an artifact, in row order; none where it is not known."""
+    """Read the digest of each row of an artifact, in row order; null where it is unknown."""
     table = read_images(root)
     rows = table["image_row"].to_numpy()
     keys = np.full(int(rows.max()) + 1 if len(rows) else 0, None, dtype=object)

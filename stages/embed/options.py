@@ -32,11 +32,11 @@ class EmbedInputs(ImageSource):
 
 @dataclass(frozen=True)
 class Images:
-    """What is embedded.
+    """Images to embed.
 
     Args:
-        images: the images, each path once.
-        by_content: whether the digests of their files tell which are the same.
+        images: Images to embed, each path once.
+        by_content: Whether images are the same if the digests of their files are.
     """
 
     images: ImageSet

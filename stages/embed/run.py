@@ -1,4 +1,4 @@
-"""What the embed stage does: distinct images through the student, into shards that are each whole."""
+"""Embed distinct images by the student, shard by shard."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -47,12 +47,12 @@ def embed_images(
     draft: Draft,
     context: Context,
 ) -> Result:
-    """Embed images, each once, into a draft; shards that stand whole are kept.
+    """Embed images, each once, into a draft; shards that are already complete are kept.
 
-    An image that cannot be read keeps its row, of zeros, so that a shard is a function of its own images alone.
+    An unreadable image keeps its row, of zeros, so that a shard depends only on its own images.
 
     Reads:  earlier artifacts of the same student, precision and dtype, unless the run is forced.
-    Writes: embeddings of shape (distinct images, dim), and which image has which row.
+    Writes: embeddings of shape (distinct images, dim), and the row of each image.
 
     Raises:
         ProtoRKDError: too many images cannot be read, an embedding is not finite, or the disk is full.
@@ -94,15 +94,15 @@ def embed_images(
 
 
 class _Work:
-    """The shards of a draft: what of them is read, and why some images cannot be.
+    """The work on a draft's shards, with the reasons of rejected images.
 
     Args:
-        params: what changes the output.
-        runtime: how the images are read.
-        student: that embeds.
-        distinct: the images.
-        known: rows that are taken over, or None.
-        draft: where to.
+        params: Parameters of the stage.
+        runtime: Runtime options of the stage.
+        student: Weights of the student that embeds.
+        distinct: Distinct images to embed.
+        known: Rows reused from earlier artifacts, or None.
+        draft: Draft of the artifact.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class _Work:
         self.num_embedded, self.num_resumed = 0, 0
 
     def embed_missing(self, device: torch.device, precision: str) -> None:
-        """Write every shard that does not stand whole."""
+        """Write every shard that is not complete yet."""
         missing = [shard for shard in self._embeddings.shards() if not self._stands(shard)]
         to_read = [self._unknown(shard) for shard in missing]
         total = len(self._distinct.firsts)
@@ -153,29 +153,29 @@ class _Work:
                 advance(len(values) - len(rows))
 
     def rejections(self) -> list[Rejection]:
-        """Every image of a row that could not be read."""
+        """Return the rejection of every image whose row could not be read."""
         numbers = np.flatnonzero(np.isin(self._distinct.rows, list(self.reasons))).tolist()
         paths, rows = self._distinct.images.paths, self._distinct.rows
         reasons = [self.reasons[int(rows[number])] for number in numbers]
         return [Rejection(number, why, paths[number]) for number, why in zip(numbers, reasons, strict=True)]
 
     def _stands(self, shard: Shard) -> bool:
-        """Whether a shard is whole; its rows of zeros tell which images to ask again what is wrong with them."""
+        """Return whether a shard is complete; images of its rows of zeros are opened again, to note their reasons."""
         if not self._draft.is_whole(shard.path):
             return False
         for row in np.flatnonzero(~self._embeddings.read(shard.start, shard.stop).any(axis=1)) + shard.start:
-            _, found = self._opened[int(self._distinct.firsts[row])]
-            if isinstance(found, str):
-                self.reasons[int(row)] = found
+            _, opened = self._opened[int(self._distinct.firsts[row])]
+            if isinstance(opened, str):
+                self.reasons[int(row)] = opened
         return True
 
     def _unknown(self, shard: Shard) -> NDArray[np.int64]:
-        """Rows of a shard that have to be read."""
+        """Return the rows of a shard that have to be embedded."""
         rows = np.arange(shard.start, shard.stop)
         return rows if self._known is None else rows[~self._known.is_known[rows]]
 
     def _read(self, rows: Sequence[NDArray[np.int64]], *, pin_memory: bool) -> ImageLoader:
-        """Read images in batches, which no shard shares with another: each comes out as if it were alone."""
+        """Read images in batches that do not cross shards, so that each shard comes out as if it were alone."""
         numbers = [self._distinct.firsts[some].tolist() for some in rows]
         batches = [batch for some in numbers for batch in batches_of(some, self._runtime.batch_size)]
         workers = min(num_workers(self._runtime.workers), len(batches))
@@ -185,13 +185,13 @@ class _Work:
         )
 
     def _note(self, batch: Batch) -> None:
-        """Keep why images could not be read, and stop where they are too many."""
+        """Note why images could not be read, and raise an error if they are too many."""
         self.reasons |= {int(self._distinct.rows[number]): reason for number, reason in batch.rejected.items()}
         if batch.rejected:
             check_rejected(self.rejections(), self._distinct.images, max_bad_fraction=self._runtime.max_bad_fraction)
 
     def _write(self, shard: Shard, values: NDArray[np.float32]) -> None:
-        """Put the rows that are known and those that were embedded together, on disk and in the journal."""
+        """Merge known and embedded rows, and write them to disk and the journal."""
         if self._params.normalize:
             values = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), np.finfo(np.float32).tiny)
         stored = store_as(
@@ -209,7 +209,7 @@ class _Work:
 
 
 def _sources(store: Store, student: StudentWeights, params: "EmbedParams", precision: str) -> list[Artifact]:
-    """Artifacts whose rows are what this run would make, the newest first."""
+    """Return the artifacts whose rows equal those of this run, the newest first."""
     alike = ("embedding_dtype", "normalize")
     return [
         artifact

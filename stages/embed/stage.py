@@ -1,7 +1,7 @@
-"""embed: every image of a folder, a manifest or a pack through a student, once.
+"""embed: embed every image of a folder, a manifest or a pack once, by a student.
 
 Takes:  an artifact of distill, and images.
-Does:   finds the distinct images, takes over what earlier artifacts know, embeds the rest, shard by shard.
+Does:   finds the distinct images, reuses rows of earlier artifacts, embeds the rest, shard by shard.
 Gives:  embeddings.zarr (row k: the embedding of image k), images.parquet, rejected.parquet, embed.json.
 """
 
@@ -16,7 +16,7 @@ from stages.embed.options import EmbedInputs, EmbedParams, EmbedRuntime, EmbedSo
 
 
 def embed(params: EmbedParams, sources: EmbedSources, out: Draft, runtime: EmbedRuntime, context: Context) -> Result:
-    """Write one embedding per distinct image, in order of first appearance."""
+    """Write one embedding for each distinct image, in order of first appearance."""
     from stages.embed.run import embed_images
 
     return embed_images(

@@ -1,1 +1,1 @@
-"""Stage one: every distinct caption through the frozen teacher, once."""
+"""Stage one: embed every distinct caption once, by the frozen teacher."""

@@ -1,4 +1,4 @@
-"""``--teacher-precision auto``: settled before anything is hashed, by what the store holds, else by the device."""
+"""Resolve ``--teacher-precision auto`` before anything is hashed: by the store's artifacts, else by the device."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,11 +22,11 @@ _STAGE = "encode-teacher"
 def settle_precision(
     params: "EncodeParams", sources: "EncodeSources", runtime: "EncodeRuntime", context: Context
 ) -> "EncodeParams":
-    """Turn "auto" into fp32 or bf16, and say why.
+    """Turn "auto" into fp32 or bf16, and log why.
 
-    What the store holds of this teacher decides, so that its rows are taken over wherever the command runs: the
-    artifact of the same request, else the newest. In a new store it is bf16 on GPUs that have it, else fp32. Torch is
-    imported only to look at a GPU.
+    The store's artifacts of this teacher decide, so that their rows are reused on any machine: the artifact of the same
+    request, else the newest. In a new store it is bf16 on GPUs that have it, else fp32. Torch is imported only to look
+    at a GPU.
     """
     if params.teacher_precision != "auto":
         return params
@@ -40,7 +40,7 @@ def settle_precision(
 
 
 def _earlier(params: "EncodeParams", sources: "EncodeSources", context: Context) -> Artifact | None:
-    """The artifact of the same request but for the precision, else the newest of the same teacher."""
+    """Find the artifact of the same request, up to the precision, else the newest of the same teacher."""
     asked = _but_precision(canonical(params)), {name: entry.digest for name, entry in hashed_inputs(sources).items()}
 
     def is_same(record: ArtifactRecord) -> bool:

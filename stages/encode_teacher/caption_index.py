@@ -1,4 +1,4 @@
-"""From the rows of a manifest to distinct captions and the pair index."""
+"""Turn the rows of a manifest into distinct captions and the pair index."""
 
 import pyarrow as pa
 
@@ -7,7 +7,7 @@ def index_captions(table: pa.Table) -> tuple[pa.Array, pa.Table]:
     """Number the distinct captions in order of first appearance.
 
     Args:
-        table: row, image and caption, in manifest order; perhaps label.
+        table: Table with row, image and caption, in manifest order, and perhaps label.
 
     Returns:
         The distinct captions, and the pair index: manifest_row, image, caption_row, and label if the table has it.

@@ -1,7 +1,7 @@
-"""encode-teacher: every distinct caption of a manifest through the frozen teacher, once.
+"""encode-teacher: embed every distinct caption of a manifest once, by the frozen teacher.
 
 Takes:  image-caption pairs in any usual form, and a sentence-transformers model (or a file of word vectors).
-Does:   finds the distinct captions, takes over what earlier artifacts know, embeds the rest, shard by shard.
+Does:   finds the distinct captions, reuses rows of earlier artifacts, embeds the rest, shard by shard.
 Gives:  embeddings.zarr (row k: the embedding of caption k), captions.parquet, pairs.parquet, rejected.parquet.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def encode_teacher(
     params: EncodeParams, sources: EncodeSources, out: Draft, runtime: EncodeRuntime, context: Context
 ) -> Result:
-    """Write one embedding per distinct caption, in order of first appearance, and which image goes with which."""
+    """Write one embedding for each distinct caption, in order of first appearance, and the pair index."""
     from data_schemas.pair_index import read_labels, write_pairs, write_rejected
     from stages.components.embeddings.caption_embeddings import write_caption_embeddings
     from stages.encode_teacher.caption_index import index_captions

@@ -1,4 +1,4 @@
-"""What encoding would have to do: captions that the teacher has not seen, and the bytes of all embeddings."""
+"""Estimate the work of encoding: captions without a known embedding, and the bytes of all embeddings."""
 
 import json
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ _WIDTHS = ("out_features", "embedding_dimension", "word_embedding_dimension", "h
 
 
 def encoding_work(params: "EncodeParams", sources: "EncodeSources", context: Context) -> Work:
-    """Read the manifest as the stage does, and count."""
+    """Read the manifest as the stage does, and count its captions and bytes."""
     manifest = params.read(
         sources.manifest.value,
         label_column=params.label_column,
@@ -43,7 +43,7 @@ def encoding_work(params: "EncodeParams", sources: "EncodeSources", context: Con
 
 
 def teacher_dim(source: TeacherSource) -> int | None:
-    """Width of a teacher's embeddings, by what its files say of it; None where they do not."""
+    """Return the width of a teacher's embeddings from its files; None if they do not tell."""
     if source.kind == "word-vectors":
         try:
             return measure_vectors(source.path)[1]

@@ -1,9 +1,9 @@
-"""Put a student and its teacher into one model, for people who do not have this project.
+"""Combine a student and its teacher into one model, for people who do not have this project.
 
-`modeling_protorkd.py` goes with the model, so it imports nothing of ours and says again, in few lines, how images are
-prepared and backbones built; tests hold it to `stages/` image by image and backbone by backbone. What it adds to
-sentence-transformers is a router that goes by type, because the library's own opens captions that look like addresses.
-The teacher's files are copied, never saved anew; what has no files yet (word vectors) is written in one order. What the
-card says is gathered by `identify` and hashed as an input of its own, ``lineage``, so the same request gives the same
-bytes. Copies and uploads happen each time that an export is asked for (`delivery`), and nothing of them is hashed.
+`modeling_protorkd.py` is part of the model, so it imports nothing of ours and repeats, in few lines, how images are
+prepared and backbones built; tests compare it with `stages/` image by image and backbone by backbone. To
+sentence-transformers it adds a router by type, because the library's own opens captions that look like addresses.
+The teacher's files are copied, never saved anew; modules without files (word vectors) are written in one order. The
+facts on the card are gathered by `identify` and hashed as an input of their own, ``lineage``, so the same request
+gives the same bytes. Copies and uploads (`delivery`) happen each time that an export is asked for, and are not hashed.
 """

@@ -1,4 +1,4 @@
-"""The model card: README.md with the front matter that the model hub reads, and what a reader should know."""
+"""Write the model card: README.md with the front matter that the model hub reads."""
 
 import html
 import re
@@ -25,17 +25,17 @@ _HUB_TASKS = {"retrieval": "image-text-retrieval", "zero_shot": "zero-shot-image
 
 
 class _Written(str):
-    """Markdown of ours, which is not escaped again."""
+    """A string of Markdown that is not escaped again."""
 
 
 def write_card(out: Path, params: "ExportParams", *, lineage: Lineage, evaluation: ChosenEvaluation | None) -> None:
-    """Write ``README.md``.
+    """Write ``README.md`` into an export.
 
     Args:
-        out: the export's folder.
-        params: formats, licence, names and languages.
-        lineage: where the model comes from.
-        evaluation: with the figures to show, if there is one.
+        out: Folder of the export.
+        params: Formats, licence, names and languages.
+        lineage: Origin of the model.
+        evaluation: Evaluation with the figures to show; None shows none.
     """
     teacher, student = lineage["teacher"], lineage["student"]
     figures = evaluation.figures() if evaluation else []
@@ -71,7 +71,7 @@ def write_card(out: Path, params: "ExportParams", *, lineage: Lineage, evaluatio
 
 
 def escape(value: Any) -> str:
-    """Write a value so that Markdown and HTML take it for text, on one line."""
+    """Escape a value, so that Markdown and HTML show it as text on one line."""
     if isinstance(value, _Written):
         return value
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in str(value)).split())
@@ -79,7 +79,7 @@ def escape(value: Any) -> str:
 
 
 def _front_matter(params: "ExportParams", *, lineage: Lineage, title: str, figures: list[Figure]) -> str:
-    """What the hub files a model by, as YAML."""
+    """Return the metadata by which the hub lists a model, as YAML."""
     from huggingface_hub import EvalResult, ModelCardData
 
     with_text = "sentence-transformers" in params.format
@@ -134,7 +134,7 @@ def _recipe_words(recipe: dict[str, Any]) -> str:
 
 
 def _counts(lineage: Lineage) -> Iterator[tuple[str, Any]]:
-    """What was made and what was dropped, of captions and of images; reasons each for itself."""
+    """Yield the counts of captions and images that were made and dropped, with one entry for each reason."""
     for what in ("captions", "training"):
         for name, value in lineage[what].get("counts", {}).items():
             numbers = value if isinstance(value, dict) else {"": value}

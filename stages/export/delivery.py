@@ -1,4 +1,4 @@
-"""Hands an export out: a copy in a folder, and an upload to the model hub; never the store's own record of it."""
+"""Deliver an export: copy it to a folder, and upload it to the model hub, without the store's own record of it."""
 
 import glob
 import os
@@ -14,14 +14,14 @@ from stages.export.manifest import MANIFEST_NAME, changes
 
 
 def copy_to(folder: Path, artifact: Artifact) -> None:
-    """Copy an export, whole or not at all.
+    """Copy an export atomically.
 
     Args:
-        folder: new, empty, or a copy of an earlier export, which is replaced.
-        artifact: of export.
+        folder: Target folder: new, empty, or a copy of an earlier export, which is replaced.
+        artifact: Artifact of export.
 
     Raises:
-        ProtoRKDError: the folder holds something else, or cannot be written, or the artifact is not whole.
+        ProtoRKDError: the folder holds something else, or cannot be written, or the artifact is damaged.
     """
     artifact.require_whole(read=True)
     names = _shared_names(artifact)
@@ -35,7 +35,7 @@ def copy_to(folder: Path, artifact: Artifact) -> None:
         try:
             for name in names:
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(artifact.path / name, made / name)  # not with the modes of the store's files
+                shutil.copyfile(artifact.path / name, made / name)  # without the modes of the store's files
             fsync_all([made / name for name in names])
             if folder.exists():
                 folder.rename(old)
@@ -54,13 +54,13 @@ def push(artifact: Artifact, repository: str, *, private: bool, revision: str | 
     The hub's own client finds the token, in its cache or in HF_TOKEN.
 
     Args:
-        artifact: of export.
-        repository: OWNER/NAME; made if need be.
-        private: only where it is made.
-        revision: branch, made if need be; None for the main one.
+        artifact: Artifact of export.
+        repository: Repository, OWNER/NAME; created if necessary.
+        private: Whether a repository that is created is private; False leaves that to the owner's settings.
+        revision: Branch, created if necessary; None for the main one.
 
     Raises:
-        ProtoRKDError: the hub cannot be reached, or refuses, or the artifact is not whole.
+        ProtoRKDError: the hub cannot be reached, or refuses, or the artifact is damaged.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
@@ -68,7 +68,7 @@ def push(artifact: Artifact, repository: str, *, private: bool, revision: str | 
     artifact.require_whole(read=True)
     api = HfApi(library_name="protorkd")
     try:
-        # Unless it is asked for, whether a new repository is private is left to the owner's settings.
+        # None leaves it to the owner's settings whether a new repository is private.
         name = api.create_repo(repository, private=private or None, repo_type="model", exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(name, branch=revision, exist_ok=True)
@@ -91,12 +91,12 @@ def push(artifact: Artifact, repository: str, *, private: bool, revision: str | 
 
 
 def _shared_names(artifact: Artifact) -> list[str]:
-    """What leaves the store: neither record nor journal, which name folders of this machine."""
+    """Return the files to deliver: neither record nor journal, which name folders of this machine."""
     return [file.path for file in artifact.record.digested_files]
 
 
 def _is_earlier_export(folder: Path) -> bool:
-    """Whether the folder is a copy of an export that nobody has changed; an empty one is none.
+    """Return whether the folder is an unchanged copy of an export; False if it is empty.
 
     Raises:
         ProtoRKDError: it holds anything else.
@@ -117,7 +117,7 @@ def _is_earlier_export(folder: Path) -> bool:
 
 
 def _reason(error: Exception, token: str | None) -> str:
-    """What the hub said: without addresses and headers of requests, and without the token, whoever may repeat it."""
+    """Return the hub's answer without addresses and headers of requests, and without the token."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     said = getattr(error, "server_message", None) or ("" if status else str(error))
     line = said.partition("\n")[0].strip().rstrip(".")

@@ -1,4 +1,4 @@
-"""The figures that a model card shows, out of an evaluation of the very weights that are exported."""
+"""Find the figures for a model card, in an evaluation of the same weights that are exported."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,17 +26,17 @@ _TASKS = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A measure on a set of images.
+    """A value of a measure on a set of images.
 
     Args:
-        set: its name.
-        task: as people call it.
-        task_name: as the report calls it.
-        measure: such as ``text_to_image/recall@10``.
-        value: percent, or a rank for ``median_rank``.
-        interval: ends of the 95 % interval, or None.
-        chance: what guessing gives, or None where that is not known.
-        num_pictures: that were measured.
+        set: Name of the set.
+        task: Name of the task for people.
+        task_name: Name of the task in the report.
+        measure: Name of the measure, such as ``text_to_image/recall@10``.
+        value: Value in percent, or a rank for ``median_rank``.
+        interval: Ends of the 95 % interval, or None.
+        chance: Value of guessing, or None if it is not known.
+        num_pictures: Number of images that were measured.
     """
 
     set: str
@@ -54,10 +54,10 @@ class ChosenEvaluation:
     """An evaluation of the weights that are exported.
 
     Args:
-        artifact: of evaluate.
-        report: as it was written.
-        is_shown: whether the report shows these weights in full, with intervals, or has their metrics alone.
-        checkpoint: what it calls them.
+        artifact: Artifact of evaluate.
+        report: Report as it was written.
+        is_shown: Whether the report shows these weights in full, with intervals, or only has their metrics.
+        checkpoint: Name of the weights in the report.
     """
 
     artifact: Artifact
@@ -66,11 +66,11 @@ class ChosenEvaluation:
     checkpoint: str
 
     def figures(self) -> list[Figure]:
-        """Those of tasks that need no explanation; the analysis of the space is for the report."""
+        """Return the figures of common tasks; the analysis of the space stays in the report."""
         return list(self._figures())
 
     def overlaps(self) -> list[dict[str, Any]]:
-        """Sets of which images, or near copies, were trained on."""
+        """Return the entries of sets of which images, or near copies, were trained on."""
         return [entry for entry in self.report["overlap"] if entry["num_exact"] or entry["num_near"]]
 
     def _figures(self) -> Iterator[Figure]:
@@ -101,12 +101,12 @@ def find_evaluation(reference: str | None, *, student: StudentWeights, store: St
     """Find the evaluation whose figures the card shows.
 
     Args:
-        reference: as ``--evaluation`` has it: an artifact of evaluate, ``none``, or None for the newest.
-        student: the weights that are exported.
-        store: where.
+        reference: Value of ``--evaluation``: an artifact of evaluate, ``none``, or None for the newest.
+        student: Weights that are exported.
+        store: Store with the evaluations.
 
     Raises:
-        ProtoRKDError: the one that is named is of other weights, or is not as it was written.
+        ProtoRKDError: the named evaluation is of other weights, or has changed.
     """
     if reference == NONE:
         return None
@@ -146,7 +146,7 @@ def _read(artifact: Artifact, names: set[str]) -> ChosenEvaluation | None:
 
 
 def _names(student: StudentWeights) -> set[str]:
-    """What an evaluation may call these weights: the last epoch's are also what the distillation ended with."""
+    """Return the names that an evaluation may use for these weights: the last ones may also be those of an epoch."""
     assert student.artifact is not None
     same = {file.path for file in student.artifact.record.files if file.sha256 == student.sha256}
     epochs = student.artifact.record.params.get("epochs", 0)

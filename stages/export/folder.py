@@ -1,4 +1,4 @@
-"""The folder that ``SentenceTransformer(folder)`` loads: captions by the teacher, images by the student."""
+"""Write the folder that ``SentenceTransformer(folder)`` loads: captions by the teacher, images by the student."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -19,13 +19,13 @@ _NORMALIZE = "1_Normalize"
 
 
 def write_folder(student: StudentWeights, source: TeacherSource, files: Collection[str], out: Path) -> None:
-    """Put student and teacher together.
+    """Write student and teacher as one model.
 
     Args:
-        student: its weights become the images' side, byte for byte.
-        source: where the teacher lies.
-        files: those that make its identity.
-        out: the export's folder.
+        student: Student, whose weights are copied byte for byte.
+        source: Source of the teacher.
+        files: Files that make the teacher's identity.
+        out: Folder of the export.
 
     Raises:
         ProtoRKDError: as `write_text_route`.
@@ -80,7 +80,7 @@ def _write_image_encoder(student: StudentWeights, out: Path) -> None:
 
 
 def _model_config(route: TextRoute, recipe: EncodingOptions, backbone: str) -> dict[str, Any]:
-    """Prompts, and what has to be installed; the prompt that the captions had becomes the one for all texts."""
+    """Return the prompts, of which the captions' own becomes the default for all texts, and the requirements."""
     prompts, default = dict(route.prompts), route.default_prompt_name
     if recipe.prompt:
         named = {name: prompts.get(name) or recipe.prompt for name in ("query", "document")}

@@ -1,4 +1,4 @@
-"""Finds and identifies what an export is made of: the student's weights, its teacher, its figures and its lineage."""
+"""Find and identify the inputs of an export: the student's weights, its teacher, its figures and its lineage."""
 
 from pathlib import Path
 

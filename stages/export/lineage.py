@@ -1,4 +1,4 @@
-"""Where an exported model comes from, gathered from the records of what it was made from; without paths or hosts."""
+"""Gather the origin of an exported model from the records of its artifacts, without paths or hosts."""
 
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,18 @@ from stages.components.teacher.encoding_options import EncodingOptions
 Lineage = dict[str, Any]
 """``teacher``, ``student``, ``training`` and ``captions``, as `trace` says."""
 
-_OF_A_RUN = ("encoded_captions", "reused_captions", "resumed_captions")  # the same captions may have come either way
+# Counts that may differ between runs with equal results.
+_OF_A_RUN = ("encoded_captions", "reused_captions", "resumed_captions")
 
 
 def trace(student: StudentWeights, *, teacher_location: str | None, base_model: str, store: Store) -> Lineage:
-    """Tell what a student was made from.
+    """Describe what a student was made from.
 
     Args:
-        student: with the artifact that it lies in.
-        teacher_location: where its teacher lies, or its name on the hub with a commit; None where nobody knows.
-        base_model: the teacher's name on the hub where a user gave one.
-        store: with the artifact of its captions, if it is still there.
+        student: Student, with its artifact.
+        teacher_location: Path of its teacher, or name on the hub with a commit; None if it is not known.
+        base_model: Name of the teacher on the hub as the user gave it, or "".
+        store: Store with the artifact of its captions, if that still exists.
 
     Returns:
         ``teacher``: ``name``, ``hub`` and ``revision`` ("" where there are none), ``identity``, ``dim``, ``recipe``.
@@ -79,12 +80,12 @@ def trace(student: StudentWeights, *, teacher_location: str | None, base_model: 
 
 
 def _captions(digest: str, store: Store) -> Artifact | None:
-    known = [found for found in store.artifacts("encode-teacher") if found.record.digest == digest]
+    known = [artifact for artifact in store.artifacts("encode-teacher") if artifact.record.digest == digest]
     return known[-1] if known else None
 
 
 def _hub_name(location: str | None) -> tuple[str, str]:
-    """A name on the hub and its commit; empty for a place on a disk, which nobody else can look at."""
+    """Return a teacher's name on the hub and its commit; empty for a local path, which nobody else can open."""
     if location is None or Path(location).is_absolute():
         return "", ""
     name, _, revision = location.partition("@")
@@ -92,5 +93,5 @@ def _hub_name(location: str | None) -> tuple[str, str]:
 
 
 def _name(location: str | None) -> str:
-    """What a teacher is called: its name on the hub, or the end of its path, for the rest tells of a user's disk."""
+    """Return a teacher's name on the hub, or only the last part of its path, because the rest is private."""
     return _hub_name(location)[0] or Path(location or "").name

@@ -1,4 +1,4 @@
-"""Loads an export by the classes of this package, so that no code of the folder runs and no flag is needed."""
+"""Load an export by the classes of this package, so that no code of the folder runs and no flag is needed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,12 @@ def load_model(
     """Load an export; its ``encode`` takes captions, or PIL images, into one space.
 
     Args:
-        folder: an artifact of export, a copy of one, or the name of one on the model hub.
-        device: where it runs; None takes a GPU where there is one.
-        trust_remote_code: let code that came with the teacher run; the student's never needs it.
+        folder: Folder of an artifact of export or of a copy, or a name on the model hub.
+        device: Device of the model; None takes a GPU if there is one.
+        trust_remote_code: Whether code that came with the teacher may run; the student never needs it.
 
     Raises:
-        ProtoRKDError: it is no export for sentence-transformers, or cannot be loaded.
+        ProtoRKDError: it is not an export for sentence-transformers, or cannot be loaded.
 
     Example:
         >>> model = load_model("my-model")  # doctest: +SKIP
@@ -36,11 +36,11 @@ def load_model(
 
     root = _folder(folder)
     config = _read(root, "config_sentence_transformers.json")
-    # The library's own way to load code, so that the model can be saved again and handed to other processes.
+    # The library's own way to load code, so that the model can be saved again and passed to other processes.
     router: Any = get_class_from_dynamic_module(f"{_CODE.stem}.ProtoRKDRouter", str(_CODE.parent))
     try:
         modules = router.load(str(root), local_files_only=True, trust_remote_code=trust_remote_code)
-    except Exception as error:  # each of the libraries below has its own
+    except Exception as error:  # each library below raises its own
         raise ProtoRKDError(f"{folder} must be an export that can be loaded; {error}") from error
     return SentenceTransformer(
         modules=[modules, Normalize()],

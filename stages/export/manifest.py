@@ -1,4 +1,4 @@
-"""``export.json``: what an export is made from and which files it has, by which a copy of one is known."""
+"""``export.json``: the origin and the files of an export, by which copies are recognised."""
 
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ _SCHEMA_VERSION = 1
 
 
 def write_manifest(root: Path, *, lineage: dict[str, Any], formats: tuple[str, ...]) -> list[FileEntry]:
-    """List every file of an export, as the last of them, and return the list.
+    """Write the list of an export's files, as its last file, and return the list.
 
     Args:
-        root: the export's folder.
-        lineage: of the model.
-        formats: that it has.
+        root: Folder of the export.
+        lineage: Origin of the model.
+        formats: Formats of the export.
     """
     entries = [FileEntry.of(root, path) for path in list_files(root)]
     files = {entry.path: {"size": entry.size, "sha256": entry.sha256} for entry in entries}
@@ -27,20 +27,20 @@ def write_manifest(root: Path, *, lineage: dict[str, Any], formats: tuple[str, .
 
 
 def changes(root: Path) -> dict[str, str]:
-    """Say what of a folder is not as an export wrote it; nothing, if it is an export that nobody has changed.
+    """Return the changes to an export's folder since it was written; empty if there are none.
 
     Args:
-        root: a folder with ``export.json``.
+        root: Folder with ``export.json``.
 
     Returns:
-        Path to what is wrong with it.
+        What is wrong with each changed file, by path.
     """
     try:
         files = read_json(root / MANIFEST_NAME)["files"]
         entries = [FileEntry(path, entry["size"], entry["sha256"]) for path, entry in files.items()]
     except (ProtoRKDError, KeyError, TypeError, AttributeError):
         return {MANIFEST_NAME: "cannot be read"}
-    found = {entry.path: entry.problem(root, read=True) for entry in entries}
+    problems = {entry.path: entry.problem(root, read=True) for entry in entries}
     known = {*files, MANIFEST_NAME}
-    found |= {path: "is not in export.json" for path in list_files(root) if path not in known}
-    return {path: problem for path, problem in found.items() if problem}
+    problems |= {path: "is not in export.json" for path in list_files(root) if path not in known}
+    return {path: problem for path, problem in problems.items() if problem}

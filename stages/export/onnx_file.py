@@ -1,4 +1,4 @@
-"""The images' side as an ONNX file: any number of images at a time, held to PyTorch's embeddings."""
+"""Write the student as an ONNX file for any batch size, and compare it with PyTorch."""
 
 import importlib
 import logging
@@ -23,7 +23,7 @@ INPUT, OUTPUT = "pixel_values", "image_embeds"
 
 _MODEL_NAME, _DATA_NAME = "image_encoder.onnx", "image_encoder.onnx.data"
 _INSTALL = "pip install 'protorkd[onnx]'"
-_LARGEST_MESSAGE = 1_900_000_000  # bytes; protobuf has no more than 2 GiB in one
+_LARGEST_MESSAGE = 1_900_000_000  # bytes; protobuf's limit is 2 GiB
 _NUM_CHECKED = (1, 5)
 
 
@@ -40,12 +40,12 @@ def write_onnx(student: Student, config: StudentConfig, out: Path) -> float:
     """Write ``image_encoder.onnx`` and ``preprocessing.json``, and compare with PyTorch by onnxruntime.
 
     Args:
-        student: in eval mode, on the CPU.
-        config: of it.
-        out: the export's folder.
+        student: Student in eval mode, on the CPU.
+        config: Configuration of the student.
+        out: Folder of the export.
 
     Returns:
-        The largest difference between numbers of embeddings.
+        Largest difference between numbers of embeddings.
 
     Raises:
         ProtoRKDError: a package is missing, the backbone has no ONNX form, or the embeddings differ.
@@ -81,7 +81,7 @@ def _convert(network: nn.Module, size: int, *, backbone: str) -> Any:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's own ways
+            warnings.simplefilter("ignore")  # torch's warnings about its own code
             program: Any = torch.onnx.export(
                 network,
                 (images,),
@@ -92,7 +92,7 @@ def _convert(network: nn.Module, size: int, *, backbone: str) -> Any:
                 dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
                 verbose=False,
             )
-    except Exception as error:  # the exporter raises its own, and what its passes raise
+    except Exception as error:  # the exporter raises its own errors and those of its passes
         message = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ProtoRKDError(
             f"--format onnx must have a backbone that torch can write as ONNX; got {backbone}: {message}. Leave that "
@@ -102,7 +102,7 @@ def _convert(network: nn.Module, size: int, *, backbone: str) -> Any:
 
 
 def _strip(model: Any, onnx: Any) -> Any:
-    """Take out what tells of the machine: stack traces with paths, and the exporter's version."""
+    """Remove what depends on the machine: stack traces with paths, and the exporter's version."""
     model.ClearField("metadata_props")
     model.ClearField("doc_string")
     model.producer_version = ""
@@ -124,9 +124,9 @@ def _compare(network: nn.Module, runtime: Any, path: Path, *, size: int) -> floa
     differences = []
     for number in _NUM_CHECKED:
         images = torch.randn(number, 3, size, size, generator=torch.Generator().manual_seed(number))
-        [given] = session.run([OUTPUT], {INPUT: images.numpy()})
-        wanted = unit(network(images).numpy().astype(np.float32))
-        differences.append(require_near(given, wanted, what=f"Embeddings of {number} images by onnxruntime"))
+        [embeddings] = session.run([OUTPUT], {INPUT: images.numpy()})
+        expected = unit(network(images).numpy().astype(np.float32))
+        differences.append(require_near(embeddings, expected, what=f"Embeddings of {number} images by onnxruntime"))
     return max(differences)
 
 

@@ -105,7 +105,7 @@ class ExportParams:
 
 @dataclass(frozen=True)
 class ExportRuntime:
-    """What is done with the export, and where it is checked; not hashed."""
+    """What is done with the finished export; not hashed."""
 
     output: Path | None = option(
         None,

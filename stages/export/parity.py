@@ -1,4 +1,4 @@
-"""Whether an export embeds as teacher and student do: what it is held to before it is given out."""
+"""Check that an export embeds as its teacher and student do, before it is delivered."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from stages.components.images.lazy_image import DecodedImage
 from stages.components.images.transforms import EvalTransform, Normalize
 
 TOLERANCE = 1e-4
-"""Of each number of an embedding of unit length."""
+"""Largest difference in each number of an embedding of unit length."""
 
 CAPTIONS = (
     "a red circle",
@@ -25,7 +25,7 @@ _SIZES = ((64, 48), (37, 91), (128, 128))
 
 
 def sample_images() -> list[Image.Image]:
-    """Images of smooth colours and noise, the same in every run."""
+    """Make images of smooth colours and noise, the same in every run."""
     numbers = np.random.default_rng(0)
     images = []
     for height, width in _SIZES:
@@ -37,7 +37,7 @@ def sample_images() -> list[Image.Image]:
 
 @torch.inference_mode()
 def embed_images(student: nn.Module, images: list[Image.Image], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Embed as evaluation does, in fp32 on the CPU.
+    """Embed images as evaluation does, in fp32 on the CPU.
 
     Shapes:
         returns: (images, dim), float32, of unit length.
@@ -48,26 +48,26 @@ def embed_images(student: nn.Module, images: list[Image.Image], preprocessing: P
 
 
 def unit(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale rows to unit length; one of zeros stays."""
+    """Scale rows to unit length; zero rows stay."""
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     scaled: NDArray[np.float32] = embeddings / np.maximum(lengths, 1e-12)
     return scaled
 
 
-def require_near(given: NDArray[np.float32], wanted: NDArray[np.float32], *, what: str) -> float:
+def require_near(embeddings: NDArray[np.float32], expected: NDArray[np.float32], *, what: str) -> float:
     """Compare embeddings number by number, and return the largest difference.
 
     Args:
-        given: by the export.
-        wanted: by teacher or student.
-        what: is compared, for the message.
+        embeddings: Embeddings by the export.
+        expected: Embeddings by teacher or student.
+        what: Name of what is compared, for the message.
 
     Raises:
         ProtoRKDError: they differ by more than `TOLERANCE`, or in shape, or are not finite.
     """
-    if given.shape != wanted.shape:
-        raise ProtoRKDError(f"{what} must have the shape {wanted.shape}; got {given.shape}.")
-    difference = float(np.abs(given - wanted).max())
+    if embeddings.shape != expected.shape:
+        raise ProtoRKDError(f"{what} must have the shape {expected.shape}; got {embeddings.shape}.")
+    difference = float(np.abs(embeddings - expected).max())
     if not difference <= TOLERANCE:
         raise ProtoRKDError(
             f"{what} must be within {TOLERANCE:g} of the original's; got a difference of {difference:.2g}. Nothing was "

@@ -1,4 +1,4 @@
-"""What has to be done to an image before the student sees it, as JSON for those who do it themselves."""
+"""Describe the student's preprocessing of images as JSON, for people who do it themselves."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, 
 
 
 def describe(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Say it step by step in words, and in the keys that image processors of transformers have."""
+    """Return the preprocessing step by step in words, and in the keys of transformers' image processors."""
     size = preprocessing.image_size
     return {
         "steps": [

@@ -1,4 +1,4 @@
-"""What the export stage does, put together: the formats, their checks, the model card, the list of files."""
+"""Run the export stage: formats, their checks, the model card, the list of files."""
 
 import contextlib
 import io
@@ -33,13 +33,13 @@ _MILLION = 1e6
 
 
 def write_export(params: "ExportParams", sources: "ExportSources", out: Draft) -> Result:
-    """Write what is asked for, and hold it to teacher and student.
+    """Write the wanted formats, and compare them with teacher and student.
 
     Raises:
-        ProtoRKDError: something cannot be written in that form, or embeds otherwise.
+        ProtoRKDError: a format cannot be written, or embeds differently.
     """
     if out.resumed:
-        out.clear()  # it takes seconds, and half a folder would be listed with the rest
+        out.clear()  # writing takes seconds, and leftover files would be listed, too
     chosen = sources.student.value
     assert chosen.artifact is not None
     chosen.artifact.require_whole((chosen.weights.relative_to(chosen.artifact.path).as_posix(),), read=True)
@@ -73,9 +73,9 @@ def write_export(params: "ExportParams", sources: "ExportSources", out: Draft) -
 
 
 def _check_folder(folder: Path, chosen: StudentWeights, student: Student, source: TeacherSource) -> dict[str, float]:
-    """Load the folder as its users do, and compare captions with the teacher's and images with the student's."""
+    """Load the folder as its users do, and compare captions with the teacher and images with the student."""
     recipe = EncodingOptions.of(chosen.config.teacher.recipe)
-    with contextlib.redirect_stderr(io.StringIO()):  # bars of the library's own
+    with contextlib.redirect_stderr(io.StringIO()):  # the library's progress bars
         model = load_model(folder, device="cpu", trust_remote_code=source.trusts_code)
     teacher = Teacher(source, max_tokens=recipe.max_tokens, prompt=recipe.prompt, truncate_dim=recipe.truncate_dim)
     images = sample_images()
@@ -92,7 +92,7 @@ def _check_folder(folder: Path, chosen: StudentWeights, student: Student, source
 
 
 def _open_to_readers(root: Path) -> None:
-    """Give every file the mode of a new one: safetensors writes what nobody else may read."""
+    """Give every file the mode of a new one, because safetensors writes files that only their owner may read."""
     umask = os.umask(0)
     os.umask(umask)
     for path in list_files(root):

@@ -1,7 +1,7 @@
-"""export: one folder that embeds captions and images into one space, for those who do not have this project.
+"""export: write one folder that embeds captions and images into one space, for people without this project.
 
 Takes:  an artifact of distill, the teacher that it was distilled from, and an evaluation of it where there is one.
-Does:   puts teacher and student together, checks that they embed as before, and writes a model card.
+Does:   combines teacher and student, checks that they embed as before, and writes a model card.
 Gives:  what `SentenceTransformer(folder)` loads, onnx/ or torch/, as --format says; README.md, export.json.
 """
 
@@ -14,7 +14,7 @@ from stages.export.options import ExportInputs, ExportParams, ExportRuntime, Exp
 def export(
     params: ExportParams, sources: ExportSources, out: Draft, runtime: ExportRuntime, context: Context
 ) -> Result:
-    """Write the formats that are asked for, check them, and describe them."""
+    """Write the wanted formats, check them, and describe them."""
     from stages.export.run import write_export
 
     return write_export(params, sources, out)
@@ -28,7 +28,7 @@ def identify(inputs: ExportInputs, params: ExportParams, context: Context) -> Ex
 
 
 def deliver(artifact: Artifact, runtime: ExportRuntime) -> None:
-    """Copy and upload, also what was made before."""
+    """Copy and upload an export, even one from an earlier run."""
     from stages.export.delivery import copy_to, push
 
     if runtime.output is not None:

@@ -1,4 +1,4 @@
-"""The teacher's modules inside an export: its files as they were supplied, under names of their own."""
+"""Copy the teacher's modules into an export: its files unchanged, in folders with new names."""
 
 import shutil
 from collections.abc import Collection, Iterable
@@ -21,13 +21,13 @@ _TRANSFORMER_CONFIGS = "sentence_*_config.json"
 
 @dataclass(frozen=True)
 class TextRoute:
-    """The modules that embed a caption, one behind the other.
+    """The sequence of modules that embeds a caption.
 
     Args:
-        modules: name of each one's folder in the export, to its class.
-        prompts: that the teacher knows, by name.
-        default_prompt_name: of the one that is put before a caption unless another is asked for.
-        truncate_dim: dimensions that the teacher itself keeps; 0 for all.
+        modules: Class of each module, by the name of its folder in the export.
+        prompts: Prompts of the teacher, by name.
+        default_prompt_name: Name of the prompt that is put before a caption unless another is asked for.
+        truncate_dim: Number of dimensions that the teacher itself keeps; 0 for all.
     """
 
     modules: dict[str, str]
@@ -43,15 +43,15 @@ class _Module:
 
 
 def write_text_route(source: TeacherSource, files: Collection[str], out: Path) -> TextRoute:
-    """Put a teacher's modules into an export's folder.
+    """Copy a teacher's modules into an export's folder.
 
     Args:
-        source: where the teacher lies.
-        files: those that make its identity, relative to its folder.
-        out: the export's folder.
+        source: Source of the teacher.
+        files: Files that make its identity, relative to its folder.
+        out: Folder of the export.
 
     Raises:
-        ProtoRKDError: the teacher cannot be loaded, or its code has the name of ours.
+        ProtoRKDError: the teacher cannot be loaded, or its code has the same file name as ours.
     """
     if source.kind == "word-vectors":
         model = load_model(source)
@@ -80,7 +80,7 @@ def write_text_route(source: TeacherSource, files: Collection[str], out: Path) -
 
 
 def _modules(folder: Path) -> list[_Module]:
-    """List what embeds a caption; of a model that routes captions and images apart, the captions' route."""
+    """List the modules that embed a caption: all, or the text route of a model that routes text and images apart."""
     modules = [_Module(entry["path"], entry["type"]) for entry in read_json(folder / _MODULES_NAME)]
     router = folder / modules[0].path / _ROUTER_NAME
     config = read_json(router) if router.is_file() else {"structure": {}}
@@ -91,7 +91,7 @@ def _modules(folder: Path) -> list[_Module]:
 
 
 def _files_of(module: _Module, files: Iterable[str], others: list[str]) -> list[str]:
-    """The files below a module's folder; where that is the model's, without other modules and what lists them."""
+    """Return the files below a module's folder; for the model's own folder, without other modules and their list."""
     if module.path:
         return [file for file in files if file.startswith(f"{module.path}/")]
     elsewhere = tuple(f"{path}/" for path in others)
@@ -99,7 +99,7 @@ def _files_of(module: _Module, files: Iterable[str], others: list[str]) -> list[
 
 
 def _complete(source: TeacherSource, out: Path) -> dict[str, str]:
-    """Write down what the library adds to a transformer that was not made for it: pooling, and how it is loaded."""
+    """Write what the library adds to a transformer that was not made for it: pooling, and how it is loaded."""
     model: Any = load_model(source)
     name = "text_0_Transformer"
     if not list((out / name).glob(_TRANSFORMER_CONFIGS)):
@@ -120,14 +120,14 @@ def _save(modules: Iterable[tuple[int, Any]], out: Path) -> dict[str, str]:
         tokenizer = out / name / _TOKENIZER_NAME
         if tokenizer.is_file():
             config = read_json(tokenizer)
-            # A set, which the library lists in another order in every process.
+            # A set, which the library lists in a different order in every process.
             config["stop_words"] = sorted(config["stop_words"])
             write_unsynced(tokenizer, canonical_json(config))
     return saved
 
 
 def _copy_code(folder: Path, files: Iterable[str], out: Path) -> None:
-    """Put a teacher's own code where the library looks for it: into the export's folder itself."""
+    """Copy a teacher's own code to where the library looks for it: the export's folder itself."""
     for file in files:
         if "/" in file or not file.endswith(".py"):
             continue

@@ -1,4 +1,4 @@
-"""The student's weights as a state dict of plain torch, and beside them in JSON what network they are of."""
+"""Write the student's weights as a state dict of plain torch, and a description of the network as JSON."""
 
 import io
 from pathlib import Path
@@ -19,9 +19,9 @@ def write_state_dict(student: Student, config: StudentConfig, out: Path) -> None
     """Write ``student.pt``, which ``torch.load(path, weights_only=True)`` reads, and ``student.json``.
 
     Args:
-        student: whose weights it is.
-        config: of it.
-        out: the export's folder.
+        student: Student to write.
+        config: Configuration of the student.
+        out: Folder of the export.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
     buffer = io.BytesIO()  # a path would become part of the bytes

@@ -1,4 +1,4 @@
-"""Which addresses may be asked: a table from outside names URLs, and may not name this machine's neighbours."""
+"""Refuse private addresses: a table from outside names URLs, and must not reach this machine's own network."""
 
 import ipaddress
 import socket
@@ -9,7 +9,7 @@ PRIVATE = "private address"
 INVALID = "invalid url"
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-# What Python calls global although it leads inside: a cloud's metadata, relays and translations to IPv4.
+# Networks that Python calls global although they lead inside: a cloud's metadata, relays, translations to IPv4.
 _INSIDE = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -26,21 +26,21 @@ _AddressInfo = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, 
 
 
 class AddressRefused(OSError):  # noqa: N818 -- it is a verdict, raised where a connection would be opened
-    """An address that may not be asked. All say the same, so that several of one host remain of this kind."""
+    """An address is not public. All have the same message, so that aiohttp keeps the type if several of a host fail."""
 
     def __init__(self) -> None:
         super().__init__(PRIVATE)
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address lies in the open net: not this machine, its neighbours, or a way back to them."""
+    """Return whether an IP address is public: not this machine, its network, or a way back to them."""
     found: _Address = ipaddress.ip_address(address.partition("%")[0])
     inside = found.is_multicast or found.is_reserved or getattr(found, "is_site_local", False)
     return found.is_global and not inside and not any(found in network for network in _INSIDE)
 
 
 def public_socket(info: _AddressInfo) -> socket.socket:
-    """Make the socket for a connection; whatever name led here, it is this address that is looked at.
+    """Make the socket for a connection, after checking the address that its name has been resolved to.
 
     Raises:
         AddressRefused: it is not public.
@@ -52,11 +52,11 @@ def public_socket(info: _AddressInfo) -> socket.socket:
 
 
 def url_problem(url: URL, *, allow_private: bool) -> str:
-    """Say why a URL is not asked, before anything is sent; "" if it may be.
+    """Return why a URL must not be requested, before anything is sent; "" if it may be.
 
     Args:
-        url: from the table, or from a redirect.
-        allow_private: let addresses that are no public ones through. Names are looked at when they are connected to.
+        url: URL from the table, or from a redirect.
+        allow_private: Whether private addresses are allowed. Names are checked when they are connected to.
     """
     if url.scheme not in ("http", "https"):
         return "scheme other than http and https" if url.scheme else INVALID
@@ -72,7 +72,7 @@ def url_problem(url: URL, *, allow_private: bool) -> str:
 
 
 def parse_url(text: str) -> URL | None:
-    """Read a URL; None if it is none."""
+    """Parse a URL; return None if it is invalid."""
     try:
         return URL(text)
     except ValueError:

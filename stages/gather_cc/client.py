@@ -1,4 +1,4 @@
-"""The HTTP client: asks for one URL once, within limits, and takes nothing that was not asked for."""
+"""The HTTP client: it requests one URL once, within limits of size and time."""
 
 import asyncio
 import contextlib
@@ -21,29 +21,29 @@ _MAY_PASS = (408, 425, 429, 500, 502, 503, 504)
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _ENCODINGS = ("gzip", "x-gzip", "deflate")
 _OPT_OUT = ("noai", "noimageai")
-_IDLE_S = 4.0  # a connection that nothing was asked over is closed: there are more hosts than connections
+_IDLE_S = 4.0  # idle connections are closed, because there are more hosts than connections
 _LARGE_BYTES = 1 << 20
 _NUM_LARGE = 32
 
 
 class Client:
-    """Asks for URLs. Keeps no cookies, knows no passwords, and follows nothing by itself.
+    """An HTTP client that keeps no cookies, knows no passwords, and follows no redirects.
 
     Args:
-        runtime: limits and times.
+        runtime: Limits and timeouts.
     """
 
     def __init__(self, runtime: GatherRuntime) -> None:
         self._runtime = runtime
         self._large = asyncio.Semaphore(_NUM_LARGE)
         self._session = aiohttp.ClientSession(
-            # The number of connections is bounded by who asks.
+            # The caller limits the number of connections.
             connector=aiohttp.TCPConnector(
                 limit=0,
                 resolver=CachedResolver(timeout_s=runtime.connect_timeout_s),
                 use_dns_cache=False,
                 keepalive_timeout=_IDLE_S,
-                # A proxy is named by whoever runs the command, and may stand anywhere.
+                # A proxy is chosen by the user, and may have any address.
                 socket_factory=None if runtime.allow_private or runtime.proxy else public_socket,
             ),
             timeout=aiohttp.ClientTimeout(
@@ -65,7 +65,7 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def ask(self, url: URL) -> AsyncIterator[Answer]:
-        """Ask for a URL; inside the context a body that is large counts among the few that may be in memory.
+        """Request a URL; a large body counts inside the context among the few that may be in memory at once.
 
         Raises:
             ProtoRKDError: this machine has no more connections.
@@ -73,7 +73,7 @@ class Client:
         async with contextlib.AsyncExitStack() as held:
             try:
                 answer = await self._ask(url, held)
-            except Exception as error:  # they are told from each other by `failure_of`
+            except Exception as error:  # `failure_of` tells them apart
                 answer = failure_of(error)
             yield answer
 
@@ -123,7 +123,7 @@ def _redirect(response: aiohttp.ClientResponse) -> Answer:
 
 
 def _wait_s(retry_after: str) -> float | None:
-    """Read Retry-After: seconds, or a date."""
+    """Parse Retry-After, in seconds or as a date; None if it is neither."""
     if retry_after.strip().isascii() and retry_after.strip().isdigit():
         return float(retry_after)
     try:
@@ -133,6 +133,6 @@ def _wait_s(retry_after: str) -> float | None:
 
 
 def _opts_out(tags: list[str]) -> bool:
-    """Whether X-Robots-Tag holds a directive against training, for all or for some."""
+    """Return whether X-Robots-Tag holds a directive against training, for all or for some robots."""
     words = ",".join(tags).lower().replace(":", ",").split(",")
     return any(word.strip() in _OPT_OUT for word in words)

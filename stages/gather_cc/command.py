@@ -1,4 +1,4 @@
-"""The command ``gather-cc``: a table of captions and URLs to a folder of images and its manifest."""
+"""The command ``gather-cc``: download the images of a table of captions and URLs into a folder with a manifest."""
 
 import importlib.util
 import json
@@ -41,12 +41,14 @@ def gather_cc(table: Path, output: Path, as_json: bool, **values: Any) -> None:
     from stages.gather_cc.run import gather
 
     start = time.monotonic()
-    found = gather(table, output, params, runtime)
-    log.info("%s", "\n".join(summary(found)))
-    log.info("gather-cc %s: %s, and %s says what became of each row", found.status, output / MANIFEST_NAME, STATUS_NAME)
+    gathered = gather(table, output, params, runtime)
+    log.info("%s", "\n".join(summary(gathered)))
+    log.info(
+        "gather-cc %s: %s, and %s says what became of each row", gathered.status, output / MANIFEST_NAME, STATUS_NAME
+    )
     if as_json:
         reasons: dict[str, dict[str, int]] = {}
-        for (status, reason), count in found.reasons.items():
+        for (status, reason), count in gathered.reasons.items():
             reasons.setdefault(status, {})[reason or status] = count
         click.echo(
             json.dumps(
@@ -54,7 +56,7 @@ def gather_cc(table: Path, output: Path, as_json: bool, **values: Any) -> None:
                     "command": "gather-cc",
                     "manifest": str(output / MANIFEST_NAME),
                     "status_table": str(output / STATUS_NAME),
-                    **asdict(found),
+                    **asdict(gathered),
                     "reasons": reasons,
                     "seconds": round(time.monotonic() - start, 3),
                 }
@@ -62,12 +64,12 @@ def gather_cc(table: Path, output: Path, as_json: bool, **values: Any) -> None:
         )
 
 
-def summary(found: "Gathered") -> list[str]:
-    """Lay out what became of rows, and at what rate."""
-    total = sum(found.statuses.values())
+def summary(gathered: "Gathered") -> list[str]:
+    """Format the outcomes of rows, and the rate, as lines."""
+    total = sum(gathered.statuses.values())
     lines = [
         f"{count:>12,}  {100 * count / total:5.1f} %  {status + ': ' + reason if reason else status}"
-        for (status, reason), count in found.reasons.items()
+        for (status, reason), count in gathered.reasons.items()
     ]
-    rate = f", {found.asked / found.seconds:.0f} rows/s" if found.asked else ""
-    return [*lines, f"{total:>12,}  100.0 %  rows; {found.asked:,} asked now in {found.seconds:.1f} s{rate}"]
+    rate = f", {gathered.asked / gathered.seconds:.0f} rows/s" if gathered.asked else ""
+    return [*lines, f"{total:>12,}  100.0 %  rows; {gathered.asked:,} asked now in {gathered.seconds:.1f} s{rate}"]

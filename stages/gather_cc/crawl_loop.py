@@ -1,4 +1,4 @@
-"""The run: rows go to the network, bodies to the decoders, outcomes to the journal, all of them bounded."""
+"""The loop of a run: rows go to the network, bodies to the decoders, outcomes to the journal, all of them bounded."""
 
 import asyncio
 import signal
@@ -21,20 +21,20 @@ from stages.gather_cc.url_table import Row
 
 _MIN_AHEAD = 10_000  # rows that wait, so that there are hosts to choose from
 _AHEAD = 8  # or so many for each request
-_ALARM_S = 0.5  # a block is looked for at least so often
+_ALARM_S = 0.5  # longest pause between checks whether a block is due
 
 
 class Gatherer:
-    """Asks for rows until none is left. Used once.
+    """A run over rows, until none is left; it is used once.
 
     Args:
-        rows: what is to be asked, in order; taken as there is room.
-        root: the folder.
-        client: asks.
-        decoders: keep.
-        journal: writes down.
-        runtime: limits and times.
-        advance: called with the number of rows that are done.
+        rows: Rows to request, in order; taken as there is room.
+        root: Folder of the images.
+        client: Client that requests URLs.
+        decoders: Processes that decode and write images.
+        journal: Journal of the outcomes.
+        runtime: Limits and timeouts.
+        advance: Called with the number of rows that are done.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Gatherer:
         self._runtime = runtime
         self._advance = advance
         self._queues = HostQueues(per_host=runtime.per_host)
-        self._crowd = HostHealth(host_failures=runtime.host_failures, max_silent=runtime.max_silent)
+        self._health = HostHealth(host_failures=runtime.host_failures, max_silent=runtime.max_silent)
         self._ahead = max(_MIN_AHEAD, _AHEAD * runtime.concurrency)
         self._out: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -64,10 +64,10 @@ class Gatherer:
         self.stopped = False
 
     async def run(self) -> None:
-        """Ask until all is done, or SIGINT or SIGTERM asks to stop, which drops what is on its way.
+        """Request rows until all are done, or until SIGINT or SIGTERM, which drops pending requests.
 
         Raises:
-            ProtoRKDError: the disk is full, or the network or this machine cannot serve.
+            ProtoRKDError: the disk is full, the network is gone, or this machine has no more connections.
         """
         loop = asyncio.get_running_loop()
         self._loop_time = loop.time
@@ -85,7 +85,7 @@ class Gatherer:
 
     def _stop(self, number: signal.Signals) -> None:
         self.stopped = True
-        asyncio.get_running_loop().remove_signal_handler(number)  # a second one does what it does elsewhere
+        asyncio.get_running_loop().remove_signal_handler(number)  # a second signal has its default effect
         self._changed.set()
 
     async def _work(self) -> None:
@@ -97,7 +97,7 @@ class Gatherer:
             self._send_out()
             self._journal.write_if_due()
             if not self._out and not self._queues:
-                for outcome in self._crowd.last_words():
+                for outcome in self._health.last_words():
                     self._journal.add(outcome)
                 return
             await self._wait()
@@ -135,17 +135,17 @@ class Gatherer:
         self._changed.set()
 
     async def _visit(self, job: Job) -> None:
-        if self._crowd.gave_up(job.host):
+        if self._health.gave_up(job.host):
             self._queues.release(job.host)
             self._fail(job, Failure(GIVEN_UP, job.host, answered=False))
             return
         is_out = True
         try:
             async with self._client.ask(job.url) as answer:
-                self._queues.release(job.host)  # before decoding: it is the host that is to have its peace
+                self._queues.release(job.host)  # before decoding, which does not concern the host
                 is_out = False
                 self._changed.set()
-                self._crowd.heard(job.host, answered=not isinstance(answer, Failure) or answer.answered)
+                self._health.heard(job.host, answered=not isinstance(answer, Failure) or answer.answered)
                 await self._take(job, answer)
         finally:
             if is_out:
@@ -161,18 +161,18 @@ class Gatherer:
                 self._fail_or_wait(job, answer)
 
     async def _keep(self, job: Job, body: Body) -> None:
-        found = await self._decoders.keep(job.row, body.data)
+        result = await self._decoders.keep(job.row, body.data)
         outcome = RowOutcome(
             job.row,
-            OK if isinstance(found, Kept) else REJECTED,
+            OK if isinstance(result, Kept) else REJECTED,
             http_status=body.http_status,
             bytes=len(body.data),
             seconds=self._seconds(job),
         )
-        if isinstance(found, Kept):
-            self._finish(replace(outcome, width=found.width, height=found.height, sha256=found.sha256))
+        if isinstance(result, Kept):
+            self._finish(replace(outcome, width=result.width, height=result.height, sha256=result.sha256))
         else:
-            self._finish(replace(outcome, reason=found.reason, detail=found.detail))
+            self._finish(replace(outcome, reason=result.reason, detail=result.detail))
 
     def _follow(self, job: Job, answer: Redirect) -> None:
         problem = url_problem(answer.url, allow_private=self._runtime.allow_private)
@@ -207,8 +207,8 @@ class Gatherer:
 
     def _finish(self, outcome: RowOutcome, *, answered: bool = True) -> None:
         if outcome.status != OK:
-            (self._root / image_path(outcome.row)).unlink(missing_ok=True)  # of a run that was killed before it said so
-        for believed in self._crowd.judge(outcome, answered=answered):
+            (self._root / image_path(outcome.row)).unlink(missing_ok=True)  # of a run that was killed
+        for believed in self._health.judge(outcome, answered=answered):
             self._journal.add(believed)
         self._advance(1)
 

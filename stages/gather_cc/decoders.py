@@ -1,4 +1,4 @@
-"""Processes that decode images of strangers: one that dies of an image takes neither run nor others along."""
+"""Decode untrusted images in processes: one that dies of an image ends neither the run nor the others."""
 
 import asyncio
 import multiprocessing
@@ -13,15 +13,15 @@ from stages.gather_cc.image_writer import ImageWriter, Kept, Rejected
 
 DECODE_S = 60
 _PRELOADED = ["stages.gather_cc.image_writer", "stages.gather_cc.decoders"]
-_keeper: ImageWriter  # of a process that decodes
+_keeper: ImageWriter  # set in each process of the pool
 
 
 class Decoders:
-    """Keeps images by a number of processes. A context; leaving it waits for the images at hand.
+    """A pool of processes that decode and write images; used as a context, which waits for current images at its end.
 
     Args:
-        keeper: what is done to each.
-        workers: how many; 0 works in a thread of this process.
+        keeper: Writer of the images.
+        workers: Number of processes; 0 uses a thread of this process.
     """
 
     def __init__(self, keeper: ImageWriter, *, workers: int) -> None:
@@ -37,7 +37,7 @@ class Decoders:
         self._pool.shutdown(cancel_futures=True)
 
     async def keep(self, row: int, data: bytes) -> Kept | Rejected:
-        """Keep an image.
+        """Decode and write an image.
 
         Raises:
             ProtoRKDError: the disk is full or the folder cannot be written.
@@ -51,7 +51,7 @@ class Decoders:
         except BrokenProcessPool:
             if self._pool is pool:
                 self._pool = self._start(self._workers)
-        # One of the images that were at hand did it. Each gets a process to itself, and one of them a verdict.
+        # One of the current images killed a process. Each is retried in a process of its own, to find which.
         async with self._alone:
             with self._start(1) as alone:
                 try:
@@ -68,7 +68,7 @@ class Decoders:
 
 
 def _settle(keeper: ImageWriter) -> None:
-    """Get a process ready: Ctrl-C is its parent's affair, and it does not outlive its parent."""
+    """Set up a process: it leaves signals to its parent, and ends with it."""
     global _keeper  # noqa: PLW0603 - what a pool's initializer can leave behind
     _keeper = keeper
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -84,7 +84,7 @@ def _follow_parent() -> None:
 
 
 def _keep(row: int, data: bytes) -> Kept | Rejected:
-    signal.alarm(DECODE_S)  # ends the process, also in the middle of a library
+    signal.alarm(DECODE_S)  # ends the process, even inside a library call
     try:
         return _keeper(row, data)
     finally:

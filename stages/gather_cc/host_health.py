@@ -1,4 +1,4 @@
-"""Hosts that do not answer: one of them is given up after a while, and when none answers the run stops."""
+"""Give up hosts that do not answer for long, and stop the run when no host answers."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ GIVEN_UP = "host given up"
 
 
 class HostHealth:
-    """Watches who answers.
+    """Counts of hosts' silences, and the outcomes that are held back.
 
-    When this machine loses its network every host falls silent, and no row must be called failed for that. So outcomes
-    without an answer are held back until any host answers.
+    If this machine loses its network, no host answers, and no row may count as failed for that. So outcomes without an
+    answer are held back until any host answers.
 
     Args:
-        host_failures: a host that was silent so many times in a row is given up; 0 is never.
-        max_silent: so many silent rows in a row stop the run; 0 is never.
+        host_failures: Number of silences in a row after which a host is given up; 0 is never.
+        max_silent: Number of silent rows in a row that stops the run; 0 is never.
     """
 
     def __init__(self, *, host_failures: int, max_silent: int) -> None:
@@ -35,11 +35,11 @@ class HostHealth:
             self._silences[host] += 1
 
     def gave_up(self, host: str) -> bool:
-        """Whether a host is not to be asked any more."""
+        """Return whether a host is given up."""
         return 0 < self._host_failures <= self._silences[host]
 
     def judge(self, outcome: RowOutcome, *, answered: bool) -> Iterator[RowOutcome]:
-        """Take an outcome; give those that may be believed by now.
+        """Take an outcome, and yield those that are certain by now.
 
         Raises:
             ProtoRKDError: too many rows in a row had no answer.
@@ -58,6 +58,6 @@ class HostHealth:
         yield outcome
 
     def last_words(self) -> Iterator[RowOutcome]:
-        """Give what was held back: there is an answer, or nothing more to ask."""
+        """Yield the held-back outcomes, after an answer or at the end of the run."""
         held, self._held, self._num_silent = self._held, [], 0
         yield from held

@@ -1,4 +1,4 @@
-"""What waits to be asked, by host: hosts take turns, none has more than its share, and none holds up another."""
+"""Queues of requests by host: hosts take turns, and a slow one does not hold up others."""
 
 import heapq
 import itertools
@@ -10,14 +10,14 @@ from yarl import URL
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A row on its way.
+    """A row to request.
 
     Args:
-        row: of the table.
-        url: to be asked next.
-        redirects: how many were followed to come here.
-        retries: how many times it was asked again.
-        start: when it was first asked, in seconds of the loop's clock; None before.
+        row: Number of the row in the table.
+        url: URL of the next request.
+        redirects: Number of redirects that were followed.
+        retries: Number of retries so far.
+        start: Time of the first request, in seconds of the loop's clock; None before it.
     """
 
     row: int
@@ -28,33 +28,33 @@ class Job:
 
     @property
     def host(self) -> str:
-        """Whose share it counts against."""
+        """Host of the next request."""
         return self.url.host or ""
 
 
 class HostQueues:
-    """Jobs that wait.
+    """Queues of waiting jobs, one for each host.
 
     Args:
-        per_host: how many of one host may be out at a time.
+        per_host: Largest number of requests to one host at a time.
     """
 
     def __init__(self, *, per_host: int) -> None:
         self._per_host = per_host
         self._waiting: dict[str, deque[Job]] = {}
         self._out: Counter[str] = Counter()
-        self._turns: dict[str, None] = {}  # hosts that have a job and room for it, in order
+        self._turns: dict[str, None] = {}  # hosts that have a job and room for it, in order of their turns
         self._paused: dict[str, float] = {}
-        self._alarms: list[tuple[float, int, str, Job | None]] = []  # when; a job comes back, or a host may go on
+        self._alarms: list[tuple[float, int, str, Job | None]] = []  # a time at which a job or a host becomes ready
         self._numbers = itertools.count()
         self._num_jobs = 0
 
     def __len__(self) -> int:
-        """How many wait, those included that wait for a time."""
+        """Return the number of waiting jobs, including those that wait for a time."""
         return self._num_jobs
 
     def add(self, job: Job, *, at: float = 0.0) -> None:
-        """Let a job wait, for its host's turn, but not before a time."""
+        """Add a job, which waits for its host's turn, and until a time if one is given."""
         self._num_jobs += 1
         if at:
             heapq.heappush(self._alarms, (at, next(self._numbers), job.host, job))
@@ -62,13 +62,13 @@ class HostQueues:
             self._enqueue(job)
 
     def pause(self, host: str, *, until: float) -> None:
-        """Ask nothing of a host until then."""
+        """Send no requests to a host until a time."""
         self._paused[host] = max(until, self._paused.get(host, 0.0))
         self._turns.pop(host, None)
         heapq.heappush(self._alarms, (self._paused[host], next(self._numbers), host, None))
 
     def take(self, now: float) -> Job | None:
-        """Take the next job out; None if there is none whose host has room."""
+        """Take the next job out of its queue; None if no host with a job has room."""
         self._ring(now)
         host = next(iter(self._turns), None)
         if host is None:
@@ -84,14 +84,14 @@ class HostQueues:
         return job
 
     def release(self, host: str) -> None:
-        """Say that a job of a host is no longer out."""
+        """Note that a request to a host has ended."""
         self._out[host] -= 1
         if not self._out[host]:
-            del self._out[host]  # there are more hosts than memory is for
+            del self._out[host]  # too many hosts to keep zeros for
         self._line_up(host)
 
     def next_alarm(self) -> float | None:
-        """When something that waits for a time may go on; None if nothing does."""
+        """Return the earliest time at which something becomes ready; None if nothing waits for a time."""
         return self._alarms[0][0] if self._alarms else None
 
     def _ring(self, now: float) -> None:
@@ -108,7 +108,7 @@ class HostQueues:
         if job.start is None:
             queue.append(job)
         else:
-            queue.appendleft(job)  # what was begun is ended first
+            queue.appendleft(job)  # begun rows are finished first
         self._line_up(job.host)
 
     def _line_up(self, host: str) -> None:

@@ -1,4 +1,4 @@
-"""What comes of asking for one URL once: a body, a way on, or a failure with its reason."""
+"""The result of requesting one URL once: a body, a redirect, or a failure with its reason."""
 
 import errno
 import socket
@@ -18,11 +18,11 @@ _DETAIL_CHARS = 200
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The bytes that a host gave, decompressed.
+    """A decompressed body.
 
     Args:
-        data: never empty.
-        http_status: 200.
+        data: Bytes of the body, never empty.
+        http_status: Status of the answer: 200.
     """
 
     data: bytes
@@ -31,11 +31,11 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """The host says where to ask instead.
+    """A redirect to another URL.
 
     Args:
-        url: not looked at yet.
-        http_status: a redirect's.
+        url: Target, which has not been checked yet.
+        http_status: Status of the redirect.
     """
 
     url: URL
@@ -44,15 +44,15 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """No bytes.
+    """A request that gave no body.
 
     Args:
-        reason: a short sentence, one of a fixed few.
-        detail: what differs from row to row.
-        http_status: None where none came.
-        may_pass: whether asking again may help.
-        wait_s: how long the host wants to be left alone; None if it did not say.
-        answered: whether the host said anything at all.
+        reason: Short sentence, one of a fixed few.
+        detail: Details of this row.
+        http_status: Status of the answer; None without an answer.
+        may_pass: Whether a retry may help.
+        wait_s: Seconds for which the host wants no requests; None if it did not say.
+        answered: Whether the host sent anything at all.
     """
 
     reason: str
@@ -69,7 +69,7 @@ _LOST = Failure("connection lost", may_pass=True)
 _MALFORMED = Failure("malformed answer")
 
 
-# The first that fits; each before what it is a kind of.
+# The first that fits is taken; subclasses come before their base classes.
 _MEANINGS: tuple[tuple[type[Exception], Failure], ...] = (
     (aiohttp.ClientSSLError, Failure("tls refused")),
     (aiohttp.ClientConnectorCertificateError, Failure("tls refused")),
@@ -79,7 +79,7 @@ _MEANINGS: tuple[tuple[type[Exception], Failure], ...] = (
     (aiohttp.ClientPayloadError, _LOST),
     (aiohttp.ServerDisconnectedError, _LOST),
     (aiohttp.ClientOSError, _LOST),
-    (ValueError, Failure(INVALID)),  # also a name that no resolver can be asked for
+    (ValueError, Failure(INVALID)),  # also a name that cannot be resolved
     (aiohttp.ClientError, _MALFORMED),
     (HttpProcessingError, _MALFORMED),
     (OSError, _LOST),
@@ -87,10 +87,10 @@ _MEANINGS: tuple[tuple[type[Exception], Failure], ...] = (
 
 
 def failure_of(error: Exception) -> Failure:
-    """Say what an exception of the HTTP client means; one that nobody foresaw costs its row, and not the run.
+    """Turn an exception of the HTTP client into a failure; an unexpected one costs its row, and not the run.
 
     Raises:
-        ProtoRKDError: it is this machine that cannot go on.
+        ProtoRKDError: this machine has no more connections or memory.
     """
     _check_means(error)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -120,7 +120,7 @@ def _connection_failure(error: OSError) -> Failure:
 
 
 def _check_means(error: Exception) -> None:
-    """Tell a host that cannot be reached from a machine that can reach none."""
+    """Raise an error if this machine, and not the host, is the cause."""
     if isinstance(error, OSError) and error.errno in _OUT_OF_MEANS:
         raise ProtoRKDError(
             f"This machine must have room for --concurrency connections; {error.strerror}. Pass a smaller number, or "
@@ -129,6 +129,6 @@ def _check_means(error: Exception) -> None:
 
 
 def _is_cut_off(error: aiohttp.ClientPayloadError) -> bool:
-    """Whether a body ended before its time, which it may not do another time."""
+    """Return whether a body was cut off, which a retry may mend."""
     cause = error.__cause__
     return cause is None or isinstance(cause, ContentLengthError | OSError) or "Not enough data" in str(cause)

@@ -1,4 +1,4 @@
-"""From the bytes that came to the image that is kept: decoded, judged, shrunk, written as a JPEG without metadata."""
+"""Turn downloaded bytes into a stored image: decoded, checked, shrunk, written as a JPEG without metadata."""
 
 import hashlib
 import io
@@ -16,17 +16,17 @@ from stages.components.images.lazy_image import DecodedImage, LazyImage, plain_j
 
 _LONGEST_JPEG_SIDE = 65_500
 _SUBSAMPLING = "420"
-_FINER = 2  # Images are decoded at no less than so many times the size they are shrunk to, as Pillow's thumbnails.
+_FINER = 2  # Images are decoded at no less than twice the size that they are shrunk to, as for Pillow's thumbnails.
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An image that was written.
+    """A written image.
 
     Args:
-        width: in pixels, as written.
-        height: likewise.
-        sha256: of the file.
+        width: Width in pixels, as written.
+        height: Height in pixels, as written.
+        sha256: Digest of the file.
     """
 
     width: int
@@ -36,11 +36,11 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """Bytes that no image is made of.
+    """Bytes of which no image was made.
 
     Args:
-        reason: a short sentence, one of a fixed few.
-        detail: what differs from row to row.
+        reason: Short sentence, one of a fixed few.
+        detail: Details of this row.
     """
 
     reason: str
@@ -49,16 +49,16 @@ class Rejected:
 
 @dataclass(frozen=True)
 class ImageWriter:
-    """Writes images into a folder.
+    """A function that decodes images and writes them into a folder.
 
     Args:
-        folder: where they go, each under its row.
-        partial: folder for files that are not whole yet, on the same disk.
-        resize: which side is shrunk, of `RESIZES`.
-        image_size: to how many pixels.
-        min_side: pixels that the shorter side must have.
-        max_aspect_ratio: longer side to shorter; 0 is any.
-        quality: of JPEG.
+        folder: Folder of the images, each named after its row.
+        partial: Folder for incomplete files, on the same disk.
+        resize: Side that is shrunk, one of `RESIZES`.
+        image_size: Length to which that side is shrunk, in pixels.
+        min_side: Least length of the shorter side, in pixels.
+        max_aspect_ratio: Largest ratio of the longer side to the shorter; 0 is any.
+        quality: Quality of JPEG.
     """
 
     folder: Path
@@ -70,7 +70,7 @@ class ImageWriter:
     quality: int
 
     def __call__(self, row: int, data: bytes) -> Kept | Rejected:
-        """Keep what bytes show, or say why not.
+        """Decode and write an image, or return why it is rejected.
 
         Raises:
             ProtoRKDError: the disk is full or the folder cannot be written.
@@ -115,12 +115,12 @@ class ImageWriter:
 
 
 def shrunk(size: tuple[int, int], *, side: str, pixels: int) -> tuple[int, int]:
-    """Height and width after one side, where it is longer, has become ``pixels``.
+    """Return height and width after one side has been shrunk to ``pixels``, if it is longer.
 
     Args:
-        size: height and width before.
-        side: which, of `RESIZES`.
-        pixels: what it becomes.
+        size: Height and width before.
+        side: Side that is shrunk, one of `RESIZES`.
+        pixels: Length of that side afterwards.
     """
     reference = min(size) if side == "short-side" else max(size)
     if side == "none" or reference <= pixels:

@@ -1,4 +1,4 @@
-"""What gather-cc can be told: what is kept of which rows, and how the network is asked."""
+"""Options of gather-cc: which images are kept and how, and how they are requested."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ RESIZES = ("longest-side", "short-side", "none")
 
 @dataclass(frozen=True)
 class GatherParams:
-    """What is kept of which rows; a folder is gathered by one set of these."""
+    """What is kept of which rows; the same for all calls on a folder."""
 
     caption_key: str = option(
         "", help="Column of captions where the table has a header. Default: no header, the caption comes first."
@@ -47,7 +47,7 @@ class GatherParams:
 
 @dataclass(frozen=True)
 class GatherRuntime:
-    """How the network is asked, and for which rows; may change from one call to the next."""
+    """How images are requested, and for which rows; may change between calls."""
 
     limit: int = option(0, help="Ask for the first so many rows only. 0: for all.", check=NOT_NEGATIVE)
     retry_failed: bool = option(False, help="Ask again for rows that failed in an earlier call.")

@@ -1,4 +1,4 @@
-"""What became of rows, as it comes in: written in blocks, each whole, once the images it speaks of are on disk."""
+"""Record the outcomes of rows in blocks, each written atomically after its images are on disk."""
 
 import asyncio
 import time
@@ -12,10 +12,10 @@ _BLOCK_S = 2.0
 
 
 class Journal:
-    """Takes outcomes, and writes them in blocks behind the back of whoever brings them.
+    """A journal of outcomes, which writes blocks in the background.
 
     Args:
-        root: the gathered folder.
+        root: Folder of the images.
     """
 
     def __init__(self, root: Path) -> None:
@@ -26,14 +26,14 @@ class Journal:
         self._writing: asyncio.Task[None] | None = None
 
     def add(self, outcome: RowOutcome) -> None:
-        """Take what became of a row."""
+        """Add the outcome of a row."""
         self._outcomes.append(outcome)
 
     def write_if_due(self) -> None:
-        """Begin to write a block when there is enough to write, and the one before is written.
+        """Start to write a block if it is due and the previous one is written.
 
         Raises:
-            ProtoRKDError: the one before could not be written.
+            ProtoRKDError: the previous block could not be written.
         """
         if self._writing is not None and self._writing.done():
             writing, self._writing = self._writing, None
@@ -43,10 +43,10 @@ class Journal:
             self._writing = asyncio.create_task(self._write())
 
     async def close(self) -> None:
-        """Write what is left.
+        """Write the remaining outcomes.
 
         Raises:
-            ProtoRKDError: it cannot be written.
+            ProtoRKDError: they cannot be written.
         """
         if self._writing is not None:
             await self._writing

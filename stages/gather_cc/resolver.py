@@ -1,4 +1,4 @@
-"""Names of hosts become addresses: each looked up once in a while, by threads that nobody has to wait for."""
+"""Resolve host names in daemon threads, with a cache."""
 
 import asyncio
 import socket
@@ -11,23 +11,23 @@ _KEPT_S = 300.0
 _MAX_NAMES = 20_000
 _THREADS = 64
 
-_Found = list[tuple[int, int, str]]  # family, protocol, address
+_Addresses = list[tuple[int, int, str]]  # family, protocol, address
 
 
 class CachedResolver(AbstractResolver):
-    """Looks names up as the system does, and remembers what came out, also that a name is not known.
+    """A resolver that looks names up as the system does, and caches results, unknown names included.
 
-    A lookup can hang for as long as the system likes. Its thread is a daemon, so that the end of the process does not
-    wait for it, and there are a few at a time.
+    A lookup may hang for any time. Its thread is a daemon, so that the process can end without it, and the number of
+    threads is limited.
 
     Args:
-        timeout_s: how long is waited for a lookup.
+        timeout_s: Longest time to wait for a lookup, in seconds.
     """
 
     def __init__(self, *, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._threads = asyncio.Semaphore(_THREADS)
-        self._known: OrderedDict[tuple[str, int], tuple[float, asyncio.Task[_Found]]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, int], tuple[float, asyncio.Task[_Addresses]]] = OrderedDict()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -38,13 +38,13 @@ class CachedResolver(AbstractResolver):
             OSError: there are none (``socket.gaierror``), or not in time.
         """
         try:
-            found = await asyncio.wait_for(asyncio.shield(self._lookup(host, family)), self._timeout_s)
+            addresses = await asyncio.wait_for(asyncio.shield(self._lookup(host, family)), self._timeout_s)
         except TimeoutError as error:
             raise socket.gaierror(socket.EAI_AGAIN, "the lookup took too long") from error
         flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
         return [
             ResolveResult(hostname=host, host=address, port=port, family=kind, proto=protocol, flags=flags)
-            for kind, protocol, address in found
+            for kind, protocol, address in addresses
         ]
 
     async def close(self) -> None:
@@ -53,7 +53,7 @@ class CachedResolver(AbstractResolver):
             task.cancel()
         self._known.clear()
 
-    def _lookup(self, host: str, family: int) -> "asyncio.Task[_Found]":
+    def _lookup(self, host: str, family: int) -> "asyncio.Task[_Addresses]":
         now = asyncio.get_running_loop().time()
         until, task = self._known.get((host, family), (0.0, None))
         if task is None or until <= now or (task.done() and _may_pass(task)):
@@ -65,34 +65,34 @@ class CachedResolver(AbstractResolver):
                 self._known.popitem(last=False)
         return task
 
-    async def _look_up(self, host: str, family: int) -> _Found:
+    async def _look_up(self, host: str, family: int) -> _Addresses:
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[_Found] = loop.create_future()
+        answer: asyncio.Future[_Addresses] = loop.create_future()
 
-        def settle(found: _Found | None, error: Exception | None) -> None:
+        def settle(addresses: _Addresses | None, error: Exception | None) -> None:
             if answer.done():
                 return
-            if error is None and found is not None:
-                answer.set_result(found)
+            if error is None and addresses is not None:
+                answer.set_result(addresses)
             elif error is not None:
                 answer.set_exception(error)
 
         def look() -> None:
-            found, problem = None, None
+            addresses, problem = None, None
             try:
                 infos = socket.getaddrinfo(host, None, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-                found = [(int(kind), protocol, str(place[0])) for kind, _, protocol, _, place in infos]
-            except Exception as error:  # whoever asked hears of it
+                addresses = [(int(kind), protocol, str(place[0])) for kind, _, protocol, _, place in infos]
+            except Exception as error:  # raised where the name was asked for
                 problem = error
             if not loop.is_closed():
-                loop.call_soon_threadsafe(settle, found, problem)
+                loop.call_soon_threadsafe(settle, addresses, problem)
 
         async with self._threads:
             threading.Thread(target=look, name=f"lookup {host}", daemon=True).start()
             return await answer
 
 
-def _may_pass(task: "asyncio.Task[_Found]") -> bool:
-    """Whether a lookup that is over failed for a reason that says nothing about the name."""
+def _may_pass(task: "asyncio.Task[_Addresses]") -> bool:
+    """Return whether a lookup that is over failed for a reason that says nothing about the name."""
     error = None if task.cancelled() else task.exception()
     return task.cancelled() or (isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN)

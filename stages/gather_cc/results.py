@@ -1,4 +1,4 @@
-"""What is left when all rows are asked: ``status.parquet``, ``manifest.tsv``, and why rows were lost."""
+"""Write the results when all rows are done, ``status.parquet`` and ``manifest.tsv``, and count reasons of loss."""
 
 import csv
 from collections import Counter
@@ -31,20 +31,20 @@ _NEEDS_QUOTES = '["\\t\\r\\n]'
 
 
 def is_complete(root: Path, rows: NDArray[np.int64]) -> bool:
-    """Whether the results of these rows stand and nothing has been asked since."""
+    """Return whether the results include these rows and nothing has been requested since."""
     if block_numbers(root) or not (root / STATUS_NAME).exists() or not (root / MANIFEST_NAME).exists():
         return False
     return bool(np.isin(rows, rows_of(read_status(root, ["row"]))).all())
 
 
 def write_results(root: Path, table: Table, plan: Plan, rows: NDArray[np.int64]) -> None:
-    """Write status and manifest of some rows, and of all of which they knew before; then drop the journal.
+    """Write status and manifest of some rows, and of those in earlier results; then drop the journal.
 
     Args:
-        root: the gathered folder.
-        table: what was gathered.
-        plan: its rows. Those that share a URL share what became of the first.
-        rows: which of them have been asked by now.
+        root: Folder of the images.
+        table: Table of captions and URLs.
+        plan: Rows of the table; those that share a URL share the outcome of the first.
+        rows: Rows that are done by now.
 
     Raises:
         ProtoRKDError: the disk is full, the folder cannot be written, or a file in it is damaged.
@@ -63,7 +63,7 @@ def write_results(root: Path, table: Table, plan: Plan, rows: NDArray[np.int64])
 
 
 def _write_manifest(path: Path, table: Table, plan: Plan, is_ok: NDArray[np.bool_]) -> None:
-    """Write the rows that are kept; if one of them needs quotes all have them, so that no reader has to guess."""
+    """Write the manifest of kept rows; if one caption needs quotes, all get them, so that readers need not guess."""
 
     def kept() -> Iterator[tuple[NDArray[np.int64], pa.Array]]:
         for start, block in _numbered(table):
@@ -84,7 +84,7 @@ def _write_manifest(path: Path, table: Table, plan: Plan, is_ok: NDArray[np.bool
 
 
 def count_reasons(root: Path) -> tuple[dict[str, int], dict[tuple[str, str], int]]:
-    """Count what became of rows: by status, and by status and reason, the most frequent first."""
+    """Count the outcomes of rows: by status, and by status and reason, the most frequent first."""
     table = read_status(root, ["status", "reason"])
     plain = pa.table({name: table[name].cast(pa.string()) for name in table.column_names})
     groups = plain.group_by(["status", "reason"]).aggregate([([], "count_all")]).to_pylist()
@@ -101,16 +101,16 @@ def _status_tables(
     for start, block in _numbered(table):
         part = slice(start, start + len(block))
         chosen = np.flatnonzero(wanted[part])
-        found = outcomes.take(pa.array(places[part][chosen]))
-        is_ok = pc.equal(found["status"].cast(pa.string()), OK).to_pylist()
-        images = [image_path(row) if ok else None for row, ok in zip(found["row"].to_pylist(), is_ok, strict=True)]
-        found = found.set_column(0, STATUS_SCHEMA.field("row"), pa.array(plan.rows[part][chosen]))
-        found = found.add_column(1, STATUS_SCHEMA.field("url"), block.urls.take(pa.array(chosen)))
-        yield found.append_column(STATUS_SCHEMA.field("image"), pa.array(images, pa.large_string())).cast(STATUS_SCHEMA)
+        known = outcomes.take(pa.array(places[part][chosen]))
+        is_ok = pc.equal(known["status"].cast(pa.string()), OK).to_pylist()
+        images = [image_path(row) if ok else None for row, ok in zip(known["row"].to_pylist(), is_ok, strict=True)]
+        known = known.set_column(0, STATUS_SCHEMA.field("row"), pa.array(plan.rows[part][chosen]))
+        known = known.add_column(1, STATUS_SCHEMA.field("url"), block.urls.take(pa.array(chosen)))
+        yield known.append_column(STATUS_SCHEMA.field("image"), pa.array(images, pa.large_string())).cast(STATUS_SCHEMA)
 
 
 def _numbered(table: Table) -> Iterator[tuple[int, Block]]:
-    """Go through the blocks of a table, each with the place of its first row among all rows."""
+    """Yield the blocks of a table, each with the place of its first row among all rows."""
     start = 0
     for block in table.blocks():
         yield start, block

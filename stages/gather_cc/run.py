@@ -1,4 +1,4 @@
-"""What gather-cc does: claims its folder, asks for what is not done, and writes what came of it."""
+"""Run gather-cc: lock the folder, request the rows that are not done, and write the results."""
 
 import asyncio
 import contextlib
@@ -33,14 +33,14 @@ from stages.gather_cc.url_table import Plan, Row, Table, open_table
 
 @dataclass(frozen=True)
 class Gathered:
-    """What came of a call.
+    """The result of a call.
 
     Args:
-        status: ``created``, or ``unchanged`` where all was there.
-        asked: how many rows this call was done with.
-        seconds: how long it took to ask them.
-        statuses: rows of the folder by status.
-        reasons: the same by status and reason.
+        status: ``created``, or ``unchanged`` if everything was there.
+        asked: Number of rows that this call requested.
+        seconds: Duration of the requests.
+        statuses: Number of the folder's rows by status.
+        reasons: Number of the folder's rows by status and reason.
     """
 
     status: str
@@ -51,13 +51,13 @@ class Gathered:
 
 
 def gather(path: Path, root: Path, params: GatherParams, runtime: GatherRuntime) -> Gathered:
-    """Gather the images of a table into a folder, or what an earlier call has left to do.
+    """Gather the images of a table into a folder, except those that earlier calls have done.
 
     Args:
-        path: the table.
-        root: the folder; made if it is not there.
-        params: what is kept.
-        runtime: how it is asked for.
+        path: File of the table.
+        root: Folder of the images; created if necessary.
+        params: Choice and form of the images.
+        runtime: Limits and timeouts.
 
     Raises:
         ProtoRKDError: the table cannot be read, the folder holds something else or is in use, the disk is full, the
@@ -80,7 +80,7 @@ def gather(path: Path, root: Path, params: GatherParams, runtime: GatherRuntime)
 
 
 def _not_done(root: Path, plan: Plan, *, limit: int, retry_failed: bool) -> NDArray[np.bool_]:
-    """Mark the rows that are to be asked: none twice, and of those that share a URL the first."""
+    """Mark the rows to request: those that are not done, and only the first of those that share a URL."""
     outcomes = read_outcomes(root, ["row", "status"])
     done = np.isin(plan.rows, rows_of(outcomes))
     if retry_failed:
@@ -131,15 +131,15 @@ async def _ask(rows: Iterator[Row], num_rows: int, *, root: Path, params: Gather
 
 
 def _allow_many_files() -> None:
-    """Let this process open as many files as it may ask for: each connection is one."""
+    """Raise this process's limit of open files as far as allowed, because each connection is one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # where the most is more than the system has
+    with contextlib.suppress(ValueError, OSError):  # if the hard limit exceeds the system's
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.contextmanager
 def _claimed(root: Path) -> Iterator[None]:
-    """Hold the folder alone, and clear it of what a killed call has left half-written."""
+    """Lock the folder, and remove the incomplete files of a killed call."""
     with disk_errors(root, flag="--output"):
         (root / LOCK_PATH).parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(root / LOCK_PATH)
@@ -159,7 +159,7 @@ def _claimed(root: Path) -> Iterator[None]:
 
 
 def _check_request(root: Path, table: Table, params: GatherParams) -> None:
-    """Hold a folder to what it was begun with.
+    """Require the same table and parameters that the folder was begun with.
 
     Raises:
         ProtoRKDError: it was gathered from another table, or other images were kept.

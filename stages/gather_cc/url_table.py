@@ -1,4 +1,4 @@
-"""The table of captions and URLs: Conceptual Captions' own, without a header, or any with named columns."""
+"""Read tables of captions and URLs: Conceptual Captions, without a header, or any table with named columns."""
 
 import csv
 import hashlib
@@ -22,16 +22,16 @@ from stages.gather_cc.options import GatherParams
 
 PROBLEMS = ("", "malformed row", "empty caption", "empty url")
 _DIGEST_BYTES = 16
-_CAPTION, _URL = 0, 1  # without a header; Conceptual Captions with labels has more columns behind them
+_CAPTION, _URL = 0, 1  # without a header; Conceptual Captions with labels has more columns after these
 
 
 class Row(NamedTuple):
-    """A row of the table that is to be asked.
+    """A row of the table to request.
 
     Args:
-        number: the line in which it begins, from 0.
-        url: without white space around it; "" where there is none.
-        problem: why it cannot be asked, "" if it can.
+        number: Number of the line in which the row begins, from 0.
+        url: URL without white space around it; "" if there is none.
+        problem: Reason why it cannot be requested; "" if it can.
     """
 
     number: int
@@ -44,8 +44,8 @@ class Block:
     """Some consecutive rows of the table.
 
     Args:
-        captions: as written, large_string; "" where there is none.
-        urls: without white space around them, large_string; "" where there is none.
+        captions: Captions as written, large_string; "" where there is none.
+        urls: URLs without white space around them, large_string; "" where there is none.
 
     Shapes:
         numbers: (rows,), int64, the line in which each row begins, from 0.
@@ -61,7 +61,7 @@ class Block:
         return len(self.numbers)
 
     def rows(self, places: NDArray[np.int64]) -> Iterator[Row]:
-        """Give some of its rows."""
+        """Yield the rows at some places of the block."""
         urls = self.urls.take(pa.array(places)).to_pylist()
         for place, url in zip(places.tolist(), urls, strict=True):
             yield Row(int(self.numbers[place]), url, PROBLEMS[self.problems[place]])
@@ -69,16 +69,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose rows can be gone through again and again.
+    """A table of captions and URLs that can be read any number of times.
 
     Args:
-        path: the file.
-        start: where its first row begins, in bytes.
-        line: the number of the line in which that is.
-        num_columns: of the header; 0 without one.
-        fields: where caption and URL stand.
-        separator: one character.
-        quoting: ``csv`` or ``none``.
+        path: File of the table.
+        start: Offset of the first row, in bytes.
+        line: Number of the first row's line.
+        num_columns: Number of columns in the header; 0 without one.
+        fields: Numbers of the columns of caption and URL.
+        separator: Character between columns.
+        quoting: Quoting of fields: ``csv`` or ``none``.
     """
 
     path: Path
@@ -94,7 +94,7 @@ class Table:
         return hash_file(self.path)
 
     def blocks(self) -> Iterator[Block]:
-        """Go through the rows, in order and in blocks; empty lines are no rows.
+        """Yield the rows in order, in blocks; empty lines are no rows.
 
         Raises:
             ProtoRKDError: the file cannot be read, or is not UTF-8 text.
@@ -121,11 +121,11 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Which rows there are, and which of them share a URL.
+    """The rows of a table, and which of them share a URL.
 
     Shapes:
         rows: (rows,), int64, ascending.
-        first: (rows,), int64, the first row that has the same URL: the one that is asked; itself where there is none.
+        first: (rows,), int64, the first row with the same URL, which is the one requested; itself if it has no URL.
     """
 
     rows: NDArray[np.int64]
@@ -133,7 +133,7 @@ class Plan:
 
     @classmethod
     def of(cls, table: Table) -> "Plan":
-        """Go through a table once.
+        """Plan the rows of a table, which is read once.
 
         Raises:
             ProtoRKDError: as `Table.blocks`, or there are no rows.
@@ -141,7 +141,7 @@ class Plan:
         rows, digests = [], []
         for block in table.blocks():
             rows.append(block.numbers)
-            # A row that cannot be asked shares with none.
+            # A row that cannot be requested shares with none.
             texts = (
                 f"{number}" if problem else f" {url}"
                 for number, url, problem in zip(
@@ -161,7 +161,7 @@ def open_table(path: Path, params: GatherParams) -> Table:
     """Open a table and find its columns.
 
     Raises:
-        ProtoRKDError: it cannot be read, is no text, or lacks a column.
+        ProtoRKDError: it cannot be read, is not text, or lacks a column.
     """
     data = open_text(path)
     separator = SEPARATORS[params.separator]

@@ -1,1 +1,1 @@
-"""A faiss index over the embeddings of images or captions."""
+"""Build a faiss index of the embeddings of images or captions."""

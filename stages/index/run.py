@@ -1,4 +1,4 @@
-"""How an index is made: flat, which is exact, or by lists, whose recall is measured."""
+"""Build an index: a flat one, which is exact, or one with lists, whose recall is measured."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 _K = 10
 _SAMPLE = 1000
 _LISTS_PER_ROOT = 4  # of the number of rows, as faiss advises
-_ROWS_PER_LIST = 39  # that k-means wants at least
+_ROWS_PER_LIST = 39  # at least so many are needed by faiss's k-means
 _AT_ONCE = 65_536
 
 
 def write_index(params: "IndexParams", artifact: Artifact, draft: Draft) -> Result:
-    """Index the rows of an artifact, in a draft.
+    """Write an index of an artifact's rows to a draft.
 
     Raises:
         ProtoRKDError: faiss is not installed, there is nothing to find, or the disk is full.
@@ -68,7 +68,7 @@ def write_index(params: "IndexParams", artifact: Artifact, draft: Draft) -> Resu
 def _lists(
     values: NDArray[np.float32], numbers: NDArray[np.int64], *, recall: float, seed: int
 ) -> tuple[Any, IndexConfig]:
-    """Divide the rows by k-means, and look into as few lists as find what is asked for."""
+    """Divide the rows into lists by k-means, and choose the fewest probes that reach the wanted recall."""
     faiss = import_faiss()
     num, dim = values.shape
     num_lists = max(1, min(int(_LISTS_PER_ROOT * num**0.5), num // _ROWS_PER_LIST))
@@ -84,9 +84,9 @@ def _lists(
     index.nprobe = 1
     while True:
         answers = index.search(sample, truth.shape[1])[1]
-        found = (
+        measured = (
             float(np.mean([len(np.intersect1d(*pair)) for pair in zip(answers, truth, strict=True)])) / truth.shape[1]
         )
-        if found >= recall or index.nprobe >= num_lists:
-            return index, IndexConfig(LISTS, num, dim, lists=num_lists, probes=index.nprobe, recall=found)
+        if measured >= recall or index.nprobe >= num_lists:
+            return index, IndexConfig(LISTS, num, dim, lists=num_lists, probes=index.nprobe, recall=measured)
         index.nprobe = min(2 * index.nprobe, num_lists)

@@ -1,7 +1,7 @@
-"""index: the rows of an embedded set in the order in which faiss finds them.
+"""index: build an index of an embedded set for search by faiss.
 
 Takes:  an artifact of embed or encode-teacher.
-Does:   scales its rows to unit length and puts them into a flat index, or into lists where there are very many.
+Does:   scales its rows to unit length and puts them into a flat index, or into lists if there are very many.
 Gives:  index.faiss, which faiss.read_index reads, and index.json with the recall.
 """
 
@@ -19,7 +19,7 @@ def index(params: IndexParams, sources: IndexSources, out: Draft, runtime: Index
 
 
 def identify(inputs: IndexInputs, params: IndexParams, context: Context) -> IndexSources:
-    """Find what is searched."""
+    """Find the artifact to index."""
     found = find_searchable(inputs.rows, store=context.store)
     return IndexSources(rows=Input(digest=found.record.digest, location=str(found.path.resolve()), value=found))
 

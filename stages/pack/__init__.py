@@ -1,1 +1,1 @@
-"""Before stage two: images shrunk and put one behind the other, so that training reads them quickly."""
+"""Before stage two: shrink images and store them in large files, so that training reads them quickly."""

@@ -1,4 +1,4 @@
-"""From an image to its record."""
+"""Turn an image into its record in a pack."""
 
 import numpy as np
 import PIL.Image
@@ -14,14 +14,14 @@ _SUBSAMPLING = "420"
 
 
 class RecordMaker:
-    """Makes records of images, each a function of the image alone.
+    """A function that makes records of images, each from its image alone.
 
     Args:
-        images: the images.
-        short_side: in pixels; larger images are shrunk to it by Pillow's antialiased bicubic, as evaluation would
-            shrink them. 0 leaves all as they are.
-        format_: ``jpeg`` or ``raw``.
-        quality: of JPEG. A plain upright JPEG that is not to be shrunk keeps its bytes.
+        images: Set of images.
+        short_side: Shorter side in pixels, to which larger images are shrunk by Pillow's antialiased bicubic, as
+            evaluation does. 0 leaves all as they are.
+        format_: Format of the records: ``jpeg`` or ``raw``.
+        quality: Quality of JPEG. A plain upright JPEG that need not be shrunk keeps its bytes.
     """
 
     def __init__(self, images: ImageSet, *, short_side: int, format_: str, quality: int) -> None:
@@ -31,7 +31,7 @@ class RecordMaker:
         self._quality = quality
 
     def __call__(self, number: int) -> Record | str:
-        """Read an image of the set: its record, or why there is none."""
+        """Read an image of the set; return its record, or the reason why there is none."""
         try:
             return self._record(self._images.open(number))
         except ImageRejected as error:
@@ -39,7 +39,7 @@ class RecordMaker:
 
     def _record(self, source: LazyImage) -> Record:
         height, width = size = _shrunk(source.size, self._short_side)
-        image = to_image(source)  # also of one that keeps its bytes: damage is found here, not in training
+        image = to_image(source)  # decoded even if it keeps its bytes, to find damage here and not in training
         if self._format == "jpeg" and size == source.size and isinstance(source, JpegImage):
             return Record(bytes(source.data), height, width)
         if size != source.size:
@@ -55,7 +55,7 @@ class RecordMaker:
 
 
 def _shrunk(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """Height and width after the short side, where it is longer, has become ``short_side``."""
+    """Return height and width after a longer short side has been shrunk to ``short_side``."""
     short = min(size)
     if not short_side or short <= short_side:
         return size

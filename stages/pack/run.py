@@ -1,4 +1,4 @@
-"""What the pack stage does: images into shards, each whole, in an order that no number of threads changes."""
+"""Pack images into shards, in an order that does not depend on the number of threads."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,7 @@ R = TypeVar("R")
 
 
 def pack_images(params: "PackParams", runtime: "PackRuntime", *, images: ImageSet, draft: Draft) -> Result:
-    """Pack images, each named once, into a draft; shards that stand whole are kept.
+    """Pack images, each named once, into a draft; shards that are already complete are kept.
 
     Raises:
         ProtoRKDError: too many images cannot be read, or the disk is full.
@@ -61,8 +61,8 @@ def pack_images(params: "PackParams", runtime: "PackRuntime", *, images: ImageSe
                 draft.adopt(shard_path(number))
                 draft.adopt(index_path(number))
             reasons = read_index(draft.path, ["reason"], shard=number)["reason"].to_pylist()
-            found = [(row, reason) for row, reason in zip(rows, reasons, strict=True) if reason is not None]
-            rejections += [Rejection(row=row, reason=reason, value=images.paths[row]) for row, reason in found]
+            rejected = [(row, reason) for row, reason in zip(rows, reasons, strict=True) if reason is not None]
+            rejections += [Rejection(row=row, reason=reason, value=images.paths[row]) for row, reason in rejected]
             check_rejected(rejections, images, max_bad_fraction=runtime.max_bad_fraction)
     write_rejected(draft.path, rejections)
     return Result(
@@ -84,7 +84,7 @@ def _in_order(
     ahead: int,
     advance: Callable[[int], None],
 ) -> Iterator[R]:
-    """Make what is next while the last is taken; a few wait at most, so that memory stays flat."""
+    """Yield results in order while later ones are made; at most ``ahead`` wait, which bounds memory."""
     waiting: deque[Future[R]] = deque()
     try:
         for row in rows:

@@ -1,8 +1,8 @@
-"""pack: images shrunk once and put one behind the other, for training and evaluation to read quickly.
+"""pack: shrink images once and store them in large files, which training and evaluation read quickly.
 
 Takes:  a manifest of image-caption pairs, or a folder of images.
-Does:   reads each distinct image, shrinks what is larger than asked for, and writes it into shards.
-Gives:  shards/N.bin (records one behind the other), index/N.parquet (what lies where), pack.json, rejected.parquet.
+Does:   reads each distinct image, shrinks it if it is larger than asked for, and writes it into shards.
+Gives:  shards/N.bin (concatenated records), index/N.parquet (places of records), pack.json, rejected.parquet.
 """
 
 from pipeline.fingerprint import hash_json
@@ -27,7 +27,7 @@ def identify(inputs: PackInputs, params: PackParams, context: Context) -> PackSo
 
 
 def work(params: PackParams, sources: PackSources, context: Context) -> Work:
-    """Count the images; their bytes from the headers of some of them."""
+    """Count the images, and estimate their bytes from the headers of some of them."""
     from stages.pack.work_estimate import packed_bytes
 
     images = sources.images.value

@@ -1,4 +1,4 @@
-"""How large a pack would become, from the headers and sizes of some of its images."""
+"""Estimate the size of a pack from the headers and sizes of some of its images."""
 
 import contextlib
 
@@ -9,14 +9,14 @@ _SAMPLE = 64
 
 
 def packed_bytes(images: ImageSet, *, short_side: int, format_: str) -> int | None:
-    """Guess the bytes of a pack from up to 64 images, taken evenly; None where none of them can be read.
+    """Estimate the bytes of a pack from about 64 images, taken evenly; None if none of them can be read.
 
-    A raw record has three bytes a pixel; a JPEG that is shrunk is taken to shrink with its area.
+    A raw record has three bytes a pixel; a JPEG's bytes are taken to shrink with its area.
 
     Args:
-        images: to be packed.
-        short_side: pixels of the shorter side at most; 0 shrinks none.
-        format_: ``jpeg`` or ``raw``.
+        images: Images to pack.
+        short_side: Greatest length of the shorter side, in pixels; 0 shrinks none.
+        format_: Format of the records: ``jpeg`` or ``raw``.
     """
     num = len(images.paths)
     sizes = []

@@ -1,1 +1,1 @@
-"""Between stages one and two: the map of the teacher's space that relations are drawn on."""
+"""Between stages one and two: cluster the teacher's embeddings into the prototypes that relations are measured on."""

@@ -1,4 +1,4 @@
-"""Unit rows on a GPU: products and sums are computed there, and no block of them waits for the host."""
+"""Unit rows on a GPU: products and sums are computed there, and no block waits for the host."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ from stages.prototypes.rows import MAX_GPU_SCORES
 
 @dataclass(frozen=True)
 class DeviceRows:
-    """Rows as a table of a device, with centroids beside it; `Rows` says what they are asked for.
+    """`Rows` in a `DeviceTable`, with centroids on the same device.
 
-    Only exact rows are kept: a block is rounded when its turn comes, which takes next to nothing beside its products.
+    Only exact rows are kept: a block is rounded just before its products, which takes hardly any time beside them.
 
     Args:
-        table: the rows.
-        dtype: of the products.
-        mean: (dim,), float32, on the device.
+        table: Table of the rows.
+        dtype: Type of the products.
+        mean: Mean of the rows, (dim,), float32, on the device; zero for products in float32.
     """
 
     table: DeviceTable
@@ -28,7 +28,7 @@ class DeviceRows:
 
     @classmethod
     def of(cls, table: DeviceTable, dtype: torch.dtype) -> "DeviceRows":
-        """Find the mean, which products in float32 do without."""
+        """Compute the mean of a table's rows, unless products are in float32."""
         total = torch.zeros(table.host.shape[1], dtype=torch.float64, device=table.device)
         if dtype != torch.float32:
             for block in table.blocks():
@@ -39,17 +39,17 @@ class DeviceRows:
         return len(self.table.host)
 
     def take(self, numbers: Tensor) -> Tensor:
-        """As `Rows` says."""
+        """Return rows by number, as `Rows` says."""
         return self.table.host[numbers].to(self.table.device)
 
     def some(self, numbers: Tensor) -> "DeviceRows":
-        """As `Rows` says."""
+        """Choose rows by number, as `Rows` says."""
         host, device = self.table.host[numbers], self.table.device
         table = DeviceTable.of(host, device, is_resident=has_room(host.nbytes, device))
         return DeviceRows(table, self.dtype, self.mean)
 
     def nearest(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Rows` says; on the device."""
+        """Find nearest centroids, as `Rows` says; the results are on the device."""
         weight, bias = self._prepare(centroids)
         cosines, nearest = [], []
         for block in self.table.blocks():
@@ -59,7 +59,7 @@ class DeviceRows:
         return torch.cat(cosines), torch.cat(nearest)
 
     def sums(self, centroids: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Rows` says; on the device, the same every time."""
+        """Add up rows by centroid, as `Rows` says; the results are on the device, and the same every time."""
         weight, bias = self._prepare(centroids)
         sums = torch.zeros_like(weight, dtype=torch.float64)
         sizes = torch.zeros(len(weight), dtype=torch.int64, device=self.table.device)
@@ -76,17 +76,17 @@ class DeviceRows:
         return (centroids - self.mean).to(self.dtype), bias.to(self.dtype)
 
     def _nearest(self, block: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """The largest score of each row, without what it has along the mean, and whose it is."""
+        """Find the largest score of each row, without its part along the mean, and that centroid's number."""
         parts = torch.split((block - self.mean).to(self.dtype), max(1, MAX_GPU_SCORES // len(weight)))
-        found = [linear(part, weight, bias).max(dim=1) for part in parts]
-        return torch.cat([best.values for best in found]), torch.cat([best.indices for best in found])
+        best = [linear(part, weight, bias).max(dim=1) for part in parts]
+        return torch.cat([each.values for each in best]), torch.cat([each.indices for each in best])
 
 
 def cluster_sums(rows: Tensor, nearest: Tensor, num_clusters: int) -> tuple[Tensor, Tensor]:
     """Add up the rows of each cluster, in row order, and count them.
 
-    An `index_add_` on a GPU adds in any order. Here rows are sorted by cluster, and each sum is one thread's: the same
-    every time. Sums of float32 are all but exact in float64, so it hardly matters where blocks of rows end.
+    On a GPU, `index_add_` adds in any order. Here rows are sorted by cluster, and one thread computes each sum, so that
+    it is the same every time. Sums of float32 are nearly exact in float64, so it hardly matters where blocks end.
 
     Shapes:
         rows: (rows, dim), float32; nearest: (rows,), int64, below num_clusters.

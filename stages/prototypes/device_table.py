@@ -1,4 +1,4 @@
-"""A table of rows for passes on a device: in its memory where there is room, else copied there anew at each pass."""
+"""A table of rows that a device passes over: in its memory if it fits, else copied there anew in each pass."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ _SHARE = 0.5  # of the device's free memory that a table may take; blocks, score
 
 @dataclass(frozen=True)
 class DeviceTable:
-    """Rows that a device goes through from first to last, as often as it is asked to.
+    """A table of rows that a device passes over in order, any number of times.
 
     Args:
-        host: (rows, dim), float32, on the CPU.
-        device: where blocks are wanted.
-        resident: the same on the device; None where each pass copies them there.
+        host: Rows on the CPU, (rows, dim), float32.
+        device: Device that blocks are returned on.
+        resident: The same rows on the device; None if each pass copies them there.
     """
 
     host: Tensor
@@ -26,39 +26,38 @@ class DeviceTable:
 
     @classmethod
     def of(cls, host: Tensor, device: torch.device, *, is_resident: bool) -> "DeviceTable":
-        """Make a table, and copy it to the device if it is to stay there."""
+        """Make a table, and copy it to the device if it is resident."""
         if not is_resident:
             return cls(host, device, None)
         resident = torch.empty(host.shape, device=device)
-        for to, block in zip(_split(resident), stream(host, device), strict=True):
-            to.copy_(block)
+        for into, block in zip(_split(resident), stream(host, device), strict=True):
+            into.copy_(block)
         return cls(host, device, resident)
 
     def blocks(self) -> Iterator[Tensor]:
-        """All rows in order, some at a time, on the device: the same blocks wherever the table lies.
+        """Return all rows in order, block by block, on the device; blocks are the same for resident tables and others.
 
-        A block is overwritten while the next but one is asked for.
+        A block is overwritten when the next but one is requested.
         """
         return iter(_split(self.resident)) if self.resident is not None else stream(self.host, self.device)
 
 
 def has_room(num_bytes: int, device: torch.device) -> bool:
-    """Whether a table of that size should lie in the device's own memory."""
+    """Return whether a table of that size should be kept in the device's memory."""
     return device.type != "cuda" or num_bytes < _SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 def stream(rows: Tensor, device: torch.device) -> Iterator[Tensor]:
-    """Copy rows to a device block by block, each while the device is at work on the one before.
+    """Copy rows to a device block by block, each while the device computes on the one before.
 
-    The way leads through pinned memory, from which a GPU fetches by itself. Two blocks of it, and two on the device,
-    take turns: one that was yielded is overwritten once the next but one is asked for, and all that was queued until
-    then is done with it.
+    Copies go through pinned memory. Two pinned blocks, and two on the device, take turns: a yielded block is
+    overwritten once the next but one is requested and all work that was queued until then is done.
 
     Shapes:
         rows: (rows, dim), float32, on the CPU, at least one.
         yields: (some, dim), float32, on the device.
     """
-    on = torch.get_device_module(device)  # torch.cpu has streams and events, too, for which nothing has to wait
+    on = torch.get_device_module(device)  # torch.cpu has streams and events, too; they do nothing
     here, aside = on.current_stream(device), on.Stream(device)
     parts = _split(rows)
     pinned = [torch.empty(parts[0].shape, pin_memory=device.type == "cuda") for _ in range(2)]
@@ -84,7 +83,7 @@ def stream(rows: Tensor, device: torch.device) -> Iterator[Tensor]:
             yield there[number % 2][: len(part)]
             used[number % 2].record(here)
     finally:
-        here.wait_stream(aside)  # also where a pass is broken off: the memory is not another's before
+        here.wait_stream(aside)  # also if a pass is broken off: the memory is not reused before
 
 
 def _split(rows: Tensor) -> tuple[Tensor, ...]:

@@ -19,18 +19,18 @@ from stages.prototypes.device_table import DeviceTable, has_room
 from stages.prototypes.rows import HostRows, Rows
 
 _START_ROUNDS = 16
-_START_ROWS = 8  # a prototype, which the start is drawn from
-_SPLIT = 1 / 1024  # how far the halves of a split cluster part, as in faiss
+_START_ROWS = 8  # for each prototype, from which the start is drawn
+_SPLIT = 1 / 1024  # how far the halves of a split cluster move apart, as in faiss
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What k-means found.
+    """The result of k-means.
 
     Args:
-        centroids: (num_prototypes, dim), float32, of unit length.
-        mean_cosines: of the rows with their nearest centroid, at the beginning of each iteration.
-        engine: what computed: faiss-cpu, faiss-gpu or torch; or that there is a prototype for each row.
+        centroids: Centroids of unit length, (num_prototypes, dim), float32.
+        mean_cosines: Mean cosine of the rows with their nearest centroid, at the beginning of each iteration.
+        engine: Library that computed it: faiss-cpu, faiss-gpu or torch; or "one a row" if there was nothing to compute.
     """
 
     centroids: NDArray[np.float32]
@@ -49,21 +49,21 @@ def fit_prototypes(
     device: torch.device,
     precision: str = "auto",
 ) -> Fit:
-    """Cluster unit rows by direction. The same rows and seed give the same centroids.
+    """Cluster unit rows by direction; the same rows and seed give the same centroids.
 
-    Dhillon and Modha, Concept Decompositions for Large Sparse Text Data Using Clustering, 2001. Torch looks further
-    than Lloyd's iterations: it takes each mean, and goes on in the direction that it moved (`_ahead`), which reaches in
-    ten iterations what takes them more than twenty.
+    Dhillon and Modha, Concept Decompositions for Large Sparse Text Data Using Clustering, 2001. The method "torch" goes
+    further than Lloyd's iterations: it moves each centroid past its mean, in the direction in which the mean moved
+    (`_ahead`), and reaches in ten iterations what Lloyd's reach in more than twenty.
 
     Args:
-        rows: all of them are fitted on.
-        num_prototypes: at most one a row.
-        iterations: at most so many.
-        restarts: fits from different starts, of which the best is kept.
-        seed: of the starts, below 2**31.
-        method: "faiss", "torch", or "auto", which is torch: it reaches more in less time.
-        device: where it runs; faiss uses the same GPU.
-        precision: in which torch looks for nearest centroids: fp32, bf16, or "auto": bf16 where the device has it.
+        rows: Rows to fit on.
+        num_prototypes: Number of clusters, at most one for each row.
+        iterations: Largest number of iterations.
+        restarts: Number of fits from different starts, of which the best is kept.
+        seed: Seed of the starts, below 2**31.
+        method: Method: "faiss", "torch", or "auto", which is torch because it gets better results in less time.
+        device: Device of the computation; faiss uses the same GPU.
+        precision: Precision of torch's search for nearest centroids: fp32, bf16, or "auto" (bf16 if the device has it).
 
     Raises:
         ProtoRKDError: faiss is asked for and cannot be imported.
@@ -169,12 +169,12 @@ def _fit_once(rows: Rows, num_prototypes: int, iterations: int, generator: torch
 
 
 def _start(rows: Rows, num_prototypes: int, generator: torch.Generator) -> Tensor:
-    """Draw distinct rows, in a few rounds, the likelier the further they are from what was drawn before.
+    """Draw distinct rows in a few rounds, with probabilities that grow with the distance from earlier draws.
 
-    After k-means|| (Bahmani et al., 2012, arXiv:1203.6402), among a few rows a prototype: up to 16 prototypes this is
-    k-means++, and for any number it costs less than one iteration.
+    After k-means|| (Bahmani et al., 2012, arXiv:1203.6402), among a few rows for each prototype: up to 16 prototypes
+    this is k-means++, and for any number it costs less than one iteration.
     """
-    # Drawn on the CPU, so a device draws what another does.
+    # Drawn on the CPU, so that all devices draw the same.
     some = rows.some(torch.randperm(len(rows), generator=generator)[: _START_ROWS * num_prototypes])
     gaps = torch.ones(len(some))  # 1 - cosine with the nearest row drawn so far
     is_drawn = torch.zeros(len(some), dtype=torch.bool)
@@ -190,14 +190,14 @@ def _start(rows: Rows, num_prototypes: int, generator: torch.Generator) -> Tenso
 
 
 def _update(sums: Tensor, sizes: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """Turn each centroid into the direction of its rows' sum; empty ones take half of the largest clusters.
+    """Move each centroid to the direction of its rows' sum; empty ones take half of the largest clusters.
 
     Shapes:
-        returns: the new means, (num_prototypes, dim), and which of them are halves, (num_prototypes,), bool.
+        returns: the new means, (num_prototypes, dim), and whether each is a half, (num_prototypes,), bool.
     """
     updated = _unit(sums, instead=means)
     is_split = torch.zeros(len(means), dtype=torch.bool, device=means.device)
-    # One half moves there, the other back.
+    # The halves move in opposite directions.
     signs = 1 - 2 * (torch.arange(means.shape[1], device=means.device) % 2).to(means.dtype)
     counts = sizes.tolist()
     heap = [(-size, number) for number, size in enumerate(counts) if size]  # the largest first
@@ -214,17 +214,17 @@ def _update(sums: Tensor, sizes: Tensor, means: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _ahead(means: Tensor, before: Tensor, is_split: Tensor) -> Tensor:
-    """Where the means will be, if they move once more as they just did; halves of a cluster stay.
+    """Move the means once more as they just moved; halves of a cluster stay.
 
-    A centroid pulls in rows, and these pull its mean after it: Lloyd's iteration creeps the same way many times over.
+    A centroid pulls in rows, and these pull its mean further: Lloyd's iteration makes many small steps in one way.
     Near a minimum it is a linear map with eigenvalues r from 0 to 1, and this step makes each of them sqrt(r) in
-    magnitude, which is below 1 still; a mean whose rows stay the same does not move, and is not moved.
+    magnitude, which is still below 1; a mean whose rows stay the same does not move.
     """
     stays = is_split | (means == before).all(dim=1)
     return torch.where(stays[:, None], means, normalize(2 * means - before, dim=1))
 
 
 def _unit(sums: Tensor, *, instead: Tensor) -> Tensor:
-    """Scale rows to unit length; rows that cancel out have no direction, and ``instead`` gives them one."""
+    """Scale rows to unit length; rows without a direction, because they cancel out, are taken from ``instead``."""
     lengths = sums.norm(dim=1, keepdim=True)
     return torch.where(lengths > 1e-6, sums / lengths.clamp_min(1e-6), instead)

@@ -1,4 +1,4 @@
-"""What a set of prototypes looks like: how many captions each has, and which lie at the heart of some of them."""
+"""Report on a set of prototypes: the number of captions of each, and the captions nearest to some of them."""
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -22,21 +22,21 @@ def build_report(
     num_fitted: int,
     mean_cosines: Sequence[float],
 ) -> dict[str, Any]:
-    """Sum up prototypes and their captions. Holds no time, host or path: equal prototypes give equal reports.
+    """Summarise prototypes and their captions, without time, host or path: equal prototypes give equal reports.
 
     Args:
-        prototypes: at least one of them with a caption.
-        captions: all distinct captions, by row.
-        embeddings_digest: of the artifact that the captions come from.
-        num_fitted: captions that k-means saw.
-        mean_cosines: of these with their nearest centroid, iteration by iteration.
+        prototypes: Prototypes, at least one of them with a caption.
+        captions: All distinct captions, by row.
+        embeddings_digest: Digest of the artifact that the captions come from.
+        num_fitted: Number of captions that k-means was fitted on.
+        mean_cosines: Mean cosine of these captions with their nearest centroid, for each iteration.
     """
     sizes = prototypes.sizes
     filled = sizes[sizes > 0]
     is_known = prototypes.assignment != UNASSIGNED
     sums = cosine_sums(prototypes)
     means = sums / np.maximum(sizes, 1)
-    hearts = NearestCaptions(prototypes)
+    nearest = NearestCaptions(prototypes)
     return {
         "embeddings": embeddings_digest,
         "dim": prototypes.centroids.shape[1],
@@ -59,7 +59,7 @@ def build_report(
                 "mean_cosine": float(means[number]),
                 "captions": [
                     {"row": row, "caption": captions[row].as_py(), "cosine": float(prototypes.cosines[row])}
-                    for row in hearts.rows(number, CAPTIONS_PER_PROTOTYPE)
+                    for row in nearest.rows(number, CAPTIONS_PER_PROTOTYPE)
                 ],
             }
             for group, numbers in choose_examples(sizes, means).items()
@@ -69,7 +69,7 @@ def build_report(
 
 
 def render_page(report: Mapping[str, Any]) -> str:
-    """Write the page of a report: one HTML file that loads nothing and runs nothing; all captions are escaped."""
+    """Render the page of a report: one HTML file that loads nothing and runs nothing; all captions are escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(cosine=_cosine, thousands="{:,}".format)
     template = environment.from_string(files(__package__).joinpath("report.html").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""What the prototypes stage does, put together: rows, k-means, assignment, report, page."""
+"""Run the prototypes stage: rows, k-means, assignment, report, page."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def make_prototypes(
     params: "PrototypesParams", runtime: "PrototypesRuntime", *, embeddings: Artifact, draft: Draft
 ) -> Result:
-    """Cluster an artifact of embeddings into a draft. Captions with the zero vector take no part.
+    """Cluster an artifact of embeddings into a draft; captions with the zero vector are left out.
 
     Raises:
         ProtoRKDError: the embeddings are damaged, or there are fewer captions than prototypes.
@@ -57,7 +57,7 @@ def make_prototypes(
         device=device,
         precision=precision,
     )
-    # A GPU takes all rows at once where they are at hand; a CPU's last bits are those of a shard's blocks.
+    # A GPU takes all rows at once if they are loaded; a CPU goes by shards, on whose sizes its last bits depend.
     is_at_hand = device.type == "cuda" and fitted is known
     parts = [(known, rows)] if is_at_hand else _unit_shards(table, known)
     prototypes = _assign_all(table.rows, parts, fit.centroids, device=device)
@@ -87,7 +87,7 @@ def make_prototypes(
 
 
 def known_captions(embeddings: EmbeddingArray) -> NDArray[np.int64]:
-    """Find the captions of which the teacher knows anything: the rows that are not zero, in order.
+    """Find the captions that the teacher knows: the rows that are not zero, in order.
 
     Raises:
         ProtoRKDError: a row holds NaN or infinity.
@@ -124,7 +124,7 @@ def check_enough(num_prototypes: int, *, num_captions: int, num_zero: int) -> No
 
 
 def _draw(known: NDArray[np.int64], num: int, *, seed: int) -> NDArray[np.int64]:
-    """Draw ``num`` of the rows, in order; 0, or more than there are, takes all."""
+    """Draw ``num`` of the rows, in order; 0, or more than there are, takes all rows."""
     if num == 0 or num >= len(known):
         return known
     return np.sort(np.random.default_rng(seed).choice(known, size=num, replace=False, shuffle=False))
@@ -156,7 +156,7 @@ def _assign_all(
 def _unit_shards(
     embeddings: EmbeddingArray, rows: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Shard by shard, those of the ``rows`` (in order) that lie in it, and their unit vectors in float32."""
+    """Yield the sorted ``rows`` shard by shard, with their unit vectors in float32."""
     for shard, stored in _read_ahead(embeddings):
         inside = rows[slice(*np.searchsorted(rows, (shard.start, shard.stop)))]
         if len(inside):
@@ -165,6 +165,6 @@ def _unit_shards(
 
 
 def _read_ahead(embeddings: EmbeddingArray) -> Iterator[tuple[Shard, NDArray[Any]]]:
-    """Every shard and its rows; a thread reads the next while one is used."""
+    """Yield every shard and its rows; a thread reads the next shard meanwhile."""
     read = prefetch(lambda shard: embeddings.read(shard.start, shard.stop), embeddings.shards())
     return zip(embeddings.shards(), read, strict=True)

@@ -1,8 +1,8 @@
-"""prototypes: the teacher's whole space on a map, by spherical k-means over every cached caption embedding.
+"""prototypes: cluster the teacher's space by spherical k-means over every cached caption embedding.
 
 Takes:  an artifact of encode-teacher.
-Does:   finds the directions that the captions gather around, and which caption is nearest to which.
-Gives:  centroids.safetensors, assignment.parquet, report.json and report.html (sizes, and what gathers where).
+Does:   finds the directions that captions gather around, and assigns each caption to the nearest.
+Gives:  centroids.safetensors, assignment.parquet, report.json and report.html (sizes, and typical captions).
 """
 
 from data_schemas.artifact_record import PAGE_NAME
@@ -10,7 +10,7 @@ from pipeline.stage import Context, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
 from stages.prototypes.options import PrototypesInputs, PrototypesParams, PrototypesRuntime, PrototypesSources
 
-_ASSIGNMENT_BYTES = 8  # a caption: its prototype, and how near it is
+_ASSIGNMENT_BYTES = 8  # for each caption: its prototype, and its cosine with it
 
 
 def prototypes(

@@ -1,4 +1,4 @@
-"""The command ``search``: what is nearest to words or to an image, as lines, as JSON, as a page, or by a server."""
+"""The command ``search``: show what is nearest to words or an image, as lines, JSON or a page, or by a server."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A set that is searched, what finds its rows, and what embeds queries into its space."""
+"""Answer queries: a set, a finder of its rows, and the models that embed queries."""
 
 import time
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """A query, and what it found.
+    """A query and its results.
 
     Args:
-        kind: ``text`` or ``image``.
-        name: the words, or the image's path.
-        hits: the nearest, best first.
-        seconds: that embedding and finding took, without loading what is loaded once.
+        kind: Kind of the query: ``text`` or ``picture``.
+        name: Words of the query, or the image's path.
+        hits: Nearest rows, best first.
+        seconds: Duration of embedding and finding, without loading models.
 
     Shapes:
         vector: (dim,), float32, of unit length.
@@ -44,12 +44,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class Search:
-    """Answers queries.
+    """A set that answers queries.
 
     Args:
-        searched: the set.
-        finder: of its rows.
-        queries: into its space.
+        searched: Set that is searched.
+        finder: Finder of the set's rows.
+        queries: Embeds queries into the set's space.
     """
 
     searched: SearchedSet
@@ -57,7 +57,7 @@ class Search:
     queries: Queries
 
     def ask_text(self, text: str, *, top: int) -> Asked:
-        """Look for words.
+        """Find what is nearest to words.
 
         Raises:
             ProtoRKDError: as `Queries.texts`.
@@ -68,7 +68,7 @@ class Search:
         return self._asked("text", text, self.queries.texts([text]), top, start)
 
     def ask_image(self, image: LazyImage, *, name: str, top: int) -> Asked:
-        """Look for the like of an image.
+        """Find what is nearest to an image.
 
         Raises:
             ProtoRKDError: as `Queries.image`.
@@ -80,7 +80,7 @@ class Search:
         return self._asked("picture", name, self.queries.image(image, name=name), top, start)
 
     def ask_file(self, path: Path, *, top: int) -> Asked:
-        """Look for the like of an image file.
+        """Find what is nearest to an image file.
 
         Raises:
             ProtoRKDError: it cannot be read, or as `Queries.image`.
@@ -96,10 +96,10 @@ class Search:
 
 
 def open_search(artifact: Artifact, options: "SearchOptions", context: Context) -> Search:
-    """Open a set, and find or make its index.
+    """Open a set, and find or build its index.
 
     Raises:
-        ProtoRKDError: the artifact is damaged, or holds nothing that can be found.
+        ProtoRKDError: the artifact is damaged, or has only zero vectors.
     """
     queries = Queries(
         artifact,

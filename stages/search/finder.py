@@ -1,4 +1,4 @@
-"""What finds the rows that are nearest to a query: a faiss index, or a comparison with every row."""
+"""Find the rows that are nearest to a query: by a faiss index, or by comparison with every row."""
 
 from typing import Protocol
 
@@ -12,14 +12,14 @@ from pipeline.store.store import Artifact
 from stages.components.compute.faiss_library import find_faiss, import_faiss
 from stages.components.embeddings.searchable import Rows, read_rows
 
-_MAX_SCORES = 1 << 24  # compared at a time: 64 MB
+_MAX_SCORES = 1 << 24  # computed at a time: 64 MB
 
 
 class Finder(Protocol):
-    """Finds rows by their cosine with a query."""
+    """A search for the rows with the greatest cosine with a query."""
 
     def find(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Find the nearest rows of each query, best first; fewer than ``k`` where there are fewer.
+        """Find the ``k`` nearest rows of each query, best first, or all if there are fewer.
 
         Shapes:
             queries: (queries, dim), of unit length.
@@ -28,21 +28,21 @@ class Finder(Protocol):
 
     @property
     def description(self) -> str:
-        """How it finds, for people."""
+        """Method of search, for people."""
 
 
 class ExactFinder:
-    """Compares with every row, by numpy; what is equally near comes in row order.
+    """An exact finder, which compares with every row in NumPy; equally near rows come in row order.
 
     Args:
-        rows: that can be found.
+        rows: Rows to search.
     """
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
 
     def find(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Find as `Finder` says."""
+        """Find the nearest rows, as `Finder` says."""
         num = len(self._rows.numbers)
         block = max(1, _MAX_SCORES // max(1, num))
         found = [self._find(queries[start : start + block], min(k, num)) for start in range(0, len(queries), block)]
@@ -51,7 +51,7 @@ class ExactFinder:
 
     @property
     def description(self) -> str:
-        """How it finds."""
+        """Method of search, for people."""
         return f"every one of {len(self._rows.numbers):,} rows compared, without faiss"
 
     def _find(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -63,10 +63,10 @@ class ExactFinder:
 
 
 class FaissFinder:
-    """Asks an artifact of index, which is read whole and compared with its record.
+    """A finder that uses an artifact of index, whose digests are checked first.
 
     Args:
-        artifact: of index.
+        artifact: Artifact of index.
 
     Raises:
         ProtoRKDError: a file is missing or altered.
@@ -80,13 +80,13 @@ class FaissFinder:
         self._index = faiss.read_index(str(artifact.path / INDEX_NAME))
 
     def find(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Find as `Finder` says; lists that hold too few rows leave places empty, with row -1."""
+        """Find the nearest rows, as `Finder` says; if the probed lists hold too few, the rest is row -1."""
         scores, rows = self._index.search(np.ascontiguousarray(queries), min(k, self._config.rows))
         return scores, rows
 
     @property
     def description(self) -> str:
-        """How it finds."""
+        """Method of search, for people."""
         config = self._config
         if not config.lists:
             return f"every one of {config.rows:,} rows compared, by faiss"
@@ -95,16 +95,16 @@ class FaissFinder:
 
 
 def open_finder(artifact: Artifact, *, context: Context) -> Finder:
-    """Find, or make, the index of an artifact; where there is no faiss, compare with every row.
+    """Find or build the index of an artifact; without faiss, compare with every row.
 
     Args:
-        artifact: of embed or encode-teacher.
-        context: the store.
+        artifact: Artifact of embed or encode-teacher.
+        context: Holds the store.
 
     Raises:
-        ProtoRKDError: the artifact is damaged, or holds nothing that can be found.
+        ProtoRKDError: the artifact is damaged, or has only zero vectors.
     """
-    if find_faiss() is None:  # asked here, or the stage would call it the user's mistake
+    if find_faiss() is None:  # checked here, because the stage would raise an error
         return ExactFinder(read_rows(artifact))
-    found = make_artifact("index", params={}, inputs={"rows": str(artifact.path)}, runtime={}, context=context)
-    return FaissFinder(found)
+    index = make_artifact("index", params={}, inputs={"rows": str(artifact.path)}, runtime={}, context=context)
+    return FaissFinder(index)

@@ -1,4 +1,4 @@
-"""What `search` can be asked for."""
+"""Options of search."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from stages.components.teacher.identity import trust_option
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What is searched, for what, and how it is shown."""
+    """The set to search, the queries, and how results are shown."""
 
     searched: str | None = option(
         None,

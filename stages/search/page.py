@@ -1,4 +1,4 @@
-"""The page of a search: one HTML file, which holds its rows or asks the server that gave it."""
+"""Render the page of a search: one HTML file, which holds its rows or asks the server that sent it."""
 
 import base64
 import hashlib
@@ -37,9 +37,9 @@ _THREADS = 4
 
 
 def write_page(opened: "Search", options: "SearchOptions", asked: "Sequence[Asked]", *, context: Context) -> None:
-    """Write a page that finds without a server: it holds thumbnails, and embeddings in a byte a number.
+    """Write a page that searches without a server: it holds thumbnails and 8-bit embeddings.
 
-    Captions can be typed on it: those of encode-teacher, by the teacher in whose space the rows lie.
+    Captions of encode-teacher, embedded by the teacher of the rows' space, can be typed on it.
 
     Raises:
         ProtoRKDError: the file cannot be written, or captions of another teacher are named.
@@ -68,12 +68,12 @@ def write_page(opened: "Search", options: "SearchOptions", asked: "Sequence[Aske
 
 
 def render(opened: "Search", data: Mapping[str, Any], *, num_shown: int) -> str:
-    """Write the page. Its policy lets no other script or style run than its own, and nothing be loaded from elsewhere.
+    """Render the page; its policy allows only its own script and style, and loads nothing from elsewhere.
 
     Args:
-        opened: the set.
-        data: what the page's script is given.
-        num_shown: rows that it can show.
+        opened: Search of the set.
+        data: Data of the page's script.
+        num_shown: Number of rows that the page can show.
     """
     style, script = _style_and_script()
     filters = {"thousands": "{:,}".format, "plural": lambda num, noun: f"{num:,} {noun}{'' if num == 1 else 's'}"}
@@ -92,7 +92,7 @@ def render(opened: "Search", data: Mapping[str, Any], *, num_shown: int) -> str:
 
 
 def policy_of(*, live: bool) -> str:
-    """What a browser may do for the page: run its own script, and ask nobody but the server, where there is one."""
+    """Return the page's content security policy: only its own script may run, and ask only the live server."""
     style, script = _style_and_script()
     images = "'self' data: blob:" if live else "data:"
     return "; ".join(
@@ -109,7 +109,7 @@ def policy_of(*, live: bool) -> str:
 
 
 def facts(opened: "Search") -> str:
-    """What the set is, and whose space it lies in."""
+    """Return a line that names the set, its student and its teacher."""
     record = opened.searched.artifact.record
     parts = [f"{record.stage} {record.fingerprint[:12]}"]
     try:
@@ -145,7 +145,7 @@ def _query(asked: "Asked") -> dict[str, Any]:
 
 
 def _captions(artifact: Artifact) -> tuple[list[str], NDArray[np.float32]]:
-    """Captions that can be typed, an even sample of many, and their embeddings."""
+    """Return captions that can be typed, evenly sampled if there are many, and their embeddings."""
     rows = read_rows(artifact)
     chosen = choose_queries(_MAX_CAPTIONS, len(rows.numbers))
     captions = read_captions(artifact.path)
@@ -170,12 +170,12 @@ def _captions_artifact(opened: "Search", reference: str | None, dim: int, contex
     if opened.searched.artifact.record.stage == ENCODE_TEACHER:
         return opened.searched.artifact
     known = context.store.artifacts(ENCODE_TEACHER)
-    found = next((each for each in reversed(known) if fits(each)), None)
-    return found and context.store.fetch(found)
+    newest = next((each for each in reversed(known) if fits(each)), None)
+    return newest and context.store.fetch(newest)
 
 
 def _codes(vectors: NDArray[np.float32]) -> dict[str, Any]:
-    """Rows in a byte a number: the largest of each row becomes 127."""
+    """Encode rows in 8 bits a number, so that the largest of each row becomes 127."""
     scales = np.abs(vectors).max(axis=1, initial=0) / 127
     codes = np.rint(vectors / np.maximum(scales, np.finfo(np.float32).tiny)[:, None]).astype(np.int8)
     return {

@@ -1,4 +1,4 @@
-"""Queries made into embeddings: captions by the teacher, images by the student, each loaded when first asked."""
+"""Embed queries: captions by the teacher, images by the student, each loaded when it is first needed."""
 
 import threading
 from collections.abc import Sequence
@@ -29,16 +29,16 @@ Vectors = NDArray[np.float32]
 
 
 class Queries:
-    """Embeds queries for one artifact: into the space in which its rows lie, and no other.
+    """The models that embed queries into the space of one artifact's rows.
 
     Args:
-        artifact: of embed or encode-teacher.
-        student: as a user named it, or None: the one that embedded the images, or the newest that learned from the
-            captions' teacher.
-        teacher: as a user named it, or None: where encode-teacher found it.
-        trust_code: let Python code that comes with the teacher run.
-        device: where both run.
-        context: the store.
+        artifact: Artifact of embed or encode-teacher.
+        student: Student as a user named it; None takes the one that embedded the images, or the newest one that
+            learned from the captions' teacher.
+        teacher: Teacher as a user named it; None takes it from where encode-teacher found it.
+        trust_code: Whether Python code that comes with the teacher may run.
+        device: Device of both models.
+        context: Holds the store.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Queries:
 
     @property
     def teacher_identity(self) -> str:
-        """Of the teacher in whose space the rows lie."""
+        """Identity of the teacher whose space the rows are in."""
         if self._is_images:
             return self.student.config.teacher.identity
         return self._artifact.record.inputs["teacher"].digest
@@ -81,24 +81,24 @@ class Queries:
         """Embed captions.
 
         Raises:
-            ProtoRKDError: the teacher is not to be found, is another, or knows no word of one of them.
+            ProtoRKDError: the teacher cannot be found, is another one, or knows no word of one of them.
 
         Shapes:
             returns: (texts, dim), of unit length.
         """
         with self.one_at_a_time:
-            found = self.load_teacher(texts).encode(texts)
-        return _unit(found, [f"--text {text!r}" for text in texts], remedy="Use words that the teacher knows.")
+            vectors = self.load_teacher(texts).encode(texts)
+        return _unit(vectors, [f"--text {text!r}" for text in texts], remedy="Use words that the teacher knows.")
 
     def image(self, image: "LazyImage", *, name: str) -> Vectors:
         """Embed an image.
 
         Args:
-            image: upright, of any size.
-            name: for the message.
+            image: Image, upright, of any size.
+            name: Name of the image, for the message.
 
         Raises:
-            ProtoRKDError: there is no student, or it makes nothing of the image.
+            ProtoRKDError: there is no student, or its embedding of the image is zero or not finite.
             ImageRejected: it is damaged.
 
         Shapes:
@@ -109,11 +109,11 @@ class Queries:
         with self.one_at_a_time:
             embedder = self.load_student()
             pixels = EvalTransform(self.student.config.preprocessing)(image)
-            _, found = embedder(pixels[None])
-        return _unit(found.cpu().numpy(), [name], remedy="Take another image.")
+            _, vectors = embedder(pixels[None])
+        return _unit(vectors.cpu().numpy(), [name], remedy="Take another image.")
 
     def load_teacher(self, texts: Sequence[str]) -> "Teacher":
-        """Load the teacher, unless it is there; ``texts`` are some that it is to embed.
+        """Load the teacher, unless it is loaded; ``texts`` are examples of what it will embed.
 
         Raises:
             ProtoRKDError: as `texts`.
@@ -128,7 +128,7 @@ class Queries:
                 recipe = EncodingOptions.of(config.teacher.recipe)
             else:
                 recipe, what = EncodingOptions.of(self._artifact.record.params), "the captions were embedded by"
-            found = find_recorded_teacher(
+            teacher = find_recorded_teacher(
                 self._teacher_name,
                 self.teacher_identity,
                 what=what,
@@ -137,11 +137,11 @@ class Queries:
             )
             devices = choose_devices(self._device)
             log.info("search: the teacher on %s", describe_work(*devices, precision=recipe.teacher_precision))
-            self._teacher = load_teacher(found, recipe, pa.array(texts, pa.large_string()), devices=devices)
+            self._teacher = load_teacher(teacher, recipe, pa.array(texts, pa.large_string()), devices=devices)
         return self._teacher
 
     def load_student(self) -> "ImageEmbedder":
-        """Load the student, unless it is there.
+        """Load the student, unless it is loaded.
 
         Raises:
             ProtoRKDError: as `student`.
@@ -217,7 +217,7 @@ def _check_width(config: StudentConfig) -> None:
 
 
 def _unit(vectors: Vectors, names: Sequence[str], *, remedy: str) -> Vectors:
-    """Scale to unit length; a zero vector is like nothing, and is refused."""
+    """Scale vectors to unit length; refuse those that are zero or not finite."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     for name, length in zip(names, lengths[:, 0], strict=True):
         if not np.isfinite(length) or not length:

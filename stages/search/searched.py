@@ -1,4 +1,4 @@
-"""A set that is searched: what its rows are called, and their images."""
+"""The set that is searched: names and images of its rows."""
 
 import functools
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ from stages.components.images.packed_image_set import PACK, Pack, PackedImageSet
 
 @dataclass(frozen=True)
 class Hit:
-    """Something found.
+    """A row that a search found.
 
     Args:
-        rank: from 1.
-        score: its cosine with the query.
-        row: in the artifact's array.
-        name: path of an image, or a caption.
-        others: paths of other images of the same bytes; of a caption, those of its images.
+        rank: Rank among the results, from 1.
+        score: Cosine with the query.
+        row: Row in the artifact's array.
+        name: Path of an image, or a caption.
+        others: Paths of other images with the same bytes; for a caption, those of its images.
     """
 
     rank: int
@@ -40,13 +40,13 @@ class Hit:
 
 
 class SearchedSet:
-    """The rows of an artifact of embed or encode-teacher, by what they stand for.
+    """The rows of an artifact of embed or encode-teacher, with their captions or images.
 
     Args:
-        artifact: which one.
-        image_root: where its images lie, if not where they were when the artifact was made.
-        store: for the pack that they may come from.
-        file_digests: remembers what lies in tars.
+        artifact: Artifact that is searched.
+        image_root: Folder of its images; None takes the one from when the artifact was made.
+        store: Store with the pack that the images may come from.
+        file_digests: Remembered members of tars.
 
     Raises:
         ProtoRKDError: a file of the artifact is missing or altered.
@@ -71,26 +71,26 @@ class SearchedSet:
 
     @property
     def noun(self) -> str:
-        """What its rows are."""
+        """Word for what a row is."""
         return "picture" if self.is_images else "caption"
 
     @property
     def rows(self) -> list[int]:
-        """Rows that stand for something, ascending."""
-        found: list[int] = np.unique(self._rows).tolist()
-        return found
+        """Rows that have an image or a caption, ascending."""
+        rows: list[int] = np.unique(self._rows).tolist()
+        return rows
 
     def name(self, row: int) -> str:
-        """Path of a row's first image, or its caption."""
+        """Return the path of a row's first image, or its caption."""
         return self._of(row)[0] if self.is_images else self._names[row].as_py()
 
     def others(self, row: int) -> tuple[str, ...]:
-        """Paths of the other images of a row; of a caption, of all its images."""
+        """Return the paths of a row's other images; for a caption, of all its images."""
         paths = self._of(row)[1:] if self.is_images else self._of(row)
         return tuple(dict.fromkeys(paths))
 
     def hits(self, scores: Sequence[float], rows: Sequence[int]) -> list[Hit]:
-        """Name what was found; empty places of an index are left out."""
+        """Turn rows with scores into hits; rows below 0, which an index adds for missing ones, are left out."""
         return [
             Hit(rank, float(score), int(row), self.name(int(row)), self.others(int(row)))
             for rank, (score, row) in enumerate(zip(scores, rows, strict=True), start=1)
@@ -98,7 +98,7 @@ class SearchedSet:
         ]
 
     def images(self, rows: Sequence[int]) -> ImageSet:
-        """The first image of each of some rows, from the pack that they were read from, or from their files.
+        """Return the first image of each row, from the pack that it was read from, or from its file.
 
         Raises:
             ProtoRKDError: the pack is damaged.
@@ -114,12 +114,12 @@ class SearchedSet:
 
     @functools.cached_property
     def _pack(self) -> PackedImages | None:
-        """The pack that the images were read from, if they were, and if it is there."""
+        """Pack that the images were read from; None if there was none, or it is gone."""
         entry = self.artifact.record.inputs["pictures"]
         pack = find_pack(entry.parts.get(PACK, entry.digest), entry.location, self._store)
         return Pack.open(pack).images if pack is not None else None
 
     def _of(self, row: int) -> list[str]:
         first, last = np.searchsorted(self._sorted, [row, row + 1])
-        found: list[str] = self._paths.take(pa.array(self._order[first:last])).to_pylist()
-        return found
+        paths: list[str] = self._paths.take(pa.array(self._order[first:last])).to_pylist()
+        return paths

@@ -1,4 +1,4 @@
-"""A page in the browser that this process answers: on this machine alone, and only to whom it was told of."""
+"""Serve the page of a search, on this machine alone, and only to those who know its address."""
 
 import io
 import json
@@ -31,26 +31,26 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 MAX_UPLOAD_BYTES = 64 << 20
 _MAX_TEXT = 500
-_SMALL, _WHOLE = 256, 1600  # longer side of an image, in pixels
+_SMALL, _WHOLE = 256, 1600  # greatest length of an image's longer side, in pixels
 _TIMEOUT_S = 30
 _CACHED_IMAGES = 2048
 
 
 class SearchServer(ThreadingHTTPServer):
-    """Answers one set's page, its queries and its images.
+    """A server of one set's page, queries and images.
 
-    Every address begins with a key that is drawn anew for each server: neither another user of this machine nor a page
-    that is open in the same browser can guess it. It listens on the loopback interface alone, and answers to no host
-    name but its own, so that a name that a stranger points at this machine leads nowhere.
+    Every address begins with a random key for each server: neither another user of this machine nor another page in the
+    same browser can guess it. The server listens only on the loopback interface and answers only to its own host names,
+    so that a foreign name that points at this machine (DNS rebinding) does not reach it.
 
     Args:
-        opened: the set.
-        asked: queries that the page offers.
-        top: how many are found.
-        port: 0 for any that is free.
+        opened: Search of the set.
+        asked: Queries that the page offers.
+        top: Number of results of a query.
+        port: Port to listen on; 0 takes any free one.
 
     Raises:
-        ProtoRKDError: the port is taken, or closed to the user.
+        ProtoRKDError: the port is taken, or the user may not open it.
     """
 
     daemon_threads = True
@@ -75,11 +75,11 @@ class SearchServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Of the page."""
+        """Address of the page."""
         return f"http://{HOST}:{self.server_port}/{self.key}/"
 
     def nearest(self, row: int) -> dict[str, Any]:
-        """Find what is nearest to a row of the set, without itself."""
+        """Find what is nearest to a row of the set, without the row itself."""
         vectors = read_row(self.opened.searched.artifact, row)
         [scores], [rows] = self.opened.finder.find(vectors, self.top + 1)
         keep = np.flatnonzero(rows != row)[: self.top]
@@ -91,25 +91,25 @@ class SearchServer(ThreadingHTTPServer):
         return _answer(self.opened.ask_text(text, top=self.top))
 
     def upload(self, data: bytes) -> dict[str, Any]:
-        """Find what is nearest to the image that a file's bytes hold; nothing of it is kept."""
+        """Find what is nearest to an uploaded image file, which is not kept."""
         image = DecodedImage(np.asarray(decode_image(io.BytesIO(data))))
         return _answer(self.opened.ask_image(image, name="The image", top=self.top))
 
     def image(self, row: int, *, size: int) -> bytes:
-        """An image of the set as a JPEG; a grey square where it can no longer be read."""
+        """Return an image of the set as a JPEG, or a grey square if it can no longer be read."""
         try:
             return small_jpeg(to_image(self.opened.searched.images([row]).open(0)), size=size)
         except ImageRejected:
             return stand_in_jpeg()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of browsers that hang up; anything else is this program's fault, and is shown."""
+        """Ignore browsers that hang up; show other errors, which are this program's fault."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Reads one request and answers it."""
+    """The handler of one request."""
 
     server: SearchServer
     timeout = _TIMEOUT_S
@@ -117,11 +117,11 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        """Answer the page, a query or an image."""
+        """Answer with the page, results or an image."""
         self._respond(self._get)
 
     def do_POST(self) -> None:
-        """Answer an image that was given."""
+        """Answer an uploaded image with results."""
         self._respond(self._post)
 
     def _respond(self, answer: Any) -> None:
@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_json({"error": str(error)}, HTTPStatus.BAD_REQUEST)
 
     def _is_for_us(self) -> bool:
-        """Whether the request names this server as a browser does that was given its address, from its own page."""
+        """Return whether the request has this server's host, key and, if any, origin."""
         port = self.server.server_port
         hosts = {f"{HOST}:{port}", f"localhost:{port}"}
         origin = self.headers.get("Origin")
@@ -183,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_json(self.server.upload(self.rfile.read(int(length))))
 
     def _row(self, text: str) -> int:
-        """A row of the set; nothing else can be asked for, so that no path is ever made of what a request says."""
+        """Parse a row of the set; other values are refused, so that no path is ever made from a request."""
         row = int(text) if text.isdecimal() and len(text) < 16 else -1
         if row not in self.server.rows:
             raise _RefusedError(HTTPStatus.NOT_FOUND, "The set has no such row.")
@@ -206,11 +206,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as the library calls it
-        """Keep requests, which hold the key, out of the log."""
+        """Log nothing, because requests hold the key."""
 
 
 class _RefusedError(Exception):
-    """A request that gets no answer but why."""
+    """A request is refused, with a reason."""
 
     def __init__(self, status: HTTPStatus, text: str) -> None:
         super().__init__(text)
@@ -218,7 +218,7 @@ class _RefusedError(Exception):
 
 
 def serve(opened: "Search", asked: "Sequence[Asked]", *, top: int, port: int) -> None:
-    """Answer until Ctrl-C.
+    """Serve the page until Ctrl-C.
 
     Raises:
         ProtoRKDError: the port is taken.

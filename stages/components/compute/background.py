@@ -1,4 +1,4 @@
-"""Two things at a time: what comes next is made ready, and what is done is put away, while the work goes on."""
+"""Run one thread beside the work: it prepares the next item (`prefetch`) or writes the last one (`write_behind`)."""
 
 import contextlib
 from collections import deque
@@ -15,7 +15,7 @@ def prefetch(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
     """Yield the function's result for each item, in order; a thread makes the next one while the last is used.
 
     Raises:
-        Whatever the function raises, when its item's turn has come.
+        Whatever the function raises, when the item is asked for.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         waiting: deque[Future[B]] = deque()
@@ -28,32 +28,32 @@ def prefetch(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
 
 
 class Behind(Generic[P]):
-    """A stand-in for a function that returns at once; made by `write_behind`."""
+    """A function that a thread runs, so that a call returns at once; made by `write_behind`."""
 
     def __init__(self, function: Callable[P, object], pool: ThreadPoolExecutor) -> None:
         self._function, self._pool = function, pool
         self._owed: Future[object] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Let the thread do the call."""
+        """Hand the call to the thread, after waiting for the one before it."""
         self.settle()
         self._owed = self._pool.submit(self._function, *args, **kwargs)
 
     def settle(self) -> None:
-        """Wait for the call that is owed.
+        """Wait for the pending call.
 
         Raises:
-            Whatever it raises.
+            Whatever that call raises.
         """
         owed, self._owed = self._owed, None
         if owed is not None:
             owed.result()
 
     def check(self) -> None:
-        """Wait for nothing.
+        """Raise the error of a call that has failed, without waiting for one that still runs.
 
         Raises:
-            Whatever the call that is owed has raised.
+            Whatever the pending call has raised.
         """
         if self._owed is not None and self._owed.done():
             self.settle()
@@ -61,10 +61,10 @@ class Behind(Generic[P]):
 
 @contextlib.contextmanager
 def write_behind(function: Callable[P, object]) -> Iterator[Behind[P]]:
-    """Yield a stand-in for a function that returns at once: a thread does the call, one at a time and in order.
+    """Yield a stand-in for a function that returns at once: a thread runs the calls, one at a time and in order.
 
-    A call waits for the one before it, so that no more than one is ever owed; leaving waits for the last, also when the
-    block itself has failed.
+    A call waits for the one before it, so that at most one is pending; leaving waits for the last, also when the block
+    itself has failed.
 
     Raises:
         Whatever a call raises, in the next call or on leaving.

@@ -1,4 +1,4 @@
-"""Which device the work runs on."""
+"""Choose the device that the work runs on, and copy tensors to it."""
 
 import os
 
@@ -14,8 +14,8 @@ _CACHED_NUMBERS = 1 << 18  # 1 MB of float32
 def choose_device(name: str) -> torch.device:
     """Turn ``--device`` into a device, which becomes torch's own: "auto" takes a GPU where there is one.
 
-    Of several GPUs a process that torchrun started takes the one of its number; any other takes torch's current one,
-    which is the first until another has been chosen.
+    Of several GPUs, a process that torchrun started takes the one with its local rank; any other process takes torch's
+    current one, which is the first until another has been chosen.
 
     Raises:
         ProtoRKDError: torch does not know the device, it is not there, or "auto" would take the CPU of a machine that
@@ -25,7 +25,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_devices(names: str) -> list[torch.device]:
-    """Turn ``--device`` with several names, with commas between them, into devices; the first becomes torch's own.
+    """Turn ``--device`` with comma-separated names into devices; the first becomes torch's own.
 
     Raises:
         ProtoRKDError: as `choose_device`.
@@ -41,19 +41,19 @@ def describe_work(*devices: torch.device, precision: str) -> str:
 
 
 def gpu_name(device: torch.device) -> str:
-    """What a GPU is called, such as ``NVIDIA H100 80GB HBM3``; of another device, its kind."""
+    """Return a GPU's name, such as ``NVIDIA H100 80GB HBM3``, or another device's kind, such as ``cpu``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy a tensor of the CPU to a device, without waiting for it: a GPU fetches from pinned memory by itself."""
+    """Copy a tensor to a device; a copy from the CPU to a GPU goes through pinned memory, and is not waited for."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def rows_at_a_time(batch: torch.Tensor) -> int:
-    """How many rows of a batch several operations should take one after the other: what a CPU's cache holds, else all.
+    """Return how many rows of a batch a chain of operations should take at a time: what a CPU's cache holds, else all.
 
     Shapes:
         batch: (batch, ...).
@@ -84,14 +84,14 @@ def _find_device(name: str) -> torch.device:
 
 
 def _current(device: torch.device) -> torch.device:
-    """Make a GPU the one that torch takes where none is named, so that no other has to hold a context."""
+    """Make a GPU torch's current one, so that no context is created on another."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
 
 
 def _without_gpu() -> torch.device:
-    """What "auto" takes; the CPU of a machine with an NVIDIA driver would be days of training that nobody meant."""
+    """Return what "auto" takes without CUDA; with an NVIDIA driver the CPU is refused, for training would take days."""
     if torch.backends.mps.is_available():
         return torch.device("mps")
     if read_driver() is None or hides_gpus(os.environ.get("CUDA_VISIBLE_DEVICES")):

@@ -1,6 +1,6 @@
-"""The processes that train one student together: torch.distributed, met through what torchrun put into the environment.
+"""The processes that train one student together: torch.distributed, joined through torchrun's environment variables.
 
-One process alone is the same thing with nobody to wait for, so that code above never asks whether there are others.
+A single process has the same interface, so that callers never ask whether there are others.
 """
 
 import math
@@ -17,9 +17,9 @@ from torch import Tensor, distributed, nn
 from data_schemas.errors import ProtoRKDError
 from pipeline.peers import Peers
 
-# The first process may hash a million images, or wait for another run, before it says what to do.
+# The first process may hash a million images, or wait for another run, before it broadcasts.
 _PATIENCE = timedelta(days=7)
-# Within a step nobody is that late: one who has hung is found out.
+# Within a step no process is that late: one that hangs is detected.
 _STEP_TIMEOUT = timedelta(minutes=30)
 
 
@@ -28,10 +28,10 @@ class Ranks:
     """This process among those that train together.
 
     Args:
-        rank: its number, from 0.
-        size: how many there are.
-        group: what their tensors are exchanged by, within a step; None for a process alone.
-        patient_group: what the first process's word is waited for by.
+        rank: Number of this process, from 0.
+        size: Number of processes.
+        group: Process group for tensors within a step, where a hung process is soon noticed; None for a single process.
+        patient_group: Process group for broadcasts and small objects, which may be waited for for days.
     """
 
     rank: int = 0
@@ -52,14 +52,14 @@ class Ranks:
     def gather_together(self, tensors: Sequence[Tensor], *, counts: Sequence[int] | None = None) -> list[Tensor]:
         """Put the rows of all ranks one after the other, of several tensors in one exchange.
 
-        A loss that every rank computes from the gathered rows gives the student the gradient of one process with the
-        whole batch, once that is averaged over the ranks as DistributedDataParallel does: what flows back to a rank's
-        own rows is multiplied by the number of ranks, which that average divides by. Parameters of the loss itself
-        have that gradient on every rank as it is.
+        If every rank computes its loss from the gathered rows, and gradients are averaged over the ranks as
+        DistributedDataParallel does, the student gets the gradient of one process with the whole batch: the gradient of
+        a rank's own rows is multiplied by the number of ranks, by which that average divides. Parameters of the loss
+        itself have that gradient on every rank without averaging.
 
         Args:
-            tensors: this rank's, of as many rows each; other ranks may have more or fewer.
-            counts: how many rows each rank has, where that is known; else the ranks tell one another.
+            tensors: Tensors of this rank, all with the same number of rows; other ranks may have more or fewer.
+            counts: Number of rows of each rank, where known; None exchanges them first.
 
         Shapes:
             tensors: (own, ...), any dtypes, on the training device.
@@ -79,7 +79,7 @@ class Ranks:
         return [self._join(field, tensor, counts) for field, tensor in zip(fields, tensors, strict=True)]
 
     def _join(self, field: Tensor, own: Tensor, counts: Sequence[int]) -> Tensor:
-        """Make rows of what all ranks sent of them: (ranks, bytes), uint8."""
+        """Turn the bytes of all ranks, (ranks, bytes), uint8, into rows again."""
         size = _row_bytes(own)
         sent = torch.cat([part[: count * size] for part, count in zip(field, counts, strict=True)])
         rows = sent.view(own.dtype).view(sum(counts), *own.shape[1:])
@@ -89,7 +89,7 @@ class Ranks:
         return torch.cat([rows[:start], _GradientTimes.apply(own, self.size), rows[start + len(own) :]])
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add up all ranks' values; a gradient that flows back is added up over the ranks likewise.
+        """Add up all ranks' values; their gradients are added up over the ranks likewise.
 
         Shapes:
             values: any, float, on the training device; equal on all ranks.
@@ -98,9 +98,9 @@ class Ranks:
         return values if self.size == 1 else _Sum.apply(values, self.group)
 
     def exchange(self, numbers: Sequence[int]) -> list[list[int]]:
-        """Every rank's numbers, in rank order; equally many on each. Nothing of it touches the device.
+        """Return every rank's numbers, in rank order; each rank passes equally many. The device is not used.
 
-        One process alone gets its own back, without a tensor.
+        A single process gets its own numbers back, without a tensor.
         """
         if self.size == 1:
             return [list(numbers)]
@@ -110,7 +110,7 @@ class Ranks:
         return [part.tolist() for part in parts]
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """Every rank's value, in rank order; small ones."""
+        """Return every rank's value, in rank order; values are pickled and should be small."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -119,7 +119,7 @@ class Ranks:
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """The first rank's value, in all of them; small ones. The others wait for days if need be."""
+        """Return the first rank's value on all ranks, which may wait for days; it is pickled and should be small."""
         if self.size == 1:
             return value
         box = [value]
@@ -128,7 +128,7 @@ class Ranks:
         return box[0]
 
     def average_gradients(self, module: nn.Module) -> None:
-        """Give all ranks the mean of the gradients of a module, which DistributedDataParallel has not averaged."""
+        """Average a module's gradients over the ranks, where DistributedDataParallel does not."""
         if self.size == 1:
             return
         for parameter in module.parameters():
@@ -137,22 +137,22 @@ class Ranks:
                 parameter.grad /= self.size
 
     def share_state(self, modules: Iterable[nn.Module]) -> None:
-        """Give all ranks the first one's weights and buffers: whatever of a module is saved."""
+        """Copy the first rank's state dicts, weights and buffers, to all ranks."""
         if self.size == 1:
             return
         for tensor in [tensor for module in modules for tensor in module.state_dict().values()]:
-            whole = tensor.contiguous()  # the tensor itself, but for kernels that have their channels last
+            whole = tensor.contiguous()  # the tensor itself, unless it is channels last
             distributed.broadcast(whole, src=0, group=self.group)
             tensor.copy_(whole)
 
     def leave(self) -> None:
-        """Close what connects this process to the others, all being well; else its end is what they have to notice."""
+        """Close the process groups after a success; after a failure, this process ends and the others notice that."""
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
 
 def join_ranks() -> Ranks:
-    """Meet the processes that the launcher started with this one.
+    """Connect to the processes that the launcher started with this one.
 
     Raises:
         ProtoRKDError: they cannot be reached.
@@ -161,7 +161,7 @@ def join_ranks() -> Ranks:
         distributed.init_process_group("gloo", timeout=_STEP_TIMEOUT)
         backend = "gloo"
         if distributed.is_nccl_available() and torch.cuda.is_available():
-            backend = "cpu:gloo,cuda:nccl"  # --device cpu is still to be had
+            backend = "cpu:gloo,cuda:nccl"  # --device cpu still works
             local_rank = int(os.environ.get("LOCAL_RANK", "0"))
             if local_rank < torch.cuda.device_count():  # else `choose_device` refuses it
                 torch.cuda.set_device(local_rank)
@@ -179,7 +179,7 @@ def join_ranks() -> Ranks:
 
 @contextmanager
 def peer_errors() -> Iterator[None]:
-    """Turn a connection that another process broke into an error that says where to look.
+    """Turn the error of a broken connection into one that says that another process ended.
 
     Raises:
         ProtoRKDError: another process ended, or hung for longer than a step may take.
@@ -196,7 +196,7 @@ def peer_errors() -> Iterator[None]:
 
 
 def ranks_of(peers: Peers) -> Ranks:
-    """The ranks that the runner met for a stage, or this process alone."""
+    """Return the ranks that the runner connected for a stage, or this process alone."""
     return peers if isinstance(peers, Ranks) else Ranks()
 
 
@@ -205,13 +205,13 @@ def _row_bytes(tensor: Tensor) -> int:
 
 
 def _as_bytes(tensor: Tensor, *, rows: int) -> Tensor:
-    """The bytes of a tensor, one row after the other, with room for more rows behind them: (bytes,), uint8."""
+    """Return the bytes of a tensor, row by row, padded to ``rows`` rows: (bytes,), uint8."""
     flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
     return nn.functional.pad(flat, (0, rows * _row_bytes(tensor) - len(flat)))
 
 
 class _GradientTimes(torch.autograd.Function):
-    """The identity, whose gradient is multiplied."""
+    """The identity, with its gradient multiplied by a factor."""
 
     @staticmethod
     def forward(context: Any, rows: Tensor, factor: int) -> Tensor:
@@ -221,16 +221,16 @@ class _GradientTimes(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Multiply."""
+        """Multiply the gradient."""
         return gradient * context.factor, None
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over ranks, whose gradient is the sum over ranks."""
+    """The sum over ranks; its gradient is summed over the ranks, too."""
 
     @staticmethod
     def forward(context: Any, values: Tensor, group: Any) -> Tensor:
-        """Add up."""
+        """Add up the values."""
         context.group = group
         total = values.clone()
         distributed.all_reduce(total, group=group)
@@ -238,7 +238,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Add up what flows back."""
+        """Add up the gradients."""
         total = gradient.clone()
         distributed.all_reduce(total, group=context.group)
         return total, None

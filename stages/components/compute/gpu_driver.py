@@ -1,4 +1,4 @@
-"""Why torch finds no GPU, from what an NVIDIA driver leaves to be seen of itself; nothing here asks torch."""
+"""Explain why torch finds no GPU, from the NVIDIA driver's files; nothing here imports torch."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
 DEVICES = Path("/dev")
 
-# The oldest driver that runs a major version of CUDA on Linux, as CUDA's release notes have it.
+# The oldest driver for each major version of CUDA on Linux, from CUDA's release notes.
 _OLDEST_DRIVERS = {12: (525, 60), 13: (580, 65)}
 
 
@@ -25,21 +25,21 @@ def read_driver(file: Path = DRIVER_FILE) -> str | None:
 
 
 def hides_gpus(visible: str | None) -> bool:
-    """Whether CUDA_VISIBLE_DEVICES is set so that programs shall see no GPU."""
+    """Return whether the value of CUDA_VISIBLE_DEVICES hides all GPUs."""
     return visible is not None and visible.split(",")[0].strip() in ("", "-1")
 
 
 def explain_missing_gpu(
     *, driver: str | None, torch_version: str, cuda: str | None, visible: str | None, devices: Path = DEVICES
 ) -> str:
-    """Say why torch finds no GPU, and what to do: two sentences, for the end of an error.
+    """Explain why torch finds no GPU, and what to do, in two sentences that end an error message.
 
     Args:
-        driver: as `read_driver` gives it.
-        torch_version: of the torch that is installed.
-        cuda: that it is built for; None for a build without CUDA.
-        visible: CUDA_VISIBLE_DEVICES, if it is set.
-        devices: folder in which the driver's devices appear.
+        driver: Version of the driver, as `read_driver` returns it.
+        torch_version: Version of the installed torch.
+        cuda: CUDA version that torch is built for; None for a build without CUDA.
+        visible: Value of CUDA_VISIBLE_DEVICES; None if it is not set.
+        devices: Folder in which the driver's devices appear.
     """
     if hides_gpus(visible):
         return f"CUDA_VISIBLE_DEVICES={visible} hides every GPU. Unset it, or name one there."

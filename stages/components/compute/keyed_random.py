@@ -1,4 +1,4 @@
-"""Random numbers that are functions of what they are for: no state, no order, the same on any machine."""
+"""Random numbers as functions of a key: without state or order, the same on any machine."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,11 @@ def mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def keyed_numbers(stream: Sequence[int], keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A random number from 0 to 2^63 - 1 for each key on its own.
+    """Draw a random number from 0 to 2^63 - 1 for each key, independent of the other keys.
 
     Args:
-        stream: numbers that tell streams apart, such as a seed and an epoch.
-        keys: what they are for.
+        stream: Numbers that tell streams apart, such as a seed and an epoch.
+        keys: What the numbers are drawn for, such as rows.
 
     Shapes:
         keys: (any), int64.
@@ -31,6 +31,6 @@ def keyed_numbers(stream: Sequence[int], keys: NDArray[np.int64]) -> NDArray[np.
 
 
 def uniform_numbers(seeds: NDArray[np.int64], num: int) -> NDArray[np.float64]:
-    """As many random numbers from 0 to below 1 from each seed on its own: (seeds,), int64, to (seeds, num)."""
+    """Draw ``num`` random numbers from 0 to below 1 for each seed: (seeds,), int64, to (seeds, num)."""
     states = seeds.astype(np.uint64)[:, None] + np.arange(1, num + 1, dtype=np.uint64) * _STEP
     return (mixed(states) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,4 +1,4 @@
-"""Mixed precision where the device has it, and float32 that is float32."""
+"""Choose mixed precision where the device has it, and keep float32 free of TF32."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], contextlib.AbstractContextManager[object]]:
-    """A maker of contexts that run matrix products in the given precision."""
+    """Return a function that makes contexts in which matrix products run in the given precision."""
     if precision == "fp32":
         return contextlib.nullcontext
     return lambda: torch.autocast(device.type, dtype=_DTYPES[precision])
@@ -33,10 +33,10 @@ def autocast(precision: str, device: torch.device) -> Callable[[], contextlib.Ab
 
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
-    """Compute what is float32 in float32, whatever the caller has allowed: no TF32, in no product and no convolution.
+    """Forbid TF32 in the block, in matrix products and convolutions alike, whatever the caller has allowed.
 
-    cuDNN takes TF32 for float32's convolutions and recurrent layers unless it is told not to. What autocast turns into
-    bf16 or fp16 stays that. The flags are torch's, for the whole process, and are put back.
+    By default cuDNN computes float32 convolutions and recurrent layers in TF32. Autocast to bf16 or fp16 is not
+    affected. The flags are torch's, hold for the whole process, and are restored on leaving.
     """
     backends: Any = torch.backends
     places = (backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.cudnn.rnn)
@@ -49,7 +49,7 @@ def full_float32() -> Iterator[None]:
 
 
 def _set_float32(places: tuple[Any, ...], values: list[str]) -> None:
-    """Set torch's former flags, then those that came after them: it refuses to read either where they disagree."""
+    """Set torch's former flags, then the newer ones: torch refuses to read either where they disagree."""
     gpu, cpu, *cudnn = values
     torch.set_float32_matmul_precision("medium" if cpu == "bf16" else "high" if gpu == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = cudnn == ["tf32", "tf32"]

@@ -1,4 +1,4 @@
-"""Very many names in memory that processes share, so that handing them over costs nothing and copies nothing."""
+"""Put very many names into shared memory, so that handing them to another process copies nothing."""
 
 import shutil
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where Linux keeps it; looked at, not written to
-_LEAST = 1000  # fewer are pickled in no time
-_SHARE = 0.5  # of the shared memory that names may take: batches go through it too
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where Linux keeps it; read only for its free space
+_LEAST = 1000  # fewer are quick to pickle
+_SHARE = 0.5  # of the free shared memory that names may take; batches need it, too
 
 
 class SharedStrings(Sequence[str]):
-    """Names, as one run of bytes and where each begins, in shared memory.
+    """Names in shared memory, as one run of bytes and the offset of each.
 
     Args:
-        names: of any length.
+        names: Strings of any length.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -46,13 +46,13 @@ class SharedStrings(Sequence[str]):
 
 
 def share(tensor: Tensor) -> Tensor:
-    """Copy a tensor to memory that is handed to other processes as it is."""
+    """Copy a tensor to shared memory, which other processes are handed without a copy."""
     shared: Tensor = tensor.clone().share_memory_()  # type: ignore[no-untyped-call]
     return shared
 
 
 def share_names(names: Sequence[str]) -> Sequence[str]:
-    """Move names to shared memory, unless they are few, are no list in memory, or there is no room for them."""
+    """Move names to shared memory, unless they are few, are not a list, or do not fit."""
     if not isinstance(names, list) or len(names) < _LEAST:
         return names
     size = sum(map(len, names)) * 4 + 8 * len(names)  # at most: a character has 1 to 4 bytes

@@ -1,4 +1,4 @@
-"""Embeddings of distinct captions as an artifact's files: resumed by shard, taken over row by row where known."""
+"""Write the embeddings of distinct captions: resumed shard by shard, reused row by row from earlier artifacts."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WrittenCaptions:
-    """What became of the distinct captions.
+    """How the embeddings of the distinct captions were obtained.
 
     Args:
-        captions: how many there are.
-        encoded_captions: went through the teacher in this run.
-        reused_captions: taken over from earlier artifacts of the same teacher and recipe.
-        resumed_captions: stood whole from an interrupted run.
-        zero_captions: have the zero vector (the teacher knows no word of them); training leaves them out.
-        metrics: how near the embeddings are to those in fp32, if the teacher computed in fewer bits.
+        captions: Number of distinct captions.
+        encoded_captions: Number that the teacher embedded in this run.
+        reused_captions: Number taken from earlier artifacts of the same teacher and recipe.
+        resumed_captions: Number in shards that an interrupted run had completed.
+        zero_captions: Number with the zero vector (the teacher knows no word of them); training leaves them out.
+        metrics: Cosine to the embeddings in fp32, if the teacher computed in fewer bits.
     """
 
     captions: int
@@ -67,21 +67,20 @@ def write_caption_embeddings(
 ) -> WrittenCaptions:
     """Write the embedding of each distinct caption, row by row of ``captions``.
 
-    While the teacher embeds a shard, one thread tokenizes the next and another writes the one before: a GPU, or several
-    devices, may be at both.
+    While the teacher embeds a shard, one thread tokenizes the next shard and another writes the previous one.
 
     Reads:  earlier artifacts of the same teacher and recipe, unless the run is forced.
     Writes: TeacherEmbeddings of shape (captions, teacher_dim), and the captions.
 
     Args:
-        captions: distinct.
-        draft: where to.
-        teacher: identified.
-        recipe: how it embeds.
-        shard_rows: rows in one shard.
-        choose_devices: says where the teacher runs, once it is known that it has to; several share the work.
-        batch_tokens: tokens in one batch of the teacher, padding included; 0 takes what suits the device.
-        context: the store.
+        captions: Distinct captions.
+        draft: Draft of the artifact that is written.
+        teacher: Identified teacher.
+        recipe: How the teacher embeds.
+        shard_rows: Rows in one shard.
+        choose_devices: Returns the teacher's devices, which share the work; called only if the teacher has to run.
+        batch_tokens: Tokens in one batch of the teacher, padding included; 0 takes what suits the device.
+        context: Holds the store with earlier artifacts.
 
     Raises:
         ProtoRKDError: an embedding is not finite, or too large or too small for the recipe's dtype.
@@ -139,15 +138,15 @@ def write_caption_embeddings(
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What the teacher is to embed of a shard.
+    """The captions of a shard that the teacher has to embed.
 
     Args:
-        shard: whose.
-        captions: that are not known, in row order.
-        batches: of them.
+        shard: Shard that they belong to.
+        captions: Captions without a known embedding, in row order.
+        batches: The same captions, tokenized.
 
     Shapes:
-        rows: (captions,), int64: their rows in the whole array.
+        rows: (captions,), int64: rows of the captions in the whole array.
     """
 
     shard: Shard
@@ -156,7 +155,7 @@ class _Prepared:
     batches: "list[Batch]"
 
     def name(self, number: int) -> str:
-        """What one of the captions is called in a message."""
+        """Return a caption as messages quote it."""
         return repr(self.captions[number].as_py()[:200])
 
 
@@ -178,7 +177,7 @@ class _Writer:
         *,
         known: ReusedRows | None,
     ) -> None:
-        """Wait for the rows that the teacher embeds; put them and those that are known on disk and in the journal."""
+        """Wait for the rows that the teacher embeds; write them and the known ones to disk, and note the shard."""
         shard = prepared.shard
         values = np.empty((shard.stop - shard.start, self._embeddings.dim), dtype=self._embeddings.dtype)
         if known is not None:
@@ -196,13 +195,13 @@ class _Writer:
 def load_teacher(
     teacher: Input[TeacherSource], recipe: EncodingOptions, captions: pa.Array, *, devices: "Sequence[torch.device]"
 ) -> "Teacher":
-    """Load the teacher; its libraries take seconds to import, which a run that reuses all rows is spared.
+    """Load the teacher; its libraries, which take seconds to import, are imported only here.
 
     Args:
-        teacher: identified.
-        recipe: how it embeds.
-        captions: that it is to embed; where it computes in fewer bits than fp32, some of them are compared.
-        devices: where it runs; several share the work.
+        teacher: Identified teacher.
+        recipe: How the teacher embeds.
+        captions: Captions to embed; a teacher in fewer bits than fp32 is compared with fp32 on a sample of them.
+        devices: Devices of the teacher, which share the work.
 
     Raises:
         ProtoRKDError: the model cannot be loaded, or does not allow what is asked for.

@@ -1,4 +1,4 @@
-"""Rows that need no teacher: captions which an earlier artifact of the same teacher and recipe has embedded."""
+"""Reuse the embeddings of captions from earlier artifacts of the same teacher and recipe."""
 
 import pyarrow as pa
 
@@ -16,14 +16,14 @@ EMBEDDING_STAGES = ("encode-teacher", "caption-embeddings")
 def find_known_captions(
     captions: pa.Array, draft: Draft, *, store: Store, teacher_digest: str, recipe: EncodingOptions
 ) -> ReusedRows | None:
-    """Gather the embeddings of captions that the store already has, or None when it has none of them.
+    """Gather the embeddings of captions that the store already has; None if it has none of them.
 
     Args:
-        captions: distinct.
-        draft: its state folder holds the gathered rows.
-        store: where to look.
-        teacher_digest: identity of the teacher.
-        recipe: how it embeds.
+        captions: Distinct captions.
+        draft: Draft whose state folder holds the gathered rows.
+        store: Store with the earlier artifacts.
+        teacher_digest: Identity of the teacher.
+        recipe: How the teacher embeds.
     """
     sources = _sources(store, teacher_digest, recipe)
     return find_known_rows(
@@ -32,13 +32,13 @@ def find_known_captions(
 
 
 def count_unknown(captions: pa.Array, *, store: Store, teacher_digest: str, recipe: EncodingOptions) -> int:
-    """How many captions `find_known_captions` would leave to the teacher; no embedding is read.
+    """Count the captions that `find_known_captions` would leave to the teacher, without reading embeddings.
 
     Args:
-        captions: distinct.
-        store: where to look.
-        teacher_digest: identity of the teacher.
-        recipe: how it embeds.
+        captions: Distinct captions.
+        store: Store with the earlier artifacts.
+        teacher_digest: Identity of the teacher.
+        recipe: How the teacher embeds.
     """
     sources = _sources(store, teacher_digest, recipe)
     return count_unknown_rows(captions, sources=sources[::-1], store=store, read_keys=read_captions)

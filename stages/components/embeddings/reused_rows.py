@@ -1,4 +1,4 @@
-"""Rows that need no model: what an earlier artifact of the same model and recipe has embedded, found by a key."""
+"""Reuse rows of embeddings from earlier artifacts of the same model and recipe, found by a key."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -23,11 +23,11 @@ _SCRATCH_NAME = "known-rows.bin"
 
 @dataclass(frozen=True)
 class ReusedRows:
-    """Embeddings that are taken over.
+    """Embeddings taken from earlier artifacts.
 
     Args:
-        is_known: (rows,), bool.
-        values: (rows, dim), the recipe's dtype, on disk; only the known rows mean anything.
+        is_known: Rows that are reused, (rows,), bool.
+        values: Embeddings, (rows, dim), in the recipe's dtype, on disk; only the known rows are defined.
     """
 
     is_known: NDArray[np.bool_]
@@ -48,17 +48,17 @@ def find_known_rows(
     read_keys: Callable[[Path], pa.Array],
     kind: str,
 ) -> ReusedRows | None:
-    """Gather the embeddings that artifacts already have, or None when they have none of them.
+    """Gather the embeddings that artifacts already have; None if they have none of them.
 
-    Every source is read once, in row order, so that a shuffled superset of a large artifact costs one pass over it.
+    Every source is read once, in row order, however the keys are ordered.
 
     Args:
-        keys: distinct; what has none is known nowhere.
-        draft: its state folder holds the gathered rows, so that they need not fit into memory.
-        sources: of the same model and recipe, the likeliest first.
-        store: that they are of.
-        read_keys: gives the keys of a source's rows, in row order, from its folder.
-        kind: of the sources' embeddings.
+        keys: Distinct keys of the wanted rows; a null key matches nothing.
+        draft: Draft whose state folder holds the gathered rows, so that they need not fit into memory.
+        sources: Artifacts of the same model and recipe, the likeliest first.
+        store: Store of the sources.
+        read_keys: Reads the keys of a source's rows, in row order, from its folder.
+        kind: Kind of the sources' embeddings.
     """
     is_known = np.zeros(len(keys), dtype=np.bool_)
     values: NDArray[Any] | None = None
@@ -85,17 +85,10 @@ def find_known_rows(
 def count_unknown_rows(
     keys: pa.Array, *, sources: Sequence[Artifact], store: Store, read_keys: Callable[[Path], pa.Array]
 ) -> int:
-    """How many keys `find_known_rows` would not find; no embedding is read.
-
-    Args:
-        keys: as there.
-        sources: as there.
-        store: as there.
-        read_keys: as there.
-    """
+    """Count the keys that `find_known_rows` would not find, without reading embeddings; it has the same arguments."""
     is_known = np.zeros(len(keys), dtype=np.bool_)
     for source in sources:
-        with contextlib.suppress(ProtoRKDError):  # a damaged one is passed over
+        with contextlib.suppress(ProtoRKDError):  # a damaged source is skipped
             is_known |= _rows_in(keys, store.fetch(source), read_keys) >= 0
     return int((~is_known).sum())
 

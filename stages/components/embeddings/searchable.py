@@ -1,4 +1,4 @@
-"""What can be searched: the images of an artifact of embed, or the captions of one of encode-teacher."""
+"""Find and read the embeddings that can be searched: images of embed, or captions of encode-teacher."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,11 @@ SEARCHED_STAGES = (EMBED, ENCODE_TEACHER)
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of unit length; those of zeros, which stand for nothing, are left out.
+    """Embeddings scaled to unit length; zero vectors are left out.
 
     Shapes:
         values: (found, dim), float32.
-        numbers: (found,), int64, ascending: their rows in the artifact's array.
+        numbers: (found,), int64, ascending: rows in the artifact's array.
     """
 
     values: "NDArray[np.float32]"
@@ -33,13 +33,13 @@ class Rows:
 
 
 def find_searchable(reference: str | None, *, store: Store, flag: str = "--in") -> Artifact:
-    """Find what is to be searched.
+    """Find the artifact to search.
 
     Args:
-        reference: an artifact of embed or encode-teacher, by fingerprint or path; None takes the newest of embed, or
+        reference: Artifact of embed or encode-teacher, by fingerprint or path; None takes the newest of embed, or
             else of encode-teacher.
-        store: where.
-        flag: the option that names it, for the message.
+        store: Store with the artifacts.
+        flag: Option that names the artifact, for the message.
 
     Raises:
         ProtoRKDError: none fits, more than one does, or a record is damaged.
@@ -78,10 +78,10 @@ def find_searchable(reference: str | None, *, store: Store, flag: str = "--in") 
 
 
 def read_row(artifact: Artifact, row: int) -> "NDArray[np.float32]":
-    """Read one embedding, held to its checksum.
+    """Read one embedding and check its shard's checksum.
 
     Raises:
-        ProtoRKDError: its bytes are not those that were written, or it is the zero vector.
+        ProtoRKDError: its bytes have changed, or it is the zero vector.
 
     Shapes:
         returns: (1, dim), float32, of unit length.
@@ -99,7 +99,7 @@ def read_row(artifact: Artifact, row: int) -> "NDArray[np.float32]":
 
 
 def read_rows(artifact: Artifact) -> Rows:
-    """Read all embeddings, and refuse other bytes than were written.
+    """Read all embeddings and check their checksums.
 
     Raises:
         ProtoRKDError: a file is missing or altered, or a number is not finite.

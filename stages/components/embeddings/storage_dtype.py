@@ -1,4 +1,4 @@
-"""Embeddings as they are stored: in the dtype that was asked for, and finite."""
+"""Convert embeddings to the dtype in which they are stored, and require that they are finite."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,17 +12,17 @@ from data_schemas.errors import ProtoRKDError
 def store_as(
     embeddings: NDArray[np.float32], dtype: "np.dtype[Any]", *, model: str, noun: str, name: Callable[[int], str]
 ) -> NDArray[Any]:
-    """Take numbers over into another dtype.
+    """Convert embeddings to another dtype.
 
     Args:
-        embeddings: what a model gave.
-        dtype: float16 or float32.
-        model: teacher or student, for the message.
-        noun: what a row is the embedding of: caption or image.
-        name: of that of a row.
+        embeddings: Embeddings of a model.
+        dtype: NumPy's float16 or float32.
+        model: Teacher or student, for the message.
+        noun: What a row embeds, caption or image, for the message.
+        name: Names what a row embeds, by the row's number, for the message.
 
     Raises:
-        ProtoRKDError: a number is not finite, or too large for the dtype, or all of a row are too small for it.
+        ProtoRKDError: a number is not finite or too large for the dtype, or a whole row is too small for it.
 
     Shapes:
         embeddings: (rows, dim).

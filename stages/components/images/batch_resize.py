@@ -1,4 +1,4 @@
-"""Resizing images of any sizes to one size: a whole batch at once, on the device that its pixels lie on."""
+"""Resize a batch of images of any sizes to one size at once, on the device of their pixels."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,24 +12,24 @@ from torch import Tensor
 from stages.components.compute.device import send
 
 MILD_SHRINK = 1.6
-"""Images of which the longer side is shrunk by less, and not enlarged, need no antialiasing."""
+"""Images whose longer side is shrunk by less than this, and not enlarged, need no antialiasing."""
 
-# Pixels between the passes that are held at once: what a CPU's cache takes, and a third of a GB on a GPU.
+# Pixels between the passes that are held at once: what fits a CPU's cache, and a third of a GB on a GPU.
 _PIXELS_CPU, _PIXELS_GPU = 1 << 16, 1 << 23
 
 
 def resize_batch(pixels: Tensor, sizes: Tensor, *, size: int, interpolation: str) -> Tensor:
-    """Resize images as `TrainCrop` does one: mild shrinks linearly, all else with antialiasing.
+    """Resize images as `TrainCrop` does: mild shrinks linearly, all else with antialiasing.
 
-    A pass along rows, then one along columns, in float32: each pixel of the result is a weighted sum of pixels that
-    are gathered tap by tap, in one order for all images, so that an image's neighbours change nothing. Only sizes,
-    which the CPU knows, decide what is launched: nothing is read back.
+    One pass goes along rows, then one along columns, in float32: each pixel of the result is a weighted sum of pixels
+    that are gathered tap by tap, in the same order for every image, so that the other images of a batch change nothing.
+    Launches depend only on the sizes, which the CPU knows: nothing is read back from the device.
 
     Args:
-        pixels: of all images, one image after the other, each row by row.
-        sizes: height and width of each.
-        size: side of the result.
-        interpolation: bicubic or bilinear.
+        pixels: Pixels of all images, one image after the other, each row by row.
+        sizes: Height and width of each image, in pixels.
+        size: Side of the results, in pixels.
+        interpolation: "bicubic" or "bilinear", where a shrink is not mild.
 
     Shapes:
         pixels: (all pixels, 3), uint8, on any device.
@@ -50,23 +50,23 @@ def resize_batch(pixels: Tensor, sizes: Tensor, *, size: int, interpolation: str
 
 
 class _Kernel(NamedTuple):
-    """How pixels weigh by their distance, in pixels, or in shrunk pixels where it is antialiased."""
+    """An interpolation kernel, over distances in source pixels, or in output pixels where a shrink is antialiased."""
 
     weigh: Callable[[Tensor], Tensor]
     radius: int
     antialias: bool
 
     def num_taps(self, longest: int, size: int) -> int:
-        """How many pixels in a line weigh at most, where a line of so many or fewer pixels is resized."""
+        """Return how many source pixels a pixel of the result has at most, in lines of ``longest`` pixels or fewer."""
         return math.ceil(2 * self.radius * (max(1.0, longest / size) if self.antialias else 1.0))
 
     def taps(self, lengths: Tensor, *, size: int, num: int) -> tuple[Tensor, Tensor]:
-        """Find the pixels that each pixel of the result is made of, as Pillow does.
+        """Find the source pixels of each pixel of the result, as Pillow does.
 
         Shapes:
             lengths: (images,), int64.
-            returns: the first of them, (images, size), int64; their weights, (num, images, size), float32, 0 beyond
-                the line.
+            returns: number of the first one, (images, size), int64; weights, (num, images, size), float32, 0 beyond the
+                line.
         """
         scales = (lengths / size)[:, None]
         stretch = scales.clamp_min(1) if self.antialias else 1.0
@@ -96,7 +96,7 @@ _MILD = _Kernel(_triangle, 1, antialias=False)
 def _groups(
     shapes: NDArray[np.int64], size: int, kernel: _Kernel, *, most_rows: int
 ) -> Iterator[tuple[NDArray[np.int64], _Kernel]]:
-    """Put images together that take the same kernel and about as many taps, and no more rows than are held at once.
+    """Group images by kernel and by number of taps, with at most ``most_rows`` rows in a group.
 
     Yields:
         Numbers of images, and their kernel.
@@ -123,10 +123,10 @@ def _resize(
     taps: list[int],
     num_rows: int,
 ) -> Tensor:
-    """Resize a group.
+    """Resize a group of images.
 
     Shapes:
-        starts, heights, widths: (images,), int64: the first pixel of each, and its sides.
+        starts, heights, widths: (images,), int64: first pixel of each image, and its sides.
         returns: (images, size, size, 3), uint8.
     """
     ends = heights.cumsum(0)
@@ -144,10 +144,10 @@ def _resize(
 
 
 def _weighted(table: Tensor, places: Tensor, weights: Iterator[Tensor]) -> Tensor:
-    """Add up rows of a table, each place's and those behind it, by their weights: (places, width), float32."""
+    """Return the weighted sum of the rows that begin at each place of a table: (places, width), float32."""
     places = places.flatten()
     total = torch.zeros(len(places), table.shape[1], device=table.device)
     for weight in weights:
         total.addcmul_(table.index_select(0, places), weight)
-        places = (places + 1).clamp_(max=len(table) - 1)  # where there is none behind, it weighs nothing
+        places = (places + 1).clamp_(max=len(table) - 1)  # past the end the weight is 0
     return total

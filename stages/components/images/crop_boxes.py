@@ -1,4 +1,4 @@
-"""The boxes of random crops: functions of an image's size and of a seed."""
+"""Draw the boxes of random crops from an image's size and a seed."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _NUM_TRIES = 10
 
 @dataclass(frozen=True)
 class Box:
-    """A part of an image, in pixels of the whole."""
+    """A rectangle of an image, in pixels of the full-size image."""
 
     top: int
     left: int
@@ -21,18 +21,18 @@ class Box:
     width: int
 
     def cut(self, pixels: Pixels, size: tuple[int, int]) -> Pixels:
-        """Cut the box out of an image that may have been shrunk, without a copy.
+        """Cut the box out of an image that may have been shrunk while decoding, without a copy.
 
         Args:
-            pixels: of the whole image.
-            size: height and width before it was shrunk.
+            pixels: Pixels of the whole image.
+            size: Height and width of the image before it was shrunk.
 
         Shapes:
             pixels: (height, width, 3), uint8.
-            returns: the same, smaller, with a pixel at least.
+            returns: the same, smaller, with at least one pixel.
         """
         long = 0 if size[0] > size[1] else 1
-        factor = round(8 * pixels.shape[long] / size[long]) / 8  # JPEG shrinks by eighths, and fills up the last pixel
+        factor = round(8 * pixels.shape[long] / size[long]) / 8  # JPEG shrinks by eighths, and rounds the last pixel up
         return pixels[_span(self.top, self.height, factor), _span(self.left, self.width, factor)]
 
 
@@ -40,9 +40,9 @@ def draw_box(size: tuple[int, int], *, min_scale: float, seed: int) -> Box:
     """Draw the box of a random resized crop: ten tries at an area and a ratio of sides, then the middle.
 
     Args:
-        size: height and width of the image.
-        min_scale: least share of its area.
-        seed: the same one gives the same box.
+        size: Height and width of the image.
+        min_scale: Least share of the image's area that the box covers.
+        seed: Seed of the draw; the same seed gives the same box.
     """
     height, width = size
     draws: list[float] = np.random.default_rng(seed).random(2 * _NUM_TRIES + 2).tolist()

@@ -1,4 +1,4 @@
-"""Image files, whatever users have, as plain upright RGB by Pillow: the pixels that all quicker ways are held to."""
+"""Decode image files of many formats by Pillow, as upright RGB: the reference for all quicker decoders."""
 
 import contextlib
 import os
@@ -20,9 +20,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 MAX_PIXELS = 89_478_485
-"""Pillow's own limit, 256 MiB of RGB: what asks for more is refused before it is decoded."""
+"""Pillow's own limit, 256 MiB of RGB: larger images are refused before they are decoded."""
 
-# Pillow warns of metadata that it cannot make out. Only pixels count here, and their number has its own limit.
+# Pillow warns of metadata that it cannot parse. Only pixels count here, and `check_size` limits their number.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..+ImagePlugin$")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -49,10 +49,10 @@ _EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LA", "La", "
 
 
 class ImageRejected(Exception):  # noqa: N818 -- it is a verdict, which loaders count, not an error of the program
-    """A file that is no usable image; loaders catch it and count it.
+    """A file is not a usable image; loaders catch it and count it.
 
     Args:
-        reason: a short sentence; what differs from file to file follows a colon.
+        reason: Short sentence; details of the single file follow a colon.
     """
 
     def __init__(self, reason: str) -> None:
@@ -66,10 +66,10 @@ def open_image(path: Path | str) -> Image.Image:
     Transparent parts show white; 16-bit grey keeps its upper 8 bits; of an animation the first frame counts.
 
     Args:
-        path: a JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file, known by its content and not by its name.
+        path: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file, recognised by its content and not by its name.
 
     Raises:
-        ImageRejected: the file is missing, no image of these formats, damaged, or has more than ``MAX_PIXELS``.
+        ImageRejected: the file is missing, of another format, damaged, or has more than ``MAX_PIXELS``.
     """
     with opened(path) as file:
         return decode_image(file)
@@ -77,7 +77,7 @@ def open_image(path: Path | str) -> Image.Image:
 
 @contextlib.contextmanager
 def opened(path: Path | str) -> Iterator[BinaryIO]:
-    """Open a file of bytes that are to become an image.
+    """Open an image file for reading.
 
     Raises:
         ImageRejected: it is missing, no regular file, or cannot be read.
@@ -85,9 +85,9 @@ def opened(path: Path | str) -> Iterator[BinaryIO]:
     if "\0" in str(path):
         raise ImageRejected("missing file")  # no file system has a NUL in a name
     try:
-        # Not by Path, which takes as long as the reading.
+        # Not by Path, which takes as long as reading the file.
         if not stat.S_ISREG(os.stat(path or ".").st_mode):  # noqa: PTH116
-            raise ImageRejected("not a file")  # a pipe would be waited for without end
+            raise ImageRejected("not a file")  # reading a pipe could block forever
         with open(path, "rb") as file:  # noqa: PTH123
             yield file
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -97,7 +97,7 @@ def opened(path: Path | str) -> Iterator[BinaryIO]:
 
 
 def decode_image(file: BinaryIO) -> Image.Image:
-    """Decode as `open_image` does, from an open file.
+    """Decode an open file as `open_image` does.
 
     Raises:
         ImageRejected: as `open_image`.
@@ -113,7 +113,7 @@ def decode_image(file: BinaryIO) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise ImageRejected(f"more megapixels than the limit of {MAX_PIXELS / 1e6:.1f}") from error
-    except Exception as error:  # decoders meet hostile bytes with any exception at all
+    except Exception as error:  # on hostile bytes, decoders raise any exception at all
         message = str(error).partition("\n")[0] or type(error).__name__
         raise ImageRejected(f"truncated or damaged: {message}") from error
     image.info.clear()  # or a later reader would find the orientation and turn it again
@@ -121,7 +121,7 @@ def decode_image(file: BinaryIO) -> Image.Image:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Turn a decoded image upright and into 8-bit RGB, as `open_image` says.
+    """Turn a decoded image upright and convert it to 8-bit RGB, as `open_image` does.
 
     Raises:
         ImageRejected: its colours cannot be converted.
@@ -130,7 +130,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def check_size(*, height: int, width: int) -> None:
-    """Refuse an image by what its header says.
+    """Refuse an image that is too large, by the size in its header.
 
     Raises:
         ImageRejected: it has more than ``MAX_PIXELS``.
@@ -141,7 +141,7 @@ def check_size(*, height: int, width: int) -> None:
 
 
 def is_turned(image: Image.Image) -> bool:
-    """Whether metadata say that an image has to be turned or mirrored to be upright."""
+    """Return whether the metadata say that an image has to be turned or mirrored to be upright."""
     return _turn_of(image) is not None
 
 
@@ -180,7 +180,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_wide_samples(samples: np.ndarray, *, is_float: bool) -> Image.Image:
-    """Scale samples that came in 32 bits; Pillow hands out 16-bit PGM and TIFF like this, too."""
+    """Scale 32-bit samples to 8 bits; Pillow also returns 16-bit PGM and TIFF in 32 bits."""
     highest = 1 if is_float else 65535
     if not ((samples >= 0) & (samples <= highest)).all():
         raise ImageRejected(f"{'float' if is_float else 'integer'} samples outside 0 to {highest}, of unknown scale")

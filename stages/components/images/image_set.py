@@ -1,4 +1,4 @@
-"""The images that pairs name: files below a folder, records of containers or of a pack, and their identity."""
+"""Sets of images by number: here files below a folder; packs, containers and object stores have their own classes."""
 
 import dataclasses
 import os
@@ -17,14 +17,14 @@ IDENTITIES = ("content", "path")
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images by their number: files below a folder.
+    """A set of images, opened by number: files below a folder.
 
-    `PackedImageSet` has them from a pack, `RecordImageSet` from tars and tables.
+    `PackedImageSet` reads a pack, `RecordImageSet` tars and tables, `RemoteImageSet` an object store.
 
     Args:
-        root: the folder.
-        paths: of the images as a manifest writes them, relative to the folder or absolute.
-        missing: why there is no image, by number, as far as it has been looked.
+        root: Folder that relative paths start from.
+        paths: Paths of the images as a manifest writes them, relative to the folder or absolute.
+        missing: Reasons of the images that are known to be missing, by number.
     """
 
     root: Path
@@ -35,27 +35,27 @@ class ImageSet:
         """Open an image.
 
         Raises:
-            ImageRejected: it is missing, or damaged as far as that shows before it is decoded.
+            ImageRejected: it is missing, or found damaged before it is decoded.
         """
         from stages.components.images.lazy_image import open_lazily  # keeps Pillow out of --help
 
         return open_lazily(self._file(number))
 
     def read_ahead(self, numbers: Sequence[int]) -> None:
-        """Be told which images this process opens next; files are quick to open as they are."""
+        """Prepare for opening these images next in this process; files need no preparation."""
 
     def select(self, numbers: Sequence[int]) -> "ImageSet":
-        """Choose images, which are numbered anew in the order that is given."""
+        """Return the set of the chosen images, numbered anew in the given order."""
         return ImageSet(root=self.root, paths=[self.paths[number] for number in numbers])
 
     def shared(self) -> "ImageSet":
-        """The same, with what is large in memory that processes share."""
+        """Return the same set with its large parts in shared memory."""
         from stages.components.compute.shared_memory import share_names  # keeps torch out of --help
 
         return dataclasses.replace(self, paths=share_names(self.paths))
 
     def stored_bytes(self, number: int) -> int:
-        """How many bytes an image has as it is stored.
+        """Return the size of an image as it is stored, in bytes.
 
         Raises:
             OSError: it is missing.
@@ -63,7 +63,7 @@ class ImageSet:
         return os.stat(self._file(number)).st_size  # noqa: PTH116 - as the rest of the set does
 
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
-        """SHA-256 of the bytes of images; None where there are none."""
+        """Hash the bytes of images by SHA-256; None for missing ones."""
         return file_digests.digests([self._file(number) for number in numbers])
 
     def _file(self, number: int) -> str:

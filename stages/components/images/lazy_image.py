@@ -1,4 +1,4 @@
-"""Images that are not decoded yet: their size is known, and their pixels come at the scale that is asked for."""
+"""Images that are decoded when their pixels are asked for, at the scale that is needed; their size is known before."""
 
 import io
 import math
@@ -23,18 +23,18 @@ _START_OF_SCAN, _APP1 = 0xDA, 0xE1
 
 
 class LazyImage(Protocol):
-    """An image that can be decoded; upright, RGB, without transparency."""
+    """An image that can be decoded: upright, RGB, without transparency."""
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the whole, in pixels."""
 
     def pixels(self, *, scale: float = 1.0) -> Pixels:
-        """Decode.
+        """Decode the image.
 
         Args:
-            scale: the least share of its sides that the image must have; it comes at any scale from there to 1 that
-                its decoder gives cheaply. 1 gives exactly the pixels of `open_image`.
+            scale: Smallest acceptable scale; the image comes at any scale from there to 1 that its decoder makes
+                cheaply. 1 gives exactly the pixels of `open_image`.
 
         Raises:
             ImageRejected: it is damaged.
@@ -46,7 +46,7 @@ class LazyImage(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
-    """An image whose pixels are there.
+    """An image that is already decoded.
 
     Shapes:
         decoded: (height, width, 3), uint8.
@@ -60,8 +60,8 @@ class DecodedImage:
         height, width, _ = self.decoded.shape
         return height, width
 
-    def pixels(self, *, scale: float = 1.0) -> Pixels:  # noqa: ARG002 - as `Image` has it
-        """Give all pixels, without a copy."""
+    def pixels(self, *, scale: float = 1.0) -> Pixels:  # noqa: ARG002 - as in `LazyImage`
+        """Return all pixels, without a copy."""
         return self.decoded
 
 
@@ -69,19 +69,19 @@ class DecodedImage:
 class JpegImage:
     """A plain JPEG, upright and of 1 or 3 components, decoded by libjpeg-turbo.
 
-    Small scales are made while decoding, in the cosine transform: a half and below, for what lies between takes longer
-    than the whole.
+    Scales of a half and below are made while decoding, in the cosine transform; scales between a half and 1 would take
+    longer than the whole.
 
     Args:
-        data: the file's bytes.
-        size: height and width, as its header says.
+        data: Bytes of the file.
+        size: Height and width from the header, in pixels.
     """
 
     data: bytes | memoryview
     size: tuple[int, int]
 
     def pixels(self, *, scale: float = 1.0) -> Pixels:
-        """Decode, as `LazyImage` says; what libjpeg-turbo does not take for sound is left to Pillow's judgement."""
+        """Decode as `LazyImage` says; a file that libjpeg-turbo refuses is left to Pillow."""
         height, width = (math.ceil(side * scale) for side in self.size)
         try:
             decoded: Pixels = simplejpeg.decode_jpeg(
@@ -98,7 +98,7 @@ class JpegImage:
 def open_lazily(path: Path | str) -> LazyImage:
     """Open an image file of any kind that `open_image` takes.
 
-    A plain JPEG is decoded when its pixels are asked for, and then found damaged; all others are decoded at once.
+    A plain JPEG is decoded, and may be found damaged, when its pixels are asked for; all others are decoded at once.
 
     Raises:
         ImageRejected: as `open_image`.
@@ -109,7 +109,7 @@ def open_lazily(path: Path | str) -> LazyImage:
 
 
 def lazy_image_of(data: bytes) -> LazyImage:
-    """Take the bytes of an image, as `open_lazily` takes a file.
+    """Open the bytes of an image, as `open_lazily` opens a file.
 
     Raises:
         ImageRejected: as `open_image`.
@@ -123,14 +123,14 @@ def _read_jpeg(file: BinaryIO) -> JpegImage | None:
     is_jpeg = file.read(len(_JPEG)) == _JPEG
     file.seek(0)
     if not is_jpeg or os.fstat(file.fileno()).st_size > MAX_PIXELS:
-        return None  # a file that would ask for more memory than its pixels may is read piece by piece
+        return None  # a larger file is not read whole, but piece by piece by Pillow
     image = plain_jpeg(file.read())
     file.seek(0)
     return image
 
 
 def plain_jpeg(data: bytes) -> JpegImage | None:
-    """Take a JPEG whose pixels Pillow would give as libjpeg-turbo does, or none.
+    """Open a JPEG that libjpeg-turbo decodes as Pillow does, in colour and orientation; None for any other.
 
     Raises:
         ImageRejected: it has more than ``MAX_PIXELS``.
@@ -155,7 +155,7 @@ def to_image(image: LazyImage) -> PIL.Image.Image:
 
 
 def _has_metadata(data: bytes) -> bool:
-    """Whether a segment before the first scan may hold EXIF or XMP; also where the segments cannot be followed."""
+    """Return whether a segment before the first scan may hold EXIF or XMP, or the segments cannot be followed."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF and 0xC0 <= data[at + 1] < 0xFF:
         if data[at + 1] in (_START_OF_SCAN, _APP1):
@@ -167,5 +167,5 @@ def _has_metadata(data: bytes) -> bool:
 def _is_turned(data: bytes) -> bool:
     try:
         return is_turned(JpegImageFile(io.BytesIO(data)))
-    except Exception:  # it is for the Pillow path to say what is wrong
+    except Exception:  # the Pillow path reports what is wrong
         return True

@@ -1,4 +1,4 @@
-"""Image files of a folder."""
+"""List the image files of a folder."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".t
 
 
 def list_images(folder: Path, *, root: Path) -> list[str]:
-    """List what is called an image below a folder, however deep; hidden files and folders are passed over.
+    """List the files below a folder that have an image's suffix, at any depth; hidden files and folders are skipped.
 
     Args:
-        folder: the folder.
-        root: folder above it that paths are to start from.
+        folder: Folder to search.
+        root: Folder above it that the paths are relative to.
 
     Returns:
         Paths with forward slashes, sorted.

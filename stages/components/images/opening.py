@@ -1,4 +1,4 @@
-"""How a set of images is opened and identified, by what its paths lead to."""
+"""Open and identify a set of images, by what its paths lead to: files, containers or objects."""
 
 import dataclasses
 import hashlib
@@ -19,22 +19,22 @@ _MAY_BE_LOCATOR = re.compile(r"\.(?:tar|parquet|pq|arrow)/", re.IGNORECASE)
 
 
 def has_objects(root: Path, paths: Sequence[str]) -> bool:
-    """Whether images are objects of an object store, and not files."""
+    """Return whether some images are objects of an object store."""
     return url_of(root) is not None or any("://" in path for path in paths)
 
 
 def may_lie_in_containers(paths: Sequence[str]) -> bool:
-    """Whether some paths may be locators of records in containers."""
+    """Return whether some paths may be locators of records in containers, such as ``0.tar/17.jpg``."""
     return any(_MAY_BE_LOCATOR.search(path) for path in paths)
 
 
 def open_images(root: Path, paths: Sequence[str], file_digests: FileDigests) -> ImageSet:
-    """Open images by their paths, which may be those of files, locators of records in containers, or objects.
+    """Open images by their paths: files, locators of records in containers, or objects.
 
     Args:
-        root: folder that they start from.
-        paths: one an image.
-        file_digests: remembers what lies in tars.
+        root: Folder that relative paths start from.
+        paths: One path for each image.
+        file_digests: Remembered digests of files and members of tars.
     """
     if has_objects(root, paths):
         from stages.components.images.remote_image_set import RemoteImageSet
@@ -48,16 +48,16 @@ def open_images(root: Path, paths: Sequence[str], file_digests: FileDigests) -> 
 
 
 def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_digests: FileDigests) -> Input[ImageSet]:
-    """Hash the images' bytes in their order; a missing image is part of the identity as missing.
+    """Hash the images' bytes in their order; a missing image counts as missing.
 
-    Of images in containers, the containers are hashed whole, and which of their records are meant.
+    For images in containers, the whole containers are hashed, and the locators.
 
     Args:
-        root: folder that relative paths start from.
-        paths: one a pair; an image may come more than once.
+        root: Folder that relative paths start from.
+        paths: One path for each pair; an image may come more than once.
         identity: "content" reads every image once and remembers its digest; "path" trusts that the same path always
             holds the same image, for sets that are too large to be read for this.
-        file_digests: what is remembered.
+        file_digests: Remembered digests of files and members of tars.
     """
     if has_objects(root, paths):
         from stages.components.images.remote_image_set import identify_objects
@@ -88,7 +88,7 @@ def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_dig
 
 
 def _files_behind(images: ImageSet) -> Sequence[str]:
-    """Which file has each image: its own, or a container."""
+    """Return the file that holds each image: its own, or a container."""
     if type(images) is ImageSet:
         return images.paths
     from stages.components.images.record_image_set import files_behind

@@ -1,4 +1,4 @@
-"""Images out of packs: found by the paths that the packs were made from, read where the packs lie."""
+"""Read images from packs, found by the paths that the packs were made from."""
 
 import hashlib
 import os
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 Rows = NDArray[np.int32]
 
 PACK = "pack"
-"""Names the digest of the pack among the parts of what `find_packed` gives."""
+"""Key of the pack's digest among the parts of the input that `find_packed` returns."""
 
 
 @dataclass(frozen=True, eq=False)
 class PackedImageSet(ImageSet):
-    """Images by their number, read from a pack; a process that reads them is handed the pack's path and the rows.
+    """A set of images that reads a pack; when pickled, it holds only the pack's path and the rows.
 
     Args:
-        root: folder of the pack.
-        paths: of the images, as their set writes them.
-        missing: why the pack has no image, by number.
-        pack: the artifact's images.
-        rows: of the images in the pack.
+        root: Folder of the pack.
+        paths: Paths of the images, as their manifest writes them.
+        missing: Reasons of the images that the pack lacks, by number.
+        pack: Images of the artifact.
+        rows: Rows of the images in the pack.
 
     Shapes:
         rows: (images,), int32.
@@ -51,7 +51,7 @@ class PackedImageSet(ImageSet):
 
     @classmethod
     def of(cls, pack: PackedImages, rows: Rows, paths: Sequence[str]) -> "PackedImageSet":
-        """Take rows of a pack, all of which are there."""
+        """Make a set of rows of a pack, each of which exists."""
         reasons = pack.reasons
         numbers = np.flatnonzero(np.isin(rows, list(reasons))).tolist()
         missing = {number: reasons[int(rows[number])] for number in numbers}
@@ -61,7 +61,7 @@ class PackedImageSet(ImageSet):
         """Open an image, as `ImageSet.open` does.
 
         Raises:
-            ImageRejected: the pack has none, for the reason that is given.
+            ImageRejected: the pack has no image there, for the reason that it gives.
             ProtoRKDError: the pack is damaged.
         """
         from stages.components.images.decoding import ImageRejected
@@ -74,11 +74,11 @@ class PackedImageSet(ImageSet):
         return DecodedImage(record.reshape(*size, 3)) if self.pack.format == "raw" else JpegImage(record.data, size)
 
     def select(self, numbers: Sequence[int]) -> "PackedImageSet":
-        """Choose images, which are numbered anew in the order that is given."""
+        """Return the set of the chosen images, numbered anew in the given order."""
         return PackedImageSet.of(self.pack, self.rows[list(numbers)], [self.paths[number] for number in numbers])
 
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:  # noqa: ARG002
-        """SHA-256 of the records: of a JPEG that was packed as it is, that of its file."""
+        """Hash the records by SHA-256; for a JPEG that was packed unchanged, that is its file's digest."""
         return [
             None if number in self.missing else hashlib.sha256(self.pack.read(int(self.rows[number])).data).hexdigest()
             for number in numbers
@@ -86,18 +86,18 @@ class PackedImageSet(ImageSet):
 
 
 def mean_bytes(images: ImageSet) -> float:
-    """Mean bytes of images that lie there as pixels."""
+    """Return the mean size in bytes of images that a pack stores as pixels."""
     assert isinstance(images, PackedImageSet)
     return images.pack.mean_bytes(images.rows)
 
 
 def are_raw(images: ImageSet) -> bool:
-    """Whether images lie there as pixels, with nothing to decode."""
+    """Return whether images are stored as pixels, with nothing to decode."""
     return isinstance(images, PackedImageSet) and images.pack.format == "raw"
 
 
 class PackedPaths(Sequence[str]):
-    """Paths of rows of a pack, looked up when they are asked for."""
+    """Paths of a pack's rows, looked up when they are asked for."""
 
     def __init__(self, pack: PackedImages, rows: Rows) -> None:
         self._pack, self._rows = pack, rows
@@ -110,7 +110,7 @@ class PackedPaths(Sequence[str]):
         return path
 
     def index(self, path: str) -> int:  # type: ignore[override] # nor looks in a part of them
-        """Number of the first image with a path, which is there."""
+        """Return the number of the first image with a path, which must exist."""
         [row] = self._pack.find([path])
         return int(np.flatnonzero(self._rows == row)[0])
 
@@ -120,11 +120,11 @@ class PackedPaths(Sequence[str]):
 
 @dataclass(frozen=True)
 class Pack:
-    """An artifact of pack, opened.
+    """An opened artifact of pack.
 
     Args:
-        artifact: where it lies, and what it was made from.
-        images: its images.
+        artifact: Artifact, with its folder and record.
+        images: Images of the artifact.
     """
 
     artifact: Artifact
@@ -132,7 +132,7 @@ class Pack:
 
     @classmethod
     def open(cls, artifact: Artifact) -> "Pack":
-        """Open an artifact, whose lists are read whole; its records are held to their checksums as they are read.
+        """Open an artifact and check its lists; records are checked against their checksums when they are read.
 
         Raises:
             ProtoRKDError: a list is damaged, or a shard has another size than was written.
@@ -143,12 +143,12 @@ class Pack:
 
 
 def take_packed(artifact: Artifact, paths: pa.Array, *, manifest: str) -> Input[ImageSet]:
-    """Take all images of a pair index from a pack; the pack's digest is their identity.
+    """Return all images of a pair index from a pack; the pack's digest is their identity.
 
     Args:
-        artifact: of pack.
-        paths: of the images, as the manifest writes them; an image may come more than once.
-        manifest: where the manifest lies, for the message.
+        artifact: Artifact of pack.
+        paths: Paths of the images, as the manifest writes them; an image may come more than once.
+        manifest: Path of the manifest, for the message.
 
     Raises:
         ProtoRKDError: the pack does not know a path, or is damaged.
@@ -166,22 +166,21 @@ def take_packed(artifact: Artifact, paths: pa.Array, *, manifest: str) -> Input[
 
 
 def take_all(pack: Pack) -> Input[ImageSet]:
-    """Take all images of a pack, those that it rejected among them; the pack's digest is their identity."""
+    """Return all images of a pack, rejected ones included; the pack's digest is their identity."""
     rows = np.arange(len(pack.images), dtype=np.int32)
     images = PackedImageSet.of(pack.images, rows, PackedPaths(pack.images, rows))
     return Input(digest=pack.artifact.record.digest, location=str(pack.artifact.path.resolve()), value=images)
 
 
 def find_packed(packs: Sequence[Pack], root: Path, paths: Sequence[str]) -> Input[ImageSet] | None:
-    """Take the images of a set from the first pack that has all of them, or none.
+    """Return the images of a set from the first pack that has all of them; None if no pack does.
 
-    A path fits as it is written where the set starts from the folder that the pack was made from; else the places of
-    the two are compared.
+    If the set starts from the folder that the pack was made from, paths are compared as written; else as full paths.
 
     Args:
-        packs: to look in.
-        root: folder that the paths of the set start from.
-        paths: of the set.
+        packs: Packs to search, in this order.
+        root: Folder that the paths of the set start from.
+        paths: Paths of the set's images.
     """
     for pack in packs:
         rows = _find_places(pack, root if url_of(root) else root.resolve(), paths)
@@ -200,15 +199,16 @@ def find_packed(packs: Sequence[Pack], root: Path, paths: Sequence[str]) -> Inpu
 
 
 def find_pack(digest: str, location: str, store: Store) -> Artifact | None:
-    """Find the pack that images were taken from, where it was or in the store, or None."""
+    """Find the pack that images were taken from, at its location or in the store; None if it is gone."""
     place = Path(location)
     known = [Artifact(place, ArtifactRecord.read(place))] if (place / RECORD_NAME).is_file() else []
-    found = next((found for found in [*known, *store.artifacts("pack")] if found.record.digest == digest), None)
-    return store.fetch(found) if found else None
+    candidates = [*known, *store.artifacts("pack")]
+    pack = next((artifact for artifact in candidates if artifact.record.digest == digest), None)
+    return store.fetch(pack) if pack else None
 
 
 def _find_places(pack: Pack, root: Path, paths: Sequence[str]) -> Rows:
-    """Find rows by the paths as written, relative to the pack's folder, and absolute."""
+    """Find rows by paths as written, relative to the pack's folder, or absolute."""
     pack_root = Path(pack.artifact.record.inputs["pictures"].location)
     rows = pack.images.find(paths) if root == pack_root else np.full(len(paths), ABSENT, np.int32)
     full = [os.path.normpath(os.path.join(root, path)) for path in paths]  # noqa: PTH118

@@ -1,4 +1,4 @@
-"""Images out of containers - tars, parquet, arrow - read where they lie, with files beside them."""
+"""Read images from containers - tar, parquet, arrow - in place, together with single files."""
 
 import dataclasses
 import functools
@@ -33,16 +33,16 @@ _FILE = -1  # in place of a container, for an image that is a file
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """Where images lie, by their number; small when pickled.
+    """Locations of images in containers, by number; small when pickled.
 
     Args:
-        containers: each with the column that is read, of those that have columns.
-        container: of each image, or -1 for a file.
-        first, second: what its container reads it by.
+        containers: Readers of the containers, one for each column of a table.
+        container: Number of each image's container; -1 for a file.
+        first, second: Place of each image in its container, as the container's reader takes it.
 
     Shapes:
-        container: (images,), int32; or a tensor in memory that processes share.
-        first, second: (images,), int64; likewise.
+        container: (images,), int32; or a tensor in shared memory.
+        first, second: (images,), int64; or tensors in shared memory.
     """
 
     containers: tuple[Records, ...]
@@ -51,11 +51,11 @@ class Located:
     second: Any
 
     def select(self, numbers: NDArray[np.int64]) -> "Located":
-        """Choose images."""
+        """Return the locations of the chosen images."""
         return Located(self.containers, self.container[numbers], self.first[numbers], self.second[numbers])
 
     def shared(self) -> "Located":
-        """The same in memory that processes share."""
+        """Return the same locations in shared memory."""
         import torch
 
         from stages.components.compute.shared_memory import share
@@ -66,16 +66,16 @@ class Located:
 
 @dataclass(frozen=True, eq=False)
 class RecordImageSet(ImageSet):
-    """Images by their number, some of them records of containers, which a locator such as ``0.tar/17.jpg`` names.
+    """A set of images of which some are records of containers, named by a locator such as ``0.tar/17.jpg``.
 
-    Containers are listed when an image is first opened, or when the set is handed to another process.
+    Containers are listed when the first image is opened, or when the set is handed to another process.
 
     Args:
-        root: folder that paths and locators start from.
-        paths: of files, and locators.
-        missing: why there is no image, by number, as far as it has been looked.
-        list_members: gives the members of a tar, perhaps from memory.
-        known: where the images lie, if that is known.
+        root: Folder that paths and locators start from.
+        paths: Paths of files, and locators of records.
+        missing: Reasons of the images that are known to be missing, by number.
+        list_members: Lists the members of a tar, perhaps from a cache.
+        known: Locations of the images; None finds them when they are needed.
     """
 
     list_members: ListMembers = field(default=list_members, kw_only=True)
@@ -83,7 +83,7 @@ class RecordImageSet(ImageSet):
 
     @functools.cached_property
     def located(self) -> Located:
-        """Where the images lie.
+        """Locations of the images.
 
         Raises:
             ProtoRKDError: a container is damaged.
@@ -111,13 +111,13 @@ class RecordImageSet(ImageSet):
             raise ImageRejected(error.reason) from error
 
     def select(self, numbers: Sequence[int]) -> "RecordImageSet":
-        """Choose images, which are numbered anew in the order that is given."""
+        """Return the set of the chosen images, numbered anew in the given order."""
         chosen = [self.paths[number] for number in numbers]
         known = self.located.select(np.asarray(numbers, dtype=np.int64))
         return RecordImageSet(self.root, chosen, list_members=self.list_members, known=known)
 
     def stored_bytes(self, number: int) -> int:
-        """How many bytes an image has as it is stored.
+        """Return the size of an image as it is stored, in bytes.
 
         Raises:
             OSError: it is missing.
@@ -130,7 +130,7 @@ class RecordImageSet(ImageSet):
             raise OSError(error.reason) from error
 
     def shared(self) -> "RecordImageSet":
-        """The same, with what is large in memory that processes share."""
+        """Return the same set with its large parts in shared memory."""
         if any(isinstance(each, ParquetRecords) for each in self.located.containers):
             log.info("images are read out of parquet, by groups of rows: they come quicker once they are packed")
         from stages.components.compute.shared_memory import share_names
@@ -138,7 +138,7 @@ class RecordImageSet(ImageSet):
         return dataclasses.replace(self, paths=share_names(self.paths), known=self.located.shared())
 
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
-        """SHA-256 of the bytes of images, in a container or not; None where there are none."""
+        """Hash the bytes of images by SHA-256, in a container or not; None for missing ones."""
         container = np.asarray(self.located.container)
         files = [number for number in numbers if container[number] == _FILE]
         of_files = dict(zip(files, super().digests(files, file_digests), strict=True))
@@ -159,17 +159,17 @@ class RecordImageSet(ImageSet):
 
 
 def files_behind(root: Path, paths: Sequence[str]) -> list[str]:
-    """The container of each image, or its own path where it is a file."""
+    """Return the container of each image, or its own path for a file."""
     texts = pa.array(paths, pa.large_string())
     parts = _split(texts, _LOCATOR)
     container = pc.struct_field(parts, "container")
     is_record = pc.is_in(container, value_set=pa.array(_containers(root, parts), pa.large_string()))
-    found: list[str] = pc.if_else(is_record, container, texts).to_pylist()
-    return found
+    files: list[str] = pc.if_else(is_record, container, texts).to_pylist()
+    return files
 
 
 def _containers(root: Path, parts: pa.StructArray) -> list[str]:
-    """Names of the containers among what may be locators: files, for no path leads below a file."""
+    """Return the containers that locators name and that are files; a folder may be called ``0.tar``, too."""
     names = pc.struct_field(parts, "container").unique().drop_null().to_pylist()
     return [name for name in names if (root / name).is_file()]
 
@@ -204,18 +204,18 @@ def _find(reader: Records, names: pa.Array) -> NDArray[np.int64]:
 def _readers(
     path: Path, records: pa.Array, list_members: ListMembers
 ) -> list[tuple[Records, NDArray[np.int64], pa.Array]]:
-    """What reads some records of a container: each reader with the places among them that it reads, and their names."""
+    """Make the readers of some records of a container, each with the records' places among them and their names."""
     if path.suffix.lower() == ".tar":
         return [(TarRecords(path, list_members), np.arange(len(records), dtype=np.int64), records)]
     is_arrow = path.suffix.lower() == ".arrow"
     parts = _split(records, _ROW)
     columns, rows = pc.struct_field(parts, "column").fill_null(""), pc.struct_field(parts, "row").fill_null("")
-    found: list[tuple[Records, NDArray[np.int64], pa.Array]] = []
+    readers: list[tuple[Records, NDArray[np.int64], pa.Array]] = []
     for column in columns.unique().to_pylist():
         chosen = np.flatnonzero(pc.equal(columns, column).to_numpy(zero_copy_only=False))
         reader: Records = ArrowRecords(path, column) if is_arrow else ParquetRecords(path, column)
-        found.append((reader, chosen, rows.take(pa.array(chosen))))
-    return found
+        readers.append((reader, chosen, rows.take(pa.array(chosen))))
+    return readers
 
 
 def _split(texts: pa.LargeStringArray, pattern: str) -> pa.StructArray:

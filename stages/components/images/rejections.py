@@ -1,4 +1,4 @@
-"""How many images of a set may be lost."""
+"""Limit the share of a set's images that may be unreadable."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,15 @@ from stages.components.images.image_set import ImageSet
 
 
 def check_rejected(rejections: Sequence[Rejection], images: ImageSet, *, max_bad_fraction: float) -> None:
-    """Stop where too many images cannot be read, or all of them.
+    """Raise an error if too many images cannot be read, or all of them.
 
     Args:
-        rejections: those that cannot.
-        images: the set.
-        max_bad_fraction: the share that may be lost.
+        rejections: Images that cannot be read, with reasons.
+        images: Set of images.
+        max_bad_fraction: Largest share of the set that may be rejected.
 
     Raises:
-        ProtoRKDError: there are more; the first of them are named.
+        ProtoRKDError: more are rejected; the first of them are named.
     """
     total = len(images.paths)
     if len(rejections) > max_bad_fraction * total or len(rejections) == total:

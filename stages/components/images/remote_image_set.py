@@ -1,4 +1,4 @@
-"""Images in an object store, read with retries and many at a time, and known by their bytes."""
+"""Read images from an object store, with retries and many at a time, and identify them by their bytes."""
 
 import hashlib
 import itertools
@@ -22,22 +22,22 @@ from stages.components.images.image_set import ImageSet
 if TYPE_CHECKING:
     from stages.components.images.lazy_image import LazyImage
 
-MAX_BYTES = 256 << 20  # of one object: what is larger is no image that anybody trains on
+MAX_BYTES = 256 << 20  # of one object; larger ones are rejected
 _DIGEST_BYTES = 32
 _BLOCK = 1024  # images that are hashed before their digests are remembered
-_LISTED_FOR_ONE = 8  # objects that may be listed for each that is wanted, before each is asked for by itself
+_LISTED_FOR_ONE = 8  # objects that may be listed for each wanted one, before the rest are requested one by one
 _LISTED_AT_LEAST = 10_000
 
 
 @dataclass(frozen=True, eq=False)
 class RemoteImageSet(ImageSet):
-    """Images by their number: objects below a URL, or named by URLs of their own.
+    """A set of images that are objects below a URL, or named by URLs of their own.
 
     Args:
-        root: the URL, as a path; or a folder, if the paths are URLs.
-        paths: of the images as a manifest writes them.
-        missing: why there is no image, by number, as far as it has been looked.
-        sha256: of the images, one behind the other, where they are known by content; else nothing.
+        root: URL as a path; or a folder, if the paths are URLs.
+        paths: Paths of the images as a manifest writes them.
+        missing: Reasons of the images that are known to be missing, by number.
+        sha256: Digests of the images, concatenated, if they are identified by content; else empty.
     """
 
     sha256: bytes = field(default=b"", kw_only=True)
@@ -47,8 +47,8 @@ class RemoteImageSet(ImageSet):
         """Open an image.
 
         Raises:
-            ImageRejected: it is missing, or damaged as far as that shows before it is decoded.
-            ProtoRKDError: the store does not answer, or refuses; or the image is another than it was.
+            ImageRejected: it is missing, or found damaged before it is decoded.
+            ProtoRKDError: the store does not answer, or refuses; or the object has changed.
         """
         from stages.components.images.decoding import ImageRejected
         from stages.components.images.lazy_image import lazy_image_of
@@ -65,14 +65,14 @@ class RemoteImageSet(ImageSet):
         return lazy_image_of(data)
 
     def read_ahead(self, numbers: Sequence[int]) -> None:
-        """Read images that are going to be opened by this process, many at a time."""
+        """Download images that this process will open next, many at a time."""
         wanted = [number for number in dict.fromkeys(numbers) if is_url(self._file(number))]
         for number, data in zip(wanted, in_parallel(self._read, wanted), strict=True):
             if isinstance(data, bytes):
                 self._read_ahead[number] = data
 
     def select(self, numbers: Sequence[int]) -> "RemoteImageSet":
-        """Choose images, which are numbered anew in the order that is given."""
+        """Return the set of the chosen images, numbered anew in the given order."""
         return RemoteImageSet(
             root=self.root,
             paths=[self.paths[number] for number in numbers],
@@ -80,7 +80,7 @@ class RemoteImageSet(ImageSet):
         )
 
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
-        """SHA-256 of the bytes of images; None where there are none."""
+        """Hash the bytes of images by SHA-256; None for missing ones."""
         return digests_of([self._file(number) for number in numbers], file_digests)
 
     def _file(self, number: int) -> str:
@@ -88,10 +88,10 @@ class RemoteImageSet(ImageSet):
 
     def _digest(self, number: int) -> bytes:
         digest = self.sha256[_place(number)]
-        return digest if any(digest) else b""  # zeros stand for an image that was not there
+        return digest if any(digest) else b""  # zeros mean that there was no image
 
     def _read(self, number: int) -> bytes | str:
-        """Read an object, from the cache if it is there; or say why it is no image."""
+        """Read an object, from the cache if possible; or return the reason why it is no image."""
         url, digest, cache = self._file(number), self._digest(number), ObjectCache.of_environment()
         name = digest.hex() or url
         kept = cache.read(name)
@@ -100,7 +100,7 @@ class RemoteImageSet(ImageSet):
         try:
             data = read_image(url)
         except RemoteError as error:
-            raise ProtoRKDError(str(error)) from error  # of a kind that gets through from process to process
+            raise ProtoRKDError(str(error)) from error  # a type that can be pickled
         if isinstance(data, str):
             return data
         if digest and hashlib.sha256(data).digest() != digest:
@@ -116,7 +116,7 @@ def _place(number: int) -> slice:
 
 
 def place_of(root: Path, path: str) -> str:
-    """The URL, or the file, that a path means below a root."""
+    """Return the URL, or the file, that a path names below a root."""
     if is_url(path):
         return path
     url = url_of(root)
@@ -126,26 +126,27 @@ def place_of(root: Path, path: str) -> str:
 
 
 def read_image(url: str) -> bytes | str:
-    """Read an object, or say why it is no image.
+    """Read an object, or return the reason why it is no image.
 
     Raises:
         RemoteError: the store does not answer, or refuses.
     """
     bucket, key = split_url(url)
     try:
-        found = Objects(bucket).read(key, limit=MAX_BYTES)
+        answer = Objects(bucket).read(key, limit=MAX_BYTES)
     except BadKeyError:
         return "key that cannot be asked for"
-    if found is None:
+    if answer is None:
         return "missing object"
-    return found[0] if found[1].size <= MAX_BYTES else f"object of more than {MAX_BYTES >> 20} MiB"
+    data, facts = answer
+    return data if facts.size <= MAX_BYTES else f"object of more than {MAX_BYTES >> 20} MiB"
 
 
 def identify_objects(root: Path, paths: Sequence[str], *, identity: str, file_digests: FileDigests) -> Input[ImageSet]:
-    """Hash the images' bytes in their order, as `identify_images` does; by content each object is read once.
+    """Hash the images' bytes in their order, as `identify_images` does; "content" reads each object once.
 
     Raises:
-        RemoteError: the store does not answer, or refuses: no image is taken for missing for that.
+        RemoteError: the store does not answer, or refuses; no image counts as missing for that.
     """
     hasher = hashlib.sha256(identity.encode())
     url = url_of(root)
@@ -163,13 +164,13 @@ def identify_objects(root: Path, paths: Sequence[str], *, identity: str, file_di
 
 
 def digests_of(places: Sequence[str], file_digests: FileDigests) -> list[str | None]:
-    """SHA-256 of files and objects, in order; an object with the same URL, tag and size is not read again."""
+    """Hash files and objects by SHA-256, in order; an object with a known URL, tag and size is not read again."""
     distinct = list(dict.fromkeys(places))
     urls = [place for place in distinct if is_url(place)]
     files = [place for place in distinct if not is_url(place)]
     known: dict[str, str | None] = dict(zip(files, file_digests.digests(files), strict=True))
     there = _look_up(urls)
-    facts = {url: (url, found.tag, found.size) for url, found in there.items()}
+    facts = {url: (url, seen.tag, seen.size) for url, seen in there.items()}
     recalled = file_digests.recall(list(facts.values()))
     known |= {url: digest for url, digest in zip(facts, recalled, strict=True) if digest is not None}
     unread = [url for url in facts if url not in known]
@@ -181,9 +182,9 @@ def digests_of(places: Sequence[str], file_digests: FileDigests) -> list[str | N
     with progress("reading images", total=len(unread), unit="images") as advance:
         for start in range(0, len(unread), _BLOCK):
             some = unread[start : start + _BLOCK]
-            found = dict(zip(some, in_parallel(_hash, some), strict=True))
-            file_digests.remember({facts[url]: digest for url, digest in found.items() if digest and facts[url][1]})
-            known |= found
+            hashed = dict(zip(some, in_parallel(_hash, some), strict=True))
+            file_digests.remember({facts[url]: digest for url, digest in hashed.items() if digest and facts[url][1]})
+            known |= hashed
             advance(len(some))
     return [known.get(place) for place in places]
 
@@ -191,7 +192,7 @@ def digests_of(places: Sequence[str], file_digests: FileDigests) -> list[str | N
 def _hash(url: str) -> str | None:
     data = read_image(url)
     if isinstance(data, str):
-        # What is too large, or gone since it was listed, has no digest: it is missing, as a file would be.
+        # An object that is too large, or gone since it was listed, has no digest: it counts as missing.
         return None
     digest = hashlib.sha256(data).hexdigest()
     ObjectCache.of_environment().write(digest, data)
@@ -199,46 +200,46 @@ def _hash(url: str) -> str | None:
 
 
 def _look_up(urls: Sequence[str]) -> dict[str, Found]:
-    """Tag and size of each object that is there: by listing, or one by one where too much else lies between them."""
+    """Find tag and size of each existing object: by listing, or one by one where many other objects lie between."""
     by_bucket: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for url in urls:
         bucket, key = split_url(url)
         by_bucket[bucket][key] = url
-    found: dict[str, Found] = {}
+    existing: dict[str, Found] = {}
     for bucket, wanted in by_bucket.items():
         there = _look_up_in(Objects(bucket), list(wanted))
-        found |= {wanted[key]: each for key, each in there.items()}
-    return found
+        existing |= {wanted[key]: each for key, each in there.items()}
+    return existing
 
 
 def _look_up_in(objects: Objects, keys: Sequence[str]) -> dict[str, Found]:
-    found: dict[str, Found] = {}
+    existing: dict[str, Found] = {}
     whole = False
     if len(keys) > 1 and not objects.url.startswith("http"):
-        found, whole = _list(objects, set(keys))
-    unlisted = [] if whole else [key for key in keys if key not in found]
+        existing, whole = _list(objects, set(keys))
+    unlisted = [] if whole else [key for key in keys if key not in existing]
     heads = in_parallel(lambda key: _head(objects, key), unlisted)
-    return found | {key: head for key, head in zip(unlisted, heads, strict=True) if head is not None}
+    return existing | {key: head for key, head in zip(unlisted, heads, strict=True) if head is not None}
 
 
 def _list(objects: Objects, wanted: set[str]) -> tuple[dict[str, Found], bool]:
-    """List below the folder that all keys share; whether that came to its end."""
-    found: dict[str, Found] = {}
+    """List the wanted objects below the folder that all keys share; also return whether the listing was complete."""
+    existing: dict[str, Found] = {}
     most = _LISTED_AT_LEAST + _LISTED_FOR_ONE * len(wanted)
     try:
         for number, each in enumerate(objects.below(_shared_folder(wanted))):
             if number == most:
-                return found, False
+                return existing, False
             if each.key in wanted:
-                found[each.key] = each
+                existing[each.key] = each
     except BadKeyError:
-        return found, False
-    return found, True
+        return existing, False
+    return existing, True
 
 
 def _shared_folder(keys: Iterable[str]) -> str:
     folders = [key.split("/")[:-1] for key in keys]
-    pairs = zip(min(folders), max(folders), strict=False)  # in their order, the first and the last share the least
+    pairs = zip(min(folders), max(folders), strict=False)  # sorted, the first and the last share the least
     return "/".join(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 

@@ -1,4 +1,4 @@
-"""From an image to the student's input: cropped and resized on the CPU as bytes, normalised on the device."""
+"""Turn images into the student's input: cropped and resized on the CPU as bytes, normalised on the device."""
 
 import functools
 from types import ModuleType
@@ -14,24 +14,24 @@ from stages.components.images.batch_resize import MILD_SHRINK
 from stages.components.images.crop_boxes import draw_box
 from stages.components.images.lazy_image import LazyImage, Pixels, to_image
 
-_MOST_SHRINK = 4  # that is left to the device
+_MOST_SHRINK = 4  # larger shrinks are not left to the device
 
 
 class TrainCrop:
-    """A random crop, the same for the same seed wherever it runs, or the middle.
+    """The training transform: a random crop, the same for the same seed on any machine, or the centre crop.
 
     Boxes are drawn as by torchvision's RandomResizedCrop. Speed comes before the last grey levels: an image of twice
-    the size or more is shrunk while it is decoded, where the box falls on whole pixels; and a shrink of less than 1.6
-    that is left is done by linear interpolation, which is nearer to an antialiased resize there than cubic
-    interpolation without antialiasing. From the same box, fully decoded and resized by Pillow's antialiased bicubic,
-    that differs on photographs of 500 x 375 pixels by 0.3 grey levels in the mean and 7 at the 99th percentile at 224
-    pixels, by 2.3 and 20 at 160, where they are shrunk while decoded, and by 1.2 and 10 from packs of 256 to 224.
+    the size or more is shrunk while it is decoded, and the box rounded to whole pixels of that; a remaining shrink of
+    less than 1.6 is done by linear interpolation, which is nearer to an antialiased resize there than cubic
+    interpolation without antialiasing. Compared with Pillow's antialiased bicubic from the same box, fully decoded,
+    photographs of 500 x 375 pixels differ by 0.3 grey levels in the mean and 7 at the 99th percentile at 224 pixels,
+    by 2.3 and 20 at 160, where they are shrunk while decoding, and by 1.2 and 10 from packs of 256 to 224.
 
     Args:
-        image_size: side of the output, in pixels.
-        min_scale: least share of the image's area that a crop keeps, its sides 3:4 to 4:3; 0 takes the middle,
+        image_size: Side of the output, in pixels.
+        min_scale: Least share of the image's area that a crop keeps, with sides from 3:4 to 4:3; 0 takes the centre,
             exactly as evaluation does.
-        interpolation: of the resize.
+        interpolation: Interpolation of the resize, "bicubic" or "bilinear".
     """
 
     def __init__(self, *, image_size: int, min_scale: float, interpolation: str = "bicubic") -> None:
@@ -42,13 +42,13 @@ class TrainCrop:
         self.image_bytes = self._middle.image_bytes
 
     def unsized_bytes(self, whole: float) -> float:
-        """About how many bytes a crop has in the mean that is not resized, of images of so many."""
+        """Estimate the mean bytes of a crop before it is resized, for images of ``whole`` bytes."""
         if not self._min_scale:
             return self.image_bytes
         return min(whole * (1 + self._min_scale) / 2, self.image_bytes * _MOST_SHRINK**2)
 
     def __call__(self, image: LazyImage, *, seed: int) -> Tensor:
-        """Crop and resize.
+        """Crop and resize an image.
 
         Raises:
             ImageRejected: the image is damaged.
@@ -61,10 +61,10 @@ class TrainCrop:
         return self._resize(self._cut(image, seed))
 
     def unsized(self, image: LazyImage, *, seed: int) -> Pixels:
-        """Crop, and leave the resize to `resize_batch`, which gives what a call would have given up to rounding.
+        """Crop an image and leave the resize to `resize_batch`, which equals calling this object, up to rounding.
 
-        A box of which a side is more than four times the crop's is resized at once, for it would take much memory on
-        its way; so is the middle, which is to be exactly evaluation's.
+        A box with a side of more than four times the output's is resized at once, to save memory on its way; so is the
+        centre crop, which must equal evaluation's exactly.
 
         Raises:
             ImageRejected: the image is damaged.
@@ -95,10 +95,10 @@ class TrainCrop:
 
 
 class EvalTransform:
-    """Short side to the input size, then the centre: every pixel decoded, and resized by Pillow with antialiasing.
+    """The evaluation transform: short side resized to the input size by Pillow with antialiasing, then the centre crop.
 
     Args:
-        preprocessing: the student's.
+        preprocessing: Preprocessing of the student.
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
@@ -109,7 +109,7 @@ class EvalTransform:
         self._crop = v2.Compose([resize, v2.CenterCrop(size)])
 
     def __call__(self, image: LazyImage) -> Tensor:
-        """Resize and crop.
+        """Resize and crop an image.
 
         Raises:
             ImageRejected: the image is damaged.
@@ -122,11 +122,11 @@ class EvalTransform:
 
 
 class Normalize:
-    """Bytes to the numbers that the student takes, in a batch, on the device.
+    """The normalisation of a batch on the device: bytes to the student's input.
 
     Args:
-        preprocessing: the student's.
-        device: where.
+        preprocessing: Preprocessing of the student.
+        device: Device of the student.
     """
 
     def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
@@ -140,8 +140,8 @@ class Normalize:
 
         Shapes:
             images: (batch, 3, size, size), uint8, on any device.
-            returns: the same, channels last, on the device, float32, or under autocast its type: computed in float32,
-                and rounded as a convolution rounds what it is given.
+            returns: the same, channels last, on the device, float32, or under autocast its dtype: computed in float32,
+                and rounded as a convolution rounds its input.
         """
         images = images.to(self._device, non_blocking=True, memory_format=torch.channels_last)
         kind = self._device.type

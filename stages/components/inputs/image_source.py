@@ -1,4 +1,4 @@
-"""Where images come from that are not tied to captions: a manifest, or a folder."""
+"""Options of a source of images without captions: a manifest, or a folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from stages.components.inputs.path_checks import check_inside
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Which images, and what makes them the same."""
+    """A source of images, and what identifies an image."""
 
     manifest: Path | None = option(
         None,
@@ -33,11 +33,11 @@ class ImageSource:
     )
 
     def find(self, manifest_format: ManifestFormat, file_digests: FileDigests) -> tuple[Path, list[str]]:
-        """List the images, each path once: the folder that they start from, and their paths.
+        """List the images, each path once: return the folder that the paths start from, and the paths.
 
         Args:
-            manifest_format: how a manifest is read.
-            file_digests: remembers what lies in tars.
+            manifest_format: Format of the manifest.
+            file_digests: Remembered members of tars.
 
         Raises:
             ProtoRKDError: there are none, none or both of the two are given, or a path leads out of the folder.
@@ -55,9 +55,9 @@ class ImageSource:
     def _of_manifest(
         self, manifest: Path, manifest_format: ManifestFormat, file_digests: FileDigests
     ) -> tuple[Path, list[str]]:
-        # What of it is no pair is for encode-teacher to judge.
-        found = manifest_format.read(find_pairs(manifest), max_bad_fraction=1.0, file_digests=file_digests)
-        paths = found.table["image"].unique().to_pylist()
+        # Broken records are no error here; encode-teacher judges them.
+        pairs = manifest_format.read(find_pairs(manifest), max_bad_fraction=1.0, file_digests=file_digests)
+        paths = pairs.table["image"].unique().to_pylist()
         root = self.image_root or find_image_root(manifest, paths)
         if not self.allow_outside:
             check_inside(paths, root)

@@ -1,4 +1,4 @@
-"""Pairs of images and captions in any form: the options that say how they are written, and how they are found."""
+"""Options of a manifest of image-caption pairs in any format: how it is written, found and identified."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from data_schemas.pair_sources.kinds import PairSource
 
 SEPARATORS = {"auto": "auto", "tab": "\t", "comma": ",", "semicolon": ";"}
-_PLAIN = ("table", "json-lines", "coco")  # forms of one file whose name says nothing of its pairs
+_PLAIN = ("table", "json-lines", "coco")  # single files whose name does not change their pairs
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class ManifestFormat:
         max_bad_fraction: float,
         file_digests: FileDigests,
     ) -> "Manifest":
-        """Read pairs that are written so.
+        """Read pairs in this format.
 
         Args:
-            source: where they are.
-            label_column: column of labels; "" reads none.
-            limit: take the first so many pairs; 0 takes all.
-            max_bad_fraction: rejected records beyond this share are an error.
-            file_digests: remembers what lies in tars.
+            source: Source of the pairs.
+            label_column: Column of labels; "" reads none.
+            limit: Number of pairs to take, from the first on; 0 takes all.
+            max_bad_fraction: Share of rejected records above which there is an error.
+            file_digests: Remembered members of tars.
 
         Raises:
             ProtoRKDError: as `PairSource.read`.
@@ -76,7 +76,7 @@ class ManifestFormat:
         return manifest
 
     def columns(self, label_column: str = "") -> "Columns":
-        """The names of the columns."""
+        """Return the names of the columns."""
         from data_schemas.pair_sources.columns import Columns
 
         return Columns(self.image_key, self.caption_key, label_column)
@@ -84,8 +84,7 @@ class ManifestFormat:
     def identify(self, source: "PairSource", *, file_digests: FileDigests) -> "Input[PairSource]":
         """Hash the files that pairs are read from.
 
-        What lies elsewhere and still decides what is read - the names of shards, a separator that the file's name
-        decides - is hashed with them.
+        Names of shards and a separator that follows from the file's name decide what is read, and are hashed, too.
 
         Raises:
             ProtoRKDError: one of them is absent.
@@ -103,7 +102,7 @@ class ManifestFormat:
         return Input(digest=whole, location=str(source.path.resolve()), value=source)
 
     def _decided(self, source: "PairSource") -> str | None:
-        """The separator of a table where it was left open and is no tab."""
+        """Return the separator of a table if the option leaves it open and it is not a tab."""
         if source.kind != "table" or self.separator != "auto":
             return None
         from data_schemas.pair_sources.text.manifest_table import separator_of
@@ -113,10 +112,10 @@ class ManifestFormat:
 
 
 def find_pairs(manifest: Path) -> "PairSource":
-    """Find what ``--manifest`` names.
+    """Find the pairs that ``--manifest`` names.
 
     Raises:
-        ProtoRKDError: nothing is there, or it is of no form that is known.
+        ProtoRKDError: nothing is there, or its format is unknown.
     """
     from data_schemas.pair_sources.kinds import find_source  # keeps pyarrow out of --help
     from data_schemas.pair_sources.patterns import is_pattern
@@ -128,7 +127,7 @@ def find_pairs(manifest: Path) -> "PairSource":
 
 
 def find_image_root(manifest: Path, images: Sequence[str]) -> Path:
-    """The folder that the images of a manifest start from, also where the manifest itself is gone.
+    """Find the folder that the image paths of a manifest start from, even if the manifest itself is gone.
 
     Raises:
         ProtoRKDError: it is a file of COCO's captions, and none of its images is found near it.

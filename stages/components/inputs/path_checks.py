@@ -1,4 +1,4 @@
-"""Where image paths may lead: a manifest is data from outside, and may not name any file of this machine."""
+"""Check where image paths lead: a manifest is data from outside, and must not name any file of this machine."""
 
 import os
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ _MAY_LEAVE = r"^([/\\]|[A-Za-z]:)|(^|[/\\])\.\.([/\\]|$)"
 def check_inside(paths: Sequence[str], root: Path) -> None:
     """Refuse paths that lead out of the folder that they start from.
 
-    Links are followed: whoever can make links inside the folder is not the manifest.
+    Symbolic links inside the folder are trusted: a manifest cannot make them.
 
     Args:
-        paths: as a manifest writes them.
-        root: the folder.
+        paths: Image paths as a manifest writes them.
+        root: Folder that the paths start from.
 
     Raises:
         ProtoRKDError: one of them does.
@@ -41,7 +41,7 @@ def check_inside(paths: Sequence[str], root: Path) -> None:
 
 
 def check_objects_inside(paths: Sequence[str], root: Path) -> None:
-    """As `check_inside`, of objects: a URL must lie below the root's, and nothing may lead back out of it.
+    """Refuse objects outside the root: a URL must lie below the root's, and no path may lead out of it.
 
     Raises:
         ProtoRKDError: one of them does.

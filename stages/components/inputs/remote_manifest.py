@@ -1,4 +1,4 @@
-"""A manifest that lies in an object store: fetched once, then a file like any other."""
+"""Fetch a manifest from an object store once, to use it as a file."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pipeline.remote.object_store import Objects, url_of
 
 
 def local_copy(manifest: Path) -> Path:
-    """Fetch a manifest that is named by a URL, unless the copy of before is still what lies there; a path stays.
+    """Fetch a manifest that is named by a URL, unless the earlier copy is still current; a path is returned as it is.
 
     Raises:
         RemoteError: the store does not answer, or refuses.
@@ -23,13 +23,13 @@ def local_copy(manifest: Path) -> Path:
     path = ObjectCache.of_environment().folder / "manifests" / url.replace("://", "/").rpartition("/")[0] / name
     note = path.with_name(f".{name}.json")
     try:
-        found = Objects(folder).read(name, tag=_tag(path, note))
+        answer = Objects(folder).read(name, tag=_tag(path, note))
     except UnmodifiedError:
         return path
-    if found is None:
+    if answer is None:
         raise ProtoRKDError(f"--manifest must name an object that is there; got {url}. Check bucket and key.")
-    data, seen = found
-    note.unlink(missing_ok=True)  # while the two differ there is none
+    data, seen = answer
+    note.unlink(missing_ok=True)  # no note exists while data and note may differ
     write_atomic(path, data)
     write_json(note, {"tag": seen.tag, "size": seen.size})
     return path

@@ -1,4 +1,4 @@
-"""Images in batches, with those that could not be read told apart."""
+"""Batches of images, with the reasons of those that could not be read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,10 +22,10 @@ class Batch:
     Shapes:
         images: (batch, 3, size, size), uint8; where they are still to be resized, (all pixels, 3), one image after
             the other, each row by row.
-        rows: (batch,), int64: the pair or the place in a set that each image belongs to.
-        seeds: (batch,), int64, of their augmentation; none where nothing is left to be augmented.
-        sizes: (batch, 2), int64, heights and widths; none where nothing is left to be resized.
-        is_taken: (1,), bool, whether the shared memory of the images must stay as it is; none of other memory.
+        rows: (batch,), int64: each image's pair, or its number in a set.
+        seeds: (batch,), int64, of the augmentation; empty where nothing is left to augment.
+        sizes: (batch, 2), int64, heights and widths; empty where nothing is left to resize.
+        is_taken: (1,), bool: whether the images' shared memory is still in use; empty for other memory.
     """
 
     images: Tensor
@@ -36,18 +36,18 @@ class Batch:
     is_taken: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
 
     def pin_memory(self) -> "Batch":
-        """Put the images where a GPU copies them from in the background; the numbers are looked up on the CPU."""
+        """Pin the images' memory, so that a GPU copies them in the background; the other tensors stay on the CPU."""
         images = self.images.pin_memory()
         self.is_taken.fill_(False)
         return replace(self, images=images)
 
 
 class EvalImages(Dataset[tuple[int, Tensor | str]]):
-    """Images by their number, as evaluation sees them, or why there is none.
+    """A dataset of images by number, transformed as for evaluation; an unreadable one yields the reason.
 
     Args:
-        images: the set.
-        transform: what is done to each.
+        images: Set of images.
+        transform: Transform of each image.
     """
 
     def __init__(self, images: ImageSet, transform: EvalTransform) -> None:
@@ -57,19 +57,19 @@ class EvalImages(Dataset[tuple[int, Tensor | str]]):
         self.line = no_line()
 
     def path_of(self, number: int) -> str:
-        """An image's path, as its set writes it."""
+        """Return an image's path, as its set writes it."""
         return self._images.paths[number]
 
     def __len__(self) -> int:
         return len(self._images.paths)
 
     def __getitems__(self, numbers: list[int]) -> list[tuple[int, Tensor | str]]:
-        """Read several, as `__getitem__` reads one."""
+        """Read several images, as `__getitem__` reads one."""
         self._images.read_ahead(numbers)
         return [self[number] for number in numbers]
 
     def __getitem__(self, number: int) -> tuple[int, Tensor | str]:
-        """Read one: its number, and the image as (3, size, size) uint8 or the reason."""
+        """Read one image: return its number, and the image as (3, size, size), uint8, or the reason."""
         self.line[-1] = number
         try:
             return number, self._transform(self._images.open(number))
@@ -82,14 +82,14 @@ def collate(samples: Sequence[tuple[int, Tensor | str]]) -> Batch:
     images = [image for _, image in samples if isinstance(image, Tensor)]
     rows = [row for row, image in samples if isinstance(image, Tensor)]
     rejected = {row: reason for row, reason in samples if isinstance(reason, str)}
-    # Decoded images have their channels last, as students want them: stacked so, no byte changes its place.
+    # Decoded images have their channels last, as students take them: stacking them so moves no bytes.
     stacked = torch.stack([image.permute(1, 2, 0) for image in images]) if images else torch.empty(0, 0, 0, 3).byte()
     stacked = stacked.permute(0, 3, 1, 2)
     return Batch(images=stacked, rows=torch.tensor(rows, dtype=torch.int64), rejected=rejected)
 
 
 def collate_unsized(samples: Sequence[tuple[int, NDArray[np.uint8] | str]]) -> Batch:
-    """Put images of any sizes that could be read one after the other; keep the reasons of the others.
+    """Concatenate the readable images, of any sizes; keep the reasons of the others.
 
     Shapes:
         samples: (height, width, 3) each.

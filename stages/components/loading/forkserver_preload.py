@@ -1,7 +1,7 @@
-"""What the server that readers are forked from imports first: it leaves the process group of the command.
+"""Leave the command's process group: the server that readers are forked from imports this module first.
 
-Ctrl-C in a terminal, torchrun and most schedulers signal a whole group. The command answers, and needs its readers
-while it does; they end with it. Nothing else imports this module.
+Ctrl-C in a terminal, torchrun and most schedulers signal a whole group. The command handles the signal, and needs its
+readers meanwhile; they end with it. Nothing else imports this module.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Processes that read images: how they are started, what they are handed, and what is said where one dies."""
+"""Read batches of images in other processes, and explain the error when one of them dies."""
 
 import multiprocessing
 import multiprocessing.forkserver
@@ -19,7 +19,7 @@ from stages.components.loading.batch import Batch, collate
 from stages.components.loading.num_workers import fit_readers
 from stages.components.loading.worker_trace import WorkerTrace
 
-# What a process that reads needs, brought in once by the process that all of them are forked from.
+# Modules that readers need, imported once by the server that they are forked from.
 _PRELOADED = [
     "stages.components.loading.forkserver_preload",
     "torch",
@@ -32,36 +32,36 @@ _PRELOADED = [
 
 
 class Images(Protocol):
-    """What batches are read from: a dataset that tells what it is at.
+    """A dataset that batches are read from, and that notes which image it opens.
 
     Args:
-        line: its last element is the number of the image that was opened last.
+        line: Array whose last element is the number of the image that was opened last.
     """
 
     line: NDArray[np.int64]
 
     def path_of(self, number: int) -> str:
-        """An image's path, for messages."""
+        """Return an image's path, for messages."""
 
 
 class ReaderDiedError(ProtoRKDError):
-    """A process that reads images has ended before its work."""
+    """A process that reads images has died."""
 
 
 class ImageLoader:
-    """Reads batches of images, in order and ahead of their use, each time that it is iterated over.
+    """An iterable that reads batches of images, in order and ahead of their use, on each iteration.
 
-    The processes are forked from a small server that has one thread and has seen no GPU, and not from this process,
-    whose threads may hold locks at that moment. The first call of a process starts the server; `start_server` does that
-    earlier, while there is other work.
+    Readers are forked from a small server that has one thread and has not initialised CUDA, and not from this process,
+    whose threads may hold locks. The first loader of a process starts the server; `start_server` starts it earlier,
+    beside other work.
 
     Args:
-        images: by number, or whatever the batches are made of.
-        workers: processes that read, or fewer where batches are large; 0 reads in this one.
-        pin_memory: put batches where a GPU fetches them from by itself.
-        batches: what each batch is made of.
-        batch_bytes: about how much one takes.
-        collate_fn: from what the images give to a batch.
+        images: Dataset to read from.
+        workers: Number of readers, fewer if batches are large; 0 reads in this process.
+        pin_memory: Whether to pin batches, so that a GPU copies them in the background.
+        batches: Keys of the images in each batch.
+        batch_bytes: Approximate size of a batch.
+        collate_fn: Makes a batch from the samples of the dataset.
     """
 
     def __init__(
@@ -88,15 +88,15 @@ class ImageLoader:
             prefetch_factor=ahead if workers else None,
             multiprocessing_context="forkserver" if workers else None,
             worker_init_fn=partial(_settle_down, self._at_hand, dict(os.environ)) if workers else None,
-            generator=torch.Generator(),  # its own, or to start would move the global one, from which dropout draws
+            generator=torch.Generator(),  # its own: drawing from the global one would change what dropout draws
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        """Read.
+        """Yield the batches.
 
         Raises:
-            ProtoRKDError: a process met one.
-            ReaderDiedError: a process was killed, most often for want of memory, or by a decoder.
+            ProtoRKDError: a reader raised it.
+            ReaderDiedError: a reader was killed, most often because memory ran out, or by a decoder.
         """
         if not self._batches.num_workers:
             yield from self._batches
@@ -106,7 +106,7 @@ class ImageLoader:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Let errors of the processes be read: without a traceback, and with what to do."""
+        """Turn errors of readers into ones without a traceback that say what to do."""
         try:
             yield
         except ProtoRKDError as error:
@@ -115,12 +115,12 @@ class ImageLoader:
                 raise
             _let_go(error)
             raise ProtoRKDError(message.rpartition("ProtoRKDError: ")[2].strip()) from error
-        except (RuntimeError, EOFError, ConnectionError) as error:  # the latter where one dies while it hands over
-            is_of_an_image = str(error).startswith("Caught ")  # in a process that lives, while it read
+        except (RuntimeError, EOFError, ConnectionError) as error:  # the latter if one dies while it hands over a batch
+            is_of_an_image = str(error).startswith("Caught ")  # in a reader that lives, while it read
             if is_of_an_image or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
                 raise
             what, last_opened = str(error) or "one has ended in the middle of a batch", self._last_opened()
-            _let_go(error)  # with which those that live end, too
+            _let_go(error)  # which ends the other readers, too
             raise ReaderDiedError(
                 f"The processes that read images must stay alive; {what}. {last_opened}Run the same command "
                 "again, with fewer --workers if memory or /dev/shm ran out."
@@ -134,25 +134,25 @@ class ImageLoader:
 
 
 def _let_go(error: BaseException) -> None:
-    """Let an error keep no iterator over batches, which waits long for its processes where the collector finds it."""
+    """Free the batch iterator that an error's frames hold, which would wait long for its readers if collected later."""
     traceback.clear_frames(error.__traceback__)
 
 
 def start_server() -> None:
-    """Start the process that readers are forked from, unless it runs; it gets ready while this one goes on."""
+    """Start the server that readers are forked from, unless it runs; it gets ready in the background."""
     multiprocessing.set_forkserver_preload(_PRELOADED)
     multiprocessing.forkserver.ensure_running()
 
 
 def batches_of(numbers: Sequence[int], size: int) -> list[list[int]]:
-    """Cut numbers into batches, in order; the last may be smaller."""
+    """Cut numbers into batches, in order; the last one may be smaller."""
     return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]
 
 
 def _settle_down(at_hand: WorkerTrace, environment: dict[str, str], place: int) -> None:
-    """Let a process keep to one core, for the others have theirs, and tell what it is at.
+    """Set up a reader: one thread, the line of its trace, and this process's environment.
 
-    The server that it was forked from may be older than what the environment says now, such as credentials.
+    The server that it was forked from may have an older environment, for example without credentials.
     """
     os.environ.update(environment)
     torch.set_num_threads(1)

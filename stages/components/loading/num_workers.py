@@ -1,4 +1,4 @@
-"""How many processes read images, and how far ahead of their use."""
+"""Choose how many processes read images, and how many batches ahead."""
 
 import functools
 import math
@@ -9,37 +9,36 @@ from pipeline.log import log
 from pipeline.sizes import human_size
 
 _MOST_AHEAD = 4  # batches that each process reads ahead
-_MOST_BYTES = 2e9  # of batches that wait for their use, for each process that trains or embeds
-_SHARED_MEMORY, _SHARE = "/dev/shm", 0.5  # noqa: S108 - where torch puts what processes hand over; of what is free there
+_MOST_BYTES = 2e9  # of waiting batches, for each process that trains or embeds
+_SHARED_MEMORY, _SHARE = "/dev/shm", 0.5  # noqa: S108 - torch's shared memory; share of its free space
 
 
 def num_workers(wanted: int) -> int:
     """Turn ``--workers`` into a number of processes.
 
-    -1 leaves one core to the student, of those that are shared with what torchrun started beside it on this machine,
-    and takes at most 8.
+    -1 divides the cores among the machine's training processes, leaves each one core for itself, and takes at most 8.
     """
     return wanted if wanted >= 0 else min(8, max(1, (os.cpu_count() or 1) // num_local_processes() - 1))
 
 
 def num_local_processes() -> int:
-    """How many processes the launcher started on this machine; 1 without one."""
+    """Return how many processes the launcher started on this machine; 1 without a launcher."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def plan_reading(
     batch_bytes: float, *, workers: int, free_bytes: float = math.inf, num_local: int = 1
 ) -> tuple[int, int]:
-    """How many processes read, and how many batches ahead each of them, so that what waits has room in memory.
+    """Return how many processes read, and how many batches ahead each, so that waiting batches fit in memory.
 
-    Where even one batch for each process takes too much there are fewer; none, if no batch has room where processes
-    hand it over.
+    If one batch for each process is too much, there are fewer processes; if not even one batch fits into shared memory,
+    there are none.
 
     Args:
-        batch_bytes: of a batch as it is handed over.
-        workers: processes that are wanted.
-        free_bytes: of shared memory, for all processes of the machine.
-        num_local: processes of the machine that each have readers.
+        batch_bytes: Size of a batch.
+        workers: Wanted number of processes.
+        free_bytes: Free shared memory, for all processes of the machine.
+        num_local: Number of processes on the machine that have readers each.
 
     Example:
         >>> [plan_reading(megabytes * 1e6, workers=8) for megabytes in (1, 150, 300, 3000)]
@@ -55,7 +54,7 @@ def plan_reading(
 
 
 def fit_readers(workers: int, *, batch_bytes: float) -> tuple[int, int]:
-    """Plan for this machine, and say where fewer processes than wanted can read."""
+    """Plan for this machine as `plan_reading` does, and log if fewer processes than wanted can read."""
     total_bytes, free_bytes = _shared_memory()
     num_local = num_local_processes()
     fitting, ahead = plan_reading(batch_bytes, workers=workers, free_bytes=free_bytes, num_local=num_local)
@@ -69,7 +68,7 @@ def fit_readers(workers: int, *, batch_bytes: float) -> tuple[int, int]:
 
 
 def _shared_memory() -> tuple[float, float]:
-    """Bytes of it in all, and those that are free; without bounds where the system says none."""
+    """Return the total and the free bytes of shared memory; infinite if the system does not tell."""
     try:
         memory = shutil.disk_usage(_SHARED_MEMORY)
     except OSError:

@@ -1,4 +1,4 @@
-"""Batches on their way to a device, and results on their way back, while it computes others."""
+"""Copy batches to a device, and results back, while it computes on others."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,14 +11,14 @@ from stages.components.loading.batch import Batch
 
 
 def prefetch_to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Yield batches whose images are on their way to the device.
+    """Yield batches whose images are being copied to the device.
 
-    On a GPU they travel in a stream of their own, so that the copy goes on beside what the device still computes; the
-    stream of the student waits for it, the host does not. Elsewhere batches are what they were.
+    For a GPU the copy runs in a stream of its own, beside what the device still computes; the student's stream waits
+    for it, the host does not. For other devices batches stay as they are.
 
     Args:
-        batches: with pinned memory, if they go to a GPU.
-        device: where the student is.
+        batches: Batches, with pinned memory for a GPU.
+        device: Device of the student.
     """
     if device.type != "cuda":
         yield from batches
@@ -29,22 +29,22 @@ def prefetch_to_device(batches: Iterable[Batch], device: torch.device) -> Iterat
             images = batch.images.to(device, non_blocking=True)
         current = torch.cuda.current_stream(device)
         current.wait_stream(aside)
-        images.record_stream(current)  # its memory is not given to another before the student is through with it
+        images.record_stream(current)  # its memory is not reused before the student is done with it
         yield replace(batch, images=images)
 
 
 def results_on_cpu(
     batches: Iterable[Batch], compute: Callable[[Tensor], Sequence[Tensor]], device: torch.device
 ) -> Iterator[tuple[Batch, list[Tensor]]]:
-    """Yield each batch, and on the CPU what is computed from its images.
+    """Yield each batch, and on the CPU the results that are computed from its images.
 
-    From a GPU they come one late: it has the next batch to compute while the results of one travel, in pinned memory,
-    and while they are put away. So the host waits for no batch that it has just asked for, and is one ahead at most.
+    From a GPU results come one batch late: the GPU computes the next batch while they are copied and stored. The host
+    is at most one batch ahead.
 
     Args:
-        batches: as `prefetch_to_device` takes them.
-        compute: from images, on the device if that is a GPU, to results on the device.
-        device: where the student is.
+        batches: Batches, as `prefetch_to_device` takes them.
+        compute: Computes results on the device from images, which are on it if it is a GPU.
+        device: Device of the student.
     """
     most_owed = 1 if device.type == "cuda" else 0
     owed: deque[tuple[Batch, _Results]] = deque()
@@ -58,11 +58,11 @@ def results_on_cpu(
 
 
 class _Results:
-    """Tensors on their way to the CPU."""
+    """Tensors that are being copied to the CPU."""
 
     def __init__(self, tensors: Sequence[Tensor], device: torch.device) -> None:
         is_gpu = device.type == "cuda"
-        self._tensors = [tensor.to("cpu", non_blocking=is_gpu) for tensor in tensors]  # which a GPU pins by itself
+        self._tensors = [tensor.to("cpu", non_blocking=is_gpu) for tensor in tensors]  # torch pins the target by itself
         self._arrived = torch.cuda.Event(blocking=True) if is_gpu else None  # type: ignore[no-untyped-call]
         if self._arrived is not None:
             self._arrived.record(torch.cuda.current_stream(device))

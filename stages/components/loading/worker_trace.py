@@ -1,4 +1,4 @@
-"""Which image each process that reads is at, told in memory that outlives the process."""
+"""Record which image each reader opened last, in shared memory that outlives the reader."""
 
 import os
 import time
@@ -10,28 +10,28 @@ from numpy.typing import NDArray
 from stages.components.compute.shared_memory import share
 
 _NONE = -1
-_PATIENCE_S = 1.0  # a process that has ended may be seen a little longer
+_PATIENCE_S = 1.0  # a process that has ended may still exist for a moment
 _POLL_S = 0.02
 
 
 class WorkerTrace:
-    """A line for each process: its number in the system, and that of the image that it opened last.
+    """A line for each reader: its process id, and the number of the image that it opened last.
 
     Args:
-        num: processes.
+        num: Number of readers.
     """
 
     def __init__(self, num: int) -> None:
         self._lines = share(torch.full((num, 2), _NONE))
 
     def line(self, place: int) -> NDArray[np.int64]:
-        """The line of the process that calls this; it puts the number of each image into its last element."""
+        """Return the line of the calling reader, which writes the number of each image into its last element."""
         line: NDArray[np.int64] = self._lines[place].numpy()
         line[0] = os.getpid()
         return line
 
     def of_the_dead(self) -> list[int]:
-        """The images that processes which are no more had opened last."""
+        """Return the images that dead readers had opened last."""
         deadline = time.monotonic() + _PATIENCE_S
         dead: list[list[int]] = []
         while not dead and time.monotonic() < deadline:
@@ -41,7 +41,7 @@ class WorkerTrace:
 
 
 def no_line() -> NDArray[np.int64]:
-    """A line for what reads in the process itself, whose end nobody is left to explain."""
+    """Return a line for reading in the main process, which nobody looks at."""
     return np.full(2, _NONE)
 
 

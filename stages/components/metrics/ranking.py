@@ -1,17 +1,17 @@
-"""What measures share: unit rows, and hits counted fairly where scores are tied."""
+"""Ranks and hits that count tied scores fairly."""
 
 import torch
 from torch import Tensor
 
-# Two cosines closer than this are the same score: float32 sums of equal rows differ by their order of addition alone.
+# Two cosines closer than this count as tied: float32 sums of equal rows may differ by the order of addition.
 TIE_TOLERANCE = 1e-6
 
 
 def expected_hits(*, greater: Tensor, tied: Tensor, positives: Tensor, k: int) -> Tensor:
-    """Chance that a right answer is among the first k, where equal scores come in random order.
+    """Compute the chance that a right answer is among the first k, if tied answers come in random order.
 
     The best right answers share one score: ``greater`` wrong answers lie above it, ``tied`` wrong ones share it. The
-    first m = k - greater places go to a random draw of the ``positives + tied`` answers, so a hit is missed with
+    remaining m = k - greater places go to a random draw of the ``positives + tied`` answers, so a hit is missed with
     probability C(tied, m) / C(tied + positives, m).
 
     Shapes:
@@ -27,7 +27,7 @@ def expected_hits(*, greater: Tensor, tied: Tensor, positives: Tensor, k: int) -
 
 
 def expected_ranks(*, greater: Tensor, tied: Tensor, positives: Tensor) -> Tensor:
-    """Mean place, from 1, of the first right answer, where equal scores come in random order.
+    """Compute the mean rank, from 1, of the first right answer, if tied answers come in random order.
 
     Shapes:
         greater, tied, positives: (queries,), int64; positives from 1.
@@ -37,7 +37,7 @@ def expected_ranks(*, greater: Tensor, tied: Tensor, positives: Tensor) -> Tenso
 
 
 def expected_label_hits(*, scores: Tensor, labels: Tensor, k: int, tolerance: float) -> Tensor:
-    """Chance that each row's label is among its k best-scored classes, where equal scores come in random order.
+    """Compute the chance that each row's label is among its k best classes, if tied classes come in random order.
 
     Shapes:
         scores: (rows, classes), float.

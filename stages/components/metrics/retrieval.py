@@ -1,4 +1,4 @@
-"""Retrieval between captions and images: recall@k and median rank in both directions, exact, and fair to ties."""
+"""Measure retrieval between captions and images: recall@k and median rank both ways, exact, and fair to ties."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class Matches(NamedTuple):
     Shapes:
         indices: (queries, k), int64, rows of the candidates.
         scores: (queries, k), float32, cosine similarity.
-        ranks: (queries,), int64, place of the first right candidate among all, from 1.
+        ranks: (queries,), int64, rank of the first right candidate among all, from 1.
     """
 
     indices: Tensor
@@ -26,7 +26,7 @@ class Matches(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """Where the best right answer of each query stands, where equal scores are tied: see `expected_hits`.
+    """Counts that give the rank of each query's best right answer, ties included: see `expected_hits`.
 
     Shapes:
         greater, tied, positives: (queries,), int64, on the CPU; positives from 1.
@@ -37,27 +37,27 @@ class Standing(NamedTuple):
     positives: Tensor
 
     def hits(self, *, k: int) -> Tensor:
-        """Chance that a right answer is among the first k: (queries,), float64, from 0 to 1; recall@k is its mean."""
+        """Return the chance of a right answer among the first k, (queries,), float64, 0 to 1; recall@k is its mean."""
         return expected_hits(greater=self.greater, tied=self.tied, positives=self.positives, k=k)
 
     def ranks(self) -> Tensor:
-        """Expected place, from 1, of the first right answer: (queries,), float64."""
+        """Return the expected rank, from 1, of the first right answer: (queries,), float64."""
         return expected_ranks(greater=self.greater, tied=self.tied, positives=self.positives)
 
 
 class RetrievalStandings(NamedTuple):
-    """What one comparison of all captions with all images gives: every measure follows from it without another.
+    """The result of comparing all captions with all images once; every retrieval metric follows from it.
 
     Args:
-        text_to_image: one query a caption; its image is the one right answer.
-        image_to_text: one query an image; any of its captions is a right answer.
+        text_to_image: Standing of each caption as a query; its image is the one right answer.
+        image_to_text: Standing of each image as a query; any of its captions is a right answer.
     """
 
     text_to_image: Standing
     image_to_text: Standing
 
     def metrics(self, *, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-        """Sum up as `retrieval_metrics` says.
+        """Compute the metrics that `retrieval_metrics` returns.
 
         Raises:
             ValueError: there is no cut-off, or one below 1.
@@ -77,11 +77,11 @@ class RetrievalStandings(NamedTuple):
 
 
 class RetrievalRanks(NamedTuple):
-    """Expected place, from 1, of the first right answer to each query.
+    """Expected rank, from 1, of the first right answer to each query.
 
     Shapes:
-        captions: (captions,), float64, place of each caption's image among the images.
-        images: (images,), float64, place of the first of each image's captions among the captions.
+        captions: (captions,), float64, rank of each caption's image among the images.
+        images: (images,), float64, rank of the first of each image's captions among the captions.
     """
 
     captions: Tensor
@@ -102,11 +102,11 @@ def retrieval_metrics(
     same embedding therefore scores exactly what `chance_recall` gives, as do zero vectors.
 
     Args:
-        image_embeddings: one row an image.
-        caption_embeddings: one row a caption.
-        caption_image: row of the image that each caption describes; every image has at least one caption.
-        ks: the cut-offs k of recall@k.
-        block: captions and images compared at a time; at most block x block similarities are held at once.
+        image_embeddings: One row for each image.
+        caption_embeddings: One row for each caption.
+        caption_image: Row of the image that each caption describes; every image has at least one caption.
+        ks: Cut-offs k of recall@k.
+        block: Captions and images compared at a time; at most block x block similarities are held at once.
 
     Returns:
         ``text_to_image/recall@k`` and ``image_to_text/recall@k`` for every k and their mean ``mean_recall``, as
@@ -133,15 +133,9 @@ def retrieval_metrics(
 def retrieval_ranks(
     *, image_embeddings: Tensor, caption_embeddings: Tensor, caption_image: Tensor, block: int = 1024
 ) -> RetrievalRanks:
-    """Find the expected rank of every query, both ways.
+    """Compute the expected rank of every query, both ways; arguments and errors are those of `retrieval_metrics`.
 
-    Who wants the metrics too takes both from `retrieval_standings`, and compares once.
-
-    Args:
-        image_embeddings: as in `retrieval_metrics`, with what it raises.
-        caption_embeddings: as there.
-        caption_image: as there.
-        block: as there.
+    To get the metrics, too, with a single comparison, take both from `retrieval_standings`.
     """
     standings = retrieval_standings(
         image_embeddings=image_embeddings,
@@ -156,14 +150,7 @@ def retrieval_ranks(
 def retrieval_standings(
     *, image_embeddings: Tensor, caption_embeddings: Tensor, caption_image: Tensor, block: int = 1024
 ) -> RetrievalStandings:
-    """Compare every caption with every image once, block by block.
-
-    Args:
-        image_embeddings: as in `retrieval_metrics`, with what it raises.
-        caption_embeddings: as there.
-        caption_image: as there.
-        block: as there.
-    """
+    """Compare every caption with every image once, block by block; arguments and errors as in `retrieval_metrics`."""
     images, captions = _unit_pair(image_embeddings, caption_embeddings)
     num_captions_of = _count_captions(caption_image, num_captions=len(captions), num_images=len(images))
     caption_image = caption_image.to(images.device)
@@ -192,14 +179,14 @@ def retrieval_standings(
 
 
 def chance_recall(*, caption_image: Tensor, num_images: int, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """Say what `retrieval_metrics` gives on average for a random order of all candidates, under the same keys.
+    """Compute the mean of `retrieval_metrics` over all orders of the candidates, under the same keys.
 
     An image with n captions among N finds one of them in the first k with probability 1 - C(N - n, k) / C(N, k).
 
     Args:
-        caption_image: row of the image that each caption describes.
-        num_images: number of images.
-        ks: the cut-offs k of recall@k.
+        caption_image: Row of the image that each caption describes.
+        num_images: Number of images.
+        ks: Cut-offs k of recall@k.
 
     Raises:
         ValueError: a caption's image is out of range, or an image has no caption.
@@ -221,14 +208,14 @@ def chance_recall(*, caption_image: Tensor, num_images: int, ks: Sequence[int] =
 def top_images(
     *, image_embeddings: Tensor, caption_embeddings: Tensor, caption_image: Tensor, captions: Sequence[int], k: int
 ) -> Matches:
-    """Find the k images nearest to each of the given captions, and the place of the caption's own image.
+    """Find the k images nearest to each of the given captions, and the rank of the caption's own image.
 
     Args:
-        image_embeddings: one row an image.
-        caption_embeddings: one row a caption.
-        caption_image: row of the image that each caption describes.
-        captions: rows of the captions that ask.
-        k: how many images to return; fewer where there are fewer. Equal scores come in the order of the rows.
+        image_embeddings: One row for each image.
+        caption_embeddings: One row for each caption.
+        caption_image: Row of the image that each caption describes.
+        captions: Rows of the captions that are queries.
+        k: Number of images to return, or all if there are fewer. Equal scores come in the order of the rows.
 
     Raises:
         ProtoRKDError: an embedding is NaN or infinite.
@@ -248,14 +235,14 @@ def top_images(
 def top_captions(
     *, image_embeddings: Tensor, caption_embeddings: Tensor, caption_image: Tensor, images: Sequence[int], k: int
 ) -> Matches:
-    """Find the k captions nearest to each of the given images, and the place of the first that describes it.
+    """Find the k captions nearest to each of the given images, and the rank of the first that describes it.
 
     Args:
-        image_embeddings: one row an image.
-        caption_embeddings: one row a caption.
-        caption_image: row of the image that each caption describes.
-        images: rows of the images that ask.
-        k: how many captions to return; fewer where there are fewer. Equal scores come in the order of the rows.
+        image_embeddings: One row for each image.
+        caption_embeddings: One row for each caption.
+        caption_image: Row of the image that each caption describes.
+        images: Rows of the images that are queries.
+        k: Number of captions to return, or all if there are fewer. Equal scores come in the order of the rows.
 
     Raises:
         ProtoRKDError: an embedding is NaN or infinite.
@@ -299,7 +286,7 @@ def _count_captions(caption_image: Tensor, *, num_captions: int, num_images: int
 
 def _standing(*, above: Tensor, level: Tensor, positives: Tensor) -> Standing:
     greater, positives = above.cpu(), positives.to(torch.int64)
-    # A right answer on the edge of the tolerance may miss the count of level scores: hence the clamp.
+    # A right answer on the edge of the tolerance may be missing in the count of level scores: hence the clamp.
     return Standing(greater=greater, tied=(level.cpu() - greater - positives).clamp_min(0), positives=positives)
 
 

@@ -1,4 +1,4 @@
-"""Embeddings as unit rows, refused where they have no direction, and products in full float32."""
+"""Scale embeddings to unit rows, refuse rows that are not finite, and multiply in full float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ TEACHER_REMEDY = "Check the teacher: it has to give a finite embedding for every
 
 @contextmanager
 def exact_scores() -> Iterator[None]:
-    """Measure without gradients and in full float32, whatever matmul precision the caller trained with."""
+    """Run the block without gradients and in full float32, whatever matmul precision the caller trained with."""
     with full_float32(), torch.no_grad():
         yield
 
@@ -27,9 +27,9 @@ def unit_rows(embeddings: Tensor, *, name: str, remedy: str) -> Tensor:
     """Scale every row to unit length; a zero row stays zero, so that its cosine with anything is 0.
 
     Args:
-        embeddings: the rows; any scale, also one whose square leaves float32.
-        name: what the rows are, as an error begins: ``Image embeddings``.
-        remedy: what the user does about rows that are not finite.
+        embeddings: Rows of any scale, even one whose square overflows float32.
+        name: Name of the rows, at the beginning of an error: ``Image embeddings``.
+        remedy: Advice to the user, for rows that are not finite.
 
     Raises:
         ProtoRKDError: a row holds NaN or infinity.

@@ -1,4 +1,4 @@
-"""Samples spread evenly, which are the same on every machine."""
+"""Draw samples that are spread evenly and the same on every machine."""
 
 import math
 
@@ -6,12 +6,12 @@ GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 def choose_queries(num: int, total: int, seed: int = 0) -> list[int]:
-    """Choose rows spread evenly over a set, whatever the student makes of them: the same ones for every student.
+    """Choose rows spread evenly over a set, the same for every student.
 
     Args:
-        num: how many rows; all of them where there are fewer.
-        total: number of rows in the set.
-        seed: another seed shifts the choice within its even steps.
+        num: Number of rows to choose, or all if there are fewer.
+        total: Number of rows in the set.
+        seed: Seed of the choice, which shifts it within its even steps.
 
     Example:
         >>> choose_queries(4, 2000)

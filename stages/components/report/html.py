@@ -1,4 +1,4 @@
-"""How pages are rendered: everything escaped, nothing left out silently, templates beside the stage that has them."""
+"""Render pages from a stage's templates: everything is escaped, and undefined names are errors."""
 
 from collections.abc import Callable, Mapping
 from importlib.resources import files
@@ -9,19 +9,17 @@ _SHARED = __package__
 
 
 def page_template(package: str, name: str, filters: Mapping[str, Callable[..., object]]) -> Template:
-    """Open a page's template; it includes files of its own package, or those that pages share.
+    """Open a page's template; it may include files of its own package, and those that all pages share.
 
     Args:
-        package: of the stage.
-        name: of the file.
-        filters: that the template uses, by name.
+        package: Package of the stage.
+        name: File of the template.
+        filters: Filters of the template, by name.
     """
 
     def load(wanted: str) -> str | None:
-        found = [
-            place for place in (files(package).joinpath(wanted), files(_SHARED).joinpath(wanted)) if place.is_file()
-        ]
-        return found[0].read_text("utf-8") if found else None
+        places = (files(folder).joinpath(wanted) for folder in (package, _SHARED))
+        return next((place.read_text("utf-8") for place in places if place.is_file()), None)
 
     environment = Environment(
         loader=FunctionLoader(load), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

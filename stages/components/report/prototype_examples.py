@@ -1,4 +1,4 @@
-"""Which prototypes to show of many, and which captions lie at the heart of each."""
+"""Choose which prototypes to show, and the captions nearest to each centroid."""
 
 from collections.abc import Mapping
 
@@ -17,21 +17,21 @@ PROTOTYPES_PER_GROUP = 6
 
 
 class NearestCaptions:
-    """Finds the captions of a prototype, the nearest to its centroid first, the earlier row first among equals."""
+    """The captions of each prototype, the nearest to its centroid first, the earlier row first among equals."""
 
     def __init__(self, prototypes: Prototypes) -> None:
         self._order = np.lexsort((-prototypes.cosines, prototypes.assignment))  # stable
         self._sorted = prototypes.assignment[self._order]
 
     def rows(self, number: int, num: int) -> list[int]:
-        """Rows of at most ``num`` captions of a prototype."""
+        """Return the rows of at most ``num`` captions of a prototype."""
         start, stop = np.searchsorted(self._sorted, (number, number + 1))
-        found: list[int] = self._order[start : min(stop, start + num)].tolist()
-        return found
+        rows: list[int] = self._order[start : min(stop, start + num)].tolist()
+        return rows
 
 
 def cosine_sums(prototypes: Prototypes) -> NDArray[np.float64]:
-    """Add up the cosines of the captions of each prototype with it.
+    """Add up the cosines between each prototype's captions and its centroid.
 
     Shapes:
         returns: (num_prototypes,), float64; 0 for an empty one.
@@ -48,12 +48,12 @@ def cosine_sums(prototypes: Prototypes) -> NDArray[np.float64]:
 def choose_examples(
     sizes: NDArray[np.int64], means: NDArray[np.float64], *, num: int = PROTOTYPES_PER_GROUP
 ) -> dict[str, list[int]]:
-    """Choose prototypes to show, by group; none twice, and no empty one.
+    """Choose prototypes to show, by group; no prototype comes twice, and none is empty.
 
     Args:
-        sizes: captions of each prototype.
-        means: their mean cosine with it.
-        num: prototypes of a group at most.
+        sizes: Number of captions of each prototype.
+        means: Mean cosine of the captions with their prototype's centroid.
+        num: Largest number of prototypes in a group.
     """
     numbers = np.flatnonzero(sizes)
     by_size = numbers[np.lexsort((numbers, -sizes[numbers]))]

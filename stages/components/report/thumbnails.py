@@ -1,4 +1,4 @@
-"""Small images for the page, as data URIs."""
+"""Make small images for pages, as data URIs."""
 
 import base64
 import functools
@@ -24,8 +24,8 @@ class Thumbnails:
     """Thumbnails of the readable images of a set, each made once.
 
     Args:
-        images: the set.
-        rows: (readable,), int64: the place in the set of each image that could be read.
+        images: Set of images.
+        rows: Number in the set of each image that could be read, (readable,), int64.
     """
 
     def __init__(self, images: ImageSet, rows: "Tensor") -> None:
@@ -34,18 +34,18 @@ class Thumbnails:
         self._made: dict[int, str] = {}
 
     def path(self, index: int) -> str:
-        """Where a readable image lies, as the set writes it."""
+        """Return the path of a readable image, as the set writes it."""
         return self._images.paths[self._rows[index]]
 
     def image(self, index: int) -> str:
-        """Data URI of a readable image, or the stand-in of one that has vanished meanwhile."""
+        """Return the data URI of a readable image, or `stand_in` if it has vanished meanwhile."""
         if index not in self._made:
             self._made[index] = thumbnail_or_stand_in(self._images, self._rows[index])
         return self._made[index]
 
 
 def thumbnail_or_stand_in(images: ImageSet, number: int, *, size: int = THUMBNAIL_SIZE) -> str:
-    """Make a thumbnail of an image of a set, or `stand_in` where it can no longer be read."""
+    """Make a thumbnail of an image of a set, or return `stand_in` if it can no longer be read."""
     try:
         return thumbnail(to_image(images.open(number)), size=size)
     except ImageRejected:
@@ -54,12 +54,12 @@ def thumbnail_or_stand_in(images: ImageSet, number: int, *, size: int = THUMBNAI
 
 @functools.cache
 def stand_in() -> str:
-    """Data URI of the grey square that is shown in place of an image whose file has vanished."""
+    """Return the data URI of the grey square that stands for an image that has vanished."""
     return _as_uri(stand_in_jpeg())
 
 
 def stand_in_jpeg() -> bytes:
-    """The file of `stand_in`."""
+    """Return the grey square of `stand_in` as a JPEG file."""
     return small_jpeg(Image.new("RGB", (8, 8), _GREY), size=8)
 
 
@@ -67,8 +67,8 @@ def thumbnail(image: Path | Image.Image, size: int = 96) -> str:
     """Make a small JPEG of an image, as a data URI. Equal pixels give equal bytes.
 
     Args:
-        image: a file, or a loaded image; what is transparent turns white.
-        size: longer side in pixels at most; smaller images stay as they are.
+        image: File, or loaded image; transparent parts turn white.
+        size: Greatest length of the longer side, in pixels; smaller images keep their size.
 
     Raises:
         ImageRejected: the file cannot be read as an image.
@@ -80,7 +80,7 @@ def small_jpeg(image: Path | Image.Image, *, size: int) -> bytes:
     """Make a JPEG file of an image, as `thumbnail` says."""
     shrunk = _on_white(open_image(image) if isinstance(image, Path) else image)
     shrunk.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=None)
-    # Pasted into a fresh image, so that no comment or profile of the file travels along.
+    # Pasted into a fresh image, so that no comment or colour profile of the file is kept.
     bare = Image.new("RGB", shrunk.size)
     bare.paste(shrunk)
     buffer = io.BytesIO()

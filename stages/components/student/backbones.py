@@ -1,4 +1,4 @@
-"""Backbones by name, without their classifiers: torchvision's, wide ResNets, image towers of OpenCLIP."""
+"""Build backbones by name, without their classifiers: torchvision's, wide ResNets, image towers of OpenCLIP."""
 
 import difflib
 import functools
@@ -19,8 +19,8 @@ _NUM_CLASSES = 1000  # every torchvision classifier is built for ImageNet's clas
 def list_backbones() -> list[str]:
     """Name every backbone that needs no optional dependency, sorted: torchvision's classifiers and wide ResNets.
 
-    Where open_clip is installed, ``open-clip:NAME`` is one for every name that it lists, and so is NAME alone where it
-    is not in this list.
+    With open_clip installed, ``open-clip:NAME`` is a backbone for every name that it lists; NAME alone is, too, unless
+    it is in this list.
     """
     return sorted([*torchvision_backbones(), *WIDE_RESNETS])
 
@@ -31,11 +31,11 @@ def torchvision_backbones() -> list[str]:
 
 
 def build_backbone(name: str, *, image_size: int) -> tuple[nn.Module, int]:
-    """Make an untrained backbone in train mode, after one image of the given size has passed through it.
+    """Make an untrained backbone in train mode, and test it with one image of the given size.
 
     Args:
         name: One of `list_backbones`, or an image tower of OpenCLIP.
-        image_size: Side of the square images in pixels; transformers take this size alone ever after.
+        image_size: Side of the square images in pixels; transformers accept no other size later.
 
     Returns:
         The backbone, and the width of its features.

@@ -1,4 +1,4 @@
-"""The weights that a distillation keeps: of one that is finished, and of one that still runs or was stopped."""
+"""Find the weights that a distillation has kept, whether it is finished, still runs or was stopped."""
 
 import contextlib
 import functools
@@ -32,16 +32,16 @@ _KEPT = re.compile(re.escape(checkpoint_path(0)).replace("0", "([1-9][0-9]*)"))
 
 @dataclass(frozen=True)
 class StudentWeights:
-    """Weights of a student, to be measured.
+    """A checkpoint of a student whose weights are not loaded yet.
 
     Args:
-        config: what its folder says of it.
-        weights: file of the weights, where it was found.
-        sha256: of that file's bytes.
-        name: ``epoch_3``, or ``last`` for what the distillation ended with.
-        epoch: after which they were kept; None where it is not known.
-        fingerprint: of the distillation.
-        artifact: of the distillation; None while it is not finished.
+        config: Configuration in the student's folder.
+        weights: File of the weights, where it was found.
+        sha256: Digest of that file.
+        name: ``epoch_3``, or ``last`` for the weights at the end of the distillation.
+        epoch: Epoch after which the weights were kept; None if it is not known.
+        fingerprint: Fingerprint of the distillation.
+        artifact: Artifact of the distillation; None while it is not finished.
     """
 
     config: StudentConfig
@@ -54,19 +54,19 @@ class StudentWeights:
 
     @property
     def identity(self) -> str:
-        """Hash of the weights and of what is done to images."""
+        """Hash of the weights, the backbone's name and the preprocessing."""
         return hash_json([self.sha256, self.config.backbone, self.config.preprocessing])
 
     @property
     def folder(self) -> Path:
-        """The artifact's folder; of a distillation that is not finished, the one that it will have."""
+        """The artifact's folder; for an unfinished distillation, its future one."""
         parent = self.weights.parent
         root = parent.parent if parent.name == CHECKPOINT_FOLDER else parent
         return root.with_name(root.name.removeprefix(DRAFT_PREFIX))
 
     @property
     def places(self) -> tuple[Path, Path]:
-        """Where the weights may lie by now: a draft is renamed when it becomes an artifact."""
+        """Paths at which the weights may be by now: a draft is renamed when it becomes an artifact."""
         path = WEIGHTS_NAME if self.name == LAST else f"{CHECKPOINT_FOLDER}/{self.weights.name}"
         return self.weights, self.folder / path
 
@@ -76,10 +76,10 @@ class DistillRun:
     """A distillation in a store.
 
     Args:
-        fingerprint: of what it was asked to do.
-        state: ``running``, while a live process works on it; ``stopped``, where the same command goes on from what it
-            left; or ``done``.
-        artifact: that it ended with; None unless it is done.
+        fingerprint: Fingerprint of its parameters and inputs.
+        state: ``running`` while a live process works on it; ``stopped`` if the same command would resume it; or
+            ``done``.
+        artifact: Finished artifact; None unless it is done.
     """
 
     fingerprint: str
@@ -88,7 +88,7 @@ class DistillRun:
 
 
 def split_checkpoint(reference: str) -> tuple[str, str | None]:
-    """Take ``REF@CHECKPOINT`` apart; a folder that exists as written keeps its ``@``."""
+    """Split ``REF@CHECKPOINT``; an existing folder with an ``@`` in its name is not split."""
     name, at, checkpoint = reference.rpartition("@")
     return (name, checkpoint) if at and not Path(reference).is_dir() else (reference, None)
 
@@ -97,9 +97,9 @@ def find_checkpoint(reference: str | None, *, store: Store) -> StudentWeights:
     """Find the weights that ``--student`` names.
 
     Args:
-        reference: REF for what a distillation ended with, REF@epoch_3 for what it kept after an epoch; None for what
-            the newest ended with.
-        store: where.
+        reference: REF for the last weights of a distillation, REF@epoch_3 for those after an epoch; None for the last
+            weights of the newest distillation.
+        store: Store with the distillations.
 
     Raises:
         ProtoRKDError: there is no such student, it kept no such weights, or a file is missing or cut.
@@ -118,12 +118,12 @@ def find_checkpoint(reference: str | None, *, store: Store) -> StudentWeights:
 
 
 def find_weights(identity: str, *, location: Path, store: Store) -> StudentWeights:
-    """Find the very weights that embedded images earlier.
+    """Find the same weights that embedded images earlier.
 
     Args:
-        identity: of the weights and of what is done to images.
-        location: where the artifact of distill was.
-        store: where else to look.
+        identity: Identity of the weights, from `StudentWeights.identity`.
+        location: Former folder of the artifact of distill, which is searched first.
+        store: Store that is searched next.
 
     Raises:
         ProtoRKDError: they are gone.
@@ -131,7 +131,7 @@ def find_weights(identity: str, *, location: Path, store: Store) -> StudentWeigh
     known = [Artifact(location, ArtifactRecord.read(location))] if (location / RECORD_NAME).is_file() else []
     for artifact in [*known, *reversed(store.artifacts(_STAGE))]:
         for which in (LAST, ALL):
-            with contextlib.suppress(ProtoRKDError):  # damaged, which another with the same weights may not be
+            with contextlib.suppress(ProtoRKDError):  # damaged; another artifact may have the same weights
                 for student in finished_checkpoints(store.fetch(artifact), which):
                     if student.identity == identity:
                         return student
@@ -142,15 +142,15 @@ def find_weights(identity: str, *, location: Path, store: Store) -> StudentWeigh
 
 
 def finished_checkpoints(artifact: Artifact, which: str) -> list[StudentWeights]:
-    """Find the weights that a finished distillation kept; sizes are compared here, bytes when weights are loaded.
+    """Find the weights that a finished distillation kept; sizes are checked here, digests when weights are loaded.
 
     Args:
-        artifact: of distill.
-        which: ``last``, what it ended with; ``all``, after each epoch that was kept, with ``last`` behind them where
-            none of them has its bytes; or epochs, such as ``2,4``.
+        artifact: Artifact of distill.
+        which: ``last`` for the weights at the end; ``all`` for those of each kept epoch, and ``last`` if none of them
+            has its bytes; or epochs, such as ``2,4``.
 
     Returns:
-        One a checkpoint, in the order of epochs.
+        The checkpoints, in the order of epochs.
 
     Raises:
         ProtoRKDError: no such weights were kept, or a file is missing or cut.
@@ -185,12 +185,12 @@ def finished_checkpoints(artifact: Artifact, which: str) -> list[StudentWeights]
 
 
 def running_checkpoints(store: Store, fingerprint: str) -> list[StudentWeights]:
-    """Find the weights that an unfinished distillation has kept so far and that have the bytes it noted.
+    """Find the weights that an unfinished distillation has kept so far and that match its journal.
 
-    No lock is taken: where the run ends, or starts anew, meanwhile, there may be fewer than there were, or none.
+    No lock is taken: if the run ends or restarts meanwhile, some or all of them may be missing.
 
     Returns:
-        One a checkpoint, in the order of epochs.
+        The checkpoints, in the order of epochs.
     """
     root = store.draft_folder(_STAGE, fingerprint)
     try:
@@ -213,12 +213,12 @@ def running_checkpoints(store: Store, fingerprint: str) -> list[StudentWeights]:
 
 
 def find_run(store: Store, reference: str | None) -> DistillRun:
-    """Find a distillation: one that runs, one that was stopped, or one that is done.
+    """Find a distillation that is running, stopped or done.
 
     Args:
-        store: where.
-        reference: a fingerprint or its beginning, or the path of an artifact; None takes the newest of those that run,
-            or else of all.
+        store: Store with the distillations.
+        reference: Fingerprint or its beginning, or the path of an artifact; None takes the newest running one, or else
+            the newest of all.
 
     Raises:
         ProtoRKDError: there is none, or more than one fits.
@@ -226,7 +226,7 @@ def find_run(store: Store, reference: str | None) -> DistillRun:
     if reference is not None and Path(reference).is_dir():
         artifact = store.resolve(reference, stage=_STAGE, flag="--student")
         return DistillRun(artifact.record.fingerprint, DONE, artifact)
-    drafts = _folders(store, DRAFT_PREFIX)  # before the artifacts: what is renamed meanwhile is seen twice, not never
+    drafts = _folders(store, DRAFT_PREFIX)  # before the artifacts: a draft renamed meanwhile is seen twice, not missed
     known = drafts | _elsewhere(store) | _folders(store)
     fitting = [fingerprint for fingerprint in known if fingerprint.startswith(reference or "")]
     if reference is None:
@@ -251,19 +251,19 @@ def _run(store: Store, fingerprint: str) -> DistillRun:
 
 
 def _elsewhere(store: Store) -> dict[str, float]:
-    """Fingerprints of finished distillations that have no folder here yet, with the time at which each was made."""
+    """Return fingerprints of finished distillations that have no folder here yet, with their times of creation."""
     records = [artifact.record for artifact in store.artifacts(_STAGE) if not artifact.path.exists()]
     return {record.fingerprint: datetime.fromisoformat(record.created).timestamp() for record in records}
 
 
 def _folders(store: Store, prefix: str = "") -> dict[str, float]:
-    """Fingerprints of a kind of folder, with the time at which each was last written."""
-    found = {}
+    """Return fingerprints of the folders with a prefix, with the time of each one's last change."""
+    times = {}
     for path in (store.root / _STAGE).glob(f"{prefix}[!.]*"):
         with contextlib.suppress(OSError):  # renamed or removed by now
             if path.is_dir():
-                found[path.name.removeprefix(prefix)] = path.stat().st_mtime
-    return found
+                times[path.name.removeprefix(prefix)] = path.stat().st_mtime
+    return times
 
 
 def _chosen_epochs(which: str, kept: Sequence[int], artifact: Artifact) -> list[int]:
@@ -293,5 +293,5 @@ def _has_its_bytes(root: Path, entry: FileEntry) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _read_as_written(root: Path, entry: FileEntry, _inode: int, _mtime_ns: int) -> bool:
-    """Read a checkpoint once, however often it is asked for."""
+    """Check a checkpoint's digest, once for each version of the file."""
     return entry.problem(root, read=True) is None

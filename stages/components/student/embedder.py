@@ -1,4 +1,4 @@
-"""A student at work: images in, embeddings out."""
+"""Embed batches of images by a trained student."""
 
 from collections.abc import Iterable, Iterator
 
@@ -17,12 +17,12 @@ from stages.components.student.weights import load_student
 
 
 class ImageEmbedder:
-    """Embeds images; the backbone runs in the given precision, the projection head in fp32, which is never TF32.
+    """A loaded student that embeds images: the backbone in a given precision, the head in fp32, without TF32.
 
     Args:
-        student: whose weights are loaded.
-        device: where it runs.
-        precision: fp32, bf16 or fp16.
+        student: Weights to load.
+        device: Device of the student.
+        precision: Precision of the backbone: fp32, bf16 or fp16.
 
     Raises:
         ProtoRKDError: the weights are gone or do not fit the student.
@@ -37,7 +37,7 @@ class ImageEmbedder:
     @full_float32()
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Embed a batch: what the projection head sees, and what it makes of it.
+        """Embed a batch: return the features before the projection head, and the embeddings after it.
 
         Shapes:
             images: (batch, 3, size, size), uint8, of one image or more.
@@ -49,10 +49,10 @@ class ImageEmbedder:
         return features, self.model.head(features)
 
     def over(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor, Tensor]]:
-        """Embed one batch after the other, those too of which no image could be read.
+        """Embed batches one after the other, including those without readable images.
 
         Args:
-            batches: with pinned memory, if the student is on a GPU.
+            batches: Batches, with pinned memory if the student is on a GPU.
 
         Shapes:
             yields: the batch, (read, feature_dim) and (read, dim), float32, on the CPU.
@@ -67,7 +67,7 @@ class ImageEmbedder:
 
 
 def _load(student: StudentWeights, place: torch.device) -> Student:
-    """Load the very weights that were identified, also where a draft became an artifact meanwhile."""
+    """Load the weights that were identified, even if their draft has become an artifact meanwhile."""
     for weights in student.places:
         try:
             if hash_file(weights) == student.sha256:

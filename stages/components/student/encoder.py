@@ -1,4 +1,4 @@
-"""A trained student for whoever has images: files, Pillow's images or arrays, to embeddings."""
+"""Embed images by a trained student in Python: files, Pillow's images or arrays."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that everyone knows it by
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,12 +27,12 @@ AnyImage = str | os.PathLike[str] | PIL.Image.Image | NDArray[np.uint8]
 
 
 class StudentEncoder:
-    """Embeds images as evaluation does, in fp32.
+    """A trained student that embeds images as evaluation does, in fp32.
 
     Args:
-        student: in eval mode, on the device.
-        config: what its folder says of it.
-        device: where it computes.
+        student: Student in eval mode, on the device.
+        config: Configuration in the student's folder.
+        device: Device of the student.
     """
 
     def __init__(self, student: Student, config: StudentConfig, *, device: torch.device) -> None:
@@ -48,12 +48,12 @@ class StudentEncoder:
     def encode(
         self, images: AnyImage | Iterable[AnyImage], *, batch_size: int = 64, normalize: bool = False
     ) -> NDArray[np.float32]:
-        """Embed images; they may be any number, of which a batch is held at a time.
+        """Embed any number of images, of which one batch is held at a time.
 
         Args:
-            images: paths, Pillow's images, or arrays of (height, width, 3) or (height, width), uint8; or one of them.
-            batch_size: images that the student sees at a time.
-            normalize: make each embedding a unit vector, as search by cosine wants it.
+            images: Paths, Pillow's images, or arrays of (height, width, 3) or (height, width), uint8; or one of them.
+            batch_size: Number of images in a batch.
+            normalize: Whether to scale each embedding to unit length, as search by cosine needs it.
 
         Raises:
             ProtoRKDError: an image is missing, damaged, or none of these.
@@ -64,9 +64,9 @@ class StudentEncoder:
         if batch_size < 1:
             raise ProtoRKDError(f"batch_size must be above 0; got {batch_size}.")
         several: Any = [images] if _is_one(images) else images
-        found = [self._embed(batch, normalize=normalize) for batch in _batches(enumerate(several), batch_size)]
+        embedded = [self._embed(batch, normalize=normalize) for batch in _batches(enumerate(several), batch_size)]
         empty = np.empty((0, self.config.embedding_dim), np.float32)
-        return np.concatenate(found) if found else empty
+        return np.concatenate(embedded) if embedded else empty
 
     @full_float32()
     @torch.inference_mode()
@@ -86,12 +86,12 @@ class StudentEncoder:
 
 
 def open_student(artifact: Artifact, *, epoch: int | None, device: str) -> StudentEncoder:
-    """Load a student of an artifact of distill; the bytes that are read are those that were written.
+    """Load a student from an artifact of distill, and check its digests.
 
     Args:
-        artifact: of distill.
-        epoch: after which the weights were kept; None takes those that it ended with.
-        device: where it computes, as ``--device`` says it.
+        artifact: Artifact of distill.
+        epoch: Epoch after which the weights were kept; None takes those at the end.
+        device: Device of the student, as ``--device`` takes it.
 
     Raises:
         ProtoRKDError: no weights were kept after that epoch, a file is damaged, or the device is not there.

@@ -1,4 +1,4 @@
-"""Files of weights that others wrote: read without running anything, and told apart by their keys."""
+"""Read files of weights from other projects without running code, and recognise their format by their keys."""
 
 import argparse
 import pickle
@@ -18,7 +18,7 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import IMAGENET_MEAN, IMAGENET_STD
 
 _CONTAINERS = ("classy_state_dict", "base_model", "model", "trunk", "state_dict", "model_state_dict")
-# Names in torchvision's published files that its loaders put right: of densenet's layers, and of vit's.
+# Names in torchvision's published files that its own loaders correct: layers of densenet and of vit.
 _OLD_NAMES = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
     (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
@@ -28,15 +28,15 @@ _OLD_NAMES = (
 
 @dataclass(frozen=True)
 class CheckpointFormat:
-    """Whose file it is, and where in it the backbone lies.
+    """A format of weights: whose it is, and where the backbone is in it.
 
     Args:
-        name: What people call it.
-        prefix: What the keys of the backbone begin with; all others belong to something else.
-        mark: What some key begins with in this format alone; the prefix, unless others have it too.
-        dropped: What keys of heads begin with, after the prefix.
-        mean: Of each RGB channel, subtracted from the images in training.
-        std: Of each RGB channel, divided by.
+        name: Usual name of the format.
+        prefix: Beginning of the backbone's keys; all others belong to something else.
+        mark: Beginning of some key in this format alone; "" if the prefix is enough.
+        dropped: Beginnings of the heads' keys, after the prefix.
+        mean: Mean of each RGB channel, subtracted from the images in training.
+        std: Standard deviation of each RGB channel, by which they are divided.
     """
 
     name: str
@@ -47,11 +47,11 @@ class CheckpointFormat:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def fits(self, keys: list[str]) -> bool:
-        """Tell whether keys are of this format."""
+        """Return whether keys are of this format."""
         return any(key.startswith(self.mark or self.prefix) for key in keys)
 
     def strip(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Keep the backbone, under torchvision's names of today."""
+        """Return the backbone's tensors, under torchvision's current names."""
         dropped = tuple(self.prefix + head for head in self.dropped)
         return {
             _rename(key.removeprefix(self.prefix)): value
@@ -66,7 +66,7 @@ OPEN_CLIP = "OpenCLIP"
 PROTORKD = "ProtoRKD student"
 TORCHVISION = CheckpointFormat("torchvision", "")
 
-# The first that fits is taken; what begins alike stands with the longer beginning first.
+# The first that fits is taken, so longer prefixes come before shorter ones that they begin with.
 FORMATS = (
     CheckpointFormat("MoCo v1 or v2", "module.encoder_q."),
     CheckpointFormat("MoCo v3", "module.base_encoder."),
@@ -85,13 +85,13 @@ FORMATS = (
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> CheckpointFormat:
-    """Tell whose file it is; keys without any known beginning are taken to be torchvision's own."""
+    """Return the format of a file; keys without a known beginning are taken for torchvision's own."""
     keys = list(tensors)
     return next((one for one in FORMATS if one.fits(keys)), TORCHVISION)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from safetensors or from what ``torch.save`` wrote, whatever else lies around it.
+    """Read a state dict from safetensors or a file of ``torch.save``, which may hold it among other things.
 
     Raises:
         ProtoRKDError: If there is no such file, it is damaged, holds no tensors by name, or needs code to be run.
@@ -129,7 +129,7 @@ def _find_tensors(checkpoint: object) -> dict[str, Tensor]:
 
 
 def _harmless_globals() -> list[Any]:
-    """Types beside tensors that training scripts save: their options, and numbers of numpy."""
+    """List types beside tensors that training scripts save: their options, and NumPy's scalars."""
     scalar = np.float64(0).__reduce__()[0]
     return [
         argparse.Namespace,
@@ -140,11 +140,15 @@ def _harmless_globals() -> list[Any]:
 
 
 def _describe_code(path: Path, error: pickle.UnpicklingError) -> str:
-    """Name what would have been called; torch's own message is not for users, for it says how to call it."""
+    """Name the calls that the file asks for; torch's own message is not shown, because it says how to allow them."""
     try:
         with torch.serialization.safe_globals(_harmless_globals()):
             names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (ValueError, RuntimeError, pickle.UnpicklingError):  # the format of before 2020, which it does not read
+    except (
+        ValueError,
+        RuntimeError,
+        pickle.UnpicklingError,
+    ):  # the format before 2020, which torch cannot list
         names = re.findall(r"GLOBAL (\S+)", str(error))
     return f"calls of {', '.join(names)}" if names else "other things"
 

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: a backbone's blocks keep their inputs alone, and are computed again for their gradients."""
+"""Gradient checkpointing: a backbone's blocks keep only their inputs, and are computed again in the backward pass."""
 
 import functools
 from collections.abc import Callable
@@ -31,16 +31,15 @@ _OPEN_CLIP_BLOCKS = {"Bottleneck", "ResidualAttentionBlock", "CustomResidualAtte
 
 
 def enable_gradient_checkpointing(backbone: nn.Module) -> int:
-    """Make a backbone trade time for memory, in place: about a third more time, the memory of one block at a time.
+    """Enable gradient checkpointing in a backbone, in place: a third more time, the memory of one block at a time.
 
-    Chen et al., 2016, arXiv:1604.06174. Loss, gradients and running statistics are what they are without; names in the
-    state dict stay as they are.
+    Chen et al., 2016, arXiv:1604.06174. Loss, gradients, running statistics and names in the state dict stay the same.
 
     Returns:
-        How many blocks are computed again in the backward pass.
+        Number of blocks that are computed again in the backward pass.
 
     Raises:
-        ProtoRKDError: If the backbone has no blocks that are known here.
+        ProtoRKDError: If the backbone has no known blocks.
     """
     blocks = [module for module in backbone.modules() if _is_block(module)]
     if not blocks:
@@ -55,15 +54,15 @@ def enable_gradient_checkpointing(backbone: nn.Module) -> int:
 
 
 def _is_block(module: nn.Module) -> bool:
-    if type(module).__module__.startswith("open_clip."):  # whose types cannot be imported here
+    if type(module).__module__.startswith("open_clip."):  # optional, so its types cannot be imported here
         return type(module).__name__ in _OPEN_CLIP_BLOCKS
     return any(isinstance(module, types) for types in _BLOCKS.values())
 
 
 def _forward(block: nn.Module, compute: Callable[..., Tensor], *inputs: Any, **options: Any) -> Tensor:
-    # densenet hands every layer the same list, and appends to it before the second pass.
+    # densenet passes the same list to every layer, and appends to it before the second pass.
     inputs = tuple(list(value) if isinstance(value, list) else value for value in inputs)
-    if torch.compiler.is_compiling():  # the compiler keeps what a second pass would do to buffers out of it
+    if torch.compiler.is_compiling():  # the compiler itself keeps a second pass from changing buffers
         compiled: Tensor = checkpoint(compute, *inputs, use_reentrant=False, **options)
         return compiled
     output: Tensor = checkpoint(
@@ -77,7 +76,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[object], Abstrac
 
 
 class _BuffersAside:
-    """While entered, a block works on copies of its buffers: its second pass moves no running statistics."""
+    """A context in which a block works on copies of its buffers; its second pass moves no running statistics."""
 
     def __init__(self, block: nn.Module) -> None:
         self._block = block

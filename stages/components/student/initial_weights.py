@@ -1,4 +1,4 @@
-"""Weights that a backbone starts from: a file of almost any origin, or what torchvision and OpenCLIP publish."""
+"""Load a backbone's initial weights: from a file of almost any origin, or as torchvision and OpenCLIP publish them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ _HALF = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """What a backbone started from.
+    """The origin of a backbone's initial weights.
 
     Args:
-        format: Whose weights they are.
-        num_tensors: How many tensors of the backbone they filled.
-        mean: Of each RGB channel, to be subtracted from the student's images.
-        std: Of each RGB channel, to be divided by.
+        format: Name of the weights' format or source.
+        num_tensors: Number of the backbone's tensors that they filled.
+        mean: Mean of each RGB channel, to be subtracted from the student's images.
+        std: Standard deviation of each RGB channel, by which they are to be divided.
     """
 
     format: str
@@ -39,48 +39,48 @@ class InitialWeights:
 
 
 def load_initial_weights(student_backbone: nn.Module, path: Path, *, backbone_name: str) -> InitialWeights:
-    """Give a backbone the weights in a file, all of them or none; the file's heads are left out.
+    """Load the weights in a file into a backbone, all of them or none; the file's heads are left out.
 
-    Formats are told apart by their keys: MoCo v1 to v3, SimCLR of SEED and of VISSL, SwAV and DeepCluster-v2, students
+    Formats are recognised by their keys: MoCo v1 to v3, SimCLR of SEED and of VISSL, SwAV and DeepCluster-v2, students
     of SEED and of this project, OpenCLIP's image towers, torchvision's own. A vision transformer of torchvision takes
-    weights of another image size, its position embeddings resized. Weights in torchvision's layout are taken to be
-    those that it publishes, which for googlenet and inception_v3 came from TensorFlow with images from -1 to 1.
+    weights of another image size, with its position embeddings resized. Weights in torchvision's layout are taken for
+    its published ones, which for googlenet and inception_v3 came from TensorFlow with images from -1 to 1.
 
     Args:
-        student_backbone: Filled in place.
-        path: safetensors, or what ``torch.save`` wrote.
-        backbone_name: Its name, from ``--student``.
+        student_backbone: Backbone, filled in place.
+        path: File of safetensors or of ``torch.save``.
+        backbone_name: Name of the backbone, from ``--student``.
 
     Raises:
         ProtoRKDError: If the file cannot be read, its format is unknown, or a tensor of the backbone is missing in it,
             has another shape, or is not the backbone's.
     """
     tensors = read_tensors(path)
-    found = recognise(tensors)
-    weights = found.strip(tensors)
-    if found is TORCHVISION and not weights.keys() & student_backbone.state_dict().keys():
+    file_format = recognise(tensors)
+    weights = file_format.strip(tensors)
+    if file_format is TORCHVISION and not weights.keys() & student_backbone.state_dict().keys():
         raise ProtoRKDError(
             f"{path} must be of a known format, with weights of a {backbone_name}; got {len(weights)} tensors: "
             f"{_few(list(weights))}. Pass the --student that they were made for."
         )
-    num_tensors = _fill(student_backbone, weights, backbone_name=backbone_name, origin=f"{path} ({found.name})")
-    mean, std = found.mean, found.std
-    if found is TORCHVISION and hasattr(student_backbone, "transform_input"):
+    num_tensors = _fill(student_backbone, weights, backbone_name=backbone_name, origin=f"{path} ({file_format.name})")
+    mean, std = file_format.mean, file_format.std
+    if file_format is TORCHVISION and hasattr(student_backbone, "transform_input"):
         mean = std = _HALF
-    elif found.name == OPEN_CLIP and (tower := find_tower(backbone_name)):
+    elif file_format.name == OPEN_CLIP and (tower := find_tower(backbone_name)):
         mean, std = tower_normalization(tower)
-    elif found.name == PROTORKD and (config := _find_config(path)):
+    elif file_format.name == PROTORKD and (config := _find_config(path)):
         mean, std = config.preprocessing.mean, config.preprocessing.std
-    return InitialWeights(found.name, num_tensors, mean, std)
+    return InitialWeights(file_format.name, num_tensors, mean, std)
 
 
 def load_pretrained(student_backbone: nn.Module, source: str, *, backbone_name: str, image_size: int) -> InitialWeights:
-    """Give a backbone weights that are downloaded, once, by who publishes them.
+    """Load published weights into a backbone; they are downloaded once.
 
     Args:
-        student_backbone: Filled in place.
+        student_backbone: Backbone, filled in place.
         source: ``torchvision``, for its default weights, or ``open-clip:TAG``.
-        backbone_name: Its name, from ``--student``.
+        backbone_name: Name of the backbone, from ``--student``.
         image_size: Side of the student's square images in pixels.
 
     Raises:
@@ -119,8 +119,8 @@ def _load_from_torchvision(backbone: nn.Module, name: str) -> InitialWeights:
     weights = TORCHVISION.strip(weights)
     num_tensors = _fill(backbone, weights, backbone_name=name, origin=f"torchvision's {published}")
     if hasattr(backbone, "transform_input"):
-        # With these weights torchvision turns ImageNet's normalisation into that of TensorFlow inside the net; giving
-        # the images that of TensorFlow at once is the same.
+        # With these weights torchvision converts ImageNet's normalisation to TensorFlow's inside the network; it is the
+        # same to normalise the images as TensorFlow does.
         return InitialWeights(str(published), num_tensors, _HALF, _HALF)
     recipe = published.transforms()
     return InitialWeights(str(published), num_tensors, tuple(recipe.mean), tuple(recipe.std))
@@ -150,7 +150,7 @@ def _fill(backbone: nn.Module, weights: Mapping[str, Tensor], *, backbone_name: 
 
 
 def _is_head(backbone: nn.Module, key: str) -> bool:
-    """Whether a key belongs to the classifier that the backbone has lost, or to what stood in its place."""
+    """Return whether a key belongs to the classifier that the backbone has lost, or to its replacement."""
     path = key.split(".")[:-1]
     if not path or path[0] not in _HEADS:
         return False

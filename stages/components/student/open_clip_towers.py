@@ -1,4 +1,4 @@
-"""Image towers of OpenCLIP as backbones; open_clip is an optional dependency, and is imported when it is asked for."""
+"""Build image towers of OpenCLIP as backbones; open_clip is an optional dependency, imported only when needed."""
 
 import difflib
 import importlib
@@ -17,10 +17,10 @@ _SMALLEST_TEXT_TOWER = {"context_length": 1, "vocab_size": 1, "width": 8, "heads
 
 
 def find_tower(name: str) -> str | None:
-    """Return the name under which open_clip lists a backbone; None where it does not, or is not installed.
+    """Return the name under which open_clip lists a backbone; None if it does not list it, or is not installed.
 
     Args:
-        name: ``open-clip:NAME``, which must be listed, or a name alone.
+        name: ``open-clip:NAME``, which must be listed, or a name without prefix.
 
     Raises:
         ProtoRKDError: If the name has the prefix, and open_clip is not installed or does not list it.
@@ -42,14 +42,14 @@ def find_tower(name: str) -> str | None:
 
 
 def build_tower(tower: str, *, image_size: int) -> nn.Module:
-    """Make an untrained image tower, up to and with its pooling and its projection to CLIP's space.
+    """Make an untrained image tower, including its pooling and its projection to CLIP's space.
 
     Args:
-        tower: Its name, from `find_tower`.
+        tower: Name of the tower, from `find_tower`.
         image_size: Side of the square images in pixels.
 
     Raises:
-        AssertionError, ValueError, RuntimeError: From open_clip, if it does not take images of that size.
+        AssertionError, ValueError, RuntimeError: From open_clip, if the tower does not take images of that size.
 
     Shapes:
         returns: A module, (batch, 3, image_size, image_size) to (batch, dim).
@@ -57,7 +57,7 @@ def build_tower(tower: str, *, image_size: int) -> nn.Module:
     open_clip = _open_clip()
     config = open_clip.get_model_config(tower)
     vision = config["vision_cfg"] | {"image_size": image_size, "output_tokens": False, "timm_model_pretrained": False}
-    # An image tower is made only inside a CLIP model; its other half is dropped on return.
+    # open_clip makes image towers only inside a CLIP model; the text half is dropped on return.
     clip = open_clip.CLIP(
         embed_dim=config["embed_dim"],
         vision_cfg=vision,
@@ -71,8 +71,8 @@ def download_tower(tower: str, tag: str, *, image_size: int) -> nn.Module:
     """Make an image tower with the weights that open_clip publishes under a tag.
 
     Args:
-        tower: Its name, from `find_tower`.
-        tag: Such as ``laion2b_s34b_b79k``.
+        tower: Name of the tower, from `find_tower`.
+        tag: Tag of the weights, such as ``laion2b_s34b_b79k``.
         image_size: Side of the square images in pixels; position embeddings are resized to it where open_clip can.
 
     Raises:
@@ -93,7 +93,7 @@ def download_tower(tower: str, tag: str, *, image_size: int) -> nn.Module:
         )
     try:
         path = open_clip.download_pretrained(published)
-    except Exception as error:  # whatever the HTTP client and the hub's client raise
+    except Exception as error:  # of the HTTP client or the hub's client, of many types
         raise ProtoRKDError(
             f"--pretrained {PREFIX}{tag} must be downloadable; got {error}. Pass --init-from FILE instead."
         ) from error
@@ -113,8 +113,8 @@ def tower_normalization(
     """Return mean and standard deviation of the images that a tower's published weights were trained with.
 
     Args:
-        tower: Its name, from `find_tower`.
-        tag: Of the weights; None is the first tag of the tower, and OpenAI's numbers where it has none.
+        tower: Name of the tower, from `find_tower`.
+        tag: Tag of the weights; None takes the tower's first tag, or OpenAI's numbers if it has none.
     """
     open_clip = _open_clip()
     tags = [tag] if tag else open_clip.list_pretrained_tags_by_model(tower)

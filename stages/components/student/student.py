@@ -12,7 +12,7 @@ from stages.components.student.backbones import build_backbone
 
 
 class Student(nn.Module):
-    """Embed images: backbone, then projection head.
+    """A network that embeds images: backbone, then projection head.
 
     Args:
         backbone: Maps images to features, (batch, feature_dim).
@@ -34,26 +34,26 @@ class Student(nn.Module):
         self.backbone_is_frozen = False
 
     def features(self, images: Tensor) -> Tensor:
-        """Return what the projection head sees, (batch, feature_dim), float: the input of probes."""
+        """Return the features before the projection head, (batch, feature_dim), float: the input of probes."""
         features: Tensor = self.backbone(images)
         return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return one embedding per image, (batch, embedding_dim), float."""
+        """Return one embedding for each image, (batch, embedding_dim), float."""
         embeddings: Tensor = self.head(self.features(images))
         return embeddings
 
     def train(self, mode: bool = True) -> Self:
-        """Set train or eval mode; a frozen backbone stays in eval mode, where nothing of it moves."""
+        """Set train or eval mode; a frozen backbone stays in eval mode, so that its statistics do not move."""
         super().train(mode)
         if self.backbone_is_frozen:
             self.backbone.eval()
         return self
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load weights; what carries no versions of modules, as a safetensors file, is taken to be of today's.
+        """Load weights; without versions of modules, as from a safetensors file, the current ones are assumed.
 
-        Without this, torchvision's mnasnet refuses all that was not written by ``torch.save``.
+        Otherwise torchvision's mnasnet would refuse all files that ``torch.save`` did not write.
         """
         versioned = OrderedDict(state_dict)
         versions = getattr(state_dict, "_metadata", None) or getattr(self.state_dict(), "_metadata", None)
@@ -64,12 +64,12 @@ class Student(nn.Module):
 def build_student(
     name: str, *, embedding_dim: int, image_size: int = 224, projection_layers: int = 1, hidden_dim: int | None = None
 ) -> Student:
-    """Make an untrained student in train mode, after one image of the given size has passed through its backbone.
+    """Make an untrained student in train mode, and test its backbone with one image of the given size.
 
     Args:
         name: One of `stages.components.student.backbones.list_backbones`, or an image tower of OpenCLIP.
         embedding_dim: Width of the embeddings, which is the teacher's.
-        image_size: Side of the square images in pixels; transformers take this size alone ever after.
+        image_size: Side of the square images in pixels; transformers accept no other size later.
         projection_layers: Linear layers between features and embedding; all but the last are followed by batch
             normalisation and ReLU, and 0 makes the features the embedding.
         hidden_dim: Width between projection layers, of which there must be at least 2; None is the features' width.
@@ -87,7 +87,7 @@ def build_student(
 
 
 def freeze_backbone(student: Student) -> None:
-    """Train the head alone: the backbone gets no gradient, and its running statistics and dropout stay still.
+    """Freeze the backbone, so that only the head is trained: no gradients, no running statistics, no dropout.
 
     Raises:
         ProtoRKDError: If the head has nothing to train.

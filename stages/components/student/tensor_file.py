@@ -1,4 +1,4 @@
-"""Safetensors files that a thread writes while others go on."""
+"""Write safetensors files from a thread without holding up others."""
 
 import json
 from collections.abc import Mapping
@@ -23,17 +23,17 @@ _DTYPES = {
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as a whole file, byte for byte as `safetensors.torch.save` has it.
+    """Write tensors to a file atomically, byte for byte as `safetensors.torch.save` does.
 
-    That makes a copy of all in memory, during which no other thread of Python runs; this makes none.
+    The library copies all tensors in memory, and no other Python thread runs meanwhile; this function copies none.
 
     Args:
-        tensors: contiguous, on the CPU, by name.
-        path: the file.
-        metadata: texts of the header, by name.
+        tensors: Contiguous tensors on the CPU, by name.
+        path: File to write.
+        metadata: Strings for the header, by name.
 
     Raises:
-        ProtoRKDError: the disk is full or the folder cannot be written; what stood there before still stands.
+        ProtoRKDError: the disk is full or the folder cannot be written; an earlier file stays as it is.
     """
     order = {dtype: number for number, dtype in enumerate(_DTYPES)}
     ordered = dict(sorted(tensors.items(), key=lambda item: (order[item[1].dtype], item[0])))

@@ -1,4 +1,4 @@
-"""A student together with what its folder says of it: saved by distillation, loaded by all that use it."""
+"""Save and load a student's weights."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from stages.components.student.tensor_file import write_tensors
 
 
 def save_weights(student: Student, path: Path) -> None:
-    """Write the weights as a whole safetensors file."""
+    """Write the weights to a safetensors file atomically."""
     write_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}, path)
 
 
 def load_student(config: StudentConfig, weights: Path, *, device: torch.device) -> Student:
-    """Build the student that a config describes and give it its weights, in eval mode.
+    """Build the student that a config describes and load its weights, in eval mode.
 
     Raises:
         ProtoRKDError: the weights are missing, damaged or of another student.

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 WIDE_RESNETS = {"resnet50w2": 2, "resnet50w4": 4, "resnet50w5": 5}
-"""How many times wider each is than ResNet-50."""
+"""Widening factor of each network over ResNet-50."""
 
 _NUM_BLOCKS = (3, 4, 6, 3)
 

@@ -1,4 +1,4 @@
-"""Captions made ready for the teacher's network: tokenized once, and cut into batches of near-equal length."""
+"""Tokenize captions for the teacher's network, and cut them into batches of near-equal length."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,19 +28,19 @@ _CHARACTERS_PER_TOKEN = 4
 _SUMMED_AT_A_TIME = 4096
 _ENOUGH_TOKENS = 8192
 _PADDED_NAMES = {"input_ids", "attention_mask", "token_type_ids"}
-# What they make of a caption does not depend on how far its batch is padded.
+# The output of these modules for a caption does not depend on its batch's padding.
 _INDIFFERENT_TO_PADDING = (Pooling, Dense, Dropout, LayerNorm, Normalize, WeightedLayerPooling)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Captions that go through the network together.
+    """A batch of tokenized captions.
 
     Args:
-        features: what the network's first module takes, on the CPU.
+        features: Input of the network's first module, on the CPU.
 
     Shapes:
-        rows: (batch,), int64: places of the captions among those that were asked for.
+        rows: (batch,), int64: positions of the captions among those that were passed.
     """
 
     rows: NDArray[np.int64]
@@ -48,24 +48,24 @@ class Batch:
 
 
 class Batcher(Protocol):
-    """Makes batches of captions, every caption in one of them."""
+    """A function that makes batches of captions, with every caption in exactly one of them."""
 
     def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:
-        """Tokenize and cut.
+        """Tokenize captions and cut them into batches.
 
         Args:
-            captions: strings.
-            batch_tokens: tokens in one batch, padding included; a longer caption makes a batch of its own.
+            captions: Captions, as strings.
+            batch_tokens: Tokens in one batch, padding included; a longer caption makes a batch of its own.
         """
         ...
 
 
 class PaddedBatches:
-    """For transformers: a caption is tokenized once, and its batch is padded from the token ids.
+    """A `Batcher` for transformers: it tokenizes each caption once, and pads batches of token ids.
 
     Args:
-        model: one that `fits`.
-        prompt: put before each caption; "" for none.
+        model: Model that `fits`.
+        prompt: Text put before each caption; "" for none.
     """
 
     def __init__(self, model: SentenceTransformer, prompt: str) -> None:
@@ -76,7 +76,7 @@ class PaddedBatches:
 
     @classmethod
     def fits(cls, model: SentenceTransformer) -> bool:
-        """Whether the model is a transformer with a fast tokenizer, and nothing behind it looks at the padding."""
+        """Return whether the model is a transformer with a fast tokenizer, and no later module depends on padding."""
         first: Any = model[0]
         if type(first) is not Transformer or set(model.modalities) != {"text"}:
             return False
@@ -90,10 +90,10 @@ class PaddedBatches:
         return {"input_ids", "attention_mask"} <= set(tensors) <= _PADDED_NAMES and len(shapes) == 1
 
     def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:
-        """Tokenize and cut, as `Batcher` says."""
+        """Tokenize captions and cut them, as `Batcher` says."""
         if not len(captions):
             return []
-        # By length in characters first: with the ties that this leaves, it settles who shares a batch with whom.
+        # Sorted by length in characters first, which decides the order of captions with equally many tokens.
         order = np.argsort(np.asarray(pc.utf8_length(captions)), kind="stable")
         tokens = self._tokenize(captions.take(pa.array(order)).to_pylist())
         starts = np.cumsum(tokens.lengths) - tokens.lengths
@@ -107,7 +107,7 @@ class PaddedBatches:
     def _pad(
         self, flat: Mapping[str, NDArray[np.int64]], starts: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> dict[str, NDArray[np.int64]]:
-        """The captions that begin at some places of all tokens, side by side."""
+        """Pad the captions that begin at the given places of the flat tokens to one width."""
         width = max(int(lengths.max()), 1)
         places = np.arange(width)[::-1] if self._pads_left else np.arange(width)
         is_token = places < lengths[:, None]  # (captions, width)
@@ -121,11 +121,11 @@ class PaddedBatches:
 
 
 class StaticBatches:
-    """For static embeddings, which sum vectors without padding: batches of many captions, as they come.
+    """A `Batcher` for static embeddings, which have no padding: batches of many captions, in their order.
 
     Args:
-        model: one that `fits`.
-        prompt: put before each caption; "" for none.
+        model: Model that `fits`.
+        prompt: Text put before each caption; "" for none.
     """
 
     def __init__(self, model: SentenceTransformer, prompt: str) -> None:
@@ -134,11 +134,11 @@ class StaticBatches:
 
     @classmethod
     def fits(cls, model: SentenceTransformer) -> bool:
-        """Whether the model begins with static embeddings."""
+        """Return whether the model begins with static embeddings."""
         return type(model[0]) is StaticEmbedding
 
     def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:  # noqa: ARG002 - nothing is padded
-        """Tokenize and cut, as `Batcher` says."""
+        """Tokenize captions and cut them, as `Batcher` says."""
         parts = np.split(np.arange(len(captions)), range(_SUMMED_AT_A_TIME, len(captions), _SUMMED_AT_A_TIME))
         return [
             Batch(rows, self._model.preprocess(captions.take(pa.array(rows)).to_pylist(), prompt=self._prompt or None))
@@ -148,11 +148,11 @@ class StaticBatches:
 
 
 class LibraryBatches:
-    """For any other model: the library makes the features of each batch, as its ``encode`` does.
+    """A `Batcher` for any other model: the library makes the features of each batch, as its ``encode`` does.
 
     Args:
-        model: any.
-        prompt: put before each caption; "" for none.
+        model: Any model.
+        prompt: Text put before each caption; "" for none.
     """
 
     def __init__(self, model: SentenceTransformer, prompt: str) -> None:
@@ -162,7 +162,7 @@ class LibraryBatches:
         self._wrap = set(model.modalities) != {"text"}
 
     def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:
-        """Tokenize and cut, as `Batcher` says."""
+        """Tokenize captions and cut them, as `Batcher` says."""
         texts: list[str] = captions.to_pylist()
         inputs: list[Any] = [{"text": text} for text in texts] if self._wrap else texts
         return [
@@ -180,7 +180,7 @@ class LibraryBatches:
             else:
                 encoded = [tokenizer.tokenize(text) for text in prompted]
             counts = [len(tokens) for tokens in encoded]
-        except Exception:  # whatever its tokenizer is, an estimate will do
+        except Exception:  # its tokenizer may be of any kind, and an estimate is enough
             counts = [len(text) // _CHARACTERS_PER_TOKEN + 1 for text in texts]
         return np.minimum(counts, limit).astype(np.int64)
 
@@ -188,8 +188,8 @@ class LibraryBatches:
 def token_batches(counts: NDArray[np.int64], *, batch_tokens: int) -> Iterator[NDArray[np.int64]]:
     """Cut rows, shortest first, into batches of at most ``batch_tokens`` tokens with padding; a longer row goes alone.
 
-    Where the length changes a batch also ends if it is half full, so that most batches have no padding; a large one if
-    it has 8,192 tokens: with these a GPU is busy for longer than it takes to launch them, and padding costs more.
+    Where the length changes, a batch also ends if it is half full, or has 8,192 tokens, so that most batches have no
+    padding: 8,192 tokens keep a GPU busy for longer than their launch takes, so padding would cost more.
 
     Shapes:
         counts: (rows,), int64.

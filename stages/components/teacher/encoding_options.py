@@ -1,4 +1,4 @@
-"""How a teacher embeds a caption: the options that encoding and evaluation share."""
+"""Options of how a teacher embeds captions, shared by encoding and evaluation."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,7 +10,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class EncodingOptions:
-    """With a teacher's identity, this settles the embedding of a caption."""
+    """The recipe of a caption's embedding, which it determines together with the teacher's identity."""
 
     max_tokens: int = option(
         0, help="Longest caption in tokens; the rest is cut off. 0: the teacher's own limit.", check=NOT_NEGATIVE
@@ -20,18 +20,18 @@ class EncodingOptions:
     embedding_dtype: str = option(
         "float16", help="Numbers that are stored; float16 halves disk and memory.", choices=("float16", "float32")
     )
-    # Settled: "auto" is known to encode-teacher alone, and what a record does not say means fp32.
+    # Never "auto", which only encode-teacher knows and resolves; a record without this option means fp32.
     teacher_precision: str = option("fp32", help="Numbers that the teacher computes with.", choices=PRECISIONS)
 
     @classmethod
     def of(cls, values: Any) -> "EncodingOptions":
-        """Take the recipe out of a stage's parameters, or out of a record's.
+        """Extract the recipe from a stage's parameters, or from those in a record.
 
-        A record from before an option was there means the option's default.
+        If a record is older than an option, the option's default holds.
         """
         values = values if isinstance(values, dict) else vars(values)
         return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
     def as_dict(self) -> dict[str, Any]:
-        """By name, as records and student.json hold it."""
+        """Return the options by name, as records and student.json hold them."""
         return {field.name: getattr(self, field.name) for field in fields(EncodingOptions)}

@@ -1,4 +1,4 @@
-"""Files of word vectors in GloVe's format, read as columns of numbers."""
+"""Read files of word vectors in GloVe's format, column by column."""
 
 import codecs
 from pathlib import Path
@@ -12,19 +12,19 @@ _SEPARATOR = " "
 
 
 def read_vectors(path: Path) -> tuple[list[str], NDArray[np.float32], int]:
-    """Read what `WordEmbeddings.from_text_file` reads, dozens of times as quickly and without a list of all numbers.
+    """Read word vectors as `WordEmbeddings.from_text_file` does, dozens of times faster and with less memory.
 
-    Lines before the first word that have two fields are a header of word2vec's.
+    Lines of two fields before the first word are a header of word2vec.
 
     Args:
-        path: a word and its numbers a line, perhaps compressed with gzip.
+        path: File with a word and its numbers on each line, perhaps compressed with gzip.
 
     Returns:
-        The words, their vectors, and how many lines have another width than the first and are passed over; blank ones
-        do not count.
+        The words, their vectors, and the number of lines that are skipped because their width differs from the first
+        line's; blank ones do not count.
 
     Raises:
-        ValueError: the file is such that the library would read it otherwise, or not at all.
+        ValueError: the library would read the file differently, or not at all.
 
     Shapes:
         vectors: (words, dim), float32.
@@ -58,7 +58,7 @@ def read_vectors(path: Path) -> tuple[list[str], NDArray[np.float32], int]:
 
 
 def measure_vectors(path: Path) -> tuple[int, int]:
-    """Lines of header, and the width of the first vector."""
+    """Return the number of header lines, and the width of the first vector."""
     with pa.input_stream(str(path)) as stream, pa.BufferReader(stream.read(1 << 20)) as head:
         lines = head.read().split(b"\n")
     if lines[0].startswith(codecs.BOM_UTF8):

@@ -1,4 +1,4 @@
-"""Which teacher it is: found by name, folder or file, and identified by the bytes that make its embeddings."""
+"""Find a teacher by name, folder or file, and identify it by the bytes that determine its embeddings."""
 
 import os
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ _HUB_OWNER = "sentence-transformers"
 
 @dataclass(frozen=True)
 class TeacherSource:
-    """Where a teacher's bytes lie.
+    """A teacher that was found, but is not loaded yet.
 
     Args:
-        name: as the user gave it.
-        path: a sentence-transformers folder, or a text file of word vectors.
-        kind: "sentence-transformers" or "word-vectors".
-        location: where the same bytes are found again: a path, or a name on the hub with its commit, OWNER/NAME@COMMIT.
-        trusts_code: Python code that comes with the model may run.
+        name: Name, folder or file, as the user gave it.
+        path: Folder of sentence-transformers, or text file of word vectors.
+        kind: Kind of the path: "sentence-transformers" or "word-vectors".
+        location: Place of the same bytes: a path, or a name on the hub with its commit, OWNER/NAME@COMMIT.
+        trusts_code: Whether Python code that comes with the model may run.
     """
 
     name: str
@@ -38,7 +38,7 @@ class TeacherSource:
 
 
 def trust_option() -> Any:
-    """``--trust-remote-code``, the same for every stage that loads a teacher."""
+    """Declare ``--trust-remote-code``, the same for every stage that loads a teacher."""
     return option(
         False,
         help="Run Python code that comes with the teacher: read it first. It is then part of what the teacher is.",
@@ -49,12 +49,12 @@ def find_teacher(name: str, *, trust_code: bool = False) -> TeacherSource:
     """Find a teacher by folder, by file of word vectors in GloVe's text format, or by its name on the model hub.
 
     Args:
-        name: a path; or a name, behind which ``@`` and a commit, tag or branch may say which revision. Without one it
-            is the revision that is here, else the hub's newest.
-        trust_code: let code that comes with the model run.
+        name: Path or name; ``@`` and a commit, tag or branch after a name choose its revision. Without a revision, the
+            cached one is taken, or else the hub's newest.
+        trust_code: Whether code that comes with the model may run.
 
     Raises:
-        ProtoRKDError: there is none, or its code is to be had from elsewhere.
+        ProtoRKDError: there is none, or its code would come from another repository.
     """
     path = Path(name)
     if path.is_file():
@@ -77,10 +77,10 @@ def find_teacher(name: str, *, trust_code: bool = False) -> TeacherSource:
 
 
 def identify_teacher(name: str, *, file_digests: FileDigests, trust_code: bool = False) -> Input[TeacherSource]:
-    """Hash what makes a teacher's embeddings: weights, tokenizer, pooling and normalisation; not its name or place.
+    """Hash what determines a teacher's embeddings: weights, tokenizer, pooling and normalisation; not its name or path.
 
-    Documentation and copies of the weights in formats that are not loaded do not count. A teacher whose code may run
-    is another one than the same files without it.
+    Documentation and copies of the weights in formats that are not loaded do not count. The same files have another
+    identity if their code may run.
 
     Raises:
         ProtoRKDError: as `find_teacher`.
@@ -114,7 +114,7 @@ def _loaded_files(folder: Path) -> list[Path]:
 
 
 def _from_hub(name: str) -> tuple[Path, str]:
-    """Fetch a model unless it is here; its folder, and its name with the commit that was found."""
+    """Fetch a model unless it is cached; return its folder, and its name with the commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -140,5 +140,5 @@ def _from_hub(name: str) -> tuple[Path, str]:
 
 
 def _pinned(repository: str, snapshot: str) -> tuple[Path, str]:
-    """A snapshot's folder has its commit's name."""
+    """Return a snapshot's folder, and its name with the commit, after which the folder is named."""
     return Path(snapshot), f"{repository}@{Path(snapshot).name}"

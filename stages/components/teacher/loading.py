@@ -1,4 +1,4 @@
-"""Teachers as sentence-transformers has them: loaded from their bytes, as what embeds text."""
+"""Load teachers by sentence-transformers, as models of text."""
 
 import contextlib
 import io
@@ -16,11 +16,11 @@ from pipeline.log import log
 from stages.components.teacher.glove_file import read_vectors
 from stages.components.teacher.identity import TeacherSource
 
-_PADDING_WORD = "PADDING_TOKEN"  # has row 0 in the library's own reading
+_PADDING_WORD = "PADDING_TOKEN"  # row 0 if the library reads the file itself
 
 
 def load_model(source: TeacherSource, *, device: str = "cpu") -> SentenceTransformer:
-    """Load a teacher as the library has it, without what it may have for images.
+    """Load a teacher by the library, without modules for images.
 
     Raises:
         ProtoRKDError: it cannot be loaded.
@@ -31,11 +31,11 @@ def load_model(source: TeacherSource, *, device: str = "cpu") -> SentenceTransfo
 def _load(source: TeacherSource, device: str) -> SentenceTransformer:
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     try:
-        # Both ways of loading draw bars of their own on stderr.
+        # Both ways of loading draw progress bars on stderr.
         with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
             if source.kind == "word-vectors":
                 return _word_embeddings(source, device)
-            warnings.simplefilter("ignore", FutureWarning)  # old model folders name their modules by former paths
+            warnings.simplefilter("ignore", FutureWarning)  # old model folders name modules by their former paths
             return SentenceTransformer(
                 str(source.path), device=device, local_files_only=True, trust_remote_code=source.trusts_code
             )
@@ -54,14 +54,14 @@ def _load(source: TeacherSource, device: str) -> SentenceTransformer:
 
 
 def _word_embeddings(source: TeacherSource, device: str) -> SentenceTransformer:
-    """Average of word vectors: what ``average_word_embeddings_glove.6B.300d`` is, from GloVe's own text file."""
+    """Make a mean of word vectors, such as ``average_word_embeddings_glove.6B.300d``, from GloVe's own text file."""
     passed_over = _Counter()
     logger = logging.getLogger(WordEmbeddings.__module__)
     logger.addHandler(passed_over)
     try:
         try:
             words, passed_over.count = _read_quickly(source)
-        except ValueError:  # whatever is odd about it, the library settles what it means
+        except ValueError:  # the file is unusual, so the library itself reads it
             words = WordEmbeddings.from_text_file(str(source.path))
         if not words.get_embedding_dimension():
             raise ValueError("its first line has no numbers")
@@ -86,7 +86,7 @@ def _read_quickly(source: TeacherSource) -> tuple[WordEmbeddings, int]:
 
 
 def _text_route(model: SentenceTransformer) -> SentenceTransformer:
-    """A model that routes captions and images apart, without what is for images."""
+    """Return the text modules of a model that routes text and images apart; any other model as it is."""
     first: Any = model[0]
     if not isinstance(first, Router) or "text" not in first.sub_modules:
         return model
@@ -100,7 +100,7 @@ def _text_route(model: SentenceTransformer) -> SentenceTransformer:
 
 
 class _Counter(logging.Handler):
-    """Counts errors that a library only logs."""
+    """A counter of errors that a library only logs."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The teacher's network on one device: batches are launched one after the other, and waited for once."""
+"""Run the teacher's network on one device: batches are launched one after the other, and waited for once."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -17,12 +17,12 @@ Wait = Callable[[], Embeddings]
 
 
 class TeacherNetwork:
-    """Embeds batches on a device.
+    """A teacher's network that embeds batches on a device.
 
     Args:
-        network: that adds ``sentence_embedding`` to a batch's features; on the device.
-        device: where it lies.
-        dim: so many of the first dimensions are kept.
+        network: Module on the device that adds ``sentence_embedding`` to a batch's features.
+        device: Device of the network.
+        dim: Number of dimensions to keep, from the first on.
     """
 
     def __init__(self, network: nn.Module, device: torch.device, *, dim: int) -> None:
@@ -32,20 +32,20 @@ class TeacherNetwork:
 
     @torch.inference_mode()
     def start(self, batches: Sequence[Batch], *, advance: Callable[[int], None]) -> Wait:
-        """Launch batches, the longest captions first; a CPU has then done them, a GPU is at work on them.
+        """Launch batches, the longest captions first; on return a CPU has finished, while a GPU still works.
 
-        Nothing here reads from a GPU, so that more can be launched while it works: the embeddings stay there, and come
-        back in one copy. (Transformers looks whether a batch has padding, once a batch, and waits for that.)
+        Nothing here reads from a GPU, so that more can be launched while it works: the embeddings stay there, and are
+        copied back at once. (Transformers itself waits once for each batch, to see whether it has padding.)
 
         Args:
-            batches: of captions.
-            advance: told of the captions of each batch that is launched.
+            batches: Batches of captions.
+            advance: Called with the number of captions of each batch that is launched.
 
         Returns:
-            What waits for the embeddings and gives them, in the order of the captions; another thread may call it.
+            A function that waits for the embeddings and returns them, in the order of the captions, from any thread.
 
         Raises:
-            ProtoRKDError: the device's memory does not hold a batch.
+            ProtoRKDError: a batch does not fit into the device's memory.
         """
         if not batches:
             return lambda: np.zeros((0, self._dim), dtype=np.float32)
@@ -55,7 +55,7 @@ class TeacherNetwork:
             rows.append(batch.rows)
             advance(len(batch.rows))
         is_cuda = self._device.type == "cuda"
-        fetched = torch.cat(parts).to("cpu", non_blocking=is_cuda)  # torch pins what it fetches so
+        fetched = torch.cat(parts).to("cpu", non_blocking=is_cuda)  # torch pins the target by itself
         done = torch.cuda.Event(blocking=True) if is_cuda else None  # type: ignore[no-untyped-call]
         if done is not None:
             done.record(torch.cuda.current_stream(self._device))
@@ -80,8 +80,8 @@ class TeacherNetwork:
         return embedded[:, : self._dim].float()
 
     def _sent_ahead(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, dict[str, Any]]]:
-        """Yield batches with their features on the device. A GPU fetches them while it is still at the one before."""
-        # The network adds to the features that it is given; the batch's own stay as they are.
+        """Yield batches with their features on the device; a GPU copies them while it computes the batch before."""
+        # The network adds to the dict that it gets; the batch's own stays as it is.
         if self._device.type != "cuda":
             yield from ((batch, _send(batch.features, self._device)) for batch in batches)
             return
@@ -93,7 +93,7 @@ class TeacherNetwork:
             current.wait_stream(aside)
             for value in features.values():
                 if isinstance(value, Tensor):
-                    value.record_stream(current)  # its memory is not given to another before the network is through
+                    value.record_stream(current)  # its memory is not reused before the network is done
             yield batch, features
 
 

@@ -1,4 +1,4 @@
-"""The numbers that a teacher computes with, and what fewer bits change."""
+"""Set the precision that a teacher computes in, and measure what fewer bits change."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,12 +16,12 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def set_precision(model: SentenceTransformer, precision: str, device: torch.device) -> None:
-    """Turn the weights of a model's first module into bf16 or fp16; pooling and what follows stay in fp32.
+    """Convert the weights of a model's first module to bf16 or fp16; pooling and later modules stay in fp32.
 
     Args:
-        model: with weights in fp32.
+        model: Model with weights in fp32.
         precision: "bf16" or "fp16".
-        device: where it runs.
+        device: Device of the model.
 
     Raises:
         ProtoRKDError: fp16 is asked for on a device other than a GPU, where it would underflow without being fast.
@@ -37,16 +37,16 @@ def set_precision(model: SentenceTransformer, precision: str, device: torch.devi
 
 
 def _attend_plainly(module: Any) -> None:
-    """Let a transformer multiply its short attention matrices out: in bf16 a CPU does that quicker than fused."""
+    """Switch a transformer to plain attention, which in bf16 a CPU computes faster than fused, for short captions."""
     network: Any = getattr(module, "auto_model", None)
     if getattr(getattr(network, "config", None), "_attn_implementation", "") == "sdpa":
         network.set_attn_implementation("eager")
 
 
 def draw_sample(captions: pa.Array) -> list[str]:
-    """Draw the captions by which fewer bits are compared with fp32, the same ones in every run.
+    """Draw the captions on which fewer bits are compared with fp32, the same in every run.
 
-    One in a hundred, from 16 to 256: in fp32 a caption takes as long as two or three others.
+    One in a hundred, from 16 to 256, because a caption takes two or three times as long in fp32.
     """
     size = min(max(len(captions) // 100, 16), 256, len(captions))
     rows = np.random.default_rng(0).choice(len(captions), size=size, replace=False)
@@ -55,7 +55,7 @@ def draw_sample(captions: pa.Array) -> list[str]:
 
 
 def nearness(embeddings: NDArray[np.float32], exact: NDArray[np.float32]) -> dict[str, float]:
-    """How near embeddings are to those in fp32: the mean and the least cosine, and of how many.
+    """Compare embeddings with those in fp32: return the mean and least cosine, and the number of captions.
 
     A caption whose embedding is the zero vector in both counts as 1.
 
@@ -73,10 +73,12 @@ def nearness(embeddings: NDArray[np.float32], exact: NDArray[np.float32]) -> dic
     }
 
 
-def tell_nearness(found: Mapping[str, float], *, precision: str) -> None:
-    """Log what `nearness` has found."""
+def tell_nearness(cosines: Mapping[str, float], *, precision: str) -> None:
+    """Log the result of `nearness`."""
     log.info(
-        "the teacher in %s: cosine to fp32 %.6f in the mean, %.6f at least, of %d captions", precision, *found.values()
+        "the teacher in %s: cosine to fp32 %.6f in the mean, %.6f at least, of %d captions",
+        precision,
+        *cosines.values(),
     )
 
 

@@ -1,4 +1,4 @@
-"""Linear layers whose weights lie as a CPU's matrix product wants them, instead of being laid out in every call."""
+"""Linear layers with weights packed once for a CPU's matrix product, instead of in every call."""
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,9 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
 
 class PackedLinear(nn.Module):
-    """Gives what a linear layer gives, by oneDNN's product with a weight that is packed once.
+    """A linear layer for inference by oneDNN's product, with a weight that is packed once.
 
-    It serves inference alone: ``weight`` has the shape and dtype that code may ask for, and only NaN inside.
+    ``weight`` has the shape and dtype that other code may look up, but only NaN as values.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -23,16 +23,15 @@ class PackedLinear(nn.Module):
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT)
 
     def forward(self, values: Tensor) -> Tensor:
-        """As `torch.nn.Linear`."""
+        """Compute the output of `torch.nn.Linear`."""
         packed: Tensor = torch.ops.mkldnn._linear_pointwise(values, self._packed, self.bias, "none", [], "")
         return packed
 
 
 def pack_linears(module: nn.Module) -> None:
-    """Pack every linear layer below a module that lies on an x86 CPU; where that is not exact, the layer stays.
+    """Pack every linear layer below a module that is on an x86 CPU; a layer whose output would change stays.
 
-    torch's compiler uses the same two operators; they have no public name, so all this is left out where they are not
-    there.
+    torch's compiler uses the same two operators; they are not public, so nothing is packed where they are missing.
     """
     is_x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
     has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -53,8 +52,8 @@ def _packed(linear: nn.Linear) -> PackedLinear | None:
     expected = linear(sample)
     try:
         packed = PackedLinear(linear)
-        given = packed(sample)
+        output = packed(sample)
     except RuntimeError:
         return None
     largest = float(expected.abs().max())
-    return packed if torch.allclose(given, expected, rtol=0, atol=_TOLERANCE[dtype] * largest) else None
+    return packed if torch.allclose(output, expected, rtol=0, atol=_TOLERANCE[dtype] * largest) else None

@@ -1,4 +1,4 @@
-"""Several devices: a process for each, with a teacher of its own, that takes batches as they come."""
+"""Embed captions on several devices: a process for each, with its own teacher, takes batches as they come."""
 
 import functools
 import multiprocessing
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from stages.components.teacher.batching import Batch
     from stages.components.teacher.teacher import Teacher
 
-_teacher: "Callable[[], Teacher]"  # of a process that embeds
+_teacher: "Callable[[], Teacher]"  # set in each process of the pool
 
 
 class TeacherProcesses:
-    """Shares batches between devices. What a batch becomes does not depend on who takes it.
+    """A pool of processes, one for each device, that share batches; embeddings do not depend on the device.
 
-    The processes start with the first batches, and do not outlive this one, however it ends.
+    The processes start with the first batches, and end with this one, however it ends.
 
     Args:
-        devices: such as "cuda:0"; one may be named more than once.
-        options: what each process makes its teacher of: arguments of `stages.components.teacher.teacher.Teacher`.
-        dim: width of an embedding.
-        num_threads: of torch in each.
+        devices: Devices such as "cuda:0"; one may be named more than once.
+        options: Arguments of `stages.components.teacher.teacher.Teacher` in each process.
+        dim: Width of an embedding.
+        num_threads: Number of torch's threads in each process.
     """
 
     def __init__(self, devices: Sequence[str], options: Mapping[str, Any], *, dim: int, num_threads: int) -> None:
         self._devices = devices
         self._dim = dim
-        # Not forked: the server that image readers are forked from is theirs, and may be older than the environment.
+        # Not forked: the forkserver belongs to the image readers, and its environment may be older.
         context = multiprocessing.get_context("spawn")
         names: SimpleQueue[str] = context.SimpleQueue()
         for device in devices:
@@ -53,12 +53,12 @@ class TeacherProcesses:
         """Hand out batches, the longest captions first.
 
         Args:
-            batches: of captions.
-            advance: told of the captions of each batch that is back.
+            batches: Batches of captions.
+            advance: Called with the number of captions of each batch that is back.
 
         Returns:
-            What waits for the embeddings and gives them, in the order of the captions; another thread may call it. It
-            raises what a process met.
+            A function that waits for the embeddings and returns them, in the order of the captions, from any thread. It
+            raises the error of a process.
 
         Raises:
             ProtoRKDError: a process has ended.
@@ -75,27 +75,27 @@ class TeacherProcesses:
         return collect
 
     def nearness(self) -> dict[str, float]:
-        """How near the teacher of one of the processes comes to fp32.
+        """Return how near the teacher of one process comes to fp32.
 
         Raises:
             ProtoRKDError: it cannot be loaded, or a process has ended.
         """
         try:
-            found: dict[str, float] = self._result(self._ask(_nearness))
+            cosines: dict[str, float] = self._result(self._ask(_nearness))
         except BaseException:
             self.stop()
             raise
-        return found
+        return cosines
 
     def finish(self) -> None:
-        """Wait for what has been handed out, and end the processes."""
+        """Wait for the pending batches, and end the processes."""
         try:
             self._pool.shutdown()
         finally:
             self._ours.close()
 
     def stop(self) -> None:
-        """End the processes, whatever they are at."""
+        """End the processes at once; pending batches are lost."""
         self._ours.close()
         self._pool.shutdown(cancel_futures=True)
 
@@ -119,7 +119,7 @@ class TeacherProcesses:
 
 
 def _settle(options: Mapping[str, Any], num_threads: int, names: "SimpleQueue[str]", theirs: Connection) -> None:
-    """Get a process ready: Ctrl-C is its parent's affair, and it does not outlive its parent."""
+    """Set up a process: it leaves signals to its parent, and ends with it."""
     global _teacher  # noqa: PLW0603 - what a pool's initializer can leave behind
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -128,7 +128,7 @@ def _settle(options: Mapping[str, Any], num_threads: int, names: "SimpleQueue[st
 
 
 def _follow(theirs: Connection) -> None:
-    """End this process when the parent's end of the pipe closes, also in the middle of a library."""
+    """End this process when the parent's end of the pipe closes, even inside a library call."""
     wait([theirs])
     os._exit(1)
 
@@ -158,7 +158,7 @@ def _nearness() -> dict[str, float]:
 
 
 def _as_numpy(batch: "Batch") -> dict[str, Any]:
-    """A batch's features as they are pickled: tensors would take shared memory, of which there may be little."""
+    """Return a batch's features as arrays, for pickling: tensors would take shared memory, which may be scarce."""
     from torch import Tensor
 
     return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in batch.features.items()}

@@ -1,4 +1,4 @@
-"""The teacher of a student or of captions, found again for new captions: the very one, by its identity."""
+"""Find the same teacher again, by its identity, to embed new captions."""
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.stage import Context, Input
@@ -8,17 +8,17 @@ from stages.components.teacher.identity import TeacherSource, identify_teacher
 def find_recorded_teacher(
     name: str | None, identity: str, *, what: str, trust_code: bool, context: Context
 ) -> Input[TeacherSource]:
-    """Find a teacher by the name that is given, or where encode-teacher last found it, and refuse any other.
+    """Find a teacher by the given name, or where encode-teacher last found it, and refuse any other teacher.
 
     Args:
-        name: as a user gave it, or None.
-        identity: that it must have.
-        what: was made with it, as in ``the student was distilled from``.
-        trust_code: let Python code that comes with it run, as it was when it made that.
-        context: the store.
+        name: Name of the teacher as the user gave it; None takes its last location.
+        identity: Identity that the teacher must have.
+        what: Clause for messages that says what was made with it, such as ``the student was distilled from``.
+        trust_code: Whether its Python code may run, which must be as it was then.
+        context: Holds the store and the remembered digests.
 
     Raises:
-        ProtoRKDError: it is not to be found, or is another.
+        ProtoRKDError: it cannot be found, or is another teacher.
     """
     name = name or recorded_location(identity, context)
     if name is None:
@@ -39,7 +39,7 @@ def find_recorded_teacher(
 
 
 def recorded_location(identity: str, context: Context) -> str | None:
-    """Where encode-teacher last found a teacher."""
+    """Return the location where encode-teacher last found a teacher; None if the store does not know it."""
     for embeddings in reversed(context.store.artifacts("encode-teacher")):
         teacher = embeddings.record.inputs["teacher"]
         if teacher.digest == identity:

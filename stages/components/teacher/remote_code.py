@@ -1,4 +1,4 @@
-"""Python code that comes with a teacher: where it may lie."""
+"""Check where Python code that comes with a teacher is loaded from."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import read_json
 
-_ELSEWHERE = "--"  # OWNER/NAME--module.Class: the code of another repository, whatever it holds on the day
+_ELSEWHERE = "--"  # OWNER/NAME--module.Class: the code of another repository, which may change any day
 
 
 def check_code(folder: Path) -> None:
-    """Refuse a model that fetches code from elsewhere: what is not in its folder is not in its identity.
+    """Refuse a model that takes code from another repository, because its identity covers only its own folder.
 
     Args:
-        folder: a sentence-transformers model.
+        folder: Folder of a sentence-transformers model.
 
     Raises:
         ProtoRKDError: one of its configurations names the code of another repository.
@@ -29,7 +29,7 @@ def check_code(folder: Path) -> None:
 
 
 def _class_names(config: Any) -> Iterator[str]:
-    """The classes that a configuration has loaded by name: of ``auto_map``, and ``type`` of modules."""
+    """Yield the classes that a configuration loads by name: under ``auto_map``, and as ``type`` of modules."""
     if isinstance(config, list):
         for module in config:
             yield from _class_names(module)

@@ -25,23 +25,23 @@ from stages.components.teacher.word_averages import WordBags, WordBatches, avera
 
 _CUTS_WORD_VECTORS_SINCE = (6, 2)
 _CPU_BATCH_TOKENS = 1024
-_GPU_BATCH_TOKENS = 65536  # most batches end long before: where lengths change (`token_batches`)
-_GPU_BATCH_NUMBERS = 1 << 26  # in one hidden state: 256 MB in fp32, of which a layer has a dozen at a time
+_GPU_BATCH_TOKENS = 65536  # most batches are smaller, since they end where lengths change (`token_batches`)
+_GPU_BATCH_NUMBERS = 1 << 26  # of one hidden state: 256 MB in fp32; a layer holds a dozen of them
 
 
 class Teacher:
-    """Embeds captions as the model's own ``encode`` does, but for rounding; never trained, never in train mode.
+    """A frozen teacher that embeds captions as the model's own ``encode`` does, up to rounding.
 
-    A context, where there are several devices: leaving it ends their processes.
+    With several devices it is used as a context: leaving it ends their processes.
 
     Args:
-        source: where its bytes lie.
-        max_tokens: longest caption in tokens, the rest is cut off; 0 for the model's own limit.
-        prompt: put before each caption.
-        truncate_dim: keep the first so many dimensions; 0 for all.
-        precision: "fp32", "bf16" or "fp16".
-        sample: captions by which fewer bits than fp32 are compared with it, in ``nearness``.
-        devices: such as "cpu" or "cuda:0"; several have a process each, and share the batches.
+        source: Model to load.
+        max_tokens: Longest caption in tokens, after which the rest is cut off; 0 for the model's own limit.
+        prompt: Text put before each caption.
+        truncate_dim: Number of dimensions to keep, from the first on; 0 for all.
+        precision: Precision of the network: "fp32", "bf16" or "fp16".
+        sample: Captions on which fewer bits than fp32 are compared with it, for ``nearness``.
+        devices: Devices such as "cpu" or "cuda:0"; several have a process each, and share the batches.
 
     Raises:
         ProtoRKDError: the model cannot be loaded, or does not allow what is asked for.
@@ -97,12 +97,12 @@ class Teacher:
             self._network.finish() if kind is None else self._network.stop()
 
     def tokenize(self, captions: pa.Array, *, batch_tokens: int = 0) -> list[Batch]:
-        """Make captions ready for `embed`, on the CPU; beside it, where threads allow.
+        """Tokenize captions for `embed`, on the CPU; another thread may do so while batches are embedded.
 
         Args:
-            captions: strings.
-            batch_tokens: tokens in one batch, padding included; a longer caption makes a batch of its own. 0 takes
-                what suits the device: a CPU's cache is small, a GPU wants to be filled.
+            captions: Captions, as strings.
+            batch_tokens: Tokens in one batch, padding included; a longer caption makes a batch of its own. 0 takes
+                what suits the device.
         """
         return self._batcher(captions, batch_tokens=batch_tokens or self._batch_tokens)
 
@@ -110,19 +110,19 @@ class Teacher:
     def start(
         self, batches: Sequence[Batch], *, advance: Callable[[int], None] = lambda _: None
     ) -> Callable[[], NDArray[np.float32]]:
-        """Put batches through the network, without waiting for devices that work by themselves.
+        """Launch batches on the network, without waiting for GPUs or other processes.
 
         Args:
-            batches: as `tokenize` gives them.
-            advance: told how many captions are through, batch by batch.
+            batches: Batches, as `tokenize` returns them.
+            advance: Called with the number of captions of each batch that is done.
 
         Returns:
-            What waits for the embeddings and gives them, as `embed` does; another thread may call it.
+            A function that waits for the embeddings and returns them, as `embed` does, from any thread.
         """
         return self._network.start(batches, advance=advance)
 
     def embed(self, batches: Sequence[Batch]) -> NDArray[np.float32]:
-        """Put batches through the network.
+        """Embed batches.
 
         Shapes:
             returns: (captions, dim), float32: in the order of the captions that were tokenized.
@@ -130,7 +130,7 @@ class Teacher:
         return self.start(batches)()
 
     def encode(self, captions: Sequence[str], *, batch_tokens: int = 0) -> NDArray[np.float32]:
-        """Tokenize and embed.
+        """Tokenize and embed captions.
 
         Shapes:
             returns: (captions, dim), float32: in the order of the captions.
@@ -140,7 +140,7 @@ class Teacher:
     def _place(
         self, model: SentenceTransformer, device: torch.device, precision: str, sample: Sequence[str]
     ) -> dict[str, float]:
-        """Make the network that embeds in this process; return how near it comes to fp32."""
+        """Set up the network in this process; return how near it comes to fp32."""
         network = _make_network(model)
         self._network = TeacherNetwork(network, device, dim=self.dim)
         exact = self.encode(sample) if precision != "fp32" else None
@@ -154,7 +154,7 @@ class Teacher:
 
 
 def _make_batcher(model: SentenceTransformer, prompt: str) -> Batcher:
-    """What makes batches for the model: the quickest way that gives what ``encode`` gives."""
+    """Return the fastest batcher whose embeddings equal those of the model's ``encode``."""
     if averages_words(model):
         words: Any = model[0]
         cuts = _library_version() >= _CUTS_WORD_VECTORS_SINCE
@@ -166,12 +166,12 @@ def _make_batcher(model: SentenceTransformer, prompt: str) -> Batcher:
 
 
 def _make_network(model: SentenceTransformer) -> nn.Module:
-    """What takes the batches."""
+    """Return the network that takes the batches."""
     return WordBags(model).to(model.device).eval() if averages_words(model) else model
 
 
 def _batch_tokens(model: SentenceTransformer, device: torch.device) -> int:
-    """Tokens in one batch where nobody says: a CPU's cache is small; a GPU has little to do in small ones."""
+    """Return the default number of tokens in a batch: a CPU's cache is small; a GPU needs large batches."""
     if device.type == "cpu":
         return _CPU_BATCH_TOKENS
     config = getattr(model[0], "config", None)

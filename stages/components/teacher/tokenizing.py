@@ -1,4 +1,4 @@
-"""Captions as token ids: what a model's own ``preprocess`` gives, without its padding."""
+"""Turn captions into token ids, as a model's own ``preprocess`` does, but without padding."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from pipeline.log import log
 
-_PREPROCESSED_AT_A_TIME = 128  # the library pads them to the longest, which costs more than the call
+_PREPROCESSED_AT_A_TIME = 128  # the library pads to the longest of them, which costs more than more calls
 _ENCODED_AT_A_TIME = 8192  # every caption's `Encoding` takes a kilobyte or two
 _LONGEST_SAMPLE = 10_000  # words
 _BY_BACKEND = {"input_ids": "ids", "token_type_ids": "type_ids"}
-# By these the two ways are compared: what tokenizers clean, split, lower or look up in ways of their own.
+# The two ways are compared on these, which tokenizers clean, split, lowercase or look up differently.
 _ODD_CAPTIONS = (
     "",
     " ",
@@ -34,11 +34,11 @@ _ODD_CAPTIONS = (
 
 @dataclass(frozen=True)
 class Tokens:
-    """Captions, one behind the other.
+    """Token ids of captions, concatenated.
 
     Args:
-        flat: by the name of the feature.
-        others: features that belong to no caption, such as the length of the prompt.
+        flat: Values of all tokens, by the name of the feature.
+        others: Features that belong to no single caption, such as the length of the prompt.
 
     Shapes:
         flat: (tokens,), int64.
@@ -51,14 +51,14 @@ class Tokens:
 
 
 class CaptionTokenizer:
-    """Tokenizes captions by the tokenizers library: on all cores, and beside what else Python does.
+    """A tokenizer that calls the tokenizers library, which uses all cores and does not hold up other Python threads.
 
-    It works on a copy of the model's tokenizer, which it leaves as it is. Where some odd captions do not come out as
-    ``preprocess`` gives them, all go through ``preprocess``.
+    It works on a copy of the model's tokenizer. If some odd captions do not come out as from ``preprocess``, all
+    captions go through ``preprocess``.
 
     Args:
-        model: a transformer with a fast tokenizer.
-        prompt: put before each caption; "" for none.
+        model: Transformer with a fast tokenizer.
+        prompt: Text put before each caption; "" for none.
     """
 
     def __init__(self, model: SentenceTransformer, prompt: str) -> None:
@@ -66,7 +66,7 @@ class CaptionTokenizer:
         self._prompt = prompt
         limit = min(model.max_seq_length or _LONGEST_SAMPLE, _LONGEST_SAMPLE)
         samples = [*_ODD_CAPTIONS, "red circle " * limit]
-        exact = _preprocessed(model, samples, prompt)  # after which the tokenizer truncates as it asked for
+        exact = _preprocessed(model, samples, prompt)  # also sets the tokenizer's truncation, copied below
         self._names, self._others = list(exact.flat), exact.others
         self._backend = _copy(model)
         if self._backend is None or not _are_same(self._encoded(self._backend, samples), exact):
@@ -74,7 +74,7 @@ class CaptionTokenizer:
             log.info("captions are tokenized by sentence-transformers: the tokenizers library alone gives other tokens")
 
     def __call__(self, captions: Sequence[str]) -> Tokens:
-        """Tokenize."""
+        """Tokenize captions."""
         if self._backend is None:
             return _preprocessed(self._model, captions, self._prompt)
         return self._encoded(self._backend, captions)
@@ -93,18 +93,18 @@ class CaptionTokenizer:
         return Tokens(flat, np.concatenate(counts), self._others)
 
 
-def _are_same(given: Tokens, exact: Tokens) -> bool:
-    return np.array_equal(given.lengths, exact.lengths) and all(
-        np.array_equal(given.flat[name], values) for name, values in exact.flat.items()
+def _are_same(tokens: Tokens, exact: Tokens) -> bool:
+    return np.array_equal(tokens.lengths, exact.lengths) and all(
+        np.array_equal(tokens.flat[name], values) for name, values in exact.flat.items()
     )
 
 
 def _copy(model: SentenceTransformer) -> Tokenizer | None:
-    """The model's tokenizer once more, truncating as it does and without padding; None where that cannot be."""
+    """Copy the model's tokenizer, with its truncation and without padding; None if it cannot be copied."""
     tokenizer: Any = model.tokenizer
     try:
         backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    except Exception:  # of no kind: a part of it may be written in Python
+    except Exception:  # of any type: a part of it may be written in Python
         return None
     backend.encode_special_tokens = tokenizer.backend_tokenizer.encode_special_tokens
     backend.no_padding()
@@ -112,7 +112,7 @@ def _copy(model: SentenceTransformer) -> Tokenizer | None:
 
 
 def _preprocessed(model: SentenceTransformer, captions: Sequence[str], prompt: str) -> Tokens:
-    """What the library makes of captions, some at a time, with the padding taken out again."""
+    """Tokenize captions by the library, some at a time, and remove the padding."""
     parts: dict[str, list[NDArray[np.int64]]] = {}
     counts = []
     others: dict[str, Any] = {}

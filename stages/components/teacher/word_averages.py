@@ -1,4 +1,4 @@
-"""Teachers that average word vectors: a caption as a bag of words, found in whole columns at a time."""
+"""Teachers that average word vectors: captions become bags of words, looked up in whole columns."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ _AFTER_POOLING = (Dense, Dropout, LayerNorm, Normalize)
 
 
 def averages_words(model: SentenceTransformer) -> bool:
-    """Whether the model takes the mean of the vectors of words that whitespace parts."""
+    """Return whether the model averages the vectors of words that are split at whitespace."""
     if len(model) < 2:
         return False
     first: Any = model[0]
@@ -40,7 +40,7 @@ def averages_words(model: SentenceTransformer) -> bool:
 
 
 class WordBags(nn.Sequential):
-    """The network of a model that `averages_words`: means of vectors, then what stands behind the pooling."""
+    """The network of a model that `averages_words`: means of vectors, then the modules after the pooling."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         words: Any = model[0]
@@ -51,8 +51,8 @@ class MeanVectors(nn.Module):
     """The mean of each bag's vectors; the zero vector for an empty bag.
 
     Shapes:
-        input_ids: (words,), int64: of all bags, one after the other.
-        offsets: (bags,), int64: where each bag begins.
+        input_ids: (words,), int64: words of all bags, concatenated.
+        offsets: (bags,), int64: start of each bag.
         sentence_embedding: (bags, dim), float32.
     """
 
@@ -68,12 +68,12 @@ class MeanVectors(nn.Module):
 
 
 class WordBatches:
-    """All captions as one batch of bags. The library's own tokenizer sees each distinct word once.
+    """A `Batcher` that makes one batch of all captions; the library's tokenizer sees each distinct word once.
 
     Args:
-        words: the first module of a model that `averages_words`.
-        prompt: put before each caption; "" for none.
-        max_words: known words of a caption that count; the rest is left out.
+        words: First module of a model that `averages_words`.
+        prompt: Text put before each caption; "" for none.
+        max_words: Number of known words of a caption that count; the rest is left out.
     """
 
     def __init__(self, words: WordEmbeddings, prompt: str, *, max_words: int) -> None:
@@ -82,13 +82,13 @@ class WordBatches:
         self._max_words = max_words
 
     def __call__(self, captions: pa.Array, *, batch_tokens: int) -> list[Batch]:  # noqa: ARG002 - nothing is padded
-        """Tokenize, as `stages.components.teacher.batching.Batcher` says; bags have no padding, so they are not cut."""
+        """Tokenize captions, as `stages.components.teacher.batching.Batcher` says, but without a need to cut them."""
         if not len(captions):
             return []
         if self._prompt:
             parts = [pa.scalar(text, captions.type) for text in (self._prompt, "")]
             captions = pc.binary_join_element_wise(parts[0], captions, parts[1])
-        # It parts at the same code points as str.split does; at the ends it leaves empty words, which no one knows.
+        # pyarrow splits at the same code points as str.split; it leaves empty words at the ends, which are unknown.
         parts = pc.utf8_split_whitespace(captions)
         words = parts.flatten().dictionary_encode()
         known = [self._tokenizer.tokenize(word) for word in words.dictionary.to_pylist()]
@@ -105,6 +105,6 @@ class WordBatches:
 
 
 def _bags(caption_of: NDArray[np.int64], num_captions: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each caption's words begin, and how many they are."""
+    """Return the start and the number of each caption's words."""
     counts = np.bincount(caption_of, minlength=num_captions)
     return np.cumsum(counts) - counts, counts
