@@ -29,22 +29,22 @@ def differences(
     """List what differs between an earlier run and a request.
 
     Args:
-        record: the earlier run's.
-        version: the stage's version now.
-        params: the parameters asked for.
-        inputs: the inputs as they are now.
+        record: Record of the earlier run.
+        version: Current version of the stage.
+        params: Parameters asked for.
+        inputs: Inputs as they are now.
     """
-    found = []
+    differing = []
     if record.version != version:
-        found.append(Difference("stage version", str(record.version), str(version)))
+        differing.append(Difference("stage version", str(record.version), str(version)))
     wanted = canonical(params)
     for name in sorted(wanted.keys() | record.params.keys()):
         old, new = record.params.get(name, _ABSENT), wanted.get(name, _ABSENT)
         if old != new:
-            found.append(Difference(f"--{name.replace('_', '-')}", _show(old), _show(new)))
+            differing.append(Difference(f"--{name.replace('_', '-')}", _show(old), _show(new)))
     for name in sorted(inputs.keys() | record.inputs.keys()):
-        found += _input_differences(name, record, inputs)
-    return found
+        differing += _input_differences(name, record, inputs)
+    return differing
 
 
 def nearest(
@@ -53,9 +53,9 @@ def nearest(
     """Find the earlier run that differs in the fewest fields; among equals the newest, which is the last."""
     best = None
     for record in records:
-        found = differences(record, version=version, params=params, inputs=inputs)
-        if best is None or len(found) <= len(best[1]):
-            best = (record, found)
+        differing = differences(record, version=version, params=params, inputs=inputs)
+        if best is None or len(differing) <= len(best[1]):
+            best = (record, differing)
     return best
 
 

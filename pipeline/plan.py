@@ -21,8 +21,8 @@ class Settled:
     Args:
         params: Parameters, none of which depends on machine or store any more.
         sources: Inputs that the stage has identified, as its dataclass.
-        inputs: The same inputs, under the keys that are hashed and recorded.
-        fingerprint: Hash of parameters and inputs.
+        inputs: Inputs, identified by content.
+        fingerprint: Hash of both.
     """
 
     params: Any
@@ -36,14 +36,14 @@ class Plan:
     """What a call of a stage would do.
 
     Args:
-        fingerprint: Hash of the request.
+        fingerprint: Fingerprint of the request.
         params: Parameters as they are hashed and recorded.
         sources: Inputs that the stage has identified, as its dataclass.
-        inputs: The same inputs, under the keys that are hashed and recorded.
+        inputs: Inputs, identified by content.
         artifact: The intact artifact that answers the request, or None.
-        damage: Files that keep an artifact from being intact, with what is wrong.
-        earlier: The nearest earlier run, or None.
-        differences: What differs from the nearest earlier run.
+        damage: What is wrong with files that keep an artifact from being intact, by path.
+        earlier: Record of the nearest earlier run, or None.
+        differences: How the request differs from that run.
     """
 
     fingerprint: str

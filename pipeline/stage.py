@@ -22,10 +22,10 @@ class Input(Generic[V_co]):
     """An input, identified by its content.
 
     Args:
-        digest: Hash of the content; this alone is hashed into the fingerprint.
-        location: Place where it lies, for people and for later stages.
-        parts: Digests of its parts, so that a change can be named.
-        value: What was opened, for the stage's function; None where the digest says all.
+        digest: Hash of the content; only this is hashed into the fingerprint.
+        location: Where the input lies, for people and for later stages.
+        parts: Digests of the input's parts, so that a change can be named.
+        value: The opened input, for the stage's function.
     """
 
     digest: str
@@ -94,8 +94,8 @@ class Distributed:
     """How the processes that torchrun started run a stage together.
 
     Args:
-        join: Function that meets the other processes. It is not called where the stage runs inside another one, whose
-            processes have met.
+        join: Meets the other processes that torchrun started, for a stage that several processes run together; a stage
+            without it is run by the first process alone.
         fails_together: Whether an error in one process is the same error in all of them: the stage's function meets
             in `pipeline.peers.fail_together` where one may fail, or fails when no other waits inside it any more. Such
             a stage can be run inside another by all the processes that run that one. Otherwise the process that fails
@@ -108,29 +108,28 @@ class Distributed:
 
 @dataclass(frozen=True)
 class Stage(Generic[P, I, S, R]):
-    """Declare a stage: the command line, the fingerprint and the runner all read this.
+    """The declaration of a stage: the command line, the fingerprint and the runner all read it.
 
     Args:
         name: Name of the subcommand, and of the folder in the store.
-        version: Number that is raised when the same parameters come to mean other output.
+        version: Version, raised when the same parameters come to mean other output.
         summary: One sentence for ``--help``.
         params: Dataclass of what changes the output; hashed.
         inputs: Dataclass of where the inputs lie; hashed by content.
         runtime: Dataclass of what changes only how fast or where it runs; not hashed.
-        identify: Finds the inputs, hashes their content, and returns the stage's dataclass of them
-            (`pipeline/sources.py`). Runs on every call, so it must be quick and without torch.
-        run: Does the work: writes into the draft, says what it did.
+        identify: Finds the inputs and hashes their content. Runs on every call, so it must be quick and without torch.
+        run: Does the work: writes into the draft, and reports what it did.
         keep: Whether ``gc`` keeps its artifacts though nothing refers to them.
-        page: File of the artifact that people open, or none.
-        quiet: Whether the log leaves out its starts and ends, for a stage that others ask for by the dozen and tell of.
+        page: File of the artifact that people open; "" for none.
+        quiet: Whether the log leaves out its starts and ends, for a stage that others ask for by the dozen and report.
         distributed: How several processes run the stage together. Without it, the first of them runs it alone.
-        prepare: Does what comes before the plan, in every process that has met, such as waiting for an input; returns
-            the inputs to plan with.
+        prepare: Runs before the plan in every process that has met, for instance to wait for an input; returns the
+            inputs to plan with.
         settle: Settles parameters that depend on the machine or the store, such as an "auto", before they are hashed;
-            given the identified inputs. As quick as `identify`, and in every process that has met.
-        work: Counts what a run would have to do, for ``--dry-run``. Reads what is quickly read, and writes nothing.
-        deliver: Does something with an artifact each time that it is asked for, made now or before, such as copying
-            it; by the first process alone.
+            receives the identified inputs. Must be as quick as `identify`, and runs in every process that has met.
+        work: Says what a run would have to do, for ``--dry-run``. Reads only what is quickly read, and writes nothing.
+        deliver: Handles an artifact each time that it is asked for, made now or before, for instance copies it; runs in
+            the first process alone.
     """
 
     name: str
