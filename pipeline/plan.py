@@ -21,8 +21,8 @@ class Settled:
     Args:
         params: Parameters, none of which depends on machine or store any more.
         sources: Inputs that the stage has identified, as its dataclass.
-        inputs: Inputs, identified by content.
-        fingerprint: Hash of both.
+        inputs: The same inputs, under the keys that are hashed and recorded.
+        fingerprint: Hash of parameters and inputs.
     """
 
     params: Any
@@ -39,7 +39,7 @@ class Plan:
         fingerprint: Fingerprint of the request.
         params: Parameters as they are hashed and recorded.
         sources: Inputs that the stage has identified, as its dataclass.
-        inputs: Inputs, identified by content.
+        inputs: The same inputs, under the keys that are hashed and recorded.
         artifact: The intact artifact that answers the request, or None.
         damage: What is wrong with files that keep an artifact from being intact, by path.
         earlier: Record of the nearest earlier run, or None.

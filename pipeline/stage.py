@@ -25,7 +25,7 @@ class Input(Generic[V_co]):
         digest: Hash of the content; only this is hashed into the fingerprint.
         location: Where the input lies, for people and for later stages.
         parts: Digests of the input's parts, so that a change can be named.
-        value: The opened input, for the stage's function.
+        value: The opened input, for the stage's function; None where the digest says all.
     """
 
     digest: str
@@ -94,8 +94,8 @@ class Distributed:
     """How the processes that torchrun started run a stage together.
 
     Args:
-        join: Meets the other processes that torchrun started, for a stage that several processes run together; a stage
-            without it is run by the first process alone.
+        join: Function that meets the other processes. It is not called where the stage runs inside another one, whose
+            processes have met.
         fails_together: Whether an error in one process is the same error in all of them: the stage's function meets
             in `pipeline.peers.fail_together` where one may fail, or fails when no other waits inside it any more. Such
             a stage can be run inside another by all the processes that run that one. Otherwise the process that fails
@@ -117,7 +117,8 @@ class Stage(Generic[P, I, S, R]):
         params: Dataclass of what changes the output; hashed.
         inputs: Dataclass of where the inputs lie; hashed by content.
         runtime: Dataclass of what changes only how fast or where it runs; not hashed.
-        identify: Finds the inputs and hashes their content. Runs on every call, so it must be quick and without torch.
+        identify: Finds the inputs, hashes their content, and returns the stage's dataclass of them
+            (`pipeline/sources.py`). Runs on every call, so it must be quick and without torch.
         run: Does the work: writes into the draft, and reports what it did.
         keep: Whether ``gc`` keeps its artifacts though nothing refers to them.
         page: File of the artifact that people open; "" for none.

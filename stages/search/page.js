@@ -61,7 +61,7 @@ function served() {
     if (!answer.ok) throw new Error(found.error);
     return { ...found, hits: found.hits.map(withPicture), thumb: found.row === undefined ? null : thumb(found.row) };
   };
-  const thumb = (row) => (data.noun === "picture" ? `picture/${row}` : null);
+  const thumb = (row) => (data.noun === "image" ? `picture/${row}` : null);
   const withPicture = (hit) => ({ ...hit, thumb: thumb(hit.row), whole: thumb(hit.row) && `picture/${hit.row}/whole` });
   return {
     start: () => data.start.map(withPicture),
@@ -79,7 +79,7 @@ function show({ title, thumb = null, hits, note = "" }) {
   element("asked-picture").hidden = !thumb;
   if (thumb) element("asked-picture").src = thumb;
   report(note);
-  element("results").replaceChildren(...hits.map(data.noun === "picture" ? pictureHit : captionHit));
+  element("results").replaceChildren(...hits.map(data.noun === "image" ? pictureHit : captionHit));
 }
 
 function report(note, failed = false) {

@@ -72,7 +72,7 @@ class SearchedSet:
     @property
     def noun(self) -> str:
         """Word for what a row is."""
-        return "picture" if self.is_images else "caption"
+        return "image" if self.is_images else "caption"
 
     @property
     def rows(self) -> list[int]:

@@ -63,7 +63,7 @@ def test_card__tells_people_where_the_model_comes_from(exported_session: Exporte
         "| training: rejected images | 0 |",
         "infonce (weight 1)",
         "| batch size | 8 |",
-        "24 of 24 images are among those that were trained",
+        "24 of 24 pictures are among those that were trained",
     ):
         assert fact in card, fact
     rows = [line for line in card.splitlines() if line.startswith("| pairs |")]

@@ -143,7 +143,7 @@ def test_pack__of_a_manifest_packs_each_image_once_under_the_path_as_it_is_writt
 
 def test_pack__reads_manifests_in_every_format(pack: Any, tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path / "pairs", 2, 40)
-    (pairs.root / "pairs.csv").write_text("words,image\na,images/000.jpg\nb,images/001.jpg\n")
+    (pairs.root / "pairs.csv").write_text("words,picture\na,images/000.jpg\nb,images/001.jpg\n")
     words = ("--separator", "comma", "--image-key", "picture", "--caption-key", "words")
     assert images_of(pack("--manifest", pairs.root / "pairs.csv", *words)).paths == list(pairs.images)
 

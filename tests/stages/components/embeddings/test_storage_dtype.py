@@ -24,5 +24,5 @@ def test_store_as__refuses_numbers_that_the_dtype_cannot_hold() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_store_as__refuses_numbers_that_are_not_finite(value: float) -> None:
-    with pytest.raises(ProtoRKDError, match="The student must give finite numbers; it gave NaN or infinity for 1 pic"):
+    with pytest.raises(ProtoRKDError, match="The student must give finite numbers; it gave NaN or infinity for 1 im"):
         stored(np.array([[1, 2], [value, 4]], np.float32), "float32")

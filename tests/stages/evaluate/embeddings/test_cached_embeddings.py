@@ -353,7 +353,7 @@ def test_embed_images__goes_on_from_the_blocks_that_stand(
     monkeypatch.setattr(image_features, "_block_of", killed)
     with pytest.raises(KeyboardInterrupt):
         embed(student, set_of(image_pairs, context), context)
-    [_, second, _] = blocks = sorted(context.store.root.glob("image-embeddings/.draft-*/state/images-*"))
+    [_, second, _] = blocks = sorted(context.store.root.glob("image-embeddings/.draft-*/state/pictures-*"))
     assert [block.name for block in blocks] == [f"pictures-{3 * i}-{3 * i + 3}.safetensors" for i in range(3)]
     content = bytearray(second.read_bytes())
     content[-1] ^= 1  # noticed, and embedded again
