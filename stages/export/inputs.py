@@ -8,11 +8,11 @@ from pipeline.fingerprint import hash_json
 from pipeline.stage import Context, Input
 from stages.components.student.checkpoints import StudentWeights, find_checkpoint
 from stages.components.teacher.recorded import find_recorded_teacher, recorded_location
-from stages.export.figures import ChosenEvaluation, find_evaluation
-from stages.export.lineage import trace
+from stages.export.model_card.figures import ChosenEvaluation, find_evaluation
+from stages.export.model_card.lineage import trace
 from stages.export.options import ExportInputs, ExportParams, ExportSources
 
-_WRITTEN_OUT = ("modeling_protorkd.py", "card.md")  # files of this package that go with an export
+_WRITTEN_OUT = ("modeling_protorkd.py", "model_card/card.md")  # files of this package that go with an export
 
 
 def find_inputs(inputs: ExportInputs, params: ExportParams, context: Context) -> ExportSources:
@@ -41,7 +41,7 @@ def find_inputs(inputs: ExportInputs, params: ExportParams, context: Context) ->
     evaluation = find_evaluation(inputs.evaluation, student=student, store=context.store)
     lineage = trace(student, teacher_location=location, base_model=params.base_model, store=context.store)
     parts = {name: hash_json(value) for name, value in lineage.items()}
-    code = {name: hash_file(Path(__file__).with_name(name)) for name in _WRITTEN_OUT}
+    code = {Path(path).name: hash_file(Path(__file__).parent / path) for path in _WRITTEN_OUT}
     return ExportSources(
         student=Input(digest=record.digest, location=str(student.artifact.path.resolve()), value=student),
         weights=Input(digest=student.sha256, location=student.name, value=None),

@@ -11,8 +11,8 @@ from stages.components.student.checkpoints import StudentWeights
 from stages.components.teacher.identity import TeacherSource, trust_option
 
 if TYPE_CHECKING:
-    from stages.export.figures import ChosenEvaluation
-    from stages.export.lineage import Lineage
+    from stages.export.model_card.figures import ChosenEvaluation
+    from stages.export.model_card.lineage import Lineage
 
 FORMATS = SENTENCE_TRANSFORMERS, ONNX, TORCH = "sentence-transformers", "onnx", "torch"
 

@@ -18,13 +18,13 @@ from stages.components.student.weights import load_student
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
 from stages.components.teacher.teacher import Teacher
-from stages.export.card import write_card
-from stages.export.folder import write_folder
+from stages.export.formats.folder import write_folder
+from stages.export.formats.onnx_file import write_onnx
+from stages.export.formats.torch_file import write_state_dict
 from stages.export.loading import load_model
 from stages.export.manifest import write_manifest
-from stages.export.onnx_file import write_onnx
+from stages.export.model_card.card import write_card
 from stages.export.parity import CAPTIONS, embed_images, require_near, sample_images, unit
-from stages.export.torch_file import write_state_dict
 
 if TYPE_CHECKING:
     from stages.export.options import ExportParams, ExportSources

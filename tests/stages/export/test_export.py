@@ -23,7 +23,8 @@ from stages.components.student.student import build_student
 from stages.components.student.weights import load_student
 from stages.components.teacher.identity import find_teacher
 from stages.components.teacher.teacher import Teacher
-from stages.export import inputs, onnx_file, parity
+from stages.export import inputs, parity
+from stages.export.formats import onnx_file
 from stages.export.loading import load_model
 from stages.export.manifest import MANIFEST_NAME, changes
 from stages.export.options import ExportParams
@@ -94,8 +95,9 @@ def test_export__is_made_again_when_the_code_that_goes_with_it_has_changed(
 ) -> None:
     asked = ("export", "--format", "torch")
     assert run_cli(*asked)["status"] == "created"
-    for name in ("modeling_protorkd.py", "card.md"):
-        (tmp_path / name).write_text("another")
+    (tmp_path / "model_card").mkdir()
+    for path in ("modeling_protorkd.py", "model_card/card.md"):
+        (tmp_path / path).write_text("another")
     monkeypatch.setattr(inputs, "__file__", str(tmp_path / "inputs.py"))
     why = run_cli.run("why", *asked).output
     assert "code card.md" in why

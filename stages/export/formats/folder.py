@@ -9,8 +9,8 @@ from stages.components.student.backbones import list_backbones
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
+from stages.export.formats.text_route import CODE_NAME, TextRoute, write_text_route
 from stages.export.modeling_protorkd import FORMAT
-from stages.export.text_route import CODE_NAME, TextRoute, write_text_route
 
 IMAGE_FOLDER = "image_0_ProtoRKDImageEncoder"
 
@@ -32,7 +32,7 @@ def write_folder(student: StudentWeights, source: TeacherSource, files: Collecti
     """
     recipe = EncodingOptions.of(student.config.teacher.recipe)
     route = write_text_route(source, files, out)
-    write_unsynced(out / CODE_NAME, (Path(__file__).with_name(CODE_NAME)).read_bytes())
+    write_unsynced(out / CODE_NAME, (Path(__file__).parents[1] / CODE_NAME).read_bytes())
     _write_image_encoder(student, out / IMAGE_FOLDER)
     write_json(
         out / "router_config.json",

@@ -8,7 +8,7 @@ import torch
 from data_schemas.files import write_json, write_unsynced
 from data_schemas.student_checkpoint import StudentConfig
 from stages.components.student.student import Student
-from stages.export.preprocessing import describe
+from stages.export.formats.preprocessing import describe
 
 FOLDER = "torch"
 

@@ -9,7 +9,7 @@ from workbench import WORDS
 from data_schemas.errors import ProtoRKDError
 from pipeline.store.file_digests import FileDigests
 from stages.components.teacher.identity import identify_teacher
-from stages.export.text_route import TextRoute, write_text_route
+from stages.export.formats.text_route import TextRoute, write_text_route
 
 
 def write(folder: Path, out: Path, *, trust_code: bool = False) -> TextRoute:

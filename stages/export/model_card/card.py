@@ -10,8 +10,8 @@ import jinja2
 
 from data_schemas.files import write_unsynced
 from stages.components.student.backbones import list_backbones
-from stages.export.figures import ChosenEvaluation, Figure
-from stages.export.lineage import Lineage
+from stages.export.model_card.figures import ChosenEvaluation, Figure
+from stages.export.model_card.lineage import Lineage
 
 if TYPE_CHECKING:
     from stages.export.options import ExportParams

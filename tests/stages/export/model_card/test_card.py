@@ -10,9 +10,9 @@ from exports import Exported
 
 from pipeline.store.store import Store
 from stages.components.student.checkpoints import find_checkpoint
-from stages.export.card import CARD_NAME, escape, write_card
-from stages.export.figures import find_evaluation
-from stages.export.lineage import trace
+from stages.export.model_card.card import CARD_NAME, escape, write_card
+from stages.export.model_card.figures import find_evaluation
+from stages.export.model_card.lineage import trace
 from stages.export.options import ExportParams
 
 

@@ -14,8 +14,8 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_json, write_unsynced
 from data_schemas.student_checkpoint import StudentConfig
 from stages.components.student.student import Student
+from stages.export.formats.preprocessing import describe
 from stages.export.parity import require_near, unit
-from stages.export.preprocessing import describe
 
 FOLDER = "onnx"
 OPSET = 18

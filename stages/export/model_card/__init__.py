@@ -1,0 +1,1 @@
+"""Write the model card: where a model comes from, and its figures with their intervals."""
