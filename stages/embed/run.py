@@ -137,7 +137,7 @@ class _Work:
         total = len(self._distinct.firsts)
         self.num_embedded = sum(map(len, to_read))
         self.num_resumed = total - sum(shard.stop - shard.start for shard in missing)
-        embedder = ImageEmbedder(self._student, device=device, precision=precision) if self.num_embedded else None
+        embedder = ImageEmbedder.load(self._student, device=device, precision=precision) if self.num_embedded else None
         with (
             progress("embedding images", total=total, unit="images", done=self.num_resumed) as advance,
         ):

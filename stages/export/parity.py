@@ -1,15 +1,10 @@
 """Check that an export embeds as its teacher and student do, before it is delivered."""
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import Preprocessing
-from stages.components.images.lazy_image import DecodedImage
-from stages.components.images.transforms import EvalTransform, Normalize
 
 TOLERANCE = 1e-4
 """Largest difference in each number of an embedding of unit length."""
@@ -33,18 +28,6 @@ def sample_images() -> list[Image.Image]:
         pixels = ramp * numbers.random(3) + numbers.integers(0, 16, (height, width, 3))
         images.append(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)))
     return images
-
-
-@torch.inference_mode()
-def embed_images(student: nn.Module, images: list[Image.Image], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Embed images as evaluation does, in fp32 on the CPU.
-
-    Shapes:
-        returns: (images, dim), float32, of unit length.
-    """
-    crop, normalize = EvalTransform(preprocessing), Normalize(preprocessing, torch.device("cpu"))
-    crops = torch.stack([crop(DecodedImage(np.asarray(image))) for image in images])
-    return unit(student(normalize(crops)).numpy())
 
 
 def unit(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from pipeline.log import log
 from pipeline.stage import Result
 from pipeline.store.draft import Draft
 from stages.components.student.checkpoints import StudentWeights
+from stages.components.student.encoder import StudentEncoder
 from stages.components.student.student import Student
 from stages.components.student.weights import load_student
 from stages.components.teacher.encoding_options import EncodingOptions
@@ -24,7 +25,7 @@ from stages.export.formats.torch_file import write_state_dict
 from stages.export.loading import load_model
 from stages.export.manifest import write_manifest
 from stages.export.model_card.card import write_card
-from stages.export.parity import CAPTIONS, embed_images, require_near, sample_images, unit
+from stages.export.parity import CAPTIONS, require_near, sample_images, unit
 
 if TYPE_CHECKING:
     from stages.export.options import ExportParams, ExportSources
@@ -85,7 +86,7 @@ def _check_folder(folder: Path, chosen: StudentWeights, student: Student, source
         ),
         "image": require_near(
             model.encode(images, show_progress_bar=False),
-            embed_images(student, images, chosen.config.preprocessing),
+            unit(StudentEncoder(student, chosen.config, device=torch.device("cpu")).encode(images)),
             what="Images",
         ),
     }

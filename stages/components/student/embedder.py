@@ -1,12 +1,14 @@
 """Embed batches of images by a trained student."""
 
 from collections.abc import Iterable, Iterator
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file
+from data_schemas.student_checkpoint import Preprocessing
 from stages.components.compute.precision import autocast, full_float32
 from stages.components.images.transforms import Normalize
 from stages.components.loading.batch import Batch
@@ -20,19 +22,27 @@ class ImageEmbedder:
     """A loaded student that embeds images: the backbone in a given precision, the head in fp32, without TF32.
 
     Args:
-        student: Weights to load.
+        student: Student in eval mode, on the device.
+        preprocessing: How the student's images are prepared.
         device: Device of the student.
         precision: Precision of the backbone: fp32, bf16 or fp16.
-
-    Raises:
-        ProtoRKDError: the weights are gone or do not fit the student.
     """
 
-    def __init__(self, student: StudentWeights, *, device: torch.device, precision: str) -> None:
-        self.model = _load(student, device)
+    def __init__(self, student: Student, preprocessing: Preprocessing, *, device: torch.device, precision: str) -> None:
+        self.model = student
         self._device = device
-        self._normalize = Normalize(student.config.preprocessing, device)
+        self._normalize = Normalize(preprocessing, device)
         self._in_precision = autocast(precision, device)
+
+    @classmethod
+    def load(cls, weights: StudentWeights, *, device: torch.device, precision: str) -> Self:
+        """Load the student whose weights were identified.
+
+        Raises:
+            ProtoRKDError: the weights are gone or do not fit the student.
+        """
+        student = _load(weights, device)
+        return cls(student, weights.config.preprocessing, device=device, precision=precision)
 
     @full_float32()
     @torch.inference_mode()

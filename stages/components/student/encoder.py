@@ -16,10 +16,10 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import CONFIG_NAME, WEIGHTS_NAME, StudentConfig, checkpoint_path
 from pipeline.store.store import Artifact
 from stages.components.compute.device import choose_device, send
-from stages.components.compute.precision import full_float32
 from stages.components.images.decoding import ImageRejected, upright_rgb
 from stages.components.images.lazy_image import DecodedImage, LazyImage, open_lazily
-from stages.components.images.transforms import EvalTransform, Normalize
+from stages.components.images.transforms import EvalTransform
+from stages.components.student.embedder import ImageEmbedder
 from stages.components.student.student import Student
 from stages.components.student.weights import load_student
 
@@ -37,10 +37,9 @@ class StudentEncoder:
 
     def __init__(self, student: Student, config: StudentConfig, *, device: torch.device) -> None:
         self.config = config
-        self._student = student
         self._device = device
         self._transform = EvalTransform(config.preprocessing)
-        self._normalize = Normalize(config.preprocessing, device)
+        self._embedder = ImageEmbedder(student, config.preprocessing, device=device, precision="fp32")
 
     def __repr__(self) -> str:
         return f"StudentEncoder({self.config.backbone}, {self.config.embedding_dim} dimensions, {self._device})"
@@ -68,11 +67,9 @@ class StudentEncoder:
         empty = np.empty((0, self.config.embedding_dim), np.float32)
         return np.concatenate(embedded) if embedded else empty
 
-    @full_float32()
-    @torch.inference_mode()
     def _embed(self, batch: Sequence[tuple[int, Any]], *, normalize: bool) -> NDArray[np.float32]:
         pixels = torch.stack([self._pixels(number, image) for number, image in batch])
-        embeddings: Tensor = self._student(self._normalize(send(pixels, self._device))).float()
+        _, embeddings = self._embedder(send(pixels, self._device))
         embeddings = F.normalize(embeddings, dim=1) if normalize else embeddings
         numbers: NDArray[np.float32] = embeddings.cpu().numpy()
         return numbers

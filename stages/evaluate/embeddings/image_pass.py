@@ -104,7 +104,7 @@ def _embed(
     blocks = _blocks(run, batch_size)
     known = [block for block in blocks if Block.is_whole(_path(scratch, block))]
     missing = [block for block in blocks if block not in known]
-    embed = ImageEmbedder(student, device=device, precision=precision)
+    embed = ImageEmbedder.load(student, device=device, precision=precision)
     to_read = [row for block in missing for row in block]
     to_embed = batches_of(to_read, batch_size)
     to_load = EvalImages(images, EvalTransform(student.config.preprocessing))

@@ -19,6 +19,7 @@ from data_schemas.student_checkpoint import Preprocessing, StudentConfig, Teache
 from pipeline.store.store import Store
 from stages.components.images.decoding import open_image
 from stages.components.student.checkpoints import find_checkpoint
+from stages.components.student.encoder import StudentEncoder
 from stages.components.student.student import build_student
 from stages.components.student.weights import load_student
 from stages.components.teacher.identity import find_teacher
@@ -28,7 +29,7 @@ from stages.export.formats import onnx_file
 from stages.export.loading import load_model
 from stages.export.manifest import MANIFEST_NAME, changes
 from stages.export.options import ExportParams
-from stages.export.parity import embed_images, unit
+from stages.export.parity import unit
 
 CAPTIONS = ["red circle", "a blue square and a grey stripe", "", "http://127.0.0.1:9/red.jpg", "/etc/hostname.png"]
 
@@ -40,7 +41,7 @@ def images_of(pairs: Pairs, num: int = 24) -> list[Image.Image]:
 def students_embeddings(store: Path, images: list[Image.Image], reference: str | None = None) -> np.ndarray:
     chosen = find_checkpoint(reference, store=Store(store))
     student = load_student(chosen.config, chosen.weights, device=torch.device("cpu"))
-    return embed_images(student, images, chosen.config.preprocessing)
+    return unit(StudentEncoder(student, chosen.config, device=torch.device("cpu")).encode(images))
 
 
 def test_export__embeds_images_as_the_student_and_captions_as_the_teacher(
