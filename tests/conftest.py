@@ -21,6 +21,8 @@ from workbench import (
     start_process,
 )
 
+pytest.register_assert_rewrite("store_contract")
+
 if TYPE_CHECKING:
     from object_server import ObjectServer
 
