@@ -21,7 +21,7 @@ from workbench import (
     start_process,
 )
 
-pytest.register_assert_rewrite("store_contract")
+pytest.register_assert_rewrite("image_set_contract", "store_contract")
 
 if TYPE_CHECKING:
     from object_server import ObjectServer
