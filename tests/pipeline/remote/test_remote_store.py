@@ -34,9 +34,8 @@ pytestmark = pytest.mark.usefixtures("quiet_log")
 
 
 @pytest.fixture
-def machine(tmp_path, bucket, monkeypatch):
+def machine(tmp_path, bucket):
     """Make a machine: two stages, a store in the bucket and a cache that nobody shares."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
     (tmp_path / "source").mkdir()
 
     def make(name, **options):
