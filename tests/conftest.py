@@ -1,7 +1,9 @@
 """Fixtures for all tests; what they are made of stands in workbench.py."""
 
+import contextlib
 import os
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,11 +23,31 @@ from workbench import (
     start_process,
 )
 
+pytest.register_assert_rewrite("image_set_contract", "store_contract")
+
 if TYPE_CHECKING:
     from object_server import ObjectServer
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported: no test reaches the network
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny tensors: a second thread costs more than it brings, most on busy machines
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_disk() -> Iterator[None]:
+    """Leave out the wait for the disk, which only a power cut can tell; tests of that put their own in its place."""
+    connect = sqlite3.connect
+
+    def connect_without_waiting(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*args, **options)
+        with contextlib.suppress(sqlite3.Error):  # no database: that is for whoever asked to find out
+            connection.execute("PRAGMA synchronous = OFF")
+        return connection
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(os, "sync", lambda: None)
+        patch.setattr(sqlite3, "connect", connect_without_waiting)
+        yield
 
 
 @pytest.fixture

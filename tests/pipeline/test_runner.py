@@ -135,14 +135,6 @@ def test_run_stage__makes_everything_anew_when_forced(toy, log):
     assert list(toy.store.leftovers()) == []
 
 
-def test_run_stage__leaves_the_artifact_alone_until_a_forced_one_is_whole(toy):
-    first = toy.run()
-    with pytest.raises(RuntimeError):
-        toy.run(force=True, fail_after=1)
-    assert toy.run().artifact == first.artifact
-    assert first.artifact.record.problems(first.artifact.path, read=True) == {}
-
-
 def test_run_stage__goes_on_from_what_a_failed_run_left(toy, log):
     with pytest.raises(RuntimeError):
         toy.run(fail_after=2)

@@ -205,10 +205,21 @@ def power_cut() -> None:
     raise RuntimeError("power cut")
 
 
-def on_ranks(size: int, work: Callable[[Any], Any]) -> list[Any]:
+@contextlib.contextmanager
+def met() -> Iterator[Any]:
+    """Meet the other ranks, and leave them."""
+    from stages.components.compute.distributed import join_ranks
+
+    ranks = join_ranks()
+    yield ranks
+    ranks.leave()
+
+
+def on_ranks(size: int, work: Callable[[Any], Any], *, meet: Any = met) -> list[Any]:
     """Run a function on several processes that have met, as torchrun would start them; what each returns, by rank.
 
-    The processes are forked, so ``work`` may be any function; tensors come back as numpy arrays.
+    The processes are forked, so ``work`` may be any function; tensors come back as numpy arrays. Work that meets by
+    itself, as commands do, is given ``meet=contextlib.nullcontext``.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -218,12 +229,9 @@ def on_ranks(size: int, work: Callable[[Any], Any]) -> list[Any]:
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
 
     def run(rank: int) -> None:
-        from stages.components.compute.distributed import join_ranks
-
         os.environ.update(meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        ranks = join_ranks()
-        results.put((rank, work(ranks)))
-        ranks.leave()
+        with meet() as ranks:
+            results.put((rank, work(ranks)))
 
     processes = [context.Process(target=run, args=(rank,)) for rank in range(size)]
     for process in processes:

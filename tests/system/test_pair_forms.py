@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,10 @@ from pair_forms import Imaged, read_imaged, write_form, write_tar
 from workbench import DISTILL, Cli, Pairs
 
 from data_schemas.evaluation_report import read_report
-from data_schemas.pair_index import read_pairs, read_rejected
+from data_schemas.pair_index import read_rejected
 from data_schemas.pair_sources.columns import Columns
 from data_schemas.pair_sources.kinds import find_source
 from pipeline.store.file_digests import FileDigests
-from stages.components.images.decoding import ImageRejected
 from stages.components.images.image_set import ImageSet
 from stages.components.images.opening import open_images
 from stages.components.images.transforms import TrainCrop
@@ -111,18 +109,6 @@ def batches_of(images: ImageSet, *, workers: int) -> list[torch.Tensor]:
     return [batch.images for batch in load_batches(dataset, requests, workers=workers, pin_memory=False)]
 
 
-def test_set__is_small_when_pickled_and_opens_the_same(imaged: list[Imaged], tmp_path: Path) -> None:
-    root = write_form("webdataset", tmp_path / "form", imaged).parent
-    paths = [f"00000.tar/{pair.key}.jpg" for pair in imaged]
-    images = open_images(root, paths, FileDigests(None))
-    data = pickle.dumps(images)
-    assert len(data) < 4000
-    assert (pickle.loads(data).open(3).pixels() == images.open(3).pixels()).all()
-    chosen = images.select([5, 3])
-    assert list(chosen.paths) == [paths[5], paths[3]]
-    assert (chosen.open(1).pixels() == images.open(3).pixels()).all()
-
-
 def test_damaged_records__are_counted_rejections(
     imaged: list[Imaged], run_cli: Cli, word_vectors: Path, tmp_path: Path
 ) -> None:
@@ -202,39 +188,6 @@ def test_verify__makes_damaged_pairs_anew_from_any_form(
     pairs.write_bytes(before[:-9])
     run_cli.run("verify", "--repair")
     assert pairs.read_bytes() == before
-
-
-def test_names_of_shards__are_part_of_the_request(
-    imaged: list[Imaged], run_cli: Cli, word_vectors: Path, tmp_path: Path
-) -> None:
-    tar = write_form("webdataset", tmp_path / "form", imaged)
-    first = encode(run_cli, tar, word_vectors)
-    moved = tar.rename(tmp_path / "00000.tar")
-    assert encode(run_cli, moved, word_vectors)["status"] == "unchanged"
-    second = encode(run_cli, moved.rename(tmp_path / "other.tar"), word_vectors)
-    assert (second["status"], second["digest"] == first["digest"]) == ("created", False)
-    assert read_pairs(Path(second["path"]))["image"][0].as_py() == "other.tar/000000000.jpg"
-
-
-def test_separator__that_the_header_decides_is_part_of_the_request(
-    write_manifest: Any, run_cli: Cli, word_vectors: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "pairs.csv").write_text("filepath,title\na.jpg,red\nb.jpg,blue\n")
-    found = encode(run_cli, tmp_path / "pairs.csv", word_vectors)
-    assert found["counts"]["pairs"] == 2
-    named = encode(run_cli, tmp_path / "pairs.csv", word_vectors, "--separator", "comma")
-    assert (named["status"], named["digest"]) == ("created", found["digest"])
-
-
-def test_unreadable_container__rejects_its_images(imaged: list[Imaged], tmp_path: Path) -> None:
-    tar = write_form("webdataset", tmp_path / "form", imaged)
-    images = open_images(tar.parent, [f"00000.tar/{imaged[-1].key}.jpg", "00000.tar/no.jpg"], FileDigests(None))
-    with pytest.raises(ImageRejected, match="missing in its container"):
-        images.open(1)
-    with tar.open("r+b") as file:
-        file.truncate(5000)
-    with pytest.raises(ImageRejected, match="a container that ends too early"):
-        images.open(0)
 
 
 @pytest.mark.parametrize("form", ["webdataset", "saved_dataset", "parquet_shards"])

@@ -296,20 +296,6 @@ def test_dataset__must_name_files_beside_it(tmp_path: Path) -> None:
         find_source(folder)
 
 
-def test_arrow__must_not_be_compressed_where_it_holds_images(tmp_path: Path) -> None:
-    table = pa.table({"image": [b"x" * 1000], "caption": ["a"]})
-    with pa.ipc.new_file(tmp_path / "a.arrow", table.schema) as writer:
-        writer.write_table(table)
-    with pa.ipc.new_file(
-        tmp_path / "b.arrow", table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")
-    ) as writer:
-        writer.write_table(table)
-    images = open_images(tmp_path, ["a.arrow/0/image", "a.arrow/1/image", "a.arrow/x"], FileDigests(None))
-    assert images.digests(range(3), FileDigests(None))[1:] == [None, None]
-    with pytest.raises(ProtoRKDError, match="must be an arrow file without compression"):
-        open_images(tmp_path, ["b.arrow/0/image"], FileDigests(None)).open(0)
-
-
 @pytest.mark.parametrize("form", sorted(FORMS))
 def test_damage__never_does_more_than_reject(form: str, tmp_path: Path) -> None:
     """Cut each file, or turn some of its bytes, many times: what comes is a table, a rejection or an error of ours."""

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from pair_forms import FORMS, Imaged, json_lines, parquet_shards, tsv, webdataset_shards, write_form, write_tar
+from pair_forms import FORMS, Imaged, json_lines, tsv, webdataset_shards, write_form
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import Manifest
 from data_schemas.pair_sources.columns import Columns
 from data_schemas.pair_sources.kinds import find_image_root, find_source
 from pipeline.store.file_digests import FileDigests
-from stages.components.images.opening import identify_images, open_images
+from stages.components.images.opening import open_images
 
 PAIRS = [Imaged(f"{row:09}", b"\xff\xd8\xff image %d" % row, f"caption {row}, of 12") for row in range(12)]
 
@@ -156,39 +156,3 @@ def test_coco_folder__asks_for_one_of_its_files(tmp_path: Path) -> None:
     path = write_form("coco", tmp_path / "coco", PAIRS)
     with pytest.raises(ProtoRKDError, match=rf"name one of {path}"):
         find_source(tmp_path / "coco")
-
-
-def test_identity__of_containers_changes_with_their_bytes_and_which_records_are_meant(tmp_path: Path) -> None:
-    root = parquet_shards(tmp_path / "form", PAIRS)
-    images = read(root).table["image"].to_pylist()
-
-    def digest(paths: list[str], identity: str = "content") -> str:
-        return identify_images(root, paths, identity=identity, file_digests=FileDigests(None)).digest
-
-    assert digest(images) == digest(images)
-    assert digest(images) != digest(images[::-1])
-    before, by_path = digest(images), digest(images, "path")
-    parquet_shards(root, [*PAIRS[:-1], Imaged("000000011", b"another", "caption 11, of 12")])
-    assert digest(images) != before
-    assert digest(images, "path") == by_path
-
-
-def test_identity__of_a_missing_container_is_that_of_missing_files(tmp_path: Path) -> None:
-    found = identify_images(tmp_path, ["0.tar/a.jpg"], identity="content", file_digests=FileDigests(None))
-    assert dict(found.value.missing) == {0: "missing file"}
-
-
-def test_tar_beside_files__serves_both(tmp_path: Path) -> None:
-    write_tar(tmp_path / "0.tar", [("a.jpg", b"in the tar")])
-    (tmp_path / "b.tar").mkdir()
-    (tmp_path / "b.tar" / "c.jpg").write_bytes(b"in a folder")
-    images = open_images(tmp_path, ["0.tar/a.jpg", "b.tar/c.jpg", "0.tar/absent.jpg"], FileDigests(None))
-    hashes = images.digests(range(3), FileDigests(None))
-    assert hashes[:2] == [find_sha(b"in the tar"), find_sha(b"in a folder")]
-    assert hashes[2] is None
-
-
-def find_sha(data: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()

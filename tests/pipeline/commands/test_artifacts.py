@@ -208,17 +208,6 @@ def test_gc__shows_names_and_sizes_before_it_removes(toy, said):
     assert said(gc, "--yes") == "Nothing to remove.\n"
 
 
-def test_gc__keeps_what_is_referred_to_the_newest_and_the_stages_that_stay(toy, said):
-    used = toy.run().artifact
-    child = toy.run_child().artifact
-    unused = toy.run(scale=2.0).artifact
-    newest = toy.run(scale=3.0).artifact
-    other_child = toy.run_child().artifact
-    said(gc, "--yes")
-    assert names(toy.store.artifacts()) == {used.path, child.path, newest.path, other_child.path}
-    assert unused.path not in names(toy.store.artifacts())
-
-
 def test_gc__removes_what_killed_runs_left_but_not_what_is_held(toy, said):
     left = open_draft(toy.store, "toy", "0" * 32).path
     with locked(toy.store, "toy", "1" * 32):
@@ -241,40 +230,6 @@ def test_gc__keeps_a_draft_that_is_taken_up_while_it_asks(toy, said, monkeypatch
     assert f"{path} is in use by now, and stays." in said(gc)
     lock.__exit__(None, None, None)
     assert path.exists()
-
-
-def test_gc__keeps_what_a_live_run_reads(toy, said):
-    read = toy.run().artifact
-    toy.run(scale=2.0)
-    with locked(toy.store, "child", "1" * 32, uses=[read.record.digest]):
-        assert said(gc, "--yes") == "Nothing to remove.\n"
-    said(gc, "--yes")
-    assert not read.path.exists()
-
-
-def test_gc__drops_what_is_named_unless_something_was_made_from_it(toy, said, refused):
-    used, child = toy.run().artifact, toy.run_child().artifact
-    reference, child_reference = used.record.fingerprint[:8], child.record.fingerprint[:8]
-    _, message = refused(gc, "--drop", reference, "--yes")
-    assert message.startswith(f"--drop must name an artifact that nothing was made from; got {used.name}.")
-    assert names(toy.store.artifacts()) == {used.path, child.path}
-    said(gc, "--drop", reference, "--drop", child_reference, "--yes")
-    assert toy.store.artifacts() == []
-
-
-def test_gc__keeps_the_newest_of_those_that_are_not_dropped(toy, said):
-    older, newest = toy.run().artifact, toy.run(scale=2.0).artifact
-    said(gc, "--drop", newest.record.fingerprint, "--yes")
-    assert names(toy.store.artifacts()) == {older.path}
-
-
-def test_gc__removes_nothing_beside_a_record_that_it_cannot_read(toy, refused):
-    toy.run()
-    toy.run(scale=2.0)
-    child = toy.run_child().artifact
-    (child.path / "artifact.json").write_text("{")
-    assert "artifact.json must be JSON" in refused(gc, "--yes")[1]
-    assert len(toy.store.artifacts()) == 2
 
 
 def test_stage_command__says_nothing_when_quiet(toy, call):

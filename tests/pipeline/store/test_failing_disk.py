@@ -6,17 +6,11 @@ import shutil
 
 import pytest
 from failing_disk import FailingDisk
-from toy_stage import Toy
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.commands.artifacts import artifact_problems
 
 ADVICE = {errno.ENOSPC: "Free some space", errno.EIO: "Mend the disk"}
-
-
-@pytest.fixture
-def toy(tmp_path):
-    return Toy(tmp_path)
 
 
 def whole_parts(toy):

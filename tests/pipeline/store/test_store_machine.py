@@ -168,9 +168,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.damaged = {path for path in self.damaged if folder not in path.parents}
 
 
-@pytest.fixture(autouse=True)
-def undelayed(monkeypatch, quiet_log):
-    monkeypatch.setattr("os.fsync", lambda _: None)
+pytestmark = pytest.mark.usefixtures("quiet_log")
 
 
 def run_machine(num_examples):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -354,7 +355,11 @@ def test_encode__records_how_near_fewer_bits_come(encode: Any, write_manifest: W
     assert coarse["metrics"]["fp32_cosine_captions"] == 4
 
 
-def test_encode__gives_the_same_on_several_devices(encode: Any, write_manifest: Write, bert_folder: Path) -> None:
+def test_encode__gives_the_same_on_several_devices(
+    encode: Any, write_manifest: Write, bert_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork = multiprocessing.get_context("fork")  # to import nothing again; tests of the processes have them spawned
+    monkeypatch.setattr(multiprocessing, "get_context", lambda *_: fork)
     manifest = write_manifest(counted_captions(600))
     words = ("--shard-rows", 256, "--batch-tokens", 64)
     alone = encode(manifest, *words, teacher=bert_folder)

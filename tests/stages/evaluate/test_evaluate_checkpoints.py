@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ ROOT = Path(__file__).parents[3]
 EVALUATE = ("evaluate", "--device", "cpu", "--workers", 0, "--num-resamples", 100, "--no-overlap")
 TIMEOUT_S = 240
 
-# Distills, and after its second epoch waits until somebody has measured a checkpoint.
-WAITS_TO_BE_WATCHED = """
+# Distills, and after an epoch waits for as long as something holds.
+WAITS = """
 import sys, time
 from pathlib import Path
 from stages.distill.training.loop import Training
@@ -31,7 +30,7 @@ finish_epoch, store = Training._finish_epoch, Path(sys.argv[-1])
 
 def wait(training, epoch):
     kept = finish_epoch(training, epoch)
-    while epoch == 2 and not list(store.glob("measurements/[!.]*/artifact.json")):
+    while CONDITION:
         time.sleep(0.05)
     return kept
 
@@ -100,29 +99,30 @@ def test_watch__measures_checkpoints_while_distill_runs_and_ends_with_it(
     start: Any, encoded: Pairs, run_cli: Cli, tmp_path: Path
 ) -> None:
     script = tmp_path / "waits.py"
-    script.write_text(WAITS_TO_BE_WATCHED)
+    measured = 'list(store.glob("measurements/[!.]*/artifact.json"))'
+    script.write_text(WAITS.replace("CONDITION", f"epoch == 2 and not {measured}"))
     training = start(*DISTILL, "--epochs", 4, script=script)
     wait_for(training, run_cli.store, "distill/.draft-*/journal.jsonl")
-    watching = start(*EVALUATE, "--retrieval", encoded.manifest, "--checkpoints", "all", "--watch", "--json")
+    watched = run_cli.run(*EVALUATE, "--retrieval", encoded.manifest, "--checkpoints", "all", "--watch", "--json")
     _, trained_errors = training.communicate(timeout=TIMEOUT_S)
-    out, errors = watching.communicate(timeout=TIMEOUT_S)
     assert training.returncode == 0, trained_errors
-    assert watching.returncode == 0, errors
-    outcome = json.loads(out.splitlines()[-1])
+    assert watched.exit_code == 0, watched.stderr
+    outcome = json.loads(watched.stdout.splitlines()[-1])
     assert [each["epoch"] for each in read_report(Path(outcome["path"]))["checkpoints"]] == [1, 2, 3, 4]
-    assert "evaluate: watching distill" in errors
-    assert "epoch_1: pairs/mean_recall" in errors
+    assert "evaluate: watching distill" in watched.stderr
+    assert "epoch_1: pairs/mean_recall" in watched.stderr
 
 
-def test_watch__loses_nothing_when_it_is_interrupted(start: Any, encoded: Pairs, run_cli: Cli, tmp_path: Path) -> None:
-    script = tmp_path / "interrupted.py"
+def test_watch__loses_nothing_when_it_is_interrupted_and_says_that_a_distillation_was_stopped(
+    start: Any, encoded: Pairs, run_cli: Cli, tmp_path: Path
+) -> None:
+    """Two facts about one distillation, which takes long to start; it stands still after two epochs and after three."""
+    script, held = tmp_path / "interrupted.py", tmp_path / "held.py"
     script.write_text(CAN_BE_INTERRUPTED)
-    start(*DISTILL, "--epochs", 400)
+    held.write_text(WAITS.replace("CONDITION", 'epoch == 2 and not (store / ".go-on").exists() or epoch == 3'))
+    training = start(*DISTILL, "--epochs", 4, script=held)
     words = (*EVALUATE, "--retrieval", encoded.manifest, "--checkpoints", "all", "--watch")
-    deadline = time.monotonic() + TIMEOUT_S
-    while not list(run_cli.store.glob("distill/.draft-*/checkpoints/epoch_1.safetensors")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(training, run_cli.store, "distill/.draft-*/checkpoints/epoch_1.safetensors")
     watching = start(*words, script=script)
     wait_for(watching, run_cli.store, "measurements/[!.]*/artifact.json")
     watching.send_signal(signal.SIGINT)
@@ -130,16 +130,13 @@ def test_watch__loses_nothing_when_it_is_interrupted(start: Any, encoded: Pairs,
     assert watching.returncode != 0
     assert "Traceback" not in errors
     assert "whole" in run_cli.run("verify").stdout
-
-
-def test_watch__says_that_a_distillation_was_stopped(start: Any, encoded: Pairs, run_cli: Cli) -> None:
-    training = start(*DISTILL, "--epochs", 400)
+    (run_cli.store / ".go-on").touch()
     wait_for(training, run_cli.store, "distill/.draft-*/checkpoints/epoch_2.safetensors")
     training.kill()
     training.wait()
-    message = run_cli.fails(*EVALUATE, "--retrieval", encoded.manifest, "--checkpoints", "all", "--watch")
-    assert "it was stopped" in message
-    assert list(run_cli.store.glob("measurements/[!.]*"))
+    measured = set(run_cli.store.glob("measurements/[!.]*"))
+    assert "it was stopped" in run_cli.fails(*words)
+    assert set(run_cli.store.glob("measurements/[!.]*")) > measured
 
 
 def test_watch__must_go_with_all_checkpoints(trained: Any, pairs: Pairs, run_cli: Cli) -> None:

@@ -15,14 +15,12 @@ from PIL import ExifTags, Image
 from workbench import Cli, make_manifest, make_pairs
 
 import stages.pack.run
-from data_schemas.errors import ProtoRKDError
 from data_schemas.packed_images import PackedImages
 from data_schemas.pair_index import read_rejected
 from data_schemas.student_checkpoint import Preprocessing
-from pipeline.store.store import Store
 from stages.components.images.decoding import open_image
 from stages.components.images.lazy_image import JpegImage, open_lazily
-from stages.components.images.packed_image_set import Pack, PackedImageSet
+from stages.components.images.packed_image_set import PackedImageSet
 from stages.components.images.transforms import EvalTransform
 
 Pixels = NDArray[np.uint8]
@@ -311,18 +309,6 @@ def test_pack__keeps_a_damaged_jpeg_that_can_be_read(pack: Any, tmp_path: Path) 
     assert isinstance(images.open(0), JpegImage)
     expected = np.asarray(open_image(tmp_path / "pictures" / "a.jpg"))
     assert np.array_equal(images.open(0).pixels(), expected)
-
-
-def test_pack__is_refused_where_a_list_was_altered(pack: Any, folder: Path, store: Path) -> None:
-    outcome = pack("--images", folder)
-    artifact = Store(store).resolve(outcome["fingerprint"], stage="pack", flag="--packed")
-    assert Pack.open(artifact).images.find(["large.jpg"]) >= 0
-    [path] = Path(outcome["path"]).glob("index/*.parquet")
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(ProtoRKDError, match="Run pack again with the same options and --force"):
-        Pack.open(artifact)
 
 
 @pytest.mark.parametrize("words", [("--manifest", "pairs.tsv"), ("--images", ".")], ids=["manifest", "folder"])

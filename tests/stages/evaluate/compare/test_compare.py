@@ -1,7 +1,6 @@
 """``compare`` on evaluations made up of outcomes, in a store as the pipeline writes it."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -120,11 +119,6 @@ class Pair:
     def names(self) -> tuple[str, str]:
         first, second = (artifact.record.fingerprint for artifact in self.evaluations)
         return first[:12], second[:12]
-
-
-@pytest.fixture(autouse=True)
-def without_the_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture
