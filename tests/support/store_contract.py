@@ -262,6 +262,6 @@ def records(artifacts):
     return [artifact.record for artifact in artifacts]
 
 
-def with_more(params, inputs, out, runtime, context):
+def with_more(params, sources, out, runtime, context):
     (out.path / "more.txt").write_text("more")
-    return TOY.run(params, inputs, out, runtime, context)
+    return TOY.run(params, sources, out, runtime, context)
