@@ -49,7 +49,7 @@ def draw_page(
     galleries: list[Gallery] = []
     sheets: dict[str, Sequence[ContactSheet]] = {}
     for entry in entries:
-        found = entry.found
+        found = entry.evaluation_set
         try:
             if isinstance(found, RetrievalSet) and any((found.name, task) in done for task in entry.tasks):
                 images, captions = embedder.images(found.images), embedder.captions(found.captions)
@@ -104,7 +104,7 @@ def _overlaps(
 
 def _images(entries: Sequence[RequestedSet]) -> Iterator[tuple[str, ImageSet]]:
     for entry in entries:
-        match entry.found:
+        match entry.evaluation_set:
             case RetrievalSet(name=name, images=images):
                 yield name, images.value
             case ClassSet(name=name, test=test) if test is not None:
