@@ -22,7 +22,7 @@ class ClassSetReader:
     Args:
         file_digests: Remembered digests of files.
         image_identity: How images are identified, as `identify_images` takes it.
-        cache: Folder to unpack images to that come packed in a set's own file format.
+        cache: Folder for the unpacked images of sets that come in a file format of their own.
         packs: Packs to read images from; each split is read from the first that has all of its images.
     """
 
