@@ -61,7 +61,7 @@ def measure(
     overlap = OverlapReport([], set())
     try:
         overlap = measure_overlap(
-            [each.found for each in sets],
+            [each.evaluation_set for each in sets],
             training=sources.training,
             workers=runtime.workers,
             context=measurer.alone,

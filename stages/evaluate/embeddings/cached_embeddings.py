@@ -1,4 +1,4 @@
-"""Embeddings that evaluation needs, as artifacts of their own: images once a student, captions once a teacher."""
+"""Embeddings that evaluation needs, as artifacts of their own: images once per student, captions once per teacher."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -31,13 +31,13 @@ _SHARD_ROWS = 8192
 class ImageEmbeddings:
     """A student's embeddings of the images of a set that could be read.
 
-    Its tensors are mapped from a file: what is not looked at is not read.
+    Its tensors are mapped from a file: what is not used is not read.
 
     Shapes:
         embeddings: (readable, dim), float32.
         features: (readable, feature_dim), float32: what the projection head sees.
         rows: (readable,), int64, ascending: the image's place in the set.
-        precision: that the backbone ran in: fp32, bf16 or fp16.
+        precision: fp32, bf16 or fp16, as the backbone ran.
     """
 
     embeddings: "Tensor"
@@ -50,7 +50,7 @@ class ImageEmbeddings:
 
 @dataclass(frozen=True)
 class _ImageSources:
-    """What images are embedded, and by whom."""
+    """Images to embed, and the student that embeds them."""
 
     student: Input[StudentWeights]
     images: Input[ImageSet]
@@ -58,7 +58,7 @@ class _ImageSources:
 
 @dataclass(frozen=True)
 class _CaptionSources:
-    """What captions are embedded, and by whom."""
+    """Captions to embed, and the teacher that embeds them."""
 
     captions: "Input[pa.Array]"
     teacher: Input[TeacherSource]
@@ -69,14 +69,14 @@ S = TypeVar("S", _ImageSources, _CaptionSources)
 
 @dataclass(frozen=True)
 class _Inputs(Generic[S]):
-    """Already identified by the stage that asks."""
+    """Sources that the calling stage has already identified."""
 
     sources: S
 
 
 @dataclass(frozen=True)
 class _ImageParams:
-    """What images become is settled by the student, and by the rounding on the way."""
+    """How the student's matrix products are rounded; all else that shapes embeddings is part of the student."""
 
     precision: str = option("auto", help="Of the backbone's matrix products.")
 
@@ -101,14 +101,14 @@ class FeatureRuntime:
 def embed_images(
     student: StudentWeights, images: Input[ImageSet], *, precision: str, runtime: FeatureRuntime, context: Context
 ) -> ImageEmbeddings:
-    """Embed the images of a set, or find them embedded; the processes of the context each embed their part.
+    """Embed the images of a set, or read their embeddings from the store; each process of the context embeds its part.
 
     Args:
-        student: that embeds.
-        images: identified.
-        precision: of the backbone: fp32, bf16, fp16, or "auto": bf16 where the device has it.
-        runtime: where and how many at a time.
-        context: the store, and the processes.
+        student: Student that embeds the images.
+        images: Images of the set, identified.
+        precision: Precision of the backbone: fp32, bf16, fp16, or "auto", which takes bf16 where the device has it.
+        runtime: Device, workers and batch size.
+        context: Store of the embeddings, and the processes that share the pass.
 
     Raises:
         ProtoRKDError: no image can be read, or the weights are gone or do not fit; the same in all processes.
@@ -139,10 +139,10 @@ def embed_captions(
     runtime: FeatureRuntime,
     context: Context,
 ) -> tuple["Tensor", str]:
-    """Embed captions as the student's teacher embedded those that it was distilled from; the first process does it.
+    """Embed captions as the teacher embedded those that the student was distilled from, in the first process only.
 
     Returns:
-        One row a caption, and the digest of the artifact that they come from.
+        One row per caption, and the digest of the artifact that they come from.
 
     Shapes:
         returns: (captions, dim), float32.
@@ -213,13 +213,13 @@ def _embed_captions(
 
 
 def _require_whole(outcome: StageOutcome, context: Context) -> None:
-    """Read what is about to be used once, whatever the number of processes."""
+    """Check the bytes of an artifact before it is used, in the first process only."""
     with fail_together(context.peers):
         if context.peers.is_first:
             outcome.require_whole()
 
 
-def _given(inputs: _Inputs[S], _params: object, _context: Context) -> S:
+def _identify(inputs: _Inputs[S], _params: object, _context: Context) -> S:
     return inputs.sources
 
 
@@ -230,7 +230,7 @@ IMAGE_EMBEDDINGS = Stage(
     params=_ImageParams,
     inputs=_Inputs,
     runtime=FeatureRuntime,
-    identify=_given,
+    identify=_identify,
     run=_embed_images,
     distributed=Distributed(join_torchrun, fails_together=True),
 )
@@ -242,13 +242,13 @@ CAPTION_EMBEDDINGS = Stage(
     params=_CaptionParams,
     inputs=_Inputs,
     runtime=FeatureRuntime,
-    identify=_given,
+    identify=_identify,
     run=_embed_captions,
 )
 
 
 def distinct_captions(captions: tuple[str, ...]) -> "tuple[pa.Array, pa.Array]":
-    """Distinct captions in order of first appearance, and for each caption its place among them."""
+    """Return the distinct captions in order of first appearance, and for each caption its place among them."""
     import pyarrow as pa
 
     encoded = pa.array(captions, pa.large_string()).dictionary_encode()

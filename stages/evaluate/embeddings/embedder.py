@@ -1,4 +1,4 @@
-"""Embeds what tasks look at: images with the student, captions with its teacher, each through its artifact."""
+"""Embeds what tasks need: images with the student, captions with its teacher, each through its artifact."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,15 +16,16 @@ from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEm
 
 
 class Embedder:
-    """Embeddings by one checkpoint and its teacher; what one task has asked for is at hand for the next.
+    """Embeddings by one checkpoint and its teacher; those of one task stay in memory for the next.
 
     Args:
-        student: of the images.
-        teacher: of the captions; None where no task asks for any.
-        known: images that are embedded already, by the digest of their set.
-        precision: of the student's pass over images, as `embed_images` takes it.
-        runtime: where and how many at a time.
-        context: the store. Images are never embedded by force: an evaluation has embedded them before its tasks.
+        student: Student that embeds the images.
+        teacher: Teacher that embeds the captions; None where no task asks for any.
+        known: Embeddings of images that are embedded already, by the digest of their set.
+        precision: Precision of the student's pass over images, as `embed_images` takes it.
+        runtime: Device, workers and batch sizes.
+        context: Store of the embeddings. Images are never embedded by force: an evaluation has embedded them before its
+            tasks.
     """
 
     def __init__(
@@ -48,28 +49,28 @@ class Embedder:
 
     @property
     def fit_device(self) -> torch.device:
-        """Where embeddings are worked on (linear layers, neighbours): the student's device, if it knows float64."""
+        """Device for work on embeddings (linear layers, neighbours): the student's, or the CPU if it lacks float64."""
         device = choose_device(self._runtime.device)
         return torch.device("cpu") if device.type == "mps" else device
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        """What the passes over images that are at hand ran in: one, unless the store has come from elsewhere."""
-        return tuple(sorted({found.precision for found in self._images.values()}))
+        """Precisions of the passes over images so far: one, unless the store comes from elsewhere."""
+        return tuple(sorted({embedded.precision for embedded in self._images.values()}))
 
     def images(self, images: Input[ImageSet]) -> ImageEmbeddings:
-        """One row a readable image; the same images are embedded once, whatever task asks for them."""
+        """Embed the readable images, one row each; the same images are embedded once for all tasks."""
         if images.digest not in self._images:
             context = dataclasses.replace(self._context, force=False)
             self._images[images.digest] = embed_images(
                 self._student, images, precision=self._precision, runtime=self._runtime, context=context
             )
-        found = self._images[images.digest]
-        self._used.add(found.digest)
-        return found
+        embedded = self._images[images.digest]
+        self._used.add(embedded.digest)
+        return embedded
 
     def captions(self, captions: tuple[str, ...]) -> Tensor:
-        """One row a caption: (captions, dim), float32."""
+        """Embed captions, one row each: (captions, dim), float32."""
         if captions not in self._captions:
             assert self._teacher is not None
             self._captions[captions] = embed_captions(
@@ -84,6 +85,6 @@ class Embedder:
         return embeddings
 
     def take_used(self) -> tuple[str, ...]:
-        """Digests of the artifacts that embeddings came from since this was last asked."""
+        """Return the digests of the artifacts that embeddings came from since the last call."""
         used, self._used = tuple(sorted(self._used)), set()
         return used

@@ -1,4 +1,4 @@
-"""Some of a set's images, embedded: what a pass leaves behind as it goes, so that a kill costs little."""
+"""Blocks of embedded images, which a pass writes as it goes, so that a kill costs little."""
 
 import errno
 import hashlib
@@ -23,8 +23,8 @@ class Block:
     """Embeddings of the images that could be read, and why the others could not.
 
     Args:
-        tensors: (readable, ...) each, in image order, by the names that `student_embeddings` writes.
-        rejected: the reasons, by the image's place in its set.
+        tensors: Tensors by the names that `student_embeddings` writes, each (readable, ...), in image order.
+        rejected: Reasons, by the image's place in its set.
     """
 
     tensors: dict[str, Tensor]
@@ -32,13 +32,13 @@ class Block:
 
     @classmethod
     def joined(cls, blocks: Sequence["Block"]) -> "Block":
-        """Several blocks as one, in their order."""
+        """Join several blocks into one, in their order."""
         names = blocks[0].tensors
         tensors = {name: torch.cat([block.tensors[name] for block in blocks]) for name in names}
         return cls(tensors, {row: reason for block in blocks for row, reason in block.rejected.items()})
 
     def write(self, path: Path) -> None:
-        """Write a whole file, with its own checksum.
+        """Write the block with its checksum, as a whole file or not at all.
 
         Raises:
             ProtoRKDError: the disk is full or the folder cannot be written.
@@ -58,7 +58,7 @@ class Block:
 
     @classmethod
     def is_whole(cls, path: Path) -> bool:
-        """Whether a block lies there whose bytes are those that were written."""
+        """Check whether the file holds a block with the bytes that were written."""
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -74,7 +74,7 @@ class Block:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None) -> None:
-    """Write a whole safetensors file.
+    """Write a safetensors file, whole or not at all.
 
     Raises:
         ProtoRKDError: the disk is full or the folder cannot be written.
@@ -82,7 +82,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, *, metadata: dict[str, 
 
     def write(partial: Path) -> None:
         try:
-            safetensors.torch.save_file(tensors, partial, metadata)  # which, unlike save, makes no copy in memory
+            safetensors.torch.save_file(tensors, partial, metadata)  # unlike save, makes no copy in memory
         except safetensors.SafetensorError as error:
             code = re.search(r"os error (\d+)", str(error))
             raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error

@@ -40,32 +40,32 @@ def student_embeddings(
 ) -> dict[int, str]:
     """Embed every image that can be read, in one pass, and write features and embeddings.
 
-    Each rank embeds a run of the set, and leaves it block by block in the scratch folder, where a pass that was killed
-    finds it; the first joins what is there. The backbone runs in the given precision, the projection head in fp32.
+    Each rank embeds a run of the set and writes it block by block into the scratch folder, from which a killed pass
+    goes on; the first rank joins the blocks. The backbone runs in the given precision, the projection head in fp32.
 
     Writes: a safetensors file with ``embeddings`` (readable, dim), float32, ``rows`` (readable,), int64, and
         ``features`` (readable, feature_dim), float32, which are left out where they are the embeddings.
 
     Args:
-        student: whose weights are loaded.
-        images: the set.
-        out: the file.
-        scratch: folder of the blocks, the same for all ranks; removed in the end.
-        ranks: who embed together.
-        device: where the student runs.
-        precision: fp32, bf16 or fp16.
-        workers: processes that read images; -1 chooses.
-        batch_size: images at a time.
+        student: Student to embed with; its weights are loaded here.
+        images: Images of the set.
+        out: File to write.
+        scratch: Folder of the blocks, the same for all ranks; removed in the end.
+        ranks: Processes that embed together.
+        device: Device of the student.
+        precision: Precision of the backbone: fp32, bf16 or fp16.
+        workers: Processes that read images; -1 chooses.
+        batch_size: Images in a batch.
 
     Returns:
-        Why each image, by its place in the set, could not be read; all of them, on every rank.
+        Why images could not be read, by their place in the set; all of them, on every rank.
 
     Raises:
         ProtoRKDError: the weights are gone or do not fit the student, or no image can be read; on all ranks.
     """
     with fail_together(ranks):
         runs = _runs(len(images.paths), ranks.size)
-        found = _embed(
+        own_block = _embed(
             student,
             images,
             runs[ranks.rank],
@@ -76,11 +76,11 @@ def student_embeddings(
             batch_size=batch_size,
             is_first=ranks.is_first,
         )
-    rejected = {row: reason for part in ranks.gather_objects(found.rejected) for row, reason in part.items()}
+    rejected = {row: reason for part in ranks.gather_objects(own_block.rejected) for row, reason in part.items()}
     if ranks.is_first:
         if len(rejected) < len(images.paths):
             others = [_read_blocks(scratch, run, batch_size) for run in runs[1:]]
-            save_tensors(Block.joined([found, *others]).tensors, out)
+            save_tensors(Block.joined([own_block, *others]).tensors, out)
         shutil.rmtree(scratch, ignore_errors=True)
     if len(rejected) == len(images.paths):
         raise ProtoRKDError(f"A set must have readable images; got none of {len(images.paths)} below {images.root}.")
@@ -100,7 +100,7 @@ def _embed(
     batch_size: int,
     is_first: bool,
 ) -> Block:
-    """Embed a run of the images, but for the blocks of it that stand in the scratch folder; on the CPU."""
+    """Embed the blocks of a run that are not in the scratch folder yet, and return the whole run on the CPU."""
     blocks = _blocks(run, batch_size)
     known = [block for block in blocks if Block.is_whole(_path(scratch, block))]
     missing = [block for block in blocks if block not in known]
@@ -150,12 +150,12 @@ def _has_head(model: Student) -> bool:
 
 
 def _runs(num: int, size: int) -> list[range]:
-    """What each rank embeds."""
+    """Split the images into one run per rank."""
     return [range(num * rank // size, num * (rank + 1) // size) for rank in range(size)]
 
 
 def _blocks(run: range, batch_size: int) -> list[range]:
-    """A run in blocks of whole batches, so that an image is in the same batch whatever stands already."""
+    """Split a run into blocks of whole batches, so that an image's batch does not depend on what is done already."""
     step = batch_size * max(1, _BLOCK_IMAGES // batch_size)
     return [run[start : start + step] for start in range(0, len(run), step)] or [run]
 

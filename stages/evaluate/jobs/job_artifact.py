@@ -52,12 +52,12 @@ class Job:
     @property
     def name(self) -> str:
         """What people call it."""
-        return f"{self.entry.found.name}, {self.task.replace('_', ' ')} of {self.student.name}"
+        return f"{self.entry.evaluation_set.name}, {self.task.replace('_', ' ')} of {self.student.name}"
 
     @property
     def images(self) -> list[Input[ImageSet]]:
         """The images that have to be embedded for it."""
-        match self.entry.found:
+        match self.entry.evaluation_set:
             case RetrievalSet(images=images):
                 return [images]
             case ClassSet(train=train, test=test):
@@ -152,7 +152,7 @@ def _params(job: Job, params: "EvaluateParams") -> _Params:
 
 
 def _identify(inputs: _Inputs, _params: object, _context: Context) -> _Sources:
-    job, found = inputs.job, inputs.job.entry.found
+    job, found = inputs.job, inputs.job.entry.evaluation_set
     match found:
         case RetrievalSet():
             digest = retrieval_digest(found)
@@ -178,7 +178,7 @@ def _measure(params: _Params, sources: _Sources, out: Draft, runtime: _Runtime, 
     given = sources.set.value
     assert given.embedder is not None
     given.embedder.take_used()
-    measured = TASKS[params.task](given.job.entry.found, given.embedder, **params.settings)
+    measured = TASKS[params.task](given.job.entry.evaluation_set, given.embedder, **params.settings)
     write_json(out.path / _ENTRY_NAME, measured.entry)
     if measured.outcomes:
         write_outcomes(out.path, measured.outcomes)

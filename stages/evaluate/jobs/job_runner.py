@@ -129,7 +129,7 @@ class JobRunner:
             self.used.add(digest)
             check_rejected(measured.entry, self._max_bad_fraction)
         except ProtoRKDError as error:
-            self.fail(Failure(job.entry.found.name, job.task, job.student.name, str(error)))
+            self.fail(Failure(job.entry.evaluation_set.name, job.task, job.student.name, str(error)))
             return None
         log.info("evaluate: %s: %s", job.name, _in_short(measured.entry))
         return measured

@@ -1,7 +1,7 @@
-"""Overlap of training and evaluation images: which images of a set has a student seen, as they are or nearly?
+"""Overlap of training and evaluation images: exact copies and near-duplicates of what a student has seen.
 
 Exact copies have the same bytes. Near-duplicates have perceptual hashes a few bits apart and look alike as thumbnails:
-the same image resized, compressed again, a little brighter or cut by a percent or two; no mirror images, no crops.
+the same image resized, compressed again, a little brighter or cut by a percent or two, but not mirrored or cropped.
 """
 
 from collections.abc import Iterator
@@ -29,10 +29,10 @@ class OverlapPair:
     """An evaluation image and a training image that is its copy.
 
     Args:
-        evaluation: path as its set writes it.
-        training: path as its set writes it.
-        exact: whether the bytes are the same.
-        distance: bits in which the hashes differ; 0 for exact copies.
+        evaluation: Path of the evaluation image, as its set writes it.
+        training: Path of the training image, as its set writes it.
+        exact: Whether the bytes are the same.
+        distance: Bits in which the hashes differ; 0 for exact copies.
     """
 
     evaluation: str
@@ -43,15 +43,15 @@ class OverlapPair:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What two sets have in common.
+    """Images that two sets have in common.
 
     Args:
-        num_evaluation: distinct evaluation images that can be read.
-        num_training: distinct training images that can be read.
-        num_exact: evaluation images with an exact copy among the training images.
-        num_near: evaluation images with a near-duplicate there, and no exact copy.
-        num_featureless: evaluation images without a hash, of which only exact copies are found.
-        pairs: by evaluation image and then the nearest first, at most 10 an evaluation image.
+        num_evaluation: Distinct evaluation images that can be read.
+        num_training: Distinct training images that can be read.
+        num_exact: Evaluation images with an exact copy among the training images.
+        num_near: Evaluation images with a near-duplicate there, and no exact copy.
+        num_featureless: Evaluation images without a hash, of which only exact copies are found.
+        pairs: Pairs, by evaluation image and then the nearest first, at most 10 per evaluation image.
     """
 
     num_evaluation: int
@@ -66,13 +66,13 @@ def find_overlap(*, evaluation: ImageHashes, training: ImageHashes, max_distance
     """Find the evaluation images that are among the training images.
 
     Every pair of hashes within the distance is found, by multi-index hashing (Norouzi et al., Fast Search in Hamming
-    Space with Multi-Index Hashing, 2012): of four bands of 16 bits, one differs in a quarter of the distance at most.
-    Each is compared as thumbnails before it counts.
+    Space with Multi-Index Hashing, 2012): one of four bands of 16 bits differs in a quarter of the distance at most. A
+    pair counts only if its thumbnails are alike, too.
 
     Args:
-        evaluation: images of a set that a student is measured on.
-        training: images that it was distilled from.
-        max_distance: bits, 0 to 15, in which the hashes of near-duplicates differ at most; from 8 it takes much longer.
+        evaluation: Images of a set that a student is measured on.
+        training: Images that it was distilled from.
+        max_distance: Bits, 0 to 15, in which the hashes of near-duplicates differ at most; from 8 it takes much longer.
 
     Raises:
         ValueError: the distance is out of range.
@@ -107,24 +107,24 @@ def find_overlap(*, evaluation: ImageHashes, training: ImageHashes, max_distance
 
 def _exact_pairs(evaluation: ImageHashes, training: ImageHashes) -> Rows:
     """Return (pairs, 2): rows of images that can be read and have the same bytes."""
-    ours, theirs = (np.flatnonzero(found.kinds != UNREADABLE) for found in (evaluation, training))
+    ours, theirs = (np.flatnonzero(images.kinds != UNREADABLE) for images in (evaluation, training))
     asked, known = evaluation.sha256[ours], training.sha256[theirs]
     index = _Index(known[:, :8].copy().view(np.uint64)[:, 0])
-    found = [np.empty((0, 2), np.int64)]
+    blocks = [np.empty((0, 2), np.int64)]
     for one, other in index.equal(asked[:, :8].copy().view(np.uint64)[:, 0]):
         same = (asked[one] == known[other]).all(axis=1)
-        found.append(np.stack([ours[one[same]], theirs[other[same]]], axis=1))
-    return np.concatenate(found)
+        blocks.append(np.stack([ours[one[same]], theirs[other[same]]], axis=1))
+    return np.concatenate(blocks)
 
 
 def _near_pairs(evaluation: ImageHashes, training: ImageHashes, max_distance: int) -> Rows:
     """Return (pairs, 2), distinct: rows of images whose hashes are near and whose thumbnails are alike."""
-    ours, theirs = (np.flatnonzero(found.kinds == HASHED) for found in (evaluation, training))
+    ours, theirs = (np.flatnonzero(images.kinds == HASHED) for images in (evaluation, training))
     asked, known = evaluation.hashes[ours], training.hashes[theirs]
     asked_bands, known_bands = (hashes.view(np.uint16).reshape(-1, _NUM_BANDS) for hashes in (asked, known))
     flips = np.arange(2**16, dtype=np.uint16)
     flips = flips[np.bitwise_count(flips) <= max_distance // _NUM_BANDS]
-    found = [np.empty((0, 2), np.int64)]
+    blocks = [np.empty((0, 2), np.int64)]
     for band in range(_NUM_BANDS):
         index = _Index(known_bands[:, band])
         for flip in flips:
@@ -132,8 +132,8 @@ def _near_pairs(evaluation: ImageHashes, training: ImageHashes, max_distance: in
                 near = np.bitwise_count(asked[one] ^ known[other]) <= max_distance
                 pairs = np.stack([ours[one[near]], theirs[other[near]]], axis=1)
                 alike = _similarity(evaluation.thumbnails[pairs[:, 0]], training.thumbnails[pairs[:, 1]])
-                found.append(pairs[alike >= MIN_SIMILARITY])
-    return np.unique(np.concatenate(found), axis=0)
+                blocks.append(pairs[alike >= MIN_SIMILARITY])
+    return np.unique(np.concatenate(blocks), axis=0)
 
 
 class _Index:
@@ -159,13 +159,13 @@ class _Index:
 
 
 def _similarity(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Compare thumbnails in contrast and structure, not in brightness; of red, green and blue the least alike counts.
+    """Compare thumbnails in contrast and structure, not in brightness; the least similar of red, green and blue counts.
 
-    As in SSIM (Wang et al., Image Quality Assessment, 2004), with its constant for what has hardly any contrast.
+    As in SSIM (Wang et al., Image Quality Assessment, 2004), with its constant for images of hardly any contrast.
 
     Shapes:
         first, second: (pairs, 8, 8, 3), uint8.
-        returns: (pairs,), float32, from -1 to 1, which equal ones have.
+        returns: (pairs,), float32, from -1 to 1; 1 for equal ones.
     """
     one, other = first.astype(np.float32), second.astype(np.float32)
     one -= one.mean(axis=(1, 2), keepdims=True)
@@ -177,6 +177,6 @@ def _similarity(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[
 
 
 def _contains(pairs: Rows, asked: Rows) -> NDArray[np.bool_]:
-    width = 1 + max((int(found[:, 1].max()) for found in (pairs, asked) if len(found)), default=0)
+    width = 1 + max((int(rows[:, 1].max()) for rows in (pairs, asked) if len(rows)), default=0)
     is_known: NDArray[np.bool_] = np.isin(asked @ (width, 1), pairs @ (width, 1))
     return is_known

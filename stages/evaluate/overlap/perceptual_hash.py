@@ -1,4 +1,4 @@
-"""What images are compared by: the hash of their bytes, a perceptual hash and a thumbnail, made once for a set."""
+"""Hash images to compare them: by their bytes, by a perceptual hash and by a thumbnail, once per set."""
 
 import functools
 import hashlib
@@ -33,12 +33,12 @@ _SHARD_ROWS = 8192
 
 
 class ImageSignature(NamedTuple):
-    """What of an image its copies share.
+    """What an image shares with its copies.
 
     Args:
         hash: 64 bits; None for an image without features, such as one colour or stripes all one way: its few waves
             would match any other such image, and the rest of its bits would be noise.
-        thumbnail: its colours.
+        thumbnail: Mean colours of 8 x 8 parts of the image.
 
     Shapes:
         thumbnail: (8, 8, 3), uint8.
@@ -50,16 +50,16 @@ class ImageSignature(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageHashes:
-    """What the images of a set are compared by.
+    """Hashes and thumbnails by which the images of a set are compared.
 
     Args:
-        paths: the distinct ones, in order of first appearance.
-        digest: of the artifact that it lies in.
+        paths: Distinct paths, in order of first appearance.
+        digest: Digest of the artifact that the hashes come from.
 
     Shapes:
         kinds: (images,), uint8: UNREADABLE, FEATURELESS or HASHED.
         sha256: (images, 32), uint8, of the file's bytes; zero where the file is missing.
-        hashes: (images,), uint64; zero but for HASHED.
+        hashes: (images,), uint64; zero unless HASHED.
         thumbnails: (images, 8, 8, 3), uint8; zero for UNREADABLE.
     """
 
@@ -72,20 +72,20 @@ class ImageHashes:
 
 
 def hash_images(images: Input[ImageSet], *, workers: int, context: Context) -> ImageHashes:
-    """Hash the images of a set, or find them hashed.
+    """Hash the images of a set, or read their hashes from the store.
 
     Args:
-        images: from `identify_images`; an image that comes several times is looked at once.
-        workers: threads that read images; -1 chooses.
-        context: the store.
+        images: Images from `identify_images`; an image that comes several times is hashed once.
+        workers: Threads that read images; -1 chooses.
+        context: Store of the hashes.
     """
-    given = images.value
-    first = {path: place for place, path in reversed(list(enumerate(given.paths)))}
+    image_set = images.value
+    first = {path: place for place, path in reversed(list(enumerate(image_set.paths)))}
     places = np.array(sorted(first.values()), dtype=np.int64)
-    paths = tuple(given.paths[place] for place in places)
-    # The set's digest does not tell an image that comes twice from two that are equal: its places do.
+    paths = tuple(image_set.paths[place] for place in places)
+    # The set's digest does not tell an image that comes twice from two equal images; the places do.
     digest = hash_json([images.digest, hashlib.sha256(places.tobytes()).hexdigest()])
-    distinct = Input(digest, images.location, value=given.select(places.tolist()))
+    distinct = Input(digest, images.location, value=image_set.select(places.tolist()))
     outcome = run_stage(
         IMAGE_HASHES,
         params=_NoParams(),
@@ -98,7 +98,7 @@ def hash_images(images: Input[ImageSet], *, workers: int, context: Context) -> I
 
 
 def look_at(image: Image.Image) -> ImageSignature:
-    """Shrink an image to 32 x 32 pixels, and take the signs of its 64 longest waves but for the constant one.
+    """Shrink an image to 32 x 32 pixels, and take the signs of its 64 longest waves except the constant one.
 
     After pHash (Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010), which takes a square
     of waves and their median; the 64 longest lie in a quarter circle and change less when the image's edge is cut. A
@@ -118,7 +118,7 @@ def look_at(image: Image.Image) -> ImageSignature:
 
 
 def _cosines() -> NDArray[np.float64]:
-    """Orthonormal cosine transform (DCT-II): (32 waves, 32 pixels)."""
+    """Return the orthonormal cosine transform (DCT-II): (32 waves, 32 pixels)."""
     waves, pixels = np.arange(_SIDE)[:, None], np.arange(_SIDE)
     table: NDArray[np.float64] = np.cos(np.pi * waves * (pixels + 0.5) / _SIDE) * np.sqrt(2 / _SIDE)
     table[0] /= np.sqrt(2)
@@ -136,21 +136,21 @@ _COSINES, _WAVES = _cosines(), _longest_waves()
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Already identified by the stage that asks."""
+    """Sources that the calling stage has already identified."""
 
     sources: "_Sources"
 
 
 @dataclass(frozen=True)
 class _Sources:
-    """What is hashed."""
+    """Images to hash."""
 
     images: Input[ImageSet]
 
 
 @dataclass(frozen=True)
 class _NoParams:
-    """There is one way to hash."""
+    """No parameters: there is one way to hash."""
 
 
 @dataclass(frozen=True)
@@ -160,12 +160,12 @@ class HashRuntime:
     workers: int
 
 
-def _given(inputs: _Inputs, _params: object, _context: Context) -> _Sources:
+def _identify(inputs: _Inputs, _params: object, _context: Context) -> _Sources:
     return inputs.sources
 
 
 def _hash_images(params: _NoParams, sources: _Sources, out: Draft, runtime: HashRuntime, context: Context) -> Result:
-    """Write shards of 8,192 images, each whole: a killed run goes on from its last."""
+    """Write whole shards of 8,192 images; a killed run goes on after its last."""
     images = sources.images.value
     total = len(images.paths)
     threads = max(1, num_workers(runtime.workers))
@@ -215,6 +215,6 @@ IMAGE_HASHES = Stage(
     params=_NoParams,
     inputs=_Inputs,
     runtime=HashRuntime,
-    identify=_given,
+    identify=_identify,
     run=_hash_images,
 )

@@ -1,4 +1,4 @@
-"""What of the sets a student has seen in training, for the report."""
+"""Report which images of the evaluated sets a student has seen in training."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -15,11 +15,11 @@ _LISTED_PAIRS = 20
 
 
 class OverlapReport(NamedTuple):
-    """What was found, set by set.
+    """Overlap with the training images, set by set.
 
     Args:
-        entries: for the report.
-        used: digests of the artifacts that it rests on.
+        entries: Entries of the report, one per set.
+        used: Digests of the artifacts that they rest on.
     """
 
     entries: list[dict[str, Any]]
@@ -32,10 +32,10 @@ def measure_overlap(
     """Look for the images of each set among the training images.
 
     Args:
-        sets: of which the images to be measured on count; a set with other images has none.
-        training: Training images, or why they are not to be had; None where nobody asks.
-        workers: threads that read images.
-        context: the store.
+        sets: Sets of the evaluation; only their images to be measured on count, and a set without any gets no entry.
+        training: Training images, or why they are unavailable; None where nobody asks for the overlap.
+        workers: Threads that read images.
+        context: Store of the hashes.
 
     Raises:
         ProtoRKDError: the hashes of images cannot be kept or read.
@@ -50,21 +50,21 @@ def measure_overlap(
     entries, used = [], {seen.digest}
     for name, images in image_sets.items():
         hashes = hash_images(images, workers=workers, context=context)
-        found = find_overlap(evaluation=hashes, training=seen)
+        overlap = find_overlap(evaluation=hashes, training=seen)
         used.add(hashes.digest)
         entries.append(
             {
                 "name": name,
-                **{key: getattr(found, key) for key in found.__dataclass_fields__ if key.startswith("num_")},
-                "pairs": [vars(pair) for pair in found.pairs[:_LISTED_PAIRS]],
+                **{key: getattr(overlap, key) for key in overlap.__dataclass_fields__ if key.startswith("num_")},
+                "pairs": [vars(pair) for pair in overlap.pairs[:_LISTED_PAIRS]],
             }
         )
     return OverlapReport(entries, used)
 
 
 def _images(sets: Iterable[AnySet]) -> Iterable[tuple[str, Input[ImageSet]]]:
-    for found in sets:
-        match found:
+    for evaluation_set in sets:
+        match evaluation_set:
             case RetrievalSet(name=name, images=images):
                 yield name, images
             case ClassSet(name=name, test=test) if test is not None:

@@ -80,7 +80,7 @@ _ANALYSES = {
 
 
 def analysis_tables(report: Mapping[str, Any]) -> list[Table]:
-    """Tables of what describes a student's space without judging it, as far as it was measured."""
+    """Make the tables that describe a student's space without judging it, as far as it was measured."""
     tables = (
         _analysis_table(analysis, [entry for entry in report["sets"] if entry["task"] == task])
         for task, analysis in _ANALYSES.items()

@@ -1,4 +1,4 @@
-"""Curves over checkpoints: small charts, one a set, each an SVG element of our own."""
+"""Curves over checkpoints: small charts, one per set, each written as an SVG element."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ class Line(NamedTuple):
     """One measure over the checkpoints; None where a checkpoint has no such measure.
 
     Args:
-        label: in the legend.
-        colour: of the line.
-        is_dashed: for what is measured on the backbone.
-        values: one a checkpoint.
+        label: Label in the legend.
+        colour: Colour of the line.
+        is_dashed: Whether the line is dashed, as for what is measured on the backbone.
+        values: One value per checkpoint.
     """
 
     label: str
@@ -36,13 +36,13 @@ class Line(NamedTuple):
 
     @property
     def last(self) -> str:
-        """The last value, as it is written."""
+        """The last known value, as text."""
         known = [value for value in self.values if value is not None]
         return share(known[-1]) if known else ""
 
 
 class Place(NamedTuple):
-    """Where a checkpoint lies on the horizontal axis, in epochs, and what is written there."""
+    """Position of a checkpoint on the horizontal axis, in epochs, and its label there."""
 
     label: str
     x: float
@@ -53,10 +53,10 @@ class Chart:
     """Curves of one set.
 
     Attributes:
-        set_name: as reports call it.
-        measure: what all or most of the lines show.
-        lines: what is drawn.
-        svg: one element, to stand in the page as it is; text in it has the colour of the page's text.
+        set_name: Name of the set in reports.
+        measure: What all or most of the lines show.
+        lines: Lines of the chart.
+        svg: One element, to stand in the page as it is; text in it has the colour of the page's text.
     """
 
     set_name: str
@@ -74,10 +74,10 @@ class Curves:
 
 
 def find_curves(report: Mapping[str, Any]) -> Curves:
-    """Draw what a report says of its checkpoints; no chart where it has fewer than two.
+    """Draw the measures of a report's checkpoints as curves; no chart where it has fewer than two.
 
     Args:
-        report: with ``checkpoints`` in order of epoch; one whose epoch is unknown stands behind the others.
+        report: Report with ``checkpoints`` in order of epoch; one whose epoch is unknown stands behind the others.
     """
     checkpoints: Sequence[Mapping[str, Any]] = report.get("checkpoints", ())
     if len(checkpoints) < 2:
@@ -91,9 +91,9 @@ def find_curves(report: Mapping[str, Any]) -> Curves:
             lines.setdefault((entry["name"], f"{_class_measure(entry)}, %"), []).append(_class_line(entry, checkpoints))
     places = _places(checkpoints)
     charts = [
-        Chart(name, measure, tuple(found), draw_chart(found, places=places, title=f"{name}: {measure}"))
-        for (name, measure), found in lines.items()
-        if any(value is not None for line in found for value in line.values)
+        Chart(name, measure, tuple(drawn), draw_chart(drawn, places=places, title=f"{name}: {measure}"))
+        for (name, measure), drawn in lines.items()
+        if any(value is not None for line in drawn for value in line.values)
     ]
     return Curves(names, tuple(charts))
 
@@ -102,9 +102,9 @@ def draw_chart(lines: Sequence[Line], *, places: Sequence[Place], title: str) ->
     """Draw lines with axes as one SVG element; the last value of each is written beside it.
 
     Args:
-        lines: at least one of them with a value.
-        places: of the checkpoints, at least two different ones.
-        title: read out before the last values; any text, it is escaped.
+        lines: Lines to draw, at least one of them with a value.
+        places: Places of the checkpoints, at least two different ones.
+        title: Title, read out before the last values; any text, it is escaped.
     """
     known = [value for line in lines for value in line.values if value is not None]
     ticks = value_ticks(min(known), max(known))
@@ -167,7 +167,7 @@ def _values(metric: str, checkpoints: Sequence[Mapping[str, Any]]) -> tuple[floa
 
 
 def _places(checkpoints: Sequence[Mapping[str, Any]]) -> list[Place]:
-    """A checkpoint lies at its epoch; one whose epoch is unknown or taken lies behind all before it, by its name."""
+    """Put each checkpoint at its epoch; one whose epoch is unknown or taken goes behind all before it, by name."""
     places: list[Place] = []
     for checkpoint in checkpoints:
         epoch, behind = checkpoint["epoch"], 1 + max((place.x for place in places), default=0)
@@ -194,7 +194,7 @@ def _grid_line(tick: float, ticks: Sequence[float]) -> str:
 
 
 def _x_labels(places: Sequence[Place], xs: Sequence[float]) -> list[str]:
-    """Label some checkpoints, the last always, and as many before it as have room."""
+    """Label the last checkpoint, and as many before it as have room."""
     stride = math.ceil(len(places) / _MAX_X_LABELS)
     return [
         f'<text x="{x:.1f}" y="{_HEIGHT - 7}" text-anchor="middle" fill-opacity=".72">{escape(place.label)}</text>'

@@ -1,4 +1,4 @@
-"""The page of an evaluation, from the embeddings of the checkpoint that is shown in full."""
+"""Draw the page of an evaluation from the embeddings of the checkpoint that is shown in full."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -36,48 +36,50 @@ def draw_page(
     """Write the page: figures from the report, images from the sets that were measured.
 
     Args:
-        report: of the evaluation.
-        entries: its sets; one of which no task was done is not shown.
-        checkpoints: the student.
-        embedder: with the checkpoint that is shown.
-        training: Training images, or why they are not to be had; None where nobody asked for the overlap.
-        map_method: how the maps are laid out.
-        seed: of the samples.
-        context: the store.
+        report: Report of the evaluation.
+        entries: Sets of the evaluation; one of which no task was done is not shown.
+        checkpoints: Checkpoints of the student.
+        embedder: Embedder with the checkpoint that is shown.
+        training: Training images, or why they are unavailable; None where nobody asked for the overlap.
+        map_method: Layout of the maps: ``pca`` or ``tsne``.
+        seed: Seed of the samples and clusters.
+        context: Store that the prototypes are looked for in.
     """
     done = {(entry["name"], entry["task"]) for entry in report["sets"]}
     galleries: list[Gallery] = []
     sheets: dict[str, Sequence[ContactSheet]] = {}
     for entry in entries:
-        found = entry.found
+        evaluation_set = entry.evaluation_set
+        is_measured = any((evaluation_set.name, task) in done for task in entry.tasks)
         try:
-            if isinstance(found, RetrievalSet) and any((found.name, task) in done for task in entry.tasks):
-                images, captions = embedder.images(found.images), embedder.captions(found.captions)
-                galleries.append(retrieval_gallery(found, images, captions, map_method=map_method, seed=seed))
+            if isinstance(evaluation_set, RetrievalSet) and is_measured:
+                images, captions = embedder.images(evaluation_set.images), embedder.captions(evaluation_set.captions)
+                galleries.append(retrieval_gallery(evaluation_set, images, captions, map_method=map_method, seed=seed))
                 if not sheets:
-                    sheets = dict(_sheets(found, embedder, checkpoints, context))
-            elif isinstance(found, ClassSet) and found.test and any((found.name, task) in done for task in entry.tasks):
-                test = embedder.images(found.test.images)
-                scores = _scores(entry, found, embedder) if (found.name, "zero_shot") in done else None
-                galleries.append(class_gallery(found, test, scores, map_method=map_method, seed=seed))
+                    sheets = dict(_sheets(evaluation_set, embedder, checkpoints, context))
+            elif isinstance(evaluation_set, ClassSet) and evaluation_set.test and is_measured:
+                test = embedder.images(evaluation_set.test.images)
+                is_scored = (evaluation_set.name, "zero_shot") in done
+                scores = _scores(entry, evaluation_set, embedder) if is_scored else None
+                galleries.append(class_gallery(evaluation_set, test, scores, map_method=map_method, seed=seed))
         except ProtoRKDError as error:
-            log.info("evaluate: %s is not shown in images: %s", found.name, error)
+            log.info("evaluate: %s is not shown in images: %s", evaluation_set.name, error)
     return render_page(report, galleries, sheets=sheets, overlaps=dict(_overlaps(report, entries, training)))
 
 
-def _scores(entry: RequestedSet, found: ClassSet, embedder: Embedder) -> Tensor:
-    """Scores of zero-shot classification once more: (readable, classes)."""
-    assert found.test is not None
-    names, templates = found.class_names, entry.templates
+def _scores(entry: RequestedSet, class_set: ClassSet, embedder: Embedder) -> Tensor:
+    """Compute the scores of zero-shot classification again: (readable, classes)."""
+    assert class_set.test is not None
+    names, templates = class_set.class_names, entry.templates
     prompts = embedder.captions(tuple(fill(template, name) for name in names for template in templates))
     classes = class_embeddings(prompts.reshape(len(names), len(templates), -1))
-    return class_scores(image_embeddings=embedder.images(found.test.images).embeddings, class_embeddings=classes)
+    return class_scores(image_embeddings=embedder.images(class_set.test.images).embeddings, class_embeddings=classes)
 
 
 def _sheets(
-    found: RetrievalSet, embedder: Embedder, checkpoints: Checkpoints, context: Context
+    retrieval_set: RetrievalSet, embedder: Embedder, checkpoints: Checkpoints, context: Context
 ) -> Iterator[tuple[str, tuple[ContactSheet, ...]]]:
-    """Contact sheets of the prototypes that the student was trained with, where the store still has them."""
+    """Yield contact sheets of the prototypes that the student was trained with, where the store still has them."""
     record = checkpoints.artifact.record
     used = {*record.uses, *(entry.digest for entry in record.inputs.values())}
     for artifact in context.store.artifacts("prototypes"):
@@ -88,7 +90,8 @@ def _sheets(
             if embeddings.record.digest == made_from:
                 captions = read_captions(context.store.fetch(embeddings).path)
                 prototypes = Prototypes.read(context.store.fetch(artifact).path)
-                yield found.name, prototype_sheets(prototypes, captions, found, embedder.images(found.images))
+                images = embedder.images(retrieval_set.images)
+                yield retrieval_set.name, prototype_sheets(prototypes, captions, retrieval_set, images)
                 return
 
 
@@ -96,15 +99,15 @@ def _overlaps(
     report: Mapping[str, Any], entries: Sequence[RequestedSet], training: Input[ImageSet] | AbsentImages | None
 ) -> Iterator[tuple[str, tuple[OverlapExample, ...]]]:
     sets = dict(_images(entries))
-    for found in report["overlap"]:
-        pairs = [OverlapPair(**pair) for pair in found["pairs"]]
+    for overlap in report["overlap"]:
+        pairs = [OverlapPair(**pair) for pair in overlap["pairs"]]
         if pairs and training is not None and not isinstance(training, AbsentImages):
-            yield found["name"], overlap_examples(pairs, sets[found["name"]], training.value)
+            yield overlap["name"], overlap_examples(pairs, sets[overlap["name"]], training.value)
 
 
 def _images(entries: Sequence[RequestedSet]) -> Iterator[tuple[str, ImageSet]]:
     for entry in entries:
-        match entry.found:
+        match entry.evaluation_set:
             case RetrievalSet(name=name, images=images):
                 yield name, images.value
             case ClassSet(name=name, test=test) if test is not None:

@@ -18,14 +18,14 @@ _IMAGES_PER_CLUSTER = 5
 def class_map(
     embeddings: Tensor, *, labels: Tensor, class_names: Sequence[str], method: str, seed: int
 ) -> EmbeddingMap | None:
-    """Draw the images of a set of classes; None for fewer than four.
+    """Draw the images of a set in the colours of their classes; None for fewer than four.
 
     Args:
-        embeddings: one row an image.
-        labels: the class of each.
-        class_names: what the labels stand for.
-        method: ``pca`` or ``tsne``.
-        seed: of the sample where there are many images.
+        embeddings: Embeddings, one row per image.
+        labels: Class of each image.
+        class_names: Names of the classes, by label.
+        method: Layout of the map: ``pca`` or ``tsne``.
+        seed: Seed of the sample where there are many images.
 
     Raises:
         ProtoRKDError: the method is unknown, or an embedding is NaN or infinite.
@@ -43,10 +43,10 @@ def cluster_map(embeddings: Tensor, *, names: Mapping[int, str], method: str, se
     """Draw the images of a set in the colours of their k-means clusters; None for fewer than four.
 
     Args:
-        embeddings: one row an image.
-        names: of all images; a cluster is called as the image nearest to its centre.
-        method: ``pca`` or ``tsne``.
-        seed: of the clusters, and of the sample where there are many images.
+        embeddings: Embeddings, one row per image.
+        names: Names of all images, by row; a cluster is named after the image nearest to its centre.
+        method: Layout of the map: ``pca`` or ``tsne``.
+        seed: Seed of the clusters, and of the sample where there are many images.
 
     Raises:
         ProtoRKDError: the method is unknown, or an embedding is NaN or infinite.

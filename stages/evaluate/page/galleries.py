@@ -1,4 +1,4 @@
-"""Galleries: a set, what a student makes of it, and which of it the page shows."""
+"""Choose what the page shows of each set, and of what a student makes of it: its gallery."""
 
 from collections.abc import Mapping, Sequence
 
@@ -34,16 +34,16 @@ _NUM_OVERLAPS = 6
 
 
 def retrieval_gallery(
-    found: RetrievalSet, images: ImageEmbeddings, captions: Tensor, *, map_method: str, seed: int
+    retrieval_set: RetrievalSet, images: ImageEmbeddings, captions: Tensor, *, map_method: str, seed: int
 ) -> Gallery:
     """Show captions that find their image, captions that do not, an even sample both ways, and a map.
 
     Args:
-        found: the set; captions of images that could not be read are left out with them.
-        images: of its readable images.
-        captions: of all its captions, in their order.
-        map_method: how the map is laid out: ``pca`` or ``tsne``.
-        seed: of the clusters that colour the map, and of its sample of images.
+        retrieval_set: Set to show; captions of images that could not be read are left out with them.
+        images: Embeddings of its readable images.
+        captions: Embeddings of all its captions, in their order.
+        map_method: Layout of the map: ``pca`` or ``tsne``.
+        seed: Seed of the clusters that colour the map, and of its sample of images.
 
     Raises:
         ProtoRKDError: the method is unknown, or an embedding is NaN or infinite.
@@ -51,14 +51,14 @@ def retrieval_gallery(
     Shapes:
         captions: (captions, dim), float32.
     """
-    space = retrieval_space(found, images, captions)
+    space = retrieval_space(retrieval_set, images, captions)
     ranks = space.ranks()
     sample = choose_queries(_NUM_CAPTION_QUERIES, len(space.texts))
     hits = choose_hits(ranks.captions, num=_NUM_CAPTION_QUERIES)
     misses = choose_misses(ranks.captions, space.caption_image, num=_NUM_CAPTION_QUERIES)
     asked_images = choose_queries(_NUM_IMAGE_QUERIES, len(images.rows))
     return Gallery(
-        set_name=found.name,
+        set_name=retrieval_set.name,
         caption_queries=caption_queries(space, ranks.captions, sample),
         caption_hits=caption_queries(space, ranks.captions, hits),
         caption_misses=caption_queries(space, ranks.captions, misses),
@@ -68,16 +68,16 @@ def retrieval_gallery(
 
 
 def class_gallery(
-    found: ClassSet, test: ImageEmbeddings, scores: Tensor | None, *, map_method: str, seed: int
+    class_set: ClassSet, test: ImageEmbeddings, scores: Tensor | None, *, map_method: str, seed: int
 ) -> Gallery:
     """Show an even sample, the accuracy of each class, what the worst classes are taken for, and a map.
 
     Args:
-        found: the set, with test images.
-        test: of its readable test images.
-        scores: of the classes by zero-shot classification; without them the map alone is shown.
-        map_method: how the map is laid out: ``pca`` or ``tsne``.
-        seed: of the map's sample of images.
+        class_set: Set to show, with test images.
+        test: Embeddings of its readable test images.
+        scores: Scores of the classes by zero-shot classification; without them only the map is shown.
+        map_method: Layout of the map: ``pca`` or ``tsne``.
+        seed: Seed of the map's sample of images.
 
     Raises:
         ProtoRKDError: the method is unknown, or an embedding is NaN or infinite.
@@ -86,20 +86,20 @@ def class_gallery(
     Shapes:
         scores: (readable, classes), float.
     """
-    if found.test is None:
-        raise ValueError(f"{found.name} must have test images to be shown; got none.")
-    labels = torch.tensor(found.test.folder.labels)[test.rows]
-    drawn = class_map(test.embeddings, labels=labels, class_names=found.class_names, method=map_method, seed=seed)
+    if class_set.test is None:
+        raise ValueError(f"{class_set.name} must have test images to be shown; got none.")
+    labels = torch.tensor(class_set.test.folder.labels)[test.rows]
+    drawn = class_map(test.embeddings, labels=labels, class_names=class_set.class_names, method=map_method, seed=seed)
     if scores is None:
-        return Gallery(set_name=found.name, embedding_map=drawn)
+        return Gallery(set_name=class_set.name, embedding_map=drawn)
     classes = ScoredClasses(
-        names=found.class_names,
+        names=class_set.class_names,
         labels=labels,
         scores=scores.cpu(),
-        thumbnails=Thumbnails(found.test.images.value, test.rows),
+        thumbnails=Thumbnails(class_set.test.images.value, test.rows),
     )
     return Gallery(
-        set_name=found.name,
+        set_name=class_set.name,
         class_examples=class_examples(classes),
         class_accuracies=class_accuracies(classes),
         confusions=worst_confusions(classes),
@@ -109,15 +109,15 @@ def class_gallery(
 
 @exact_scores()
 def prototype_sheets(
-    prototypes: Prototypes, captions: pa.Array, found: RetrievalSet, images: ImageEmbeddings
+    prototypes: Prototypes, captions: pa.Array, retrieval_set: RetrievalSet, images: ImageEmbeddings
 ) -> tuple[ContactSheet, ...]:
-    """Show some prototypes: captions at the heart of each, and the images of a set that are nearest to it.
+    """Show some prototypes: the captions nearest to each centroid, and the images of a set nearest to it.
 
     Args:
-        prototypes: that the student was trained with.
-        captions: the captions that they are made of, by row.
-        found: the set.
-        images: of its readable images, in the prototypes' space.
+        prototypes: Prototypes that the student was trained with.
+        captions: Captions that they are made of, by row.
+        retrieval_set: Set whose images are shown.
+        images: Embeddings of its readable images, in the prototypes' space.
 
     Raises:
         ProtoRKDError: an embedding is NaN or infinite.
@@ -129,7 +129,7 @@ def prototype_sheets(
     sizes = prototypes.sizes
     means = cosine_sums(prototypes) / np.maximum(sizes, 1)
     hearts = NearestCaptions(prototypes)
-    thumbnails, first_caption = Thumbnails(found.images.value, images.rows), _first_captions(found)
+    thumbnails, first_caption = Thumbnails(retrieval_set.images.value, images.rows), _first_captions(retrieval_set)
 
     def nearest(number: int) -> tuple[FoundImage, ...]:
         cosines = rows @ torch.from_numpy(prototypes.centroids[number])
@@ -169,9 +169,9 @@ def overlap_examples(
     """Show the first pair of some evaluation images that are among the training images.
 
     Args:
-        pairs: from `find_overlap`.
-        evaluation: the evaluation images.
-        training: the training images.
+        pairs: Pairs from `find_overlap`.
+        evaluation: Evaluation images.
+        training: Training images.
     """
     firsts: Mapping[str, OverlapPair] = {pair.evaluation: pair for pair in reversed(pairs)}
     shown = [pair for pair in pairs if firsts[pair.evaluation] is pair]
@@ -188,22 +188,22 @@ def overlap_examples(
     )
 
 
-def retrieval_space(found: RetrievalSet, images: ImageEmbeddings, captions: Tensor) -> RetrievalSpace:
-    """Leave out captions of images that could not be read, and number the images by what is left.
+def retrieval_space(retrieval_set: RetrievalSet, images: ImageEmbeddings, captions: Tensor) -> RetrievalSpace:
+    """Leave out captions of images that could not be read, and renumber the images that are left.
 
     Shapes:
         captions: (captions, dim), float32, of all captions of the set.
     """
     place = {int(row): index for index, row in enumerate(images.rows)}
-    kept = [index for index, image in enumerate(found.caption_image) if image in place]
+    kept = [index for index, image in enumerate(retrieval_set.caption_image) if image in place]
     return RetrievalSpace(
         images=images.embeddings,
         captions=captions[kept],
-        caption_image=torch.tensor([place[found.caption_image[index]] for index in kept]),
-        texts=[found.captions[index] for index in kept],
-        thumbnails=Thumbnails(found.images.value, images.rows),
+        caption_image=torch.tensor([place[retrieval_set.caption_image[index]] for index in kept]),
+        texts=[retrieval_set.captions[index] for index in kept],
+        thumbnails=Thumbnails(retrieval_set.images.value, images.rows),
     )
 
 
-def _first_captions(found: RetrievalSet) -> dict[int, str]:
-    return dict(reversed(list(zip(found.caption_image, found.captions, strict=True))))
+def _first_captions(retrieval_set: RetrievalSet) -> dict[int, str]:
+    return dict(reversed(list(zip(retrieval_set.caption_image, retrieval_set.captions, strict=True))))

@@ -1,4 +1,4 @@
-"""What there is to see of an evaluation: images with what the student makes of them."""
+"""What the page shows of an evaluation: images with what the student makes of them."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from stages.evaluate.page.scatter_svg import DrawnMap
 
 @dataclass(frozen=True)
 class FoundImage:
-    """An image that a caption found.
+    """An image that is retrieved for a caption.
 
     Attributes:
-        image: data URI, from `thumbnail`.
-        caption: what it shows, read out in its place.
-        path: where it lies, shown on hover.
-        similarity: cosine with the caption.
-        is_true: whether the caption describes it.
+        image: Data URI, from `thumbnail`.
+        caption: Caption that describes the image, read out in its place.
+        path: Path of the image, shown on hover.
+        similarity: Cosine with the caption of the query.
+        is_true: Whether the caption of the query describes the image.
     """
 
     image: str
@@ -26,7 +26,7 @@ class FoundImage:
 
 @dataclass(frozen=True)
 class FoundCaption:
-    """A caption that an image found, its cosine with the image, and whether it describes it."""
+    """A caption that is retrieved for an image, its cosine with the image, and whether it describes the image."""
 
     caption: str
     similarity: float
@@ -35,13 +35,13 @@ class FoundCaption:
 
 @dataclass(frozen=True)
 class CaptionQuery:
-    """A caption that asks for images.
+    """A caption as a query for images.
 
     Attributes:
-        caption: the query.
-        true_image: the image that it describes.
-        rank: place of that image among all, from 1.
-        found: the nearest images, best first.
+        caption: Caption of the query.
+        true_image: Image that it describes.
+        rank: Rank of that image among all, from 1.
+        found: Nearest images, best first.
     """
 
     caption: str
@@ -52,14 +52,14 @@ class CaptionQuery:
 
 @dataclass(frozen=True)
 class ImageQuery:
-    """An image that asks for captions.
+    """An image as a query for captions.
 
     Attributes:
-        image: data URI, from `thumbnail`.
-        caption: what it shows, read out in its place.
-        path: where it lies, shown on hover.
-        rank: place of the first caption that describes it, from 1.
-        found: the nearest captions, best first.
+        image: Data URI, from `thumbnail`.
+        caption: Caption that describes the image, read out in its place.
+        path: Path of the image, shown on hover.
+        rank: Rank of the first caption that describes it, from 1.
+        found: Nearest captions, best first.
     """
 
     image: str
@@ -110,10 +110,10 @@ class EmbeddingMap:
     """A map of a set's images.
 
     Attributes:
-        drawn: the dots, and what their colours mean.
-        method: ``pca`` or ``tsne``.
-        grouping: what a colour stands for: ``class`` or ``cluster``.
-        num_images: how many the set has; a map shows a sample of many.
+        drawn: Dots, and what their colours mean.
+        method: Layout of the map: ``pca`` or ``tsne``.
+        grouping: What a colour stands for: ``class`` or ``cluster``.
+        num_images: Images of the set; a map shows a sample of many.
     """
 
     drawn: DrawnMap
@@ -124,18 +124,18 @@ class EmbeddingMap:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What there is to see of one set.
+    """What the page shows of one set.
 
     Attributes:
-        set_name: as reports call it.
-        caption_queries: captions spread evenly over the set.
-        caption_hits: captions that find their own image first.
-        caption_misses: captions whose own image comes last, the worst first.
-        image_queries: images spread evenly over the set.
-        class_examples: images spread evenly over the set.
-        class_accuracies: of all classes with images.
-        confusions: of the classes that are known worst, the worst first.
-        embedding_map: the set's images in the plane, or None for too few of them.
+        set_name: Name of the set in reports.
+        caption_queries: Captions spread evenly over the set.
+        caption_hits: Captions that find their own image first.
+        caption_misses: Captions whose own image comes last, the worst first.
+        image_queries: Images spread evenly over the set.
+        class_examples: Images spread evenly over the set.
+        class_accuracies: Accuracy of each class with images.
+        confusions: Confusions of the classes with the lowest accuracy, the worst first.
+        embedding_map: Map of the set's images in the plane, or None for too few of them.
     """
 
     set_name: str
@@ -151,15 +151,15 @@ class Gallery:
 
 @dataclass(frozen=True)
 class ContactSheet:
-    """A prototype: captions at its heart, and the images that lie nearest to its centroid.
+    """A prototype: the captions and the images that lie nearest to its centroid.
 
     Attributes:
-        group: why it is shown, a key of `stages.components.report.prototype_examples.GROUPS`.
-        prototype: its number.
-        size: how many captions it has.
-        mean_cosine: of these with its centroid.
-        captions: those nearest to the centroid, the nearest first, with their cosine.
-        images: of the evaluated set, the nearest first; ``is_true`` says nothing here.
+        group: Why it is shown, a key of `stages.components.report.prototype_examples.GROUPS`.
+        prototype: Number of the prototype.
+        size: Number of its captions.
+        mean_cosine: Mean cosine of its captions with its centroid.
+        captions: Captions nearest to the centroid, the nearest first, with their cosine.
+        images: Images of the evaluated set, the nearest first; ``is_true`` says nothing here.
     """
 
     group: str
@@ -175,7 +175,7 @@ class OverlapExample:
     """An evaluation image beside the training image that is its copy; images are data URIs.
 
     Attributes:
-        distance: bits in which the hashes of the two differ; 0 for exact copies.
+        distance: Bits in which the hashes of the two differ; 0 for exact copies.
     """
 
     evaluation_image: str

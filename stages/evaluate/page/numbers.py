@@ -27,7 +27,7 @@ def figure(value: float) -> str:
 
 
 def precise(value: float) -> str:
-    """Write any measure for the list of all: two places, or four below one."""
+    """Write any measure for the list of all measures: with two decimals, or with four below one."""
     return signed(f"{value:.4f}" if 0 < abs(value) < 1 else f"{value:.2f}")
 
 
@@ -43,7 +43,7 @@ def interval(low: float, high: float, write: Write) -> str:
 
 
 def signed(text: str) -> str:
-    """Put a true minus sign for the hyphen of a written number, and none before zero."""
+    """Replace the hyphen of a written number by a true minus sign; zero gets no sign."""
     if text.startswith("-") and not text.strip("-0."):
         return text[1:]
     return text.replace("-", "\N{MINUS SIGN}")

@@ -1,4 +1,4 @@
-"""The page of an evaluation: its measures beside chance, and images of what the student finds. One HTML file."""
+"""Write the page of an evaluation, one HTML file: measures beside chance, and images of what the student finds."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ _MANY_CLASSES = 30
 
 
 class _Measure(NamedTuple):
-    """A figure of the list of all measures, with its interval and what it rests on, where they are known."""
+    """A row of the list of all measures; interval and number of images where they are known."""
 
     name: str
     value: str
@@ -37,15 +37,15 @@ def render_page(
 ) -> str:
     """Write the page of an evaluation: one HTML file that loads nothing, runs nothing and holds no time or host.
 
-    All text of the report and of the images is escaped; captions and paths come from strangers. Galleries of many
+    All text of the report and of the images is escaped; captions and paths are not to be trusted. Galleries of many
     sets show fewer examples each, so that the page stays small.
 
     Args:
-        report: the evaluation's report, as it is written to JSON; ``checkpoints``, ``failures``, ``absent`` and
+        report: Report of the evaluation, as it is written to JSON; ``checkpoints``, ``failures``, ``absent`` and
             ``overlap`` may be missing from it.
-        galleries: the images, in the order in which they are shown.
-        sheets: prototypes, by the name of the set whose images they show.
-        overlaps: pairs of an evaluation and a training image, by the name of the evaluated set.
+        galleries: Galleries, in the order in which they are shown.
+        sheets: Contact sheets of prototypes, by the name of the set whose images they show.
+        overlaps: Pairs of an evaluation and a training image, by the name of the evaluated set.
     """
     sheets, overlaps = sheets or {}, overlaps or {}
     rest = MAX_IMAGE_CHARS - image_chars((sheets, overlaps))
@@ -86,14 +86,14 @@ def _template() -> Template:
 
 def _measures(report: Mapping[str, Any]) -> Iterator[_Measure]:
     known = {
-        f"{metric_prefix(entry)}/{measure}": found
+        f"{metric_prefix(entry)}/{measure}": interval
         for entry in report["sets"]
-        for measure, found in entry.get("intervals", {}).items()
+        for measure, interval in entry.get("intervals", {}).items()
     }
     for name, value in report["metrics"].items():
-        found = known.get(name)
-        written = page_numbers.interval(found["low"], found["high"], page_numbers.precise) if found else ""
-        yield _Measure(name, page_numbers.precise(value), written, interval_size(found) if found else 0)
+        interval = known.get(name)
+        written = page_numbers.interval(interval["low"], interval["high"], page_numbers.precise) if interval else ""
+        yield _Measure(name, page_numbers.precise(value), written, interval_size(interval) if interval else 0)
 
 
 def _plural(num: int, noun: str) -> str:

@@ -18,8 +18,8 @@ class RetrievalSpace:
     """A retrieval set as a student and its teacher see it; every image has at least one caption.
 
     Args:
-        texts: the captions.
-        images: thumbnails of the images.
+        texts: Captions as text.
+        thumbnails: Thumbnails of the images.
 
     Shapes:
         images: (images, dim), float; captions: (captions, dim), float.
@@ -33,13 +33,13 @@ class RetrievalSpace:
     thumbnails: Thumbnails
 
     def ranks(self) -> RetrievalRanks:
-        """Place, from 1, of the right answer to every caption and to every image, as the figures count ties."""
+        """Rank, from 1, the right answer to every caption and to every image, with ties counted as in the figures."""
         return retrieval_ranks(
             image_embeddings=self.images, caption_embeddings=self.captions, caption_image=self.caption_image
         )
 
     def first_captions(self) -> dict[int, str]:
-        """The first caption of each image, to be read out in the image's place."""
+        """Return the first caption of each image, to be read out in the image's place."""
         pairs = list(zip(self.caption_image.tolist(), self.texts, strict=True))
         return dict(reversed(pairs))
 
@@ -55,7 +55,7 @@ def choose_hits(ranks: Tensor, *, num: int) -> list[int]:
 
 
 def choose_misses(ranks: Tensor, caption_image: Tensor, *, num: int) -> list[int]:
-    """Choose the captions with the worst ranks above 1, the worst first, and one an image.
+    """Choose the captions with the worst ranks above 1, the worst first, and one per image.
 
     Shapes:
         ranks: (captions,), float64; caption_image: (captions,), int64.
@@ -72,13 +72,13 @@ def caption_queries(space: RetrievalSpace, ranks: Tensor, captions: list[int]) -
     """Show some captions with the images that they find.
 
     Args:
-        space: all captions and images.
-        ranks: of all captions.
-        captions: those that are shown.
+        space: Embeddings of all captions and images.
+        ranks: Ranks for all captions.
+        captions: Captions to show, by number.
     """
     if not captions:
         return ()
-    found = top_images(
+    nearest = top_images(
         image_embeddings=space.images,
         caption_embeddings=space.captions,
         caption_image=space.caption_image,
@@ -105,7 +105,7 @@ def caption_queries(space: RetrievalSpace, ranks: Tensor, captions: list[int]) -
             rank=_whole(ranks[caption]),
             found=tuple(
                 show(int(image), float(score), is_true=int(image) == int(own[query]))
-                for image, score in zip(found.indices[query], found.scores[query], strict=True)
+                for image, score in zip(nearest.indices[query], nearest.scores[query], strict=True)
             ),
         )
         for query, caption in enumerate(captions)
@@ -116,11 +116,11 @@ def image_queries(space: RetrievalSpace, ranks: Tensor, images: list[int]) -> tu
     """Show some images with the captions that they find.
 
     Args:
-        space: all captions and images.
-        ranks: of all images.
-        images: those that are shown.
+        space: Embeddings of all captions and images.
+        ranks: Ranks for all images.
+        images: Images to show, by number.
     """
-    found = top_captions(
+    nearest = top_captions(
         image_embeddings=space.images,
         caption_embeddings=space.captions,
         caption_image=space.caption_image,
@@ -140,7 +140,7 @@ def image_queries(space: RetrievalSpace, ranks: Tensor, images: list[int]) -> tu
                     similarity=float(score),
                     is_true=int(space.caption_image[int(caption)]) == image,
                 )
-                for caption, score in zip(found.indices[query], found.scores[query], strict=True)
+                for caption, score in zip(nearest.indices[query], nearest.scores[query], strict=True)
             ),
         )
         for query, image in enumerate(images)

@@ -14,7 +14,7 @@ from stages.components.metrics.ranking import TIE_TOLERANCE
 from stages.components.metrics.unit_rows import STUDENT_REMEDY, exact_scores, unit_rows
 from stages.evaluate.metrics.embedding_space import draw_rows
 
-# Each stands out from white and from near-black paper alike; a test holds this.
+# Each stands out both from white and from near-black paper; a test checks it.
 COLOURS = (
     "#2f7fc1",
     "#d2552a",
@@ -36,7 +36,7 @@ Points = NDArray[np.float64]
 
 
 class Projection(NamedTuple):
-    """Where rows lie on a map.
+    """Positions of rows on a map.
 
     Shapes:
         points: (points, 2), float64, on the scale of the method.
@@ -48,7 +48,7 @@ class Projection(NamedTuple):
 
 
 class LegendEntry(NamedTuple):
-    """What a colour of a map stands for: the name of a group, as it was given, and how many dots it has."""
+    """What a colour of a map stands for: the name of a group, as written, and its number of dots."""
 
     name: str
     colour: str
@@ -59,9 +59,9 @@ class DrawnMap(NamedTuple):
     """A map, ready for an HTML page.
 
     Args:
-        svg: one element, to stand in the page as it is: nothing in it runs or loads, and all names in it are escaped.
-        legend: its colours, in the order of the groups; the page writes them beside it, where they can be read at any
-            width.
+        svg: One element, to stand in the page as it is: nothing in it runs or loads, and all names in it are escaped.
+        legend: Colours of the map, in the order of the groups; the page writes them beside it, where they can be read
+            at any width.
     """
 
     svg: str
@@ -73,11 +73,11 @@ def project(embeddings: Tensor, *, method: str = "pca", max_points: int = 2_000,
     """Lay unit rows out in the plane.
 
     Args:
-        embeddings: one row a point.
-        method: ``pca``, the two directions in which the rows differ most; or ``tsne`` (van der Maaten and Hinton,
-            Visualizing Data using t-SNE, 2008), in which near rows stay near and far distances say nothing.
-        max_points: of more rows a sample of this size is laid out.
-        seed: of the sample; t-SNE needs no other, for it starts from pca.
+        embeddings: Embeddings, one row per point.
+        method: Layout: ``pca``, the two directions in which the rows differ most; or ``tsne`` (van der Maaten and
+            Hinton, Visualizing Data using t-SNE, 2008), in which near rows stay near and far distances say nothing.
+        max_points: Largest number of points; of more rows a sample of this size is laid out.
+        seed: Seed of the sample; t-SNE needs no other, since it starts from PCA.
 
     Raises:
         ProtoRKDError: the method is unknown, t-SNE has fewer than four points, or an embedding is NaN or infinite.
@@ -114,7 +114,7 @@ def _tsne(rows: Tensor) -> Points:
     start = _pca(rows)
     start *= 1e-4 / max(float(start[:, 0].std()), TIE_TOLERANCE)  # the size that t-SNE is meant to start from
     tsne = TSNE(perplexity=min(30.0, (len(rows) - 1) / 3), init=start, random_state=0)
-    with threadpool_limits(limits=1):  # sums of many threads come in any order, and t-SNE magnifies the difference
+    with threadpool_limits(limits=1):  # threads sum in any order, and t-SNE magnifies the difference
         points: Points = tsne.fit_transform(rows.numpy()).astype(np.float64)
     return points
 
@@ -125,13 +125,13 @@ METHODS = {"pca": _pca, "tsne": _tsne}
 def draw_map(points: Points, *, groups: Sequence[int], group_names: Sequence[str], title: str) -> DrawnMap:
     """Draw dots, and say what their colours mean.
 
-    The ten largest groups have a colour each, all others share grey.
+    The ten largest groups have a colour each; all others share grey.
 
     Args:
-        points: where the dots are, from `project`; both axes have one scale.
-        groups: the group of each dot, an index into group_names.
-        group_names: any text; it is escaped.
-        title: read out in the map's place.
+        points: Positions of the dots, from `project`; both axes have one scale.
+        groups: Group of each dot, an index into group_names.
+        group_names: Names of the groups; any text, it is escaped.
+        title: Title, read out in the map's place.
 
     Raises:
         ValueError: the groups do not fit the points or the names, or a point is not finite.
@@ -157,7 +157,7 @@ def draw_map(points: Points, *, groups: Sequence[int], group_names: Sequence[str
 
 
 def _layers(members: NDArray[np.int64], names: Sequence[str]) -> list[tuple[str, str, NDArray[Any]]]:
-    """Name, colour and dots of what the legend lists, in the order of the groups."""
+    """Return name, colour and dots of each entry of the legend, in the order of the groups."""
     sizes = np.bincount(members, minlength=len(names))
     present = np.flatnonzero(sizes)
     shown = np.sort(present[np.argsort(-sizes[present], kind="stable")][: len(COLOURS)])
@@ -176,7 +176,7 @@ def _place(points: Points) -> Points:
 
 
 def _dots(dots: Points, *, colour: str, name: str) -> str:
-    # A line without length and with round ends is a dot, a third as long to write as a circle.
+    # A line of no length with round ends is a dot, in a third of the characters of a circle.
     path = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in dots)
     return (
         f'<path stroke="{colour}" stroke-width="{_DOT}" stroke-linecap="round" d="{path}">'

@@ -1,4 +1,4 @@
-"""How large a page may grow: galleries of many sets show fewer examples each."""
+"""Limit the size of a page: galleries of many sets show fewer examples each."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -35,13 +35,13 @@ def image_chars(shown: object) -> int:
 
 
 def thin_out(galleries: Sequence[Gallery], *, max_chars: int) -> tuple[Gallery, ...]:
-    """Show the same share of the examples of every set, such that all together are not much longer than a limit.
+    """Keep the same share of the examples of every set, so that all together are not much longer than a limit.
 
-    At least one example of a kind stays. Of those that are spread over a set a spread stays, of the worst the worst.
+    At least one example of a kind stays. Those that are spread over a set stay spread; of the worst, the worst stay.
 
     Args:
-        galleries: of all sets.
-        max_chars: of the data URIs in them.
+        galleries: Galleries of all sets.
+        max_chars: Characters that the data URIs in them may have together.
     """
     share = min(1.0, max_chars / max(1, image_chars(galleries)))
     return tuple(replace(gallery, **_thinned(gallery, share)) for gallery in galleries)

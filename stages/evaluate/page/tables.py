@@ -35,12 +35,12 @@ class Cell:
     """One figure of a table.
 
     Attributes:
-        value: as it is written.
-        interval: its 95 % interval, or "".
-        num_pictures: what the interval rests on; 0 without one.
-        chance: what guessing gives, or "".
-        bar: for a percentage.
-        is_headline: whether it is the figure by which the set is usually judged.
+        value: Value, as text.
+        interval: Its 95 % interval, or "".
+        num_pictures: Images or pairs that the interval rests on; 0 without one.
+        chance: What guessing gives, or "".
+        bar: Bar of a percentage, or None.
+        is_headline: Whether it is the figure by which the set is usually judged.
     """
 
     value: str
@@ -53,7 +53,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A measure, and in a sentence what it says; "" where its name does."""
+    """A measure, with a sentence on what it means; "" where its title says it."""
 
     title: str
     meaning: str = ""
@@ -61,7 +61,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """Figures of one task or side of a set, and how they were come by."""
+    """Figures of one task or side of a set, with notes on the settings that they were measured with."""
 
     label: str
     notes: tuple[str, ...]
@@ -71,7 +71,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """A set: figures of the whole set, and rows below each other."""
+    """A set: figures of the whole set, and rows of its tasks or sides."""
 
     set_name: str
     size: str
@@ -82,14 +82,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a group of rows a set.
+    """A table with a group of rows per set.
 
     Attributes:
-        title: what it is about.
-        whole_columns: measures of a whole set.
-        label: what the rows of a set differ in; "" where each has one row.
-        columns: measures of each row.
-        groups: the sets.
+        title: Title of the table.
+        whole_columns: Measures of a whole set.
+        label: What the rows of a set differ in; "" where each has one row.
+        columns: Measures of each row.
+        groups: Groups of rows, one per set.
     """
 
     title: str
@@ -100,35 +100,35 @@ class Table:
 
     @property
     def meanings(self) -> tuple[Column, ...]:
-        """The measures that need a word."""
+        """The measures that need an explanation."""
         return tuple(column for column in (*self.whole_columns, *self.columns) if column.meaning)
 
 
 def result_tables(report: Mapping[str, Any]) -> list[Table]:
-    """Tables of what a student is judged by: retrieval and classification, as far as they were measured."""
+    """Make the tables that a student is judged by: retrieval and classification, as far as they were measured."""
     return [table for table in (_retrieval_table(report["sets"]), _class_table(report["sets"])) if table.groups]
 
 
 def make_cell(entry: Entry, measure: str, write: page_numbers.Write | None = None) -> Cell | None:
-    """Take a figure out of a report's entry; None where it has none: the table leaves a dash.
+    """Make the cell of a figure in a report's entry; None where the entry lacks it: the table shows a dash.
 
     Args:
-        entry: of a set and a task.
-        measure: its key there.
-        write: turns numbers into text; by default percentages, but for a rank.
+        entry: Entry of a set and a task in the report.
+        measure: Key of the measure in the entry.
+        write: Function that turns numbers into text; by default as percentages, and a rank as a rank.
     """
     if measure not in entry["metrics"]:
         return None
     is_rank = measure.endswith("median_rank")
-    is_share = write is None and not is_rank  # nothing else is a part of 100
+    is_share = write is None and not is_rank  # nothing else is a percentage
     write = write or (page_numbers.rank if is_rank else page_numbers.share)
     value, chance = entry["metrics"][measure], entry.get("chance", {}).get(measure)
-    found = entry.get("intervals", {}).get(measure)
-    ends = (found["low"], found["high"]) if found else None
+    interval = entry.get("intervals", {}).get(measure)
+    ends = (interval["low"], interval["high"]) if interval else None
     return Cell(
         value=write(value),
         interval=page_numbers.interval(*ends, write) if ends else "",
-        num_pictures=interval_size(found) if found else 0,
+        num_pictures=interval_size(interval) if interval else 0,
         chance="" if chance is None else write(chance),
         bar=Bar(value, chance, ends) if is_share else None,
         is_headline=measure == headline(entry),
@@ -136,7 +136,7 @@ def make_cell(entry: Entry, measure: str, write: page_numbers.Write | None = Non
 
 
 def headline(entry: Entry) -> str:
-    """The measure by which a set is usually judged."""
+    """Return the measure by which a set is usually judged."""
     if entry["task"] == "retrieval":
         return "mean_recall"
     wanted: str = entry.get("headline", "top1")

@@ -1,4 +1,4 @@
-"""Sets of classes: from folders that are named one by one, and from a folder of the sets that are known by name."""
+"""Read class sets: from folders that are given one by one, and from a data folder of sets that are known by name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +17,13 @@ from stages.evaluate.task_names import CLASS_TASKS, NEED_TRAIN
 
 @dataclass(frozen=True)
 class ClassSetReader:
-    """Reads sets of classes and identifies their images.
+    """Reads class sets and identifies their images.
 
     Args:
-        file_digests: of images, as far as they are known.
-        image_identity: as `identify_images` takes it.
-        cache: where sets that are packed into files of their own are unpacked to.
-        packs: that the images of a split are read from where one has all of them.
+        file_digests: Remembered digests of files.
+        image_identity: How images are identified, as `identify_images` takes it.
+        cache: Folder for the unpacked images of sets that come in a file format of their own.
+        packs: Packs to read images from; each split is read from the first that has all of its images.
     """
 
     file_digests: FileDigests
@@ -32,7 +32,7 @@ class ClassSetReader:
     packs: Sequence[Pack] = ()
 
     def test_folder(self, argument: str) -> ClassSet:
-        """Read ``FOLDER`` or ``NAME=FOLDER`` with one sub-folder a class.
+        """Read ``FOLDER`` or ``NAME=FOLDER`` with one sub-folder per class.
 
         Raises:
             ProtoRKDError: as `read_image_folder`.
@@ -50,18 +50,18 @@ class ClassSetReader:
         train, test = read_splits(folder, name=name)
         return self._class_set(train=train, test=test)
 
-    def named_set(self, found: FoundSet) -> ClassSet:
-        """Identify the images of a set that was found by name; packed ones are unpacked first.
+    def named_set(self, found_set: FoundSet) -> ClassSet:
+        """Identify the images of a set that was found by name, and unpack packed ones first.
 
         Raises:
             ProtoRKDError: as `unpack`.
         """
         return ClassSet(
-            name=found.name,
-            class_names=found.class_names,
-            mean_per_class=found.mean_per_class,
-            train=self._split(found.train),
-            test=self._split(found.test),
+            name=found_set.name,
+            class_names=found_set.class_names,
+            mean_per_class=found_set.mean_per_class,
+            train=self._split(found_set.train),
+            test=self._split(found_set.test),
         )
 
     def _class_set(self, *, test: ImageFolder, train: ImageFolder | None = None) -> ClassSet:
@@ -88,10 +88,10 @@ def find_named_sets(
     """Find the known sets, and other folders of class folders, below a folder.
 
     Args:
-        root: the folder.
-        names: of the sets; none means all that are there.
-        tasks: that are to be done; training images are listed for those alone that need them.
-        imagenet_names: where ImageNet's class names come from.
+        root: Data folder to search.
+        names: Names of the sets; none means all that are there.
+        tasks: Tasks that are to be done; training images are listed only for those that need them.
+        imagenet_names: Source of ImageNet's class names.
 
     Raises:
         ProtoRKDError: as `find_sets`.
@@ -100,34 +100,34 @@ def find_named_sets(
     return find_sets(root, names=names, splits=splits, imagenet_names=imagenet_names)
 
 
-def possible_tasks(found: ClassSet, wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """Which of the tasks the splits of a set, which has test images, allow."""
-    return tuple(task for task in wanted if found.train is not None or task not in NEED_TRAIN)
+def possible_tasks(class_set: ClassSet, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Choose the tasks that the splits of a set with test images allow."""
+    return tuple(task for task in wanted if class_set.train is not None or task not in NEED_TRAIN)
 
 
-def merge_class_sets(given: list[tuple[ClassSet, tuple[str, ...]]]) -> list[tuple[ClassSet, tuple[str, ...]]]:
-    """Put together what several options say of one set, so that its images are looked at once for all tasks.
+def merge_class_sets(requests: list[tuple[ClassSet, tuple[str, ...]]]) -> list[tuple[ClassSet, tuple[str, ...]]]:
+    """Merge the requests of several options for one set, so that its images are read once for all tasks.
 
     Args:
-        given: sets, and the tasks that each is to serve.
+        requests: Sets, each with the tasks that an option requests for it.
 
     Returns:
-        One element a name, its tasks in the order of `CLASS_TASKS`.
+        One element per name, with its tasks in the order of `CLASS_TASKS`.
 
     Raises:
         ProtoRKDError: two sets of one name differ in their test images, or two options ask for the same task.
     """
     merged: dict[str, tuple[ClassSet, tuple[str, ...]]] = {}
-    for found, tasks in given:
-        known, known_tasks = merged.get(found.name, (found, ()))
+    for class_set, tasks in requests:
+        known, known_tasks = merged.get(class_set.name, (class_set, ()))
         both = set(known_tasks) & set(tasks) - {"clustering"}
-        if both or _test_digest(known) != _test_digest(found):
-            raise ProtoRKDError(f"Every set must have its own name; got {found.name} twice. Write NAME=PATH.")
-        train = known.train or found.train
+        if both or _test_digest(known) != _test_digest(class_set):
+            raise ProtoRKDError(f"Every set must have its own name; got {class_set.name} twice. Write NAME=PATH.")
+        train = known.train or class_set.train
         ordered = tuple(task for task in CLASS_TASKS if task in {*known_tasks, *tasks})
-        merged[found.name] = (replace(known, train=train), ordered)
+        merged[class_set.name] = (replace(known, train=train), ordered)
     return list(merged.values())
 
 
-def _test_digest(found: ClassSet) -> str:
-    return labelled_digest(found.test) if found.test else ""
+def _test_digest(class_set: ClassSet) -> str:
+    return labelled_digest(class_set.test) if class_set.test else ""

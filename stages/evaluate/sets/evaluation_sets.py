@@ -28,11 +28,11 @@ class RetrievalSet:
     """Images and the captions that describe them; an image may have several.
 
     Args:
-        name: what reports call it.
-        images: distinct images, identified.
-        captions: one an element, in the order of the file.
-        caption_image: number of the image that each caption describes.
-        rejections: rows or entries of the file that were left out.
+        name: Name in reports.
+        images: Distinct images, identified.
+        captions: Captions, in the order of the file.
+        caption_image: For each caption, the index of the image that it describes.
+        rejections: Rows or entries of the file that were left out.
     """
 
     name: str
@@ -47,8 +47,8 @@ class LabelledSet:
     """Images with classes.
 
     Args:
-        folder: images and labels.
-        images: the same images, identified.
+        folder: Paths and labels of the images.
+        images: The same images, identified.
     """
 
     folder: ImageFolder
@@ -60,11 +60,11 @@ class ClassSet:
     """Images with classes, for every task that its splits allow.
 
     Args:
-        name: what reports call it.
-        class_names: as people say them, in label order.
-        mean_per_class: whether its figures are by convention the mean of the accuracies of its classes.
-        train: for probes and nearest neighbours, or None.
-        test: what is measured, or None.
+        name: Name in reports.
+        class_names: Names of the classes as people say them, in label order.
+        mean_per_class: Whether accuracy on this set is by convention the mean over its classes.
+        train: Training images for probes and nearest neighbours, or None.
+        test: Images to measure on, or None.
     """
 
     name: str
@@ -76,11 +76,11 @@ class ClassSet:
 
 @dataclass(frozen=True)
 class STSSet:
-    """Pairs of captions whose likeness people have scored: what the teacher itself is measured on.
+    """Pairs of captions with similarity scores by people, to measure the teacher itself on.
 
     Args:
-        name: what reports call it.
-        pairs: captions and scores.
+        name: Name in reports.
+        pairs: Captions and scores.
     """
 
     name: str
@@ -89,11 +89,11 @@ class STSSet:
 
 @dataclass(frozen=True)
 class UnreadSet:
-    """A set that could not be read, for the report; the other sets are measured all the same.
+    """A set that could not be read, for the report; the other sets are still measured.
 
     Args:
-        name: as it was given.
-        reason: a sentence, with what to do.
+        name: Argument or name by which it was requested.
+        reason: Sentence that says why it could not be read and what to do.
     """
 
     name: str
@@ -110,40 +110,40 @@ AnySet = RetrievalSet | ClassSet | STSSet
 
 @dataclass(frozen=True)
 class RequestedSet:
-    """A set and what is asked of it.
+    """A set to measure on, and the tasks that are requested for it.
 
     Args:
-        found: the set.
-        tasks: names of the tasks that it is to serve, in the order of reports.
-        templates: of prompts, for zero-shot classification.
+        evaluation_set: The set, as it was read.
+        tasks: Names of the requested tasks, in the order of reports.
+        templates: Prompt templates for zero-shot classification.
     """
 
-    found: AnySet
+    evaluation_set: AnySet
     tasks: tuple[str, ...]
     templates: tuple[str, ...] = field(default=(), kw_only=True)
 
     def images(self) -> tuple[Input[ImageSet], ...]:
-        """The images of the set, each split by itself."""
-        match self.found:
-            case RetrievalSet():
-                return (self.found.images,)
-            case ClassSet():
-                return tuple(split.images for split in (self.found.train, self.found.test) if split is not None)
+        """Return the images of the set, one element per split."""
+        match self.evaluation_set:
+            case RetrievalSet(images=images):
+                return (images,)
+            case ClassSet(train=train, test=test):
+                return tuple(split.images for split in (train, test) if split is not None)
             case STSSet():
                 return ()
 
     def identified(self) -> "Input[RequestedSet]":
-        """Hash all that the tasks look at."""
-        match self.found:
-            case RetrievalSet():
-                digest, location = retrieval_digest(self.found), self.found.images.location
+        """Hash all that the tasks depend on."""
+        match self.evaluation_set:
+            case RetrievalSet() as retrieval_set:
+                digest, location = retrieval_digest(retrieval_set), retrieval_set.images.location
                 parts = {}
-            case ClassSet():
-                splits = {"train": self.found.train, "test": self.found.test}
+            case ClassSet() as class_set:
+                splits = {"train": class_set.train, "test": class_set.test}
                 parts = {name: labelled_digest(split) for name, split in splits.items() if split is not None}
-                digest, location = hash_json([parts, list(self.found.class_names)]), _place(self.found)
-            case STSSet():
-                digest, location, parts = sts_digest(self.found), self.found.name, {}
+                digest, location = hash_json([parts, list(class_set.class_names)]), _place(class_set)
+            case STSSet() as sts_set:
+                digest, location, parts = sts_digest(sts_set), sts_set.name, {}
         whole = _requested_digest(digest, tasks=self.tasks, templates=self.templates)
         return Input(digest=whole, location=location, parts=parts, value=self)
 
@@ -160,16 +160,16 @@ def read_retrieval_set(
 ) -> RetrievalSet:
     """Read ``PATH``, ``NAME=PATH``, ``PATH#SPLIT`` or ``NAME=PATH#SPLIT``, in any format of `read_caption_set`.
 
-    Without a name the set is called as the file without its suffix, with ``_SPLIT`` where the format has splits.
+    Without a name the set is named after the file without its suffix, with ``_SPLIT`` where the format has splits.
 
     Args:
-        argument: what the user gives.
-        form: how a manifest is written.
-        file_digests: of images, as far as they are known.
-        image_root: folder of the images; by default they are looked for near the file.
-        image_identity: as `identify_images` takes it.
-        allow_outside: let paths lead out of the folder of the images.
-        packs: that the images are read from where one has all of them.
+        argument: Path with or without name and split, as the user writes it.
+        form: How a manifest is written.
+        file_digests: Remembered digests of files.
+        image_root: Folder of the images; by default they are looked for near the file.
+        image_identity: How images are identified, as `identify_images` takes it.
+        allow_outside: Let paths lead out of the folder of the images.
+        packs: Packs to read images from; the first that has all of them is used.
 
     Raises:
         ProtoRKDError: as `read_caption_set`; or a path leads out of its folder.
@@ -195,7 +195,7 @@ def read_retrieval_set(
 
 
 def read_sts_set(argument: str) -> STSSet:
-    """Read ``FILE`` or ``NAME=FILE`` of scored pairs of captions; without a name the set is called as the file.
+    """Read ``FILE`` or ``NAME=FILE`` of scored pairs of captions; without a name the set is named after the file.
 
     Raises:
         ProtoRKDError: as `read_scored_pairs`.
@@ -204,21 +204,21 @@ def read_sts_set(argument: str) -> STSSet:
     return STSSet(name=name or path.stem, pairs=read_scored_pairs(path))
 
 
-def retrieval_digest(found: RetrievalSet) -> str:
-    """Hash images, captions and which goes with which."""
-    captions = hash_json([list(found.captions), list(found.caption_image)])
-    return hash_json([found.images.digest, captions])
+def retrieval_digest(retrieval_set: RetrievalSet) -> str:
+    """Hash images, captions and which image each caption describes."""
+    captions = hash_json([list(retrieval_set.captions), list(retrieval_set.caption_image)])
+    return hash_json([retrieval_set.images.digest, captions])
 
 
-def labelled_digest(found: LabelledSet) -> str:
+def labelled_digest(labelled_set: LabelledSet) -> str:
     """Hash images, labels and class names."""
-    labels = hash_json([list(found.folder.classes), list(found.folder.labels)])
-    return hash_json([found.images.digest, labels])
+    labels = hash_json([list(labelled_set.folder.classes), list(labelled_set.folder.labels)])
+    return hash_json([labelled_set.images.digest, labels])
 
 
-def sts_digest(found: STSSet) -> str:
+def sts_digest(sts_set: STSSet) -> str:
     """Hash captions and scores."""
-    pairs = found.pairs
+    pairs = sts_set.pairs
     return hash_json([list(pairs.first), list(pairs.second), list(pairs.scores)])
 
 
@@ -234,10 +234,10 @@ def check_names(names: list[str]) -> None:
 
 
 def _requested_digest(digest: str, *, tasks: Sequence[str] = (), templates: Sequence[str] = ()) -> str:
-    """Hash a set with what is asked of it."""
+    """Hash a set with what is requested for it."""
     return hash_json([digest, list(tasks), list(templates)])
 
 
-def _place(found: ClassSet) -> str:
-    split = found.test or found.train
+def _place(class_set: ClassSet) -> str:
+    split = class_set.test or class_set.train
     return str(split.folder.root) if split else ""

@@ -1,4 +1,4 @@
-"""Labelled images on disk: one folder a class."""
+"""Labelled images on disk: one folder per class."""
 
 import re
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ class ImageFolder:
     """Images with their classes.
 
     Attributes:
-        name: what the set is called in reports: ``cifar10``.
-        root: folder that the paths of the images start from.
-        classes: folder names of the classes, sorted.
-        images: paths below root with forward slashes, by class and then by name.
-        labels: for each image the index of its class.
+        name: Name in reports, such as ``cifar10``.
+        root: Folder that the paths of the images start from.
+        classes: Names of the classes, or of their folders, in label order.
+        images: Paths below root with forward slashes, by class and then by name.
+        labels: For each image, the index of its class.
     """
 
     name: str
@@ -50,15 +50,14 @@ def split_name(argument: str) -> tuple[str | None, Path]:
 
 
 def read_image_folder(folder: Path, *, name: str | None = None) -> ImageFolder:
-    """List the images of a folder that holds one sub-folder a class, or such a folder as its ``test/`` or ``val/``.
+    """List the images of a folder with one sub-folder per class, or of its ``test/`` or ``val/`` with such sub-folders.
 
-    Images may lie deeper inside their class. Hidden files and folders, and files that are no images, are passed
-    over.
+    Images may lie deeper inside their class. Hidden files and folders, and files that are not images, are skipped.
 
     Args:
-        folder: the folder of class folders, or the folder above its splits.
-        name: what to call the set; by default the folder's name, or its parent's where the folder is itself called
-            train, test or val.
+        folder: Folder of class folders, or the folder above its splits.
+        name: Name of the set; by default the folder's name, or its parent's where the folder is itself called train,
+            test or val.
 
     Raises:
         ProtoRKDError: the folder is absent, holds no class folders, or a class holds no images.
@@ -71,8 +70,8 @@ def read_splits(folder: Path, *, name: str | None = None) -> tuple[ImageFolder, 
     """List the training and the test images of a folder that holds ``train/``, and ``test/`` or ``val/``.
 
     Args:
-        folder: the folder above the splits.
-        name: what to call the set; by default the folder's name.
+        folder: Folder above the splits.
+        name: Name of the set; by default the folder's name.
 
     Raises:
         ProtoRKDError: the folder or a split is absent or empty, or the splits do not hold the same classes.
@@ -106,14 +105,14 @@ def _read(root: Path, *, name: str) -> ImageFolder:
     images: list[str] = []
     labels: list[int] = []
     for label, class_folder in enumerate(classes):
-        found = list_images(root / class_folder, root=root)
-        if not found:
+        paths = list_images(root / class_folder, root=root)
+        if not paths:
             raise ProtoRKDError(
                 f"Class folder {root / class_folder} must hold images; got none with a suffix of "
                 f"{', '.join(sorted(IMAGE_SUFFIXES))}. Fill or remove it."
             )
-        images.extend(found)
-        labels.extend([label] * len(found))
+        images.extend(paths)
+        labels.extend([label] * len(paths))
     return ImageFolder(name=name, root=root, classes=classes, images=tuple(images), labels=tuple(labels))
 
 

@@ -34,7 +34,7 @@ SET_TEMPLATES: dict[str, tuple[str, ...]] = {
     "rendered_sst2": ("{}", "a {} opinion of a film", "the review is {}", "somebody writes {} words about a film"),
     "sun397": ("{}", "a photo of a {}", "a place: {}", "the scene in this picture is a {}"),
 }
-"""Templates of the sets whose classes need other words around them; all others are asked with `TEMPLATES`."""
+"""Templates of the sets whose classes need other words around them; all others use `TEMPLATES`."""
 
 PROMPTS = ("own", "open-clip")
 
@@ -43,7 +43,7 @@ def templates_for(set_name: str, *, prompts: str = "own") -> tuple[str, ...]:
     """Choose the prompt templates of a set.
 
     Args:
-        set_name: in the catalogue of sets, or any other.
+        set_name: Name of the set; one without templates of its own gets `TEMPLATES`.
         prompts: "own" for this project's words; "open-clip" for OpenAI's 80 templates for ImageNet, which open_clip
             brings and which then serve every set.
 
@@ -58,7 +58,7 @@ def templates_for(set_name: str, *, prompts: str = "own") -> tuple[str, ...]:
 
 
 def open_clip_metadata() -> dict[str, Any]:
-    """What open_clip's module ``zero_shot_metadata`` defines, read without the package, whose import takes long.
+    """Read what open_clip's module ``zero_shot_metadata`` defines, without the slow import of its package.
 
     Raises:
         ProtoRKDError: open_clip is not installed.

@@ -1,4 +1,4 @@
-"""From options to sets: what each set is asked, and what is said of those that are not there or cannot be read."""
+"""Read the sets that options request, each with its tasks, and report those that are absent or cannot be read."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,12 +32,12 @@ _UNPACKED = ".unpacked"  # hidden, so that the store does not take it for a stag
 S = TypeVar("S", RetrievalSet, ClassSet, STSSet)
 
 ClassSets = list[tuple[ClassSet, tuple[str, ...]]]
-"""Sets of classes, each with the tasks that it is for."""
+"""Class sets, each with the tasks that it is for."""
 
 
 @dataclass(frozen=True)
 class RequestedSets:
-    """The sets that an evaluation is asked for, and what came of them.
+    """The sets that an evaluation is asked for: those that it can read, and the others.
 
     Args:
         readable: The sets that could be read and allow a task, under names such as ``classes cifar10``.
@@ -76,16 +76,16 @@ def read_requested_sets(inputs: "EvaluateInputs", params: "EvaluateParams", cont
     sts, unread_sts = _read_all(inputs.sts, read_sts_set)
     unread = [*unread_retrieval, *unread_classes, *unread_sts]
     merged = merge_class_sets(classes)
-    names = [[found.name for found in retrieval], [found.name for found, _ in merged], [found.name for found in sts]]
+    names = [[each.name for each in retrieval], [each.name for each, _ in merged], [each.name for each in sts]]
     check_names([name for kind in names for name in kind])
-    readable = {f"retrieval {found.name}": RequestedSet(found, choose(RETRIEVAL_TASKS, wanted)) for found in retrieval}
-    for found, tasks in merged:
+    readable = {f"retrieval {each.name}": RequestedSet(each, choose(RETRIEVAL_TASKS, wanted)) for each in retrieval}
+    for class_set, tasks in merged:
         chosen = choose(tasks, wanted)
-        templates = params.template or templates_for(found.name, prompts=params.prompts)
-        readable[f"classes {found.name}"] = RequestedSet(
-            found, chosen, templates=templates if "zero_shot" in chosen else ()
+        templates = params.template or templates_for(class_set.name, prompts=params.prompts)
+        readable[f"classes {class_set.name}"] = RequestedSet(
+            class_set, chosen, templates=templates if "zero_shot" in chosen else ()
         )
-    readable |= {f"sts {found.name}": RequestedSet(found, choose(STS_TASKS, wanted)) for found in sts}
+    readable |= {f"sts {each.name}": RequestedSet(each, choose(STS_TASKS, wanted)) for each in sts}
     readable = {name: each for name, each in readable.items() if each.tasks}
     if not readable and not unread:
         raise ProtoRKDError(
@@ -99,7 +99,7 @@ def read_requested_sets(inputs: "EvaluateInputs", params: "EvaluateParams", cont
 
 def _check_served(packs: Sequence[Pack], requested: Iterable[RequestedSet]) -> None:
     needed = [images.value for each in requested for images in each.images()]
-    served = {found.pack.root for found in needed if isinstance(found, PackedImageSet)}
+    served = {images.pack.root for images in needed if isinstance(images, PackedImageSet)}
     for pack in packs:
         if pack.images.root not in served:
             raise ProtoRKDError(
@@ -126,7 +126,7 @@ def _check_given(inputs: "EvaluateInputs", params: "EvaluateParams") -> None:
 def _class_sets(
     inputs: "EvaluateInputs", params: "EvaluateParams", context: Context, packs: Sequence[Pack]
 ) -> tuple[ClassSets, list[UnreadSet], list[Absent]]:
-    """Read the sets of classes: those that could be read, those that could not, and those that are not there."""
+    """Read the class sets; return those that could be read, those that could not, and those that are not there."""
     reader = ClassSetReader(context.file_digests, inputs.image_identity, context.store.root / _UNPACKED, packs)
     by_option = {
         "zero_shot": (inputs.zero_shot, reader.test_folder),
@@ -148,7 +148,7 @@ def _class_sets(
 def _known_sets(
     root: Path, inputs: "EvaluateInputs", params: "EvaluateParams", reader: ClassSetReader
 ) -> tuple[list[ClassSet], list[UnreadSet], list[Absent]]:
-    """Read the sets of --eval-data-dir that are there; one that was named and is not counts as unread."""
+    """Read the sets of --eval-data-dir that are there; a named set that is not there counts as unread."""
     if inputs.download:
         for name in inputs.dataset:
             download(name, root)
@@ -166,7 +166,7 @@ def _known_sets(
 
 
 def _read_all(arguments: tuple[str, ...], read: Callable[[str], S]) -> tuple[list[S], list[UnreadSet]]:
-    """Read each; what cannot be read is noted, and the others are read all the same."""
+    """Read each argument; one that cannot be read is noted, and the others are still read."""
     sets: list[S] = []
     unread: list[UnreadSet] = []
     for argument in arguments:

@@ -1,4 +1,4 @@
-"""Pairs of captions that people have scored, as benchmarks of semantic textual similarity are published."""
+"""Read pairs of captions that people have scored, as benchmarks of semantic textual similarity (STS) publish them."""
 
 import csv
 import io
@@ -23,12 +23,12 @@ _FORMATS = (
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """Pairs of captions, and how alike people found them.
+    """Pairs of captions, and how similar people found them.
 
     Args:
-        first: one caption of each pair.
-        second: the other.
-        scores: the higher the more alike; on any scale.
+        first: First caption of each pair.
+        second: Second caption of each pair.
+        scores: Score of each pair, on any scale; higher means more similar.
     """
 
     first: tuple[str, ...]
@@ -51,11 +51,11 @@ def read_scored_pairs(path: Path) -> ScoredPairs:
     """Read the pairs of an STS-B file: as published, as in GLUE, or any tsv or csv with the three columns.
 
     A file with tabs in its first line is tab-separated, whatever its suffix, and its quotes are text; any other is
-    comma-separated, with csv quoting. Without a header it holds the columns of STS-B, or the two sentences and the
-    score, whichever comes first. Where a column ``split`` says which rows are for testing, the others are left out.
+    comma-separated, with csv quoting. Without a header it holds the columns of STS-B, or the two sentences with the
+    score before or after them. Where a column ``split`` says which rows are for testing, the others are left out.
 
     Raises:
-        ProtoRKDError: the file is absent, empty or no UTF-8 text, lacks a column, or holds fewer than two pairs; a row
+        ProtoRKDError: the file is absent, empty or not UTF-8 text, lacks a column, or holds fewer than two pairs; a row
             is short, holds no sentence or no number; or all scores are the same.
     """
     rows = _rows(path)

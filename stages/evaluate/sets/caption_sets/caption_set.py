@@ -1,4 +1,4 @@
-"""A caption set: read from whatever a path is, with its images found."""
+"""Read a caption set from a path in any known format, and find its images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ class CaptionSet:
     """Pairs of images and captions; the pairs of one image share its path.
 
     Args:
-        name: what reports call it, unless the user names it.
-        root: folder that relative paths start from.
-        images: path of each caption's image.
-        captions: as many, in the order of the file, as written.
-        rejections: what was left out; ``row`` is the line of a text file, and in JSON the place, from 0, in the list
-            that ``value`` names.
+        name: Name in reports, unless the user gives another.
+        root: Folder that relative image paths start from.
+        images: Path of each caption's image.
+        captions: Captions as written, in the order of the file.
+        rejections: Entries that were left out; ``row`` is the line of a text file, or in JSON the place, from 0, in the
+            list that ``value`` names.
     """
 
     name: str
@@ -69,26 +69,26 @@ def read_caption_set(
     form: ManifestFormat,
     file_digests: FileDigests,
 ) -> CaptionSet:
-    """Read a caption set; what the path is decides how.
+    """Read a caption set; the path decides the format.
 
-    - A folder with ``annotations/``: COCO's, with ``annotations/captions_SPLIT.json``; its only val split by default.
-    - ``.json``: COCO's ``images`` and ``annotations``; or Karpathy's ``images`` with ``sentences``, of which the test
-      split by default.
-    - ``.token`` or ``.token.txt``: Flickr's ``picture#number<TAB>caption``; of Flickr8k the images that
-      Flickr_8k.testImages.txt beside it lists by default, of Flickr30k, which has no such lists, all.
+    - A folder with ``annotations/``: COCO's, with ``annotations/captions_SPLIT.json``; by default its only val split.
+    - ``.json``: COCO's ``images`` and ``annotations``; or Karpathy's ``images`` with ``sentences``, by default the test
+      split.
+    - ``.token`` or ``.token.txt``: Flickr's ``image#number<TAB>caption``; for Flickr8k by default the images that
+      Flickr_8k.testImages.txt beside it lists, for Flickr30k, which has no such lists, all.
     - A text file with the header ``image_name| comment_number| comment``: Flickr30k's results.csv.
     - Anything else: pairs in any form of `find_source`.
 
-    Every caption is kept, also where an image has more than the usual five. Where a set is no manifest, its images
-    are looked for beside the file and one folder above: there, in a folder called as the split, and in
-    `IMAGE_FOLDERS`. A single missing image stays in the set: it is rejected where images are opened.
+    Every caption is kept, even where an image has more than the usual five. Unless the set is a manifest, its images
+    are looked for beside the file and one folder above: directly there, in a folder named like the file without
+    ``captions_``, and in `IMAGE_FOLDERS`. A single missing image stays in the set and is rejected when it is opened.
 
     Args:
-        path: file or folder.
-        split: the part to read; ``all`` reads a file whole.
-        image_root: where to look for images instead; relative paths of a manifest start there.
-        form: how a manifest is written.
-        file_digests: remembers what lies in tars.
+        path: File, folder, or pattern of the files of a manifest.
+        split: Split to read; ``all`` reads a file whole.
+        image_root: Folder to look for images in instead; relative paths of a manifest start there.
+        form: How a manifest is written.
+        file_digests: Remembered digests of files and of what lies in tars.
 
     Raises:
         ProtoRKDError: the file cannot be read, is malformed, or has no such split or no captions; none of its images
@@ -114,7 +114,7 @@ def read_caption_set(
 
 
 def _reader_of(path: Path) -> Callable[[Path, str | None], Pairs] | None:
-    """Choose by the path, and by the header of a text file; None for a manifest."""
+    """Choose the reader by the path, and for a text file by its header; None for a manifest."""
     if path.is_dir() or is_pattern(path):
         return read_coco_folder if (path / "annotations").is_dir() else None
     if path.suffix.lower() == ".json":
@@ -126,7 +126,7 @@ def _reader_of(path: Path) -> Callable[[Path, str | None], Pairs] | None:
 
 
 def _name_of(path: Path) -> str:
-    """What to call a set of no other name: the file without its suffix, or the folder of a pattern's files."""
+    """Name a set that the user did not name: after its file without the suffix, or its folder."""
     return (
         pattern_root(path).resolve().name if is_pattern(path) else path.resolve().name if path.is_dir() else path.stem
     )

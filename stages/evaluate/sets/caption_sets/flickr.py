@@ -13,7 +13,7 @@ _FLICKR30K_HEADER = ("image_name", "comment_number", "comment")
 
 
 def read_token(path: Path, split: str | None) -> Pairs:
-    """Read lines ``picture#number<TAB>caption``; of Flickr8k those whose image a split's list beside them names.
+    """Read lines ``image#number<TAB>caption``; of Flickr8k only those whose image the split's list beside them names.
 
     Raises:
         ProtoRKDError: the file cannot be read, there is no such split, or its list is missing.
@@ -66,7 +66,7 @@ def read_flickr30k_table(path: Path, split: str | None) -> Pairs:
 
 
 def is_flickr30k_table(path: Path) -> bool:
-    """Whether a text file has the header ``image_name| comment_number| comment``."""
+    """Check whether a text file has the header ``image_name| comment_number| comment``."""
     data = open_text(path)
     header = data[: line_end(data, 0)].removeprefix(BOM).decode()
     return _fields(header) == _FLICKR30K_HEADER

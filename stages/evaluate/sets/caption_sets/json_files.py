@@ -26,7 +26,7 @@ def read_coco_folder(folder: Path, split: str | None) -> Pairs:
 
 
 def read_json_file(path: Path, split: str | None) -> Pairs:
-    """Read captions as COCO has them where there are ``annotations``, else as Karpathy has them.
+    """Read captions in COCO's format where there are ``annotations``, else in Karpathy's.
 
     Raises:
         ProtoRKDError: the file is malformed, or has no such split.

@@ -1,4 +1,4 @@
-"""The sets that are known by name, the layouts that each may lie in, and how they are found."""
+"""The catalogue of sets that are known by name, the layouts that each may have, and the search for them."""
 
 import difflib
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ class KnownSet:
     """A set of the catalogue.
 
     Args:
-        folders: reads it as ``<name>/`` with splits of class folders.
-        layouts: readers of other layouts, each by the path below the data folder that shows that it is there; that
-            path may as well start from a folder with the set's name.
-        mean_per_class: whether its figures are by convention the mean over classes.
+        folders: Reader of ``<name>/`` with splits of class folders.
+        layouts: Readers of other layouts, each with the path below the data folder that shows that it is there; that
+            path may also start from a folder with the set's name.
+        mean_per_class: Whether accuracy on this set is by convention the mean over its classes.
     """
 
     folders: Reader = split_reader()
@@ -71,38 +71,38 @@ def find_sets(
     splits: tuple[str, ...] = SPLITS,
     imagenet_names: str = "auto",
 ) -> tuple[list[FoundSet], list[Absent]]:
-    """Find sets below a folder, each as class folders under its name or as torchvision's dataset class lays it out.
+    """Find sets below a folder, each as class folders under its name or in the layout of torchvision's dataset class.
 
     Nothing is downloaded or written, and no image is opened.
 
     Args:
-        root: the data folder.
-        names: of the catalogue, or any folder below the root with class folders, with or without splits. Without
-            names all of the catalogue, and every other folder that has test images in class folders.
-        splits: which to list; training images that no task asks for, such as ImageNet's million, cost time.
-        imagenet_names: where ImageNet's class names come from, as `names.imagenet_names` takes it.
+        root: Data folder.
+        names: Names of the catalogue, or of any folder below the root with class folders, with or without splits. By
+            default all of the catalogue, and every other folder that has test images in class folders.
+        splits: Splits to list; training images that no task asks for, such as ImageNet's million, cost time.
+        imagenet_names: Source of ImageNet's class names, as `names.imagenet_names` takes it.
 
     Returns:
-        The sets that are there, and those that are not, or not whole, with the reason.
+        The sets that are there, and those that are absent or incomplete, with the reason.
 
     Raises:
         ProtoRKDError: the root is no folder, a name is neither in the catalogue nor a folder below it, or ImageNet's
-            names cannot be had from where they should come.
+            names cannot be read from the chosen source.
     """
     if not root.is_dir():
         raise ProtoRKDError(f"--eval-data-dir must be a folder; got {root}, which is none. Check the path.")
     if imagenet_names != "auto":
-        read_imagenet_names(imagenet_names)  # a wrong choice is no reason to pass over the set
-    found: list[FoundSet] = []
+        read_imagenet_names(imagenet_names)  # raises here: below, a wrong choice would only make the set absent
+    present: list[FoundSet] = []
     absent: list[Absent] = []
     for name in dict.fromkeys(names or (*KNOWN_SETS, *_other_sets(root))):
         known = KNOWN_SETS.get(name) or _named_folder(root, name)
         result = _find(root, known, Wanted(name=name, splits=splits, imagenet_names=imagenet_names))
         if isinstance(result, FoundSet):
-            found.append(result)
+            present.append(result)
         else:
             absent.append(result)
-    return found, absent
+    return present, absent
 
 
 def _find(root: Path, known: KnownSet, wanted: Wanted) -> FoundSet | Absent:
@@ -135,7 +135,7 @@ def _find(root: Path, known: KnownSet, wanted: Wanted) -> FoundSet | Absent:
 def _read(place: Path, reader: Reader, wanted: Wanted) -> Contents | None:
     try:
         return reader(place, wanted)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # lists of a foreign form
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # files of an unexpected form
         raise ProtoRKDError(
             f"{place} must lie as the authors of {wanted.name} or torchvision lay it out; got {error!r} in reading it. "
             "Extract its archive again."

@@ -1,4 +1,4 @@
-"""Sets that lie as one folder a class."""
+"""Readers of sets with one folder per class."""
 
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -18,17 +18,17 @@ _Images = dict[str, list[str]]
 
 
 def by_folder_names(folders: Sequence[str], place: Path, wanted: Wanted) -> dict[str, str]:
-    """Call classes as their folders are called."""
+    """Name classes after their folders."""
     return name_folders(folders)
 
 
 def by_known_names(folders: Sequence[str], place: Path, wanted: Wanted) -> dict[str, str]:
-    """Call classes by the names that this package brings for the set."""
+    """Name classes by the list that this package brings for the set."""
     return name_folders(folders, known_names(wanted.name))
 
 
 def by_imagenet_names(folders: Sequence[str], place: Path, wanted: Wanted) -> dict[str, str]:
-    """Call classes by ImageNet's names."""
+    """Name classes by ImageNet's list."""
     return name_imagenet_folders(folders, place, source=wanted.imagenet_names)
 
 
@@ -39,24 +39,24 @@ def split_reader(
     test: tuple[str, ...] = ("test", "val"),
     may_be_empty: bool = False,
 ) -> Reader:
-    """Make a reader of a folder with ``train/`` and ``test/`` (or ``val/``), each with one folder a class.
+    """Make a reader of a folder with ``train/`` and ``test/`` (or ``val/``), each with one folder per class.
 
     Args:
-        naming: gives class names by folder, in label order.
-        train: folders of training images; all that are there count together.
-        test: folders of test images; the first that is there counts.
-        may_be_empty: leave out classes without images instead of refusing the set.
+        naming: Function that names class folders, in label order.
+        train: Folders of training images; all that are there are read together.
+        test: Folders of test images; only the first that is there is read.
+        may_be_empty: Leave out classes without images instead of refusing the set.
     """
 
     def read(place: Path, wanted: Wanted) -> Contents | None:
         folders = {"train": [f for f in train if _subfolders(place / f)], "test": []}
         folders["test"] = [f for f in test if _subfolders(place / f)][:1]
-        found = {
+        splits = {
             split: _read_split(place, folders[split], may_be_empty=may_be_empty)
             for split in wanted.splits
             if folders[split]
         }
-        return _contents(place, wanted, naming, found) if found else None
+        return _contents(place, wanted, naming, splits) if splits else None
 
     return read
 
@@ -65,15 +65,15 @@ def whole_reader(naming: NameFolders = by_folder_names, *, left_out: Collection[
     """Make a reader of class folders without splits: all images are test images.
 
     Args:
-        naming: gives class names by folder, in label order.
-        left_out: folders that are no classes.
+        naming: Function that names class folders, in label order.
+        left_out: Folders that are not classes.
     """
 
     def read(place: Path, wanted: Wanted) -> Contents | None:
         if "test" not in wanted.splits or not _subfolders(place):
             return None
-        found = _read_split(place, [""], left_out=left_out, may_be_empty=False)
-        return _contents(place, wanted, naming, {"test": found})
+        images = _read_split(place, [""], left_out=left_out, may_be_empty=False)
+        return _contents(place, wanted, naming, {"test": images})
 
     return read
 
@@ -85,30 +85,30 @@ def read_any(place: Path, wanted: Wanted) -> Contents | None:
 
 
 def has_splits(place: Path) -> bool:
-    """Whether a folder has test images in class folders."""
+    """Check whether a folder has test images in class folders."""
     return any(_subfolders(place / split) for split in ("test", "val"))
 
 
 def _read_split(place: Path, folders: Sequence[str], *, left_out: Collection[str] = (), may_be_empty: bool) -> _Images:
-    found: _Images = {}
+    by_class: _Images = {}
     for folder in folders:
         for class_folder in _subfolders(place / folder):
             if class_folder not in left_out:
-                found.setdefault(class_folder, []).extend(_images(place, Path(folder, class_folder)))
-    empty = [class_folder for class_folder, images in found.items() if not images]
-    if empty and (not may_be_empty or len(empty) == len(found)):
+                by_class.setdefault(class_folder, []).extend(_images(place, Path(folder, class_folder)))
+    empty = [class_folder for class_folder, images in by_class.items() if not images]
+    if empty and (not may_be_empty or len(empty) == len(by_class)):
         raise ProtoRKDError(
             f"Class folder {place / folders[0] / empty[0]} must hold images; got none with a suffix of "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}. Extract its archive again, or remove the folder."
         )
     if empty:
-        log.info("evaluate: %s: %d of %d classes have no images and are left out", place, len(empty), len(found))
-    return {class_folder: images for class_folder, images in found.items() if images}
+        log.info("evaluate: %s: %d of %d classes have no images and are left out", place, len(empty), len(by_class))
+    return {class_folder: images for class_folder, images in by_class.items() if images}
 
 
-def _contents(place: Path, wanted: Wanted, naming: NameFolders, found: dict[str, _Images]) -> Contents:
-    folders = set.union(*(set(split) for split in found.values()))
-    for split, classes in found.items():
+def _contents(place: Path, wanted: Wanted, naming: NameFolders, by_split: dict[str, _Images]) -> Contents:
+    folders = set.union(*(set(split) for split in by_split.values()))
+    for split, classes in by_split.items():
         lacking = sorted(folders - set(classes))
         if lacking:
             raise ProtoRKDError(
@@ -125,7 +125,7 @@ def _contents(place: Path, wanted: Wanted, naming: NameFolders, found: dict[str,
             class_names,
             ((path, labels[folder]) for folder, images in classes.items() for path in images),
         )
-        for split, classes in found.items()
+        for split, classes in by_split.items()
     }
     return Contents(class_names=class_names, splits=splits)
 
@@ -137,14 +137,14 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _images(place: Path, folder: Path) -> list[str]:
-    # Not Path.rglob: ImageNet has over a million images.
-    found = []
+    # Not Path.rglob, which is too slow: ImageNet has over a million images.
+    paths = []
     for below, folders, files in os.walk(place / folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         prefix = Path(below).relative_to(place).as_posix()
-        found += [
+        paths += [
             f"{prefix}/{name}"
             for name in files
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")  # noqa: PTH122
         ]
-    return found
+    return paths

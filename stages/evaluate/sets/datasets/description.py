@@ -1,4 +1,4 @@
-"""What is told about a set that was found, and about one that was not."""
+"""Types that describe named sets: a set that was found or is absent, and what a reader is asked for and returns."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ SPLITS = ("train", "test")
 
 
 PackedReader = Callable[[tuple[Path, ...]], tuple[np.ndarray, np.ndarray]]
-"""Gives of files the images, (images, height, width, 3), uint8, and the labels, (images,), from 0."""
+"""Reads from files the images, (images, height, width, 3), uint8, and the labels, (images,), from 0."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class PackedImages:
     """Images that lie together in files of the set's own format; `unpack` makes an image folder of them.
 
     Args:
-        name: of the set.
-        classes: their names, in label order.
-        files: all that is read.
-        read: reads these files.
+        name: Name of the set.
+        classes: Names of the classes, in label order.
+        files: Files to read, in the order in which ``read`` takes them.
+        read: Reader of these files.
     """
 
     name: str
@@ -35,15 +35,16 @@ class PackedImages:
 
 @dataclass(frozen=True)
 class FoundSet:
-    """A set that is there and whole.
+    """A named set that is there and complete.
 
     Args:
-        name: in the catalogue, or the folder's.
-        place: the folder that it lies in.
-        class_names: as people say them, in label order; both splits have them as their ``classes``.
-        mean_per_class: whether its figures are by convention the mean of the accuracies of its classes.
-        train: for probes and nearest neighbours, validation images included; None where there are none.
-        test: for every task; all images of a set that has no split of its own.
+        name: Name in the catalogue, or of the folder.
+        place: Folder that the set lies in.
+        class_names: Names of the classes as people say them, in label order; both splits have them as their
+            ``classes``.
+        mean_per_class: Whether accuracy on this set is by convention the mean over its classes.
+        train: Training images for probes and nearest neighbours, validation images included; None where there are none.
+        test: Test images for every task; all images of a set that has no splits of its own.
     """
 
     name: str
@@ -55,18 +56,18 @@ class FoundSet:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Which of train and test are there."""
+        """The splits that are there: train, test or both."""
         return tuple(split for split in SPLITS if getattr(self, split) is not None)
 
 
 @dataclass(frozen=True)
 class Absent:
-    """A set that is not there, or not whole.
+    """A named set that is not there, or is incomplete.
 
     Args:
-        name: in the catalogue, or the folder's.
-        places: where it was looked for.
-        reason: a sentence; what is wrong at a place where something of it lies.
+        name: Name in the catalogue, or of the folder.
+        places: Folders where it was looked for.
+        reason: Sentence that says what is missing or wrong there.
     """
 
     name: str
@@ -76,12 +77,12 @@ class Absent:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of a reader of a layout.
+    """What a reader of a layout is asked for.
 
     Args:
-        name: what the set is called.
-        splits: which of train and test to list.
-        imagenet_names: as `imagenet_names` takes it.
+        name: Name of the set.
+        splits: Splits to list: train, test or both.
+        imagenet_names: Source of ImageNet's class names, as `imagenet_names` takes it.
     """
 
     name: str
@@ -98,13 +99,13 @@ class Contents:
 
 
 Reader = Callable[[Path, Wanted], Contents | None]
-"""Reads a set at a place; None where nothing is laid out in this way; an error where some of it is missing."""
+"""Reads a set at a place; returns None where nothing has this layout, and raises where part of it is missing."""
 
 
 def labelled_folder(
     name: str, root: Path, class_names: tuple[str, ...], images: Iterable[tuple[str, int]]
 ) -> ImageFolder:
-    """Put images, each a path below the root and a label, into order: by label, then by path."""
+    """Make an image folder of paths below the root and their labels, sorted by label and then by path."""
     ordered = sorted(images, key=lambda image: (image[1], image[0]))
     return ImageFolder(
         name=name,
@@ -124,10 +125,10 @@ def listed(
     """Describe a set whose own files list its images.
 
     Args:
-        place: where the paths start from.
-        wanted: which splits to take.
-        class_names: in label order.
-        splits: for each split that is there, paths and labels.
+        place: Folder that the paths start from.
+        wanted: Name of the set, and the splits to take.
+        class_names: Names of the classes, in label order.
+        splits: For each split that is there, paths and labels of its images.
 
     Raises:
         ProtoRKDError: a label is out of range, or a listed image is not there.
@@ -153,7 +154,7 @@ def listed(
 
 
 def need(path: Path) -> Path:
-    """Give back a path that a set is not whole without.
+    """Return a path without which a set would be incomplete.
 
     Raises:
         ProtoRKDError: nothing is there.

@@ -1,4 +1,4 @@
-"""Fetches sets through torchvision, only when asked to."""
+"""Download sets through torchvision, only when asked to."""
 
 import importlib
 from collections.abc import Mapping
@@ -45,8 +45,8 @@ def download(name: str, root: Path) -> None:
     """Download a set to where `find_sets` finds it; what is there is not fetched again.
 
     Args:
-        name: in the catalogue.
-        root: the data folder, made where it is not there.
+        name: Name in the catalogue.
+        root: Data folder; made where it is not there.
 
     Raises:
         ProtoRKDError: torchvision does not offer the set, or it cannot be fetched.

@@ -22,13 +22,13 @@ def read_mat(path: Path) -> dict[str, Any]:
 
     try:
         found: dict[str, Any] = loadmat(path, squeeze_me=True)
-    except Exception as error:  # its readers meet damaged bytes with any exception at all
+    except Exception as error:  # damaged bytes make its readers raise any exception at all
         raise _damaged(path, "a MATLAB file", error) from error
     return found
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """Read a pickle of lists, texts and arrays; one that asks for anything else is refused, for it could run programs.
+    """Read a pickle of lists, texts and arrays; one that asks for anything else could run programs and is refused.
 
     Raises:
         ProtoRKDError: it is damaged or holds something else.
@@ -42,7 +42,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Read an array of bytes in MNIST's idx format, of whatever shape it says.
+    """Read an array of bytes in MNIST's idx format; the file says its shape.
 
     Raises:
         ProtoRKDError: it is no such file, or shorter or longer than it says.
@@ -112,8 +112,8 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _dtype(form: str, *_: object) -> np.dtype[Any]:
-    return np.dtype(form)  # old pickles give two flags as numbers, of which numpy warns
+    return np.dtype(form)  # old pickles pass two flags as numbers, about which numpy warns
 
 
-def _damaged(path: Path, form: str, found: object) -> ProtoRKDError:
-    return ProtoRKDError(f"{path} must be {form}; got {found}. Download or extract the set again.")
+def _damaged(path: Path, form: str, actual: object) -> ProtoRKDError:
+    return ProtoRKDError(f"{path} must be {form}; got {actual}. Download or extract the set again.")

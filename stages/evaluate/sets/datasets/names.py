@@ -1,4 +1,4 @@
-"""What the classes of a set are called, where its own files do not say so."""
+"""Class names of sets whose own files do not give them."""
 
 import importlib.util
 import json
@@ -30,15 +30,15 @@ def known_names(name: str) -> KnownNames:
 def name_folders(folders: Sequence[str], known: KnownNames = {}) -> dict[str, str]:  # noqa: B006 -- never written to
     """Name class folders, and put them into label order.
 
-    Folders that are numbered, from 0 or from 1, or called like known classes in any spelling, follow the order of the
-    known names; all others are sorted, and their names read from the folders.
+    Folders that are numbered, from 0 or from 1, or named like known classes in any spelling, follow the order of the
+    known names; all others are sorted, and their names are read from the folders.
 
     Args:
-        folders: names of all class folders of a set.
-        known: names by number, or by folder.
+        folders: Names of all class folders of a set.
+        known: Known class names, in the order of class numbers or by folder.
 
     Raises:
-        ProtoRKDError: the folders are numbered otherwise.
+        ProtoRKDError: the folders are numbered in another way.
 
     Example:
         >>> name_folders(["002", "001", "003"], ("rose", "lily", "iris"))
@@ -53,14 +53,14 @@ def name_folders(folders: Sequence[str], known: KnownNames = {}) -> dict[str, st
 
 
 def name_imagenet_folders(folders: Sequence[str], place: Path, *, source: str) -> dict[str, str]:
-    """Name the class folders of ImageNet: WordNet's numbers, which sorted are in label order.
+    """Name the class folders of ImageNet, which are WordNet's numbers and sort into label order.
 
-    Fewer than all 1,000 of them can be told apart by Kaggle's ``LOC_synset_mapping.txt`` alone.
+    Where not all 1,000 are there, only Kaggle's ``LOC_synset_mapping.txt`` tells which ones they are.
 
     Args:
-        folders: names of all class folders.
-        place: where the mapping may lie.
-        source: as `imagenet_names` takes it.
+        folders: Names of all class folders.
+        place: Folder that may hold the mapping.
+        source: Source of the names, as `imagenet_names` takes it.
 
     Raises:
         ProtoRKDError: some classes are missing, and so is the mapping; or as `name_folders` and `imagenet_names`.
@@ -80,7 +80,7 @@ def name_imagenet_folders(folders: Sequence[str], place: Path, *, source: str) -
 
 
 def imagenet_names(source: str = "auto") -> tuple[str, ...]:
-    """The 1,000 names of ImageNet's classes, in label order.
+    """Read the 1,000 names of ImageNet's classes, in label order.
 
     Args:
         source: "open-clip" for OpenAI's curated list, "torchvision" for the categories of its weights, "auto" for the
@@ -97,9 +97,9 @@ def imagenet_names(source: str = "auto") -> tuple[str, ...]:
     assert spec is not None
     assert spec.origin is not None
     try:
-        # One file by itself: the package around it would import torch.
+        # Run this file alone: its package would import torch.
         return tuple(runpy.run_path(str(Path(spec.origin).parent / "models" / "_meta.py"))["_IMAGENET_CATEGORIES"])
-    except (OSError, KeyError):  # it is no part of the public interface
+    except (OSError, KeyError):  # the file is not part of the public interface
         from torchvision.models import ResNet50_Weights
 
         return tuple(ResNet50_Weights.DEFAULT.meta["categories"])
@@ -111,7 +111,7 @@ def _places_by_number(folders: Sequence[str], num_known: int) -> dict[str, int] 
     numbers = {folder: int(folder) for folder in folders}
     first = 0 if 0 in numbers.values() else 1
     last = max(numbers.values())
-    # Without class 0 and without the last class there is no telling where counting starts.
+    # Without class 0 and without the last class, it is unknown where counting starts.
     if len(set(numbers.values())) < len(folders) or last - first >= num_known or (first == 1 and last != num_known):
         raise ProtoRKDError(
             f"Numbered class folders must count from 0, or from 1 to {num_known}; got {len(folders)} of them from "

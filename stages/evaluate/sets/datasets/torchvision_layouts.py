@@ -1,4 +1,4 @@
-"""Sets as torchvision's dataset classes lay them out on disk, where that is not one folder a class."""
+"""Readers of sets as torchvision's dataset classes lay them out on disk, where that is not one folder per class."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ _DIGITS = tuple("0123456789")
 
 
 def flowers102(place: Path, wanted: Wanted) -> Contents:
-    """``flowers-102``: images by number, labels and splits in MATLAB files."""
+    """Read ``flowers-102``: images by number, labels and splits in MATLAB files."""
     need(place / "jpg")
     labels = np.atleast_1d(read_mat(need(place / "imagelabels.mat"))["labels"])
     ids = read_mat(need(place / "setid.mat"))
@@ -31,7 +31,7 @@ def flowers102(place: Path, wanted: Wanted) -> Contents:
 
 
 def gtsrb(place: Path, wanted: Wanted) -> Contents:
-    """``gtsrb``: training signs in numbered folders, test signs in one folder with a table; either may be alone."""
+    """Read ``gtsrb``: training signs in numbered folders, test signs in one folder with a table; one may be missing."""
     training, final = place / "GTSRB" / "Training", place / "GTSRB" / "Final_Test" / "Images"
     splits = {}
     if training.is_dir():
@@ -47,7 +47,7 @@ def gtsrb(place: Path, wanted: Wanted) -> Contents:
 
 
 def stanford_cars(place: Path, wanted: Wanted) -> Contents:
-    """``stanford_cars``: two folders of images, labels and names in MATLAB files; either split may be alone."""
+    """Read ``stanford_cars``: two folders of images, labels and names in MATLAB files; one split may be missing."""
     names = read_mat(need(place / "devkit" / "cars_meta.mat"))["class_names"]
     tables = {
         "train": (place / "cars_train", place / "devkit" / "cars_train_annos.mat"),
@@ -67,7 +67,7 @@ def stanford_cars(place: Path, wanted: Wanted) -> Contents:
 
 
 def dtd(place: Path, wanted: Wanted) -> Contents:
-    """``dtd/dtd``: class folders, and ten divisions of which the first counts."""
+    """Read ``dtd/dtd``: class folders, and ten divisions into splits, of which the first is read."""
     lists = {name: _lines(place / "labels" / f"{name}1.txt") for name in ("train", "val", "test")}
     classes = sorted({line.split("/")[0] for lines in lists.values() for line in lines})
     labels = {name: label for label, name in enumerate(classes)}
@@ -80,7 +80,7 @@ def dtd(place: Path, wanted: Wanted) -> Contents:
 
 
 def fgvc_aircraft(place: Path, wanted: Wanted) -> Contents:
-    """``fgvc-aircraft-2013b``: images in one folder, lists of them with their variants."""
+    """Read ``fgvc-aircraft-2013b``: images in one folder, lists of them with their variants."""
     data = place / "data"
     variants = _lines(data / "variants.txt")
     labels = {variant: label for label, variant in enumerate(variants)}
@@ -93,7 +93,7 @@ def fgvc_aircraft(place: Path, wanted: Wanted) -> Contents:
 
 
 def food101(place: Path, wanted: Wanted) -> Contents:
-    """``food-101``: class folders, and the splits as JSON."""
+    """Read ``food-101``: class folders, and the splits as JSON."""
     tables = {split: json.loads(need(place / "meta" / f"{split}.json").read_bytes()) for split in ("train", "test")}
     classes = sorted({*tables["train"], *tables["test"]})
     splits = {
@@ -104,7 +104,7 @@ def food101(place: Path, wanted: Wanted) -> Contents:
 
 
 def oxford_iiit_pet(place: Path, wanted: Wanted) -> Contents:
-    """``oxford-iiit-pet``: images called after their breeds, and lists of them with labels."""
+    """Read ``oxford-iiit-pet``: images named after their breeds, and lists of them with labels."""
     tables = {
         split: [line.split() for line in _lines(place / "annotations" / f"{file}.txt")]
         for split, file in (("train", "trainval"), ("test", "test"))
@@ -116,7 +116,7 @@ def oxford_iiit_pet(place: Path, wanted: Wanted) -> Contents:
 
 
 def sun397(place: Path, wanted: Wanted) -> Contents:
-    """``SUN397``: nested class folders; with the first of the authors' ten divisions, or all as test images."""
+    """Read ``SUN397``: nested class folders; with the first of the authors' ten divisions, or all as test images."""
     folders = [line.lstrip("/") for line in _lines(place / "ClassName.txt")]
     labels = {folder: label for label, folder in enumerate(folders)}
     # The narrower word comes first in English: church/outdoor is an outdoor church.
@@ -131,18 +131,18 @@ def sun397(place: Path, wanted: Wanted) -> Contents:
 
 
 def cifar10(place: Path, wanted: Wanted) -> Contents:
-    """``cifar-10-batches-py``: pickles."""
+    """Read ``cifar-10-batches-py``: pickles."""
     splits = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
     return _cifar(place, wanted, meta="batches.meta", key="label_names", splits=splits)
 
 
 def cifar100(place: Path, wanted: Wanted) -> Contents:
-    """``cifar-100-python``: pickles."""
+    """Read ``cifar-100-python``: pickles."""
     return _cifar(place, wanted, meta="meta", key="fine_label_names", splits={"train": ["train"], "test": ["test"]})
 
 
 def mnist(place: Path, wanted: Wanted) -> Contents:
-    """``MNIST/raw``: idx files."""
+    """Read ``MNIST/raw``: idx files."""
     splits = {
         split: (place / f"{stem}-images-idx3-ubyte", place / f"{stem}-labels-idx1-ubyte")
         for split, stem in (("train", "train"), ("test", "t10k"))
@@ -151,13 +151,13 @@ def mnist(place: Path, wanted: Wanted) -> Contents:
 
 
 def stl10(place: Path, wanted: Wanted) -> Contents:
-    """``stl10_binary``: raw bytes."""
+    """Read ``stl10_binary``: raw bytes."""
     splits = {split: (place / f"{split}_X.bin", place / f"{split}_y.bin") for split in ("train", "test")}
     return _packed(wanted, tuple(_lines(place / "class_names.txt")), splits, read_stl10)
 
 
 def ucf101_videos(place: Path, wanted: Wanted) -> Contents:
-    """``UCF-101``: videos, which nothing here reads.
+    """Refuse ``UCF-101``: videos, which nothing here reads.
 
     Raises:
         ProtoRKDError: always.

@@ -1,7 +1,7 @@
-"""Images out of a set's own file format, once, into files like all others.
+"""Unpack images from a set's own file format, once, into ordinary image files.
 
-Everything behind the sets, from hashing to thumbnails, works on images that are files. So these become files too,
-rather than a second kind of image that all of it would have to know.
+All later steps, from hashing to thumbnails, work on image files. So these images become files too, rather than a
+second kind of image that every step would have to support.
 """
 
 from pathlib import Path
@@ -23,16 +23,16 @@ _LABELS_NAME = "labels.json"
 
 
 def unpack(split: ImageFolder | PackedImages, cache: Path, *, file_digests: FileDigests) -> ImageFolder:
-    """Write packed images into a folder of the cache, unless they are there; what are files already stays as it is.
+    """Write packed images into a folder of the cache, unless they are there; an image folder stays as it is.
 
-    The folder is named by the content of what is unpacked, and its list of labels is written last: it is whole or taken
-    up again. Images are written as PPM, whose bytes, unlike PNG's, do not depend on the version of a library, so that
-    the same set has the same identity everywhere.
+    The folder is named after the digest of the packed files, and its list of labels is written last: a folder without
+    that list is written again. Images are written as PPM, whose bytes, unlike PNG's, do not depend on the version of a
+    library, so that the same set has the same identity everywhere.
 
     Args:
-        split: of a found set.
-        cache: where unpacked images lie.
-        file_digests: what is remembered of the packed files.
+        split: Images of one split of a set.
+        cache: Folder that holds unpacked images.
+        file_digests: Remembered digests of the packed files.
 
     Raises:
         ProtoRKDError: a file is damaged or has labels without a class, or the cache cannot be written.
