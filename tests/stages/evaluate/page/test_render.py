@@ -338,7 +338,7 @@ def test_page__has_its_sections_in_order(full_page: str) -> None:
         *("1 task failed", "1 set not found", "Retrieval", "Classification", "Analysis", "Over the checkpoints"),
         *("test in pictures", "Captions that hit", "Captions that miss", "Captions, and the images they find"),
         *("Images, and the captions they find", "discs in pictures", "Accuracy of each class"),
-        *("What the worst classes are taken for", "Prototypes, in images of test", "Overlap with the training"),
+        *("What the worst classes are taken for", "Prototypes, in pictures of test", "Overlap with the training"),
         "All measures",
     ]
     text = words(full_page)
