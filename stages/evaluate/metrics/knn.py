@@ -26,8 +26,8 @@ def knn_votes(
     """Let the k nearest training images of each test image vote for their classes, weighted by exp(cosine / T).
 
     Wu et al., Unsupervised Feature Learning via Non-Parametric Instance Discrimination, 2018, arXiv:1805.01978, where
-    k is 200 and the temperature T is 0.07. A class without a neighbour gets no vote. The search is exact: by faiss where
-    it imports, by torch otherwise, also where faiss cannot find so many neighbours on a GPU.
+    k is 200 and the temperature T is 0.07. A class without a neighbour gets no vote. The search is exact: by faiss
+    where it imports, by torch otherwise, also where faiss cannot find so many neighbours on a GPU.
 
     Args:
         train_embeddings: One row per training image.
