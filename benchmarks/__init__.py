@@ -1,1 +1,1 @@
-"""Measures what README claims in figures: ``python -m benchmarks``."""
+"""Measure the figures that README claims: ``python -m benchmarks``."""

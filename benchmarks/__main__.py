@@ -24,16 +24,16 @@ def main() -> None:
     parser.add_argument("--only", choices=GROUPS, action="append", help="This group alone; repeatable.")
     parser.add_argument("--pairs", type=int, default=5, help="Timed pairs of each comparison.")
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks.json"), help="Where the JSON goes.")
-    given = parser.parse_args()
-    settings = find_settings(num_pairs=given.pairs)
+    options = parser.parse_args()
+    settings = find_settings(num_pairs=options.pairs)
     comparisons: list[Comparison] = []
-    for group in given.only or GROUPS:
+    for group in options.only or GROUPS:
         compare: Callable[[Settings], list[Comparison]] = importlib.import_module(f"benchmarks.{group}").compare
-        found = compare(settings)
-        print(f"{group}\n{table(found)}\n" if found else "", end="\n", flush=True)
-        comparisons += found
-        write_json(given.out, comparisons)
-    print(f"Medians, with the least and the greatest in brackets. Every measurement: {given.out}")
+        compared = compare(settings)
+        print(f"{group}\n{table(compared)}\n" if compared else "", end="\n", flush=True)
+        comparisons += compared
+        write_json(options.out, comparisons)
+    print(f"Medians, with the least and the greatest in brackets. Every measurement: {options.out}")
 
 
 def write_json(path: Path, comparisons: list[Comparison]) -> None:

@@ -1,4 +1,4 @@
-"""Commands that have nothing to compute, each a process of its own, against Python that starts and ends."""
+"""Time commands that have nothing to compute, each a process of its own, against Python that starts and ends."""
 
 import dataclasses
 import os
@@ -98,7 +98,7 @@ def _stages(root: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _make_data(root: Path, num_pairs: int) -> None:
-    """Images that differ in their last bytes alone, and captions of made-up words."""
+    """Write images that differ only in their last bytes, and captions of made-up words."""
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(root / "first.jpg")
     content = (root / "first.jpg").read_bytes()
@@ -117,7 +117,7 @@ def _make_data(root: Path, num_pairs: int) -> None:
 
 
 def _many_artifacts(root: Path, num: int) -> Path:
-    """A store with the same number of copies of each stage's artifact; their files are links to the one."""
+    """Fill a store with equally many copies of each stage's artifact; their files are links to the original."""
     store, stages = root / "many", ("encode-teacher", "prototypes", "distill", "evaluate")
     for stage in stages:
         [made] = [path.parent for path in (root / "store" / stage).glob("*/artifact.json")]

@@ -1,4 +1,4 @@
-"""Stage one whole, from the manifest to hashed shards, against the library's ``encode`` in batches of 32 captions."""
+"""Time all of stage one, from manifest to hashed shards, against the library's ``encode`` in batches of 32 captions."""
 
 import tempfile
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def compare(settings: Settings) -> list[Comparison]:
         write_manifest(generated, _TRANSFORMER_CAPTIONS if real is None else 1)
         teacher = settings.teacher or _make_minilm(folder / "minilm", read_manifest(real or generated))
         bench = _Bench(folder, settings.num_pairs)
-        found = [
+        transformers = [
             bench.transformer(real or generated, teacher, precision="fp32", bar=_FP32_BAR),
             bench.transformer(real or generated, teacher, precision="bf16", bar=_BF16_BAR),
         ]
@@ -61,15 +61,15 @@ def compare(settings: Settings) -> list[Comparison]:
             write_manifest(many, _WORD_ROWS)
         else:
             _write_variants(real, many)
-        return [*found, bench.words(many, vectors)]
+        return [*transformers, bench.words(many, vectors)]
 
 
 class _Bench:
     """Runs both ways in turn.
 
     Args:
-        folder: where the store goes.
-        num_pairs: timed pairs of each comparison.
+        folder: Folder for the store.
+        num_pairs: Timed pairs of each comparison.
     """
 
     def __init__(self, folder: Path, num_pairs: int) -> None:
@@ -77,7 +77,7 @@ class _Bench:
         self._num_pairs = num_pairs
 
     def transformer(self, manifest: Path, teacher: Path, *, precision: str, bar: float) -> Comparison:
-        """Against the matrix products alone, in the same precision, for the same tokens without padding."""
+        """Compare a transformer; the limit is its matrix products in the same precision, without padding."""
 
         def load() -> SentenceTransformer:
             return SentenceTransformer(str(teacher), device="cpu", local_files_only=True)
@@ -98,7 +98,7 @@ class _Bench:
         )
 
     def words(self, manifest: Path, vectors: Path) -> Comparison:
-        """Against the means of the vectors alone."""
+        """Compare word vectors; the limit is the means of the vectors alone."""
 
         def load() -> SentenceTransformer:
             words = WordEmbeddings.from_text_file(str(vectors))
@@ -118,7 +118,7 @@ class _Bench:
         )
 
     def _stage(self, manifest: Path, teacher: Path, *options: object) -> Callable[[], object]:
-        """The command in this process, made anew in every call."""
+        """Make a function that runs the command in this process, from scratch in every call."""
         words = ["encode-teacher", "--manifest", manifest, "--teacher", teacher, "--store", self._store, *options]
 
         def run() -> None:
@@ -137,7 +137,7 @@ def _encoding(load: Callable[[], SentenceTransformer], captions: pa.Array) -> Ca
 
 @torch.inference_mode()
 def _products(model: SentenceTransformer, tokens: int, dtype: torch.dtype) -> Callable[[], object]:
-    """The products with every weight of the encoder's layers, for blocks of about as many tokens as a batch has."""
+    """Make a function that multiplies blocks of about a batch's tokens with every weight of the encoder's layers."""
     linears = [
         module for name, module in model.named_modules() if isinstance(module, nn.Linear) and "pooler" not in name
     ]

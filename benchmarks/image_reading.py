@@ -1,4 +1,4 @@
-"""Images on their way to the student, on one core: from files and from packs, against the PIL pipeline."""
+"""Time the reading of images on one core, from files and from packs, against the PIL pipeline."""
 
 import io
 import tempfile
@@ -32,7 +32,7 @@ _NUM_MADE, _MADE_SIZE = 60, (390, 440)
 
 
 def compare(settings: Settings) -> list[Comparison]:
-    """Compare on photographs of about 440 x 390 pixels, or on as many that are made."""
+    """Compare on photographs of about 440 x 390 pixels, or on as many made-up ones."""
     with tempfile.TemporaryDirectory() as scratch, _one_thread():
         folder = settings.data / "photos_fullsize" / "images" if settings.data else _make_photos(Path(scratch) / "made")
         files = ImageSet(root=folder, paths=sorted(path.name for path in folder.iterdir()))
@@ -42,11 +42,11 @@ def compare(settings: Settings) -> list[Comparison]:
             "jpeg": ("from a JPEG pack", packs["jpeg"], _decoding(packs["jpeg"])),
             "raw": ("from a raw pack", packs["raw"], _copying(packs["raw"])),
         }
-        found = [
+        comparisons = [
             _compare(subject, files=files, images=images, bar=BARS[name], limit=limit, num_pairs=settings.num_pairs)
             for name, (subject, images, limit) in rows.items()
         ]
-        return found + _compare_left_to_device(packs["raw"], num_pairs=settings.num_pairs)
+        return comparisons + _compare_left_to_device(packs["raw"], num_pairs=settings.num_pairs)
 
 
 def _compare(
@@ -72,7 +72,7 @@ def _compare(
 
 
 def _compare_left_to_device(images: PackedImageSet, *, num_pairs: int) -> list[Comparison]:
-    """What a reader does for images that a GPU resizes, and, where there is one, the whole way to crops there."""
+    """Compare a reader's work for images that a GPU resizes, and, where there is one, the whole way to its crops."""
     crop, numbers = TrainCrop(image_size=IMAGE_SIZE, min_scale=MIN_SCALE), range(len(images.paths))
 
     def resized_here() -> Batch:
@@ -98,17 +98,19 @@ def _compare_left_to_device(images: PackedImageSet, *, num_pairs: int) -> list[C
         ways.append(("cut, sent and resized by a GPU", "crops resized by the reader, sent", sent, resized_there))
     crops, cuts = ([each().images.nbytes / 1e6] for each in (resized_here, cut_here))
     sizes = f"{len(numbers)} images of a raw pack, handed over for a GPU to resize"
-    found = [Comparison(sizes, "MB", "their crops", baseline=crops, ours=cuts)]
+    comparisons = [Comparison(sizes, "MB", "their crops", baseline=crops, ours=cuts)]
     for subject, baseline_name, baseline, ours in ways:
         baseline()
         ours()
         name = f"{len(numbers)} images of a raw pack, {subject}"
-        found.append(compare_time(name, baseline_name=baseline_name, baseline=baseline, ours=ours, num_pairs=num_pairs))
-    return found
+        comparisons.append(
+            compare_time(name, baseline_name=baseline_name, baseline=baseline, ours=ours, num_pairs=num_pairs)
+        )
+    return comparisons
 
 
 def _pil_pipeline(files: ImageSet) -> Callable[[], None]:
-    """What training scripts ship: Pillow's decoder, and torchvision's transforms of the first kind."""
+    """Build the usual pipeline of training scripts: Pillow's decoder, and torchvision's v1 transforms."""
     pipeline = transforms.Compose(
         [
             transforms.RandomResizedCrop(

@@ -1,4 +1,4 @@
-"""The k-means of `prototypes` against scikit-learn's, each as far as the other, and the matrix products alone."""
+"""Time the k-means of `prototypes` against scikit-learn's at equal quality, and against the matrix products alone."""
 
 import numpy as np
 import torch
@@ -23,11 +23,11 @@ def compare(settings: Settings) -> list[Comparison]:
 
 
 def compare_kmeans(*, num_rows: int, dim: int, num_prototypes: int, num_pairs: int) -> list[Comparison]:
-    """Compare the time of whole fits, after a check that ours reaches the mean cosine that theirs does.
+    """Compare the time of whole fits, after a check that ours reaches their mean cosine.
 
     Args:
         num_rows: Unit rows to cluster.
-        dim: Their width.
+        dim: Width of the rows.
         num_prototypes: Clusters.
         num_pairs: Timed pairs of calls.
     """
@@ -79,13 +79,13 @@ def compare_kmeans(*, num_rows: int, dim: int, num_prototypes: int, num_pairs: i
 
 
 def mean_cosine(rows: NDArray[np.float32], centres: NDArray[np.float32]) -> float:
-    """Of rows with the direction that is nearest to them: what spherical k-means maximises."""
+    """Average the cosine of rows with their nearest direction, which spherical k-means maximises."""
     directions = centres / np.linalg.norm(centres, axis=1, keepdims=True)
     return float((rows @ directions.T).max(axis=1).mean())
 
 
 def text_like_rows(num: int, dim: int) -> NDArray[np.float32]:
-    """Directions with a common mean, few leading dimensions, and topics of very different sizes."""
+    """Make directions with a common mean, few leading dimensions, and topics of very different sizes."""
     numbers = np.random.default_rng(0)
     scales = 1 / np.sqrt(np.arange(1, dim + 1))
     topics = numbers.normal(size=(2000, dim)) * scales

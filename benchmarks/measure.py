@@ -1,4 +1,4 @@
-"""Two ways of doing the same thing, timed in turn beside what the machine can do, and the memory that they ask for."""
+"""Compare two ways of doing the same thing: time, in turn and beside what the machine can do, and memory."""
 
 import json
 import os
@@ -16,17 +16,17 @@ _CPU = 0  # the profiler's number for it
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same quantity of two ways of doing the same thing, measured in pairs.
+    """A quantity of two ways of doing the same thing, measured in pairs.
 
     Args:
         subject: What was done.
-        unit: Of the measurements.
+        unit: Unit of the measurements.
         baseline_name: The way that ours is compared with.
-        baseline: Its measurements.
-        ours: Ours, in the same order: entry i of both was measured side by side.
-        bar: The ratio that is aimed for.
+        baseline: Measurements of that way.
+        ours: Measurements of ours, in the same order: entry i of both was measured side by side.
+        bar: Ratio that is aimed for.
         limit_name: What bounds it physically on this machine, such as the matrix product alone.
-        limit: That, measured beside the others.
+        limit: Measurements of the limit, beside the others.
     """
 
     subject: str
@@ -54,9 +54,9 @@ class Limit:
     """What the machine can do at best.
 
     Args:
-        name: Such as "copying the same bytes".
-        function: Does it.
-        share: How much of the work of one call of ours a call does; its time is divided by it.
+        name: Name of the limit, such as "copying the same bytes".
+        function: Function to time.
+        share: Share of one call of ours that a call does; its time is divided by it.
     """
 
     name: str
@@ -81,10 +81,10 @@ def compare_time(
         numbers = range(len(functions))
         for number in numbers if pair % 2 == 0 else reversed(numbers):
             times[number].append(seconds(functions[number]))
-    found = Comparison(subject, "s", baseline_name, baseline=times[0], ours=times[1], bar=bar)
+    comparison = Comparison(subject, "s", baseline_name, baseline=times[0], ours=times[1], bar=bar)
     if limit is None:
-        return found
-    return replace(found, limit_name=limit.name, limit=[time / limit.share for time in times[2]])
+        return comparison
+    return replace(comparison, limit_name=limit.name, limit=[time / limit.share for time in times[2]])
 
 
 def compare_peak_memory(
@@ -96,8 +96,8 @@ def compare_peak_memory(
 
 
 def peak_memory(function: Callable[[], object]) -> int:
-    """Most bytes that torch held on the CPU at a time during the call, beyond what it held before."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own log speaks of GPUs that are not there
+    """Measure the most bytes that torch held on the CPU during the call, beyond those it held before."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own log warns of missing GPUs
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         function()
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +114,7 @@ def peak_memory(function: Callable[[], object]) -> int:
 
 
 def table(comparisons: list[Comparison]) -> str:
-    """One line a comparison: medians, and from the least to the greatest in brackets."""
+    """Write a line per comparison: medians, with the range from least to greatest in brackets."""
     rows = [("", "baseline", "ours", "baseline / ours", "bar", "share of the limit")]
     for each in comparisons:
         subject = f"{each.subject}, {each.unit}, against {each.baseline_name}"
@@ -131,7 +131,7 @@ def table(comparisons: list[Comparison]) -> str:
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Wall-clock time of a call."""
+    """Measure the wall-clock seconds of a call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Every objective: time and memory of a step, beside the matrix products that it needs and the direct formula."""
+"""Measure every objective: time and memory of a step, beside its matrix products and the direct formula."""
 
 import argparse
 import inspect
@@ -28,10 +28,10 @@ class Cost:
     """What a step of an objective costs, beyond what it holds between steps.
 
     Args:
-        name: The objective.
-        seconds: Forward and backward, median.
-        products: The matrix products that these need, median; 0 where they need none.
-        megabytes: Peak of what torch holds beside the objective's state and its arguments.
+        name: Name of the objective.
+        seconds: Median seconds of forward and backward.
+        products: Median seconds of the matrix products that these need; 0 where they need none.
+        megabytes: Peak of torch's memory beside the objective's state and its arguments.
         direct_megabytes: The same of the direct formula, counted from shapes; None where ours is the direct formula.
     """
 
@@ -101,7 +101,7 @@ def objective_costs(*, batch_size: int, dim: int, num_runs: int) -> list[Cost]:
 
 
 def costs_table(costs: list[Cost]) -> str:
-    """One line an objective, in Markdown."""
+    """Write a line per objective, in Markdown."""
     lines = [
         "| objective | seconds a step | products alone | ratio | peak MB | direct formula, MB | ratio |",
         "|---" * 7 + "|",
@@ -138,7 +138,7 @@ def needed_products(name: str, *, batch_size: int, dim: int) -> Callable[[], obj
 
 
 def peak_memory_of_shapes(loss: Loss, *, batch_size: int, dim: int) -> int:
-    """Most bytes that forward and backward of a loss hold at a time, counted without holding them.
+    """Count the most bytes that forward and backward of a loss hold at a time, without allocating them.
 
     The loss runs on tensors that have shapes and no content, so that it may be larger than any machine.
     """
@@ -161,9 +161,9 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, and note the storages of what it returns."""
         result = function(*args, **(kwargs or {}))
-        given = {_identity(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        arguments = {_identity(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and _identity(leaf) not in given | self._alive.keys():
+            if isinstance(leaf, Tensor) and _identity(leaf) not in arguments | self._alive.keys():
                 storage = leaf.untyped_storage()
                 self._alive[_identity(leaf)] = storage.nbytes()
                 weakref.finalize(storage, self._alive.pop, _identity(leaf), None)
@@ -176,7 +176,7 @@ def _identity(tensor: Tensor) -> int:
 
 
 def _direct_queue(*, student: Tensor, teacher: Tensor) -> Tensor:
-    """Scores against a queue as published code has them: the queue copied, own score and queue scores joined."""
+    """Score against a queue as published code does: the queue copied, own score and queue scores joined."""
     queue = torch.empty(65536, student.shape[1], device=student.device)
     copied = queue.clone()
     student, teacher = functional.normalize(student, dim=1), functional.normalize(teacher, dim=1)
@@ -236,8 +236,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1024, help="Embeddings on each side.")
     parser.add_argument("--dim", type=int, default=768, help="Their width.")
     parser.add_argument("--runs", type=int, default=3, help="Timed steps of each objective.")
-    given = parser.parse_args()
-    print(costs_table(objective_costs(batch_size=given.batch_size, dim=given.dim, num_runs=given.runs)))
+    options = parser.parse_args()
+    print(costs_table(objective_costs(batch_size=options.batch_size, dim=options.dim, num_runs=options.runs)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Objectives against one another on real pairs: equal data, student and steps; run again, it goes on where it stood."""
+"""Compare objectives on real pairs with equal data, student and steps; run again, it goes on where it stopped."""
 
 import argparse
 import json
@@ -22,12 +22,12 @@ from stages.evaluate.stage import STAGE as EVALUATE
 
 @dataclass(frozen=True)
 class Recipe:
-    """What training is told about its objectives.
+    """Objectives of a training, and their options.
 
     Args:
-        losses: values of ``--loss``.
-        options: values of ``--loss-option``.
-        target_smoothing: value of ``--target-smoothing``.
+        losses: Values of ``--loss``.
+        options: Values of ``--loss-option``.
+        target_smoothing: Value of ``--target-smoothing``.
     """
 
     losses: tuple[str, ...]
@@ -66,42 +66,42 @@ def main() -> None:
     parser.add_argument("--warmup-steps", type=int, default=50)
     parser.add_argument("--projection-layers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("build/recipes.json"), help="Where the figures go.")
-    given = parser.parse_args()
+    options = parser.parse_args()
     show_log()
-    context = context_of(Store(given.store), stages=STAGES)
+    context = context_of(Store(options.store), stages=STAGES)
     embeddings = run_stage(
         ENCODE_TEACHER,
         params=EncodeParams(),
-        inputs=EncodeInputs(manifest=given.data / "coco22k" / "train.tsv", teacher=given.teacher),
+        inputs=EncodeInputs(manifest=options.data / "coco22k" / "train.tsv", teacher=options.teacher),
         runtime=ENCODE_TEACHER.runtime(),
         context=context,
     ).artifact
     results: dict[str, list[dict[str, float]]] = {}
-    for seed in given.seed or (0, 1):
-        for name in given.recipe or RECIPES:
+    for seed in options.seed or (0, 1):
+        for name in options.recipe or RECIPES:
             params = DistillParams(
-                student=given.student,
-                image_size=given.image_size,
-                projection_layers=given.projection_layers,
+                student=options.student,
+                image_size=options.image_size,
+                projection_layers=options.projection_layers,
                 loss=RECIPES[name].losses,
                 loss_option=RECIPES[name].options,
                 target_smoothing=RECIPES[name].target_smoothing,
-                epochs=given.epochs,
-                batch_size=given.batch_size,
-                lr=given.lr,
-                warmup_steps=given.warmup_steps,
+                epochs=options.epochs,
+                batch_size=options.batch_size,
+                lr=options.lr,
+                warmup_steps=options.warmup_steps,
                 seed=seed,
             )
-            metrics = _train_and_measure(params, embeddings, data=given.data, context=context)
+            metrics = _train_and_measure(params, embeddings, data=options.data, context=context)
             results.setdefault(name, []).append(metrics)
-            settings = {key: value for key, value in vars(given).items() if isinstance(value, int | float | str)}
-            given.out.parent.mkdir(parents=True, exist_ok=True)
-            given.out.write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
+            settings = {key: value for key, value in vars(options).items() if isinstance(value, int | float | str)}
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
     print(table(results))
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:
-    """One line a recipe in Markdown: means over the seeds, and the mean recall of each seed."""
+    """Write a line per recipe in Markdown: means over the seeds, and the mean recall of each seed."""
     columns = {
         "text to image R@10": "test/text_to_image/recall@10",
         "image to text R@10": "test/image_to_text/recall@10",

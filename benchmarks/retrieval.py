@@ -1,4 +1,4 @@
-"""Retrieval block by block, against the whole matrix of similarities, counted or sorted, and its product alone."""
+"""Time retrieval block by block against the whole matrix of similarities, counted or sorted, and its product alone."""
 
 from collections.abc import Callable
 
@@ -46,8 +46,8 @@ def compare_retrieval(*, num_images: int, dim: int, num_pairs: int) -> list[Comp
             scores, is_right = whole_matrix(images=images, captions=captions, caption_image=caption_image)
             return rank(scores, is_right), rank(scores.T, is_right.T)
 
-        for found, expected in zip(ours(), direct(), strict=True):
-            _check_ranks(found, expected)
+        for ranks, expected in zip(ours(), direct(), strict=True):
+            _check_ranks(ranks, expected)
         comparisons += [
             compare_time(
                 f"{subject}: time", baseline_name=name, baseline=direct, ours=ours, num_pairs=num_pairs, limit=limit
@@ -58,23 +58,23 @@ def compare_retrieval(*, num_images: int, dim: int, num_pairs: int) -> list[Comp
 
 
 def whole_matrix(*, images: Tensor, captions: Tensor, caption_image: Tensor) -> tuple[Tensor, Tensor]:
-    """Every cosine, and where the right answers are: (captions, images), float32 and bool."""
+    """Compute every cosine, and mark the right answers: (captions, images), float32 and bool."""
     scores = functional.normalize(captions, dim=1) @ functional.normalize(images, dim=1).T
     return scores, caption_image[:, None] == torch.arange(len(images))
 
 
 def counted_ranks(scores: Tensor, is_right: Tensor) -> Tensor:
-    """One more than the candidates above the best right one: (queries,), int64."""
+    """Rank the best right candidate by counting those above it: (queries,), int64, from 1."""
     best = scores.masked_fill(~is_right, -torch.inf).amax(dim=1, keepdim=True)
     return 1 + (scores > best).sum(dim=1)
 
 
 def sorted_ranks(scores: Tensor, is_right: Tensor) -> Tensor:
-    """Place of the first right one when all candidates are sorted: (queries,), int64."""
+    """Rank the first right candidate by sorting all of them: (queries,), int64, from 1."""
     order = scores.argsort(dim=1, descending=True)
     return 1 + is_right.gather(1, order).int().argmax(dim=1)
 
 
-def _check_ranks(found: Tensor, expected: Tensor) -> None:
-    """Ranks may differ by the few candidates whose cosines rounding alone tells apart."""
-    torch.testing.assert_close(found, expected.double(), rtol=1e-3, atol=1.0)
+def _check_ranks(ranks: Tensor, expected: Tensor) -> None:
+    """Compare ranks, which may differ by the few candidates whose cosines differ by rounding alone."""
+    torch.testing.assert_close(ranks, expected.double(), rtol=1e-3, atol=1.0)

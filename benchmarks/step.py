@@ -1,4 +1,4 @@
-"""A step of the whole training, against its student alone on batches in memory, and against one with its teacher."""
+"""Time a step of training against its student alone on batches in memory, and against a step with its teacher."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ BAR = 0.95
 DIM = 384
 _CPU = torch.device("cpu")
 _IMAGE_SIZE, _PACKED_SIDE = 64, 72
-_WARM, _TIMED = 3, 6  # steps: with more, the profile's trace would fall among them
+_WARM, _TIMED = 3, 6  # steps; with more, the profile's trace would be among them
 _WORDS = ("red", "green", "blue", "small", "large", "square", "field", "above", "below", "beside", "bright", "dark")
 
 
@@ -47,9 +47,9 @@ class _Pairs:
     """Images with captions, whose embeddings are cached in a store.
 
     Args:
-        context: of the store.
-        captions: by pair.
-        inputs: of distill.
+        context: Context with the store.
+        captions: Caption of each pair.
+        inputs: Inputs of distill.
     """
 
     context: Context
@@ -58,14 +58,14 @@ class _Pairs:
 
 
 def compare(settings: Settings) -> list[Comparison]:
-    """Compare at two sizes of student, precision as the machine has it."""
-    found = []
+    """Compare at two sizes of student, in the machine's default precision."""
+    comparisons = []
     with tempfile.TemporaryDirectory() as scratch:
         pairs = _pairs(Path(scratch), settings, num=128 * (_WARM + _TIMED))
         encode = _teacher(settings, pairs.captions)
         for student, batch_size in (("resnet18", 128), ("resnet50", 64)):
-            found += _compare_student(pairs, student, batch_size=batch_size, encode=encode)
-    return found
+            comparisons += _compare_student(pairs, student, batch_size=batch_size, encode=encode)
+    return comparisons
 
 
 def _compare_student(
@@ -76,19 +76,19 @@ def _compare_student(
     first = _timed(bare, _WARM + _TIMED // 2)[_WARM:]
     ours = {workers: _training(pairs, student, batch_size, workers=workers) for workers in (0, 1)}
     alone = first + _timed(bare, _TIMED - len(first))  # before and after, so that drift cancels
-    found = [
+    comparisons = [
         Comparison(f"{subject}, {workers} workers", "s", "the student alone", baseline=alone, ours=times, bar=BAR)
         for workers, times in ours.items()
     ]
     encodings = _timed(lambda: encode(0, batch_size), _TIMED)
     with_teacher = [step + encoding for step, encoding in zip(alone, encodings, strict=True)]
     name = "the student alone, with the teacher in the step"
-    found.append(Comparison(subject, "s", name, baseline=with_teacher, ours=ours[1]))
-    return found
+    comparisons.append(Comparison(subject, "s", name, baseline=with_teacher, ours=ours[1]))
+    return comparisons
 
 
 def _pairs(folder: Path, settings: Settings, *, num: int) -> _Pairs:
-    """Real pairs where there are some, else drawn ones; embedded by word vectors, and packed as raw pixels."""
+    """Take real pairs where there are some, else drawn ones; embed them by word vectors, and pack raw pixels."""
     context = context_of(Store(folder / "store"), stages=STAGES)
     manifest = folder / "pairs.tsv"
     if settings.data is None:
@@ -118,7 +118,7 @@ def _pairs(folder: Path, settings: Settings, *, num: int) -> _Pairs:
 
 
 def _training(pairs: _Pairs, student: str, batch_size: int, *, workers: int) -> list[float]:
-    """Seconds of each step of the real training, after the first ones."""
+    """Measure the seconds of each step of the real training, after the first ones."""
     outcome = run_stage(
         DISTILL,
         params=DistillParams(
@@ -135,7 +135,7 @@ def _training(pairs: _Pairs, student: str, batch_size: int, *, workers: int) -> 
 
 
 def _bare_step(student: str, batch_size: int) -> Callable[[], None]:
-    """Forward, the same loss, backward and optimizer on images and targets that lie in memory."""
+    """Make a step of forward, the same loss, backward and optimizer on images and targets in memory."""
     torch.manual_seed(0)
     params = DistillParams()
     model: nn.Module = build_student(student, embedding_dim=DIM, image_size=_IMAGE_SIZE)
@@ -201,7 +201,7 @@ def _names(num: int) -> Iterator[str]:
 
 
 def _word_vectors(path: Path, captions: list[str]) -> Path:
-    """A teacher that is quick: random vectors of all words, as a file of GloVe's."""
+    """Write a quick teacher: random vectors of all words, in GloVe's format."""
     words = sorted({word for caption in captions for word in caption.lower().split()} | set(_WORDS))
     vectors = np.random.default_rng(0).normal(size=(len(words), DIM))
     lines = (f"{word} {' '.join(f'{x:.3f}' for x in row)}\n" for word, row in zip(words, vectors, strict=True))
@@ -210,9 +210,9 @@ def _word_vectors(path: Path, captions: list[str]) -> Path:
 
 
 def _timed(function: Callable[[], object], times: int) -> list[float]:
-    found = []
+    seconds = []
     for _ in range(times):
         start = time.perf_counter()
         function()
-        found.append(time.perf_counter() - start)
-    return found
+        seconds.append(time.perf_counter() - start)
+    return seconds

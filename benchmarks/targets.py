@@ -1,4 +1,4 @@
-"""The table of targets: rows out of it against numpy and zarr, and its making against hashing and copying its bytes."""
+"""Time the table of targets: gathering rows against numpy and zarr, making it against hashing and copying its bytes."""
 
 import hashlib
 import tempfile
@@ -21,7 +21,7 @@ from stages.distill.data.targets import Targets, load_targets
 
 CPU = torch.device("cpu")
 BATCH = 1024
-_CALLS = 100  # gathers that are timed as one
+_CALLS = 100  # gathers timed as one
 
 
 def compare(settings: Settings) -> list[Comparison]:
@@ -34,7 +34,7 @@ def compare_targets(*, num_captions: int, dim: int, num_pairs: int) -> list[Comp
 
     Args:
         num_captions: Rows of the table.
-        dim: Its width; the numbers are float16.
+        dim: Width of the table, which is float16.
         num_pairs: Timed pairs of calls.
     """
     with tempfile.TemporaryDirectory() as folder:

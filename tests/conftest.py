@@ -1,4 +1,4 @@
-"""Fixtures for all tests; what they are made of stands in workbench.py."""
+"""Fixtures for all tests; their building blocks are in workbench.py."""
 
 import contextlib
 import os
@@ -78,19 +78,19 @@ def pairs_folder(tmp_path: Path) -> Callable[[int, int], Pairs]:
 
 @pytest.fixture(scope="session")
 def word_vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher: a file of word vectors in GloVe's text format."""
+    """Write a teacher: a file of word vectors in GloVe's text format."""
     return make_word_vectors(tmp_path_factory.mktemp("vectors") / "words.txt")
 
 
 @pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher: a saved sentence-transformers model, a BERT of two narrow layers with random weights and dropout."""
+    """Save a teacher: a sentence-transformers model, a BERT of two narrow layers with random weights and dropout."""
     return make_bert(tmp_path_factory.mktemp("bert"), seed=0)
 
 
 @pytest.fixture(scope="session")
 def encoded_session(tmp_path_factory: pytest.TempPathFactory, word_vectors: Path) -> tuple[Path, Pairs]:
-    """A store with the captions of 24 images embedded, to be copied and never written to."""
+    """Make a store with the captions of 24 images embedded, to be copied and never written to."""
     root = tmp_path_factory.mktemp("encoded")
     pairs = make_pairs(root / "pictures", 24, 40)
     Cli(root / "store")("encode-teacher", "--manifest", pairs.manifest, "--teacher", word_vectors)
@@ -99,7 +99,7 @@ def encoded_session(tmp_path_factory: pytest.TempPathFactory, word_vectors: Path
 
 @pytest.fixture
 def encoded(encoded_session: tuple[Path, Pairs], store: Path) -> Pairs:
-    """24 images whose captions lie embedded in this test's own store."""
+    """Copy 24 images, and their embedded captions into this test's own store."""
     shutil.copytree(encoded_session[0], store)
     return encoded_session[1]
 
@@ -123,14 +123,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, encoded_session: tuple
 
 @pytest.fixture
 def trained(undisturbed: Trained, store: Path) -> dict[str, Any]:
-    """The undisturbed training, in this test's own store."""
+    """Copy the undisturbed training into this test's own store."""
     shutil.copytree(undisturbed.store, store)
     return undisturbed.outcome
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium."""
+    """Start a headless Chromium."""
     with started_browser() as started:
         yield started
 
@@ -152,7 +152,7 @@ def start(store: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
 
 @pytest.fixture(scope="session")
 def object_server() -> "Iterator[ObjectServer]":
-    """An object store that speaks S3, for the whole session; `bucket` makes one of its own for a test."""
+    """Start an object store that speaks S3, for the whole session; `bucket` makes a bucket for each test."""
     from object_server import serve  # moto takes a second to import
 
     yield from serve()
@@ -160,7 +160,7 @@ def object_server() -> "Iterator[ObjectServer]":
 
 @pytest.fixture
 def bucket_server(object_server: "ObjectServer", monkeypatch: pytest.MonkeyPatch) -> "ObjectServer":
-    """The server, which this test's environment names."""
+    """Name the server in this test's environment."""
     for name, value in object_server.environment.items():
         monkeypatch.setenv(name, value)
     return object_server
@@ -168,5 +168,5 @@ def bucket_server(object_server: "ObjectServer", monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def bucket(bucket_server: "ObjectServer") -> str:
-    """The URL of an empty bucket; its server's faults and counts are forgotten."""
+    """Make an empty bucket, and give its URL; its server's faults and counts are forgotten."""
     return f"s3://{bucket_server.bucket()}"

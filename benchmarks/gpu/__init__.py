@@ -1,4 +1,4 @@
-"""A day on one GPU: everything that this project can only learn there, in minutes (docs/gpu.md).
+"""Measure on one GPU all that this project can only learn there, in minutes (docs/gpu.md).
 
 1. `__main__` reads the options, and `plan` says which steps there are, in which order, and how long each may take.
 2. `day` runs every step as a process of its own, and kills it with its children when its time is up.

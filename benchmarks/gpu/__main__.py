@@ -16,16 +16,16 @@ _TINY_PATIENCE = 10.0  # a busy machine without a GPU needs more time for less
 
 def main() -> None:
     """Run the steps, and print the table, also where a signal ends the day before its time."""
-    given = parser().parse_args()
-    form = "tiny" if given.tiny else "full"
-    out, data = (folder.resolve() / form for folder in (given.out, given.data))
-    groups = GROUPS if given.only is None else choose(GROUPS, given.only, lambda name: _is_done(out, name))
-    options = ["--out", str(out), "--data", str(data), *(["--tiny"] if given.tiny else [])]
+    chosen = parser().parse_args()
+    form = "tiny" if chosen.tiny else "full"
+    out, data = (folder.resolve() / form for folder in (chosen.out, chosen.data))
+    groups = GROUPS if chosen.only is None else choose(GROUPS, chosen.only, lambda name: _is_done(out, name))
+    options = ["--out", str(out), "--data", str(data), *(["--tiny"] if chosen.tiny else [])]
     day = Day(
         out,
         options=options,
-        seconds=given.seconds or (_TINY_SECONDS if given.tiny else _SECONDS),
-        patience=_TINY_PATIENCE if given.tiny else 1.0,
+        seconds=chosen.seconds or (_TINY_SECONDS if chosen.tiny else _SECONDS),
+        patience=_TINY_PATIENCE if chosen.tiny else 1.0,
         say=lambda line: print(line, flush=True),
     )
     signals: list[int] = []
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of the command line."""
+    """Make the parser of the command line."""
     made = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     made.add_argument(
         "--only",

@@ -1,4 +1,4 @@
-"""What is tried as a user would: a training that is killed, an evaluation, and the tests that need a GPU."""
+"""Try commands as a user would: a training that is killed, an evaluation, and the tests that need a GPU."""
 
 import importlib.util
 import json
@@ -22,9 +22,9 @@ _TEST_PROCESSES = 6
 
 
 def gpu_tests(setup: Setup) -> Iterator[dict[str, Any]]:
-    """Run the tests that are marked ``gpu``; where they fail, once more with warnings that are no errors."""
+    """Run the tests that are marked ``gpu``; where they fail, once more with warnings that are not errors."""
     files, marker = marked_tests(), "gpu"
-    if setup.device.type != "cuda":  # there are none to be tried: some others
+    if setup.device.type != "cuda":  # without a GPU, some other tests
         files, marker = [ROOT / "tests" / "stages" / "test_random_numbers.py"], "not gpu and not slow"
     words = ["-v", "-m", marker, "-p", "no:cacheprovider", "--no-header", "--tb=short", *map(str, files)]
     if importlib.util.find_spec("xdist"):
@@ -53,13 +53,13 @@ def _verdicts(words: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def verdict(line: str) -> str:
-    """What a line of ``pytest -v`` says of one test, whether several processes run them or one; else nothing."""
-    found = re.match(r"(?:\[gw\d+\] \[ *\d+%\]|\S+::.*?) (PASSED|FAILED|ERROR)\b", line)
-    return found[1] if found else ""
+    """Read the verdict in a line of ``pytest -v``, run by one process or several; empty where there is none."""
+    outcome = re.match(r"(?:\[gw\d+\] \[ *\d+%\]|\S+::.*?) (PASSED|FAILED|ERROR)\b", line)
+    return outcome[1] if outcome else ""
 
 
 def marked_tests() -> list[Path]:
-    """The files of tests that need a GPU: the others' imports may ask for what is not there."""
+    """List the files of tests that need a GPU: the others may import packages that are not installed."""
     return [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "@pytest.mark.gpu" in path.read_text()]
 
 
@@ -89,7 +89,7 @@ def resume(setup: Setup) -> Iterator[dict[str, Any]]:
 
 
 def _kill_when_saved(words: list[Any], store: Path) -> bool:
-    """Start a training, and kill its process as soon as its draft holds a state; whether it was still at work."""
+    """Start a training, and kill it as soon as its draft holds a state; return whether it was still at work."""
     process = subprocess.Popen([sys.executable, "cli.py", *map(str, words)], cwd=ROOT)
     while process.poll() is None:
         if any(store.glob("distill/.draft-*/**/latest.safetensors")):
@@ -100,7 +100,7 @@ def _kill_when_saved(words: list[Any], store: Path) -> bool:
 
 
 def evaluate(setup: Setup) -> Iterator[dict[str, Any]]:
-    """Retrieval, neighbours and a linear probe of a student, from the command line."""
+    """Evaluate a student by retrieval, neighbours and a linear probe, from the command line."""
     student = train_small(setup, num_steps=2).artifact.path
     num_held, num_classed = (48, 40) if setup.is_tiny else (2000, 400)
     held, classes = setup.data / "held.tsv", setup.data / "classes"
@@ -126,7 +126,7 @@ def command(*words: object) -> "subprocess.CompletedProcess[str]":
 
 
 def says(done: "subprocess.CompletedProcess[str]") -> str:
-    """Print what a command said, for the step's log, and return the end of it."""
+    """Print a command's output, for the step's log, and return its end."""
     text = done.stdout + done.stderr
     print(text, flush=True)
     return text[-_END:]

@@ -1,4 +1,4 @@
-"""What the other steps work on, made on the spot: images, captions, teachers, packs and cached embeddings."""
+"""Make the data of the other steps: images, captions, teachers, packs and cached embeddings."""
 
 import multiprocessing
 import os
@@ -34,7 +34,7 @@ def images(setup: Setup) -> Iterator[dict[str, Any]]:
 
 
 def captions(num: int) -> list[str]:
-    """Distinct captions of made-up words, of lengths as people write them."""
+    """Make distinct captions of made-up words, as long as people write them."""
     draw, words = random.Random(1), _words()  # noqa: S311 - nothing is to be kept secret
     texts = (" ".join(draw.choices(words, k=draw.randint(_FEWEST_WORDS, _MOST_WORDS))) for _ in range(num))
     return [f"{text} {words[number % len(words)]} {words[number // len(words)]}" for number, text in enumerate(texts)]

@@ -1,4 +1,4 @@
-"""Runs steps as processes, each with a limit, until the time of the whole is up."""
+"""Run steps as processes, each with a time limit, until the time of the whole is up."""
 
 import os
 import signal
@@ -37,11 +37,11 @@ class Day:
     """Runs steps one group after the other; whatever a step does, the others go on.
 
     Args:
-        out: folder of records and logs.
-        options: handed on to every step.
-        seconds: after which no step begins or goes on.
-        patience: every step's limit is multiplied by it.
-        say: told of every end.
+        out: Folder of records and logs.
+        options: Options that every step gets.
+        seconds: Seconds after which no step begins or goes on.
+        patience: Factor of every step's time limit.
+        say: Prints a line when a step ends.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Day:
                 running.kill()
 
     def stop(self) -> None:
-        """End what runs, and begin nothing more; as a signal's handler may ask."""
+        """End running steps, and begin no others; safe in a signal's handler."""
         self._end = time.monotonic()
 
     def _run_together(self, group: Group) -> None:
@@ -85,7 +85,7 @@ class Day:
         seconds = time.monotonic() - running.began
         if not has_ended and seconds < running.limit_s and time.monotonic() < self._end:
             return
-        running.kill()  # where it has ended: what it may have left behind
+        running.kill()  # also where the step has ended: it may have left children
         self._running.remove(running)
         record = read_record(self._out, running.step.name) or Record()
         if record.status == RUNNING:

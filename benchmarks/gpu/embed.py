@@ -1,4 +1,4 @@
-"""Images a second through a trained student: the whole stage, and the forward alone."""
+"""Measure the images per second of a trained student: the whole stage, and the forward alone."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the machine is, and what it can do at best."""
+"""Describe the machine, and measure what it can do at best."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ _PACKAGES = (
 
 
 def environment(setup: Setup) -> Iterator[dict[str, Any]]:
-    """Versions, then speeds of matrix products and copies."""
+    """Report versions, then speeds of matrix products and copies."""
     yield {
         "python": sys.version.split()[0],
         "cores": os.cpu_count(),
@@ -50,7 +50,7 @@ def _tflops(side: int, dtype: torch.dtype, device: torch.device) -> float:
 
 
 def _copies(size: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Gigabytes a second; within the device, a byte that is copied is read and written."""
+    """Measure copies in gigabytes per second; within the device, a copied byte is read and written."""
     here, there = torch.ones(size, dtype=torch.uint8), torch.ones(size, dtype=torch.uint8, device=device)
     other = torch.empty_like(there)
     yield {"device_gb_per_s": 2 * size / waited(lambda: other.copy_(there), times=5) / 1e9}

@@ -1,4 +1,4 @@
-"""How far a GPU's numbers are from a CPU's."""
+"""Measure how far a GPU's numbers are from a CPU's."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,7 @@ _NUM_IMAGES, _NUM_CROPS = 8, 32
 
 
 def exactness(setup: Setup) -> Iterator[dict[str, Any]]:
-    """Relative errors of a student's embeddings against float64, and grey levels between crops."""
+    """Measure relative errors of a student's embeddings against float64, and grey levels between crops."""
     yield from _student(setup)
     yield {"crops": {"worst_grey_levels": _worst_grey_levels(setup)}}
 
@@ -36,8 +36,8 @@ def _student(setup: Setup) -> Iterator[dict[str, Any]]:
 
     def error(precision: str) -> dict[str, float]:
         with torch.inference_mode(), autocast(precision, device)():
-            found: Tensor = student(prepared).double().cpu()
-        return {"relative_error": float((found - exact).norm() / exact.norm())}
+            embeddings: Tensor = student(prepared).double().cpu()
+        return {"relative_error": float((embeddings - exact).norm() / exact.norm())}
 
     yield {"bf16": error("bf16"), "fp32 of torch, with TF32 in convolutions": error("fp32")}
     with full_float32():

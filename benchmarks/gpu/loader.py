@@ -1,4 +1,4 @@
-"""Images on their way to the student: what reading them gives, and what the device does to them before the forward."""
+"""Time images on their way to the student: reading them, and the device's work before the forward."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Every objective: time and peak memory of forward and backward."""
+"""Measure every objective: time and peak memory of forward and backward."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from benchmarks.gpu.timing import attempted, peak_memory, pipelined, waited
 from stages.distill.data.targets import Targets
 from stages.distill.objectives import OBJECTIVES, WeightedObjectives, build_objective
 
-_CORPUS_SHARE = 5  # of the rows that there are, one in so many is looked at
+_CORPUS_SHARE = 5  # one in so many rows is used
 
 Case = tuple[str, dict[str, Any]]
 
@@ -28,7 +28,7 @@ def objectives(setup: Setup) -> Iterator[dict[str, Any]]:
 
 
 def _cases(*, is_tiny: bool) -> list[Case]:
-    """Tiny queues and prototypes, where nothing is to be measured."""
+    """List objectives and options; with tiny queues and prototypes where nothing is to be measured."""
     sizes: dict[str, dict[str, int]] = {}
     if is_tiny:
         sizes = {name: {"queue_size": 64} for name in ("seed", "compress-1q", "compress-2q")}

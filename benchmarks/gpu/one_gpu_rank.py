@@ -1,4 +1,4 @@
-"""The command line, for processes that torchrun starts on one GPU: all take the first, and gloo carries everything."""
+"""Run the command line in processes that torchrun starts on one GPU: all use the first, and communicate by gloo."""
 
 import os
 

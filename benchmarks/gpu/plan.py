@@ -9,10 +9,10 @@ class Step:
     """A step, which runs as a process of its own.
 
     Args:
-        name: of its record and on the command line.
-        call: ``module:function`` that yields its figures.
-        limit_s: seconds after which it is killed; what it has found by then counts.
-        needs: steps whose data it works on.
+        name: Name of its record and on the command line.
+        call: Function ``module:function`` that yields its figures.
+        limit_s: Seconds after which it is killed; its figures up to then count.
+        needs: Names of the steps whose data it works on.
     """
 
     name: str
@@ -26,7 +26,7 @@ Group = tuple[Step, ...]
 _HERE = "benchmarks.gpu"
 _TRAINING = ("packs", "cache")
 
-# Steps of a group run side by side: what is measured is alone in its group.
+# Steps of a group run side by side: a step that measures is alone in its group.
 GROUPS: tuple[Group, ...] = (
     (Step("environment", f"{_HERE}.environment:environment", 45),),
     (
@@ -62,7 +62,7 @@ GROUPS: tuple[Group, ...] = (
 
 
 def names_of(groups: Sequence[Group]) -> list[str]:
-    """All steps, in their order."""
+    """List the names of all steps, in their order."""
     return [step.name for group in groups for step in group]
 
 

@@ -1,4 +1,4 @@
-"""k-means over as many captions as Conceptual Captions has: a fifth of them first, and all where that fits the time."""
+"""Time k-means over as many captions as Conceptual Captions has: a fifth first, and all where that fits the time."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -15,18 +15,18 @@ from stages.prototypes.kmeans import Fit, fit_prototypes
 from stages.prototypes.options import PrototypesParams
 
 _ROWS_AT_A_TIME = 100_000
-_SPREAD = 0.04  # of each number of a row around its centre; lengths of about 1.1 for 768 of them
+_SPREAD = 0.04  # deviation of each element from its row's centre; with 768 elements rows are about 1.1 long
 _PART, _PART_ITERATIONS = 5, (1, 4)
 _WORTH_TRYING_S = 75.0
 
 
 def prototypes(setup: Setup) -> Iterator[dict[str, Any]]:
-    """Fit a part with few iterations, tell what the whole would take from that, and fit the whole if it is not long."""
+    """Fit a part with few iterations, estimate the time of the whole, and fit the whole if that is not long."""
     num, iterations = setup.sizes.num_rows, PrototypesParams().iterations
     rows = _rows(setup, num)
     yield {"rows": num, "dim": setup.sizes.dim, "prototypes": setup.sizes.num_prototypes, "iterations": iterations}
     some = rows[: num // _PART]
-    _fit(setup, some, iterations=1)  # kernels are loaded
+    _fit(setup, some, iterations=1)  # loads kernels
     times = {number: _fit(setup, some, iterations=number)[1] for number in _PART_ITERATIONS}
     yield {"part": {"rows": len(some), **{f"seconds_of_{number}": seconds for number, seconds in times.items()}}}
     estimate = extrapolated(times, part=_PART, iterations=iterations)
@@ -45,12 +45,12 @@ def prototypes(setup: Setup) -> Iterator[dict[str, Any]]:
 
 
 def extrapolated(times: Mapping[int, float], *, part: int, iterations: int) -> float:
-    """Estimate the seconds of a whole fit: the start stays, for it looks at a few rows a prototype; iterations grow.
+    """Estimate the seconds of a whole fit: iterations grow; the start, on a few rows per prototype, does not.
 
     Args:
-        times: seconds of two fits of a part, by their iterations.
-        part: how many times as many rows the whole has.
-        iterations: of the whole.
+        times: Seconds of two fits of a part, by their iterations.
+        part: Ratio of the whole's rows to the part's.
+        iterations: Iterations of the whole fit.
     """
     (few, least), (many, most) = times.items()
     each = (most - least) / (many - few)
@@ -72,7 +72,7 @@ def _fit(setup: Setup, rows: NDArray[np.float32], *, iterations: int) -> tuple[F
 
 
 def _rows(setup: Setup, num: int) -> NDArray[np.float32]:
-    """Unit rows around as many centres as prototypes are looked for."""
+    """Make unit rows around as many centres as there will be prototypes."""
     device, dim, num_centres = setup.device, setup.sizes.dim, setup.sizes.num_prototypes
     torch.manual_seed(0)
     centres = normalize(torch.randn(num_centres, dim, device=device), dim=1)

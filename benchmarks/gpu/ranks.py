@@ -1,4 +1,4 @@
-"""Several processes: two that share the GPU, by gloo, for NCCL refuses that; and NCCL's part, with a process alone."""
+"""Try several processes: two that share the GPU by gloo, which NCCL refuses; and NCCL with a process alone."""
 
 import os
 import socket
@@ -56,7 +56,7 @@ def two_on_one_gpu(setup: Setup) -> Iterator[dict[str, Any]]:
 
 
 def alone_by_nccl(setup: Setup) -> Iterator[dict[str, Any]]:
-    """Do what trainings of several processes ask of their group, and of students that it wraps, with one process."""
+    """Run in one process all that trainings of several ask of their group and of wrapped students."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
@@ -72,7 +72,7 @@ def alone_by_nccl(setup: Setup) -> Iterator[dict[str, Any]]:
         ("synced", True, False),
         ("synced, checkpointed", True, True),
     ):
-        if device.type == "cuda" or not synced:  # torch's own layer is made for GPUs
+        if device.type == "cuda" or not synced:  # torch's own layer needs a GPU
             yield {f"trains, {name}": {"ends_well": _trains(ranks, device, synced=synced, checkpointed=checkpointed)}}
     ranks.leave()
 

@@ -1,4 +1,4 @@
-"""What a step has found, on disk after every number, so that whatever ends the step or the day takes none back."""
+"""Keep the figures of a step on disk after every number, so that nothing is lost when the step or the day ends."""
 
 import json
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ _FOLDER, _COLLECTION = "steps", "results.json"
 
 @dataclass
 class Record:
-    """What is known of a step.
+    """Status and figures of a step.
 
     Args:
         status: `DONE`, `RUNNING`, or what came between.
-        seconds: that its process took.
-        figures: numbers by name, in the order in which they were found.
-        error: a traceback, or the end of the log.
+        seconds: Seconds that its process took.
+        figures: Numbers by name, in the order in which they were measured.
+        error: A traceback, or the end of the log.
     """
 
     status: str = RUNNING
@@ -30,12 +30,12 @@ class Record:
 
 
 def write_record(out: Path, step: str, record: Record) -> None:
-    """Put a step's record where `read_record` finds it."""
+    """Write a step's record where `read_record` looks for it."""
     _write(out / _FOLDER / f"{step}.json", asdict(record))
 
 
 def read_record(out: Path, step: str) -> Record | None:
-    """Read what a step has found, if it has begun."""
+    """Read a step's record, if it has begun."""
     path = out / _FOLDER / f"{step}.json"
     return Record(**json.loads(path.read_text())) if path.exists() else None
 
@@ -46,7 +46,7 @@ def forget(out: Path, step: str) -> None:
 
 
 def collect(out: Path, steps: Sequence[str]) -> dict[str, Record]:
-    """Bring the records of steps together in one file, and return them by name, those that there are."""
+    """Collect the existing records of steps in one file, and return them by name."""
     records = {step: record for step in steps if (record := read_record(out, step)) is not None}
     _write(out / _COLLECTION, {step: asdict(record) for step, record in records.items()})
     return records

@@ -1,4 +1,4 @@
-"""Where a GPU day works, and how large its work is."""
+"""Folders of a GPU day, and the sizes of its work."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,30 +18,30 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large everything is.
+    """Sizes of the data, models and measurements.
 
     Args:
-        num_images: drawn, each with four captions.
-        image_sides: height and width of a drawn image.
-        short_side: of an image in a pack.
-        student: backbone that is trained.
-        image_size: side of its input.
-        transformer: backbone and batch size of one more bare step, of matrix products mostly.
-        small_student: backbone that is trained where nothing is timed.
-        small_image_size: side of its input.
-        small_batch_size: of its trainings.
-        small_workers: readers of its trainings.
-        batches: steps of a training by batch size; the first is measured in every way.
-        skip: first steps of a training that are not counted: clocks, allocators and the profiler's trace.
-        teachers: width and layers by name.
-        batch_tokens: of the teacher, other than what it takes by itself.
-        library_batches: batch sizes at which the library encodes.
-        num_rows: of the table of targets, and of what k-means clusters.
-        dim: their width.
-        num_prototypes: that k-means finds.
-        objective_batch: embeddings on each side of an objective.
-        gathers: rows that are gathered at a time.
-        times: calls that are timed of what is quick.
+        num_images: Number of drawn images, each with four captions.
+        image_sides: Height and width of a drawn image, in pixels.
+        short_side: Short side of an image in a pack, in pixels.
+        student: Backbone that is trained.
+        image_size: Side of its input, in pixels.
+        transformer: Backbone and batch size of one more bare step, of matrix products mostly.
+        small_student: Backbone that is trained where nothing is timed.
+        small_image_size: Side of that backbone's input, in pixels.
+        small_batch_size: Batch size of that backbone's trainings.
+        small_workers: Processes that read images in that backbone's trainings.
+        batches: Steps of a training by batch size; the first batch size is measured in every way.
+        skip: First steps of a training that are not counted: clocks, allocators and the profiler's trace.
+        teachers: Width and number of layers of each teacher, by its name.
+        batch_tokens: Tokens in a batch of the teacher to try beside its default.
+        library_batches: Batch sizes at which the library encodes.
+        num_rows: Rows of the table of targets, and rows that k-means clusters.
+        dim: Width of these rows.
+        num_prototypes: Number of prototypes that k-means finds.
+        objective_batch: Embeddings on each side of an objective.
+        gathers: Numbers of rows that are gathered at a time.
+        times: Number of timed calls of a quick operation.
     """
 
     num_images: int
@@ -122,12 +122,12 @@ TINY = Sizes(
 
 @dataclass(frozen=True)
 class Setup:
-    """What a step is given.
+    """Sizes and folders that a step works with.
 
     Args:
-        sizes: how large its work is.
-        out: folder of the records.
-        data: folder of images, packs, teachers and everything else that steps leave for one another.
+        sizes: Sizes of its work.
+        out: Folder of the records.
+        data: Folder of images, packs, teachers and everything else that steps leave for one another.
     """
 
     sizes: Sizes
@@ -136,7 +136,7 @@ class Setup:
 
     @property
     def is_tiny(self) -> bool:
-        """Whether the steps themselves are tried, and nothing is measured."""
+        """Whether the steps are only tried, and nothing is measured."""
         return self.sizes is TINY
 
     @property
@@ -159,20 +159,20 @@ class Setup:
 
     @property
     def store(self) -> Path:
-        """Where artifacts go."""
+        """Store of the artifacts."""
         return self.data / "store"
 
     def teacher(self, name: str) -> str:
-        """The folder of a teacher."""
+        """Name the folder of a teacher."""
         return str(self.data / "teachers" / name)
 
     def figures(self, step: str) -> dict[str, Any]:
-        """What another step has found; nothing where it has not run."""
+        """Read the figures of another step; empty where it has not run."""
         record = read_record(self.out, step)
         return {} if record is None else record.figures
 
     def context(self) -> "Context":
-        """A context for `run_stage` that makes every artifact anew."""
+        """Make a context for `run_stage` that makes every artifact anew."""
         from pipeline.runner import context_of
         from pipeline.store.store import Store
         from stages import STAGES

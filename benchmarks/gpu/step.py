@@ -1,4 +1,4 @@
-"""A step of a GPU day, in the process that is killed when its time is up."""
+"""Run a step of a GPU day, in the process that is killed when its time is up."""
 
 import argparse
 import pkgutil
@@ -21,13 +21,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--tiny", action="store_true")
-    given = parser.parse_args()
-    setup = Setup(TINY if given.tiny else FULL, given.out, given.data)
-    sys.exit(0 if run(given.name, pkgutil.resolve_name(given.call), setup) else 1)
+    options = parser.parse_args()
+    setup = Setup(TINY if options.tiny else FULL, options.out, options.data)
+    sys.exit(0 if run(options.name, pkgutil.resolve_name(options.call), setup) else 1)
 
 
 def run(name: str, function: Callable[[Setup], Iterable[dict[str, Any]]], setup: Setup) -> bool:
-    """Write down the figures of a step as they come; whether it came to its end."""
+    """Write the figures of a step as they come; return whether it came to its end."""
     record, start = Record(), time.monotonic()
 
     def write() -> None:
@@ -40,7 +40,7 @@ def run(name: str, function: Callable[[Setup], Iterable[dict[str, Any]]], setup:
             record.figures |= figures
             print(figures, flush=True)
             write()
-    except Exception as error:  # whatever it is, what was found stays
+    except Exception as error:  # whatever it is, the figures so far stay
         record.status = f"failed: {type(error).__name__}"
         record.error = traceback.format_exc()
         print(record.error, flush=True)

@@ -1,4 +1,4 @@
-"""A step of the student alone: what a training cannot be quicker than."""
+"""Time a step of the student alone, the lower bound of a training's step."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -24,13 +24,13 @@ PEAK_TFLOPS = (
 """Dense bf16 by the datasheets: the first name that is part of the GPU's."""
 
 _DIM = 384
-_COUNTED_SIZE = 224  # of the images for which torchvision counts its operations
+_COUNTED_SIZE = 224  # of the images that torchvision counts operations for
 _IMAGES_TIMED = 5000
 _FEWEST_STEPS = 4
 
 
 def bare(setup: Setup) -> Iterator[dict[str, Any]]:
-    """Time bare steps by batch size, with and without what cuDNN finds by trying, and at last without channels last."""
+    """Time bare steps by batch size, with and without cuDNN's search for algorithms, and without channels last."""
     student, rates = setup.sizes.student, {}
     for batch_size in setup.sizes.batches:
         for tries in (False, True):
@@ -90,7 +90,7 @@ def bare_step(
 
 
 def mfu(setup: Setup, student: str, images_per_s: float) -> float | None:
-    """Share of the GPU's peak that a training's products take; None where the peak is not known.
+    """Compute the share of the GPU's peak that a training's products reach; None where the peak is not known.
 
     A product's multiply and add are two operations, and backward takes twice what forward does: 3 x 2 x 4.09e9 an image
     for resnet50 at 224 pixels, by torchvision's count of multiply-adds.
@@ -102,12 +102,12 @@ def mfu(setup: Setup, student: str, images_per_s: float) -> float | None:
 
 
 def peak_tflops(gpu: str) -> float | None:
-    """Dense bf16 peak of a GPU by torch's name for it; None for one that is not in the table."""
+    """Look up the dense bf16 peak of a GPU by torch's name for it; None for one that is not in the table."""
     return next((tflops for name, tflops in PEAK_TFLOPS if name in gpu), None)
 
 
 def operations(student: str, image_size: int) -> float:
-    """Multiplies and adds of forward and backward of an image."""
+    """Count the multiplies and adds of forward and backward of an image."""
     multiply_adds: float = get_model_weights(student).DEFAULT.meta["_ops"] * 1e9
     return 3 * 2 * multiply_adds * (image_size / _COUNTED_SIZE) ** 2
 

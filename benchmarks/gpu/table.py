@@ -1,4 +1,4 @@
-"""The figures of a GPU day as text: first those that have a bar, then all others."""
+"""Print the figures of a GPU day: first those that have a bar, then all others."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ _LONGEST_WORD, _LONGEST_REASON = 48, 160
 
 @dataclass(frozen=True)
 class Bar:
-    """What figures are held to.
+    """The bound that figures have to meet.
 
     Args:
-        figures: pattern of their names, ``step/figure`` or ``step/configuration/figure``.
-        at_least: the least that does.
-        at_most: the most that does.
+        figures: Pattern of their names, ``step/figure`` or ``step/configuration/figure``.
+        at_least: Lower bound; None for none.
+        at_most: Upper bound; None for none.
     """
 
     figures: str
@@ -26,7 +26,7 @@ class Bar:
     at_most: float | None = None
 
     def is_met_by(self, value: float) -> bool:
-        """Whether a figure is good enough; what is no number is not."""
+        """Check a figure against the bounds; NaN does not meet them."""
         return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
 
     def __str__(self) -> str:
@@ -54,12 +54,12 @@ BARS = (
 
 
 def table(records: Mapping[str, Record], *, bars: Sequence[Bar] = BARS, most: int = MOST_CHARACTERS) -> str:
-    """Show records within so many characters: what does not fit is left out at the end, and said to be.
+    """Show records as text of limited length: the end is left out where it does not fit, with a note.
 
     Args:
-        records: by step; steps that are not among them are not spoken of.
-        bars: of which each has a line, met, missed or not measured.
-        most: characters.
+        records: Records by step; steps without one are not mentioned.
+        bars: Bars; each has a line that says met, missed or not measured.
+        most: Most characters of the text.
     """
     lines = [*_bar_lines(records, bars), *_other_lines(records)]
     note = "... the rest stands in results.json"
@@ -74,7 +74,7 @@ def table(records: Mapping[str, Record], *, bars: Sequence[Bar] = BARS, most: in
 
 
 def flat(figures: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
-    """All figures of a step by their whole name, parts of which are joined by a slash."""
+    """Flatten the figures of a step to whole names, whose parts are joined by slashes."""
     for key, value in figures.items():
         whole = f"{name}/{key}" if name else key
         if isinstance(value, Mapping):
@@ -89,11 +89,11 @@ def _bar_lines(records: Mapping[str, Record], bars: Sequence[Bar]) -> list[str]:
         step = bar.figures.partition("/")[0]
         if (record := records.get(step)) is None:
             continue
-        found = [(name, value) for name, value in flat(record.figures, step) if fnmatchcase(name, bar.figures)]
-        for name, value in found:
+        measured = [(name, value) for name, value in flat(record.figures, step) if fnmatchcase(name, bar.figures)]
+        for name, value in measured:
             is_met = isinstance(value, int | float) and bar.is_met_by(value)
             rows.append((name, _short(value), str(bar), "met" if is_met else "MISSED"))
-        if not found:
+        if not measured:
             rows.append((bar.figures, "", str(bar), f"not measured ({record.status})"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -109,7 +109,7 @@ def _other_lines(records: Mapping[str, Record]) -> Iterator[str]:
 
 
 def _lines_of(figures: Mapping[str, Any], name: str = "") -> Iterator[str]:
-    """A line for the figures themselves, and one for each configuration among them."""
+    """Yield a line for the step's own figures, and one for each configuration among them."""
     texts = {
         key: str(value)[:_LONGEST_REASON] if key == "failed" else _short(value)
         for key, value in figures.items()
@@ -123,7 +123,7 @@ def _lines_of(figures: Mapping[str, Any], name: str = "") -> Iterator[str]:
 
 
 def _short(value: Any) -> str:
-    """A figure in few characters; long texts, such as paths, are for the file."""
+    """Write a figure in few characters; long texts, such as paths, are only in the file."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

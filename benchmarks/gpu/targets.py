@@ -1,4 +1,4 @@
-"""Rows out of the table of targets, from the GPU's memory and from the host's."""
+"""Time gathers from the table of targets, in the GPU's memory and in the host's."""
 
 from collections.abc import Iterator
 from typing import Any

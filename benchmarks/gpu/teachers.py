@@ -1,4 +1,4 @@
-"""Captions a second: the project's teacher beside the library's own ``encode``, and the whole stage."""
+"""Measure captions per second: the project's teacher beside the library's own ``encode``, and the whole stage."""
 
 import time
 from collections.abc import Iterator
@@ -27,11 +27,11 @@ def teachers(setup: Setup) -> Iterator[dict[str, Any]]:
         some = texts[: len(texts) >> number]
         for precision in ("bf16", "fp32"):
             figures: dict[str, Any] = {}
-            for found in (
+            for way in (
                 _ours(setup, name, precision, some),
                 _library(setup, name, precision, some[: len(some) // 4]),
             ):
-                for more in found:
+                for more in way:
                     figures |= more
                     yield {f"{name} {precision}": figures}
             figures["against_library"] = figures["captions_per_s"] / figures["library_best"]
@@ -41,7 +41,7 @@ def teachers(setup: Setup) -> Iterator[dict[str, Any]]:
 
 
 def _ours(setup: Setup, name: str, precision: str, texts: list[str]) -> Iterator[dict[str, Any]]:
-    """Tokenize, then embed: the stage does the one beside the other."""
+    """Time tokenizing, then embedding; the stage does both at once."""
     teacher = Teacher(
         find_teacher(setup.teacher(name)), precision=precision, sample=texts[:64], devices=[str(setup.device)]
     )

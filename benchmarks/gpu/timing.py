@@ -1,4 +1,4 @@
-"""Time and memory of calls on a device that the host runs ahead of."""
+"""Measure time and memory of calls on a device that the host runs ahead of."""
 
 import gc
 import statistics
@@ -10,13 +10,13 @@ import torch
 
 
 def wait() -> None:
-    """Wait until the GPU has done what it was asked for."""
+    """Wait until the GPU has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def waited(function: Callable[[], object], *, times: int, warm: int = 3) -> float:
-    """Median seconds of a call that is waited for."""
+    """Measure the median seconds of a call that is waited for."""
     for _ in range(warm):
         function()
     taken = []
@@ -30,7 +30,7 @@ def waited(function: Callable[[], object], *, times: int, warm: int = 3) -> floa
 
 
 def pipelined(function: Callable[[], object], *, times: int, warm: int = 3) -> float:
-    """Mean seconds of a call where nobody waits between calls, as in training."""
+    """Measure the mean seconds of a call where nobody waits between calls, as in training."""
     for _ in range(warm):
         function()
     wait()
@@ -42,7 +42,7 @@ def pipelined(function: Callable[[], object], *, times: int, warm: int = 3) -> f
 
 
 def peak_memory() -> dict[str, float]:
-    """Most gigabytes that torch held on a GPU since the last call of this, which also frees what is not used."""
+    """Read the most gigabytes that torch held on a GPU since the last call of this, which also frees unused memory."""
     if not torch.cuda.memory_stats():  # until torch has worked there, there are none to reset
         return {}
     peak = torch.cuda.max_memory_allocated() / 1e9
@@ -53,7 +53,7 @@ def peak_memory() -> dict[str, float]:
 
 
 def attempted(measure: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Return what a configuration gives or, where it fails, why: the others of its step go on."""
+    """Return a configuration's figures or, where it fails, the reason: the others of its step go on."""
     try:
         return measure(*args, **options)
     except Exception as error:  # out of memory above all

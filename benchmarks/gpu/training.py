@@ -1,4 +1,4 @@
-"""Whole trainings, from packs and cached embeddings, beside the bare step."""
+"""Time whole trainings, from packs and cached embeddings, beside the bare step."""
 
 import json
 import statistics
@@ -34,7 +34,7 @@ def deterministic(setup: Setup) -> Iterator[dict[str, Any]]:
     outcomes = [train(setup, batch_size=batch_size, deterministic=True) for _ in range(2)]
     with_it = _measured(setup, outcomes[-1])
     yield {"on": with_it, "same_bytes": len({outcome.artifact.record.digest for outcome in outcomes}) == 1}
-    without = _measured_training(setup, batch_size=batch_size)  # last: cuBLAS asks once a process how it may add up
+    without = _measured_training(setup, batch_size=batch_size)  # last: cuBLAS reads once a process how it may add up
     yield {"off": without, "times_as_long": without["images_per_s"] / with_it["images_per_s"]}
 
 
@@ -63,7 +63,7 @@ def train(setup: Setup, *, batch_size: int, pack: str = "raw", **options: Any) -
 
 
 def train_small(setup: Setup, *, num_steps: int, **options: Any) -> StageOutcome:
-    """Train the student of what is not timed."""
+    """Train the small student, for steps that are not timed."""
     sizes = setup.sizes
     settings: dict[str, Any] = {
         "student": sizes.small_student,
@@ -81,7 +81,7 @@ def _measured_training(setup: Setup, **options: Any) -> dict[str, Any]:
 
 
 def _measured(setup: Setup, outcome: StageOutcome) -> dict[str, Any]:
-    """Read the profile of a training that has just ended, and hold it to the quickest bare step of its batch size."""
+    """Read the profile of a training that has just ended, and compare it with the fastest bare step of its batch."""
     profile = json.loads((outcome.artifact.path / "logs" / PROFILE_NAME).read_text())
     batch_size: int = outcome.artifact.record.params["batch_size"]
     seconds = profile["seconds_of_steps"][setup.sizes.skip :]

@@ -1,4 +1,4 @@
-"""Where the steps of a training wait for the GPU, by torch's own watch, over configurations that tests leave out."""
+"""Find where the steps of a training wait for the GPU, by torch's own watch, in configurations that tests leave out."""
 
 import traceback
 import warnings
@@ -17,7 +17,7 @@ from benchmarks.gpu.timing import attempted
 from benchmarks.gpu.training import train_small
 from stages.distill.training.step import TrainingStep
 
-_NUM_STEPS, _WARM_STEPS = 10, 5  # while they are warmed up, memory is still to be found
+_NUM_STEPS, _WARM_STEPS = 10, 5  # warm-up steps still allocate memory
 _MESSAGE = "synchronizing CUDA operation"
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -54,11 +54,15 @@ def waits(setup: Setup) -> Iterator[dict[str, Any]]:
     for name, options in CONFIGURATIONS.items():
         if options.get("precision") == "fp16" and not on_gpu:
             continue
-        found: Counter[str] = Counter()
-        with watched(found, num_steps=_NUM_STEPS * options.get("accumulate_steps", 1), watch=on_gpu):
+        counts: Counter[str] = Counter()
+        with watched(counts, num_steps=_NUM_STEPS * options.get("accumulate_steps", 1), watch=on_gpu):
             failure = attempted(_train, setup, options)
-        total, num_failed = total + found.total(), num_failed + bool(failure)
-        yield {name: {**failure, "waits": found.total(), **found}, "total": total, "failed_configurations": num_failed}
+        total, num_failed = total + counts.total(), num_failed + bool(failure)
+        yield {
+            name: {**failure, "waits": counts.total(), **counts},
+            "total": total,
+            "failed_configurations": num_failed,
+        }
 
 
 def _train(setup: Setup, options: dict[str, Any]) -> dict[str, str]:
@@ -68,15 +72,15 @@ def _train(setup: Setup, options: dict[str, Any]) -> dict[str, str]:
 
 @contextmanager
 def watched(
-    found: Counter[str], *, num_steps: int, watch: bool, switch: Callable[[str], None] = torch.cuda.set_sync_debug_mode
+    counts: Counter[str], *, num_steps: int, watch: bool, switch: Callable[[str], None] = torch.cuda.set_sync_debug_mode
 ) -> Iterator[None]:
-    """Count waits from a warm step's first forward to the end of the last step, all that the loop does between.
+    """Count waits from a warm step's first forward to the end of the last step, with all that the loop does between.
 
     Args:
-        found: gains the waits by ``file:line`` of the project's innermost line; and torch's, where they differ.
-        num_steps: micro-batches until the training ends, which then waits to be saved.
-        watch: whether there is a GPU to be watched.
-        switch: turns torch's watch to "warn" or "default".
+        counts: Receives the waits by ``file:line`` of the project's innermost line, and torch's, where they differ.
+        num_steps: Micro-batches until the training ends, which then waits to be saved.
+        watch: Whether there is a GPU to watch.
+        switch: Turns torch's watch to "warn" or "default".
     """
     calls = 0
     forward, update = TrainingStep.forward, TrainingStep.update
@@ -96,7 +100,7 @@ def watched(
             switch("default")
         return result
 
-    with mock.patch.multiple(TrainingStep, forward=begin, update=end), _counted(found):
+    with mock.patch.multiple(TrainingStep, forward=begin, update=end), _counted(counts):
         try:
             yield
         finally:
@@ -105,10 +109,10 @@ def watched(
 
 
 @contextmanager
-def _counted(found: Counter[str]) -> Iterator[None]:
+def _counted(counts: Counter[str]) -> Iterator[None]:
     def note(message: Any, _category: Any, filename: str, lineno: int, *_rest: Any) -> None:
         if _MESSAGE in str(message):
-            found[_place(f"{filename}:{lineno}")] += 1
+            counts[_place(f"{filename}:{lineno}")] += 1
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -117,7 +121,7 @@ def _counted(found: Counter[str]) -> Iterator[None]:
 
 
 def _place(innermost: str) -> str:
-    """Where the project asked for what waits; of what torch did by itself, as in a backward pass, torch's own line."""
+    """Name the project's line that waits; torch's own for what torch does by itself, as in a backward pass."""
     own = [
         f"{Path(frame.filename).relative_to(ROOT)}:{frame.lineno}"
         for frame in traceback.extract_stack()

@@ -1,1 +1,1 @@
-"""Stage two: an image student, trained purely against cached teacher embeddings."""
+"""Stage two: train an image student purely against cached teacher embeddings."""

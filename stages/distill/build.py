@@ -1,4 +1,4 @@
-"""What a training is made of, each part from the options that it answers to."""
+"""Build the parts of a training, each from its own options."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -40,7 +40,7 @@ _CAPTIONS_PER_PROTOTYPE = 4
 def make_student(
     params: "DistillParams", sources: "DistillSources", *, teacher_dim: int, device: torch.device, ranks: Ranks
 ) -> tuple[Student, Preprocessing]:
-    """Build the student, give it the weights that it starts from, and say what its images have to look like.
+    """Build the student with its starting weights, and the preprocessing of its images.
 
     Raises:
         ProtoRKDError: the student is unknown, or its starting weights are not its own.
@@ -82,8 +82,8 @@ def make_model(
     *,
     checkpoint_gradients: bool,
 ) -> TrainedModel:
-    """Give a student and its objectives what moves them, and a mean of weights if one is asked for."""
-    ema = EMA(student, decay=params.ema_decay) if params.ema_decay else None  # a copy of what is not compiled yet
+    """Add optimizer and loss scaler to a student and its objectives, and a mean of weights if one is asked for."""
+    ema = EMA(student, decay=params.ema_decay) if params.ema_decay else None  # copies the student before it is compiled
     speed_up(student, compile_=settings.compiled, checkpoint_gradients=checkpoint_gradients)
     adamw = AdamWSettings(
         lr=params.lr, weight_decay=params.weight_decay, beta1=params.beta1, beta2=params.beta2, eps=params.eps
@@ -106,7 +106,7 @@ def make_validation(
     preprocessing: Preprocessing,
     ranks: Ranks,
 ) -> Validation | None:
-    """Make what measures the student on the pairs that are held out, or None where none are.
+    """Make the validation on held-out pairs, or None where no pairs are held out.
 
     Raises:
         ProtoRKDError: the student's embeddings are not of the teacher's width.
@@ -202,7 +202,7 @@ def make_objectives(
     """Build what ``--loss`` and ``--loss-option`` name.
 
     Raises:
-        ProtoRKDError: an objective or an option is unknown, or an option has a value that does not do.
+        ProtoRKDError: an objective or an option is unknown, or an option has a value that is not allowed.
     """
     losses = parse_losses(params.loss)
     texts = parse_loss_options(params.loss_option, losses)
@@ -221,7 +221,7 @@ def make_objectives(
 
 
 def named_prototypes(sources: "DistillSources", *, dim: int) -> Artifact | None:
-    """The artifact of prototypes that was named, if one was.
+    """Find the artifact of prototypes that was named; None if none was.
 
     Raises:
         ProtoRKDError: its prototypes are of another width than the targets.

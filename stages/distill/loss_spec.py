@@ -1,4 +1,4 @@
-"""What ``--loss`` and ``--loss-option`` say, read before torch is imported."""
+"""Read ``--loss`` and ``--loss-option``, before torch is imported."""
 
 import math
 from collections.abc import Iterable, Mapping

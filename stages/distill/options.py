@@ -1,4 +1,4 @@
-"""Options of distill: what is hashed, where inputs lie and what is found there, and how it runs."""
+"""Options of distill: parameters that are hashed, locations of the inputs, and how it runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ class DistillInputs:
 
 @dataclass(frozen=True)
 class DistillSources:
-    """What the inputs lead to, identified by content."""
+    """What the inputs name, identified by content."""
 
     embeddings: Input[Artifact]
     images: Input[ImageSet]

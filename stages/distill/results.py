@@ -1,4 +1,4 @@
-"""What a training leaves beside its weights: the student's description, the pairs without an image, and counts."""
+"""Write what a training leaves beside its weights: the student's description, rejected pairs, and counts."""
 
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ def student_config(
     teacher_dim: int,
     embedding_dim: int,
 ) -> StudentConfig:
-    """Describe the student: how to build it, what its images have to look like, and what it was trained on."""
+    """Describe the student: its architecture, the preprocessing of its images, and what it was trained on."""
     return StudentConfig(
         backbone=params.student,
         embedding_dim=embedding_dim,
@@ -41,7 +41,7 @@ def student_config(
 
 
 def write_rejected_pairs(draft: Draft, pairs: TrainingPairs, progress: TrainingProgress) -> None:
-    """Write down which pairs had no image, and why."""
+    """Write the pairs that had no image, with the reasons."""
     reasons = _reasons(pairs, progress)
     rows = pairs.manifest_rows
     rejections = [

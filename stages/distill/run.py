@@ -1,4 +1,4 @@
-"""What the distill stage does, put together: pairs, targets, student, objectives, training, files."""
+"""Run the distill stage: pairs, targets, student, objectives, training, files."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -74,7 +74,7 @@ def _train(
     images = sources.images.value
     device, ranks = settings.device, ranks_of(context.peers)
     if settings.workers:
-        start_server()  # it gets ready while the rest is made
+        start_server()  # gets ready while the rest is made
     targets = load_targets(embeddings, placement=runtime.targets_placement, device=device, draft=draft, ranks=ranks)
     most_missing = settings.max_rejected + len(images.missing)
     pairs = choose_pairs(params, embeddings=embeddings, images=images, targets=targets, max_missing=most_missing)
@@ -114,7 +114,7 @@ def _model(
     sources: "DistillSources",
     context: Context,
 ) -> tuple[TrainedModel, Preprocessing, tuple[str, ...]]:
-    """Make what is trained, say what its images have to look like, and name the artifacts of prototypes it uses."""
+    """Make the trained model, its images' preprocessing, and the digests of the artifacts of prototypes it uses."""
     device, ranks = settings.device, ranks_of(context.peers)
     torch.manual_seed(params.seed)
     student, preprocessing = make_student(params, sources, teacher_dim=targets.dim, device=device, ranks=ranks)
@@ -169,7 +169,7 @@ def _metrics(
 def resolved_options(
     params: "DistillParams", runtime: "DistillRuntime", sources: "DistillSources"
 ) -> dict[str, object]:
-    """Tell all that a training was asked for, as trackers note it: options, and where inputs lie and what they are."""
+    """List all options of a training for trackers, with the locations and identities of its inputs."""
     identified = hashed_inputs(sources).items()
     places = {name: entry.location for name, entry in identified}
     digests = {f"{name}_digest": entry.digest for name, entry in identified}

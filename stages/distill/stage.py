@@ -1,4 +1,4 @@
-"""distill: an image student, trained purely against cached teacher embeddings.
+"""distill: train an image student purely against cached teacher embeddings.
 
 Takes:  an artifact of encode-teacher, and the images that its pair index names.
 Does:   trains a backbone and a projection head so that an image lands where its caption lies; loads no teacher.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def distill(
     params: DistillParams, sources: DistillSources, out: Draft, runtime: DistillRuntime, context: Context
 ) -> Result:
-    """Train the student to the end of its schedule and write it down."""
+    """Train the student to the end of its schedule, and write its weights."""
     from stages.distill.run import train_student
 
     return train_student(params, runtime, sources=sources, draft=out, context=context)

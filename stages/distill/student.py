@@ -1,4 +1,4 @@
-"""The student, as this stage trains it; the stages that read it share its making."""
+"""The student as this stage trains it; stages that load it build it from the same code."""
 
 from stages.components.student.student import build_student
 

@@ -1,4 +1,4 @@
-"""What a training would have to do: its examples and steps, and the bytes of the weights that it keeps."""
+"""Estimate the work of a training: its examples and steps, and the bytes of the weights that it keeps."""
 
 import math
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def training_work(params: "DistillParams", sources: "DistillSources") -> Work:
-    """Count as the stage does, but for what only the embeddings tell, such as captions that the teacher does not know.
+    """Count as the stage does, except for what only embeddings tell, such as captions that the teacher does not know.
 
     Raises:
         ProtoRKDError: the student is unknown, or does not take images of that size.

@@ -1,1 +1,1 @@
-"""Stage three: what the student learned, in figures and in images."""
+"""Stage three: measure what the student learned, and show it in figures and in images."""

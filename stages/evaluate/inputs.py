@@ -1,4 +1,4 @@
-"""Finds and identifies what evaluation is given: the student's checkpoints, its teacher, its images, and the sets."""
+"""Find and identify the inputs of evaluation: the student's checkpoints, teacher, training images, and the sets."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ from stages.evaluate.task_names import NEED_TEACHER
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The student's weights that are to be measured.
+    """The student's checkpoints that are measured.
 
     Args:
-        students: in the order of their epochs; the last is shown in full.
-        artifact: that they lie in.
+        students: Their weights, in the order of their epochs; the report shows the last in full.
+        artifact: Artifact of distill that holds them.
     """
 
     students: tuple[StudentWeights, ...]
@@ -39,30 +39,30 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class AbsentImages(Input[str]):
-    """Training images that are not to be had any more; the value says why."""
+    """Training images that are no longer available; the value says why."""
 
 
 def find_inputs(inputs: EvaluateInputs, params: EvaluateParams, context: Context) -> EvaluateSources:
     """Identify student, sets, teacher and training images.
 
     Raises:
-        ProtoRKDError: nothing is to be measured, or the student or its teacher is missing or another. A set that cannot
-            be read is among the sources all the same, as an `UnreadSet`.
+        ProtoRKDError: there is nothing to measure, or the student or its teacher is missing, or the teacher is another.
+            A set that cannot be read raises nothing; it is among the sources as an `UnreadSet`.
     """
     artifact = context.store.resolve(inputs.student, stage="distill", flag="--student")
     artifact.require_whole((CONFIG_NAME,), read=True)
     students = tuple(finished_checkpoints(artifact, params.checkpoints))
-    found = read_requested_sets(inputs, params, context)
+    requested = read_requested_sets(inputs, params, context)
     return EvaluateSources(
         student=Input(
             digest=artifact.record.digest,
             location=str(artifact.path.resolve()),
             value=Checkpoints(students=students, artifact=artifact),
         ),
-        sets={key: each.identified() for key, each in found.readable.items()},
-        unread={key: each.identified() for key, each in found.unread.items()},
-        teacher=find_teacher(inputs, students[-1], found.readable.values(), context),
-        absent=_identify_absent(found.absent, inputs) if found.absent else None,
+        sets={key: each.identified() for key, each in requested.readable.items()},
+        unread={key: each.identified() for key, each in requested.unread.items()},
+        teacher=find_teacher(inputs, students[-1], requested.readable.values(), context),
+        absent=_identify_absent(requested.absent, inputs) if requested.absent else None,
         training=_training_images(artifact, context) if params.overlap else None,
     )
 
@@ -70,10 +70,10 @@ def find_inputs(inputs: EvaluateInputs, params: EvaluateParams, context: Context
 def find_teacher(
     inputs: EvaluateInputs, student: StudentWeights, sets: Iterable[RequestedSet], context: Context
 ) -> Input[TeacherSource] | None:
-    """Identify the student's teacher; None where no task on the sets asks for it.
+    """Identify the student's teacher; None where no task on the sets needs it.
 
     Raises:
-        ProtoRKDError: the teacher is missing or another, or is not as wide as its student.
+        ProtoRKDError: the teacher is missing, is another, or is not as wide as its student.
     """
     if not any(NEED_TEACHER & set(each.tasks) for each in sets):
         return None
@@ -95,16 +95,16 @@ def find_teacher(
 def count_images(sources: EvaluateSources) -> dict[str, int]:
     """Count checkpoints, sets that can be read, and the distinct images in all of them."""
     sets = [each.value for each in sources.sets.values()]
-    images = {found.digest: len(found.value.paths) for each in sets for found in each.images()}
+    num_images = {images.digest: len(images.value.paths) for each in sets for images in each.images()}
     return {
         "checkpoints": len(sources.student.value.students),
         "sets": len(sets),
-        "pictures": sum(images.values()),
+        "pictures": sum(num_images.values()),
     }
 
 
 def teacher_name(identity: str, teacher: Input[TeacherSource] | None, context: Context) -> str:
-    """What people call the teacher: the end of its path, its name on the hub, or a piece of its identity."""
+    """Name the teacher for reports: the end of its path, its name on the hub, or the start of its identity."""
     location = teacher.location if teacher else recorded_location(identity, context)
     if location is None:
         return identity[:12]
@@ -118,10 +118,10 @@ def _identify_absent(absent: tuple[Absent, ...], inputs: EvaluateInputs) -> Inpu
 
 
 def _training_images(artifact: Artifact, context: Context) -> Input[ImageSet] | AbsentImages:
-    """Open the images that the student was distilled from, where they are still to be had."""
+    """Open the images that the student was distilled from, where they are still available."""
     images, wanted = artifact.record.inputs["images"], artifact.record.inputs["embeddings"].digest
     root = Path(images.location)
-    known = [found for found in context.store.artifacts("encode-teacher") if found.record.digest == wanted]
+    known = [each for each in context.store.artifacts("encode-teacher") if each.record.digest == wanted]
     try:
         pack = find_pack(images.digest, images.location, context.store)
         if pack is None and not (root.is_dir() or url_of(root)):

@@ -1,4 +1,4 @@
-"""Options of evaluate: what is hashed, where inputs lie and what is found there, and how it runs."""
+"""Options of evaluate: parameters that are hashed, locations of the inputs, and how it runs."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,15 +84,15 @@ class EvaluateInputs:
 
 @dataclass(frozen=True)
 class EvaluateSources:
-    """What the inputs lead to, identified by content.
+    """What the inputs name, identified by content.
 
     Args:
         student: The checkpoints that are measured.
         sets: The sets that could be read and allow a task, under keys such as ``retrieval NAME``.
         unread: The sets that could not be read, under keys such as ``unread NAME``.
-        teacher: The student's teacher; None where no task asks for it.
+        teacher: The student's teacher; None where no task needs it.
         absent: The known sets that are not below ``--eval-data-dir``; None where none is absent.
-        training: The images that the student was distilled from, or why they are not to be had; None without
+        training: The images that the student was distilled from, or why they are not available; None without
             ``--overlap``.
     """
 

@@ -1,6 +1,6 @@
-"""Tables for other programs: CSV with a row a checkpoint, and CLIP_benchmark's JSON, a line a set and task.
+"""Make tables for other programs: CSV with a row per checkpoint, and CLIP_benchmark's JSON lines per set and task.
 
-What they hold follows from the report and its entries alone, whatever the order of keys in either.
+They depend on the report and its entries alone, whatever the order of keys in either.
 """
 
 import csv
@@ -21,11 +21,11 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _ACCURACIES = {"top1": "acc1", "top5": "acc5", "mean_per_class": "mean_per_class_recall"}
 _PROBE_ACCURACIES = {measure: f"lp_{name}" for measure, name in _ACCURACIES.items()}
 _RECALLS = {
-    f"{direction}/recall@{k}": f"{found}_retrieval_recall@{k}"
-    for direction, found in (("text_to_image", "image"), ("image_to_text", "text"))
+    f"{direction}/recall@{k}": f"{target}_retrieval_recall@{k}"
+    for direction, target in (("text_to_image", "image"), ("image_to_text", "text"))
     for k in (1, 5, 10)
 }
-# The names of CLIP_benchmark for tasks and measures; a task that it does not have keeps ours, with its kin's measures.
+# CLIP_benchmark's names of tasks and measures; a task that it lacks keeps our name, with measures of a similar task.
 _TASKS = {
     "zero_shot": ("zeroshot_classification", _ACCURACIES),
     RETRIEVAL: ("zeroshot_retrieval", _RECALLS),
@@ -38,19 +38,19 @@ _NO_SETTINGS = {"name", "task", "rejected", "first_rejected", "metrics", "interv
 
 
 def metrics_table(report: Mapping[str, Any], entries: Mapping[str, Sequence[Entry]]) -> bytes:
-    """Make ``evaluation_metrics_all.csv``: a row a checkpoint, a column a metric; empty where a task failed.
+    """Make ``evaluation_metrics_all.csv``: a row per checkpoint, a column per metric; empty where a task failed.
 
-    After ``checkpoint`` and ``epoch`` come the metrics in the order of their names, recall@5 before recall@10, and then
-    the ends of their intervals as ``<metric>/low`` and ``<metric>/high``. A name that a spreadsheet would take for a
+    After ``checkpoint`` and ``epoch`` come the metrics in the order of their names, recall@5 before recall@10, then the
+    ends of their intervals as ``<metric>/low`` and ``<metric>/high``. A name that a spreadsheet would take for a
     formula begins with an apostrophe.
 
     Args:
-        report: as `read_report` gives it.
-        entries: of each of its checkpoints, by name, an entry a set and task.
+        report: Report of the evaluation, from `read_report`.
+        entries: Entries of each checkpoint, by its name: one per set and task.
     """
     intervals = {checkpoint["name"]: _intervals(entries[checkpoint["name"]]) for checkpoint in report["checkpoints"]}
     metrics = _in_order(name for checkpoint in report["checkpoints"] for name in checkpoint["metrics"])
-    measured = _in_order(name for found in intervals.values() for name in found)
+    measured = _in_order(name for by_metric in intervals.values() for name in by_metric)
     ends = [(name, end) for name in measured for end in ("low", "high")]
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -70,16 +70,16 @@ def metrics_table(report: Mapping[str, Any], entries: Mapping[str, Sequence[Entr
 
 
 def result_lines(report: Mapping[str, Any], entries: Mapping[str, Sequence[Entry]]) -> bytes:
-    """Make ``results.jsonl``: a JSON object a line for every checkpoint, set and task that was measured.
+    """Make ``results.jsonl``: a line of JSON for every checkpoint, set and task that was measured.
 
     Each line by itself is a result file of CLIP_benchmark: ``dataset``, ``model`` (the backbone), ``pretrained``
     (student and checkpoint, as ``compare`` takes them), ``task``, ``language``, and ``metrics`` under its names as
-    fractions from 0 to 1. Analyses that it does not have keep their measures and units. All that reports say of the
-    entry, in their names and units, stands under ``protorkd``.
+    fractions from 0 to 1. Analyses that it lacks keep our measures and units. ``protorkd`` holds all that reports say
+    about the entry, in their names and units.
 
     Args:
-        report: as `read_report` gives it.
-        entries: of each of its checkpoints, by name, an entry a set and task.
+        report: Report of the evaluation, from `read_report`.
+        entries: Entries of each checkpoint, by its name: one per set and task.
     """
     rows = (
         _result(report["student"], checkpoint, entry)

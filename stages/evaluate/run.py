@@ -1,4 +1,4 @@
-"""What the evaluate stage does, put together: embeddings, measurements, report, page, tables."""
+"""Run the evaluate stage: embeddings, measurements, report, page, tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 _EVERY_CHECKPOINT = "every checkpoint"
 _NAMED_FAILURES = 5
 
-Found = Mapping[str, Sequence[TaskResult]]
-"""What was measured, by checkpoint."""
+Results = Mapping[str, Sequence[TaskResult]]
+"""Results of the tasks that did not fail, by name of the checkpoint."""
 
 
 def measure(
     params: "EvaluateParams", sources: "EvaluateSources", out: Draft, runtime: "EvaluateRuntime", context: Context
 ) -> Result:
-    """Measure every checkpoint on every set, and write what came of it; the first of several processes writes.
+    """Measure every checkpoint on every set, and write the results; the first of several processes writes.
 
     Raises:
-        PartialError: a task failed; what the others found lies in the draft.
+        PartialError: a task failed; the results of the others lie in the draft.
         ProtoRKDError: all of them failed.
     """
     checkpoints = sources.student.value
@@ -54,8 +54,8 @@ def measure(
 
     for unread in sources.unread.values():
         measurer.fail(Failure(unread.value.name, "reading", _EVERY_CHECKPOINT, unread.value.reason))
-    found = {name: [done for job in each if (done := measurer.measure(job))] for name, each in jobs.items()}
-    if not any(found.values()):
+    results = {name: [done for job in each if (done := measurer.measure(job))] for name, each in jobs.items()}
+    if not any(results.values()):
         raise ProtoRKDError(" ".join(dict.fromkeys(failure.reason for failure in measurer.failures)))
 
     overlap = OverlapReport([], set())
@@ -70,10 +70,10 @@ def measure(
         measurer.fail(Failure("training pictures", "overlap", _EVERY_CHECKPOINT, str(error)))
     precision = "/".join(measurer.embedder(shown).precisions)
     report = _describe(sources, context, precision=precision) | {
-        "sets": [measured.entry for measured in found[shown.name]],
-        "metrics": _flat(found[shown.name]),
+        "sets": [measured.entry for measured in results[shown.name]],
+        "metrics": _flat(results[shown.name]),
         "checkpoints": [
-            {"name": student.name, "epoch": student.epoch, "metrics": _flat(found[student.name])}
+            {"name": student.name, "epoch": student.epoch, "metrics": _flat(results[student.name])}
             for student in checkpoints.students
         ],
         "failures": [asdict(failure) for failure in measurer.failures],
@@ -89,20 +89,20 @@ def measure(
         seed=params.seed,
         context=measurer.alone,
     )
-    _write(out, report, found, page=page)
+    _write(out, report, results, page=page)
     if measurer.failures:
         raise _partial(out, report)
     counts = {
         "checkpoints": len(checkpoints.students),
         "sets": len(sets),
-        "measurements": sum(map(len, found.values())),
+        "measurements": sum(map(len, results.values())),
     }
     uses = packs | measurer.used | overlap.used | set(measurer.embedder(shown).take_used())
     return Result(counts=counts, metrics=report["metrics"], uses=tuple(sorted(uses)))
 
 
 def _describe(sources: "EvaluateSources", context: Context, *, precision: str) -> dict[str, Any]:
-    """Say who was measured, whose pupil it is, and what was not there."""
+    """Describe for the report the student, its teacher and the sets that are absent."""
     shown = sources.student.value.students[-1]
     config = shown.config
     absent = () if sources.absent is None else sources.absent.value
@@ -127,14 +127,14 @@ def _describe(sources: "EvaluateSources", context: Context, *, precision: str) -
     }
 
 
-def _write(out: Draft, report: dict[str, Any], found: Found, *, page: str) -> None:
-    """Write report, page, tables and outcomes; what is adopted stays to be looked at where a task has failed."""
-    entries = {name: [measured.entry for measured in each] for name, each in found.items()}
+def _write(out: Draft, report: dict[str, Any], results: Results, *, page: str) -> None:
+    """Write report, page, tables and outcomes; adopted files stay in the draft where a task has failed."""
+    entries = {name: [measured.entry for measured in each] for name, each in results.items()}
     write_report(out.path, report)
     write_atomic(out.path / PAGE_NAME, page.encode())
     write_atomic(out.path / METRICS_TABLE_NAME, metrics_table(report, entries))
     write_atomic(out.path / RESULTS_NAME, result_lines(report, entries))
-    for name, each in found.items():
+    for name, each in results.items():
         outcomes = [outcome for measured in each for outcome in measured.outcomes]
         if outcomes:
             write_outcomes(out.path / outcomes_folder(name), outcomes)

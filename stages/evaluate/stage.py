@@ -1,4 +1,4 @@
-"""evaluate: what a student learned, in figures and in images.
+"""evaluate: measure what a student learned, and show it in figures and in images.
 
 Takes:  an artifact of distill, the teacher that it was distilled from, and sets of images.
 Does:   image-text retrieval, zero-shot classification, nearest neighbours, linear probes, and an analysis of the space.
@@ -38,7 +38,7 @@ def work(params: EvaluateParams, sources: EvaluateSources, context: Context) -> 
 def prepare(
     inputs: EvaluateInputs, params: EvaluateParams, runtime: EvaluateRuntime, context: Context
 ) -> EvaluateInputs:
-    """With --watch, measure the checkpoints of a distillation while it runs, and wait for its end."""
+    """Follow a distillation while it runs, with --watch: measure its checkpoints, and wait for its end."""
     if not runtime.watch:
         return inputs
     from stages.evaluate.jobs.watch import follow

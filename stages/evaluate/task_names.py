@@ -1,4 +1,4 @@
-"""The tasks by name: which belong together on the command line, and what each needs."""
+"""Names of the tasks: their groups on the command line, and what each needs."""
 
 RETRIEVAL_TASKS = ("retrieval", "geometry", "neighbourhoods")
 CLASS_TASKS = ("zero_shot", "knn", "knn_backbone", "linear_probe", "linear_probe_backbone", "clustering")
@@ -11,24 +11,24 @@ TASK_GROUPS = {
     "linear-probe": ("linear_probe", "linear_probe_backbone"),
     "analysis": ("geometry", "neighbourhoods", "clustering", "sts"),
 }
-"""What ``--task`` takes, and the tasks that it stands for."""
+"""Values of ``--task``, and the tasks that each stands for."""
 
 OPTION_TASKS = {
     "zero_shot": ("zero_shot", "clustering"),
     "knn": ("knn", "knn_backbone", "clustering"),
     "linear_probe": ("linear_probe", "linear_probe_backbone", "clustering"),
 }
-"""What the sets of an option are for."""
+"""Tasks that the sets of an option are measured at."""
 
 NEED_TRAIN = frozenset({"knn", "knn_backbone", "linear_probe", "linear_probe_backbone"})
 NEED_TEACHER = frozenset({*RETRIEVAL_TASKS, *STS_TASKS, "zero_shot"})
 
 
 def wanted_tasks(groups: tuple[str, ...]) -> frozenset[str]:
-    """The tasks of these groups; without groups, all."""
+    """List the tasks of these groups; of all groups where none is named."""
     return frozenset(task for group in groups or TASK_GROUPS for task in TASK_GROUPS[group])
 
 
 def choose(tasks: tuple[str, ...], wanted: frozenset[str]) -> tuple[str, ...]:
-    """Those of the tasks that are wanted, in their order."""
+    """Choose the tasks that are wanted, in their order."""
     return tuple(task for task in tasks if task in wanted)

@@ -130,16 +130,16 @@ def test_waits__are_counted_by_the_line_of_the_project(
         look(watch, *args, **words)
 
     monkeypatch.setattr(LossWatch, "look", waiting_look)
-    found: Counter[str] = Counter()
-    with watched(found, num_steps=6, watch=True, switch=modes.append):
+    counts: Counter[str] = Counter()
+    with watched(counts, num_steps=6, watch=True, switch=modes.append):
         run_cli(*DISTILL)
     assert modes == ["default", "warn", "default", "default"]
-    places = sorted(found)
+    places = sorted(counts)
     assert all(
         re.match(r"stages/distill/[\w/]+\.py:\d+ \(benchmarks/test_gpu_steps\.py:\d+\)$", place) for place in places
     )
     assert (
-        found.total() == 5
+        counts.total() == 5
     )  # of the loss in steps 4 to 6, of the gradient in 4 and 5: the watch ends with the last step
 
 

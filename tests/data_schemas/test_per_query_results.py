@@ -26,10 +26,14 @@ RETRIEVED: dict[str, Any] = {
 }
 
 
-def contents(found: QueryResults) -> list[Any]:
+def contents(outcomes: QueryResults) -> list[Any]:
     """All columns, as lists."""
-    measures = {name: values.tolist() for name, values in found.measures.items()}
-    return [found.name, *map(list, (found.images, found.queries, found.labels, found.predicted)), measures]
+    measures = {name: values.tolist() for name, values in outcomes.measures.items()}
+    return [
+        outcomes.name,
+        *map(list, (outcomes.images, outcomes.queries, outcomes.labels, outcomes.predicted)),
+        measures,
+    ]
 
 
 def test_outcomes__come_back_as_written(tmp_path: Path) -> None:

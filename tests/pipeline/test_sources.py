@@ -26,14 +26,14 @@ def identified(name, value=None):
 
 
 def sources(**changes):
-    given = {
+    values = {
         "captions": identified("1", "words"),
         "images": identified("2"),
         "sets": {"retrieval b": identified("3", 3), "classes a": identified("4", 4)},
         "prototypes": identified("5"),
         "training": identified("6"),
     }
-    return Sources(**(given | changes))
+    return Sources(**(values | changes))
 
 
 def test_hashed_inputs__stand_under_field_names_or_the_keys_that_are_declared_in_their_order():

@@ -1,4 +1,4 @@
-"""Pages in a real browser, with what they ask for and complain of."""
+"""Open pages in a real browser, and record their requests and errors."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ FLAGS = (
 
 @dataclass
 class Opened:
-    """A page in the browser, with what it asked for and complained of since it was opened."""
+    """A page in the browser, with its requests and errors since it was opened."""
 
     page: Any
     requests: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What the fixtures of export give: an export with its store, and a hub that answers on this machine."""
+"""Values of export's fixtures: an export with its store, and a hub that answers on this machine."""
 
 import json
 from dataclasses import dataclass, field
@@ -22,14 +22,14 @@ class Exported:
 
 @dataclass
 class Hub:
-    """What a hub was asked and told, and how it answers.
+    """Requests and files that a hub received, and how it answers.
 
     Args:
-        address: of the server.
-        requests: method, path and body of each.
-        files: that were committed, by name.
-        refuses: paths that begin so are answered with 403 and ``message``.
-        message: what it says then.
+        address: Address of the server.
+        requests: Method, path and body of each request.
+        files: Content of the committed files, by name.
+        refuses: Paths that begin so are answered with 403 and ``message``.
+        message: Text of that answer.
     """
 
     address: str

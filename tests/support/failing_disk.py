@@ -1,4 +1,4 @@
-"""A disk that refuses the n-th thing that is asked of it, as SQLite's tests have one (sqlite.org/testing.html)."""
+"""A disk whose n-th operation fails, as in SQLite's tests (sqlite.org/testing.html)."""
 
 import io
 import os
@@ -16,9 +16,9 @@ class FailingDisk:
     """Counts writes, waits for the disk, renames and new folders below a folder, and lets one of them fail.
 
     Args:
-        root: the folder.
-        nth: which of them fails, from 1.
-        code: an errno. A write that fails with ENOSPC has written half of its bytes before.
+        root: Folder that is watched.
+        nth: Number of the operation that fails, from 1.
+        code: Error number, an errno. A write that fails with ENOSPC has written half of its bytes before.
     """
 
     def __init__(self, root: Path, *, nth: int, code: int) -> None:
@@ -30,7 +30,7 @@ class FailingDisk:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Put it in place of the real one, for this process."""
+        """Replace the real disk by it, for this process."""
         with pytest.MonkeyPatch.context() as patch:
             for name in _CALLS:
                 patch.setattr(os, name, self._call(name, getattr(os, name)))
@@ -39,7 +39,7 @@ class FailingDisk:
             yield
 
     def _library_write(self, real):
-        """A writer in C++, of which only whole files are seen."""
+        """Wrap a writer in C++, of which only whole files are seen."""
 
         def write(table, path, **options):
             real(table, path, **options)

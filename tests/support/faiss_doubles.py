@@ -17,7 +17,7 @@ DAMAGES = tuple(_REASONS)
 
 
 def damage_faiss(damage: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Let the import of faiss fail as it really does; returns how the reason begins."""
+    """Let the import of faiss fail as it really does; return how the reason begins."""
     reason = _REASONS[damage]
 
     class Finder:
@@ -35,10 +35,10 @@ def damage_faiss(damage: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 class FakeFaiss(ModuleType):
-    """The real library, but for its GPUs: an index that is moved to one stays where it is.
+    """The real library with pretended GPUs: an index that is moved to one stays where it is.
 
     Args:
-        num_gpus: that it pretends to see.
+        num_gpus: Number of GPUs that it pretends to see.
     """
 
     def __init__(self, num_gpus: int) -> None:
@@ -75,7 +75,7 @@ class FakeFaiss(ModuleType):
 
 
 def install_fake_faiss(monkeypatch: pytest.MonkeyPatch, *, num_gpus: int = 2) -> FakeFaiss:
-    """Put the fake in the place of the library."""
+    """Replace the library by the fake."""
     fake = FakeFaiss(num_gpus)
     monkeypatch.setitem(sys.modules, "faiss", fake)
     return fake

@@ -27,7 +27,7 @@ from stages.components.images.decoding import ImageRejected
 from stages.components.images.lazy_image import open_lazily
 
 TIMEOUT_S = 10
-_BATCH = 500  # inputs of one process: what it leaks or breaks ends with it
+_BATCH = 500  # inputs of one process: its leaks and damage end with it
 
 _PIECES = (
     "a dog", "a\tdog", '"quoted"', '"open', 'end"', '""', '"a ""b"" c"', "\t", "\t\t", "\n", "\r\n", "\r", "\0", "",
@@ -37,7 +37,7 @@ _PIECES = (
 
 
 def images() -> list[bytes]:
-    """Small sound images in every format that is read, and some that must not be."""
+    """Encode small sound images in every format that is read, and some that must not be read."""
     draw = np.random.default_rng(0)
     smooth = Image.fromarray(draw.integers(0, 256, (5, 7, 3), np.uint8)).resize((41, 31))
     grey, alpha = smooth.convert("L"), smooth.copy()
@@ -76,12 +76,12 @@ def images() -> list[bytes]:
         (smooth, "ICO", {}),
         (smooth, "TGA", {}),
     ]
-    found = []
+    encoded = []
     for image, format_name, options in kinds:
         data = io.BytesIO()
         image.save(data, format_name, **options)
-        found.append(data.getvalue())
-    return [*found, b"<svg xmlns='http://www.w3.org/2000/svg'/>", b""]
+        encoded.append(data.getvalue())
+    return [*encoded, b"<svg xmlns='http://www.w3.org/2000/svg'/>", b""]
 
 
 def damaged(data: bytes, draw: random.Random, *, others: list[bytes]) -> bytes:
@@ -112,7 +112,7 @@ def damaged(data: bytes, draw: random.Random, *, others: list[bytes]) -> bytes:
 
 
 def manifest(draw: random.Random) -> bytes:
-    """A text that means to be a manifest, in one encoding or another."""
+    """Make a text that resembles a manifest, in one encoding or another."""
     others = ["title\tfilepath\tx", '"filepath"\t"title"', "filepath,title", "", "x\ty"]
     header = draw.choice(others) if draw.random() < 0.3 else "filepath\ttitle"
     lines = [header]
@@ -127,7 +127,7 @@ def manifest(draw: random.Random) -> bytes:
 
 
 def read_image(path: Path) -> str:
-    """Read an image whole, and hold it to what every image is."""
+    """Read an image whole, and check what holds for every image."""
     try:
         image = open_lazily(path)
         pixels = image.pixels()
@@ -139,7 +139,7 @@ def read_image(path: Path) -> str:
 
 
 def read_pairs(path: Path) -> str:
-    """Read a manifest, and count: nothing is lost."""
+    """Read a manifest, and check that no row is lost."""
     try:
         found = read_manifest(path, max_bad_fraction=1.0)
     except ProtoRKDError as error:
@@ -150,7 +150,7 @@ def read_pairs(path: Path) -> str:
 
 
 def fuzz(numbers: range, *, seed: int, folder: Path) -> Counter[str]:
-    """Make and read inputs by their numbers; what they came to."""
+    """Make and read inputs by their numbers, and count the outcomes."""
     counts: Counter[str] = Counter()
     sound, path = images(), folder / "input"
     for number in numbers:
@@ -174,14 +174,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--inputs", type=int, default=100_000, help="In all.")
     parser.add_argument("--seed", type=int, default=0, help="Of the inputs.")
-    given = parser.parse_args()
+    options = parser.parse_args()
     failures, totals = [], Counter[str]()
     with tempfile.TemporaryDirectory() as folder:
-        for first in range(0, given.inputs, _BATCH):
-            numbers = range(first, min(first + _BATCH, given.inputs))
+        for first in range(0, options.inputs, _BATCH):
+            numbers = range(first, min(first + _BATCH, options.inputs))
             try:
                 with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
-                    totals += pool.submit(fuzz, numbers, seed=given.seed, folder=Path(folder)).result()
+                    totals += pool.submit(fuzz, numbers, seed=options.seed, folder=Path(folder)).result()
             except (RuntimeError, BrokenProcessPool) as error:
                 failures.append(f"{numbers}: {error}")
     for outcome, num in sorted(totals.items()):

@@ -71,11 +71,11 @@ def main() -> None:
             text=True,
         )
         seconds = time.monotonic() - start
-        found = json.loads(done.stdout)
+        counts = json.loads(done.stdout)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         own = resource.getrusage(resource.RUSAGE_SELF)
         sys.stdout.write(
-            f"{found['statuses']['ok'] / seconds:.0f} images/s kept over the {seconds:.1f} s of the whole command; "
+            f"{counts['statuses']['ok'] / seconds:.0f} images/s kept over the {seconds:.1f} s of the whole command; "
             f"its CPU {used.ru_utime:.1f} s and {used.ru_stime:.1f} s of the system's; "
             f"most memory of a process {used.ru_maxrss / 1000:.0f} MB; "
             f"CPU of the server {own.ru_utime + own.ru_stime:.1f} s\n"

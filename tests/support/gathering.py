@@ -1,4 +1,4 @@
-"""What tests of gather-cc share: a table of URLs, the command in-process, and its status table."""
+"""Helpers of gather-cc's tests: a table of URLs, the command in-process, and its status table."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from misbehaving import LARGE
 from cli import cli
 
 HERE = ("--allow-private", "--workers", 0, "--max-bytes", LARGE // 2, "--backoff-s", 0.01)
-# For what never answers. What does may take longer, on a busy machine.
+# For servers that never answer; others may take longer on a busy machine.
 SHORT = ("--read-timeout-s", 0.3, "--timeout-s", 0.6, "--connect-timeout-s", 0.5)
 
 

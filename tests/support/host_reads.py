@@ -1,4 +1,4 @@
-"""What the host would wait for a GPU at: seen on a CPU, and refused on a GPU."""
+"""Find operations that make the host wait for a GPU: counted on a CPU, refused on a GPU."""
 
 import sys
 import warnings
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from stages.components.compute.device import send
 
-# What copies a number to the host, or gives a tensor whose size depends on the content of another.
+# Operations that copy a number to the host, or give a tensor whose size depends on another's content.
 READS = {
     "_local_scalar_dense", "equal", "is_nonzero", "item", "masked_select", "nonzero", "repeat_interleave", "unique2",
     "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive",
@@ -25,12 +25,12 @@ _MOVES = {"_to_copy", "copy_"}
 
 
 class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts them.
+    """Counts these operations.
 
     Args:
-        device: what stands for the GPU. All runs on "cpu", where what is read is seen. On "meta" tensors have no
-            content, so that to ask for it is torch's own error, and what is copied between host and device is seen as
-            well: of that, `send` alone copies from pinned memory, beside which the host goes on.
+        device: Device that stands for the GPU. On "cpu" everything runs, and reads are counted. On "meta" tensors have
+            no content, so that reading it is torch's own error, and copies between host and device are counted as
+            well, except `send`'s, which are from pinned memory and do not stop the host.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -43,24 +43,24 @@ class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run the operation."""
         name = function.overloadpacket.__name__
         result = function(*args, **(kwargs or {}))
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        on_device = [tensor for tensor in given if tensor.device.type == self._device]
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        on_device = [tensor for tensor in tensors if tensor.device.type == self._device]
         by_mask = name in ("index", "index_put", "index_put_") and any(
             index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
         )
         reads = on_device and (name in READS or by_mask)
-        if reads or (self._device != "cpu" and self._crosses(name, given, result)):
+        if reads or (self._device != "cpu" and self._crosses(name, tensors, result)):
             self.found[name] += 1
             places = (f"{code.co_filename}:{line}" for code, line in _calls())
             self.places.add(f"{name}, {next((place for place in places if '/stages/' in place), 'elsewhere')}")
         return result
 
-    def _crosses(self, name: str, given: list[Tensor], result: Any) -> bool:
-        """Whether an operation takes tensors of both sides; a number in a tensor goes along with its launch."""
-        if name == "lift_fresh":  # torch.tensor(..., device=...), which has been copied already
+    def _crosses(self, name: str, tensors: list[Tensor], result: Any) -> bool:
+        """Tell whether an operation takes tensors of both sides; a number in a tensor goes along with its launch."""
+        if name == "lift_fresh":  # torch.tensor(..., device=...), which was copied already
             return result.device.type == self._device
         moves = name in _MOVES
-        sides = {tensor.device.type for tensor in given if moves or tensor.ndim}
+        sides = {tensor.device.type for tensor in tensors if moves or tensor.ndim}
         if moves:
             sides.add(result.device.type)
         return len(sides) > 1 and not any(code is send.__code__ for code, _ in _calls())
@@ -76,7 +76,7 @@ class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _calls() -> Iterator[tuple[CodeType, int]]:
-    """What is being called, and at which line each call is, from the innermost outwards."""
+    """Name the running calls and their lines, from the innermost outwards."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         yield frame.f_code, frame.f_lineno
@@ -91,7 +91,7 @@ def without_autocast(patch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def waits_refused() -> Iterator[None]:
-    """Make it an error of CUDA to wait for the device."""
+    """Make waiting for the device an error of CUDA."""
     _set_sync_debug_mode("error")
     try:
         yield

@@ -1,4 +1,4 @@
-"""Long runs watched from outside: does memory grow with the work, are files and shared memory given back?
+"""Watch long runs from outside: does memory grow with the work, are files and shared memory freed?
 
 ``python -m tests.support.long_runs --rows 200000 --steps 2000``: encodes so many captions and distils for so many
 steps, each by a real command, and prints the slopes of its memory over the work, after a warm-up.
@@ -27,12 +27,12 @@ _READERS = 2
 
 @dataclass(frozen=True)
 class Sample:
-    """What was seen at one moment.
+    """Measurements at one moment.
 
     Args:
-        done: rows or steps.
-        memory_mb: resident, of all processes.
-        num_files: open file descriptors of all processes.
+        done: Rows or steps that are done.
+        memory_mb: Resident memory of all processes, in MB.
+        num_files: Open file descriptors of all processes.
     """
 
     done: int
@@ -45,9 +45,9 @@ class Watched:
     """A command that ran to its end.
 
     Args:
-        samples: in order, one for each number of rows or steps that was seen.
-        left: names in shared memory that were not there before.
-        seconds: from its start.
+        samples: Samples in order, one for each number of rows or steps that was seen.
+        left: Names in shared memory that were not there before.
+        seconds: Seconds from start to end.
     """
 
     samples: list[Sample]
@@ -55,7 +55,7 @@ class Watched:
     seconds: float
 
     def warm(self) -> list[Sample]:
-        """The samples after the warm-up."""
+        """Select the samples after the warm-up."""
         return [sample for sample in self.samples if sample.done >= _WARM_UP * self.samples[-1].done]
 
     def memory_slope(self) -> float:
@@ -68,7 +68,7 @@ class Watched:
 
 
 def _slope(points: list[tuple[int, float]]) -> float:
-    """The median of the slopes between all pairs: a state that is saved takes memory for a moment."""
+    """Take the median of the slopes between all pairs: saving a state takes memory for a moment."""
     done, values = zip(*points, strict=True)
     return float(scipy.stats.theilslopes(values, done).slope * 1000)
 
@@ -96,7 +96,7 @@ def distillation(root: Path, *, steps: int) -> Iterator[tuple[str, Watched]]:
 
 
 def watch(words: tuple[object, ...], store: Path, log: Path, *, done: Callable[[], int]) -> Watched:
-    """Run a command to its end, and look at it whenever it has got further."""
+    """Run a command to its end, and sample it whenever it has made progress."""
     before, start, samples = abandoned_memory(), time.monotonic(), [Sample(0, 0.0, 0)]
     with started(*words, "--store", store, log=log) as command:
         while command.process.poll() is None:
@@ -118,7 +118,7 @@ def _rows_written(store: Path) -> int:
 
 
 def _steps_taken(store: Path) -> int:
-    """The step of the last line of metrics, each of which begins with it."""
+    """Read the step of the last line of metrics, each of which begins with it."""
     for path in store.glob("distill/.draft-*/logs/metrics.jsonl"):
         lines = path.read_text().splitlines()
         return int(lines[-1].split(":")[1].split(",")[0]) if lines else 0
@@ -130,13 +130,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--rows", type=int, default=200_000, help="Captions to encode. 0: none.")
     parser.add_argument("--steps", type=int, default=2000, help="Steps to distil. 0: none.")
-    given = parser.parse_args()
+    options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         runs: list[Iterator[tuple[str, Watched]]] = []
-        runs += [encodings(root, rows=given.rows)] if given.rows else []
-        runs += [distillation(root, steps=given.steps)] if given.steps else []
+        runs += [encodings(root, rows=options.rows)] if options.rows else []
+        runs += [distillation(root, steps=options.steps)] if options.steps else []
         for run in runs:
             for name, watched in run:
                 sys.stdout.write(f"{name}: {describe(watched)}\n")
@@ -144,7 +144,7 @@ def main() -> None:
 
 
 def describe(watched: Watched) -> str:
-    """One line of figures."""
+    """Write the figures of a run in one line."""
     warm = watched.warm()
     highest = max(sample.memory_mb for sample in watched.samples)
     return (

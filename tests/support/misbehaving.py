@@ -1,4 +1,4 @@
-"""A web server that does what web servers do: each way to answer is a function, asked for by the path's first part."""
+"""A web server that misbehaves as real ones do: the path's first part names the function that answers."""
 
 import asyncio
 import contextlib
@@ -16,20 +16,20 @@ from pathlib import Path
 from PIL import Image
 
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "::1")
-LARGE = 200_000  # bytes of what is too large; the tests' limit is half of it
+LARGE = 200_000  # bytes of a body that is too large; the tests' limit is half of it
 
 
 @dataclass
 class Request:
-    """What a client asked.
+    """A client's request.
 
     Args:
-        path: with its query.
-        host: as the header says.
-        headers: by name in lower case.
-        number: how many times the path has been asked for, this time included.
-        write: sends bytes.
-        server: whom.
+        path: Path with its query.
+        host: Host in the request's header.
+        headers: Headers by name in lower case.
+        number: How many times the path has been asked for, this time included.
+        write: Sends bytes to the client.
+        server: Server that was asked.
     """
 
     path: str
@@ -45,14 +45,14 @@ class Request:
 
 @dataclass
 class Server:
-    """What it saw.
+    """The running server, and a record of its requests.
 
     Args:
-        port: where it listens, on each of `HOSTS`.
-        root: folder of the files that ``/file/NAME`` serves.
-        asked: how often each path was asked for.
-        requests: all of them, in order.
-        most: the most requests at a time, by the address that was connected to, and of all under "".
+        port: Port that it listens on, on each of `HOSTS`.
+        root: Folder of the files that ``/file/NAME`` serves.
+        asked: How often each path was asked for.
+        requests: All requests, in order.
+        most: Most requests at a time, by the address that was connected to, and of all addresses under "".
     """
 
     root: Path
@@ -154,7 +154,7 @@ async def respond(
     length: int | None = None,
     **headers: str,
 ) -> bool:
-    """Answer as a decent server does; whether the connection may be used again."""
+    """Answer as a decent server does; return whether the connection may be used again."""
     lines = [
         f"HTTP/1.1 {status}",
         f"Content-Length: {len(body) if length is None else length}",
@@ -280,7 +280,7 @@ async def redirect_and_close(request: Request) -> bool:
 
 
 async def redirect_home(request: Request) -> bool:
-    """To a file of this server on another of its hosts, with a cookie that is not to come back."""
+    """Redirect to a file on another host of this server, with a cookie that must not come back."""
     place = request.server.url("good", "127.0.0.3")
     return await respond(request, b"", status="301 Moved", Location=place, Set_Cookie="who=you; Path=/")
 

@@ -20,14 +20,14 @@ WAIT_S = 30
 
 @dataclass
 class Fault:
-    """What happens to the next requests of a kind.
+    """A fault of the next requests of a kind.
 
     Args:
-        method: of the requests.
-        part: of their path.
-        act: is given the request, and how the store answers it; answers in its place.
-        times: how many are left.
-        after: how many of them go through before.
+        method: Method of the requests.
+        part: Part of their path.
+        act: Takes the request and a function that gives the store's answer; answers in its place.
+        times: Number of requests that are still to fail.
+        after: Number of requests that go through before.
     """
 
     method: str
@@ -64,7 +64,7 @@ class ObjectServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client needs to know."""
+        """Environment variables that a client needs."""
         return {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST",
@@ -86,7 +86,7 @@ class ObjectServer:
         return name
 
     def count(self, method: str = "", part: str = "") -> int:
-        """How many requests there were of a kind."""
+        """Count the requests of a kind."""
         return sum(method in each[0] and part in each[1] for each in self.requests)
 
     @property

@@ -1,4 +1,4 @@
-"""What tests of objectives share: a small corpus, and slow second ways to the same numbers."""
+"""Helpers of the tests of objectives: a small corpus, and slow second ways to the same numbers."""
 
 import torch
 from torch import Tensor

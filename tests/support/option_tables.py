@@ -23,17 +23,17 @@ _PARTS = (
 
 
 def with_tables(text: str) -> str:
-    """A page with its tables made anew."""
+    """Make the tables of a page anew."""
     stages = {stage.name: stage for stage in STAGES}
 
-    def fill(found: "re.Match[str]") -> str:
-        return f"{found[1]}{_tables(stages[found[2]])}\n{found[3]}"
+    def fill(match: "re.Match[str]") -> str:
+        return f"{match[1]}{_tables(stages[match[2]])}\n{match[3]}"
 
     return _TABLE.sub(fill, text)
 
 
 def stages_with_tables(text: str) -> list[str]:
-    """The stages whose options a page lists."""
+    """List the stages whose options a page lists."""
     return [found[2] for found in _TABLE.finditer(text)]
 
 

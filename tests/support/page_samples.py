@@ -1,4 +1,4 @@
-"""Little sets with real images, and a report that tells of everything a report can tell of, for tests of the page."""
+"""Small sets with real images, and a report with everything that a report can hold, for tests of the page."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def draw_images(root: Path, num: int) -> list[str]:
 
 
 def embed(rows: torch.Tensor, *, readable: list[int] | None = None) -> ImageEmbeddings:
-    """Stand in for what a student makes of all or some images of a set."""
+    """Stand in for a student's embeddings of all or some images of a set."""
     kept = torch.arange(len(rows)) if readable is None else torch.tensor(readable)
     return ImageEmbeddings(
         embeddings=rows[kept], features=rows[kept], rows=kept, rejections=(), digest="0" * 64, precision="fp32"
@@ -43,13 +43,13 @@ def embed(rows: torch.Tensor, *, readable: list[int] | None = None) -> ImageEmbe
 
 
 def colour_rows(num: int, *, noise: float = 0.3, seed: int = 0) -> torch.Tensor:
-    """Embeddings in which images of one colour lie together: (num, DIM)."""
+    """Make embeddings in which images of one colour lie together: (num, DIM)."""
     generator = torch.Generator().manual_seed(seed)
     return torch.eye(DIM)[torch.arange(num) % len(COLOURS)] + noise * torch.randn(num, DIM, generator=generator)
 
 
 def some_retrieval_set(root: Path, *, num: int = 24) -> RetrievalSet:
-    """Images with two captions each, one after the other."""
+    """Make images with two captions each, one after the other."""
     images = ImageSet(root=root, paths=draw_images(root, num))
     captions = tuple(f"{word} {COLOURS[image % 4]} disc {image}" for image in range(num) for word in ("a", "the"))
     return RetrievalSet(
@@ -62,7 +62,7 @@ def some_retrieval_set(root: Path, *, num: int = 24) -> RetrievalSet:
 
 
 def some_class_set(root: Path, *, num: int = 40) -> ClassSet:
-    """Images whose classes are the four colours in turn."""
+    """Make images whose classes are the four colours in turn."""
     paths = draw_images(root, num)
     labels = tuple(number % len(COLOURS) for number in range(num))
     folder = ImageFolder(name="discs", root=root, classes=COLOURS, images=tuple(paths), labels=labels)
@@ -71,7 +71,7 @@ def some_class_set(root: Path, *, num: int = 40) -> ClassSet:
 
 
 def some_scores(num: int = 40) -> torch.Tensor:
-    """Class scores by which seagreen is always taken for crimson, and goldenrod half of the time for royalblue."""
+    """Score classes such that seagreen is always taken for crimson, and goldenrod half of the time for royalblue."""
     scores = torch.eye(len(COLOURS))[torch.arange(num) % len(COLOURS)]
     scores[1::4] = torch.eye(len(COLOURS))[0]
     scores[3::8] = torch.eye(len(COLOURS))[2]
@@ -79,7 +79,7 @@ def some_scores(num: int = 40) -> torch.Tensor:
 
 
 def some_prototypes(num: int = 40) -> tuple[Prototypes, pa.Array]:
-    """Four prototypes, one a colour, and their captions; the first has the most."""
+    """Make four prototypes, one per colour, and their captions; the first has the most."""
     assignment = np.array([number % 4 if number % 3 else 0 for number in range(num)], np.int32)
     prototypes = Prototypes(
         centroids=np.eye(DIM, dtype=np.float32)[:4],
@@ -92,7 +92,7 @@ def some_prototypes(num: int = 40) -> tuple[Prototypes, pa.Array]:
 def some_exhibits(
     root: Path, *, map_method: str = "pca"
 ) -> tuple[list[Gallery], dict[str, tuple[ContactSheet, ...]], dict[str, tuple[OverlapExample, ...]]]:
-    """All that a page can show: galleries of two sets, contact sheets and copies, with images below the folder."""
+    """Make all that a page can show: galleries of two sets, contact sheets and copies, with images below the folder."""
     pairs, classes = some_retrieval_set(root / "pairs"), some_class_set(root / "discs")
     captions = colour_rows(24, noise=0.25, seed=1).repeat_interleave(2, dim=0)
     images, test = embed(colour_rows(24)), embed(colour_rows(40, seed=2))
@@ -108,12 +108,12 @@ def some_exhibits(
 
 
 def interval(value: float, num: int, half: float = 1.5) -> dict[str, Any]:
-    """An interval around a value."""
+    """Make an interval around a value."""
     return {"low": value - half, "high": value + half, "num_pictures": num}
 
 
 def some_entry(name: str, task: str, metrics: dict[str, float], **more: Any) -> dict[str, Any]:
-    """What a report says of a set and a task, every figure with an interval."""
+    """Make a report's entry of a set and a task, every figure with an interval."""
     num = more.get("num_images", 0)
     intervals = {measure: interval(value, num) for measure, value in metrics.items()}
     return {
@@ -129,7 +129,7 @@ def some_entry(name: str, task: str, metrics: dict[str, float], **more: Any) -> 
 
 
 def full_report() -> dict[str, Any]:
-    """A report with every section of the page."""
+    """Make a report with every section of the page."""
     recalls = {f"{way}/recall@{k}": 8.0 + 4 * k for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)}
     recalls |= {"mean_recall": 29.3, "text_to_image/median_rank": 12.0, "image_to_text/median_rank": 9.5}
     sides = {

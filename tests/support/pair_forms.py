@@ -21,9 +21,9 @@ class Imaged:
     """An image and its caption.
 
     Args:
-        key: its name without a suffix.
-        data: a JPEG's bytes.
-        caption: of it.
+        key: Name of the image without a suffix.
+        data: Bytes of the image, a JPEG.
+        caption: Caption of the image.
     """
 
     key: str
@@ -161,7 +161,7 @@ def img2dataset_parquet(root: Path, pairs: Sequence[Imaged]) -> Path:
 
 
 def _img2dataset(root: Path, pairs: Sequence[Imaged], layout: str) -> Path:
-    """Lay shards out as img2dataset 1.47 does: a list a shard, in which what could not be fetched has a status."""
+    """Lay shards out as img2dataset 1.47 does: a list per shard, with a status of failed images."""
     root.mkdir(parents=True, exist_ok=True)
     for number, some in enumerate(halves(pairs)):
         rows: list[dict[str, Any]] = [_fact(pair, "success") for pair in some]
@@ -226,7 +226,7 @@ FORMS: dict[str, Callable[[Path, Sequence[Imaged]], Path]] = {
 
 
 def write_form(form: str, root: Path, pairs: Sequence[Imaged]) -> Path:
-    """Write pairs in a form, in a folder that is made anew; what a user would name."""
+    """Write pairs in a form, in a folder that is made anew; return the path that a user would name."""
     if root.exists():
         shutil.rmtree(root)
     return FORMS[form](root, pairs)

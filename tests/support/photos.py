@@ -14,7 +14,7 @@ SIZE = (120, 90)
 
 
 def photo(seed: int) -> Image.Image:
-    """Something like a photo: smooth patches of many sizes and colours."""
+    """Draw something like a photo: smooth patches of many sizes and colours."""
     generator = np.random.default_rng(seed)
     pixels = np.full((SIZE[1], SIZE[0], 3), 128.0)
     for cells in (3, 6, 12, 24):
@@ -24,7 +24,7 @@ def photo(seed: int) -> Image.Image:
 
 
 def write_images(root: Path) -> Path:
-    """Three photos, the first twice in the same bytes and once as a JPEG, and two files that are no images."""
+    """Write three photos, the first twice in the same bytes and once as a JPEG, and two files that are no images."""
     root.mkdir()
     for seed in range(3):
         photo(seed).save(root / f"{seed}.png")

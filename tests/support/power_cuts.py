@@ -1,4 +1,4 @@
-"""What a power cut can leave of a folder: names and bytes that were forced to disk, and any part of the rest.
+"""Derive what a power cut can leave of a folder: names and bytes forced to disk, and any part of the rest.
 
 After ALICE (Pillai et al., All File Systems Are Not Created Equal, OSDI 2014): the operations of a run are watched, and
 before each of them the states are derived that a file system may come back with. A file's bytes are certain since its
@@ -34,7 +34,7 @@ class PowerCuts:
     """States that a cut before any of the watched operations could leave, without those that were seen before.
 
     Args:
-        root: the folder; what is in it now is on disk for certain.
+        root: Folder that is watched; its present content is on disk for certain.
     """
 
     def __init__(self, root: Path) -> None:
@@ -118,7 +118,7 @@ class PowerCuts:
             self.states.append(tree)
 
     def _look(self) -> None:
-        """Read what is there now; an operation under way in another thread may take a name away meanwhile."""
+        """Read the present content; an operation in another thread may remove a name meanwhile."""
         waiting = [self._root]
         while waiting:
             folder = waiting.pop()

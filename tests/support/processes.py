@@ -1,4 +1,4 @@
-"""The command line as a real process with a session of its own: its descendants, their memory, and what it leaves."""
+"""Run the command line as a real process with its own session, and observe its descendants, memory and remains."""
 
 import contextlib
 import os
@@ -20,9 +20,9 @@ class Ended:
     """How a command ended.
 
     Args:
-        status: of the exit.
-        seconds: from when it was asked to.
-        said: on stderr.
+        status: Exit status.
+        seconds: Seconds since it was asked to end.
+        said: Its text on stderr.
     """
 
     status: int
@@ -35,8 +35,8 @@ class Command:
     """A command that runs.
 
     Args:
-        process: the command itself, which leads its session.
-        log: what it writes to stderr.
+        process: Process of the command, which leads its session.
+        log: File with its stderr.
     """
 
     process: "subprocess.Popen[bytes]"
@@ -44,17 +44,17 @@ class Command:
 
     @property
     def all(self) -> list[int]:
-        """It and all processes that it has started, directly or not, by number."""
+        """Numbers of the command and of all processes that it has started, directly or not."""
         return [number for number in _all_processes() if _session_of(number) == self.process.pid]
 
     @property
     def readers(self) -> list[int]:
-        """The processes that read images: what the server has forked."""
+        """Processes that read images, which the server has forked."""
         parents = {number: _parent_of(number) for number in self.all}
         return [number for number, parent in parents.items() if parents.get(parent, 0) == self.process.pid]
 
     def memory_mb(self) -> float:
-        """Resident memory of all processes; what they share counts in each."""
+        """Resident memory of all processes in MB; shared memory counts in each."""
         return sum(_resident_mb(number) for number in self.all)
 
     def num_files(self) -> int:
@@ -62,11 +62,11 @@ class Command:
         return sum(_num_files(number) for number in self.all)
 
     def said(self) -> str:
-        """What it has written to stderr so far."""
+        """Read what it has written to stderr so far."""
         return self.log.read_text()
 
     def signal_group(self, number: signal.Signals) -> float:
-        """Signal the group of the command, as a terminal or torchrun does; the moment."""
+        """Signal the group of the command, as a terminal or torchrun does; return the moment."""
         os.killpg(self.process.pid, number)
         return time.monotonic()
 
@@ -76,7 +76,7 @@ class Command:
         return Ended(status=status, seconds=time.monotonic() - since, said=self.said())
 
     def left_over(self, *, timeout_s: float) -> list[int]:
-        """Processes that are still there after so many seconds, or none as soon as there are none."""
+        """Wait until no processes are left, at most so many seconds; return those that are."""
         deadline = time.monotonic() + timeout_s
         while (found := self.all) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -85,10 +85,10 @@ class Command:
 
 @contextlib.contextmanager
 def started(*words: object, log: Path) -> Iterator[Command]:
-    """Start the command line; what is left of it is killed in the end."""
+    """Start the command line; processes that remain are killed in the end."""
 
     def interruptible() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets what runs in the background ignore it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets background processes ignore it
 
     with log.open("wb") as stderr:
         process = subprocess.Popen(
@@ -111,7 +111,7 @@ def started(*words: object, log: Path) -> Iterator[Command]:
 
 
 def abandoned_since(before: set[str], *, timeout_s: float = 10.0) -> set[str]:
-    """What of shared memory is abandoned and was not before; others' processes may be about to tidy up."""
+    """List shared memory abandoned since then; other processes get some time to tidy up."""
     deadline = time.monotonic() + timeout_s
     left = abandoned_memory() - before
     while left and time.monotonic() < deadline:
@@ -121,7 +121,7 @@ def abandoned_since(before: set[str], *, timeout_s: float = 10.0) -> set[str]:
 
 
 def abandoned_memory() -> set[str]:
-    """What lies in the system's shared memory, and no process uses."""
+    """List the system's shared memory that no process uses."""
     names = {path.name for path in SHARED_MEMORY.iterdir()} if SHARED_MEMORY.is_dir() else set()
     for number in _all_processes() if names else ():
         with contextlib.suppress(OSError):
@@ -132,7 +132,7 @@ def abandoned_memory() -> set[str]:
 
 
 def is_alive(number: int) -> bool:
-    """Whether a process still runs."""
+    """Tell whether a process still runs."""
     try:
         return _status(number)[0] != "Z"
     except (OSError, IndexError):
@@ -140,16 +140,16 @@ def is_alive(number: int) -> bool:
 
 
 def own_files() -> set[str]:
-    """What this process's file descriptors point to."""
-    found = set()
+    """List the targets of this process's file descriptors."""
+    targets = set()
     for path in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            found.add(f"{path.name} {path.readlink()}")
-    return found
+            targets.add(f"{path.name} {path.readlink()}")
+    return targets
 
 
 def own_memory_mb() -> float:
-    """Resident memory of this process."""
+    """Measure the resident memory of this process, in MB."""
     return _resident_mb(os.getpid())
 
 
@@ -172,7 +172,7 @@ def _parent_of(number: int) -> int:
 
 
 def _status(number: int) -> list[str]:
-    """State and parent, which follow the name in its brackets."""
+    """Read state and parent of a process, which follow the name in its brackets."""
     return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
 
 

@@ -21,9 +21,9 @@ class Embedded:
     """A store in which 24 images are embedded.
 
     Args:
-        store: the folder.
-        images: that are embedded.
-        outcome: of embed.
+        store: Folder of the store.
+        images: Images that are embedded, with their manifest.
+        outcome: JSON that embed printed.
     """
 
     store: Path

@@ -1,4 +1,4 @@
-"""Miniatures of the named sets, as their authors and torchvision lay them out, and what is seen of them."""
+"""Write miniatures of the named sets, as their authors and torchvision lay them out, and list their images."""
 
 import csv
 import json
@@ -246,13 +246,13 @@ def find_none(root: Path, name: str) -> Absent:
     return absent[0]
 
 
-def folder_of(found: FoundSet, split: str, cache: Path) -> ImageFolder:
-    images = getattr(found, split)
+def folder_of(known_set: FoundSet, split: str, cache: Path) -> ImageFolder:
+    images = getattr(known_set, split)
     return unpack(images, cache, file_digests=FileDigests(None))
 
 
 def sightings(folder: ImageFolder) -> list[tuple[bytes, int]]:
-    """Bytes and label of every image, sorted."""
+    """List bytes and label of every image, sorted."""
     return sorted(
         (Image.open(folder.root / path).convert("RGB").tobytes(), label)
         for path, label in zip(folder.images, folder.labels, strict=True)

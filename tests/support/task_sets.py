@@ -15,7 +15,7 @@ from stages.evaluate.sets.image_folder import ImageFolder
 
 
 def embeddings(rows: Tensor, *, unread: tuple[int, ...] = (), features: Tensor | None = None) -> ImageEmbeddings:
-    """Of all images of a set but some."""
+    """Make embeddings of all images of a set except the unreadable ones."""
     read = torch.tensor([row for row in range(len(rows)) if row not in unread])
     return ImageEmbeddings(
         embeddings=rows[read],
@@ -28,38 +28,38 @@ def embeddings(rows: Tensor, *, unread: tuple[int, ...] = (), features: Tensor |
 
 
 def by_name(table: dict[str, Tensor]) -> Callable[[tuple[str, ...]], Tensor]:
-    """Embeds captions by looking them up."""
+    """Make a function that embeds captions by looking them up."""
     return lambda captions: torch.stack([table[caption] for caption in captions])
 
 
 def retrieval_set(
     num_images: int = 60, *, captions: int = 3, noise: float = 1.5, dim: int = 6, seed: int = 0
 ) -> tuple[RetrievalSet, Tensor, Tensor]:
-    """A set, one row an image and one row a caption; the captions of an image do not follow each other."""
+    """Make a set, a row per image and a row per caption; the captions of an image do not follow each other."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(num_images, dim, generator=generator)
     caption_image = torch.arange(num_images).repeat(captions)
     rows = images[caption_image] + noise * torch.randn(len(caption_image), dim, generator=generator)
     paths = [f"{number:03}.jpg" for number in reversed(range(num_images))]
-    found = RetrievalSet(
+    pairs = RetrievalSet(
         name="pairs",
         images=Input(digest="", value=ImageSet(root=Path(), paths=paths)),
         captions=tuple(f"caption {number}" for number in range(len(rows))),
         caption_image=tuple(caption_image.tolist()),
         rejections=(),
     )
-    return found, images, rows
+    return pairs, images, rows
 
 
-def of_captions(found: RetrievalSet, rows: Tensor) -> Callable[[tuple[str, ...]], Tensor]:
-    """Embeds the captions of a set."""
-    return by_name(dict(zip(found.captions, rows, strict=True)))
+def of_captions(pairs: RetrievalSet, rows: Tensor) -> Callable[[tuple[str, ...]], Tensor]:
+    """Make a function that embeds the captions of a set."""
+    return by_name(dict(zip(pairs.captions, rows, strict=True)))
 
 
 def class_set(
     num_classes: int = 7, *, num_train: int = 70, num_test: int = 50, dim: int = 6, mean_per_class: bool = False
 ) -> tuple[ClassSet, dict[str, Tensor]]:
-    """A set of classes of unlike sizes, and the rows of train and test."""
+    """Make a set of classes of unlike sizes, and the rows of train and test."""
     generator = torch.Generator().manual_seed(num_classes)
     centres = torch.randn(num_classes, dim, generator=generator)
     names = tuple(f"kind {number}" for number in range(num_classes))
@@ -76,6 +76,6 @@ def class_set(
     return found, rows
 
 
-def labels_of(found: ClassSet, split: str) -> Tensor:
-    """Of all images."""
-    return torch.tensor({"train": found.train, "test": found.test}[split].folder.labels)
+def labels_of(kinds: ClassSet, split: str) -> Tensor:
+    """Take the labels of all images of a split."""
+    return torch.tensor({"train": kinds.train, "test": kinds.test}[split].folder.labels)

@@ -35,12 +35,12 @@ _SHARD_ROWS = 256
 
 @dataclass
 class Findings:
-    """What the kills of one job came to.
+    """Outcomes of the kills of one job.
 
     Args:
-        kills: those that hit a process at work.
-        late: those that came when it was done.
-        wrong: what must not be, in words.
+        kills: Number of kills that hit a process at work.
+        late: Number of kills that came when it was done.
+        wrong: Descriptions of everything that must not be.
     """
 
     kills: int = 0
@@ -53,9 +53,9 @@ class Job:
     """A command to be killed.
 
     Args:
-        name: of the stage.
-        words: the command line.
-        before: command lines that make the store which it starts from.
+        name: Name of the stage.
+        words: Words of the command line.
+        before: Command lines that make the store which it starts from.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Job:
 
 
 def jobs(root: Path) -> Iterator[Job]:
-    """Every stage, on images and captions that are made below a folder."""
+    """Make a job for every stage, on images and captions that are made below a folder."""
     pairs = make_pairs(root / "pictures", 24, 40)
     captions = counted_captions(4000)
     manifest = make_manifest(root / "many.tsv", [f"{number}.jpg" for number in range(len(captions))], captions)
@@ -100,12 +100,12 @@ def torture(job: Job, *, kills: int, seed: int, root: Path) -> Findings:
                 findings.late += 1  # one more that nothing disturbed
                 continue
             findings.kills += 1
-            found, num_whole = _wrong(store), _whole_shards(store)
+            problems, num_whole = _wrong(store), _whole_shards(store)
             _run(job.words, store)
-            found += _wrong(store) + _redone(store, num_whole)
+            problems += _wrong(store) + _redone(store, num_whole)
             if (contents := _contents(store)) != expected:
-                found.append(f"artifacts {sorted(contents ^ expected)}")
-            findings.wrong += [f"killed after {moment:.3f} s: {one}" for one in found]
+                problems.append(f"artifacts {sorted(contents ^ expected)}")
+            findings.wrong += [f"killed after {moment:.3f} s: {one}" for one in problems]
     return findings
 
 
@@ -122,7 +122,7 @@ def _ready(before: tuple[tuple[object, ...], ...], root: Path) -> Path:
 
 
 def _wrong(store: Path) -> list[str]:
-    """What is not as the records say; an artifact that cannot be opened is wrong, too."""
+    """List what differs from the records, and artifacts that cannot be opened."""
     opened = Store(store)
     found = [f"{path}: {error}" for path, error in opened.unreadable().items()]
     for artifact in opened.artifacts():
@@ -131,14 +131,14 @@ def _wrong(store: Path) -> list[str]:
 
 
 def _whole_shards(store: Path) -> int:
-    """Shards of captions that a killed run has told to be whole; of a sealed draft none is left to be resumed."""
+    """Count the whole shards of captions that a killed run recorded; a sealed draft has none left to resume."""
     drafts = [path for path in store.glob("encode-teacher/.draft-*") if not (path / RECORD_NAME).exists()]
     journals = [path / JOURNAL_NAME for path in drafts]
     return sum(path.startswith(f"{ARRAY_NAME}/c/") for journal in journals for path in read_journal(journal))
 
 
 def _redone(store: Path, num_whole: int) -> list[str]:
-    """Say so where captions of whole shards were embedded again."""
+    """Report captions of whole shards that were embedded again."""
     if not num_whole:
         return []
     resumed = [artifact.record.counts["resumed_captions"] for artifact in Store(store).artifacts("encode-teacher")]
@@ -151,7 +151,7 @@ def _contents(store: Path) -> set[tuple[str, str, str]]:
 
 
 def _fork(words: tuple[object, ...], store: Path) -> int:
-    """Start the command line in a process of its own, without its words on the terminal."""
+    """Start the command line in a process of its own, without its output on the terminal."""
     process = os.fork()
     if process:
         return process
@@ -176,7 +176,7 @@ def _run(words: tuple[object, ...], store: Path) -> float:
 
 
 def _kill(words: tuple[object, ...], store: Path, *, after_s: float) -> bool:
-    """Kill after so many seconds; whether the process was still at work."""
+    """Kill after so many seconds; return whether the process was still at work."""
     process = _fork(words, store)
     time.sleep(after_s)
     os.kill(process, signal.SIGKILL)
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=500, help="In all, shared out evenly over the jobs.")
     parser.add_argument("--seed", type=int, default=0, help="Of the moments.")
     parser.add_argument("--only", action="append", help="This job alone; repeatable.")
-    given = parser.parse_args()
+    options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # a forked process would miss torch's other threads
     os.fsync, os.sync = (lambda _: None), (lambda: None)
     for name in (
@@ -213,10 +213,10 @@ def main() -> None:
         importlib.import_module(name)
     num_wrong = 0
     with tempfile.TemporaryDirectory() as folder:
-        chosen = [job for job in jobs(Path(folder)) if job.name in (given.only or [job.name])]
+        chosen = [job for job in jobs(Path(folder)) if job.name in (options.only or [job.name])]
         for number, job in enumerate(chosen):
-            share = given.kills * (number + 1) // len(chosen) - given.kills * number // len(chosen)
-            findings = torture(job, kills=share, seed=given.seed, root=Path(folder) / job.name)
+            share = options.kills * (number + 1) // len(chosen) - options.kills * number // len(chosen)
+            findings = torture(job, kills=share, seed=options.seed, root=Path(folder) / job.name)
             sys.stdout.write(
                 f"{job.name}: {findings.kills} kills at work, {findings.late} after it, {len(findings.wrong)} wrong\n"
             )

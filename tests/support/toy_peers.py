@@ -8,7 +8,7 @@ TIMEOUT_S = 10
 
 
 class Meeting:
-    """Where so many threads meet."""
+    """Meeting point of the threads that play ranks."""
 
     def __init__(self, size):
         self.barrier = threading.Barrier(size, timeout=TIMEOUT_S)
@@ -43,7 +43,7 @@ class Met:
 
 
 def together(size, work):
-    """Run a function in threads that have met: what each returns or raises, by rank."""
+    """Run a function in threads that have met; return what each returns or raises, by rank."""
     meeting = Meeting(size)
 
     def run(rank):

@@ -1,4 +1,4 @@
-"""A stage without tensors: it writes its input's words into files, one a part.
+"""A stage without tensors: it writes its input's words into files, one per part.
 
 As a script, it runs the stage in a process of its own: ``toy_stage.py STORE SOURCE PAUSE_S [CACHE]``.
 """
@@ -42,7 +42,7 @@ class ToyRuntime:
 
 
 def run_toy(params, sources, out, runtime, context):
-    """Write the parts that are not whole yet, and what is written anew each time."""
+    """Write the parts that are not whole yet, and the files that are written anew each time."""
     num_made = 0
     for number in range(params.num_parts):
         path = f"parts/{number}.txt"

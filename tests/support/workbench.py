@@ -1,4 +1,4 @@
-"""What fixtures and tests are made of: small images with captions, a tiny teacher, the command line in-process."""
+"""Building blocks of fixtures and tests: small images with captions, a tiny teacher, the command line in-process."""
 
 import contextlib
 import csv
@@ -49,7 +49,7 @@ class Cli:
     """The command line, in this process.
 
     Args:
-        store: given as ``--store`` where a call names none.
+        store: Value of ``--store`` where a call names none.
     """
 
     store: Path
@@ -159,7 +159,7 @@ def make_bert(root: Path, *, seed: int) -> Path:
 
 
 def counted_captions(num: int) -> list[str]:
-    """Distinct captions of distinct meaning: numbers, digit by digit."""
+    """Make distinct captions of distinct meaning: numbers, digit by digit."""
     return [" ".join(NUMERALS[int(digit)] for digit in str(number)) for number in range(num)]
 
 
@@ -216,7 +216,7 @@ def met() -> Iterator[Any]:
 
 
 def on_ranks(size: int, work: Callable[[Any], Any], *, meet: Any = met) -> list[Any]:
-    """Run a function on several processes that have met, as torchrun would start them; what each returns, by rank.
+    """Run a function on several processes that have met, as under torchrun; return what each returns, by rank.
 
     The processes are forked, so ``work`` may be any function; tensors come back as numpy arrays. Work that meets by
     itself, as commands do, is given ``meet=contextlib.nullcontext``.
@@ -237,10 +237,10 @@ def on_ranks(size: int, work: Callable[[Any], Any], *, meet: Any = met) -> list[
     for process in processes:
         process.start()
     try:
-        found = dict(results.get(timeout=60) for _ in processes)
+        by_rank = dict(results.get(timeout=60) for _ in processes)
     finally:
         for process in processes:
             process.join(timeout=60)
             process.kill()
     assert [process.exitcode for process in processes] == [0] * size
-    return [found[rank] for rank in range(size)]
+    return [by_rank[rank] for rank in range(size)]

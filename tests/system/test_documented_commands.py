@@ -146,11 +146,11 @@ def _smaller(command: str) -> str:
 def _named(command: str, made: dict[str, list[str]]) -> str:
     """Put artifacts that the page has made in the place of those that it makes up; the first of two is the newer."""
 
-    def artifact(found: "re.Match[str]") -> str:
-        stage = _STAGE_OF.get((found[1] or "").strip(), "evaluate")
+    def artifact(match: "re.Match[str]") -> str:
+        stage = _STAGE_OF.get((match[1] or "").strip(), "evaluate")
         names = made.get(stage) or [path.name for path in Path("store", stage).glob("[!.]*")]
-        is_second = "5c1d0f6a2b7e" in command and found[2] != "5c1d0f6a2b7e"
-        return f"{found[1] or ''}{names[-2 if is_second else -1]}"
+        is_second = "5c1d0f6a2b7e" in command and match[2] != "5c1d0f6a2b7e"
+        return f"{match[1] or ''}{names[-2 if is_second else -1]}"
 
     return _PLACEHOLDER.sub(artifact, command)
 

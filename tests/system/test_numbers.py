@@ -17,11 +17,11 @@ class Case:
     """What is asked for, and what comes of it.
 
     Args:
-        words: the command line; FOLDER is a folder with a class, TSV the manifest.
-        status: of the exit.
-        said: the words that must be among those on stderr or stdout.
-        captions: are encoded before, one an image; none where the store's 24 captions serve.
-        vectors: of the teacher, by word; none for the tests' own.
+        words: Words of the command line; FOLDER is a folder with a class, TSV the manifest.
+        status: Exit status.
+        said: Text that must be on stderr or stdout.
+        captions: Captions that are encoded before, one per image; none where the store's 24 captions serve.
+        vectors: Vectors of the teacher, by word; none for the tests' own.
     """
 
     words: tuple[object, ...]

@@ -40,10 +40,10 @@ def test_road__on_an_object_store_is_found_by_a_machine_that_has_nothing(
     made = [machine("one")(*words) for words in commands]
     assert {outcome["status"] for outcome in made} == {"created"}
     bucket_server.requests.clear()
-    found = [machine("two")(*words) for words in commands]
-    assert {outcome["status"] for outcome in found} == {"unchanged"}
-    assert [outcome["digest"] for outcome in found] == [outcome["digest"] for outcome in made]
-    assert Path(found[2]["path"]).is_relative_to(tmp_path / "two")
+    outputs = [machine("two")(*words) for words in commands]
+    assert {outcome["status"] for outcome in outputs} == {"unchanged"}
+    assert [outcome["digest"] for outcome in outputs] == [outcome["digest"] for outcome in made]
+    assert Path(outputs[2]["path"]).is_relative_to(tmp_path / "two")
     assert bucket_server.count() == bucket_server.count("GET")
     bucket_server.requests.clear()
     assert [machine("two")(*words)["status"] for words in commands] == 3 * ["unchanged"]
@@ -52,7 +52,7 @@ def test_road__on_an_object_store_is_found_by_a_machine_that_has_nothing(
         assert machine("three").run(command).exit_code == 0
     fewer = machine("four")(*commands[0], "--limit", 12)
     assert fewer["counts"]["reused_captions"] == 12  # fetched, and not embedded again
-    message = machine("five").fails("compare", found[1]["fingerprint"], found[2]["fingerprint"])
+    message = machine("five").fails("compare", outputs[1]["fingerprint"], outputs[2]["fingerprint"])
     assert "two" in message  # of which both name one evaluation, which it has looked at
 
 

@@ -29,19 +29,19 @@ STARTS = ("python cli.py ", "torchrun ", "protorkd ")
 
 def commands_of(page: str) -> list[str]:
     """The commands that a page shows in its blocks, in their order, each on one line."""
-    found = []
+    commands = []
     for block in blocks(page, "bash"):
         lines = block.replace("\\\n", " ").splitlines()
-        found += [line.split(" #")[0].strip() for line in lines if line.startswith(STARTS)]
-    return found
+        commands += [line.split(" #")[0].strip() for line in lines if line.startswith(STARTS)]
+    return commands
 
 
 def documented_commands() -> list[str]:
-    found = [command for page in PAGES for command in commands_of(page)]
+    commands = [command for page in PAGES for command in commands_of(page)]
     starts = "|".join(map(re.escape, STARTS))
     for page in PAGES:
-        found += re.findall(rf"`((?:{starts})[^`]+)`", (ROOT / page).read_text())
-    return sorted({command for command in found if "..." not in command})
+        commands += re.findall(rf"`((?:{starts})[^`]+)`", (ROOT / page).read_text())
+    return sorted({command for command in commands if "..." not in command})
 
 
 def documented_targets() -> list[str]:

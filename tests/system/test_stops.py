@@ -26,12 +26,12 @@ class Job:
     """A command, and the files that tell that it is at work: so many of them, with so many lines each.
 
     Args:
-        words: the command line.
-        pattern: of the files, below the store.
-        lines: in one of them.
-        keeps: pattern of what must be there when it has stopped.
-        says: when it was stopped.
-        resumes: says the same command when it is run again.
+        words: Words of the command line.
+        pattern: Pattern of the files to watch, below the store.
+        lines: Number of lines in one of them at which it is stopped.
+        keeps: Pattern of the files that must be there when it has stopped.
+        says: Its message when it was stopped.
+        resumes: Message of the same command when it is run again.
     """
 
     words: tuple[object, ...]

@@ -94,7 +94,7 @@ def writes_in(source: str) -> Iterator[Write]:
 
 def _handed_over(tree: ast.Module) -> set[ast.AST]:
     """The lambdas and the local functions that `write_atomic_by` gets."""
-    found: set[ast.AST] = set()
+    functions: set[ast.AST] = set()
     for scope in ast.walk(tree):
         if not isinstance(scope, ast.FunctionDef):
             continue
@@ -102,8 +102,8 @@ def _handed_over(tree: ast.Module) -> set[ast.AST]:
         for node in ast.walk(scope):
             if isinstance(node, ast.Call) and _dotted(node.func) == "write_atomic_by":
                 write = node.args[1]
-                found.add(local[write.id] if isinstance(write, ast.Name) else write)
-    return found
+                functions.add(local[write.id] if isinstance(write, ast.Name) else write)
+    return functions
 
 
 def _dotted(node: ast.expr) -> str:

@@ -3,7 +3,7 @@
 The order of examples is a function of seed and epoch; a crop and an augmentation are functions of seed, epoch and
 image: nothing depends on the number of workers, and no random state has to be saved.
 
-Images that a GPU's training is handed lie in shared memory that is used again once it has been copied into pinned
+Images for training on a GPU lie in shared memory that is used again once it has been copied into pinned
 memory (`buffer_pool`), because allocating fresh pages takes longer than filling them. Augmentation draws its parameters
 on the CPU and changes pixels together, and no operation adds up over images, so an image's neighbours change nothing. A
 mapped table of targets is one file in the draft's state, which all ranks map.

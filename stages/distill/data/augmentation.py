@@ -1,4 +1,4 @@
-"""What training does to images after the crop: in a batch, on any device, each by its own seed."""
+"""Augment images after the crop: in a batch, on any device, each by its own seed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ _Draws = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What training does to an image, in this order; a probability of 0 leaves a part out.
+    """Changes that training makes to an image, in this order; a probability of 0 leaves a part out.
 
-    An image's caption stays what it was: flips and colours that it may speak of are the price of the variety.
+    An image's caption stays the same: it may mention sides and colours that no longer fit, the price of variety.
 
     Args:
         crop_min_scale: Least share of the image's area that a random crop keeps, its sides 3:4 to 4:3; 0 takes the
@@ -48,7 +48,7 @@ class Augmentation:
 
 AUGMENTATIONS = {
     "crop": Augmentation(crop_min_scale=0.9),
-    # that of ProtoCLIP, arXiv:2206.10996
+    # ProtoCLIP's, arXiv:2206.10996
     "light": Augmentation(crop_min_scale=0.5, flip=0.5, colour_jitter=0.2, grayscale=0.2, blur=0.2),
     "none": Augmentation(),
 }
@@ -57,8 +57,8 @@ AUGMENTATIONS = {
 class Augment:
     """An augmentation's part after the crop, for a whole batch at once.
 
-    What becomes of an image depends on the image and its seed, not on its neighbours: parameters are drawn from each
-    seed on the CPU, and no operation adds up over images. Another kind of device may round otherwise.
+    The result for an image depends on the image and its seed, not on its neighbours: parameters are drawn from each
+    seed on the CPU, and no operation adds up over images. Another kind of device may round differently.
 
     Args:
         augmentation: Changes to make, and how probable each is.
@@ -78,7 +78,7 @@ class Augment:
         ]
 
     def __call__(self, images: Tensor, seeds: Tensor) -> Tensor:
-        """Augment.
+        """Augment a batch of images.
 
         Args:
             images: Images of a batch; changed in place where they are not changed as a whole.
@@ -130,7 +130,7 @@ class Augment:
 
 
 class _Columns:
-    """Which of an image's random numbers decides what."""
+    """Columns of an image's random numbers: which change each one decides."""
 
     FLIP, JITTER, ORDER, GRAY, BLUR, SIGMA = range(6)
     FACTORS = slice(6, 10)
@@ -153,7 +153,7 @@ def _change(images: Tensor, is_chosen: NDArray[np.bool_], change: Callable[[Tens
 
 
 def _gray(colours: Tensor) -> Tensor:
-    """Grey levels as whole numbers, in float: (images, 3, ...) to (images, 1, ...)."""
+    """Compute grey levels, whole numbers in float: (images, 3, ...) to (images, 1, ...)."""
     red, green, blue = (part * weight for part, weight in zip(colours.chunk(3, dim=1), _LUMA, strict=True))
     grays: Tensor = red + green + blue
     return grays.round_()
@@ -200,7 +200,7 @@ _CHANGES = (_brighten, _contrast, _saturate, _turn_hue)
 
 
 def _kernels(sigmas: _Draws) -> _Draws:
-    """Halves of Gaussian kernels that add up to 1, from the middle outwards, 0 beyond three sigmas."""
+    """Compute halves of Gaussian kernels that add up to 1, from the middle outwards, 0 beyond three sigmas."""
     places = np.arange(_BLUR_RADIUS + 1)
     weights = np.exp(-0.5 * (places / sigmas[:, None]) ** 2) * (places < 3 * sigmas[:, None] + 1)
     halves: _Draws = weights / (2 * weights.sum(axis=1) - weights[:, 0])[:, None]
@@ -208,7 +208,7 @@ def _kernels(sigmas: _Draws) -> _Draws:
 
 
 def _blurred(colours: Tensor, kernels: _Draws) -> Tensor:
-    """Blur along rows, then along columns, beyond the edge as at the edge; tap by tap, so in one order for all.
+    """Blur along rows, then columns, repeating edge pixels; tap by tap, so that all add up in one order.
 
     Shapes:
         colours: (images, 3, size, size), float32.

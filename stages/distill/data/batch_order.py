@@ -13,7 +13,7 @@ Request = tuple[int, int]  # epoch, example
 
 
 def epoch_order(num_examples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of examples in an epoch over all of them: a function of the seed and the epoch, on any machine.
+    """Shuffle all examples for an epoch: a function of the seed and the epoch, the same on any machine.
 
     Shapes:
         returns: (num_examples,), int64: every example once.
@@ -22,10 +22,10 @@ def epoch_order(num_examples: int, *, seed: int, epoch: int) -> NDArray[np.int64
 
 
 def episodes(num_examples: int, size: int, *, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Draw the examples of one epoch after the other, without end: a function of the seed, on any machine.
+    """Yield the examples of one epoch after the other, without end: a function of the seed, the same on any machine.
 
     Episodes walk through one order of all examples after the other, so that every example is seen before any is seen
-    again. An episode in which one order ends goes on with those of the next that it does not hold yet.
+    again. An episode in which one order ends goes on with examples of the next that it does not hold yet.
 
     Shapes:
         yields: (size,), int64: no example twice.
@@ -90,12 +90,12 @@ class BatchRequests:
         self._rank, self._num_ranks = rank, num_ranks
         self.micro_batches_per_step = accumulate
         self.steps_per_epoch = -(-(size - least + 1) // batch_size)
-        # Of this rank's part of a micro-batch in all steps but an epoch's last: one size, or two that differ by 1.
+        # Sizes of this rank's part of a micro-batch, except in an epoch's last step: one, or two that differ by 1.
         whole_step = np.arange(batch_size if self.steps_per_epoch > 1 else size)
         self.usual_sizes = {len(own) for own in self._own_parts(whole_step)}
 
     def from_step(self, step: int) -> "BatchRequests":
-        """Leave out the steps before one, counted over all epochs from 0."""
+        """Skip the steps before ``step``, counted over all epochs from 0."""
         rest = copy.copy(self)
         rest._start_step = step
         return rest

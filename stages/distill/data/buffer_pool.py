@@ -1,4 +1,4 @@
-"""Memory in which processes that read hand batches over, used again: fresh shared memory costs more than a copy."""
+"""Reuse the shared memory in which readers hand over batches: fresh shared memory costs more than a copy."""
 
 from dataclasses import replace
 
@@ -13,9 +13,9 @@ ROOM = 1.25
 
 
 class BufferPool:
-    """Moves images into shared memory that earlier batches have been read from; each process that reads has its own.
+    """Moves images into shared memory that earlier batches have left; each process that reads has its own pool.
 
-    A slab is written to again when the process that it was handed to has put its batch elsewhere, as
+    A slab is written to again when the process that received it has copied its batch elsewhere, as
     `Batch.pin_memory` does. Until then others are used: there are as many as batches on their way.
     """
 

@@ -1,4 +1,4 @@
-"""What makes a batch of images the student's input, on the device."""
+"""Turn a batch of images into the student's input, on the device."""
 
 from collections.abc import Callable
 
@@ -10,9 +10,9 @@ from stages.distill.data.augmentation import Augment
 
 
 def prepares_batches(device: torch.device) -> bool:
-    """Whether a device resizes and augments images; a CPU has its hands full: there the processes that read do it.
+    """Tell whether a device resizes and augments images; a CPU does not, there the processes that read do it.
 
-    Nothing but the kind of device decides, so that no setting of speed changes how pixels are rounded.
+    Only the kind of device decides, so that no setting of speed changes how pixels are rounded.
     """
     return device.type == "cuda"
 

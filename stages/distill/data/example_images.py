@@ -26,11 +26,11 @@ from stages.distill.data.buffer_pool import ROOM, BufferPool
 
 _Cropped = TypeVar("_Cropped")
 
-_CROP, _AUGMENT = range(2)  # what random numbers of an image are for
+_CROP, _AUGMENT = range(2)  # purposes of an image's random numbers
 
 
 class ExampleImages(Dataset[tuple[int, Tensor | str]]):
-    """An image for each request of an epoch and an example, augmented the same on every run.
+    """Images by epoch and example, augmented the same on every run.
 
     Args:
         images: Image of each pair.
@@ -62,7 +62,7 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
         self.line = no_line()
 
     def shared(self) -> "ExampleImages":
-        """The same, with what is large in memory that processes share."""
+        """Copy these with their large tensors in memory that processes share."""
         twin = copy.copy(self)
         twin._images = self._images.shared()
         twin._pairs = share(self._pairs)
@@ -70,11 +70,11 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
 
     @property
     def image_bytes(self) -> float:
-        """About how many bytes an image has in a batch."""
+        """Approximate number of bytes of an image in a batch."""
         return self._crop.image_bytes if self._resized else self._crop.unsized_bytes(mean_bytes(self._images))
 
     def path_of(self, example: int) -> str:
-        """The path of an example's image, as its manifest writes it."""
+        """Look up the path of an example's image, as its manifest writes it."""
         return self._images.paths[int(self._pairs[example])]
 
     def __getitem__(self, request: Request) -> tuple[int, Tensor | str]:
@@ -114,7 +114,7 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
 def load_batches(dataset: ExampleImages, requests: BatchRequests, *, workers: int, pin_memory: bool) -> Iterable[Batch]:
     """Read the requested micro-batches, in order, ahead of training."""
     images = dataset.shared() if workers else dataset
-    hand_over = BufferPool() if pin_memory else _as_it_is  # what is pinned is copied, and its memory free again
+    hand_over = BufferPool() if pin_memory else _as_it_is  # pinning copies the images and frees their memory
     return ImageLoader(
         images,
         workers=workers,

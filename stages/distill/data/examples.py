@@ -1,4 +1,4 @@
-"""What training draws: images, each with the captions that are its targets."""
+"""The examples that training draws: images, each with the captions that are its targets."""
 
 import hashlib
 from collections.abc import Callable
@@ -94,9 +94,9 @@ class Examples:
         return len(self.pairs)
 
     def caption_rows(self, examples: Tensor, epoch: int) -> Tensor:
-        """Which caption an example has in an epoch: a function of the seed, the epoch and the example's pair.
+        """Choose each example's caption in an epoch: a function of the seed, the epoch and the example's pair.
 
-        Of an example whose target is the mean of its captions, it is the first.
+        An example whose target is the mean of its captions has the first.
 
         Shapes:
             examples: (batch,), int64, on the CPU.
@@ -109,7 +109,7 @@ class Examples:
         return self._caption_rows[starts + torch.from_numpy(draws) % counts]
 
     def captions(self, examples: Tensor) -> tuple[Tensor, Tensor]:
-        """All captions of examples.
+        """List all captions of examples.
 
         Shapes:
             examples: (batch,), int64, on the CPU.
@@ -140,7 +140,7 @@ class Examples:
         return F.embedding_bag(places, embeddings, starts, mode="mean")
 
     def labels(self, examples: Tensor) -> Tensor:
-        """Labels of examples: (batch,), int64, -1 where there is none."""
+        """Look up the labels of examples: (batch,), int64, -1 where there is none."""
         return self._labels[examples]
 
     def _spans(self, examples: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,6 +186,6 @@ def _number_images(table: pa.Table, pairs: Rows) -> tuple[Rows, pa.LargeStringAr
 
 
 def _place(path: str, seed: int) -> float:
-    """A number from 0 to 1 for a path."""
+    """Hash a path and the seed to a number from 0 to 1."""
     digest = hashlib.sha256(f"{seed}\0{path}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -37,14 +37,14 @@ class HeldOutImages:
 
     @property
     def num(self) -> int:
-        """How many images there are."""
+        """Number of images."""
         return len(self.paths)
 
     @classmethod
     def of(
         cls, images: ImageSet, pairs: Tensor, *, caption_rows: Tensor, max_images: int = MAX_IMAGES
     ) -> "HeldOutImages":
-        """Bring the captions of each image together.
+        """Collect the captions of each image of the held-out pairs.
 
         Args:
             images: Image of each pair; pairs with the same path are captions of the same image.

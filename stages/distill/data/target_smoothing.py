@@ -1,4 +1,4 @@
-"""Targets that say what is common to a caption and its neighbours: one person's words, told by the whole corpus."""
+"""Smooth targets: mix each caption's embedding with those of its neighbours in the corpus."""
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ from stages.distill.objectives.parts.negatives import draw_rows
 class TargetSmoothing:
     """Mix each target with the mean of the corpus as seen from it.
 
-    A caption is one of many that would have done. With landmarks L, captions of the corpus, its relation to them is
+    A caption is one of many that would fit its image. With landmarks L, captions of the corpus, its relation to them is
     p = softmax(t L^T / temperature), and p L is where captions like it lie. The target becomes
     (1 - share) * t + share * p L, each part and the whole brought to unit length. The teacher is constant, so the
-    corpus is exact; no such mean is to be had from a batch, in which most captions have no neighbour.
+    corpus is exact; a batch, in which most captions have no neighbour, could not give such a mean.
 
     Args:
         landmarks: Captions of the corpus.

@@ -22,8 +22,8 @@ from stages.components.compute.device import send
 from stages.components.compute.distributed import Ranks
 
 _AUTO_SHARE = 0.5  # of the free memory that a table may take
-_THREADS = 8  # that read shards: what takes longest, hashing, runs beside them
-_PLACEMENTS = ("device", "ram", "mapped")  # from the quickest to the one that always has room
+_THREADS = 8  # that read shards; hashing, the slowest part, runs in parallel
+_PLACEMENTS = ("device", "ram", "mapped")  # from the fastest to the one that always has room
 
 
 class Targets:
@@ -48,13 +48,13 @@ class Targets:
 
     @property
     def num_captions(self) -> int:
-        """How many captions there are."""
+        """Number of captions."""
         return len(self._table)
 
     def is_zero(self) -> Tensor:
-        """Which captions have the zero vector: (captions,), bool, on the CPU."""
+        """Find the captions with the zero vector: (captions,), bool, on the CPU."""
         found = self._table[:, 0] == 0
-        rows = found.nonzero().flatten()  # few have even the first number zero: the others are not looked at
+        rows = found.nonzero().flatten()  # few rows begin with a zero; only these are looked at in full
         found[rows] = (self._table[rows] == 0).all(dim=1)
         return found.cpu()
 
@@ -67,7 +67,7 @@ class Targets:
         """
         if self._table.device.type != "cpu":
             return self._table.index_select(0, send(rows, self._device))
-        rows = rows.cpu()  # waits where they lie on the device: the table is looked at at once
+        rows = rows.cpu()  # waits for rows on the device: a CPU table is read at once
         if self._device.type == "cpu":
             # In this thread alone: torch shares a copy of microseconds among all, and waits for those that are busy.
             return torch.from_numpy(np.take(self._table.numpy(), rows.numpy(), axis=0))
@@ -77,7 +77,7 @@ class Targets:
         return send(found, self._device)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Take the embeddings of caption rows to compute with; only what is taken is widened, and on the device.
+        """Take the embeddings of caption rows to compute with; only these rows are widened, on the device.
 
         Shapes:
             rows: (batch,), int64.
@@ -87,7 +87,7 @@ class Targets:
 
 
 def load_targets(artifact: Artifact, *, placement: str, device: torch.device, draft: Draft, ranks: Ranks) -> Targets:
-    """Read all embeddings once into a table, and refuse what is not as it was written.
+    """Read all embeddings once into a table, and refuse damaged ones.
 
     The ranks of one draft share a mapped table: the first writes it into the draft's state, where a resumed run finds
     it and a finished one leaves nothing; the system keeps one copy of it in memory for all.
@@ -157,7 +157,7 @@ def _map(artifact: Artifact, embeddings: EmbeddingArray, *, draft: Draft, ranks:
             write_atomic_by(draft.path / name, write)
             draft.adopt(name)
     with (draft.path / name).open("rb") as file:
-        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants what it could write to
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # torch wants writable memory
     if hasattr(mmap, "MADV_RANDOM"):
         mapping.madvise(mmap.MADV_RANDOM)  # a row's neighbours on disk are no more likely to be asked for than others
     return torch.from_numpy(np.frombuffer(mapping, embeddings.dtype).reshape(embeddings.rows, embeddings.dim))
@@ -170,7 +170,7 @@ def _rows(embeddings: EmbeddingArray, shard: Shard, data: bytes) -> NDArray[Any]
 
 
 def _each_shard(artifact: Artifact, embeddings: EmbeddingArray, take: Callable[[Shard, bytes], None]) -> None:
-    """Hand over the bytes of every shard, read once and compared with the record, by several threads at a time."""
+    """Pass on the bytes of every shard, read once and checked against the record, by several threads at a time."""
 
     def read(shard: Shard) -> None:
         take(shard, artifact.read_whole(shard.path))
@@ -183,12 +183,12 @@ def _each_shard(artifact: Artifact, embeddings: EmbeddingArray, take: Callable[[
 def _choose(size: int, device: torch.device) -> str:
     if device.type == "cuda" and size < _AUTO_SHARE * torch.cuda.mem_get_info(device)[0]:
         return "device"
-    num_neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine: each takes a table
+    num_neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # each process on this machine holds a table
     return "ram" if size < _AUTO_SHARE * _free_memory() / num_neighbours else "mapped"
 
 
 def _free_memory() -> int:
-    """Memory that can be had without swapping, in bytes; where the system does not tell, 4 GB."""
+    """Measure the memory that is free without swapping, in bytes; 4 GB where the system does not tell."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

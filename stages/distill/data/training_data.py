@@ -1,4 +1,4 @@
-"""What a student learns from: images, the teacher's targets for them, and the order in which both come."""
+"""The data that a student learns from: images, the teacher's targets for them, and the order of both."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a student learns from; constant while it trains.
+    """The data that a student learns from; constant while it trains.
 
     Args:
         images: Images by epoch and example.
@@ -71,7 +71,7 @@ def make_data(
     device: torch.device,
     ranks: Ranks,
 ) -> TrainingData:
-    """Bring together the images, the targets and the order of a training.
+    """Put together the images, the targets and the order of a training.
 
     Raises:
         ProtoRKDError: batches or episodes are too small for the ranks and micro-batches, or larger than the whole.
@@ -91,14 +91,14 @@ def make_data(
 def _images(
     params: "DistillParams", pairs: TrainingPairs, *, preprocessing: Preprocessing, device: torch.device
 ) -> tuple[ExampleImages, DevicePreprocess]:
-    """Divide what is done to images between the processes that read and the device."""
+    """Divide the work on images between the processes that read and the device."""
     augmentation = AUGMENTATIONS[params.augmentation]
     size, interpolation = params.image_size, preprocessing.interpolation
     crop = TrainCrop(
         image_size=size, min_scale=params.crop_min_scale or augmentation.crop_min_scale, interpolation=interpolation
     )
     on_device = prepares_batches(device)
-    resize = on_device and are_raw(pairs.images)  # what has to be decoded is shrunk while it is
+    resize = on_device and are_raw(pairs.images)  # images that have to be decoded are shrunk meanwhile
     here, there = (None, Augment(augmentation)) if on_device else (Augment(augmentation), None)
     return (
         ExampleImages(pairs.images, pairs.examples.pairs, crop, here, seed=params.seed, resized=not resize),

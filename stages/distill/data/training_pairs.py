@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingPairs:
-    """The pair index, and what of it is trained on.
+    """The pair index, and which of its pairs are trained on.
 
     Args:
         images: Image of each pair.
@@ -46,7 +46,7 @@ class TrainingPairs:
 
     @property
     def num(self) -> int:
-        """How many pairs there are in all."""
+        """Number of all pairs."""
         return len(self.manifest_rows)
 
 
@@ -60,7 +60,7 @@ def choose_pairs(
     """
     table = read_pairs(embeddings.path)
     names, labels = read_labels(embeddings.path)
-    caption_rows = table["caption_row"].to_numpy().copy()  # torch wants arrays that it could write to
+    caption_rows = table["caption_row"].to_numpy().copy()  # torch wants writable arrays
     is_zero = targets.is_zero().numpy()[caption_rows]
     usable = _usable(images, is_zero, max_missing=max_missing)
     to_train, held_out = split_validation(table, usable, fraction=params.validation_fraction, seed=params.seed)

@@ -44,7 +44,7 @@ OBJECTIVES: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-# What the engine knows and hands to the constructors that take it; everything else is an option of the user's.
+# Arguments that the engine passes to the constructors that take them; all others are the user's options.
 _INJECTED = {"dim", "corpus", "prototypes", "num_labels"}
 
 
@@ -127,8 +127,8 @@ def _parameters_of(function: Callable[..., nn.Module]) -> Mapping[str, inspect.P
     return {name: parameter for name, parameter in parameters.items() if parameter.kind not in variadic}
 
 
-def _unknown(rule: str, given: str, known: Iterable[str]) -> str:
+def _unknown(rule: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
-    nearest = difflib.get_close_matches(given, names, n=1)
+    nearest = difflib.get_close_matches(name, names, n=1)
     suggestion = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return f"{rule}; got {given!r}.{suggestion} Known: {', '.join(names) or 'none'}."
+    return f"{rule}; got {name!r}.{suggestion} Known: {', '.join(names) or 'none'}."

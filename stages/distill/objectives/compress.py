@@ -24,7 +24,7 @@ class Compress1QLoss(nn.Module):
         dim: Width of the embeddings.
         corpus: All teacher embeddings; without them the queue starts with random directions.
         queue_size: Captions to compare with; each costs dim float32 of memory.
-        temperature: Of both softmaxes; a lower one looks at fewer neighbours.
+        temperature: Temperature of both softmaxes; a lower one looks at fewer neighbours.
         negatives: "queue", or "corpus" for a fresh draw of ``queue_size`` captions at each step.
 
     Raises:
@@ -82,7 +82,7 @@ class Compress2QLoss(nn.Module):
         dim: Width of the embeddings.
         corpus: All teacher embeddings; without them the queues start with random directions.
         queue_size: Pairs to compare with; each costs 2 dim float32 of memory.
-        temperature: Of both softmaxes.
+        temperature: Temperature of both softmaxes.
 
     Raises:
         ProtoRKDError: If queue_size is below 1 or the temperature is not finite and above 0.

@@ -26,8 +26,8 @@ class DINOLoss(nn.Module):
     Args:
         dim: Width of the embeddings.
         num_prototypes: Rows of P; each costs dim float32, and again as much for gradient and optimizer each.
-        teacher_temperature: Of the target; lower is sharper.
-        student_temperature: Of the student's scores.
+        teacher_temperature: Temperature of the target; lower is sharper.
+        student_temperature: Temperature of the student's scores.
         momentum: Share of the centre that a batch leaves in place; 1 never moves it.
 
     Raises:
@@ -85,6 +85,6 @@ class DINOLoss(nn.Module):
 
     @torch.no_grad()
     def _move_centre(self, mean: Tensor) -> None:
-        """Scores are products, so the mean of the batch's scores is the score of its mean."""
+        """Move the centre by the batch's mean score, which is the score of the batch's mean."""
         lengths = torch.linalg.vector_norm(self.prototypes, dim=1).clamp_min_(1e-12)
         self.centre.lerp_((self.prototypes @ mean) / lengths, 1 - self.momentum)

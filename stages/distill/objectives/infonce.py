@@ -1,4 +1,4 @@
-"""InfoNCE: of all captions of the batch, each image is to find its own, and each caption its image."""
+"""InfoNCE: each image is to find its own caption among all of the batch, and each caption its image."""
 
 import math
 
@@ -26,7 +26,7 @@ class InfoNCELoss(nn.Module):
 
     Args:
         corpus: All teacher embeddings; needed for corpus_negatives.
-        temperature: Inverse of the scale; where it is learnt, of the first step.
+        temperature: Inverse of the scale; where the scale is learnt, of its start.
         learn_temperature: Learn the scale; otherwise it stays.
         max_scale: The scale never exceeds it.
         label_smoothing: Share of the target that is spread evenly over all that is compared.
@@ -92,7 +92,7 @@ class InfoNCELoss(nn.Module):
             return (to_text + to_image) / 2
 
     def _positives(self, teacher: Tensor, rows: Tensor | None) -> Tensor | None:
-        """Which pairs share the target of a pair, (batch, batch); None where each has its own alone."""
+        """Find the pairs that share a pair's target, (batch, batch); None where each has only its own."""
         if self.merge_duplicates:
             return same_captions(teacher, rows)
         return torch.eye(len(teacher), dtype=torch.bool, device=teacher.device) if self.label_smoothing else None
@@ -105,7 +105,7 @@ class InfoNCELoss(nn.Module):
 def positive_loss(
     logits: Tensor, positives: Tensor, *, label_smoothing: float = 0.0, left_out: Tensor | None = None
 ) -> Tensor:
-    """Cross-entropy of each row's scores against its positives in equal shares, averaged over rows.
+    """Compute the cross-entropy of each row's scores against its positives in equal shares, averaged over rows.
 
     Args:
         logits: Scaled scores.
@@ -123,7 +123,7 @@ def positive_loss(
         compared = torch.ones_like(positives) if left_out is None else ~left_out
         wanted = wanted.lerp(even_shares(compared, logits.dtype), label_smoothing)
     if left_out is not None:
-        logits = logits.masked_fill(left_out, torch.finfo(logits.dtype).min)  # -inf * 0 would be no number
+        logits = logits.masked_fill(left_out, torch.finfo(logits.dtype).min)  # -inf * 0 would be NaN
     return cross_entropy(logits, wanted)
 
 
@@ -141,7 +141,7 @@ def same_captions(teacher: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def new_logit_scale(objective: str, *, temperature: float, learn_temperature: bool, max_scale: float) -> nn.Parameter:
-    """Make the logarithm of the scale that a temperature stands for; a parameter that trains if it is to be learnt.
+    """Make the logarithm of the scale that a temperature stands for; a trainable parameter if it is to be learnt.
 
     Raises:
         ProtoRKDError: If a number is not finite and above 0, or the temperature is below 1 / max_scale.

@@ -29,10 +29,10 @@ class ProtoLoss(nn.Module):
         dim: Width of the embeddings.
         prototypes: Where prototypes come from.
         num_prototypes: How many; each costs dim float32, and the same again with back translation.
-        target_temperature: Of the target; lower is nearer to one-hot.
-        student_temperature: Of the student's scores; where it is learnt, of the first step.
+        target_temperature: Temperature of the target; lower is nearer to one-hot.
+        student_temperature: Temperature of the student's scores; where it is learnt, at the first step.
         learn_temperature: Learn the student's temperature, not below 0.01.
-        targets: What is compared with the prototypes for a target: the nearest "prototype", or the "caption" itself.
+        targets: Embedding scored against prototypes for a target: the nearest "prototype", or the "caption" itself.
         back_translation: Score images against the student's own means, so that a gap between the two spaces does not
             matter; little then ties the student's space to the teacher's, so retrieval needs a second objective.
         momentum: Share of a running mean that a batch leaves in place.

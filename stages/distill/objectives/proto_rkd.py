@@ -21,8 +21,8 @@ TARGETS = ("soft", "hard")
 class ProtoRKDLoss(StepCount):
     """Relate each image to prototypes of the teacher's space as its caption relates to them.
 
-    A batch is a keyhole on the teacher's space; prototypes are a map of all of it. As the teacher is constant, so is
-    the map. With prototypes C, p = softmax(t C^T / teacher_temperature), q = softmax(s C_s^T / student_temperature):
+    A batch shows a small part of the teacher's space; prototypes are a map of all of it. As the teacher is constant, so
+    is the map. With prototypes C, p = softmax(t C^T / teacher_temperature), q = softmax(s C_s^T / student_temperature):
     KL(p || q), averaged over the batch, plus ``structure_weight`` times RKD (arXiv:1904.05068) between C_s and C.
 
     C_s is C, or with back translation (ProtoCLIP, arXiv:2206.10996) the student's own map: row k is the running mean
@@ -36,8 +36,8 @@ class ProtoRKDLoss(StepCount):
         corpus: All teacher embeddings; needed for corpus_landmarks.
         num_prototypes: Size of the map; each costs dim float32, and batch float32 a few times over.
         coarse_prototypes: Size of a second map, whose loss is averaged with the first's; 0 for none.
-        teacher_temperature: Of p; a lower one looks at fewer prototypes.
-        student_temperature: Of q; where it is learnt, of the first step.
+        teacher_temperature: Temperature of p; a lower one looks at fewer prototypes.
+        student_temperature: Temperature of q; where it is learnt, at the first step.
         learn_temperature: Learn the student's temperature, not below 0.01.
         targets: "soft" for p, or "hard" for the nearest landmark alone.
         back_translation: Score images against the student's own map, so that a gap between the two spaces does not
@@ -50,7 +50,7 @@ class ProtoRKDLoss(StepCount):
         corpus_landmarks: Captions of the corpus, others at every step, that are landmarks beside the prototypes.
         symmetric: Weight of the other direction: each landmark relates to the images of the batch as to their captions.
 
-    The coarse map stays without own captions and the corpus: beside the nearest captions, coarse relations do not show.
+    The coarse map uses neither own captions nor the corpus: beside the nearest captions, coarse relations vanish.
 
     Raises:
         ProtoRKDError: If an option is out of range, prototypes or the corpus are missing where an option needs them,

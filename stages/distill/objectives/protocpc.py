@@ -13,7 +13,7 @@ from stages.distill.objectives.parts.prototype_assignment import (
 
 
 class ProtoCPCLoss(nn.Module):
-    """Assign each image to prototypes as its caption is, more than captions are on average.
+    """Assign each image to prototypes as its caption is, relative to how captions are assigned on average.
 
     Lee, ProtoCPC, 2021, arXiv:2112.11390. With p = softmax(P t / teacher_temperature), scores z = P s /
     student_temperature and a prior over prototypes: logsumexp(z + log prior) - p.z, averaged over the batch. The prior
@@ -28,8 +28,8 @@ class ProtoCPCLoss(nn.Module):
     Args:
         dim: Width of the embeddings.
         num_prototypes: Rows of P; each costs dim float32, and again as much for gradient and optimizer each.
-        teacher_temperature: Of the target; lower is sharper.
-        student_temperature: Of the student's scores.
+        teacher_temperature: Temperature of the target; lower is sharper.
+        student_temperature: Temperature of the student's scores.
         momentum: Share of the prior that a batch leaves in place; 1 keeps it uniform.
 
     Raises:
@@ -85,4 +85,4 @@ class ProtoCPCLoss(nn.Module):
             )
             if self.training:
                 self.prior.lerp_(len(self.prior) * mean_assignment, 1 - self.momentum)
-            return loss + mean_assignment @ log_prior  # of which the cross-entropy has as much too little
+            return loss + mean_assignment @ log_prior  # which the cross-entropy has subtracted

@@ -105,7 +105,7 @@ class Relations(NamedTuple):
 
 
 def distance_loss(student: Relations, teacher: Relations) -> Tensor:
-    """Smooth L1 between distances, each divided by its side's mean over distinct pairs, averaged over batch^2."""
+    """Compute smooth L1 between distances, divided by each side's mean over distinct pairs, averaged over batch^2."""
     return nn.functional.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
 
 
@@ -175,7 +175,7 @@ class _AngleLoss(torch.autograd.Function):
 
 
 class _Gradients(NamedTuple):
-    """Of the Gram matrix and of the inverse distances, added up box by box: (batch, batch) each."""
+    """Gradients of the Gram matrix and of the inverse distances, added up box by box: (batch, batch) each."""
 
     gram: Tensor
     inverses: Tensor
@@ -202,19 +202,19 @@ def _add_box(box: _Box, student: Relations, teacher: Relations, gradients: _Grad
     # A cosine is inner * inverse_j * inverse_k, so slope * cosine, added up, is inverse_j times the gradient of it.
     cosines.mul_(slopes)
     to_j, to_k = student.inverse_distances[i, j], student.inverse_distances[i, k]
-    for part, found, inverses in ((j, cosines.sum(dim=2), to_j), (k, cosines.sum(dim=1), to_k)):
-        gradients.inverses[i, part] += weight * torch.where(inverses > 0, found / inverses, 0)
+    for part, sums, inverses in ((j, cosines.sum(dim=2), to_j), (k, cosines.sum(dim=1), to_k)):
+        gradients.inverses[i, part] += weight * torch.where(inverses > 0, sums / inverses, 0)
     slopes.mul_(to_j[:, :, None]).mul_(to_k[:, None, :])
     gradients.gram[j, k].add_(slopes.sum(dim=0), alpha=weight)
     diagonal = gradients.gram.diagonal()
-    for part, found in ((j, slopes.sum(dim=2)), (k, slopes.sum(dim=1))):
-        gradients.gram[i, part].sub_(found, alpha=weight)
-        diagonal[i].add_(found.sum(dim=1), alpha=weight / 2)
+    for part, sums in ((j, slopes.sum(dim=2)), (k, slopes.sum(dim=1))):
+        gradients.gram[i, part].sub_(sums, alpha=weight)
+        diagonal[i].add_(sums.sum(dim=1), alpha=weight / 2)
     return loss
 
 
 def _cosines(relations: Relations, box: _Box) -> Tensor:
-    """Cosine of the angle at i between j and k, 0 where i coincides with j or k: (i, j, k)."""
+    """Compute the cosine of the angle at i between j and k, 0 where i coincides with j or k: (i, j, k)."""
     i, j, k = box
     gram, inverses = relations.gram, relations.inverse_distances
     # (e_j - e_i).(e_k - e_i) = G_jk - G_ij - G_ik + G_ii, with the last term shared out between the two before it.

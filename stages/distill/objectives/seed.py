@@ -12,7 +12,7 @@ from stages.distill.objectives.parts.embeddings import check_above_zero, check_s
 from stages.distill.objectives.parts.negatives import build_negatives, mean_over_rows
 from stages.distill.objectives.parts.soft_cross_entropy import soft_cross_entropy
 
-# Columns before the keys': the row's own positive, and what puts every row where vectors of the processor begin.
+# Columns before the keys': the row's own positive, and padding that aligns every row for vector instructions.
 _AHEAD = 16
 
 
@@ -35,8 +35,8 @@ class SEEDLoss(nn.Module):
         dim: Width of the embeddings.
         corpus: All teacher embeddings; without them the queue starts with random directions.
         queue_size: Captions to compare with; each costs dim float32 of memory.
-        teacher_temperature: Of the target; a higher one spreads it over similar captions.
-        student_temperature: Of the student's similarities.
+        teacher_temperature: Temperature of the target; a higher one spreads it over similar captions.
+        student_temperature: Temperature of the student's similarities.
         negatives: "queue", or "corpus" for a fresh draw of ``queue_size`` captions at each step.
 
     Raises:
@@ -74,16 +74,14 @@ class SEEDLoss(nn.Module):
             student, teacher = unit_rows(student).to(keys.dtype), unit_rows(teacher.detach()).to(keys.dtype)
 
             def row_losses(block: Tensor, part: slice) -> Tensor:
-                given = _similarities(block / self.student_temperature, teacher[part], keys)
-                with exact_scores():  # at 1e-4, products in TF32 would be noise
-                    wanted = _similarities(teacher[part] / self.teacher_temperature, teacher[part], keys)
+                student_scores = _similarities(block / self.student_temperature, teacher[part], keys)
+                with exact_scores():  # at a temperature of 1e-4, products in TF32 would be noise
+                    teacher_scores = _similarities(teacher[part] / self.teacher_temperature, teacher[part], keys)
                 if rows is not None and key_rows is not None:
                     own = rows[part, None].to(key_rows.device) == key_rows  # (rows, keys)
-                    for similarities in (given, wanted):
-                        similarities[:, _AHEAD:].masked_fill_(
-                            own, torch.finfo(keys.dtype).min
-                        )  # -inf * 0 is not a number
-                return soft_cross_entropy(given, wanted.softmax(dim=1), once=True)
+                    for similarities in (student_scores, teacher_scores):
+                        similarities[:, _AHEAD:].masked_fill_(own, torch.finfo(keys.dtype).min)  # -inf * 0 is NaN
+                return soft_cross_entropy(student_scores, teacher_scores.softmax(dim=1), once=True)
 
             loss = mean_over_rows(row_losses, student)
             if self.training:
@@ -92,22 +90,22 @@ class SEEDLoss(nn.Module):
 
 
 def _similarities(embeddings: Tensor, positives: Tensor, keys: Tensor) -> Tensor:
-    """Products with each row's positive, then, from column `_AHEAD`, with the keys: (rows, _AHEAD + keys)."""
+    """Compute products with each row's positive, then, from column `_AHEAD`, with the keys: (rows, _AHEAD + keys)."""
     similarities: Tensor = _Similarities.apply(embeddings, positives, keys)
     return similarities
 
 
 class _Similarities(torch.autograd.Function):
-    """The product is written to its place, where joining it to the column before it would copy it."""
+    """Similarities, written straight to their columns: joining two tensors would copy the larger."""
 
     @staticmethod
     def forward(ctx: Any, embeddings: Tensor, positives: Tensor, keys: Tensor) -> Tensor:
-        found = embeddings.new_empty(len(embeddings), _AHEAD + len(keys))
-        found[:, :_AHEAD] = torch.finfo(found.dtype).min  # no share of a softmax; -inf * 0 would be no number
-        found[:, 0] = torch.linalg.vecdot(embeddings, positives)
-        torch.mm(embeddings, keys.T, out=found[:, _AHEAD:])
+        scores = embeddings.new_empty(len(embeddings), _AHEAD + len(keys))
+        scores[:, :_AHEAD] = torch.finfo(scores.dtype).min  # no share of a softmax; -inf * 0 would be NaN
+        scores[:, 0] = torch.linalg.vecdot(embeddings, positives)
+        torch.mm(embeddings, keys.T, out=scores[:, _AHEAD:])
         ctx.save_for_backward(positives, keys)
-        return found
+        return scores
 
     @staticmethod
     @once_differentiable

@@ -1,4 +1,4 @@
-"""Regression of the student's embedding onto the teacher's, both as unit vectors."""
+"""SimReg: regress the student's embedding onto the teacher's, both as unit vectors."""
 
 from torch import Tensor, nn
 

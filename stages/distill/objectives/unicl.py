@@ -1,4 +1,4 @@
-"""Objectives on class labels: contrast in which a class is one, and plain classification."""
+"""Objectives on class labels: contrast with all pairs of a class as positives, and plain classification."""
 
 import math
 
@@ -22,7 +22,7 @@ class UniCLLoss(nn.Module):
     may have as well. Without any labels this is InfoNCE with ``merge_duplicates``.
 
     Args:
-        temperature: Inverse of the scale; where it is learnt, of the first step.
+        temperature: Inverse of the scale; where the scale is learnt, of its start.
         learn_temperature: Learn the scale; otherwise it stays.
         max_scale: The scale never exceeds it.
 
@@ -72,7 +72,7 @@ class CrossEntropyLoss(nn.Module):
         dim: Width of the embeddings.
         num_labels: How many labels there are; each costs dim float32, and again as much for gradient and optimizer
             each. 0 classifies by captions.
-        temperature: Of the scores; it stays.
+        temperature: Temperature of the scores; it stays constant.
 
     Raises:
         ProtoRKDError: If the temperature is not finite and above 0.

@@ -82,7 +82,7 @@ def off_diagonal_squares(matrix: Tensor) -> Tensor:
 
 
 def _gram(columns: Tensor) -> Tensor:
-    """Inner products of columns: (rows, columns) to (columns, columns). Differentiable once."""
+    """Compute inner products of columns: (rows, columns) to (columns, columns). Differentiable once."""
     products: Tensor = _Gram.apply(columns)
     return products
 
@@ -103,7 +103,7 @@ class _OffDiagonalSquares(torch.autograd.Function):
 
 
 class _Gram(torch.autograd.Function):
-    """Both factors are the same, so that one product brings the gradient of both."""
+    """Product of a matrix with itself: one product gives the gradient of both factors."""
 
     @staticmethod
     def forward(ctx: Any, columns: Tensor) -> Tensor:

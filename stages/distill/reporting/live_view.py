@@ -1,4 +1,4 @@
-"""What a user sees of a training: a small table on a terminal, lines of the log elsewhere."""
+"""Show a training to the user: a small table on a terminal, lines of the log elsewhere."""
 
 import contextlib
 import time
@@ -79,7 +79,7 @@ class LogView:
 
 
 class LiveView:
-    """A table that stays at the foot of the terminal while the log passes above it, and stands there afterwards.
+    """A table that stays at the foot of the terminal while the log passes above it, and remains afterwards.
 
     No thread draws it: it is drawn when there is news.
 
@@ -159,7 +159,7 @@ def _training_table(line: Mapping[str, float]) -> Table:
 
 
 def _validation_table(line: Mapping[str, float]) -> Table:
-    """A row for each direction, a column for each measure of it."""
+    """Lay out validation: a row for each direction, a column for each measure."""
     figures = _figures(line)
     by_direction: dict[str, dict[str, float]] = {}
     for name, value in figures.items():

@@ -42,7 +42,7 @@ class Metrics:
         self._reset()
 
     def start(self, step: int) -> None:
-        """Go on after a step; lines of later ones, which are taken again, are dropped."""
+        """Go on after a step; lines of later steps, which are taken again, are dropped."""
         if not self._enabled:
             return
         lines = self._path.read_text(errors="replace").splitlines() if self._path.exists() else []
@@ -54,7 +54,7 @@ class Metrics:
 
     @contextlib.contextmanager
     def shown(self, step: int, *, total_steps: int) -> Iterator[None]:
-        """Show what goes on, as a table on a terminal and as lines elsewhere; close the reporters in the end.
+        """Show progress, as a table on a terminal and as lines elsewhere; close the reporters in the end.
 
         Args:
             step: Steps that an earlier run took.
@@ -114,7 +114,7 @@ class Metrics:
             self._sum({"grad_norm": torch.where(taken, grad_norm, 0), _SKIPPED: ~taken})
 
     def write_when_due(self, step: int, *, epoch: float) -> None:
-        """Count a step as taken, and write a line of means since the last if this step is one that has a line."""
+        """Count a step as taken; where a line is due, write the means since the last one."""
         if not self._enabled:
             return
         self._view.advance()

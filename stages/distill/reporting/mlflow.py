@@ -1,4 +1,4 @@
-"""MLflow: a run that a resumed training goes on with."""
+"""Report to MLflow, in one run that a resumed training goes on with."""
 
 import contextlib
 import math
@@ -21,7 +21,7 @@ class MLflowReporter:
     """Sends to MLflow, in the experiment that MLFLOW_EXPERIMENT_NAME names, or ``protorkd``.
 
     Where MLFLOW_TRACKING_URI names no server, the run lies in ``mlruns`` in the log folder. Its id is kept beside it,
-    so that a resumed training goes on with the run; of the steps that are taken again only the first telling counts.
+    so that a resumed training goes on with the run; steps that are taken again are not logged twice.
 
     Args:
         log_dir: Log folder of the training.
@@ -42,7 +42,7 @@ class MLflowReporter:
         self._status = "FAILED"
 
     def start(self, step: int) -> None:
-        """Nothing: `report` leaves out what the run has."""
+        """Do nothing: `report` leaves out what the run has."""
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Log the numbers; a step that the run is past was logged before a resume."""
@@ -78,7 +78,7 @@ class MLflowReporter:
             )
 
     def _find_run(self, path: Path) -> str | None:
-        """The run that the log folder names, running again, or None where MLflow has no such run."""
+        """Find the run that the log folder names, and set it running; None where MLflow has no such run."""
         if not path.exists():
             return None
         run_id = path.read_text().strip()

@@ -1,4 +1,4 @@
-"""What trackers share: how their packages are imported, what they call a number, and the run that they go on with."""
+"""Helpers of all trackers: import their packages, name their numbers, and keep the id of a run to go on with."""
 
 import importlib
 import uuid
@@ -25,12 +25,12 @@ def import_tracker(module: str, *, name: str) -> Any:
 
 
 def kept_id(path: Path, run_name: str) -> str:
-    """The id in the file, which is made where there is none."""
+    """Read the id in the file; make one where there is none."""
     if not path.exists():
         write_atomic(path, f"{run_name}-{uuid.uuid4().hex[:6]}\n".encode())
     return path.read_text().strip()
 
 
 def tag_of(name: str) -> str:
-    """Numbers of training under one heading, as those of validation have their own."""
+    """Put numbers of training under one heading; those of validation have their own."""
     return name if "/" in name else f"train/{name}"

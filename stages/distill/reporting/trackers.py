@@ -22,10 +22,10 @@ class Reporter(Protocol):
         """Take the numbers of a step, by name."""
 
     def finish(self, values: Mapping[str, float]) -> None:
-        """Take what a training that came to its end ended with: the last number of each name, and its counts."""
+        """Take the results of a training that came to its end: the last number of each name, and its counts."""
 
     def close(self) -> None:
-        """Write out what has been taken; nothing follows. Without `finish` before it, the training was broken off."""
+        """Write out all numbers; nothing follows. Without `finish` before it, the training was broken off."""
 
 
 def make_reporters(names: Sequence[str], log_dir: Path, run_name: str, params: Mapping[str, Any]) -> list[Reporter]:
@@ -122,7 +122,7 @@ class WandbReporter:
         self._exit_code = 1
 
     def start(self, step: int) -> None:
-        """Nothing: `report` leaves out what the run has."""
+        """Do nothing: `report` leaves out what the run has."""
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Log the numbers; a step that the run is past was logged before a resume."""
@@ -137,7 +137,7 @@ class WandbReporter:
     def close(self) -> None:
         """End the run, as finished or as failed; it may be gone on with.
 
-        Links to logs that W&B's own process goes on writing to are removed, for what is in an artifact stays as it is.
+        Links to logs that W&B's own process goes on writing to are removed: an artifact's content must not change.
         """
         self._run.finish(exit_code=self._exit_code)
         for path in list(self._folder.rglob("*")):

@@ -1,12 +1,12 @@
-"""Train: the loop, its step, its saved state, and what watches over them.
+"""Train a student: the loop, its step, its saved state, and the watch over its losses.
 
 Nothing in a step reads a number back from the device, or makes a tensor whose size depends on the content of another: a
 test counts such operations, and one on a GPU lets none pass. Sums of metrics are read when a line is written; the watch
 over the loss looks at a copy, a step later.
 
 Student, running mean, optimizer and objectives (queues, centres, means) are saved as one file, ``latest``, at every
-epoch, every ``--save-every-minutes``, and when Ctrl-C or SIGTERM asks the run to stop. The loop copies what is to be
-saved, on a GPU to pinned memory without waiting, and a thread writes it while training goes on: first the weights that
+epoch, every ``--save-every-minutes``, and when Ctrl-C or SIGTERM asks the run to stop. The loop copies the state,
+on a GPU to pinned memory without waiting, and a thread writes it while training goes on: first the weights that
 are kept, then the state that names them. One copy exists at a time; an error of the disk ends the run within a step.
 Where an epoch ends or a state is saved, all ranks go on from the first one's weights and running statistics.
 

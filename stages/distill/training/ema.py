@@ -16,12 +16,12 @@ class EMA(nn.Module):
     After its update number n, from 0, the mean has the decay min(decay, (1 + n) / (10 + n)), so that the first random
     weights are soon forgotten. The running statistics of batch normalisation are averaged like weights, for they belong
     to the averaged weights more than the last batch's do; whole numbers are copied. Ranks that start from the same
-    weights and take the same steps hold the same mean of weights, without a word between them; of running statistics,
-    which each rank may have its own of, they hold the first one's when they share their state.
+    weights and take the same steps hold the same mean of weights, without communication; running statistics, which
+    may differ between ranks, become the first rank's when the ranks share their state.
 
     Args:
         student: Student to copy, with its device and memory format, before it is compiled or wrapped.
-        decay: Decay of the mean, from 0 to below 1; the mean looks back over some 1 / (1 - decay) steps.
+        decay: Decay of the mean, from 0 to below 1; the mean looks back over about 1 / (1 - decay) steps.
     """
 
     shadow: Student
@@ -36,7 +36,7 @@ class EMA(nn.Module):
         self.shadow = copy.deepcopy(student, shared).requires_grad_(False).eval()
         self._decay = decay
         self._num_updates = 0
-        # Means and values that belong together, found at the first update: walking through modules takes its time.
+        # Matching means and values, found at the first update: walking through modules takes time.
         self._averaged: list[list[Tensor]] = []
         self._copied: list[list[Tensor]] = []
 
@@ -57,7 +57,7 @@ class EMA(nn.Module):
         if not self._averaged:
             self._pair_up(student)
         means, values = self._averaged
-        if taken is not None:  # chosen, not weighed: 0 times NaN is NaN
+        if taken is not None:  # chosen, not weighted: 0 times NaN is NaN
             values = [torch.where(taken, value, mean) for mean, value in zip(means, values, strict=True)]
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         average(means, values, None)
@@ -72,7 +72,7 @@ class EMA(nn.Module):
         self._copied = [list(side) for side in zip(*others, strict=True)] or [[], []]
 
     def get_extra_state(self) -> Tensor:
-        """The number of updates, for the state dict."""
+        """Give the number of updates to the state dict."""
         return torch.tensor(self._num_updates)
 
     def set_extra_state(self, state: Tensor) -> None:

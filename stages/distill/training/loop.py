@@ -46,7 +46,7 @@ from stages.distill.training.validation import Validation
 
 @dataclass(frozen=True)
 class Observers:
-    """What looks on while a student trains, and changes nothing of it.
+    """Observers of a training, which change nothing of it.
 
     Args:
         metrics: Log of the numbers of training and validation.
@@ -103,7 +103,7 @@ class Training:
         self._examples_in_step: list[Tensor] = []
 
     def run(self) -> TrainingProgress:
-        """Train to the end.
+        """Train to the end of the schedule.
 
         Raises:
             ProtoRKDError: too many images cannot be read, the loss or its gradient is no longer finite, or a stop was
@@ -185,7 +185,7 @@ class Training:
         return prefetch_to_device(waited_for(self._metrics.timed(batches), self._clock), settings.device)
 
     def _sync_ranks(self, batch: Batch, stop: threading.Event) -> RankStatus:
-        """Tell the other ranks of this one's part of a micro-batch, so that all take the same turns."""
+        """Exchange the status of each rank's part of a micro-batch, so that all ranks do the same."""
         status = exchange_status(self._ranks, batch, stop=stop.is_set(), save=self._saver.is_due())
         if status.rejected:
             rejected, most = self._progress.rejected, self._settings.max_rejected
@@ -239,7 +239,7 @@ class Training:
         seed_step(seed=self._schedule.seed, step=self._progress.step, rank=self._ranks.rank)
 
     def _finish_epoch(self, epochs_done: int) -> str | None:
-        """Validate, and say under which path the weights are to be kept, if they are."""
+        """Validate, and return the path under which the weights are to be kept, or None."""
         self._watch.settle(self._saver.last_good)
         if self._validate is not None:
             with self._metrics.paused(), self._clock.part("validation"), self._eager_where(True):
@@ -251,7 +251,7 @@ class Training:
         return checkpoint_path(epochs_done)
 
     def _save(self, checkpoint: str | None) -> None:
-        """Save where training stands, once all its losses are known to be finite."""
+        """Save the training's state, once all its losses are known to be finite."""
         self._watch.settle(self._saver.last_good)
         self._saver.save(self._progress, checkpoint=checkpoint)
 

@@ -1,4 +1,4 @@
-"""A training that has left the finite numbers is stopped before anything of it is saved."""
+"""Stop a training whose loss or gradient is not finite, before any of its state is saved."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from data_schemas.errors import ProtoRKDError
 
 
 class LossWatch:
-    """Look at every step's loss and gradient; on a GPU one step later, so that the device is never waited for.
+    """Checks every step's loss and gradient; on a GPU one step later, so that the device is never waited for.
 
     Args:
         device: Device on which the losses are.
@@ -23,7 +23,7 @@ class LossWatch:
     def look(
         self, value: Tensor, *, name: str = "loss", step: int, rows: Callable[[], list[int]], last_good: str
     ) -> None:
-        """Take a number of a step, and judge those of earlier steps.
+        """Take a number of a step, and check those of earlier steps.
 
         Args:
             value: Loss or norm of the gradient: (), float.
@@ -46,7 +46,7 @@ class LossWatch:
         self._pending.append((event, _Number(arriving, name, step, rows)))
 
     def settle(self, last_good: str) -> None:
-        """Judge what has not been judged, before a state is saved.
+        """Check all numbers that are still unchecked, before a state is saved.
 
         Raises:
             ProtoRKDError: some of it is infinite or NaN.

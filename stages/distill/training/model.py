@@ -1,4 +1,4 @@
-"""What a training changes: the student and all that moves with it."""
+"""The parts that a training changes: the student and all that moves with it."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Which parameters decay, which betas suit an architecture, and how the learning rate moves."""
+"""Build the optimizer: which parameters decay, which betas suit an architecture, and the learning rate's schedule."""
 
 import math
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def build_optimizer(student: nn.Module, objectives: nn.Module, settings: AdamWSe
 
 
 def trained_parameters(*modules: nn.Module) -> list[nn.Parameter]:
-    """The parameters of several modules that are not frozen."""
+    """List the parameters of several modules that are not frozen."""
     return [one for one in chain.from_iterable(module.parameters() for module in modules) if one.requires_grad]
 
 

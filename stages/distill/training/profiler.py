@@ -1,4 +1,4 @@
-"""Where the time of training steps goes: by part, from clocks that do not hold the device up."""
+"""Measure where the time of training steps goes, by part, without holding the device up."""
 
 import statistics
 import time
@@ -36,7 +36,7 @@ _Item = TypeVar("_Item")
 
 
 class Clock(Protocol):
-    """Is told which part of a step is going on."""
+    """Receives which part of a step is going on."""
 
     def part(self, name: str) -> AbstractContextManager[object]:
         """Time what is done within as a part of the step."""
@@ -71,7 +71,7 @@ class NoClock:
 
 
 class StepClock:
-    """Time the parts of every step, and traces a few steps after the first ones.
+    """Times the parts of every step, and traces a few steps after the first ones.
 
     On a GPU a part is timed on the device, between two events in its stream, which are read every so many steps; what
     the host waits for, images above all, is timed by the host's clock everywhere. A part that is entered more than
@@ -161,7 +161,7 @@ class StepClock:
             write_atomic_by(path, lambda partial: profile.export_chrome_trace(str(partial)))
 
         with warnings.catch_warnings():
-            # A step of warm-up would be truer, but a run that ends in it ends torch 2.11 by a segmentation fault.
+            # A warm-up step would be more exact, but a run that ends in it crashes torch 2.11 (segmentation fault).
             warnings.filterwarnings("ignore", message="Profiler won't be using warmup")
             steps = torch.profiler.schedule(wait=_TRACE_AFTER + 1, warmup=0, active=_TRACED_STEPS, repeat=1)
         trace = torch.profiler.profile(activities=activities, schedule=steps, on_trace_ready=write, acc_events=True)
@@ -190,7 +190,7 @@ def summarise(
 ) -> dict[str, object]:
     """Sum up the times of steps.
 
-    The parts of a GPU run beside the host, so that on one they and the waiting may add up to more than the steps.
+    A GPU runs beside the host, so its parts and the host's waiting may add up to more than the steps.
 
     Args:
         steps: Seconds by part of each step, and of the whole step as "step".
@@ -223,7 +223,7 @@ def summarise(
 
 
 def table(summary: Mapping[str, Any]) -> list[str]:
-    """Lines that show a summary."""
+    """Format a summary as lines of a table."""
     lines = [f"{'part of a step':26} {'median ms':>10} {'mean ms':>10} {'share':>7}"]
     for name, times in summary["parts"].items():
         figures = f"{1000 * times['median_s']:10.2f} {1000 * times['mean_s']:10.2f} {100 * times['share']:5.1f} %"

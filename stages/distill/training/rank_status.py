@@ -1,4 +1,4 @@
-"""What ranks tell one another of every micro-batch, so that all of them do the same."""
+"""Exchange the status of every micro-batch between ranks, so that all of them do the same."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from stages.components.loading.batch import Batch
 
 @dataclass(frozen=True)
 class RankStatus:
-    """What all ranks know of a micro-batch.
+    """Status of a micro-batch that all ranks share.
 
     Args:
         counts: Number of images that each rank could read.
@@ -24,7 +24,7 @@ class RankStatus:
 
 
 def exchange_status(ranks: Ranks, batch: Batch, *, stop: bool, save: bool) -> RankStatus:
-    """Tell the other ranks of this one's part of a micro-batch, and return what all of them said.
+    """Send this rank's part of a micro-batch's status, and return the status over all ranks.
 
     Args:
         ranks: Ranks that train together; every one must come here once a micro-batch.

@@ -1,4 +1,4 @@
-"""Where training stands, on disk: put back when a run goes on, and written beside the steps that follow."""
+"""Save a training's state beside the steps that follow, and restore it when a run goes on."""
 
 import time
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ STATE_NAME = "latest.safetensors"
 
 
 class Saver:
-    """Saves where training stands in a draft, and puts it back in the run that goes on.
+    """Saves a training's state in a draft, and restores it in the run that goes on.
 
     The first rank alone writes, in a thread of its own, and one state at a time.
 
@@ -40,7 +40,7 @@ class Saver:
         self.last_good = "none yet: it would start anew"
 
     def resume(self, *, steps_per_epoch: int) -> TrainingProgress:
-        """Put the draft's state back, if it has a whole one, and return how far it had come.
+        """Restore the draft's state, if it has a whole one, and return its progress.
 
         Raises:
             ProtoRKDError: this rank sees another folder than the first.
@@ -75,11 +75,11 @@ class Saver:
             yield
 
     def is_due(self) -> bool:
-        """Whether the last state is so long ago that it is time for the next."""
+        """Tell whether it is time to save the next state."""
         return time.monotonic() - self._saved_at > self._every_s
 
     def save(self, progress: TrainingProgress, *, checkpoint: str | None) -> None:
-        """Copy where training stands, and let it be written beside the steps that follow.
+        """Copy the training's state, and let it be written beside the steps that follow.
 
         Args:
             progress: How far training has come.
@@ -98,11 +98,11 @@ class Saver:
                 self._write_behind(state, checkpoint)
 
     def check(self) -> None:
-        """Raise what the writing of a state has raised by now, without waiting for it."""
+        """Raise the error of writing a state, if there is one by now, without waiting for it."""
         self._write_behind.check()
 
     def settle(self) -> None:
-        """Wait until the last state is written, and raise what that raises."""
+        """Wait until the last state is written, and raise its error, if any."""
         self._write_behind.settle()
 
     def _write(self, state: TrainingState, checkpoint: str | None) -> None:

@@ -1,4 +1,4 @@
-"""What a training is told: how long and how fast, which changes the student, and how it runs, which does not."""
+"""Settings of a training: its schedule, which changes the student, and how it runs, which does not."""
 
 from dataclasses import dataclass
 
@@ -32,13 +32,13 @@ class Schedule:
         return self.lr * warmup_cosine(step, warmup_steps=self.warmup_steps, total_steps=total_steps)
 
     def keeps(self, epoch: int) -> bool:
-        """Whether weights are kept after so many epochs."""
+        """Tell whether weights are kept after so many epochs."""
         return epoch % self.save_every_epochs == 0 or epoch == self.epochs
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How a training runs; nothing of it is part of what was asked for.
+    """How a training runs; no part of what the result depends on.
 
     Args:
         device: Device on which the student trains.

@@ -1,4 +1,4 @@
-"""What an interrupted training goes on from, in one whole file: safetensors with JSON in its header, never a pickle."""
+"""The state that an interrupted training goes on from: one file of safetensors with JSON in its header, no pickle."""
 
 import copy
 import dataclasses
@@ -38,10 +38,10 @@ class TrainingProgress:
     steps_per_epoch: int = 0
 
     def count_by(self, steps_per_epoch: int) -> None:
-        """Keep the place where an epoch has more or fewer steps than before.
+        """Convert the step where an epoch has more or fewer steps than before.
 
-        With the number of processes it changes whether the last examples of an epoch are enough for a step of their
-        own; those of a step that now takes them in are seen twice in that epoch.
+        The number of processes decides whether an epoch's last examples are enough for a step of their own; where they
+        now join the step before, that step's examples are seen twice in that epoch.
         """
         epoch, step_in_epoch = divmod(self.step, self.steps_per_epoch or steps_per_epoch)
         self.step = epoch * steps_per_epoch + min(step_in_epoch, steps_per_epoch - 1)
@@ -66,7 +66,7 @@ class TrainingState:
     def of(
         cls, progress: TrainingProgress, *, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
     ) -> "TrainingState":
-        """Copy where training stands, without waiting for the device; random numbers are a function of seed and step.
+        """Copy a training's state without waiting for the device; random numbers are a function of seed and step.
 
         Args:
             progress: How far training has come.
@@ -88,7 +88,7 @@ class TrainingState:
         write_tensors(self.below(""), path, metadata=header)
 
     def below(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names have a prefix, by the rest of their names; waits until they are there."""
+        """Select the tensors whose names have a prefix, by the rest of their names; waits until they are there."""
         if self.arrived is not None:
             with torch.cuda.device(self.arrived.device):  # a thread that names none takes up the first GPU as well
                 self.arrived.synchronize()

@@ -18,7 +18,7 @@ from stages.distill.training.profiler import Clock
 
 
 class TrainingStep:
-    """Forward, loss over the batch of all ranks, backward; then, once a step, the optimizer.
+    """One step of training: forward, loss over the batch of all ranks and backward; then, once a step, the optimizer.
 
     Every rank computes the objectives over the gathered batch, so that their gradients and their state are the same on
     all ranks, up to kernels that add in no fixed order.
@@ -127,12 +127,12 @@ class TrainingStep:
         """Move the parameters by the step's gradients, and return the norm of these before they are clipped."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        if not self._synced:  # the step's last micro-batch was left out, and it was to bring the ranks together
+        if not self._synced:  # the last micro-batch, which would have averaged gradients over the ranks, was left out
             self._ranks.average_gradients(self._student)
             self._synced = True
         self._loss_scaler.unscale_(self._optimizer)
         grad_norm = nn.utils.get_total_norm([one.grad for one in self._parameters if one.grad is not None])
-        if self._max_grad_norm:  # else scaling by 1 would be one more pass over all gradients
+        if self._max_grad_norm:  # scaling by 1 would be one more pass over all gradients
             nn.utils.clip_grads_with_norm_(self._parameters, self._max_grad_norm, grad_norm)
         self._loss_scaler.step(self._optimizer)
         self._loss_scaler.update()

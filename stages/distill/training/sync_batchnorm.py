@@ -1,4 +1,4 @@
-"""Batch normalisation over the batch of all ranks, also where torch's own SyncBatchNorm, made for GPUs, does not go."""
+"""Batch normalisation over the batch of all ranks, also on CPUs, where torch's own SyncBatchNorm does not run."""
 
 from collections.abc import Callable
 
@@ -38,7 +38,7 @@ class _SyncedForward:
         self._ranks = ranks
 
     def __deepcopy__(self, memo: dict[int, object]) -> "_SyncedForward":
-        """A copied layer takes its own copy; the ranks are shared."""
+        """Copy the layer, and share the ranks."""
         copied: nn.BatchNorm1d | nn.BatchNorm2d = memo[id(self._layer)]  # type: ignore[assignment]
         return _SyncedForward(copied, self._ranks)
 

@@ -1,4 +1,4 @@
-"""What torch is told about a device while a student trains on it: flags of the whole process, which are put back."""
+"""Set torch's flags of the whole process while a student trains on a device, and restore them afterwards."""
 
 import os
 import re
@@ -10,15 +10,15 @@ import torch
 from data_schemas.errors import ProtoRKDError
 from stages.components.compute.precision import full_float32
 
-_WORKSPACES = (":4096:8", ":16:8")  # with which cuBLAS adds up in one order
+_WORKSPACES = (":4096:8", ":16:8")  # make cuBLAS add up in one order
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @contextmanager
 def training_device(device: torch.device, *, deterministic: bool, trained: str) -> Iterator[None]:
-    """Train on a device: float32 is no TF32, and on a GPU cuDNN tries which algorithm is quickest for each new shape.
+    """Set flags for training: float32 without TF32, and on a GPU cuDNN finds the fastest algorithm for each new shape.
 
-    A CPU does what it does without this.
+    On a CPU this changes nothing.
 
     Args:
         device: Device on which the student trains.
@@ -48,7 +48,7 @@ def training_device(device: torch.device, *, deterministic: bool, trained: str) 
 
 @contextmanager
 def measuring_device() -> Iterator[None]:
-    """Measure in the midst of a training: no weight depends on it, so any operation will do; and shapes vary."""
+    """Set flags for measuring during a training: no weight depends on it, so any operation is allowed; shapes vary."""
     with _algorithms_put_back():
         _take_deterministic_operations(False)
         torch.backends.cudnn.benchmark = False
@@ -69,27 +69,27 @@ def _algorithms_put_back() -> Iterator[None]:
 
 
 def _take_deterministic_operations(mode: bool, *, warn_only: bool = False) -> None:
-    """Set torch's flag where that changes it: torch imports its compiler for that, which takes seconds."""
+    """Set torch's flag only where that changes it: setting it imports torch's compiler, which takes seconds."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     if before != (mode, warn_only):
         torch.use_deterministic_algorithms(mode, warn_only=warn_only)
 
 
 def _refusal(error: RuntimeError, trained: str) -> ProtoRKDError | None:
-    found = re.match(r"(.+?) does not have a deterministic implementation", str(error))
-    if found is None:
+    operation = re.match(r"(.+?) does not have a deterministic implementation", str(error))
+    if operation is None:
         return None
     return ProtoRKDError(
-        f"--deterministic must go with operations that have a deterministic form; {found[1]} has none, and got "
+        f"--deterministic must go with operations that have a deterministic form; {operation[1]} has none, and got "
         f"{trained}. Take another (docs/distill.md lists which refuse), or leave --deterministic out."
     )
 
 
 def _settle_workspace(device: torch.device) -> None:
-    """Tell cuBLAS to add up in one order; it listens once a process, before it first works, so the word is left there.
+    """Tell cuBLAS to add up in one order; it reads the variable once a process, at its first use, so it stays set.
 
     Raises:
-        ProtoRKDError: this process has computed on the GPU without it, or the environment has another word.
+        ProtoRKDError: this process has computed on the GPU without it, or the environment has another value.
     """
     told = os.environ.get(_WORKSPACE)
     if told in _WORKSPACES:

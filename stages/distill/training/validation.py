@@ -1,4 +1,4 @@
-"""Retrieval on held-out pairs while the student trains, from cached targets alone."""
+"""Measure retrieval on held-out pairs while the student trains, from cached targets alone."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -72,12 +72,12 @@ class Validation:
         """
         own = range(self._ranks.rank, self._held_out.num, self._ranks.size)
         with _eval_mode(student):
-            embeddings, found, rejected = self._embed(student, own)
+            embeddings, readable, rejected = self._embed(student, own)
         embeddings = self._ranks.gather_rows(embeddings)
-        found = self._ranks.gather_rows(found).cpu()
+        readable = self._ranks.gather_rows(readable).cpu()
         self._check_rejected(self._ranks.gather_objects(rejected))
         row_of_image = torch.full((self._held_out.num,), -1)
-        row_of_image[found] = torch.arange(len(found))
+        row_of_image[readable] = torch.arange(len(readable))
         caption_image = row_of_image[self._held_out.caption_image]
         usable = caption_image >= 0
         measures = retrieval_metrics(
@@ -85,13 +85,13 @@ class Validation:
             caption_embeddings=self._targets.gather(self._held_out.caption_rows[usable]),
             caption_image=caption_image[usable],
         )
-        counts = {"images": float(len(found)), "unreadable_images": float(self._num_rejected)}
+        counts = {"images": float(len(readable)), "unreadable_images": float(self._num_rejected)}
         return {f"validation/{name}": value for name, value in (measures | counts).items()}
 
     def _embed(self, student: nn.Module, own: Sequence[int]) -> tuple[Tensor, Tensor, dict[int, str]]:
         device = next(student.parameters()).device
         embeddings = [torch.empty(0, self._targets.dim, device=device)]
-        found = [torch.empty(0, dtype=torch.int64)]
+        readable = [torch.empty(0, dtype=torch.int64)]
         rejected: dict[int, str] = {}
         for batch in prefetch_to_device(self._load(own, pin_memory=device.type == "cuda"), device):
             rejected |= batch.rejected
@@ -99,8 +99,8 @@ class Validation:
                 with self._in_precision():
                     embedded = student(self._normalize(batch.images))
                 embeddings.append(embedded.float())
-                found.append(batch.rows)
-        return torch.cat(embeddings), torch.cat(found).to(device), rejected
+                readable.append(batch.rows)
+        return torch.cat(embeddings), torch.cat(readable).to(device), rejected
 
     def _load(self, own: Sequence[int], *, pin_memory: bool) -> Iterable[Batch]:
         batches = batches_of(own, self._batch_size)

@@ -1,1 +1,1 @@
-"""Hold two evaluations against each other, image by image."""
+"""Compare two evaluations image by image."""

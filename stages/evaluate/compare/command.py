@@ -1,4 +1,4 @@
-"""The command ``compare``: two evaluations, image by image, as a table or as JSON."""
+"""The command ``compare``: print how two evaluations differ, image by image, as a table or as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _LEFT = (0, 8)
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """How much is drawn."""
+    """Options of the random draws: seed and number of resamples."""
 
     seed: int = option(0, help="Of the draws.", check=NOT_NEGATIVE)
     resamples: int = option(
@@ -34,19 +34,19 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class ComparedMetric:
-    """A line of the comparison.
+    """A metric in the comparison, one line of the table.
 
     Args:
-        name: of the metric.
-        first: of evaluation A.
-        second: of evaluation B.
-        difference: B - A.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        num_pictures: how many were drawn from.
-        p_value: of this difference, looked at alone.
-        p_holm: the same, adjusted for all that are looked at.
-        differs: whether ``p_holm`` is `SIGNIFICANCE` or less.
+        name: Name of the metric.
+        first: Its value in evaluation A.
+        second: Its value in evaluation B.
+        difference: B - A, in the metric's unit.
+        low: Lower end of the difference's 95 % interval.
+        high: Upper end of that interval.
+        num_pictures: Number of images that were compared.
+        p_value: The p-value of this difference, looked at alone.
+        p_holm: The p-value adjusted for all differences that are looked at together.
+        differs: Whether ``p_holm`` is `SIGNIFICANCE` or less.
     """
 
     name: str
@@ -101,24 +101,24 @@ def adjusted(differences: "Sequence[Difference]") -> list[ComparedMetric]:
     """Adjust the p-values of all differences that are looked at together."""
     from stages.evaluate.statistics.permutation_test import holm
 
-    p_values = holm([found.p_value for found in differences])
+    p_values = holm([difference.p_value for difference in differences])
     return [
         ComparedMetric(
-            name=found.name,
-            first=found.first,
-            second=found.second,
-            difference=found.difference,
-            **found.interval._asdict(),
-            p_value=found.p_value,
+            name=difference.name,
+            first=difference.first,
+            second=difference.second,
+            difference=difference.difference,
+            **difference.interval._asdict(),
+            p_value=difference.p_value,
             p_holm=p_holm,
             differs=p_holm <= SIGNIFICANCE,
         )
-        for found, p_holm in zip(differences, p_values, strict=True)
+        for difference, p_holm in zip(differences, p_values, strict=True)
     ]
 
 
 def table(metrics: Sequence[ComparedMetric]) -> list[str]:
-    """Lay the metrics out in aligned columns below a header, those that differ beyond chance with a star."""
+    """Lay the metrics out in aligned columns below a header; a star marks those that differ beyond chance."""
     rows = [_COLUMNS, *(_cells(metric) for metric in metrics)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -131,7 +131,7 @@ def table(metrics: Sequence[ComparedMetric]) -> list[str]:
 
 
 def notes(metrics: Sequence[ComparedMetric], *, resamples: int) -> list[str]:
-    """Say how the table is to be read, and what it cannot say."""
+    """Explain how to read the table, and what it cannot tell."""
     num, num_differ = len(metrics), sum(metric.differs for metric in metrics)
     lines = [
         f"* differs beyond chance, p (Holm) {SIGNIFICANCE} or less: {num_differ} of {num}.",

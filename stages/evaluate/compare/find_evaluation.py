@@ -1,4 +1,4 @@
-"""An evaluation of one checkpoint: found by what a user calls it, and read only where it is as it was written."""
+"""Find an evaluation of one checkpoint by what a user calls it, and read it if its files are unchanged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ _EVALUATE, _DISTILL = "evaluate", "distill"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one checkpoint of a student came to.
+    """The evaluation of one checkpoint of a student.
 
     Args:
-        artifact: of evaluate; it may hold other checkpoints, too.
-        checkpoint: ``last`` or ``epoch_3``.
-        report: of the whole artifact.
-        outcomes: of this checkpoint, image by image.
+        artifact: Artifact of evaluate; it may hold other checkpoints, too.
+        checkpoint: Name of the checkpoint, such as ``last`` or ``epoch_3``.
+        report: Report of the whole artifact.
+        outcomes: Outcomes of this checkpoint, image by image.
     """
 
     artifact: Artifact
@@ -34,7 +34,7 @@ class Evaluation:
 
     @property
     def name(self) -> str:
-        """As a user may call it."""
+        """Reference that a user may pass: fingerprint and checkpoint."""
         return f"{self.artifact.record.fingerprint[:12]}@{self.checkpoint}"
 
     @property
@@ -44,7 +44,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Those of this checkpoint, by their names in the report."""
+        """Metrics of this checkpoint, by their names in the report."""
         found = (each["metrics"] for each in self.report["checkpoints"] if each["name"] == self.checkpoint)
         return next(found, {})
 
@@ -53,23 +53,23 @@ def read_evaluation(reference: str, *, store: Store, argument: str) -> Evaluatio
     """Find and read an evaluation.
 
     Args:
-        reference: an artifact of evaluate, by a path or by the beginning of its fingerprint, or one of distill, of
-            which the newest evaluation is taken; with ``@epoch_3`` for another checkpoint than the last or the only.
-        store: where.
-        argument: which argument of the command names it, for messages.
+        reference: An artifact of evaluate, by a path or by the beginning of its fingerprint, or one of distill, whose
+            newest evaluation is taken; with ``@epoch_3`` for another checkpoint than the last or only one.
+        store: Store to search.
+        argument: Name of the command's argument, for messages.
 
     Raises:
-        ProtoRKDError: none or more than one fits, it has no such checkpoint, or a file is not as it was written.
+        ProtoRKDError: none or more than one fits, it has no such checkpoint, or a file was changed.
     """
     name, checkpoint = split_checkpoint(reference)
-    found = _find_artifact(name, store=store, argument=argument)
-    if found.record.stage == _DISTILL:
-        found = _newest_of(found, store=store, argument=argument)
-    found = store.fetch(found)
-    checkpoint = _choose(checkpoint, found, argument=argument)
+    artifact = _find_artifact(name, store=store, argument=argument)
+    if artifact.record.stage == _DISTILL:
+        artifact = _newest_of(artifact, store=store, argument=argument)
+    artifact = store.fetch(artifact)
+    checkpoint = _choose(checkpoint, artifact, argument=argument)
     folder = outcomes_folder(checkpoint)
-    found.require_whole((REPORT_NAME, f"{folder}/"), read=True)
-    return Evaluation(found, checkpoint, read_report(found.path), read_outcomes(found.path / folder))
+    artifact.require_whole((REPORT_NAME, f"{folder}/"), read=True)
+    return Evaluation(artifact, checkpoint, read_report(artifact.path), read_outcomes(artifact.path / folder))
 
 
 def _find_artifact(name: str, *, store: Store, argument: str) -> Artifact:
@@ -124,7 +124,7 @@ def _choose(checkpoint: str | None, artifact: Artifact, *, argument: str) -> str
             f"{argument} must hold outcomes of single images to be compared; {artifact.name} has none, as those made "
             "by earlier versions. Run evaluate again with the same options."
         )
-    if checkpoint is None:  # that which the evaluation shows in full: the last that it measured
+    if checkpoint is None:  # the checkpoint that the report shows in full, the last that was measured
         artifact.require_whole((REPORT_NAME,), read=True)
         checkpoint = known[0] if len(known) == 1 else str(read_report(artifact.path)["student"]["checkpoint"])
     if checkpoint not in known:

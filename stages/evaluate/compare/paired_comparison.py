@@ -1,4 +1,4 @@
-"""Two students on the same images: how far apart they are, how sure that is, and whether chance explains it."""
+"""Compare two students on the same images: their differences, with intervals and p-values."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,12 +29,12 @@ class Difference:
     """A metric of two students on the same images.
 
     Args:
-        name: of the metric, as reports have it: ``cifar10/zero_shot/top1``.
-        first: the metric of student A.
-        second: the metric of student B.
-        interval: 95 % of ``difference``, by the paired bootstrap: both students on the same resamples.
-        p_value: how often a difference of this size or more, in either direction, comes about where it is a toss-up on
-            each image which student gave which answer. By random tosses it is never below 1 / (tosses + 1).
+        name: Name of the metric in reports: ``cifar10/zero_shot/top1``.
+        first: The metric of student A.
+        second: The metric of student B.
+        interval: 95 % interval of ``difference``, by the paired bootstrap: both students on the same resamples.
+        p_value: How often a difference at least this large, in either direction, arises when the two students' answers
+            to each image are swapped at random. With drawn permutations it is never below 1 / (permutations + 1).
     """
 
     name: str
@@ -45,18 +45,18 @@ class Difference:
 
     @property
     def difference(self) -> float:
-        """B - A in the metric's unit: percentage points, or ranks."""
+        """Difference B - A, in the metric's unit: percentage points, or ranks."""
         return self.second - self.first
 
 
 @dataclass(frozen=True)
 class Draws:
-    """How much is drawn.
+    """Seed and numbers of the random draws.
 
     Args:
-        seed: of resamples and of permutations.
-        num_resamples: for the interval.
-        num_permutations: for a p-value that is not exact.
+        seed: Seed of the resamples and of the permutations.
+        num_resamples: Number of resamples for an interval.
+        num_permutations: Number of permutations for a p-value that is not exact.
     """
 
     seed: int = 0
@@ -69,19 +69,19 @@ def compare_outcomes(
 ) -> list[Difference]:
     """Compare two evaluations in every metric of the sets and tasks that both have.
 
-    Measures are summed up as in reports: 100 times the mean, the median of ranks, and ``mean_per_class`` from the
+    Metrics are computed as in reports: 100 times the mean, the median of ranks, and ``mean_per_class`` from the
     ``top1`` of labelled images. A task that only one evaluation has is logged and left out.
 
     Args:
-        first: of student A.
-        second: of student B.
-        draws: how much is drawn, and the seed.
+        first: Outcomes of student A.
+        second: Outcomes of student B.
+        draws: Seed and numbers of the random draws; None for the defaults.
 
     Raises:
         ProtoRKDError: they share no set and task, or one whose images, captions, labels or measures differ.
     """
-    theirs = {found.name: found for found in second}
-    ours = {found.name for found in first}
+    theirs = {outcomes.name: outcomes for outcomes in second}
+    ours = {outcomes.name for outcomes in first}
     for name in sorted(ours ^ theirs.keys()):
         log.info("comparison: %s is left out: only one of the two evaluations has it", name)
     if not ours & theirs.keys():
@@ -89,21 +89,21 @@ def compare_outcomes(
             f"Two evaluations must share a set and a task to be compared; got {sorted(ours)} and {sorted(theirs)}. "
             "Evaluate both students on the same sets."
         )
-    pairs = (_align(found, theirs[found.name]) for found in first if found.name in theirs)
+    pairs = (_align(outcomes, theirs[outcomes.name]) for outcomes in first if outcomes.name in theirs)
     return [difference for pair in pairs for difference in _compare(*pair, draws or Draws())]
 
 
 def compare_means(
     name: str, *, first: Values, second: Values, groups: Places | None = None, draws: Draws
 ) -> Difference:
-    """Compare means of paired values; the p-value is by sign flips, which for right and wrong is exact McNemar.
+    """Compare means of paired values; the p-value is by sign flips, for right and wrong the exact McNemar test.
 
     Args:
-        name: of the metric.
-        first: values of student A.
-        second: values of student B, of the same queries.
-        groups: image of each value, from `group_places`, where an image has several; None where each has one.
-        draws: how much is drawn.
+        name: Name of the metric.
+        first: Values of student A.
+        second: Values of student B, of the same queries.
+        groups: Image of each value, from `group_places`, where an image has several values; None where each has one.
+        draws: Seed and numbers of the random draws.
 
     Shapes:
         first, second: (values,), float64; groups: (values,), int64.
@@ -117,7 +117,7 @@ def compare_means(
 
 
 def compare_class_means(name: str, *, first: Values, second: Values, labels: Places, draws: Draws) -> Difference:
-    """Compare means over classes of the mean within each; arguments as of `compare_means`, with a label an image."""
+    """Compare means over classes of the mean within each; arguments as in `compare_means`, with a label per image."""
     weights = class_weights(labels)
     gain = second - first
     replicates = class_mean_replicates(gain, labels=labels, seed=draws.seed, num_resamples=draws.num_resamples)
@@ -129,7 +129,7 @@ def compare_class_means(name: str, *, first: Values, second: Values, labels: Pla
 def compare_medians(
     name: str, *, first: Values, second: Values, groups: Places | None = None, draws: Draws
 ) -> Difference:
-    """Compare medians of paired values; in the p-value, the two students' values of an image change places."""
+    """Compare medians of paired values; the p-value swaps the two students' values of an image."""
     places = np.arange(len(first)) if groups is None else groups
     replicates = [
         median_replicates(values, groups=groups, seed=draws.seed, num_resamples=draws.num_resamples)
@@ -157,17 +157,17 @@ def _compare(first: QueryResults, second: QueryResults, draws: Draws) -> Iterato
 
 
 def _align(first: QueryResults, second: QueryResults) -> tuple[QueryResults, QueryResults]:
-    """Bring both into one order, that of images and queries."""
-    rows = [_keys(found) for found in (first, second)]
+    """Sort both by image and query, and check that they hold the same."""
+    rows = [_keys(outcomes) for outcomes in (first, second)]
     alone = [sorted((Counter(own) - Counter(other)).elements()) for own, other in (rows, rows[::-1])]
     if any(alone):
-        found = " and ".join(
+        differing = " and ".join(
             f"{len(keys)} in the {which} alone, first {': '.join(filter(None, keys[0]))!r}"
             for which, keys in zip(("first", "second"), alone, strict=True)
             if keys
         )
         raise ProtoRKDError(
-            f"Two evaluations must hold the same images and captions of {first.name} to be compared; got {found}. "
+            f"Two evaluations must hold the same images and captions of {first.name} to be compared; got {differing}. "
             "Evaluate both students on one set."
         )
     if first.measures.keys() != second.measures.keys():
@@ -176,25 +176,25 @@ def _align(first: QueryResults, second: QueryResults) -> tuple[QueryResults, Que
             f"and {sorted(second.measures)}. Evaluate both students with the same options."
         )
     ordered = [
-        _reordered(found, sorted(range(len(own)), key=own.__getitem__))
-        for found, own in zip((first, second), rows, strict=True)
+        _reordered(outcomes, sorted(range(len(own)), key=own.__getitem__))
+        for outcomes, own in zip((first, second), rows, strict=True)
     ]
     _check_labels(*ordered)
     return ordered[0], ordered[1]
 
 
-def _keys(found: QueryResults) -> list[tuple[str, str]]:
-    return list(zip(found.images, found.queries or [""] * len(found.images), strict=True))
+def _keys(outcomes: QueryResults) -> list[tuple[str, str]]:
+    return list(zip(outcomes.images, outcomes.queries or [""] * len(outcomes.images), strict=True))
 
 
-def _reordered(found: QueryResults, order: list[int]) -> QueryResults:
+def _reordered(outcomes: QueryResults, order: list[int]) -> QueryResults:
     return replace(
-        found,
-        images=[found.images[row] for row in order],
-        queries=[found.queries[row] for row in order if len(found.queries)],
-        labels=[found.labels[row] for row in order if len(found.labels)],
-        predicted=[found.predicted[row] for row in order if len(found.predicted)],
-        measures={name: values[order] for name, values in found.measures.items()},
+        outcomes,
+        images=[outcomes.images[row] for row in order],
+        queries=[outcomes.queries[row] for row in order if len(outcomes.queries)],
+        labels=[outcomes.labels[row] for row in order if len(outcomes.labels)],
+        predicted=[outcomes.predicted[row] for row in order if len(outcomes.predicted)],
+        measures={name: values[order] for name, values in outcomes.measures.items()},
     )
 
 

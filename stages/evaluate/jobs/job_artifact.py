@@ -1,4 +1,4 @@
-"""Measurements as artifacts: one task on one set with one checkpoint's weights, done once."""
+"""Keep measurements as artifacts: one task on one set with one checkpoint's weights, measured once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,9 +40,9 @@ class Job:
     """A task on a set with the weights of a checkpoint.
 
     Args:
-        student: the weights; sts, which measures the teacher, does without.
-        entry: the set.
-        task: name of the task.
+        student: The weights. The task sts measures the teacher instead, and ignores them.
+        entry: The set to measure on.
+        task: Name of the task.
     """
 
     student: StudentWeights
@@ -51,12 +51,12 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Name for messages: set, task and checkpoint."""
         return f"{self.entry.evaluation_set.name}, {self.task.replace('_', ' ')} of {self.student.name}"
 
     @property
     def images(self) -> list[Input[ImageSet]]:
-        """The images that have to be embedded for it."""
+        """Images that the job needs embedded."""
         match self.entry.evaluation_set:
             case RetrievalSet(images=images):
                 return [images]
@@ -82,7 +82,7 @@ class _Runtime:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Already identified by the stage that asks; the embedder is for doing the job, not for finding it done."""
+    """Inputs that evaluate has identified already; finding an artifact needs no embedder, only measuring does."""
 
     job: Job
     teacher: Input[TeacherSource] | None
@@ -91,12 +91,12 @@ class _Inputs:
 
 @dataclass(frozen=True)
 class _Sources:
-    """What is measured, and with what.
+    """What is measured, and with which models.
 
     Args:
-        set: The set, as far as the task looks at it; its value is the job with what does it.
+        set: The set, identified by the splits that the task uses; its value is the whole job.
         student: The weights; None where the teacher itself is measured.
-        teacher: The student's teacher; None where the task does without.
+        teacher: The student's teacher; None where the task needs none.
     """
 
     set: Input[_Inputs]
@@ -107,7 +107,7 @@ class _Sources:
 def find_measurement(
     job: Job, params: "EvaluateParams", teacher: Input[TeacherSource] | None, context: Context
 ) -> Artifact | None:
-    """The whole artifact that answers a job, or None."""
+    """Find the whole artifact that answers a job; None if there is none."""
     asked = {"params": _params(job, params), "inputs": _Inputs(job, teacher), "runtime": _Runtime()}
     return plan_stage(MEASUREMENTS, **asked, context=context).artifact
 
@@ -115,20 +115,20 @@ def find_measurement(
 def make_measurement(
     job: Job, params: "EvaluateParams", teacher: Input[TeacherSource] | None, *, embedder: "Embedder", context: Context
 ) -> tuple["TaskResult", str]:
-    """Do a job, or find it done.
+    """Measure a job, or take its artifact where it was measured before.
 
     Args:
-        job: what is to be measured.
-        params: settings of the tasks.
-        teacher: of the student; None where no task asks for it.
-        embedder: with the job's checkpoint.
-        context: the store.
+        job: The job to measure.
+        params: Settings of the tasks.
+        teacher: The student's teacher; None where no task needs it.
+        embedder: Embeds with the job's checkpoint.
+        context: The run's context; its store keeps the artifact.
 
     Returns:
-        What was measured, and the digest of the artifact that holds it.
+        The measurement, and the digest of its artifact.
 
     Raises:
-        ProtoRKDError: the task cannot be done, for the set or the weights are not such.
+        ProtoRKDError: the set or the weights do not allow the task.
     """
     from stages.evaluate.tasks.task_result import TaskResult
 
@@ -152,21 +152,21 @@ def _params(job: Job, params: "EvaluateParams") -> _Params:
 
 
 def _identify(inputs: _Inputs, _params: object, _context: Context) -> _Sources:
-    job, found = inputs.job, inputs.job.entry.evaluation_set
-    match found:
+    job, requested = inputs.job, inputs.job.entry.evaluation_set
+    match requested:
         case RetrievalSet():
-            digest = retrieval_digest(found)
+            digest = retrieval_digest(requested)
         case ClassSet():
-            splits = (found.train, found.test) if job.task in NEED_TRAIN else (found.test,)
+            splits = (requested.train, requested.test) if job.task in NEED_TRAIN else (requested.test,)
             parts = [labelled_digest(split) for split in splits if split is not None]
-            digest = hash_json([parts, list(found.class_names), found.mean_per_class])
+            digest = hash_json([parts, list(requested.class_names), requested.mean_per_class])
         case STSSet():
-            digest = sts_digest(found)
+            digest = sts_digest(requested)
     # The name is part of what is written: in the entry, and in the outcomes.
     needs_teacher = job.task in NEED_TEACHER
     assert inputs.teacher is not None or not needs_teacher
     return _Sources(
-        set=Input(digest=hash_json([found.name, digest]), value=inputs),
+        set=Input(digest=hash_json([requested.name, digest]), value=inputs),
         student=None if job.task == "sts" else Input(job.student.identity, str(job.student.folder), value=None),
         teacher=inputs.teacher if needs_teacher else None,
     )
@@ -175,14 +175,14 @@ def _identify(inputs: _Inputs, _params: object, _context: Context) -> _Sources:
 def _measure(params: _Params, sources: _Sources, out: Draft, runtime: _Runtime, context: Context) -> Result:
     from stages.evaluate.tasks.registry import TASKS
 
-    given = sources.set.value
-    assert given.embedder is not None
-    given.embedder.take_used()
-    measured = TASKS[params.task](given.job.entry.evaluation_set, given.embedder, **params.settings)
+    job, embedder = sources.set.value.job, sources.set.value.embedder
+    assert embedder is not None
+    embedder.take_used()
+    measured = TASKS[params.task](job.entry.evaluation_set, embedder, **params.settings)
     write_json(out.path / _ENTRY_NAME, measured.entry)
     if measured.outcomes:
         write_outcomes(out.path, measured.outcomes)
-    return Result(counts={}, metrics=measured.flat(), uses=given.embedder.take_used())
+    return Result(counts={}, metrics=measured.flat(), uses=embedder.take_used())
 
 
 MEASUREMENTS = Stage(

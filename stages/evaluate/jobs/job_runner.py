@@ -1,4 +1,4 @@
-"""Does the jobs of an evaluation one after another; one that fails does not keep the others from being done."""
+"""Run the jobs of an evaluation one after another; a job that fails does not stop the others."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -35,13 +35,13 @@ _HEADLINES = {
 
 @dataclass(frozen=True)
 class Failure:
-    """A task that could not be done, as the report tells of it.
+    """A task that failed, as the report lists it.
 
     Args:
-        name: of the set.
-        task: name of the task.
-        checkpoint: name of the weights.
-        reason: a sentence, with what to do.
+        name: Name of the set.
+        task: Name of the task.
+        checkpoint: Name of the checkpoint.
+        reason: A sentence that says why, and what to do.
     """
 
     name: str
@@ -51,13 +51,13 @@ class Failure:
 
 
 class JobRunner:
-    """Does jobs, or finds them done, and notes those that fail.
+    """Measures jobs, or takes their artifacts from the store, and collects those that fail.
 
     Args:
-        params: settings of the tasks.
-        teacher: of the student; None where no task asks for it.
-        runtime: where, and how many at a time.
-        context: the store, and the processes that embed images together.
+        params: Settings of the tasks.
+        teacher: The student's teacher; None where no task needs it.
+        runtime: Device, batch sizes and workers, and the share of rejected images that a set may have.
+        context: The run's context: its store, and the processes that embed images together.
     """
 
     def __init__(
@@ -82,10 +82,10 @@ class JobRunner:
         self.used: set[str] = set()
 
     def say_where(self) -> None:
-        """Say in the log where images are embedded, and in what.
+        """Log the device and the precision that images are embedded with.
 
         Raises:
-            ProtoRKDError: the device is not there, for one of the processes; the same in all of them.
+            ProtoRKDError: a process lacks the device; raised in all processes alike.
         """
         with fail_together(self._context.peers):
             device = choose_device(self._runtime.device)
@@ -94,11 +94,11 @@ class JobRunner:
             log.info("evaluate: on %s", describe_work(device, precision=precision))
 
     def embed(self, jobs: Sequence[Job], *, shown: StudentWeights | None) -> None:
-        """Embed the images that jobs need, each process its part.
+        """Embed the images that jobs need, shared among the processes.
 
         Args:
-            jobs: those that are done already need none.
-            shown: the checkpoint of which images are shown, whether or not its jobs are done; or None.
+            jobs: Jobs to prepare; those with an artifact need no embeddings.
+            shown: Checkpoint whose images the page shows; they are embedded in any case. None for none.
         """
         ranks = ranks_of(self._context.peers)
         is_missing = ranks.broadcast([self._is_missing(job) for job in jobs] if ranks.is_first else None)
@@ -117,11 +117,11 @@ class JobRunner:
                     runtime=self._runtime,
                     context=self._context,
                 )
-            except ProtoRKDError as error:  # the same on all processes; the jobs will meet it again
+            except ProtoRKDError as error:  # the same on all processes; the jobs will raise it again
                 log.info("evaluate: %s", error)
 
     def measure(self, job: Job) -> "TaskResult | None":
-        """Do a job, or find it done; None where it fails."""
+        """Measure a job, or take its artifact; None where it fails."""
         try:
             measured, digest = make_measurement(
                 job, self._params, self._teacher, embedder=self.embedder(job.student), context=self.alone
@@ -135,13 +135,13 @@ class JobRunner:
         return measured
 
     def fail(self, failure: Failure) -> None:
-        """Note what could not be done, and why."""
+        """Record and log a failure."""
         self.failures.append(failure)
         task = failure.task.replace("_", " ")
         log.info("evaluate: %s, %s of %s, failed: %s", failure.name, task, failure.checkpoint, failure.reason)
 
     def embedder(self, student: StudentWeights) -> Embedder:
-        """Embeds with a checkpoint; what it has at hand is kept until another checkpoint is asked for."""
+        """Get the embedder of a checkpoint; it is kept until another checkpoint is asked for."""
         if self._embedder is None or self._embedder[0] is not student:
             self._embedder = (
                 student,
@@ -161,7 +161,7 @@ class JobRunner:
 
 
 def _in_short(entry: Mapping[str, Any]) -> str:
-    """The measure that says most, for the log."""
+    """Describe an entry by its headline measure, for the log."""
     metrics = entry["metrics"]
     measure = entry.get("headline") or _HEADLINES.get(entry["task"], "")
     if not metrics:
@@ -172,12 +172,12 @@ def _in_short(entry: Mapping[str, Any]) -> str:
 
 
 def jobs_of(student: StudentWeights, entries: Sequence[RequestedSet]) -> list[Job]:
-    """All that is to be measured of a checkpoint, in the order of reports."""
+    """List the jobs of a checkpoint, in the order of reports."""
     return [Job(student, entry, task) for entry in entries for task in entry.tasks]
 
 
 def check_rejected(entry: Mapping[str, Any], max_bad_fraction: float) -> None:
-    """Refuse a set of which too much was left out: what is measured on its readable part alone is another, easier set.
+    """Refuse a set with too many rejections: its readable part alone is another, perhaps easier set.
 
     Raises:
         ProtoRKDError: more than that share of its rows and images were rejected.

@@ -1,4 +1,4 @@
-"""Follows a distillation that runs: each checkpoint is measured as soon as it is whole."""
+"""Follow a running distillation: measure each checkpoint as soon as it is whole."""
 
 import dataclasses
 import time
@@ -34,8 +34,8 @@ def follow(
 ) -> "EvaluateInputs":
     """Measure the checkpoints of a distillation while it runs, and wait for its end.
 
-    What is measured are artifacts of their own: an interrupted watch loses nothing, and the evaluation of all
-    checkpoints that follows finds them done.
+    Measurements are artifacts of their own: an interrupted watch loses nothing, and the evaluation of all checkpoints
+    that follows takes them from the store.
 
     Returns:
         Inputs that name the finished student.
@@ -65,13 +65,13 @@ def follow(
             )
         if not fresh:
             time.sleep(POLL_S)
-        # The state is read before the checkpoints of the next round, so that the last of them are not missed.
+        # The state is read before the next round's checkpoints, so that the last ones are not missed.
         run = _look(run.fingerprint, context)
     return dataclasses.replace(inputs, student=run.fingerprint)
 
 
 def _look(reference: str | None, context: Context) -> DistillRun:
-    """Find the distillation, as the first process sees it."""
+    """Find the distillation in the first process, for all processes."""
     peers, run = context.peers, None
     with fail_together(peers):
         if peers.is_first:
@@ -87,7 +87,7 @@ def _measure(
     runtime: "EvaluateRuntime",
     context: Context,
 ) -> None:
-    """Do every task with one checkpoint, and say what came of it."""
+    """Measure one checkpoint at every task, and log its headline metrics."""
     sets = [*read_requested_sets(inputs, params, context).readable.values()]
     measurer = JobRunner(params, find_teacher(inputs, student, sets, context), runtime, context)
     jobs = jobs_of(student, sets)

@@ -1,4 +1,4 @@
-"""Answers of a classifier: which class each image is given, and whether that is right, fair to ties."""
+"""Turn a classifier's scores into answers: the class of each image, and whether it is right, fair to ties."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -9,12 +9,12 @@ from stages.components.metrics.ranking import check_labels, expected_label_hits
 
 
 class Classified(NamedTuple):
-    """What a classifier says of every image.
+    """A classifier's answer for every image.
 
     Args:
-        hits: ``top1``, and ``top5`` for more than five classes: 1 where an image's class is among so many best-scored
-            ones, 0 where it is not, between where scores are tied.
-        predicted: the best-scored class, the first of equals.
+        hits: By measure, ``top1``, and ``top5`` for more than five classes: 1 where the image's class is among that
+            many best-scored classes, 0 where it is not, a value between where scores are tied.
+        predicted: The best-scored class of each image, the first of equals.
 
     Shapes:
         hits: (images,) each, float64, on the CPU.
@@ -29,9 +29,9 @@ def classify(*, scores: Tensor, labels: Tensor, tolerance: float) -> Classified:
     """Answer with the best-scored classes.
 
     Args:
-        scores: the higher, the likelier the class.
-        labels: the right class of each row.
-        tolerance: scores that differ by less are tied, and count as the mean over their orders.
+        scores: Score of each class; the higher, the likelier the class.
+        labels: The right class of each row.
+        tolerance: Scores that differ by less are tied; their hits are the mean over all orders of the tied classes.
 
     Raises:
         ValueError: the labels do not fit the scores.

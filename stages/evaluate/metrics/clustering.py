@@ -1,4 +1,4 @@
-"""Clusters of images: does the student put those of one class into one group, without being told the classes?"""
+"""Cluster images: does the student group the images of one class without being told the classes?"""
 
 import warnings
 
@@ -20,9 +20,9 @@ def find_clusters(image_embeddings: Tensor, *, num_clusters: int, seed: int = 0)
     """Group images by k-means of their unit rows: by faiss where it imports, by scikit-learn otherwise.
 
     Args:
-        image_embeddings: one row an image.
-        num_clusters: at most one an image; a cluster may come out empty.
-        seed: of the starts. The same rows and seed give the same clusters with the same library.
+        image_embeddings: One row per image.
+        num_clusters: Number of clusters, at most one per image; a cluster may come out empty.
+        seed: Seed of the starting centroids. The same library, rows and seed give the same clusters.
 
     Raises:
         ProtoRKDError: an embedding is NaN or infinite.
@@ -86,20 +86,20 @@ def clustering_metrics(
     """Compare clusters with classes, and measure how compact and how far apart both are.
 
     Args:
-        image_embeddings: one row an image.
-        labels: class of each image.
-        clusters: cluster of each image, from `find_clusters` with as many clusters as there are classes.
-        silhouette_rows: of more images than these the silhouette takes a sample of this size.
-        seed: of the sample.
+        image_embeddings: One row per image.
+        labels: Class of each image.
+        clusters: Cluster of each image, from `find_clusters` with as many clusters as there are classes.
+        silhouette_rows: Most images in the silhouette; more are sampled down to this size.
+        seed: Seed of that sample.
 
     Returns:
         ``ari`` and ``ami``: adjusted Rand index and adjusted mutual information of clusters and classes; 1 where they
-        are the same, 0 on average for clusters by chance. And of the classes, as ``<measure>/classes``, and of the
-        clusters, as ``<measure>/clusters``:
+        are the same, 0 on average for random clusters. Three measures come once for the classes, as
+        ``<measure>/classes``, and once for the clusters, as ``<measure>/clusters``:
         ``silhouette``: from -1 to 1, the best.
         ``calinski_harabasz``: spread between groups over spread within them; the higher the better.
         ``davies_bouldin``: size of two groups over their distance; from 0, the best.
-        These three are left out for a single group, and where every image is a group of its own.
+        They are left out for a single group, and where every image is a group of its own.
 
     Raises:
         ProtoRKDError: an embedding is NaN or infinite.
@@ -114,13 +114,13 @@ def clustering_metrics(
     rows = unit_rows(image_embeddings, name="Image embeddings", remedy=STUDENT_REMEDY).cpu()
     for groups in (labels, clusters):
         check_labels(groups, num_rows=len(rows), num_classes=1 + int(groups.max()))
-    classes, found = labels.cpu().numpy(), clusters.cpu().numpy()
+    by_class, by_cluster = labels.cpu().numpy(), clusters.cpu().numpy()
     metrics = {
-        "ari": float(adjusted_rand_score(classes, found)),
-        "ami": float(adjusted_mutual_info_score(classes, found)),
+        "ari": float(adjusted_rand_score(by_class, by_cluster)),
+        "ami": float(adjusted_mutual_info_score(by_class, by_cluster)),
     }
     sample = draw_rows(len(rows), limit=silhouette_rows, seed=seed).numpy()
-    for name, grouping in (("classes", classes), ("clusters", found)):
+    for name, grouping in (("classes", by_class), ("clusters", by_cluster)):
         shape = _shape(rows.numpy(), grouping, sample=sample)
         metrics |= {f"{measure}/{name}": value for measure, value in shape.items()}
     return metrics

@@ -1,4 +1,4 @@
-"""What the measures of an embedding space share: paired unit rows, seeded samples, correlations."""
+"""Helpers that the measures of an embedding space share: paired unit rows, seeded samples, correlations."""
 
 from typing import NamedTuple
 
@@ -55,7 +55,7 @@ def paired_rows(*, image_embeddings: Tensor, caption_embeddings: Tensor, caption
 
 
 def draw_rows(num_rows: int, *, limit: int, seed: int) -> Tensor:
-    """Draw at most ``limit`` of so many rows without replacement; all of them where they are no more.
+    """Draw at most ``limit`` of ``num_rows`` rows without replacement; all of them where there are no more.
 
     Shapes:
         returns: (min(num_rows, limit),), int64, ascending.
@@ -68,8 +68,8 @@ def draw_rows(num_rows: int, *, limit: int, seed: int) -> Tensor:
 def pearson(first: Values, second: Values) -> float:
     """Correlate two lists of values, from -1 to 1; 0 where one of them is constant.
 
-    Values that differ by less than a rounding error of cosines are equal, here and in `spearman`: what is left of a
-    collapsed space correlates with nothing.
+    Values that differ by less than a rounding error of cosines are equal, here and in `spearman`: the rounding noise
+    of a collapsed space correlates with nothing.
 
     Shapes:
         first: (values,), float64; second: (values,), float64.

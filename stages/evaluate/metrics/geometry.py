@@ -1,4 +1,4 @@
-"""The shape of a space that images and captions share: the gap between them, and how they fill it."""
+"""Measure the shape of a space that images and captions share: the gap between the two, and how they fill it."""
 
 import math
 from collections.abc import Iterator
@@ -27,19 +27,19 @@ def geometry_metrics(
     """Measure how far images lie from captions, and how each of the two spreads over the unit sphere.
 
     Args:
-        image_embeddings: one row an image.
-        caption_embeddings: one row a caption.
-        caption_image: row of the image that each caption describes; every image has at least one caption.
-        uniformity_rows: up to so many rows uniformity takes all pairs; of more rows it takes a sample of this size.
-        seed: of the sample.
+        image_embeddings: One row per image.
+        caption_embeddings: One row per caption.
+        caption_image: Row of the image that each caption describes; every image has at least one caption.
+        uniformity_rows: Most rows whose pairs uniformity takes; more are sampled down to this size.
+        seed: Seed of that sample.
 
     Returns:
         ``modality_gap``: distance of the two centroids, from 0 to 2 (Liang et al., arXiv:2203.02053).
         ``alignment``: mean squared distance of a caption and its image, from 0, the best, to 4 (Wang and Isola,
-        arXiv:2005.10242). And of the images, as ``<measure>/images``, and of the captions, as ``<measure>/captions``:
+        arXiv:2005.10242). The others come once as ``<measure>/images`` and once as ``<measure>/captions``:
         ``self_similarity``: mean cosine of two different rows; 1 for a collapsed space.
         ``uniformity``: log of the mean of exp(-2 squared distance) over two different rows (Wang and Isola); 0 for a
-        collapsed space, the lower the more even. ``uniformity_num_rows`` says on how many rows it rests.
+        collapsed space, the lower the more even. ``uniformity_num_rows``: how many rows it was measured on.
         ``feature_std``: mean standard deviation of a dimension; 0 for a collapsed space, 1 / sqrt(dim) for an even one
         (Chen and He, arXiv:2011.10566).
         ``effective_rank``: exp of the entropy of the covariance's eigenvalues, from 1 to dim (Roy and Vetterli, The
@@ -72,13 +72,13 @@ def geometry_metrics(
 
 
 def squared_distances(images: Tensor, captions: Tensor, caption_image: Tensor) -> Tensor:
-    """Of each caption from its image: (captions,), float64."""
+    """Measure the squared distance of each caption from its image: (captions,), float64."""
     blocks = zip(blocks_of(captions), blocks_of(caption_image), strict=True)
     return torch.cat([(block - images[of]).double().square().sum(dim=1) for block, of in blocks])
 
 
 def covariance_of(rows: Tensor) -> Tensor:
-    """Covariance of the columns: (dim, dim), float64."""
+    """Compute the covariance of the columns: (dim, dim), float64."""
     centroid = _centroid(rows)
     covariance = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
     for block in blocks_of(rows):
@@ -88,7 +88,7 @@ def covariance_of(rows: Tensor) -> Tensor:
 
 
 def effective_ranks(variances: Tensor) -> Tensor:
-    """Effective rank of each spectrum: (spectra, dim), float64, to (spectra,), float64."""
+    """Compute the effective rank of each spectrum: (spectra, dim), float64, to (spectra,), float64."""
     variances = variances.clamp_min(0)
     sums = variances.sum(dim=1)
     share = variances / sums.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
@@ -98,11 +98,11 @@ def effective_ranks(variances: Tensor) -> Tensor:
 
 
 def kernel_blocks(rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield uniformity's exp(-2 squared distance) of some rows and all, 0 for a row and itself, which are no pair.
+    """Yield uniformity's exp(-2 squared distance) between a block of rows and all rows; 0 for a row and itself.
 
     Shapes:
         rows: (rows, dim), float32, of unit length.
-        yields: (block,), int64, which rows; and (block, rows), float32.
+        yields: (block,), int64, the block's rows; and (block, rows), float32.
     """
     num_rows = len(rows)
     squared_norms = rows.square().sum(dim=1)
@@ -114,7 +114,7 @@ def kernel_blocks(rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def blocks_of(rows: Tensor) -> tuple[Tensor, ...]:
-    """Take rows apart into as many as are turned to float64 at a time."""
+    """Split rows into the blocks that are turned to float64 one at a time."""
     return torch.split(rows, _BLOCK)
 
 
@@ -123,7 +123,7 @@ def _centroid(rows: Tensor) -> Tensor:
 
 
 def _self_similarity(rows: Tensor) -> float:
-    """Mean over all pairs of different rows: the squared norm of the sum, without each row's cosine with itself."""
+    """Average the cosine over all pairs of different rows: the squared norm of the sum, less each row's own square."""
     num_rows = len(rows)
     all_pairs = rows.sum(dim=0, dtype=torch.float64).square().sum()
     own = math.fsum(float(block.double().square().sum()) for block in blocks_of(rows))

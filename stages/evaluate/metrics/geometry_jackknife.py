@@ -1,4 +1,4 @@
-"""The geometry of a space without one group of images after another, for the jackknife, in one pass over all."""
+"""Measure the geometry of a space without each group of images, for the jackknife, in one pass over all rows."""
 
 from typing import NamedTuple
 
@@ -22,23 +22,23 @@ def geometry_replicates(
     uniformity_rows: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Values]:
-    """Take what `geometry_metrics` gives for a set once without each group of images and their captions.
+    """Compute `geometry_metrics` once without each group of images and their captions.
 
-    Sums are kept a group, and a group's share is taken off the whole. Uniformity keeps to one sample, from which each
-    group's rows are left out. The eigenvalues of the covariance change, to first order, as the variances along its
-    eigenvectors do, and the effective rank is that of these variances.
+    Sums are kept per group, and a group's share is subtracted from the whole. Uniformity uses one sample, from which
+    each group's rows are left out. The eigenvalues of the covariance change, to first order, as the variances along its
+    eigenvectors do; the effective rank is computed from these variances.
 
     Args:
-        image_embeddings: as in `geometry_metrics`, with what it raises.
-        caption_embeddings: as there.
-        caption_image: as there.
-        groups: group of each image; none is empty.
-        uniformity_rows: as there.
-        seed: as there.
+        image_embeddings: As in `geometry_metrics`, which also says what is raised.
+        caption_embeddings: As in `geometry_metrics`.
+        caption_image: As in `geometry_metrics`.
+        groups: Group of each image; no group is empty.
+        uniformity_rows: As in `geometry_metrics`.
+        seed: As in `geometry_metrics`.
 
     Returns:
-        The measures of `geometry_metrics`, without its number of rows; those of pairs only where every group leaves two
-        rows or more.
+        The measures of `geometry_metrics`, without its number of rows; measures of pairs only where at least two rows
+        remain without any group.
 
     Shapes:
         groups: (images,), int64, from 0.
@@ -72,7 +72,7 @@ def geometry_replicates(
 
 
 class _Side(NamedTuple):
-    """Moments of the rows that each group leaves: sizes (groups,), the others (groups, dim), float64."""
+    """Moments of the rows outside each group: sizes (groups,), the others (groups, dim), float64."""
 
     sizes: Tensor
     means: Tensor
@@ -98,18 +98,18 @@ def _without_groups(rows: Tensor, groups: Tensor) -> _Side:
 
 
 def _sums(values: Tensor, groups: Tensor) -> Tensor:
-    """Sum of the values of each group: (groups, dim), float64."""
+    """Sum the values of each group: (groups, dim), float64."""
     sums = torch.zeros(1 + int(groups.max()), values.shape[1], dtype=torch.float64)
     return sums.index_add_(0, groups, values.double())
 
 
 def _rest(parts: Tensor) -> Tensor:
-    """What is left of the sum of all groups without each."""
+    """Subtract each group from the sum of all groups."""
     return parts.sum(dim=0) - parts
 
 
 def _kernels(rows: Tensor, groups: Tensor, *, num_groups: int) -> Tensor:
-    """Sum of the uniformity's kernel over all pairs of different rows without each group: (groups,), float64."""
+    """Sum uniformity's kernel over all pairs of different rows outside each group: (groups,), float64."""
     is_member = one_hot(groups, num_groups).float()  # (rows, groups)
     between = torch.zeros(num_groups, num_groups, dtype=torch.float64)
     for own, kernel in kernel_blocks(rows):

@@ -1,4 +1,4 @@
-"""Nearest-neighbour classification: do images of one class lie together, whatever the class is called?"""
+"""Classify by nearest neighbours: do images of one class lie together, whatever the class is called?"""
 
 import torch
 from torch import Tensor
@@ -26,17 +26,17 @@ def knn_votes(
     """Let the k nearest training images of each test image vote for their classes, weighted by exp(cosine / T).
 
     Wu et al., Unsupervised Feature Learning via Non-Parametric Instance Discrimination, 2018, arXiv:1805.01978, where
-    k is 200 and the temperature T is 0.07. A class without a neighbour has no vote. The search is exact: by faiss
-    where it imports, by torch otherwise, as for more neighbours on a GPU than faiss finds there.
+    k is 200 and the temperature T is 0.07. A class without a neighbour gets no vote. The search is exact: by faiss
+    where it imports, by torch otherwise, also where faiss cannot find so many neighbours on a GPU.
 
     Args:
-        train_embeddings: one row a training image.
-        train_labels: class of each training image.
-        test_embeddings: one row a test image.
-        num_classes: how many classes there are.
-        k: how many neighbours vote.
-        temperature: the lower, the more the nearest neighbours decide.
-        device: where the search runs.
+        train_embeddings: One row per training image.
+        train_labels: Class of each training image.
+        test_embeddings: One row per test image.
+        num_classes: Number of classes, also of those without a training image.
+        k: Number of neighbours that vote.
+        temperature: Divisor of the cosines; the lower, the more the nearest neighbours decide.
+        device: Device that the search runs on.
 
     Raises:
         ProtoRKDError: there are fewer than k training images, or an embedding is NaN or infinite.
@@ -57,7 +57,7 @@ def knn_votes(
     check_labels(train_labels, num_rows=len(train), num_classes=num_classes)
     find = neighbours_by_faiss if _suits_faiss(k, device) else neighbours_by_torch
     similarities, neighbours = find(train=train, test=test, k=k, device=device)
-    # Taken relative to the nearest neighbour, or a low temperature would overflow.
+    # Relative to the nearest neighbour: a low temperature would overflow.
     weights = ((similarities - similarities[:, :1]).double() / temperature).exp()
     votes = torch.zeros(len(test), num_classes, dtype=torch.float64)
     return votes.scatter_add_(1, train_labels.cpu()[neighbours], weights)
@@ -71,7 +71,7 @@ def _suits_faiss(k: int, device: torch.device) -> bool:
 
 
 def neighbours_by_faiss(*, train: Tensor, test: Tensor, k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Find the k training rows with the largest inner product, by faiss, on the device if it sees that.
+    """Find the k training rows with the largest inner product, by faiss, on the device if faiss supports it.
 
     Raises:
         ImportError: faiss is not installed, or not whole.
@@ -99,4 +99,4 @@ def neighbours_by_torch(*, train: Tensor, test: Tensor, k: int, device: torch.de
     train, test = train.to(device), test.to(device)
     block = max(1, _MAX_SCORES // len(train))
     best = [(test[start : start + block] @ train.T).topk(k, dim=1) for start in range(0, len(test), block)]
-    return torch.cat([found.values for found in best]).cpu(), torch.cat([found.indices for found in best]).cpu()
+    return torch.cat([part.values for part in best]).cpu(), torch.cat([part.indices for part in best]).cpu()

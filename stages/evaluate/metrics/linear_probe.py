@@ -1,4 +1,4 @@
-"""Linear probes: how well does one linear layer tell the classes apart from frozen features?"""
+"""Fit linear probes: how well does one linear layer on frozen features tell the classes apart?"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from stages.components.metrics.unit_rows import STUDENT_REMEDY, exact_scores
 from stages.evaluate.metrics.classification import Classified, classify
 from stages.evaluate.metrics.logistic_regression import SOLVERS, LinearClassifier
 
-# L2 weights as powers of ten, strongest first, and how the best one is then refined: down to 8 steps a decade.
+# L2 weights as powers of ten, strongest first; the best is then refined in steps down to an eighth of a decade.
 _COARSE_EXPONENTS = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0, -6.0)
 _REFINING_STEPS = (1.0, 0.5, 0.25, 0.125)
 _VALIDATION_SHARE = 0.2
@@ -23,14 +23,14 @@ _MAX_BLOCK = 2**25
 
 @dataclass(frozen=True)
 class LinearProbe:
-    """What a linear probe found.
+    """A fitted linear probe's answers, and how it was fitted.
 
     Args:
-        answers: what it says of the test images.
-        l2_weight: the regulariser that was chosen.
-        validation_curve: each regulariser that was tried and its top-1 percentage on the validation images, weakest
+        answers: Its answers for the test images.
+        l2_weight: The L2 weight that was chosen.
+        validation_curve: Each L2 weight that was tried and its top-1 percentage on the validation images, weakest
             first.
-        converged: whether the last fit, on all training images, met its tolerance within the allowed iterations.
+        converged: Whether the last fit, on all training images, met its tolerance within the allowed iterations.
     """
 
     answers: Classified
@@ -53,26 +53,26 @@ def linear_probe(
 ) -> LinearProbe:
     """Fit a multinomial logistic regression on the training images' features and measure it on the test images.
 
-    The protocol of Radford et al., CLIP, 2021, arXiv:2103.00020, A.3: the L2 weight that is best for a held-out fifth
-    of the training images, from 1e-6 to 1e6, first in steps of two decades and then by halving the step around the
-    best, down to an eighth of a decade; the stronger of equals. Then all training images are fitted with it. Unlike
-    there, features are standardised, by their mean and deviation over the training images; one that is constant there
-    counts as 0.
+    The protocol of Radford et al., CLIP, 2021, arXiv:2103.00020, A.3: choose the L2 weight that is best on a held-out
+    fifth of the training images, from 1e-6 to 1e6, first in steps of two decades and then by halving the step around
+    the best, down to an eighth of a decade; of equals the stronger. Then fit all training images with it. Unlike CLIP,
+    features are standardised by their mean and deviation over the training images; one that is constant there counts
+    as 0.
 
     Args:
-        train_features: one row a training image. They are fitted on their device, which must know float64.
-        train_labels: class of each training image; every class must be there.
-        test_features: one row a test image. They are scored once, when all is chosen and fitted.
-        test_labels: class of each test image.
-        num_classes: how many classes there are.
-        solver: "torch" for L-BFGS on the features' device; "sklearn" for scikit-learn's, on the CPU, which makes a
-            float64 copy of the features. Both minimise the same.
-        max_iterations: after how many L-BFGS steps a fit ends though it has not converged.
-        seed: which training images are held out to choose the L2 weight.
+        train_features: One row per training image. The layer is fitted on their device, which must support float64.
+        train_labels: Class of each training image; every class must occur.
+        test_features: One row per test image. They are scored once, after choosing and fitting.
+        test_labels: Class of each test image.
+        num_classes: Number of classes.
+        solver: "torch" for L-BFGS on the features' device; "sklearn" for scikit-learn's on the CPU, which makes a
+            float64 copy of the features. Both minimise the same objective.
+        max_iterations: Number of L-BFGS steps after which a fit ends, converged or not.
+        seed: Seed of the training images that are held out to choose the L2 weight.
 
     Raises:
-        ProtoRKDError: the solver is unknown, there are fewer than two classes, one has no training image or all have a
-            single one, or a feature is NaN or infinite.
+        ProtoRKDError: the solver is unknown, there are fewer than two classes, a class has no training image, no class
+            has two, or a feature is NaN or infinite.
         ValueError: labels or features do not fit each other.
 
     Shapes:
@@ -140,7 +140,7 @@ def _choose(
     num_fit_rows: int,
     start: LinearClassifier,
 ) -> tuple[dict[float, float], LinearClassifier]:
-    """Fit the first rows with each L2 weight, from a solution near by, and validate on the others.
+    """Fit the first ``num_fit_rows`` rows with each L2 weight, each from a nearby solution; validate on the others.
 
     Returns:
         Top-1 percentage by the L2 weight's power of ten, and the classifier of the best.
@@ -175,7 +175,7 @@ def _peak(curve: dict[float, float]) -> float:
 
 
 def _mean_and_scale(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and inverse deviation of each feature, float64; 0 for one that varies no more than float32 rounds."""
+    """Compute mean and inverse deviation of each feature, float64; 0 for one that varies only by float32 rounding."""
     dim, block = features.shape[1], max(1, _MAX_BLOCK // len(features))
     columns = (features[:, begin : begin + block].double() for begin in range(0, dim, block))
     variances, means = zip(*(torch.var_mean(column, dim=0, correction=0) for column in columns), strict=True)
@@ -184,7 +184,7 @@ def _mean_and_scale(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _standardise(features: Tensor, order: Tensor, *, mean: Tensor, scale: Tensor) -> Tensor:
-    """Rows in the given order, on the mean's device, widened block by block: (rows, dim), float32."""
+    """Standardise the rows in ``order`` on the mean's device, in blocks of float64: (rows, dim), float32."""
     standardised = torch.empty(len(order), len(mean), device=mean.device)
     block = max(1, _MAX_BLOCK // len(mean))
     for begin in range(0, len(order), block):

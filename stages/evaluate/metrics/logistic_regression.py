@@ -1,4 +1,4 @@
-"""Multinomial logistic regression with an L2 penalty: one linear layer, by two solvers that minimise the same."""
+"""Fit multinomial logistic regression with an L2 penalty: one linear layer, one objective, two solvers."""
 
 import warnings
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch.nn.functional import log_softmax
 
 from stages.components.metrics.unit_rows import exact_scores
 
-# Numbers held at once, of scores or of widened features: 256 MiB of float64.
+# Scores or widened features held at once: 256 MiB of float64.
 _MAX_BLOCK = 2**25
 
 
@@ -20,9 +20,9 @@ class LinearClassifier:
     """One linear layer.
 
     Args:
-        weight: (classes, dim), float64.
-        bias: (classes,), float64.
-        converged: whether its fit met the tolerance.
+        weight: Weights of the classes, (classes, dim), float64.
+        bias: Biases of the classes, (classes,), float64.
+        converged: Whether its fit met the tolerance.
     """
 
     weight: Tensor
@@ -31,12 +31,12 @@ class LinearClassifier:
 
     @classmethod
     def zeros(cls, *, num_classes: int, dim: int, device: torch.device) -> "LinearClassifier":
-        """Where a fit starts that has nothing better."""
+        """Make a layer of zeros, where a fit starts that has no better start."""
         zeros = torch.zeros(num_classes, dim + 1, dtype=torch.float64, device=device)
         return cls(weight=zeros[:, :-1], bias=zeros[:, -1])
 
     def scores(self, features: Tensor) -> Tensor:
-        """Logits: (rows, dim), float32, to (rows, classes), float32."""
+        """Compute the logits: (rows, dim), float32, to (rows, classes), float32."""
         return torch.addmm(self.bias.float(), features, self.weight.float().T)
 
 
@@ -52,16 +52,16 @@ def fit_by_torch(
 ) -> LinearClassifier:
     """Minimise the summed cross-entropy plus l2_weight / 2 times the weights' squared norm; the bias is free.
 
-    By L-BFGS on the features' device, with scores in float32 until rounding holds it up, from there on in float64 until
+    Runs L-BFGS on the features' device, with scores in float32 until rounding stops its progress, then in float64 until
     the tolerance is met. Rows are widened block by block, so that no copy of all features is made.
 
     Args:
-        features: of the training images, standardised.
-        labels: their classes.
-        l2_weight: the larger, the smaller the weights.
-        start: from where to go; the nearer the solution, the fewer iterations.
-        max_iterations: where to stop though it has not converged.
-        tolerance: largest element of the gradient at the end, relative to the mean number of images of a class.
+        features: Standardised features of the training images.
+        labels: Class of each training image.
+        l2_weight: Weight of the L2 penalty; the larger, the smaller the layer's weights.
+        start: Layer to start from; the nearer the solution, the fewer iterations.
+        max_iterations: Number of L-BFGS steps after which the fit ends, converged or not.
+        tolerance: Largest element of the gradient at the end, relative to the mean number of images per class.
 
     Shapes:
         features: (rows, dim), float32; labels: (rows,), int64, on the same device.
@@ -75,7 +75,7 @@ def fit_by_torch(
     measure = partial(_loss_and_gradient, features=features, labels=labels, l2_weight=l2_weight)
     iterations, converged = 0, False
     for precision, rounding in ((torch.float32, 1e-12), (torch.float64, 1e-15)):
-        descent = torch.optim.LBFGS(  # one step of it is a whole descent
+        descent = torch.optim.LBFGS(  # one step runs the whole descent
             [layer],
             max_iter=max_iterations - iterations,
             max_eval=2 * max_iterations,
@@ -102,7 +102,7 @@ def fit_by_torch(
 def _loss_and_gradient(
     layer: Tensor, *, features: Tensor, labels: Tensor, l2_weight: float, precision: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """The objective and its gradient for a layer of (classes, dim + 1), both float64, from scores in `precision`."""
+    """Compute objective and gradient for a layer of (classes, dim + 1), both float64, from scores in `precision`."""
     num_classes, dim = layer.shape[0], layer.shape[1] - 1
     weight, bias = layer[:, :dim].to(precision), layer[:, dim].to(precision)
     loss = layer[:, :dim].square().sum() * (l2_weight / 2)
@@ -128,11 +128,11 @@ def fit_by_sklearn(
     max_iterations: int = 1000,
     tolerance: float = 1e-4,
 ) -> LinearClassifier:
-    """Minimise what `fit_by_torch` minimises, by scikit-learn's LogisticRegression; every class must be among labels.
+    """Minimise the objective of `fit_by_torch` by scikit-learn's LogisticRegression; every class must be among labels.
 
-    Arguments are those of `fit_by_torch`. Its C weighs the summed cross-entropy against half the squared norm, so C is
-    1 / l2_weight. For two classes it fits one row w, which stands for -w/2 and w/2: half the squared norm, so C is
-    twice that.
+    Arguments are those of `fit_by_torch`. scikit-learn's C weighs the summed cross-entropy against half the squared
+    norm, so C is 1 / l2_weight. For two classes it fits one row w, which stands for -w/2 and w/2 with half the squared
+    norm, so C is 2 / l2_weight.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -146,7 +146,7 @@ def fit_by_sklearn(
     model.coef_ = (weight.diff(dim=0) if is_binary else weight).numpy()
     model.intercept_ = (bias.diff() if is_binary else bias).numpy()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the classifier says it
+        warnings.simplefilter("ignore", ConvergenceWarning)  # `converged` says it
         model.fit(features.cpu().double().numpy(), labels.cpu().numpy())
     weight, bias = torch.from_numpy(model.coef_).double(), torch.from_numpy(model.intercept_).double()
     if is_binary:

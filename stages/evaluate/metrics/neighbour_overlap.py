@@ -1,4 +1,4 @@
-"""Agreement of two spaces: are images near each other for the student whose captions are for the teacher?"""
+"""Compare two spaces: does the student place two images near each other where the teacher does so with captions?"""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from stages.components.metrics.unit_rows import exact_scores
 from stages.evaluate.metrics.embedding_space import draw_rows, paired_rows, spearman
 
 _MAX_SCORES = 2**24  # similarities held at once: 64 MiB of float32
-_MIN_IMAGES = 4  # of the debiased similarity structures
+_MIN_IMAGES = 4  # that the debiased similarity measures need
 
 
 @exact_scores()
@@ -24,24 +24,24 @@ def neighbourhood_metrics(
 ) -> dict[str, float]:
     """Compare the student's space of the images with the teacher's, in which an image is the mean of its captions.
 
-    Equal similarities count as the mean over all orders of the tied neighbours, the two spaces each for itself. A
-    student that gives every image the same embedding therefore scores exactly what `neighbourhood_chance` gives.
+    Equal similarities count as the mean over all orders of the tied neighbours, in each space separately. A student
+    that gives every image the same embedding therefore scores exactly `neighbourhood_chance`.
 
     Args:
-        image_embeddings: one row an image, from the student.
-        caption_embeddings: one row a caption, from the teacher.
-        caption_image: row of the image that each caption describes; every image has at least one caption.
-        k: how many neighbours of an image are compared.
-        sample_size: the similarity structures are those of so many images, drawn at random, where there are more.
-        seed: of that sample.
+        image_embeddings: The student's embeddings, one row per image.
+        caption_embeddings: The teacher's embeddings, one row per caption.
+        caption_image: Row of the image that each caption describes; every image has at least one caption.
+        k: Number of neighbours of each image that are compared.
+        sample_size: Most images whose pairs the similarity measures take; more are sampled down to this size.
+        seed: Seed of that sample.
 
     Returns:
-        ``neighbour_overlap@k``: how many of the k nearest other images the two spaces share, a percentage; left out
-        for k images or fewer.
+        ``neighbour_overlap@k``: percentage of the k nearest other images that the two spaces share; left out for k
+        images or fewer.
         ``similarity_spearman``: rank correlation of the cosines of all pairs of images, from -1 to 1.
-        ``cka``: linear centred kernel alignment, at most 1 (Kornblith et al., arXiv:1905.00414), with the estimator
-        that is free of bias (Nguyen et al., arXiv:2010.15327): spaces that have nothing in common give 0 on average,
-        however few the images. Both are 0 for a collapsed space, and left out for fewer than four images.
+        ``cka``: linear centred kernel alignment, at most 1 (Kornblith et al., arXiv:1905.00414), with the
+        unbiased estimator (Nguyen et al., arXiv:2010.15327): unrelated spaces give 0 on average, however few the
+        images. Both are 0 for a collapsed space, and left out for fewer than four images.
 
     Raises:
         ProtoRKDError: an embedding is NaN or infinite.
@@ -68,7 +68,7 @@ def neighbourhood_metrics(
 
 
 def neighbourhood_chance(*, num_images: int, k: int = 10) -> dict[str, float]:
-    """Say what `neighbourhood_metrics` gives on average for spaces that have nothing in common, under the same keys."""
+    """Give what `neighbourhood_metrics` gives on average for unrelated spaces, under the same keys."""
     overlap = {f"neighbour_overlap@{k}": 100 * k / (num_images - 1)} if num_images > k else {}
     return overlap | ({"similarity_spearman": 0.0, "cka": 0.0} if num_images >= _MIN_IMAGES else {})
 
@@ -83,12 +83,12 @@ def _overlap(student: Tensor, teacher: Tensor, *, k: int) -> float:
 
 
 def _neighbours(rows: Tensor, own: Tensor, *, k: int) -> Tensor:
-    """Chance that a row is among the k nearest of some others, where equal similarities come in random order.
+    """Compute the chance that a row is among the k nearest of each query, with equal similarities in random order.
 
     Shapes:
         rows: (rows, dim), float32.
-        own: (block,), int64, the rows that ask; none is its own neighbour.
-        returns: (block, rows), float32, from 0 to 1, k in sum.
+        own: (block,), int64, the query rows; none is its own neighbour.
+        returns: (block, rows), float32, from 0 to 1; each row sums to k.
     """
     scores = rows[own] @ rows.T
     scores[torch.arange(len(own)), own] = -torch.inf
@@ -109,13 +109,13 @@ def _structure(student: Tensor, teacher: Tensor) -> dict[str, float]:
 
 def _alignment(student: Tensor, teacher: Tensor) -> float:
     strengths = [float(kernel.square().mean().sqrt()) for kernel in (student, teacher)]
-    if min(strengths) <= TIE_TOLERANCE:  # what is left of a collapsed space is rounding
+    if min(strengths) <= TIE_TOLERANCE:  # in a collapsed space only rounding is left
         return 0.0
     return float((student * teacher).mean()) / (strengths[0] * strengths[1])
 
 
 def _centred(kernel: Tensor) -> Tensor:
-    """Take the mean of every row and column off, such that no entry is compared with itself."""
+    """Subtract the mean of every row and column, leaving the diagonal out (U-centring)."""
     num_rows = len(kernel)
     kernel = kernel.clone().fill_diagonal_(0)
     sums = kernel.sum(dim=0)

@@ -1,4 +1,4 @@
-"""Semantic textual similarity: does a teacher place captions as near to each other as people do?"""
+"""Measure semantic textual similarity: does a teacher rate pairs of captions as similar as people do?"""
 
 from collections.abc import Callable
 
@@ -16,11 +16,11 @@ from stages.evaluate.sets.scored_pairs import ScoredPairs
 def pair_cosines(
     pairs: ScoredPairs, embed_captions: Callable[[tuple[str, ...]], Tensor]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Take the cosine of the embeddings of each pair of captions.
+    """Compute the cosine of the embeddings of each pair of captions.
 
     Args:
-        pairs: from `read_scored_pairs`.
-        embed_captions: gives one embedding a caption, in order.
+        pairs: Scored pairs of captions, from `read_scored_pairs`.
+        embed_captions: Gives one embedding per caption, in order.
 
     Returns:
         The cosine of every pair, and the score that people gave it.
@@ -43,7 +43,7 @@ def correlations(cosines: NDArray[np.float64], scores: NDArray[np.float64]) -> d
     Cer et al., SemEval-2017 Task 1, arXiv:1708.00055.
 
     Returns:
-        ``spearman`` and ``pearson``, from -1 to 1; 0 for a teacher to which all pairs are equally alike.
+        ``spearman`` and ``pearson``, from -1 to 1; 0 for a teacher that rates all pairs as equally similar.
 
     Shapes:
         cosines: (pairs,), float64; scores: (pairs,), float64.

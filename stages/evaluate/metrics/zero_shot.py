@@ -1,4 +1,4 @@
-"""Zero-shot classification: an image belongs to the class whose name, put into prompts, lies nearest."""
+"""Classify zero-shot: an image gets the class whose name, put into prompts, lies nearest."""
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ def class_embeddings(prompt_embeddings: Tensor) -> Tensor:
 
 @exact_scores()
 def class_scores(*, image_embeddings: Tensor, class_embeddings: Tensor) -> Tensor:
-    """Cosine similarity of every image with every class.
+    """Compute the cosine similarity of every image with every class.
 
     Raises:
         ProtoRKDError: an embedding is NaN or infinite.
@@ -42,7 +42,7 @@ def class_scores(*, image_embeddings: Tensor, class_embeddings: Tensor) -> Tenso
 
 
 def per_class_top1(*, scores: Tensor, labels: Tensor) -> Tensor:
-    """Top-1 accuracy of each class as a percentage, NaN for a class without images.
+    """Compute the top-1 accuracy of each class as a percentage, NaN for a class without images.
 
     Raises:
         ValueError: the labels do not fit the scores.

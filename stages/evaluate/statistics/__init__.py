@@ -1,1 +1,1 @@
-"""Give measures intervals and p-values, by resampling images."""
+"""Compute intervals and p-values of measures by resampling images."""

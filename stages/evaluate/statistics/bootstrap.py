@@ -1,9 +1,9 @@
-"""How sure a metric is: 95 % bootstrap intervals over the images of a set.
+"""Compute 95 % bootstrap intervals of metrics over the images of a set.
 
 A resample draws as many images as the set has, with replacement; whatever belongs to an image is drawn with it. The
 interval reaches from the 2.5th to the 97.5th percentile of the metric over the resamples. It says how the metric would
-vary over sets like this one; it says nothing of other seeds of training. Where all values are equal it is a point: the
-bootstrap cannot know of what it never saw.
+vary over sets like this one, and nothing about other seeds of training. Where all values are equal it is a point: the
+bootstrap cannot know values that it never saw.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,16 +17,16 @@ Places = NDArray[np.int64]
 
 NUM_RESAMPLES = 1000
 _PERCENTILES = (2.5, 97.5)
-_MAX_DRAWS = 2**20  # images drawn at once, over all resamples of a block: some 8 MiB in each step
+_MAX_DRAWS = 2**20  # images drawn at once, over all resamples of a block: about 8 MiB in each step
 
 
 class Interval(NamedTuple):
     """A 95 % interval, in the unit of the values.
 
     Args:
-        low: its lower end.
-        high: its upper end.
-        num_pictures: how many were drawn from.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        num_pictures: Number of images in the set that was resampled.
     """
 
     low: float
@@ -37,14 +37,14 @@ class Interval(NamedTuple):
 def bootstrap_mean(
     values: ArrayLike, *, groups: ArrayLike | None = None, seed: int, num_resamples: int = NUM_RESAMPLES
 ) -> Interval:
-    """Find the interval of a mean: accuracy, recall@k.
+    """Find the interval of a mean, such as accuracy or recall@k.
 
     Args:
-        values: one a query.
-        groups: which image each value belongs to, by number or by name: the captions of an image are drawn together,
+        values: One value per query, in the unit of the metric.
+        groups: Image that each value belongs to, by number or by name: the captions of an image are drawn together,
             and the mean is the ratio of their sum to their number. None where every value is an image of its own.
-        seed: of the draws.
-        num_resamples: how many sets are drawn.
+        seed: Seed of the resamples.
+        num_resamples: Number of sets that are drawn.
 
     Raises:
         ValueError: there is no value, one is not finite, or there are not as many groups.
@@ -63,7 +63,7 @@ def bootstrap_mean(
 def bootstrap_median(
     values: ArrayLike, *, groups: ArrayLike | None = None, seed: int, num_resamples: int = NUM_RESAMPLES
 ) -> Interval:
-    """Find the interval of a median, such as the median rank; arguments as of `bootstrap_mean`."""
+    """Find the interval of a median, such as the median rank; arguments as in `bootstrap_mean`."""
     replicates = median_replicates(values, groups=groups, seed=seed, num_resamples=num_resamples)
     return percentile_interval(replicates, num_pictures=_num_groups(values, groups))
 
@@ -73,13 +73,13 @@ def bootstrap_class_mean(
 ) -> Interval:
     """Find the interval of the mean over classes of the mean within each, such as mean-per-class accuracy.
 
-    Images are drawn from the whole set; a class that a resample has none of is left out of that resample's mean.
+    Images are drawn from the whole set; a class without an image in a resample is left out of that resample's mean.
 
     Args:
-        values: one an image.
-        labels: class of each image, by number or by name.
-        seed: of the draws.
-        num_resamples: how many sets are drawn.
+        values: One value per image, in the unit of the metric.
+        labels: Class of each image, by number or by name.
+        seed: Seed of the resamples.
+        num_resamples: Number of sets that are drawn.
 
     Raises:
         ValueError: there is no value, one is not finite, or there are not as many labels.
@@ -92,7 +92,7 @@ def bootstrap_class_mean(
 
 
 def percentile_interval(replicates: Values, *, num_pictures: int) -> Interval:
-    """Cut off 2.5 % of the resamples at either end."""
+    """Find the interval of resampled metrics by cutting off 2.5 % at either end."""
     low, high = np.percentile(replicates, _PERCENTILES)
     return Interval(low=float(low), high=float(high), num_pictures=num_pictures)
 
@@ -104,13 +104,13 @@ def bootstrap_measures(
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
 ) -> dict[str, Interval]:
-    """Find the intervals of measures that are no mean, such as a correlation, by taking them of every resample.
+    """Find the intervals of measures that are no mean, such as a correlation, by measuring every resample.
 
     Args:
-        measure: takes the rows of a resample, (num_pictures,), int64, and gives the same measures every time.
-        num_pictures: how many are drawn from, each for itself.
-        seed: of the draws.
-        num_resamples: how many sets are drawn.
+        measure: Takes the rows of a resample, (num_pictures,), int64, and gives the same measures every time.
+        num_pictures: Number of images in the set; each is drawn on its own.
+        seed: Seed of the resamples.
+        num_resamples: Number of sets that are drawn.
     """
     rows = np.arange(num_pictures)
     resamples = _resamples(num_pictures, seed=seed, num_resamples=num_resamples)
@@ -122,7 +122,7 @@ def bootstrap_measures(
 
 
 def mean_replicates(values: ArrayLike, *, groups: ArrayLike | None, seed: int, num_resamples: int) -> Values:
-    """Take the mean of every resample; one seed draws the same images, whatever their values.
+    """Compute the mean of every resample; one seed draws the same images, whatever their values.
 
     Shapes:
         returns: (num_resamples,), float64.
@@ -134,7 +134,7 @@ def mean_replicates(values: ArrayLike, *, groups: ArrayLike | None, seed: int, n
 
 
 def median_replicates(values: ArrayLike, *, groups: ArrayLike | None, seed: int, num_resamples: int) -> Values:
-    """Take the median of every resample; one seed draws the same images, whatever their values.
+    """Compute the median of every resample; one seed draws the same images, whatever their values.
 
     Shapes:
         returns: (num_resamples,), float64.
@@ -144,14 +144,14 @@ def median_replicates(values: ArrayLike, *, groups: ArrayLike | None, seed: int,
     numbers, places = numbers[order], places[order]
     medians = []
     for counts in _resamples(int(places.max()) + 1, seed=seed, num_resamples=num_resamples):
-        for drawn in np.cumsum(counts[:, places], axis=1):  # how many values lie up to each, one row a resample
+        for drawn in np.cumsum(counts[:, places], axis=1):  # values up to each one, one row per resample
             middle = ((drawn[-1] - 1) // 2, drawn[-1] // 2)
             medians.append(numbers[np.searchsorted(drawn, middle, side="right")].mean())
     return np.array(medians)
 
 
 def class_mean_replicates(values: ArrayLike, *, labels: ArrayLike, seed: int, num_resamples: int) -> Values:
-    """Take the mean over classes of every resample; one seed and one set of labels draw the same images.
+    """Compute the mean over classes of every resample; one seed draws the same images for the same labels.
 
     Shapes:
         returns: (num_resamples,), float64.
@@ -174,7 +174,7 @@ def class_weights(labels: Places) -> Values:
 
     Shapes:
         labels: (images,), int64, from 0.
-        returns: (images,), float64, 1 in sum.
+        returns: (images,), float64, summing to 1.
     """
     sizes = np.bincount(labels)
     weights: Values = 1 / (sizes[labels] * np.count_nonzero(sizes))
@@ -182,11 +182,11 @@ def class_weights(labels: Places) -> Values:
 
 
 def group_places(groups: ArrayLike) -> Places:
-    """Number the groups from 0, in their sorted order.
+    """Number the groups from 0, in sorted order.
 
     Shapes:
         groups: (values,).
-        returns: (values,), int64, the group of each value.
+        returns: (values,), int64, the number of each value's group.
     """
     places: Places = np.unique(np.asarray(groups), return_inverse=True)[1]
     return places

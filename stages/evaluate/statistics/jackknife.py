@@ -1,11 +1,11 @@
-"""How sure a measure of a space is: intervals by the jackknife, which leaves groups of images out.
+"""Compute intervals of measures of a space by the jackknife, which leaves groups of images out.
 
-The bootstrap cannot give them: it draws an image twice, which then has itself as its nearest neighbour, and every
-measure of how images lie to each other is off. Without a group a set is a smaller set of the same kind: the
-delete-a-group jackknife of Shao and Wu, A General Theory for Jackknife Variance Estimation, 1989. With g groups and
-the measure t_j without group j, the variance is (g - 1) / g times the sum of (t_j - mean t)^2, and the interval reaches
-1.96 standard errors to either side of the estimate, also past the ends of the measure's range. The error from 20 groups
-is itself uncertain by some 16 %, so that 93 to 94 % of such intervals hold the truth.
+The bootstrap cannot give them: an image drawn twice is its own nearest neighbour, which biases every measure of how
+images lie to each other. A set without one group is a smaller set of the same kind: the delete-a-group jackknife of
+Shao and Wu, A General Theory for Jackknife Variance Estimation, 1989. With g groups and the measure t_j without group
+j, the variance is (g - 1) / g times the sum of (t_j - mean t)^2, and the interval reaches 1.96 standard errors to
+either side of the estimate, also past the ends of the measure's range. The error from 20 groups is itself uncertain by
+about 16 %, so that 93 to 94 % of such intervals contain the true value.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ _NORMAL_QUANTILE = 1.96
 
 
 def random_groups(num_pictures: int, *, seed: int, num_groups: int = _NUM_GROUPS) -> Places:
-    """Put images into random groups of one size, as far as it divides; fewer images are each a group.
+    """Put images into random groups whose sizes differ by at most one; of fewer images each is its own group.
 
     Shapes:
         returns: (num_pictures,), int64, from 0.
@@ -28,13 +28,13 @@ def random_groups(num_pictures: int, *, seed: int, num_groups: int = _NUM_GROUPS
 
 
 def jackknife_interval(replicates: Values, *, estimate: float, num_pictures: int, shrink: float = 1.0) -> Interval:
-    """Find the interval of a measure.
+    """Find the interval of a measure from its values without each group.
 
     Args:
-        replicates: the measure without each group, two groups or more.
-        estimate: the measure of all images, which the interval lies around.
-        num_pictures: how many there are.
-        shrink: what the standard error is multiplied by, where the replicates are of other than all images.
+        replicates: The measure without each group, for two groups or more.
+        estimate: The measure of all images, the middle of the interval.
+        num_pictures: Number of images in the set.
+        shrink: Factor of the standard error, for replicates that were measured on fewer images than the estimate.
 
     Shapes:
         replicates: (groups,), float64.
@@ -56,20 +56,20 @@ def jackknife_intervals(
     """Find the intervals of measures by taking them without each group.
 
     Args:
-        measure: takes the rows that are kept, ascending int64, and gives the measures that so many images allow.
-        estimates: the measures of all images. One that is not given without every group gets no interval.
-        num_pictures: how many there are.
-        seed: of the groups, and of the sample.
-        num_groups: how many groups.
-        limit: of more images than these, only a sample of this size is measured; the standard error is taken to
-            shrink with the root of the number of images, as that of a mean does. None to measure all.
-        rests_on: how many images at most the estimate of a measure rests on, where it is not all of them.
+        measure: Takes the rows that are kept, ascending int64, and gives the measures that so many images allow.
+        estimates: The measures of all images. A measure that is missing without any of the groups gets no interval.
+        num_pictures: Number of images in the set.
+        seed: Seed of the groups and of the sample.
+        num_groups: Number of groups; with fewer images each is a group.
+        limit: Most images to measure; more are sampled down to this size, and the standard error is assumed to
+            shrink with the root of the number of images, as for a mean. None measures all.
+        rests_on: Most images that a measure's estimate was computed on, for measures that sample.
 
     Returns:
-        An interval a measure; none for a single image.
+        An interval per measure; none at all for a single image.
     """
     if num_pictures < 2:
-        return {}  # nothing is left without it
+        return {}  # without its only group nothing is left
     sample = _sample(num_pictures, limit=limit, seed=seed)
     groups = random_groups(len(sample), seed=seed, num_groups=num_groups)
     replicates = [measure(sample[groups != group]) for group in range(min(num_groups, len(sample)))]

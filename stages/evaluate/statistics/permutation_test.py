@@ -1,4 +1,4 @@
-"""p-values of paired differences by permutation: how often chance alone gives a difference of this size or more."""
+"""Compute p-values of paired differences by permutation: how often chance gives a difference at least as large."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,19 +8,19 @@ from stages.evaluate.statistics.bootstrap import Places, Values
 
 NUM_PERMUTATIONS = 2000
 _MAX_DRAWS = 2**20  # coins tossed at once
-_ROUNDING = 1e-9  # relative: equal sums, added up in another order, differ by less
+_ROUNDING = 1e-9  # relative; equal sums added in another order differ by less
 
 
 def sign_flip_p_value(gains: Values, *, seed: int, num_permutations: int = NUM_PERMUTATIONS) -> float:
-    """Two-sided p-value of a sum whose terms are as likely to have one sign as the other.
+    """Compute the two-sided p-value of a sum whose terms are as likely to be positive as negative.
 
-    Exact where all terms but zeros have one size, as for an image that one student gets right and the other wrong;
-    else by random signs.
+    Exact where all nonzero terms have one size, as for images that one student gets right and the other wrong; else
+    by random signs.
 
     Args:
-        gains: what each image adds to the sum.
-        seed: of the random signs.
-        num_permutations: how many lists of signs are drawn.
+        gains: Term of each image in the sum.
+        seed: Seed of the random signs.
+        num_permutations: Number of lists of signs that are drawn.
 
     Shapes:
         gains: (images,), float64.
@@ -39,14 +39,14 @@ def sign_flip_p_value(gains: Values, *, seed: int, num_permutations: int = NUM_P
 def swap_p_value(
     *, first: Values, second: Values, groups: Places, seed: int, num_permutations: int = NUM_PERMUTATIONS
 ) -> float:
-    """Two-sided p-value of a difference of medians where it is a toss-up which student has which values of an image.
+    """Compute the two-sided p-value of a difference of medians by swapping the two students' values of an image.
 
     Args:
-        first: values of student A.
-        second: values of student B, of the same queries.
-        groups: image of each value, numbered from 0.
-        seed: of the tosses.
-        num_permutations: how often all images are tossed for.
+        first: Values of student A.
+        second: Values of student B, of the same queries.
+        groups: Image of each value, numbered from 0; its values are swapped together.
+        seed: Seed of the swaps.
+        num_permutations: Number of times that a swap is drawn for all images.
 
     Shapes:
         first, second: (values,), float64; groups: (values,), int64.
@@ -61,10 +61,10 @@ def swap_p_value(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values that were looked at together: one of 0.05 or less is found by chance in one of twenty families.
+    """Adjust p-values that are looked at together: chance gives one of 0.05 or less in at most one family of twenty.
 
-    Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979: the smallest of m times m, the next times
-    m - 1, and so on, none below one before it and none above 1.
+    Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979: multiply the smallest of m by m, the next by
+    m - 1, and so on; none ends below a smaller one, and none above 1.
 
     Example:
         >>> holm([0.01, 0.5, 0.02])
@@ -78,21 +78,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _fair_coin_p_value(heads: int, tails: int) -> float:
-    """Two-sided probability of a split at least as uneven as this."""
+    """Compute the two-sided probability of a split at least as uneven as this."""
     total = heads + tails
     numbers = np.arange(min(heads, tails))
-    # log C(total, k) for k up to the smaller part, each from the one before
+    # log C(total, k) for k below the smaller part, each from the one before
     logs = np.concatenate([[0.0], np.cumsum(np.log(total - numbers) - np.log(numbers + 1))])
     return min(1.0, 2 * float(np.exp(logs - total * np.log(2)).sum()))
 
 
 def _share_at_least(sizes: Values, observed: float, *, scale: float) -> float:
-    """Share of random outcomes at least as large as the observed one, which is counted among them."""
+    """Compute the share of outcomes at least as large as the observed one, which counts as one of them."""
     return float((1 + np.count_nonzero(sizes >= observed - _ROUNDING * scale)) / (1 + len(sizes)))
 
 
 def _tosses(num_pictures: int, *, seed: int, num_permutations: int) -> Iterator[Values]:
-    """Yield a coin an image, for all permutations: (block, images), 0 or 1."""
+    """Yield a coin toss per image and permutation, in blocks: (block, images), 0 or 1."""
     generator = np.random.default_rng(seed)
     block = max(1, _MAX_DRAWS // num_pictures)
     for start in range(0, num_permutations, block):

@@ -1,4 +1,4 @@
-"""What outcomes come to: the metrics that reports and comparisons make of single images and captions."""
+"""Sum up outcomes of single images and captions as the metrics of reports and comparisons."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ class Statistic:
     """One metric of a task on a set.
 
     Args:
-        name: as reports call the measure: ``recall@10``, ``median_rank``, ``mean_per_class``.
-        kind: what is made of the values; "class_mean" is the mean over classes of the mean within each.
-        values: of every query, in the metric's unit: percentages, or ranks.
-        groups: the image that each value belongs to, or in a class mean the class of each image.
+        name: Name of the measure in reports: ``recall@10``, ``median_rank``, ``mean_per_class``.
+        kind: How the values are summed up; "class_mean" is the mean over classes of the mean within each.
+        values: Value of every query, in the metric's unit: percentages, or ranks.
+        groups: Image that each value belongs to; in a class mean the class of each image.
 
     Shapes:
         values: (queries,), float64; groups: (queries,), int64, from 0.
@@ -41,11 +41,11 @@ class Statistic:
 
     @property
     def num_pictures(self) -> int:
-        """How many images are drawn from."""
+        """Number of images that resamples draw from."""
         return len(self.values) if self.kind == "class_mean" else int(self.groups.max()) + 1
 
     def estimate(self) -> float:
-        """The metric of the set as it is."""
+        """Compute the metric of the set itself."""
         if self.kind == "median":
             return float(np.median(self.values))
         if self.kind == "class_mean":
@@ -53,7 +53,7 @@ class Statistic:
         return float(self.values.mean())
 
     def replicates(self, *, seed: int, num_resamples: int) -> Values:
-        """The metric of every resample of images; one seed draws the same images for means and medians.
+        """Compute the metric of every resample of images; one seed draws the same images for means and medians.
 
         Shapes:
             returns: (num_resamples,), float64.
@@ -65,19 +65,19 @@ class Statistic:
         return resample(self.values, groups=self.groups, **draws)
 
 
-def statistics(found: QueryResults) -> Iterator[Statistic]:
-    """Name the metrics of a task on a set: 100 times the means of measures, the median of ranks, and the class mean.
+def statistics(outcomes: QueryResults) -> Iterator[Statistic]:
+    """Yield the metrics of a task on a set: 100 times the means of measures, the median of ranks, and the class mean.
 
-    ``mean_per_class``, the mean of the ``top1`` of the classes that have images, comes last, where there are labels.
+    ``mean_per_class``, the mean of ``top1`` over the classes that have images, comes last, where there are labels.
     """
-    images = group_places(found.images)
-    for measure, values in found.measures.items():
+    images = group_places(outcomes.images)
+    for measure, values in outcomes.measures.items():
         if measure == RANK:
             yield Statistic("median_rank", "median", values, images)
         else:
             yield Statistic(measure, "mean", 100 * values, images)
-    if "top1" in found.measures and len(found.labels):
-        yield Statistic("mean_per_class", "class_mean", 100 * found.measures["top1"], group_places(found.labels))
+    if "top1" in outcomes.measures and len(outcomes.labels):
+        yield Statistic("mean_per_class", "class_mean", 100 * outcomes.measures["top1"], group_places(outcomes.labels))
 
 
 class Summary(NamedTuple):
@@ -87,16 +87,16 @@ class Summary(NamedTuple):
     intervals: dict[str, Interval]
 
 
-def summarise(found: QueryResults, *, seed: int, num_resamples: int) -> Summary:
+def summarise(outcomes: QueryResults, *, seed: int, num_resamples: int) -> Summary:
     """Give the metrics of a task on a set, and the 95 % bootstrap interval of each, over images.
 
     Args:
-        found: what every single query came to.
-        seed: of the draws.
-        num_resamples: how many sets are drawn.
+        outcomes: Outcome of every single query.
+        seed: Seed of the resamples.
+        num_resamples: Number of sets that are drawn.
     """
     summary = Summary({}, {})
-    for each in statistics(found):
+    for each in statistics(outcomes):
         summary.metrics[each.name] = each.estimate()
         replicates = each.replicates(seed=seed, num_resamples=num_resamples)
         summary.intervals[each.name] = percentile_interval(replicates, num_pictures=each.num_pictures)
@@ -104,6 +104,6 @@ def summarise(found: QueryResults, *, seed: int, num_resamples: int) -> Summary:
 
 
 def mean_interval(parts: Sequence[Statistic], *, seed: int, num_resamples: int) -> Interval:
-    """Give the 95 % bootstrap interval of the mean of several metrics of the same images, which are drawn for all."""
+    """Give the 95 % bootstrap interval of the mean of several metrics, measured on the same resamples of images."""
     replicates = [part.replicates(seed=seed, num_resamples=num_resamples) for part in parts]
     return percentile_interval(np.mean(replicates, axis=0), num_pictures=parts[0].num_pictures)

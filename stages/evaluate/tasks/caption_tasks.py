@@ -1,4 +1,4 @@
-"""The tasks that ask for captions: retrieval, and likeness as the teacher sees it."""
+"""Tasks that need captions: retrieval with the student, and textual similarity (sts) with the teacher."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -21,11 +21,11 @@ EmbedCaptions = Callable[[tuple[str, ...]], Tensor]
 
 
 class CaptionedRows(NamedTuple):
-    """The images of a set that could be read, and the captions of these.
+    """Embeddings of the images of a set that could be read, and of their captions.
 
     Args:
-        paths: of each image, as its set writes it.
-        texts: the captions.
+        paths: Path of each image, as its set writes it.
+        texts: The captions.
 
     Shapes:
         images: (images, dim); captions: (captions, dim).
@@ -39,7 +39,7 @@ class CaptionedRows(NamedTuple):
     texts: Sequence[str]
 
     def take(self, rows: Places) -> dict[str, Tensor]:
-        """The embeddings of some images, in ascending order, and of their captions, as measures take them."""
+        """Take the embeddings of some images, in ascending order, and of their captions, as keywords of a measure."""
         kept = torch.from_numpy(rows)
         place = torch.full((len(self.images),), -1)
         place[kept] = torch.arange(len(kept))
@@ -52,7 +52,7 @@ class CaptionedRows(NamedTuple):
         }
 
     def all(self) -> dict[str, Tensor]:
-        """The embeddings of all images and captions, as measures take them."""
+        """Take the embeddings of all images and captions, as keywords of a measure."""
         return {
             "image_embeddings": self.images,
             "caption_embeddings": self.captions,
@@ -60,47 +60,49 @@ class CaptionedRows(NamedTuple):
         }
 
 
-def captioned_rows(found: RetrievalSet, images: ImageEmbeddings, embed_captions: EmbedCaptions) -> CaptionedRows:
-    """Bring images and captions together; captions of images that cannot be read are left out with them."""
+def captioned_rows(
+    retrieval_set: RetrievalSet, images: ImageEmbeddings, embed_captions: EmbedCaptions
+) -> CaptionedRows:
+    """Match images with their captions; captions of images that could not be read are left out."""
     place = {row: index for index, row in enumerate(images.rows.tolist())}
-    kept = [index for index, image in enumerate(found.caption_image) if image in place]
+    kept = [index for index, image in enumerate(retrieval_set.caption_image) if image in place]
     return CaptionedRows(
         images=images.embeddings,
-        captions=embed_captions(found.captions)[kept],
-        caption_image=torch.tensor([place[found.caption_image[index]] for index in kept]),
-        paths=[found.images.value.paths[row] for row in place],
-        texts=[found.captions[index] for index in kept],
+        captions=embed_captions(retrieval_set.captions)[kept],
+        caption_image=torch.tensor([place[retrieval_set.caption_image[index]] for index in kept]),
+        paths=[retrieval_set.images.value.paths[row] for row in place],
+        texts=[retrieval_set.captions[index] for index in kept],
     )
 
 
 def retrieval(
-    found: RetrievalSet,
+    retrieval_set: RetrievalSet,
     images: ImageEmbeddings,
     embed_captions: EmbedCaptions,
     *,
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
 ) -> TaskResult:
-    """Look for the image of each caption, and for the captions of each image.
+    """Measure how well captions retrieve their images, and images their captions.
 
     Args:
-        found: the set.
-        images: of its images.
-        embed_captions: gives one row a caption, in order.
-        seed: of the resamples.
-        num_resamples: for the intervals; both directions and their mean are measured on the same resamples.
+        retrieval_set: The set to measure on.
+        images: Embeddings of the set's images.
+        embed_captions: Gives one embedding per caption, in order.
+        seed: Seed of the resamples.
+        num_resamples: Number of resamples for the intervals, the same for both directions and their mean.
 
     Raises:
         ProtoRKDError: an embedding is NaN or infinite.
     """
-    rows = captioned_rows(found, images, embed_captions)
+    rows = captioned_rows(retrieval_set, images, embed_captions)
     standings = retrieval_standings(
         image_embeddings=rows.images, caption_embeddings=rows.captions, caption_image=rows.caption_image
     )
     of_captions = [rows.paths[image] for image in rows.caption_image.tolist()]
     outcomes = (
-        _retrieved(found, "text_to_image", standings.text_to_image, images=of_captions, queries=rows.texts),
-        _retrieved(found, "image_to_text", standings.image_to_text, images=rows.paths),
+        _retrieved(retrieval_set, "text_to_image", standings.text_to_image, images=of_captions, queries=rows.texts),
+        _retrieved(retrieval_set, "image_to_text", standings.image_to_text, images=rows.paths),
     )
     metrics: dict[str, float] = {}
     intervals: dict[str, Interval] = {}
@@ -108,11 +110,11 @@ def retrieval(
         own = summarise(each, seed=seed, num_resamples=num_resamples)
         metrics |= {f"{each.task}/{name}": value for name, value in own.metrics.items()}
         intervals |= {f"{each.task}/{name}": interval for name, interval in own.intervals.items()}
-    recalls = [each for found in outcomes for each in statistics(found) if each.kind == "mean"]
+    recalls = [each for direction in outcomes for each in statistics(direction) if each.kind == "mean"]
     metrics["mean_recall"] = sum(each.estimate() for each in recalls) / len(recalls)
     intervals["mean_recall"] = mean_interval(recalls, seed=seed, num_resamples=num_resamples)
     chance = chance_recall(caption_image=rows.caption_image, num_images=len(rows.images), ks=_CUT_OFFS)
-    entry = captioned_entry(found, images, rows, task="retrieval") | {
+    entry = captioned_entry(retrieval_set, images, rows, task="retrieval") | {
         "metrics": {name: metrics[name] for name in chance},
         "intervals": as_json({name: intervals[name] for name in chance}),
         "chance": chance,
@@ -128,14 +130,14 @@ def sts(
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
 ) -> TaskResult:
-    """Measure whether the teacher finds those captions alike that people do.
+    """Measure whether the teacher rates pairs of captions as similar as people do.
 
     Args:
-        name: of the set.
-        pairs: captions and people's scores.
-        embed_captions: gives one row a caption, in order.
-        seed: of the resamples.
-        num_resamples: for the intervals, over pairs.
+        name: Name of the set.
+        pairs: Pairs of captions, with people's scores.
+        embed_captions: Gives one embedding per caption, in order.
+        seed: Seed of the resamples.
+        num_resamples: Number of resamples for the intervals, which are over pairs.
 
     Raises:
         ProtoRKDError: an embedding is NaN or infinite.
@@ -154,8 +156,8 @@ def sts(
         **rejected(),
         "metrics": correlations(cosines, scores),
         "intervals": {
-            measure: {"low": found.low, "high": found.high, "num_pairs": found.num_pictures}
-            for measure, found in intervals.items()
+            measure: {"low": interval.low, "high": interval.high, "num_pairs": interval.num_pictures}
+            for measure, interval in intervals.items()
         },
         "chance": {"spearman": 0.0, "pearson": 0.0},
     }
@@ -163,13 +165,25 @@ def sts(
 
 
 def _retrieved(
-    found: RetrievalSet, direction: str, standing: Standing, *, images: Sequence[str], queries: Sequence[str] = ()
+    retrieval_set: RetrievalSet,
+    direction: str,
+    standing: Standing,
+    *,
+    images: Sequence[str],
+    queries: Sequence[str] = (),
 ) -> QueryResults:
     measures = {f"recall@{k}": standing.hits(k=k).numpy() for k in _CUT_OFFS} | {RANK: standing.ranks().numpy()}
-    return QueryResults(set_name=found.name, task=direction, images=images, queries=queries, measures=measures)
+    return QueryResults(set_name=retrieval_set.name, task=direction, images=images, queries=queries, measures=measures)
 
 
-def captioned_entry(found: RetrievalSet, images: ImageEmbeddings, rows: CaptionedRows, *, task: str) -> dict[str, Any]:
-    """Name the task and the set, and say how large it is."""
+def captioned_entry(
+    retrieval_set: RetrievalSet, images: ImageEmbeddings, rows: CaptionedRows, *, task: str
+) -> dict[str, Any]:
+    """Begin a report's entry: the set's name, the task, and the set's sizes."""
     sizes = {"num_images": len(rows.images), "num_captions": len(rows.texts)}
-    return {"name": found.name, "task": task, **sizes, **rejected(*found.rejections, *images.rejections)}
+    return {
+        "name": retrieval_set.name,
+        "task": task,
+        **sizes,
+        **rejected(*retrieval_set.rejections, *images.rejections),
+    }

@@ -1,4 +1,4 @@
-"""The tasks that ask for classes: by prompts, by nearest neighbours and by a linear probe."""
+"""Tasks that classify images: by prompts, by nearest neighbours and by a linear probe."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -25,7 +25,7 @@ Space = Literal["embedding", "backbone"]
 
 
 def zero_shot(
-    found: ClassSet,
+    class_set: ClassSet,
     test: ImageEmbeddings,
     embed_captions: EmbedCaptions,
     *,
@@ -36,28 +36,30 @@ def zero_shot(
     """Classify the test images by prompts with the names of the classes.
 
     Args:
-        found: the set.
-        test: of its test images.
-        embed_captions: gives one row a caption, in order.
-        templates: of prompts, with ``{}`` for the class name; they weigh alike.
-        seed: of the resamples.
-        num_resamples: for the intervals.
+        class_set: The set to measure on.
+        test: Embeddings of its test images.
+        embed_captions: Gives one embedding per caption, in order.
+        templates: Templates of the prompts, with ``{}`` for the class name; all have equal weight.
+        seed: Seed of the resamples.
+        num_resamples: Number of resamples for the intervals.
 
     Raises:
         ProtoRKDError: the set has no test images, a template has no place for the name, or an embedding is NaN or
             infinite.
     """
-    labels = labels_of(split_of(found, "test"), test)
-    prompts = embed_captions(tuple(fill(template, name) for name in found.class_names for template in templates))
-    classes = class_embeddings(prompts.reshape(len(found.class_names), len(templates), -1))
+    labels = labels_of(split_of(class_set, "test"), test)
+    prompts = embed_captions(tuple(fill(template, name) for name in class_set.class_names for template in templates))
+    classes = class_embeddings(prompts.reshape(len(class_set.class_names), len(templates), -1))
     scores = class_scores(image_embeddings=test.embeddings, class_embeddings=classes)
     answers = classify(scores=scores, labels=labels, tolerance=TIE_TOLERANCE)
     settings = {"templates": list(templates)}
-    return _measured(found, test, answers, task="zero_shot", settings=settings, seed=seed, num_resamples=num_resamples)
+    return _measured(
+        class_set, test, answers, task="zero_shot", settings=settings, seed=seed, num_resamples=num_resamples
+    )
 
 
 def knn(
-    found: ClassSet,
+    class_set: ClassSet,
     train: ImageEmbeddings,
     test: ImageEmbeddings,
     *,
@@ -71,15 +73,15 @@ def knn(
     """Classify the test images by their nearest training images.
 
     Args:
-        found: the set.
-        train: of its training images.
-        test: of its test images.
-        k: how many neighbours vote.
-        temperature: the lower, the more the nearest neighbours decide.
-        space: "embedding", or "backbone" for the features before the projection head.
-        device: where neighbours are searched.
-        seed: of the resamples.
-        num_resamples: for the intervals.
+        class_set: The set to measure on.
+        train: Embeddings of its training images.
+        test: Embeddings of its test images.
+        k: Number of neighbours that vote.
+        temperature: Divisor of the cosines; the lower, the more the nearest neighbours decide.
+        space: Which features to use: "embedding", or "backbone" for those before the projection head.
+        device: Device that the search runs on.
+        seed: Seed of the resamples.
+        num_resamples: Number of resamples for the intervals.
 
     Raises:
         ProtoRKDError: the set lacks a split, fewer than k training images can be read, or a feature is NaN or
@@ -87,21 +89,21 @@ def knn(
     """
     votes = knn_votes(
         train_embeddings=_rows(train, space),
-        train_labels=labels_of(split_of(found, "train"), train),
+        train_labels=labels_of(split_of(class_set, "train"), train),
         test_embeddings=_rows(test, space),
-        num_classes=len(found.class_names),
+        num_classes=len(class_set.class_names),
         k=k,
         temperature=temperature,
         device=device,
     )
-    answers = classify(scores=votes, labels=labels_of(split_of(found, "test"), test), tolerance=0.0)
+    answers = classify(scores=votes, labels=labels_of(split_of(class_set, "test"), test), tolerance=0.0)
     settings = {**_train_sizes(train), "k": k, "temperature": temperature}
     task = _task("knn", space)
-    return _measured(found, test, answers, task=task, settings=settings, seed=seed, num_resamples=num_resamples)
+    return _measured(class_set, test, answers, task=task, settings=settings, seed=seed, num_resamples=num_resamples)
 
 
 def linear_probe(
-    found: ClassSet,
+    class_set: ClassSet,
     train: ImageEmbeddings,
     test: ImageEmbeddings,
     *,
@@ -112,29 +114,29 @@ def linear_probe(
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
 ) -> TaskResult:
-    """Classify the test images by a linear layer that is fitted on the training images.
+    """Classify the test images by a linear layer fitted on the training images.
 
     Args:
-        found: the set.
-        train: of its training images.
-        test: of its test images.
-        solver: "torch" or "sklearn".
-        max_iterations: after how many steps a fit ends though it has not converged.
-        space: "embedding", or "backbone" for the features before the projection head.
-        device: where the solver "torch" fits; it must know float64.
-        seed: of the validation split and of the resamples.
-        num_resamples: for the intervals, which take the fitted layer as it is.
+        class_set: The set to measure on.
+        train: Embeddings of its training images.
+        test: Embeddings of its test images.
+        solver: Who fits the layer, "torch" or "sklearn".
+        max_iterations: Number of steps after which a fit ends, converged or not.
+        space: Which features to use: "embedding", or "backbone" for those before the projection head.
+        device: Device that the solver "torch" fits on; it must support float64.
+        seed: Seed of the validation split and of the resamples.
+        num_resamples: Number of resamples for the intervals; the layer is not fitted anew for them.
 
     Raises:
-        ProtoRKDError: the set lacks a split, a class has no training image that can be read, or as `linear_probe` of
-            the module of that name.
+        ProtoRKDError: the set lacks a split, a class has no training image that can be read, or
+            `metrics.linear_probe` refuses the features.
     """
     fitted = probe.linear_probe(
         train_features=_rows(train, space).to(device),
-        train_labels=labels_of(split_of(found, "train"), train),
+        train_labels=labels_of(split_of(class_set, "train"), train),
         test_features=_rows(test, space).to(device),
-        test_labels=labels_of(split_of(found, "test"), test),
-        num_classes=len(found.class_names),
+        test_labels=labels_of(split_of(class_set, "test"), test),
+        num_classes=len(class_set.class_names),
         solver=solver,
         max_iterations=max_iterations,
         seed=seed,
@@ -147,23 +149,25 @@ def linear_probe(
         "converged": fitted.converged,
     }
     task = _task("linear_probe", space)
-    return _measured(found, test, fitted.answers, task=task, settings=settings, seed=seed, num_resamples=num_resamples)
+    return _measured(
+        class_set, test, fitted.answers, task=task, settings=settings, seed=seed, num_resamples=num_resamples
+    )
 
 
-def split_of(found: ClassSet, name: str) -> LabelledSet:
-    """The split called "train" or "test".
+def split_of(class_set: ClassSet, name: str) -> LabelledSet:
+    """Take the split called "train" or "test" of a set.
 
     Raises:
         ProtoRKDError: the set has none.
     """
-    split = {"train": found.train, "test": found.test}[name]
+    split = {"train": class_set.train, "test": class_set.test}[name]
     if split is None:
-        raise ProtoRKDError(f"{found.name} must have {name} images for this task; got none. Leave the task out.")
+        raise ProtoRKDError(f"{class_set.name} must have {name} images for this task; got none. Leave the task out.")
     return split
 
 
 def _measured(
-    found: ClassSet,
+    class_set: ClassSet,
     test: ImageEmbeddings,
     answers: Classified,
     *,
@@ -172,12 +176,12 @@ def _measured(
     seed: int,
     num_resamples: int,
 ) -> TaskResult:
-    """Sum up what a classifier answered."""
-    split = split_of(found, "test")
-    names = _distinct(found.class_names)
+    """Sum up a classifier's answers as metrics, intervals and outcomes."""
+    split = split_of(class_set, "test")
+    names = _distinct(class_set.class_names)
     rows = test.rows.tolist()
     outcomes = QueryResults(
-        set_name=found.name,
+        set_name=class_set.name,
         task=task,
         images=[split.folder.images[row] for row in rows],
         labels=[names[split.folder.labels[row]] for row in rows],
@@ -186,9 +190,9 @@ def _measured(
     )
     summary = summarise(outcomes, seed=seed, num_resamples=num_resamples)
     chance = {name: (500 if name == "top5" else 100) / len(names) for name in summary.metrics}
-    entry = class_entry(found, test, task=task) | settings
+    entry = class_entry(class_set, test, task=task) | settings
     entry |= {
-        "headline": "mean_per_class" if found.mean_per_class else "top1",
+        "headline": "mean_per_class" if class_set.mean_per_class else "top1",
         "metrics": summary.metrics,
         "intervals": as_json(summary.intervals),
         "chance": chance,
@@ -196,10 +200,10 @@ def _measured(
     return TaskResult(entry, (outcomes,))
 
 
-def class_entry(found: ClassSet, test: ImageEmbeddings, *, task: str) -> dict[str, Any]:
-    """Name the task and the set, and say how large it is."""
-    sizes = {"num_images": len(test.rows), "num_classes": len(found.class_names)}
-    return {"name": found.name, "task": task, **sizes, **rejected(*test.rejections)}
+def class_entry(class_set: ClassSet, test: ImageEmbeddings, *, task: str) -> dict[str, Any]:
+    """Begin a report's entry: the set's name, the task, and the set's sizes."""
+    sizes = {"num_images": len(test.rows), "num_classes": len(class_set.class_names)}
+    return {"name": class_set.name, "task": task, **sizes, **rejected(*test.rejections)}
 
 
 def _train_sizes(train: ImageEmbeddings) -> dict[str, int]:
@@ -207,7 +211,7 @@ def _train_sizes(train: ImageEmbeddings) -> dict[str, int]:
 
 
 def labels_of(split: LabelledSet, images: ImageEmbeddings) -> Tensor:
-    """Classes of the images that could be read: (readable,), int64."""
+    """Take the classes of the images that could be read: (readable,), int64."""
     return torch.tensor(split.folder.labels)[images.rows]
 
 
@@ -220,5 +224,5 @@ def _task(name: str, space: Space) -> str:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Tell classes of one name apart by their number, as ImageNet's two cranes: outcomes know classes by name alone."""
+    """Number classes that share a name, such as ImageNet's two cranes: outcomes know classes by name alone."""
     return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names)]

@@ -1,7 +1,7 @@
-"""The tasks by name: each embeds what it looks at, and measures it.
+"""The tasks by name: each embeds the images and captions of a set, and measures them.
 
-All are asked for as ``TASKS[name](found, embedder, seed=..., num_resamples=...)``, with settings of their own beside
-these. Those that describe a space take their intervals from a jackknife, and leave ``num_resamples`` alone.
+All are called as ``TASKS[name](set, embedder, seed=..., num_resamples=...)``, some with settings of their own. Tasks
+that describe a space take their intervals from a jackknife, and ignore ``num_resamples``.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,47 +25,49 @@ class Embedder(Protocol):
 
     @property
     def fit_device(self) -> torch.device:
-        """Where linear layers are fitted on the embeddings, and neighbours searched among them."""
+        """Device on which linear layers are fitted and neighbours searched."""
 
     def images(self, images: Input[ImageSet]) -> ImageEmbeddings:
-        """One row a readable image."""
+        """Embed images: one row per image that could be read."""
 
     def captions(self, captions: tuple[str, ...]) -> Tensor:
-        """One row a caption: (captions, dim), float32."""
+        """Embed captions: one row per caption, (captions, dim), float32."""
 
 
-def _retrieval(found: RetrievalSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
-    images = embedder.images(found.images)
-    return caption_tasks.retrieval(found, images, embedder.captions, seed=seed, num_resamples=num_resamples)
+def _retrieval(retrieval_set: RetrievalSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
+    images = embedder.images(retrieval_set.images)
+    return caption_tasks.retrieval(retrieval_set, images, embedder.captions, seed=seed, num_resamples=num_resamples)
 
 
-def _geometry(found: RetrievalSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
-    return space_tasks.geometry(found, embedder.images(found.images), embedder.captions, seed=seed)
+def _geometry(retrieval_set: RetrievalSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
+    return space_tasks.geometry(retrieval_set, embedder.images(retrieval_set.images), embedder.captions, seed=seed)
 
 
-def _neighbourhoods(found: RetrievalSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
-    return space_tasks.neighbourhoods(found, embedder.images(found.images), embedder.captions, seed=seed)
+def _neighbourhoods(retrieval_set: RetrievalSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
+    return space_tasks.neighbourhoods(
+        retrieval_set, embedder.images(retrieval_set.images), embedder.captions, seed=seed
+    )
 
 
-def _sts(found: STSSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
-    return caption_tasks.sts(found.name, found.pairs, embedder.captions, seed=seed, num_resamples=num_resamples)
+def _sts(sts_set: STSSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
+    return caption_tasks.sts(sts_set.name, sts_set.pairs, embedder.captions, seed=seed, num_resamples=num_resamples)
 
 
 def _zero_shot(
-    found: ClassSet, embedder: Embedder, *, templates: Sequence[str], seed: int, num_resamples: int
+    class_set: ClassSet, embedder: Embedder, *, templates: Sequence[str], seed: int, num_resamples: int
 ) -> TaskResult:
-    test = embedder.images(split_of(found, "test").images)
+    test = embedder.images(split_of(class_set, "test").images)
     return class_tasks.zero_shot(
-        found, test, embedder.captions, templates=templates, seed=seed, num_resamples=num_resamples
+        class_set, test, embedder.captions, templates=templates, seed=seed, num_resamples=num_resamples
     )
 
 
 def _knn(
-    found: ClassSet, embedder: Embedder, *, space: Space, k: int, temperature: float, seed: int, num_resamples: int
+    class_set: ClassSet, embedder: Embedder, *, space: Space, k: int, temperature: float, seed: int, num_resamples: int
 ) -> TaskResult:
-    train, test = (embedder.images(split_of(found, split).images) for split in ("train", "test"))
+    train, test = (embedder.images(split_of(class_set, split).images) for split in ("train", "test"))
     return class_tasks.knn(
-        found,
+        class_set,
         train,
         test,
         k=k,
@@ -78,7 +80,7 @@ def _knn(
 
 
 def _linear_probe(
-    found: ClassSet,
+    class_set: ClassSet,
     embedder: Embedder,
     *,
     space: Space,
@@ -87,9 +89,9 @@ def _linear_probe(
     seed: int,
     num_resamples: int,
 ) -> TaskResult:
-    train, test = (embedder.images(split_of(found, split).images) for split in ("train", "test"))
+    train, test = (embedder.images(split_of(class_set, split).images) for split in ("train", "test"))
     return class_tasks.linear_probe(
-        found,
+        class_set,
         train,
         test,
         solver=solver,
@@ -101,8 +103,8 @@ def _linear_probe(
     )
 
 
-def _clustering(found: ClassSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
-    return space_tasks.clustering(found, embedder.images(split_of(found, "test").images), seed=seed)
+def _clustering(class_set: ClassSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
+    return space_tasks.clustering(class_set, embedder.images(split_of(class_set, "test").images), seed=seed)
 
 
 TASKS: dict[str, Callable[..., TaskResult]] = {

@@ -1,4 +1,4 @@
-"""The tasks that describe a space: geometry, neighbourhoods and clusters, with intervals by the jackknife."""
+"""Tasks that describe a space: geometry, neighbourhoods and clusters, with intervals by the jackknife."""
 
 from collections.abc import Mapping
 
@@ -18,28 +18,30 @@ from stages.evaluate.tasks.class_tasks import class_entry, labels_of, split_of
 from stages.evaluate.tasks.task_result import TaskResult, as_json
 
 _SIDES = ("images", "captions")
-# Of more rows than these a measure of all their pairs takes a sample.
+# Most rows that a measure of all their pairs takes; more are sampled.
 _UNIFORMITY_ROWS = 5_000
 _STRUCTURE_ROWS = 2_000
 _SILHOUETTE_ROWS = 5_000
-# Likewise in the jackknife, which takes such measures anew for every group that is left out.
+# The same in the jackknife, which repeats such measures for every group that is left out.
 _JACKKNIFE_IMAGES = 1_000
 _JACKKNIFE_SILHOUETTE_ROWS = 2_000
 
 
-def geometry(found: RetrievalSet, images: ImageEmbeddings, embed_captions: EmbedCaptions, *, seed: int) -> TaskResult:
+def geometry(
+    retrieval_set: RetrievalSet, images: ImageEmbeddings, embed_captions: EmbedCaptions, *, seed: int
+) -> TaskResult:
     """Measure the gap between images and captions, and how each of the two fills the space.
 
     Args:
-        found: the set.
-        images: of its images.
-        embed_captions: gives one row a caption, in order.
-        seed: of samples, and of the jackknife's groups.
+        retrieval_set: The set to measure on.
+        images: Embeddings of the set's images.
+        embed_captions: Gives one embedding per caption, in order.
+        seed: Seed of the samples and of the jackknife's groups.
 
     Raises:
         ProtoRKDError: an embedding is NaN or infinite.
     """
-    rows = captioned_rows(found, images, embed_captions)
+    rows = captioned_rows(retrieval_set, images, embed_captions)
     metrics = geometry_metrics(**rows.all(), uniformity_rows=_UNIFORMITY_ROWS, seed=seed)
     num_rows = {f"num_uniformity_{side}": int(metrics.pop(f"uniformity_num_rows/{side}", 0)) for side in _SIDES}
     groups = torch.from_numpy(random_groups(len(rows.images), seed=seed))
@@ -52,7 +54,7 @@ def geometry(found: RetrievalSet, images: ImageEmbeddings, embed_captions: Embed
         name: jackknife_interval(values, estimate=metrics[name], num_pictures=len(groups))
         for name, values in replicates.items()
     }
-    entry = captioned_entry(found, images, rows, task="geometry") | {
+    entry = captioned_entry(retrieval_set, images, rows, task="geometry") | {
         **num_rows,
         "metrics": metrics,
         "intervals": as_json({name: intervals[name] for name in metrics if name in intervals}),
@@ -62,21 +64,21 @@ def geometry(found: RetrievalSet, images: ImageEmbeddings, embed_captions: Embed
 
 
 def neighbourhoods(
-    found: RetrievalSet, images: ImageEmbeddings, embed_captions: EmbedCaptions, *, seed: int, k: int = 10
+    retrieval_set: RetrievalSet, images: ImageEmbeddings, embed_captions: EmbedCaptions, *, seed: int, k: int = 10
 ) -> TaskResult:
     """Compare the student's space of the images with the teacher's space of their captions.
 
     Args:
-        found: the set.
-        images: of its images.
-        embed_captions: gives one row a caption, in order.
-        seed: of samples, and of the jackknife's groups.
-        k: how many neighbours of an image are compared.
+        retrieval_set: The set to measure on.
+        images: Embeddings of the set's images.
+        embed_captions: Gives one embedding per caption, in order.
+        seed: Seed of the samples and of the jackknife's groups.
+        k: Number of neighbours of each image that are compared.
 
     Raises:
         ProtoRKDError: an embedding is NaN or infinite.
     """
-    rows = captioned_rows(found, images, embed_captions)
+    rows = captioned_rows(retrieval_set, images, embed_captions)
     num_images = len(rows.images)
     metrics = neighbourhood_metrics(**rows.all(), k=k, sample_size=_STRUCTURE_ROWS, seed=seed)
     intervals = jackknife_intervals(
@@ -87,7 +89,7 @@ def neighbourhoods(
         limit=_JACKKNIFE_IMAGES,
         rests_on={"similarity_spearman": _STRUCTURE_ROWS, "cka": _STRUCTURE_ROWS},
     )
-    entry = captioned_entry(found, images, rows, task="neighbourhoods") | {
+    entry = captioned_entry(retrieval_set, images, rows, task="neighbourhoods") | {
         "k": k,
         "metrics": metrics,
         "intervals": as_json(intervals),
@@ -96,20 +98,20 @@ def neighbourhoods(
     return TaskResult(entry)
 
 
-def clustering(found: ClassSet, test: ImageEmbeddings, *, seed: int) -> TaskResult:
+def clustering(class_set: ClassSet, test: ImageEmbeddings, *, seed: int) -> TaskResult:
     """Group the test images into as many clusters as there are classes among them, and compare the two.
 
-    The intervals, by the jackknife, take the clusters as they are, and leave images out of the comparison.
+    The jackknife leaves images out of the comparison alone; the clusters stay as they are.
 
     Args:
-        found: the set.
-        test: of its test images.
-        seed: of the clusters, of the silhouette's sample, and of the jackknife's groups.
+        class_set: The set to measure on.
+        test: Embeddings of its test images.
+        seed: Seed of the clusters, of the silhouette's sample, and of the jackknife's groups.
 
     Raises:
         ProtoRKDError: the set has no test images, or an embedding is NaN or infinite.
     """
-    labels = labels_of(split_of(found, "test"), test)
+    labels = labels_of(split_of(class_set, "test"), test)
     num_images, num_clusters = len(labels), len(set(labels.tolist()))
     clusters = find_clusters(test.embeddings, num_clusters=num_clusters, seed=seed)
 
@@ -126,8 +128,8 @@ def clustering(found: ClassSet, test: ImageEmbeddings, *, seed: int) -> TaskResu
         return measure(torch.from_numpy(rows), 0)
 
     def silhouettes(rows: Places) -> Mapping[str, float]:
-        found = measure(torch.from_numpy(rows), len(rows))
-        return {name: value for name, value in found.items() if name.startswith("silhouette/")}
+        measures = measure(torch.from_numpy(rows), len(rows))
+        return {name: value for name, value in measures.items() if name.startswith("silhouette/")}
 
     metrics = measure(torch.arange(num_images), _SILHOUETTE_ROWS)
     intervals = jackknife_intervals(agreement, estimates=metrics, num_pictures=num_images, seed=seed)
@@ -139,7 +141,7 @@ def clustering(found: ClassSet, test: ImageEmbeddings, *, seed: int) -> TaskResu
         limit=_JACKKNIFE_SILHOUETTE_ROWS,
         rests_on={f"silhouette/{name}": _SILHOUETTE_ROWS for name in ("classes", "clusters")},
     )
-    entry = class_entry(found, test, task="clustering") | {
+    entry = class_entry(class_set, test, task="clustering") | {
         "num_clusters": num_clusters,
         "metrics": metrics,
         "intervals": as_json({name: intervals[name] for name in metrics if name in intervals}),

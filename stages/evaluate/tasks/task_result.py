@@ -1,4 +1,4 @@
-"""What a task found on a set: its entry in the report, and what every single image or caption came to."""
+"""The result of a task on a set: its entry in the report, and the outcome of every single image or caption."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from stages.evaluate.statistics.bootstrap import Interval
 
 @dataclass(frozen=True, eq=False)
 class TaskResult:
-    """What a task found on a set.
+    """The result of a task on a set.
 
     Args:
-        entry: for the report, as JSON: name, task, sizes and settings, metrics, and intervals and chance under the
-            same keys as far as there are any.
-        outcomes: of single queries, where the metrics are made of such.
+        entry: Entry in the report, as JSON: name, task, sizes and settings, metrics, and intervals and chance under
+            the same keys as far as there are any.
+        outcomes: Outcomes of single queries, where the metrics are computed from them.
     """
 
     entry: dict[str, Any]
@@ -25,20 +25,20 @@ class TaskResult:
 
     @property
     def prefix(self) -> str:
-        """What stands before each measure in flat names."""
+        """Prefix of each measure in flat names."""
         return metric_prefix(self.entry)
 
     def flat(self) -> dict[str, float]:
-        """Metrics by set, task or direction, and measure: ``test/text_to_image/recall@10``, ``cifar10/knn/top1``."""
+        """Name metrics by set, task or direction, measure: ``test/text_to_image/recall@10``, ``cifar10/knn/top1``."""
         return {f"{self.prefix}/{key}": value for key, value in self.entry["metrics"].items()}
 
 
 def rejected(*rejections: Rejection) -> dict[str, Any]:
-    """Say in an entry how many rows or images were left out, and why the first."""
+    """Describe for an entry how many rows or images were rejected, and the reason of the first."""
     first = f"{rejections[0].value}: {rejections[0].reason}" if rejections else ""
     return {"rejected": len(rejections), "first_rejected": first}
 
 
 def as_json(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float]]:
-    """Write intervals as an entry holds them: low, high and num_pictures of each."""
+    """Convert intervals to the form of an entry: low, high and num_pictures of each."""
     return {name: interval._asdict() for name, interval in intervals.items()}

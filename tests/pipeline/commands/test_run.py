@@ -52,14 +52,14 @@ SWEEP = "[sweep.toy]\nword = ['a', 'b']\n[sweep.child]\n"
 
 def test_run__runs_each_stage_and_passes_its_artifact_on(toy, lines):
     older, _ = toy.run(word="other"), toy.run(word="newest")
-    found, error = lines("")
+    printed, error = lines("")
     assert error is None
-    assert [(line["step"], line["status"]) for line in found[:-1]] == [("toy", "created"), ("child", "created")]
+    assert [(line["step"], line["status"]) for line in printed[:-1]] == [("toy", "created"), ("child", "created")]
     [child] = toy.store.artifacts("child")
-    assert child.record.inputs["toy"].digest == found[0]["digest"] != older.artifact.record.digest
-    assert child.record.request.inputs == {"toy": found[0]["fingerprint"]}
-    assert found[-1]["status"] == "done"
-    assert found[-1]["combinations"][0]["metrics"] == {"score": 50.0}
+    assert child.record.inputs["toy"].digest == printed[0]["digest"] != older.artifact.record.digest
+    assert child.record.request.inputs == {"toy": printed[0]["fingerprint"]}
+    assert printed[-1]["status"] == "done"
+    assert printed[-1]["combinations"][0]["metrics"] == {"score": 50.0}
 
 
 def test_run__takes_its_own_artifact_though_another_is_newer(toy, lines):
@@ -71,23 +71,23 @@ def test_run__takes_its_own_artifact_though_another_is_newer(toy, lines):
 
 def test_run__shares_what_combinations_share(toy, lines):
     text = "[sweep.toy]\nword = ['a', 'b']\npause-s = [0.0, 0.001]\n"
-    found, _ = lines(text)
-    assert [line["status"] for line in found[:-1]] == ["created", "created", "unchanged", "unchanged"] * 2
+    printed, _ = lines(text)
+    assert [line["status"] for line in printed[:-1]] == ["created", "created", "unchanged", "unchanged"] * 2
     assert len(toy.store.artifacts("toy")) == 2
-    assert found[-1]["combinations"][0]["swept"] == {"toy.word": "a", "toy.pause-s": 0.0}
+    assert printed[-1]["combinations"][0]["swept"] == {"toy.word": "a", "toy.pause-s": 0.0}
     names = [each.path.name for each in toy.store.artifacts("toy")]
-    found, _ = lines(f"[sweep.child]\ntoy = {names}\n")
-    assert [line["step"] for line in found[:-1]] == ["toy", "child", "child"]
+    printed, _ = lines(f"[sweep.child]\ntoy = {names}\n")
+    assert [line["step"] for line in printed[:-1]] == ["toy", "child", "child"]
 
 
 def test_run__goes_on_where_a_combination_fails(toy, call, lines):
     text = "[sweep.toy]\nword = ['a', 'bad', 'b']\n"
-    found, error = lines(text)
-    pairs = [(line["step"], line["status"]) for line in found[:-1]]
+    printed, error = lines(text)
+    pairs = [(line["step"], line["status"]) for line in printed[:-1]]
     created, failed = [[("toy", status), ("child", status)] for status in ("created", "failed")]
     assert pairs == [*created, *failed, *created]
-    assert found[3]["reason"] == "toy word=bad failed"
-    assert [each["status"] for each in found[-1]["combinations"]] == ["done", "failed", "done"]
+    assert printed[3]["reason"] == "toy word=bad failed"
+    assert [each["status"] for each in printed[-1]["combinations"]] == ["done", "failed", "done"]
     assert str(error) == ("1 of 3 combinations must be run again, once this is mended: word must be good; got bad.")
     text = call(text).stdout
     assert text.splitlines() == [

@@ -11,15 +11,15 @@ from pipeline.store.store import Store
 
 
 def opened(*words, **options):
-    found = []
+    stores = []
 
     def show(store):
-        found.append(store)
+        stores.append(store)
 
     command = click.Command("show", params=store_options(), callback=show)
     result = CliRunner().invoke(command, [*words], catch_exceptions=False, **options)
     assert result.exit_code == 0, result.output
-    return found[0]
+    return stores[0]
 
 
 def test_store__is_a_folder_unless_a_url_is_given(tmp_path):

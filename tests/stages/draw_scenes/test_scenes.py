@@ -113,14 +113,14 @@ def test_written_scenes__are_images_and_a_manifest_of_relative_paths(tmp_path: P
 
 def test_colour_folders__hold_each_colour_in_both_splits(tmp_path: Path) -> None:
     write_colour_folders(tmp_path, image_size=32, seed=0, num_per_class=2)
-    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jpg"))
-    assert found == [
+    paths = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jpg"))
+    assert paths == [
         f"colours/{split}/{colour}/{k:04d}.jpg"
         for split in ("test", "train")
         for colour in sorted(HUES)
         for k in range(2)
     ]
-    assert len({(tmp_path / path).read_bytes() for path in found}) == 32
+    assert len({(tmp_path / path).read_bytes() for path in paths}) == 32
 
 
 def _is_ink(image: np.ndarray) -> np.ndarray:

@@ -138,11 +138,11 @@ def test_tables__do_not_depend_on_the_order_of_keys() -> None:
 
 
 def test_tables__leave_what_they_are_given_alone() -> None:
-    given = evaluation(last=[retrieval(), classified("sts")])
-    before = deepcopy(given)
-    metrics_table(*given)
-    result_lines(*given)
-    assert given == before
+    arguments = evaluation(last=[retrieval(), classified("sts")])
+    before = deepcopy(arguments)
+    metrics_table(*arguments)
+    result_lines(*arguments)
+    assert arguments == before
 
 
 def test_result_lines__are_those_of_clip_benchmark() -> None:

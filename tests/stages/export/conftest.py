@@ -40,8 +40,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            found.requests.append(("POST", self.path, body))
-            status, said = found.answer(self.path, body)
+            loopback_hub.requests.append(("POST", self.path, body))
+            status, said = loopback_hub.answer(self.path, body)
             data = json.dumps(said).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -50,7 +50,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             self.wfile.write(data)
 
         def do_GET(self) -> None:
-            found.requests.append(("GET", self.path, b""))
+            loopback_hub.requests.append(("GET", self.path, b""))
             self.send_response(404)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -59,11 +59,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    found = Hub(f"http://127.0.0.1:{server.server_port}")
+    loopback_hub = Hub(f"http://127.0.0.1:{server.server_port}")
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(constants, "ENDPOINT", found.address)
+    monkeypatch.setattr(constants, "ENDPOINT", loopback_hub.address)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    yield found
+    yield loopback_hub
     server.shutdown()
     server.server_close()

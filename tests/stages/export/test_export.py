@@ -331,7 +331,7 @@ model.save(saved)
 @pytest.mark.slow
 def test_export__saved_and_loaded_in_fresh_processes_gives_the_same_numbers(exported: Exported, tmp_path: Path) -> None:
     image = exported.pairs.root / exported.pairs.images[0]
-    found = []
+    outputs = []
     source = exported.folder
     for turn in ("one", "two", "three"):
         environment = {**os.environ, "HF_HOME": str(tmp_path / turn / "cache")}
@@ -339,10 +339,10 @@ def test_export__saved_and_loaded_in_fresh_processes_gives_the_same_numbers(expo
         place.parent.mkdir()
         words = [sys.executable, "-I", "-c", FRESH, str(source), str(image), str(place)]
         subprocess.run(words, check=True, cwd=tmp_path, env=environment, capture_output=True)
-        found.append(np.load(f"{place}.npy"))
+        outputs.append(np.load(f"{place}.npy"))
         source = place
-    assert np.abs(found[0] - found[1]).max() == 0
-    assert np.abs(found[0] - found[2]).max() == 0
+    assert np.abs(outputs[0] - outputs[1]).max() == 0
+    assert np.abs(outputs[0] - outputs[2]).max() == 0
 
 
 @pytest.mark.slow

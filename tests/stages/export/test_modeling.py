@@ -48,7 +48,7 @@ def noise(mode: str, size: tuple[int, int] = (50, 41)) -> Image.Image:
 
 def as_files() -> list[tuple[str, bytes]]:
     """Images of many kinds, as files have them."""
-    found = []
+    paths = []
     for mode, kind in [
         ("RGB", "PNG"),
         ("RGBA", "PNG"),
@@ -64,16 +64,16 @@ def as_files() -> list[tuple[str, bytes]]:
     ]:
         buffer = io.BytesIO()
         noise(mode).save(buffer, kind)
-        found.append((f"{mode} {kind}", buffer.getvalue()))
+        paths.append((f"{mode} {kind}", buffer.getvalue()))
     clear = noise("P")
     for turn in (3, 5, 6, 8):
         buffer, exif = io.BytesIO(), Image.Exif()
         exif[0x0112] = turn
         noise("RGB").save(buffer, "JPEG", exif=exif)
-        found.append((f"turned {turn}", buffer.getvalue()))
+        paths.append((f"turned {turn}", buffer.getvalue()))
     buffer = io.BytesIO()
     clear.save(buffer, "PNG", transparency=3)
-    return [*found, ("P with a transparent colour", buffer.getvalue())]
+    return [*paths, ("P with a transparent colour", buffer.getvalue())]
 
 
 @pytest.mark.parametrize(("kind", "data"), as_files(), ids=lambda value: value if isinstance(value, str) else "")

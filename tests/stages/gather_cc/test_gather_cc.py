@@ -210,13 +210,13 @@ def test_summary__says_why_rows_were_lost(server: Server, tmp_path: Path) -> Non
 
 def test_json__counts_by_status_and_reason(server: Server, tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.tsv", [server.url("good"), server.url("missing/1"), "nonsense"])
-    found = gather(table, tmp_path / "out", *HERE)
-    assert found["status"] == "created"
-    assert found["asked"] == 3
-    assert found["statuses"] == {"ok": 1, "failed": 1, "invalid": 1}
-    assert found["reasons"]["failed"] == {"http 404": 1}
-    assert Path(found["manifest"]).is_file()
-    assert Path(found["status_table"]).is_file()
+    counts = gather(table, tmp_path / "out", *HERE)
+    assert counts["status"] == "created"
+    assert counts["asked"] == 3
+    assert counts["statuses"] == {"ok": 1, "failed": 1, "invalid": 1}
+    assert counts["reasons"]["failed"] == {"http 404": 1}
+    assert Path(counts["manifest"]).is_file()
+    assert Path(counts["status_table"]).is_file()
 
 
 def test_gather__again_asks_nothing_and_touches_nothing(server: Server, tmp_path: Path) -> None:

@@ -24,12 +24,12 @@ def clustered(num: int, dim: int = 24, seed: int = 0) -> np.ndarray:
 
 def test_index__finds_what_comparing_with_every_row_finds(encoded: Pairs, run_cli: Cli, store: Path) -> None:
     outcome = run_cli("index")
-    found = read_rows(find_searchable(None, store=Store(store)))
+    searchable = read_rows(find_searchable(None, store=Store(store)))
     index = faiss.read_index(str(Path(outcome["path"]) / INDEX_NAME))
-    scores, rows = index.search(found.values, 5)
-    expected = -np.sort(-(found.values @ found.values.T), axis=1)[:, :5]
+    scores, rows = index.search(searchable.values, 5)
+    expected = -np.sort(-(searchable.values @ searchable.values.T), axis=1)[:, :5]
     np.testing.assert_allclose(scores, expected, atol=1e-6)
-    assert (rows[:, 0] == found.numbers).all()
+    assert (rows[:, 0] == searchable.numbers).all()
     assert outcome["metrics"]["recall@10"] == 100
 
 

@@ -123,9 +123,9 @@ def test_stream__uses_two_blocks_of_memory(monkeypatch: pytest.MonkeyPatch) -> N
 def test_stream__brings_a_gpu_the_rows_while_it_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_table, "_BLOCK_NUMBERS", 1 << 16)
     rows, device = some_rows(20_000, 64), torch.device("cuda")
-    busy, found = torch.randn(2048, 2048, device=device), []
+    busy, blocks = torch.randn(2048, 2048, device=device), []
     for block in stream(rows, device):
         for _ in range(5):
             busy = (busy @ busy).clamp(-1, 1)  # the block is read long after the host has asked for the next
-        found.append(block + 0)
-    assert torch.equal(torch.cat(found).cpu(), rows)
+        blocks.append(block + 0)
+    assert torch.equal(torch.cat(blocks).cpu(), rows)

@@ -46,8 +46,8 @@ def fit(rows: np.ndarray, num_prototypes: int, **options: Any) -> Fit:
     return fit_prototypes(rows, num_prototypes=num_prototypes, **chosen)
 
 
-def mean_cosine(rows: np.ndarray, found: Fit) -> float:
-    return float((rows @ found.centroids.T).max(axis=1).mean())
+def mean_cosine(rows: np.ndarray, clusters: Fit) -> float:
+    return float((rows @ clusters.centroids.T).max(axis=1).mean())
 
 
 @every_method
@@ -99,12 +99,12 @@ def draw_start(rows: np.ndarray, num_prototypes: int) -> np.ndarray:
 @every_method
 def test_fit__gets_better_by_iterating(method: str) -> None:
     rows = text_like_rows()
-    found = [fit(rows, 40, method=method, iterations=number) for number in (1, 3, 20)]
-    cosines = [mean_cosine(rows, each) for each in found]
+    fits = [fit(rows, 40, method=method, iterations=number) for number in (1, 3, 20)]
+    cosines = [mean_cosine(rows, each) for each in fits]
     assert cosines == sorted(cosines)
     assert cosines[-1] > cosines[0] + 0.01
-    assert found[-1].mean_cosines[-1] == pytest.approx(cosines[-1], abs=2e-3)
-    assert len(found[-1].mean_cosines) <= 20
+    assert fits[-1].mean_cosines[-1] == pytest.approx(cosines[-1], abs=2e-3)
+    assert len(fits[-1].mean_cosines) <= 20
 
 
 def test_fit__reaches_in_ten_iterations_what_scikit_learn_does_in_twenty() -> None:
@@ -200,11 +200,11 @@ def test_update__gives_empty_prototypes_half_of_the_largest_cluster() -> None:
     sums = torch.zeros(4, 8).index_add_(0, nearest, rows)
     centroids, is_split = stages.prototypes.kmeans._update(sums, nearest.bincount(minlength=4), before)
     assert is_split.tolist() == [True, False, True, True]
-    found, _ = assign(rows.numpy(), centroids.numpy(), device=CPU)
+    assigned, _ = assign(rows.numpy(), centroids.numpy(), device=CPU)
     means = unit(np.stack([rows[20:].sum(dim=0).numpy(), rows[:20].sum(dim=0).numpy()]))
     np.testing.assert_allclose(centroids.numpy()[1], means[1], atol=1e-6)  # the small cluster is left alone
     np.testing.assert_allclose(centroids.numpy()[[0, 2, 3]], means[[0, 0, 0]], atol=3e-3)
-    assert len({0, 2, 3} & set(found[20:].tolist())) > 1
+    assert len({0, 2, 3} & set(assigned[20:].tolist())) > 1
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -52,16 +52,16 @@ def teacher_rows(root: Path) -> np.ndarray:
 
 def test_prototypes__belong_to_every_caption_that_the_teacher_knows(run_cli: Cli, shapes: Path) -> None:
     outcome = run_cli("prototypes", "--num-prototypes", 20)
-    found, rows = Prototypes.read(Path(outcome["path"])), teacher_rows(shapes)
-    assert found.centroids.shape == (20, rows.shape[1])
-    assert found.assignment.shape == (NUM_KNOWN + 2,)
+    prototypes, rows = Prototypes.read(Path(outcome["path"])), teacher_rows(shapes)
+    assert prototypes.centroids.shape == (20, rows.shape[1])
+    assert prototypes.assignment.shape == (NUM_KNOWN + 2,)
     is_zero = ~rows.any(axis=1)
     np.testing.assert_array_equal(np.flatnonzero(is_zero), [0, NUM_KNOWN + 1])
-    assert (found.assignment[is_zero] == -1).all()
-    assert (found.cosines[is_zero] == 0).all()
-    cosines = rows[~is_zero] / np.linalg.norm(rows[~is_zero], axis=1, keepdims=True) @ found.centroids.T
-    np.testing.assert_allclose(found.cosines[~is_zero], cosines.max(axis=1), atol=1e-6)
-    own = np.take_along_axis(cosines, found.assignment[~is_zero, None], axis=1)[:, 0]
+    assert (prototypes.assignment[is_zero] == -1).all()
+    assert (prototypes.cosines[is_zero] == 0).all()
+    cosines = rows[~is_zero] / np.linalg.norm(rows[~is_zero], axis=1, keepdims=True) @ prototypes.centroids.T
+    np.testing.assert_allclose(prototypes.cosines[~is_zero], cosines.max(axis=1), atol=1e-6)
+    own = np.take_along_axis(cosines, prototypes.assignment[~is_zero, None], axis=1)[:, 0]
     np.testing.assert_allclose(own, cosines.max(axis=1), atol=1e-6)
 
 
@@ -79,11 +79,11 @@ def test_prototypes__on_a_gpu_are_those_of_the_cpu(run_cli: Cli, shapes: Path, m
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 40, 1 << 40))
     path = Path(run_cli("prototypes", "--num-prototypes", 20, "--force")["path"])
-    found = Prototypes.read(path)
+    prototypes = Prototypes.read(path)
     assert json.loads((path / "artifact.json").read_text())["environment"]["device"] == "cuda"
-    np.testing.assert_allclose(found.centroids, expected.centroids, atol=2e-6)
-    np.testing.assert_array_equal(found.assignment, expected.assignment)
-    np.testing.assert_allclose(found.cosines, expected.cosines, atol=2e-6)
+    np.testing.assert_allclose(prototypes.centroids, expected.centroids, atol=2e-6)
+    np.testing.assert_array_equal(prototypes.assignment, expected.assignment)
+    np.testing.assert_allclose(prototypes.cosines, expected.cosines, atol=2e-6)
 
 
 def test_prototypes__are_counted(run_cli: Cli, shapes: Path) -> None:
@@ -211,18 +211,18 @@ def test_known_captions__name_a_row_that_is_not_finite(tmp_path: Path, value: fl
 def test_report__shows_the_captions_nearest_to_the_centroid(run_cli: Cli, shapes: Path) -> None:
     outcome = run_cli("prototypes", "--num-prototypes", 40)
     root = Path(outcome["path"])
-    report, found, captions = read_report(root), Prototypes.read(root), read_captions(shapes).to_pylist()
-    assert report["sizes"] == sorted(found.sizes.tolist(), reverse=True)
+    report, prototypes, captions = read_report(root), Prototypes.read(root), read_captions(shapes).to_pylist()
+    assert report["sizes"] == sorted(prototypes.sizes.tolist(), reverse=True)
     assert len(report["examples"]) == 24
     assert len({example["prototype"] for example in report["examples"]}) == 24
     for example in report["examples"]:
-        members = np.flatnonzero(found.assignment == example["prototype"])
+        members = np.flatnonzero(prototypes.assignment == example["prototype"])
         assert example["size"] == len(members)
-        assert example["mean_cosine"] == pytest.approx(found.cosines[members].mean())
+        assert example["mean_cosine"] == pytest.approx(prototypes.cosines[members].mean())
         cosines = [entry["cosine"] for entry in example["captions"]]
-        assert cosines == sorted(found.cosines[members].tolist(), reverse=True)[:8]
+        assert cosines == sorted(prototypes.cosines[members].tolist(), reverse=True)[:8]
         for entry in example["captions"]:
-            assert (entry["caption"], entry["cosine"]) == (captions[entry["row"]], found.cosines[entry["row"]])
+            assert (entry["caption"], entry["cosine"]) == (captions[entry["row"]], prototypes.cosines[entry["row"]])
     assert report["mean_cosine_by_iteration"][-1] <= outcome["metrics"]["mean_cosine"] + 1e-6
 
 

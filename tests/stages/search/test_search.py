@@ -23,12 +23,12 @@ def search(run_cli: Cli, *words: object) -> dict[str, Any]:
 
 def test_search__finds_an_image_by_itself(embedded: Embedded, run_cli: Cli) -> None:
     image = embedded.images.images[5]
-    found = search(run_cli, "--picture", embedded.images.root / image, "--top", 3)
-    [query] = found["queries"]
+    hits = search(run_cli, "--picture", embedded.images.root / image, "--top", 3)
+    [query] = hits["queries"]
     assert query["results"][0]["image"] == image
     assert query["results"][0]["score"] == pytest.approx(1, abs=1e-3)
     assert [hit["rank"] for hit in query["results"]] == [1, 2, 3]
-    assert found["in"]["stage"] == "embed"
+    assert hits["in"]["stage"] == "embed"
 
 
 def test_search__ranks_images_by_their_cosine_with_the_words(embedded: Embedded, run_cli: Cli) -> None:

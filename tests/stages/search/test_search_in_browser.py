@@ -125,12 +125,12 @@ def test_server__finds_what_is_typed_then_what_is_clicked(
     opened.page.fill("#words", "purple stripe")
     opened.page.keyboard.press("Enter")
     title(opened, "Nearest to “purple stripe”")
-    found = names(opened)
-    assert found != before
+    shown = names(opened)
+    assert shown != before
     wait_for_images(opened)
     opened.page.locator("#results button").first.click()
-    title(opened, f"Nearest to {found[0]}")
-    assert found[0] not in names(opened)
+    title(opened, f"Nearest to {shown[0]}")
+    assert shown[0] not in names(opened)
     opened.page.go_back()
     title(opened, "Nearest to “purple stripe”")
     assert opened.complaints == []

@@ -29,8 +29,8 @@ def server(embedded_session: Embedded, tmp_path_factory: pytest.TempPathFactory)
 
 
 class Answer:
-    def __init__(self, found: http.client.HTTPResponse) -> None:
-        self.status, self.headers, self.body = found.status, found.headers, found.read()
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status, self.headers, self.body = response.status, response.headers, response.read()
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -50,12 +50,12 @@ def test_server__listens_on_the_loopback_interface_alone(server: SearchServer) -
 
 
 def test_server__answers_words_with_the_nearest_images(server: SearchServer, embedded_session: Embedded) -> None:
-    found = ask(server, "search?text=green+square").json()
-    assert found["name"] == "green square"
-    assert len(found["hits"]) == 24
-    scores = [hit["score"] for hit in found["hits"]]
+    answer = ask(server, "search?text=green+square").json()
+    assert answer["name"] == "green square"
+    assert len(answer["hits"]) == 24
+    scores = [hit["score"] for hit in answer["hits"]]
     assert scores == sorted(scores, reverse=True)
-    assert found["hits"][0]["name"] in embedded_session.images.images
+    assert answer["hits"][0]["name"] in embedded_session.images.images
 
 
 def test_server__answers_an_uploaded_image_with_itself(server: SearchServer, embedded_session: Embedded) -> None:

@@ -1,4 +1,4 @@
-"""What an objective may know of the teacher's whole space, beside the batch: it is all on disk, and constant."""
+"""Give objectives the teacher's embeddings of the whole corpus, beside the batch: all on disk, and constant."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -11,7 +11,7 @@ class Corpus(Protocol):
 
     @property
     def num_captions(self) -> int:
-        """How many there are."""
+        """Number of captions."""
 
     def gather(self, rows: Tensor) -> Tensor:
         """Take the embeddings of caption rows: (rows,), int64, to (rows, dim), float32, on the training device."""

@@ -1,4 +1,4 @@
-"""What every objective asks of the two embeddings that it is given."""
+"""Check and scale the two embeddings that every objective takes."""
 
 import math
 from typing import Any
@@ -55,7 +55,7 @@ def unit_rows(embeddings: Tensor) -> Tensor:
 
 
 class _UnitRows(torch.autograd.Function):
-    """What `torch.nn.functional.normalize` does, with a gradient of three passes instead of ten."""
+    """Like `torch.nn.functional.normalize`, with a gradient of three passes instead of ten."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a batch is compared with beyond itself: a queue of earlier embeddings, or rows drawn from the corpus."""
+"""Negatives from beyond the batch: a queue of earlier embeddings, or rows drawn from the corpus."""
 
 from collections.abc import Callable
 from typing import Any, Self
@@ -55,7 +55,7 @@ class EmbeddingQueue(nn.Module):
 
 
 class StepCount(nn.Module):
-    """How many steps a module has taken, as part of its state; kept on the CPU, where reading it waits for nothing."""
+    """Number of steps that a module has taken, part of its state; on the CPU, where reading it waits for nothing."""
 
     step: Tensor
 
@@ -112,7 +112,7 @@ class CorpusDraw(StepCount):
 def build_negatives(
     objective: str, *, negatives: str, queue_size: int, dim: int, corpus: Corpus | None
 ) -> EmbeddingQueue | CorpusDraw:
-    """Make what ``--loss-option OBJECTIVE.negatives`` asks for.
+    """Make the negatives that ``--loss-option OBJECTIVE.negatives`` asks for.
 
     Args:
         objective: Name that errors give.

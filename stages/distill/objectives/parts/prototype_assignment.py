@@ -1,4 +1,4 @@
-"""Assignment to trainable prototypes: what DINO and ProtoCPC share."""
+"""Assign embeddings to trainable prototypes, as DINO and ProtoCPC do."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,14 +12,14 @@ from stages.components.compute.device import rows_at_a_time
 from stages.distill.objectives.parts.embeddings import check_above_zero, unit_rows
 from stages.distill.objectives.parts.soft_cross_entropy import normaliser
 
-# Scores that are held at once. Larger tensors come fresh from the system each time on a CPU, page by page.
+# Scores held at once. Larger tensors come fresh from the system each time on a CPU, page by page.
 _BLOCK_ELEMENTS_CPU, _BLOCK_ELEMENTS_GPU = 1 << 22, 1 << 26
 
 
 def check_assignment_options(
     objective: str, *, num_prototypes: int, teacher_temperature: float, student_temperature: float, momentum: float
 ) -> None:
-    """Refuse what leaves nothing to assign to, or makes scores or a running mean diverge.
+    """Refuse options that leave nothing to assign to, or make scores or a running mean diverge.
 
     Raises:
         ProtoRKDError: If num_prototypes is below 2, a temperature is not finite and above 0, or the momentum is not
@@ -59,7 +59,7 @@ def assignment_loss(
     student_bias: Tensor | None,
     teacher_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy from the teacher's assignment to prototypes to the student's, averaged over the batch.
+    """Compute the cross-entropy from the teacher's assignment to the student's, averaged over the batch.
 
     Both are softmaxes of cosines with the prototypes over a temperature, plus a bias. Rows are taken block by block,
     and the gradient at once, so that no tensor of batch times prototypes is ever held. Differentiable in the student
@@ -93,7 +93,7 @@ def assignment_loss(
 
 
 class _Constants(NamedTuple):
-    """What `assignment_loss` takes no gradient of, and which gradients are wanted."""
+    """Arguments of `assignment_loss` without a gradient, and which gradients are wanted."""
 
     teacher: Tensor
     student_bias: Tensor | None
@@ -122,7 +122,7 @@ class _Assignment(torch.autograd.Function):
             if for_student is not None:
                 torch.mm(shares, prototypes, out=for_student[part])
             if for_prototypes is not None:
-                so_far = 0 if part.start == 0 else 1  # what is there at first is not looked at
+                so_far = 0 if part.start == 0 else 1  # overwritten without being read
                 torch.addmm(for_prototypes, shares.T, student[part], beta=so_far, out=for_prototypes)
         if for_prototypes is not None:
             _through_unit_length(for_prototypes, prototypes, scales)
@@ -134,7 +134,7 @@ class _Assignment(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        # In place: a second call is refused by torch, which sees that what was saved has changed.
+        # In place: torch refuses a second call, since a saved tensor has changed.
         found = [None if gradient is None else gradient.mul_(grad_loss) for gradient in ctx.saved_tensors]
         return *found, None
 
@@ -145,7 +145,7 @@ def _scores(embeddings: Tensor, prototypes: Tensor, scales: Tensor, bias: Tensor
 
 
 def _through_unit_length(gradient: Tensor, prototypes: Tensor, scales: Tensor) -> None:
-    """Take off a scaled gradient what lies along the prototypes, in place; rows are read once, and no copy is made."""
+    """Remove a scaled gradient's part along the prototypes, in place; rows are read once, and no copy is made."""
     size = rows_at_a_time(gradient)
     parts = (torch.split(each, size) for each in (gradient, prototypes, scales))
     for part, rows, scale in zip(*parts, strict=True):

@@ -79,10 +79,10 @@ def move_means(old: Tensor, embeddings: Tensor, members_of: Tensor, *, momentum:
 
 
 class StudentScale(nn.Module):
-    """What the student's cosines are multiplied with: the inverse of its temperature.
+    """Factor of the student's cosines: the inverse of its temperature.
 
     Args:
-        temperature: Of the student's scores; where it is learnt, of the first step.
+        temperature: Temperature of the student's scores; where it is learnt, at the first step.
         learn: Learn its logarithm; like CLIP's (arXiv:2103.00020), training keeps the scale at 100 at most.
     """
 
@@ -110,7 +110,7 @@ def build_map(
     momentum: float,
     with_means: bool,
 ) -> PrototypeMap:
-    """Ask for prototypes and make their map.
+    """Get prototypes from their source, and make their map.
 
     Args:
         objective: Name that errors give.
@@ -142,7 +142,7 @@ def build_map(
 
 
 def build_student_scale(objective: str, *, student_temperature: float, learn_temperature: bool) -> StudentScale:
-    """Make what the options of the student's temperature ask for.
+    """Make the student's scale from the options of its temperature.
 
     Raises:
         ProtoRKDError: If the temperature is not finite and above 0, or is to be learnt and starts below 0.01.

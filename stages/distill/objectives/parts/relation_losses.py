@@ -1,4 +1,4 @@
-"""How well images relate to landmarks as their captions do, landmark by landmark or image by image."""
+"""Compare how images and their captions relate to landmarks, image by image or landmark by landmark."""
 
 import torch
 from torch import Tensor
@@ -28,8 +28,8 @@ def row_loss(*, student: Tensor, teacher: Tensor, hard: bool) -> Tensor:
 def column_loss(*, student: Tensor, teacher: Tensor) -> Tensor:
     """Compare each landmark's distribution over the batch's images with that over their captions.
 
-    A landmark counts by its share of all that the captions are assigned: which of unrelated images is the least
-    unrelated to it teaches nothing.
+    A landmark is weighted by its share of the captions' assignments: a ranking of images that are all unrelated to it
+    teaches nothing.
 
     Shapes:
         student, teacher: (batch, landmarks), as in `row_loss`.
@@ -59,12 +59,12 @@ def with_own_caption(
         returns: (batch, 1 + landmarks).
     """
     if left_out is not None:
-        scores = scores.masked_fill(left_out, torch.finfo(scores.dtype).min)  # -inf * 0 would be no number
+        scores = scores.masked_fill(left_out, torch.finfo(scores.dtype).min)  # -inf * 0 would be NaN
     return torch.cat([scale * (embeddings * captions).sum(dim=1, keepdim=True), scores], dim=1)
 
 
 def choose_prototypes(nearest: Tensor, num_prototypes: int, *, size: int, seed: int) -> Tensor:
-    """Choose ``size`` prototypes: those that are nearest to a caption of the batch first, all else at random.
+    """Choose ``size`` prototypes: first those nearest to a caption of the batch, then others at random.
 
     Shapes:
         nearest: (batch,), int64, from 0 to num_prototypes - 1.

@@ -1,4 +1,4 @@
-"""Cross-entropies against shares, with their gradient written down: as few passes over the scores as can be.
+"""Cross-entropies against shares, with their gradient written down, in as few passes over the scores as possible.
 
 What torch derives by itself keeps logarithms, shares and products of them, each as large as the scores. Here one
 exponential makes the shares; they become the gradient in place.
@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 
 def soft_cross_entropy(scores: Tensor, targets: Tensor, *, once: bool = False) -> Tensor:
-    """Cross-entropy from each row's targets to the softmax of its scores. Differentiable once in the scores.
+    """Compute the cross-entropy from each row's targets to the softmax of its scores. Differentiable once.
 
     Args:
         scores: Scaled; where they are the lowest number of their type, the target must be 0.
@@ -28,7 +28,7 @@ def soft_cross_entropy(scores: Tensor, targets: Tensor, *, once: bool = False) -
 
 
 def divergence(scores: Tensor, wanted: Tensor, *, once: bool = False) -> Tensor:
-    """Kullback-Leibler divergence of the softmax of each row's scores from that of the wanted scores, constants.
+    """Compute the KL divergence from the softmax of each row's wanted scores, constants, to that of its scores.
 
     Equal scores give 0 exactly: both sides are computed alike.
 
@@ -43,7 +43,7 @@ def divergence(scores: Tensor, wanted: Tensor, *, once: bool = False) -> Tensor:
 
 
 def contrast(logits: Tensor, shares: Tensor | None) -> Tensor:
-    """The mean of both directions' cross-entropies: each row's among its columns, each column's among its rows.
+    """Average both directions' cross-entropies: each row's among its columns, each column's among its rows.
 
     Differentiable once in the logits.
 
@@ -80,7 +80,7 @@ class _SoftCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_losses: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        # In place, a second call is refused by torch, which sees that what was saved has changed.
+        # In place: torch refuses a second call, since a saved tensor has changed.
         found: Tensor = (gradient.mul_ if ctx.once else gradient.mul)(grad_losses[:, None])
         return found, None, None
 

@@ -33,14 +33,14 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def chosen(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
     """Two GPUs, the second of which is torch's own; and those that become so."""
-    found: list[torch.device] = []
+    devices: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_device", found.append)
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
     monkeypatch.setattr(torch, "empty", lambda *sizes, device: None)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    return found
+    return devices
 
 
 def test_auto__takes_the_cpu_where_there_is_no_driver(driver: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,11 @@ def test_uniform_numbers__are_those_of_splitmix64() -> None:
 
 def test_uniform_numbers__are_even_and_depend_on_their_seed_alone() -> None:
     seeds = np.arange(20_000)
-    found = uniform_numbers(seeds, 5)
-    assert (found.min() >= 0, found.max() < 1) == (True, True)
-    assert np.abs(found.mean(axis=0) - 0.5).max() < 0.01
-    assert np.abs(np.corrcoef(found.T) - np.eye(5)).max() < 0.03
-    assert np.array_equal(uniform_numbers(seeds[7:9], 5), found[7:9])
+    numbers = uniform_numbers(seeds, 5)
+    assert (numbers.min() >= 0, numbers.max() < 1) == (True, True)
+    assert np.abs(numbers.mean(axis=0) - 0.5).max() < 0.01
+    assert np.abs(np.corrcoef(numbers.T) - np.eye(5)).max() < 0.03
+    assert np.array_equal(uniform_numbers(seeds[7:9], 5), numbers[7:9])
 
 
 def test_keyed_numbers__differ_by_stream_and_key() -> None:

@@ -277,43 +277,43 @@ def test_retrieval_metrics__take_half_precision() -> None:
 
 def test_top_images__gives_the_nearest_and_the_place_of_the_own_image() -> None:
     images, captions, caption_image = some_pairs(6)
-    found = top_images(
+    top = top_images(
         image_embeddings=images,
         caption_embeddings=captions,
         caption_image=caption_image,
         captions=[2, 11, 16],
         k=3,
     )
-    assert found.indices.shape == found.scores.shape == (3, 3)
+    assert top.indices.shape == top.scores.shape == (3, 3)
     table = torch.nn.functional.cosine_similarity(captions[:, None], images[None], dim=2)
     for row, caption in enumerate([2, 11, 16]):
         order = table[caption].argsort(descending=True)
-        assert found.indices[row].tolist() == order[:3].tolist()
-        assert found.ranks[row] == 1 + order.tolist().index(int(caption_image[caption]))
-    assert found.scores[0, 0] == pytest.approx(float(table[2].max()))
+        assert top.indices[row].tolist() == order[:3].tolist()
+        assert top.ranks[row] == 1 + order.tolist().index(int(caption_image[caption]))
+    assert top.scores[0, 0] == pytest.approx(float(table[2].max()))
 
 
 def test_top_captions__gives_the_nearest_and_the_place_of_the_first_own_caption() -> None:
     images, captions, caption_image = some_pairs(7)
-    found = top_captions(
+    top = top_captions(
         image_embeddings=images, caption_embeddings=captions, caption_image=caption_image, images=[0, 5], k=4
     )
-    assert found.indices.shape == found.scores.shape == (2, 4)
-    assert found.ranks.shape == (2,)
+    assert top.indices.shape == top.scores.shape == (2, 4)
+    assert top.ranks.shape == (2,)
     table = torch.nn.functional.cosine_similarity(images[:, None], captions[None], dim=2)
     for row, image in enumerate([0, 5]):
         order = table[image].argsort(descending=True)
-        assert found.indices[row].tolist() == order[:4].tolist()
-        assert found.ranks[row] == 1 + min((caption_image[order] == image).nonzero().flatten().tolist())
+        assert top.indices[row].tolist() == order[:4].tolist()
+        assert top.ranks[row] == 1 + min((caption_image[order] == image).nonzero().flatten().tolist())
 
 
 def test_top_images__gives_all_where_k_is_larger() -> None:
-    found = top_images(
+    top = top_images(
         image_embeddings=torch.ones(3, 2),
         caption_embeddings=torch.ones(3, 2),
         caption_image=torch.arange(3),
         captions=[1],
         k=9,
     )
-    assert found.indices.tolist() == [[0, 1, 2]]  # equal scores come in the order of the rows
-    assert found.ranks.tolist() == [2]
+    assert top.indices.tolist() == [[0, 1, 2]]  # equal scores come in the order of the rows
+    assert top.ranks.tolist() == [2]

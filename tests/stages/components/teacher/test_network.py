@@ -51,12 +51,12 @@ EXPECTED = [[10, -10], [25, -25], [4, -4], [250, -250], [1, -1], [40, -40]]
 
 def test_network__gives_rows_in_their_order_and_tells_of_each_batch() -> None:
     network, told = Sums(), list[int]()
-    given = batches()
-    wait = TeacherNetwork(network, torch.device("cpu"), dim=2).start(given, advance=told.append)
+    requested = batches()
+    wait = TeacherNetwork(network, torch.device("cpu"), dim=2).start(requested, advance=told.append)
     assert (network.seen, told) == ([5, 2, 1], [2, 2, 2])  # the longest first, before anyone waits
     embeddings = wait()
     assert (embeddings.dtype, embeddings.tolist()) == (np.float32, EXPECTED)
-    assert all(set(batch.features) == {"input_ids", "modality"} for batch in given)
+    assert all(set(batch.features) == {"input_ids", "modality"} for batch in requested)
 
 
 def test_network__of_no_batches_gives_no_rows() -> None:
@@ -174,11 +174,11 @@ def test_network__does_not_wait_for_a_gpu_before_it_is_asked() -> None:
 @pytest.mark.gpu
 def test_network__on_a_gpu_is_waited_for_by_another_thread(bert_folder: Path) -> None:
     teacher = gpu_teacher(bert_folder)
-    given: list[Any] = []
+    requested: list[Any] = []
     tokens = [teacher.tokenize(pa.array(counted_captions(num))) for num in (2000, 1000, 3000)]
     waits: list[Callable[[], Any]] = [teacher.start(each) for each in tokens]
-    thread = threading.Thread(target=lambda: given.extend(wait() for wait in waits))
+    thread = threading.Thread(target=lambda: requested.extend(wait() for wait in waits))
     thread.start()
     thread.join()
-    for each, embeddings in zip(tokens, given, strict=True):
+    for each, embeddings in zip(tokens, requested, strict=True):
         np.testing.assert_array_equal(embeddings, teacher.embed(each))

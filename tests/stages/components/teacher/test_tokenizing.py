@@ -115,17 +115,17 @@ def unlimited(model: SentenceTransformer) -> SentenceTransformer:
     return model
 
 
-def assert_as_preprocess(given: Tokens, model: SentenceTransformer, prompt: str) -> None:
+def assert_as_preprocess(captions: Tokens, model: SentenceTransformer, prompt: str) -> None:
     """Caption by caption, so that nothing is padded."""
-    starts = np.cumsum(given.lengths) - given.lengths
-    for caption, start, length in zip(CAPTIONS, starts, given.lengths, strict=True):
+    starts = np.cumsum(captions.lengths) - captions.lengths
+    for caption, start, length in zip(CAPTIONS, starts, captions.lengths, strict=True):
         expected = model.preprocess([caption], prompt=prompt or None)
         tensors = {name for name, value in expected.items() if hasattr(value, "numpy")}
-        assert tensors == {*given.flat, "attention_mask"}
+        assert tensors == {*captions.flat, "attention_mask"}
         assert expected["attention_mask"].sum() == length
-        for name, values in given.flat.items():
+        for name, values in captions.flat.items():
             assert values[start : start + length].tolist() == expected[name][0].tolist(), caption
-        assert given.others == {name: value for name, value in expected.items() if name not in tensors}
+        assert captions.others == {name: value for name, value in expected.items() if name not in tensors}
 
 
 @pytest.mark.parametrize("limit", [0, 7])

@@ -228,12 +228,12 @@ def test_batches__are_augmented_where_they_are_read_or_come_with_seeds(
     plain = ExampleImages(images, np.arange(6), crop, None, seed=0)
     requests = BatchRequests(np.arange(6), batch_size=4, epochs=1, seed=0)
     for batch, other in zip(requests, BatchRequests(np.arange(6), batch_size=6, epochs=1, seed=0), strict=False):
-        found, cropped, larger = dataset_of(pairs).__getitems__(batch), plain.__getitems__(batch), other
-        assert len(found.seeds) == 0
-        assert torch.equal(found.images, augment(cropped.images.clone(), cropped.seeds))
+        items, cropped, larger = dataset_of(pairs).__getitems__(batch), plain.__getitems__(batch), other
+        assert len(items.seeds) == 0
+        assert torch.equal(items.images, augment(cropped.images.clone(), cropped.seeds))
         whole = dataset_of(pairs).__getitems__(larger)
-        place = whole.rows.tolist().index(int(found.rows[0]))
-        assert torch.equal(whole.images[place], found.images[0])  # whatever is beside it
+        place = whole.rows.tolist().index(int(items.rows[0]))
+        assert torch.equal(whole.images[place], items.images[0])  # whatever is beside it
 
 
 def test_batches__are_read_without_a_pause_between_epochs(pairs_folder: Callable[[int, int], Pairs]) -> None:

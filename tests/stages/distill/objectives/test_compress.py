@@ -160,14 +160,14 @@ def test_queue_objectives__never_copy_the_queue(name: str) -> None:
 
 def held_by_graph(loss: Tensor) -> list[Tensor]:
     """All that the graph behind a loss still holds."""
-    found, nodes = [], [loss.grad_fn]
+    tensors, nodes = [], [loss.grad_fn]
     while nodes:
         node = nodes.pop()
         names = [name for name in dir(node) if name.startswith("_saved_")]
         values = [getattr(node, name) for name in names] + list(getattr(node, "saved_tensors", ()))
-        found += [value for value in values if isinstance(value, Tensor)]
+        tensors += [value for value in values if isinstance(value, Tensor)]
         nodes += [following for following, _ in node.next_functions if following is not None]
-    return found
+    return tensors
 
 
 @pytest.mark.parametrize("name", ["compress-1q", "compress-2q", "seed"])

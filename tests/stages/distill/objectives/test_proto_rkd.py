@@ -50,8 +50,8 @@ def softmax(scores: list[Tensor]) -> list[Tensor]:
     return [score.exp() / total for score in scores]
 
 
-def divergence(wanted: list[Tensor], given: list[Tensor]) -> Tensor:
-    return torch.stack([p * (p.log() - q.log()) for p, q in zip(wanted, given, strict=True)]).sum()
+def divergence(wanted: list[Tensor], scores: list[Tensor]) -> Tensor:
+    return torch.stack([p * (p.log() - q.log()) for p, q in zip(wanted, scores, strict=True)]).sum()
 
 
 def slow_rows(
@@ -73,12 +73,12 @@ def slow_rows(
     for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
         kept = [k for k in range(len(landmarks)) if (i, k) not in left_out]
         wanted = [t @ landmarks[k] / tau_t for k in kept] + ([t @ t / tau_t] if own else [])
-        given = [s @ translated[k] / tau_s for k in kept] + ([s @ t / tau_s] if own else [])
+        scores = [s @ translated[k] / tau_s for k in kept] + ([s @ t / tau_s] if own else [])
         if hard:
             best = max(range(len(wanted)), key=lambda k: float(wanted[k]))
-            total = total - softmax(given)[best].log()
+            total = total - softmax(scores)[best].log()
         else:
-            total = total + divergence(softmax(wanted), softmax(given))
+            total = total + divergence(softmax(wanted), softmax(scores))
     return total / len(student)
 
 

@@ -36,13 +36,13 @@ def test_profile__of_a_run_leaves_its_digest(encoded: Pairs, run_cli: Cli, undis
 
 def test_summary__gives_medians_means_and_shares() -> None:
     steps = [{"student forward": forward, "step": 4.0} for forward in (1.0, 1.0, 4.0)]
-    found = summarise(steps, num_images=24, apart={"validation": 5.0})
-    assert isinstance(found["parts"], dict)
-    assert found["parts"]["student forward"] == {"median_s": 1.0, "mean_s": 2.0, "share": 0.5}
-    assert found["parts"]["everything else"]["share"] == 0.5
-    assert found["images_per_s"] == 2.0
-    assert found["seconds_of_steps"] == [4.0, 4.0, 4.0]
-    assert found["apart_s"] == {"validation": 5.0, "saving": 0.0}
+    summary = summarise(steps, num_images=24, apart={"validation": 5.0})
+    assert isinstance(summary["parts"], dict)
+    assert summary["parts"]["student forward"] == {"median_s": 1.0, "mean_s": 2.0, "share": 0.5}
+    assert summary["parts"]["everything else"]["share"] == 0.5
+    assert summary["images_per_s"] == 2.0
+    assert summary["seconds_of_steps"] == [4.0, 4.0, 4.0]
+    assert summary["apart_s"] == {"validation": 5.0, "saving": 0.0}
 
 
 def test_clock__leaves_out_what_is_apart_from_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,11 +58,11 @@ def test_clock__leaves_out_what_is_apart_from_the_steps(tmp_path: Path, monkeypa
         clock.add(8)
         clock.step()
     clock.close()
-    found = json.loads((tmp_path / "profile.json").read_text())
-    medians = {name: part["median_s"] for name, part in found["parts"].items() if part["median_s"]}
+    profile = json.loads((tmp_path / "profile.json").read_text())
+    medians = {name: part["median_s"] for name, part in profile["parts"].items() if part["median_s"]}
     assert medians == {"targets": 1.0, "backward": 5.0, "everything else": 0.5, "step": 6.5}
-    assert found["apart_s"]["validation"] == 100.0
-    assert found["images_per_s"] == pytest.approx(16 / 13)
+    assert profile["apart_s"]["validation"] == 100.0
+    assert profile["images_per_s"] == pytest.approx(16 / 13)
 
 
 def test_no_clock__is_one_that_costs_nothing() -> None:

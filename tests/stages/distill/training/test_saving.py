@@ -24,8 +24,8 @@ class Writing:
     """Stands in for the writer of files: notes their names, does something before each, and says when it writes.
 
     Args:
-        patch: what puts it in place.
-        before: what is done before each.
+        patch: Monkeypatch that puts it in place.
+        before: Function that is called before each file.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch, before: Any = lambda: None) -> None:

@@ -133,38 +133,38 @@ def pair(store: Path) -> Pair:
 
 
 def test_compare__gives_the_differences_of_the_last_checkpoints(pair: Pair, run_cli: Cli) -> None:
-    found = run_cli("compare", *pair.names)
+    result = run_cli("compare", *pair.names)
     draws = Draws(seed=0, num_resamples=1000, num_permutations=2000)
     expected = compare_outcomes(pair.outcomes[0]["last"], pair.outcomes[1]["last"], draws=draws)
-    assert [row["name"] for row in found["metrics"]] == [
+    assert [row["name"] for row in result["metrics"]] == [
         "pets/zero_shot/top1",
         "pets/zero_shot/mean_per_class",
         "pets/image_to_text/recall@5",
         "pets/image_to_text/median_rank",
     ]
-    for row, difference in zip(found["metrics"], expected, strict=True):
+    for row, difference in zip(result["metrics"], expected, strict=True):
         assert (row["first"], row["second"]) == (difference.first, difference.second)
         assert row["difference"] == difference.second - difference.first
         assert (row["low"], row["high"], row["num_pictures"]) == difference.interval
         assert row["p_value"] == difference.p_value
-    assert found["metrics"][0]["difference"] > 20
-    assert found["metrics"][0]["differs"]
+    assert result["metrics"][0]["difference"] > 20
+    assert result["metrics"][0]["differs"]
 
 
 def test_compare__says_in_json_what_was_compared(pair: Pair, run_cli: Cli) -> None:
-    found = run_cli("compare", *pair.names, "--seed", 7, "--resamples", 50)
+    result = run_cli("compare", *pair.names, "--seed", 7, "--resamples", 50)
     for key, evaluation, student in zip(("first", "second"), pair.evaluations, pair.students, strict=True):
-        assert found[key] == {
+        assert result[key] == {
             "evaluation": evaluation.record.fingerprint,
             "checkpoint": "last",
             "student": student.record.fingerprint,
         }
-    assert (found["seed"], found["resamples"]) == (7, 50)
-    assert found["not_compared"] == ["pets/clustering/ari"]
+    assert (result["seed"], result["resamples"]) == (7, 50)
+    assert result["not_compared"] == ["pets/clustering/ari"]
     draws = Draws(seed=7, num_resamples=50, num_permutations=100)
     expected = compare_outcomes(pair.outcomes[0]["last"], pair.outcomes[1]["last"], draws=draws)
-    assert [row["low"] for row in found["metrics"]] == [difference.interval.low for difference in expected]
-    assert [row["p_value"] for row in found["metrics"]] == [difference.p_value for difference in expected]
+    assert [row["low"] for row in result["metrics"]] == [difference.interval.low for difference in expected]
+    assert [row["p_value"] for row in result["metrics"]] == [difference.p_value for difference in expected]
 
 
 def test_compare__prints_students_and_an_aligned_table(pair: Pair, run_cli: Cli) -> None:
@@ -182,13 +182,13 @@ def test_compare__prints_students_and_an_aligned_table(pair: Pair, run_cli: Cli)
 
 def test_compare__takes_a_checkpoint_after_an_at_sign(pair: Pair, run_cli: Cli) -> None:
     one, other = pair.names
-    found = run_cli("compare", f"{one}@epoch_1", f"{one}@last")
-    assert (found["first"]["checkpoint"], found["second"]["checkpoint"]) == ("epoch_1", "last")
+    result = run_cli("compare", f"{one}@epoch_1", f"{one}@last")
+    assert (result["first"]["checkpoint"], result["second"]["checkpoint"]) == ("epoch_1", "last")
     top1 = [pair.outcomes[0][name][0].measures["top1"].mean() for name in ("epoch_1", "last")]
-    assert (found["metrics"][0]["first"], found["metrics"][0]["second"]) == pytest.approx(
+    assert (result["metrics"][0]["first"], result["metrics"][0]["second"]) == pytest.approx(
         (100 * top1[0], 100 * top1[1])
     )
-    assert found["not_compared"] == []  # the first has no clustering
+    assert result["not_compared"] == []  # the first has no clustering
     assert run_cli("compare", f"{pair.evaluations[0].path}@epoch_1", other)["first"]["checkpoint"] == "epoch_1"
 
 

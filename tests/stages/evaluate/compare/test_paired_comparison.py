@@ -52,13 +52,13 @@ def retrieved(ranks: Values, **changes: Any) -> QueryResults:
 
 def test_compare_means__has_an_interval_narrower_than_that_of_unpaired_students() -> None:
     first, second = two_students(1000, gain=0.05)
-    found = compare_means("top1", first=first, second=second, draws=DRAWS)
+    paired = compare_means("top1", first=first, second=second, draws=DRAWS)
     spread = np.sqrt(first.var() / 1000 + second.var() / 1000) * 2 * 1.96
     paired_spread = (second - first).std() / np.sqrt(1000) * 2 * 1.96
-    assert found.interval.high - found.interval.low == pytest.approx(paired_spread, rel=0.15)
-    assert found.interval.high - found.interval.low < 0.8 * spread
-    assert found.difference == pytest.approx(second.mean() - first.mean())
-    assert found.interval.low < found.difference < found.interval.high
+    assert paired.interval.high - paired.interval.low == pytest.approx(paired_spread, rel=0.15)
+    assert paired.interval.high - paired.interval.low < 0.8 * spread
+    assert paired.difference == pytest.approx(second.mean() - first.mean())
+    assert paired.interval.low < paired.difference < paired.interval.high
 
 
 def test_compare_means__takes_an_images_captions_together() -> None:
@@ -107,32 +107,32 @@ def test_compare_outcomes__gives_the_metrics_of_reports() -> None:
     first, second = two_students(300, gain=0.1)
     ranks = np.random.default_rng(1).integers(1, 20, size=(2, 80)).astype(np.float64)
     ours, theirs = [classified(first), retrieved(ranks[0])], [retrieved(ranks[1]), classified(second)]
-    found = {each.name: each for each in compare_outcomes(ours, theirs, draws=DRAWS)}
-    assert list(found) == [
+    differences = {each.name: each for each in compare_outcomes(ours, theirs, draws=DRAWS)}
+    assert list(differences) == [
         "pets/zero_shot/top1",
         "pets/zero_shot/mean_per_class",
         "pairs/text_to_image/recall@5",
         "pairs/text_to_image/median_rank",
     ]
-    assert found["pets/zero_shot/top1"].first == pytest.approx(100 * first.mean())
+    assert differences["pets/zero_shot/top1"].first == pytest.approx(100 * first.mean())
     dogs = np.arange(300) % 3 == 0
-    assert found["pets/zero_shot/mean_per_class"].second == pytest.approx(
+    assert differences["pets/zero_shot/mean_per_class"].second == pytest.approx(
         50 * (second[dogs].mean() + second[~dogs].mean())
     )
-    assert found["pairs/text_to_image/recall@5"].second == pytest.approx(100 * np.mean(ranks[1] <= 5))
-    assert found["pairs/text_to_image/recall@5"].interval.num_pictures == 40
-    assert found["pairs/text_to_image/median_rank"].first == np.median(ranks[0])
+    assert differences["pairs/text_to_image/recall@5"].second == pytest.approx(100 * np.mean(ranks[1] <= 5))
+    assert differences["pairs/text_to_image/recall@5"].interval.num_pictures == 40
+    assert differences["pairs/text_to_image/median_rank"].first == np.median(ranks[0])
 
 
 def test_compare_outcomes__pairs_images_by_name_whatever_their_order() -> None:
     first, second = two_students(100, gain=0.1)
     expected = compare_outcomes([classified(first)], [classified(second)], draws=DRAWS)
     order = np.random.default_rng(0).permutation(100)
-    given = classified(second)
+    outcomes = classified(second)
     shuffled = replace(
-        given,
-        images=[given.images[row] for row in order],
-        labels=[given.labels[row] for row in order],
+        outcomes,
+        images=[outcomes.images[row] for row in order],
+        labels=[outcomes.labels[row] for row in order],
         measures={"top1": second[order]},
     )
     assert compare_outcomes([classified(first)], [shuffled], draws=DRAWS) == expected

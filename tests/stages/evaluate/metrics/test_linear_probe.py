@@ -9,8 +9,8 @@ from data_schemas.errors import ProtoRKDError
 from stages.evaluate.metrics.linear_probe import LinearProbe, linear_probe, split_train
 
 
-def accuracy(found: LinearProbe) -> dict[str, float]:
-    return {name: 100 * float(hits.mean()) for name, hits in found.answers.hits.items()}
+def accuracy(probe: LinearProbe) -> dict[str, float]:
+    return {name: 100 * float(hits.mean()) for name, hits in probe.answers.hits.items()}
 
 
 def some_splits(num_classes: int = 3, *, num_train: int = 60, num_test: int = 40, dim: int = 6) -> dict[str, Any]:
@@ -33,26 +33,26 @@ def test_linear_probe__agrees_with_a_probe_by_hand_in_scikit_learn() -> None:
     from sklearn.preprocessing import StandardScaler
 
     splits = some_splits(8, num_train=120)
-    found = linear_probe(**splits)
+    probe = linear_probe(**splits)
     train, train_labels = splits["train_features"].double().numpy(), splits["train_labels"].numpy()
     scaler = StandardScaler().fit(train)
     fitted, held_out = (rows.numpy() for rows in split_train(splits["train_labels"], seed=0))
     rows = scaler.transform(train)
-    for l2_weight, top1 in found.validation_curve:
+    for l2_weight, top1 in probe.validation_curve:
         if 1e-2 <= l2_weight <= 1e3:  # where a solution is reached soon
             model = LogisticRegression(C=1 / l2_weight, tol=1e-6, max_iter=1000).fit(rows[fitted], train_labels[fitted])
             assert top1 == pytest.approx(100 * model.score(rows[held_out], train_labels[held_out])), l2_weight
-    model = LogisticRegression(C=1 / found.l2_weight, tol=1e-6, max_iter=1000).fit(rows, train_labels)
+    model = LogisticRegression(C=1 / probe.l2_weight, tol=1e-6, max_iter=1000).fit(rows, train_labels)
     scores, labels = model.decision_function(scaler.transform(splits["test_features"])), splits["test_labels"].numpy()
-    assert accuracy(found) == pytest.approx(
+    assert accuracy(probe) == pytest.approx(
         {
             "top1": 100 * top_k_accuracy_score(labels, scores, k=1),
             "top5": 100 * top_k_accuracy_score(labels, scores, k=5),
         }
     )
-    np.testing.assert_array_equal(found.answers.predicted.numpy(), scores.argmax(axis=1))
-    np.testing.assert_array_equal(found.answers.hits["top1"].numpy(), scores.argmax(axis=1) == labels)
-    assert found.converged
+    np.testing.assert_array_equal(probe.answers.predicted.numpy(), scores.argmax(axis=1))
+    np.testing.assert_array_equal(probe.answers.hits["top1"].numpy(), scores.argmax(axis=1) == labels)
+    assert probe.converged
 
 
 def test_linear_probe__finds_the_same_by_both_solvers() -> None:
@@ -83,11 +83,11 @@ def test_linear_probe__takes_the_stronger_of_equal_regularisers() -> None:
 
 
 def test_linear_probe__refines_around_the_best_of_a_coarse_grid() -> None:
-    found = linear_probe(**some_splits(3))
-    exponents = [float(np.log10(l2_weight)) for l2_weight, _ in found.validation_curve]
+    probe = linear_probe(**some_splits(3))
+    exponents = [float(np.log10(l2_weight)) for l2_weight, _ in probe.validation_curve]
     assert exponents == sorted(exponents)
     assert {-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0} <= {round(exponent, 6) for exponent in exponents}
-    chosen = float(np.log10(found.l2_weight))
+    chosen = float(np.log10(probe.l2_weight))
     assert min(abs(exponent - chosen) for exponent in exponents if exponent != chosen) == pytest.approx(0.125)
 
 
@@ -114,11 +114,11 @@ def test_linear_probe__ignores_a_feature_that_is_constant_over_the_training_imag
 def test_linear_probe__scores_a_collapsed_student_as_chance() -> None:
     labels = torch.arange(10).repeat(4)
     features = torch.linspace(-1, 1, 8).repeat(40, 1)
-    found = linear_probe(
+    probe = linear_probe(
         train_features=features, train_labels=labels, test_features=features, test_labels=labels, num_classes=10
     )
-    assert found.answers.hits["top1"].tolist() == pytest.approx([0.1] * 40)
-    assert found.answers.hits["top5"].tolist() == pytest.approx([0.5] * 40)
+    assert probe.answers.hits["top1"].tolist() == pytest.approx([0.1] * 40)
+    assert probe.answers.hits["top5"].tolist() == pytest.approx([0.5] * 40)
 
 
 def test_linear_probe__says_that_its_last_fit_did_not_converge() -> None:

@@ -158,11 +158,11 @@ def test_bootstrap__refuses_groups_of_another_length() -> None:
 
 def test_bootstrap_measures__are_those_of_the_mean_for_a_mean() -> None:
     values = np.random.default_rng(0).gamma(2.0, size=80)
-    found = bootstrap_measures(
+    intervals = bootstrap_measures(
         lambda rows: {"mean": values[rows].mean(), "size": len(rows)}, num_pictures=80, seed=3, num_resamples=200
     )
-    assert found["mean"] == pytest.approx(bootstrap_mean(values, seed=3, num_resamples=200))
-    assert found["size"] == Interval(80.0, 80.0, 80)
+    assert intervals["mean"] == pytest.approx(bootstrap_mean(values, seed=3, num_resamples=200))
+    assert intervals["size"] == Interval(80.0, 80.0, 80)
 
 
 def test_class_weights__make_the_mean_of_class_means() -> None:

@@ -35,13 +35,13 @@ def retrieved(num_pictures: int = 40, *, captions: int = 3) -> QueryResults:
 
 
 def test_summarise__gives_means_and_the_mean_of_classes() -> None:
-    found = classified()
-    top1, is_dog = found.measures["top1"], np.arange(90) % 3 > 0
-    summary = summarise(found, **DRAWS)
+    outcomes = classified()
+    top1, is_dog = outcomes.measures["top1"], np.arange(90) % 3 > 0
+    summary = summarise(outcomes, **DRAWS)
     assert summary.metrics == pytest.approx(
         {
             "top1": 100 * top1.mean(),
-            "top5": 100 * found.measures["top5"].mean(),
+            "top5": 100 * outcomes.measures["top5"].mean(),
             "mean_per_class": 50 * (top1[is_dog].mean() + top1[~is_dog].mean()),
         }
     )
@@ -52,32 +52,32 @@ def test_summarise__gives_means_and_the_mean_of_classes() -> None:
 
 
 def test_summarise__gives_the_median_of_ranks_and_draws_an_images_captions_together() -> None:
-    found = retrieved()
-    summary = summarise(found, **DRAWS)
+    outcomes = retrieved()
+    summary = summarise(outcomes, **DRAWS)
     groups = np.arange(40).repeat(3)
-    assert summary.metrics["median_rank"] == np.median(found.measures["rank"])
-    assert summary.intervals["median_rank"] == bootstrap_median(found.measures["rank"], groups=groups, **DRAWS)
-    assert summary.intervals["recall@5"] == bootstrap_mean(100 * found.measures["recall@5"], groups=groups, **DRAWS)
+    assert summary.metrics["median_rank"] == np.median(outcomes.measures["rank"])
+    assert summary.intervals["median_rank"] == bootstrap_median(outcomes.measures["rank"], groups=groups, **DRAWS)
+    assert summary.intervals["recall@5"] == bootstrap_mean(100 * outcomes.measures["recall@5"], groups=groups, **DRAWS)
     assert summary.intervals["recall@5"].num_pictures == 40
 
 
-@pytest.mark.parametrize("found", [classified(), retrieved()])
-def test_summarise__names_and_measures_as_a_comparison_does(found: QueryResults) -> None:
-    compared = compare_outcomes([found], [found], draws=Draws(num_resamples=2, num_permutations=2))
-    names = {f"{found.name}/{name}": value for name, value in summarise(found, **DRAWS).metrics.items()}
+@pytest.mark.parametrize("outcomes", [classified(), retrieved()])
+def test_summarise__names_and_measures_as_a_comparison_does(outcomes: QueryResults) -> None:
+    compared = compare_outcomes([outcomes], [outcomes], draws=Draws(num_resamples=2, num_permutations=2))
+    names = {f"{outcomes.name}/{name}": value for name, value in summarise(outcomes, **DRAWS).metrics.items()}
     assert {each.name: each.first for each in compared} == pytest.approx(names)
 
 
 def test_summarise__does_not_depend_on_the_order_of_the_rows() -> None:
-    found = retrieved()
-    order = np.random.default_rng(0).permutation(len(found.images))
+    outcomes = retrieved()
+    order = np.random.default_rng(0).permutation(len(outcomes.images))
     shuffled = replace(
-        found,
-        images=[found.images[row] for row in order],
-        queries=[found.queries[row] for row in order],
-        measures={name: values[order] for name, values in found.measures.items()},
+        outcomes,
+        images=[outcomes.images[row] for row in order],
+        queries=[outcomes.queries[row] for row in order],
+        measures={name: values[order] for name, values in outcomes.measures.items()},
     )
-    expected, other = summarise(found, **DRAWS), summarise(shuffled, **DRAWS)
+    expected, other = summarise(outcomes, **DRAWS), summarise(shuffled, **DRAWS)
     assert other.metrics == pytest.approx(expected.metrics)
     for name, interval in expected.intervals.items():
         assert other.intervals[name] == pytest.approx(interval)

@@ -46,12 +46,12 @@ def test_retrieval__agrees_with_a_naive_search() -> None:
 
 
 def test_retrieval__has_a_row_a_caption_and_a_row_an_image() -> None:
-    found, images, captions = retrieval_set()
-    of_text, of_image = retrieval(found, embeddings(images), of_captions(found, captions), **DRAWS).outcomes
-    paths = found.images.value.paths
+    pairs, images, captions = retrieval_set()
+    of_text, of_image = retrieval(pairs, embeddings(images), of_captions(pairs, captions), **DRAWS).outcomes
+    paths = pairs.images.value.paths
     assert (of_text.name, of_image.name) == ("pairs/text_to_image", "pairs/image_to_text")
-    assert of_text.images == [paths[image] for image in found.caption_image]
-    assert list(of_text.queries) == list(found.captions)
+    assert of_text.images == [paths[image] for image in pairs.caption_image]
+    assert list(of_text.queries) == list(pairs.captions)
     assert (of_image.images, len(of_image.queries)) == (paths, 0)
 
 
@@ -87,14 +87,14 @@ def test_mean_recall__is_measured_on_the_same_images_both_ways() -> None:
 
 
 def test_retrieval__leaves_out_captions_of_images_that_cannot_be_read() -> None:
-    found, images, captions = retrieval_set(20)
+    pairs, images, captions = retrieval_set(20)
     read = [row for row in range(20) if row not in (0, 7)]
-    kept = [row for row, image in enumerate(found.caption_image) if image in read]
-    measured = retrieval(found, embeddings(images, unread=(0, 7)), of_captions(found, captions), **DRAWS)
+    kept = [row for row, image in enumerate(pairs.caption_image) if image in read]
+    measured = retrieval(pairs, embeddings(images, unread=(0, 7)), of_captions(pairs, captions), **DRAWS)
     of_text, of_image = measured.outcomes
-    assert list(of_text.queries) == [found.captions[row] for row in kept]
-    assert of_image.images == [found.images.value.paths[row] for row in read]
-    ranks = naive_ranks(images[read], captions[kept], [read.index(found.caption_image[row]) for row in kept])
+    assert list(of_text.queries) == [pairs.captions[row] for row in kept]
+    assert of_image.images == [pairs.images.value.paths[row] for row in read]
+    ranks = naive_ranks(images[read], captions[kept], [read.index(pairs.caption_image[row]) for row in kept])
     np.testing.assert_array_equal(of_text.measures["rank"], ranks["text_to_image"])
     np.testing.assert_array_equal(of_image.measures["rank"], ranks["image_to_text"])
     sizes = [measured.entry[key] for key in ("num_images", "num_captions", "rejected", "first_rejected")]

@@ -59,7 +59,7 @@ def check_agreement(measured: TaskResult, *, labels: np.ndarray, scores: np.ndar
 
 
 def test_zero_shot__agrees_with_scikit_learn() -> None:
-    found, rows = class_set()
+    kinds, rows = class_set()
     measured = by_prompts()
     prompts = class_prompts(7)
     unit = torch.nn.functional.normalize
@@ -67,7 +67,7 @@ def test_zero_shot__agrees_with_scikit_learn() -> None:
         [unit(torch.stack([prompts[t.format(f"kind {n}")] for t in TEMPLATES]), dim=1).mean(dim=0) for n in range(7)]
     )
     scores = torch.nn.functional.cosine_similarity(rows["test"][:, None], classes[None], dim=2)
-    check_agreement(measured, labels=labels_of(found, "test").numpy(), scores=scores.numpy())
+    check_agreement(measured, labels=labels_of(kinds, "test").numpy(), scores=scores.numpy())
     assert measured.outcomes[0].images == [f"test/{number:03}.jpg" for number in range(50)]
     assert {key: measured.entry[key] for key in ("name", "task", "num_images", "num_classes", "templates")} == {
         "name": "kinds",
@@ -123,18 +123,18 @@ def test_zero_shot__tells_classes_of_one_name_apart() -> None:
 def test_knn__agrees_with_scikit_learn(space: Any) -> None:
     from sklearn.neighbors import KNeighborsClassifier
 
-    found, rows = class_set()
+    kinds, rows = class_set()
     other = {split: -table.flip(0).exp() for split, table in rows.items()}
     train, test = (embeddings(rows[split], features=other[split]) for split in ("train", "test"))
     classifier = KNeighborsClassifier(
         n_neighbors=60, algorithm="brute", metric="cosine", weights=lambda distances: np.exp((1 - distances) / 0.3)
     )
     tables = rows if space == "embedding" else other
-    classifier.fit(tables["train"].double().numpy(), labels_of(found, "train").numpy())
+    classifier.fit(tables["train"].double().numpy(), labels_of(kinds, "train").numpy())
     scores = classifier.predict_proba(tables["test"].double().numpy())
     assert (scores > 0).all()  # or classes without a vote would be tied
-    measured = knn(found, train, test, k=60, temperature=0.3, space=space, device=CPU, **DRAWS)
-    check_agreement(measured, labels=labels_of(found, "test").numpy(), scores=scores)
+    measured = knn(kinds, train, test, k=60, temperature=0.3, space=space, device=CPU, **DRAWS)
+    check_agreement(measured, labels=labels_of(kinds, "test").numpy(), scores=scores)
     assert measured.entry["task"] == ("knn" if space == "embedding" else "knn_backbone")
     assert (measured.entry["num_train_images"], measured.entry["k"], measured.entry["temperature"]) == (70, 60, 0.3)
 
@@ -151,11 +151,11 @@ def test_knn__shares_the_hit_among_classes_without_votes() -> None:
 
 @pytest.mark.parametrize("unread", [(), (0, 5, 69)])
 def test_knn__leaves_out_training_images_that_cannot_be_read(unread: tuple[int, ...]) -> None:
-    found, rows = class_set()
+    kinds, rows = class_set()
     rows["test"] = rows["train"][:50]
-    found = replace(found, test=found.train)
+    kinds = replace(kinds, test=kinds.train)
     train, test = embeddings(rows["train"], unread=unread), embeddings(rows["train"], unread=unread)
-    measured = knn(found, train, test, k=1, temperature=0.07, space="embedding", device=CPU, **DRAWS)
+    measured = knn(kinds, train, test, k=1, temperature=0.07, space="embedding", device=CPU, **DRAWS)
     assert measured.entry["metrics"]["top1"] == 100  # every image finds itself, and its own label
     assert (measured.entry["num_train_images"], measured.entry["num_train_rejected"]) == (70 - len(unread), len(unread))
 
@@ -172,16 +172,16 @@ def test_linear_probe__agrees_with_scikit_learn(space: Any) -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    found, rows = class_set()
+    kinds, rows = class_set()
     other = {split: 9 - table.flip(0) for split, table in rows.items()}
     train, test = (embeddings(rows[split], features=other[split]) for split in ("train", "test"))
-    measured = linear_probe(found, train, test, solver="torch", max_iterations=1000, space=space, device=CPU, **DRAWS)
+    measured = linear_probe(kinds, train, test, solver="torch", max_iterations=1000, space=space, device=CPU, **DRAWS)
     tables = rows if space == "embedding" else other
     scaler = StandardScaler().fit(tables["train"].double().numpy())
     model = LogisticRegression(C=1 / measured.entry["l2_weight"], tol=1e-6, max_iter=1000)
-    model.fit(scaler.transform(tables["train"].double().numpy()), labels_of(found, "train").numpy())
+    model.fit(scaler.transform(tables["train"].double().numpy()), labels_of(kinds, "train").numpy())
     scores = model.decision_function(scaler.transform(tables["test"].double().numpy()))
-    check_agreement(measured, labels=labels_of(found, "test").numpy(), scores=scores)
+    check_agreement(measured, labels=labels_of(kinds, "test").numpy(), scores=scores)
     assert measured.entry["task"] == ("linear_probe" if space == "embedding" else "linear_probe_backbone")
     assert (measured.entry["solver"], measured.entry["converged"]) == ("torch", True)
 
@@ -197,11 +197,11 @@ def test_linear_probe__takes_the_given_solver_and_iterations() -> None:
 
 
 def test_linear_probe__refuses_a_class_without_a_readable_training_image() -> None:
-    found, rows = class_set()
-    unread = tuple((labels_of(found, "train") == 4).nonzero().flatten().tolist())
+    kinds, rows = class_set()
+    unread = tuple((labels_of(kinds, "train") == 4).nonzero().flatten().tolist())
     train, test = embeddings(rows["train"], unread=unread), embeddings(rows["test"])
     with pytest.raises(ProtoRKDError, match="got none for 1 of 7 classes, the first of them class 4"):
-        linear_probe(found, train, test, solver="torch", max_iterations=100, space="embedding", device=CPU, **DRAWS)
+        linear_probe(kinds, train, test, solver="torch", max_iterations=100, space="embedding", device=CPU, **DRAWS)
 
 
 def test_class_tasks__are_settled_by_the_seed() -> None:

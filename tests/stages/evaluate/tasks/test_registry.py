@@ -43,16 +43,16 @@ def test_task__writes_an_entry_under_its_name(task: str) -> None:
     pairs, images, _ = retrieval_set()
     classes, tables = class_set()
     embedder = _Embedder({**tables, "": images})
-    found: Any = classes
+    measured_set: Any = classes
     if task in ("retrieval", "geometry", "neighbourhoods"):
-        found = pairs
+        measured_set = pairs
     elif task == "sts":
-        found = _Scored()
-    measured = TASKS[task](found, embedder, seed=0, num_resamples=50, **SETTINGS.get(task, {}))
-    assert (measured.entry["name"], measured.entry["task"]) == (found.name, task)
+        measured_set = _Scored()
+    measured = TASKS[task](measured_set, embedder, seed=0, num_resamples=50, **SETTINGS.get(task, {}))
+    assert (measured.entry["name"], measured.entry["task"]) == (measured_set.name, task)
     assert measured.entry["metrics"].keys() >= measured.entry["intervals"].keys() > set()
     assert {"num_images", "num_pairs"} & measured.entry.keys()
-    assert all(outcomes.set_name == found.name for outcomes in measured.outcomes)
+    assert all(outcomes.set_name == measured_set.name for outcomes in measured.outcomes)
     assert {outcomes.task for outcomes in measured.outcomes} == {
         "retrieval": {"text_to_image", "image_to_text"},
         **{name: {name} for name in SETTINGS},

@@ -23,23 +23,23 @@ def check_intervals(measured: TaskResult, *, names: set[str], num_pictures: int)
 
 @pytest.mark.parametrize("task", [geometry, neighbourhoods])
 def test_captioned_space__has_intervals_and_sizes(task: object) -> None:
-    found, images, captions = retrieval_set()
-    measured = task(found, embeddings(images, unread=(3,)), of_captions(found, captions), seed=0)
+    pairs, images, captions = retrieval_set()
+    measured = task(pairs, embeddings(images, unread=(3,)), of_captions(pairs, captions), seed=0)
     check_intervals(measured, names=set(measured.entry["metrics"]), num_pictures=59)
     assert (measured.entry["num_images"], measured.entry["num_captions"], measured.entry["rejected"]) == (59, 177, 1)
     assert all(name.startswith(f"pairs/{task.__name__}/") for name in measured.flat())
     assert measured.outcomes == ()
-    assert task(found, embeddings(images, unread=(3,)), of_captions(found, captions), seed=0).entry == measured.entry
+    assert task(pairs, embeddings(images, unread=(3,)), of_captions(pairs, captions), seed=0).entry == measured.entry
 
 
 def test_geometry__is_that_of_the_readable_images() -> None:
-    found, images, captions = retrieval_set()
-    measured = geometry(found, embeddings(images, unread=(59,)), of_captions(found, captions), seed=0)
-    kept = [row for row, image in enumerate(found.caption_image) if image != 59]
+    pairs, images, captions = retrieval_set()
+    measured = geometry(pairs, embeddings(images, unread=(59,)), of_captions(pairs, captions), seed=0)
+    kept = [row for row, image in enumerate(pairs.caption_image) if image != 59]
     expected = geometry_metrics(
         image_embeddings=images[:59],
         caption_embeddings=captions[kept],
-        caption_image=torch.tensor(found.caption_image)[kept],
+        caption_image=torch.tensor(pairs.caption_image)[kept],
     )
     num_rows = {name: expected.pop(f"uniformity_num_rows/{name}") for name in ("images", "captions")}
     assert measured.entry["metrics"] == pytest.approx(expected)
@@ -70,12 +70,12 @@ def test_geometry__has_no_interval_of_a_single_image() -> None:
 
 
 def test_neighbourhoods__are_those_of_the_set_with_its_chance() -> None:
-    found, images, captions = retrieval_set()
-    entry = neighbourhoods(found, embeddings(images), of_captions(found, captions), seed=0, k=4).entry
+    pairs, images, captions = retrieval_set()
+    entry = neighbourhoods(pairs, embeddings(images), of_captions(pairs, captions), seed=0, k=4).entry
     expected = neighbourhood_metrics(
         image_embeddings=images,
         caption_embeddings=captions,
-        caption_image=torch.tensor(found.caption_image),
+        caption_image=torch.tensor(pairs.caption_image),
         k=4,
     )
     assert entry["metrics"] == pytest.approx(expected)
@@ -108,11 +108,11 @@ def test_clustering__agrees_with_scikit_learn_on_the_readable_images() -> None:
 
     from stages.evaluate.metrics.clustering import find_clusters
 
-    found, rows = class_set()
-    measured = clustering(found, embeddings(rows["test"], unread=(2,)), seed=0)
+    kinds, rows = class_set()
+    measured = clustering(kinds, embeddings(rows["test"], unread=(2,)), seed=0)
     kept = [row for row in range(50) if row != 2]
     unit = torch.nn.functional.normalize(rows["test"][kept], dim=1)
-    labels = labels_of(found, "test")[kept].numpy()
+    labels = labels_of(kinds, "test")[kept].numpy()
     clusters = find_clusters(rows["test"][kept], num_clusters=7, seed=0).numpy()
     metrics = measured.entry["metrics"]
     assert metrics["ari"] == pytest.approx(adjusted_rand_score(labels, clusters))
@@ -121,7 +121,7 @@ def test_clustering__agrees_with_scikit_learn_on_the_readable_images() -> None:
     assert (measured.entry["num_clusters"], measured.entry["num_classes"], measured.entry["rejected"]) == (7, 7, 1)
     assert measured.entry["chance"] == {"ari": 0.0, "ami": 0.0}
     assert "kinds/clustering/ari" in measured.flat()
-    assert clustering(found, embeddings(rows["test"], unread=(2,)), seed=0).entry == measured.entry
+    assert clustering(kinds, embeddings(rows["test"], unread=(2,)), seed=0).entry == measured.entry
 
 
 def test_clustering__takes_as_many_clusters_as_classes_that_have_images() -> None:
