@@ -43,6 +43,7 @@ EXCEPTIONS = {
         "stages.gather_cc.image_writer",
         "partial.write_bytes",
     ): "into --output, forced to disk before its row counts as done",
+    ("stages.distill.training.loop", "self._saver.save"): "of ours: copies the state, which the one that writes writes",
     (
         "stages.distill.reporting.trackers",
         "self._module.SummaryWriter",
