@@ -45,18 +45,18 @@ def measure(
     packs = {images.parts[PACK] for each in sets for images in each.images() if PACK in images.parts}
     for digest in packs:
         context.use(digest)
-    measurer = JobRunner(params, sources.teacher, runtime, context)
-    measurer.say_where()
+    runner = JobRunner(params, sources.teacher, runtime, context)
+    runner.say_where()
     jobs = {student.name: jobs_of(student, sets) for student in checkpoints.students}
-    measurer.embed([job for each in jobs.values() for job in each], shown=shown)
+    runner.embed([job for each in jobs.values() for job in each], shown=shown)
     if not ranks_of(context.peers).is_first:
         return Result(counts={})
 
     for unread in sources.unread.values():
-        measurer.fail(Failure(unread.value.name, "reading", _EVERY_CHECKPOINT, unread.value.reason))
-    results = {name: [done for job in each if (done := measurer.measure(job))] for name, each in jobs.items()}
+        runner.fail(Failure(unread.value.name, "reading", _EVERY_CHECKPOINT, unread.value.reason))
+    results = {name: [done for job in each if (done := runner.measure(job))] for name, each in jobs.items()}
     if not any(results.values()):
-        raise ProtoRKDError(" ".join(dict.fromkeys(failure.reason for failure in measurer.failures)))
+        raise ProtoRKDError(" ".join(dict.fromkeys(failure.reason for failure in runner.failures)))
 
     overlap = OverlapReport([], set())
     try:
@@ -64,11 +64,11 @@ def measure(
             [each.evaluation_set for each in sets],
             training=sources.training,
             workers=runtime.workers,
-            context=measurer.alone,
+            context=runner.alone,
         )
     except ProtoRKDError as error:
-        measurer.fail(Failure("training pictures", "overlap", _EVERY_CHECKPOINT, str(error)))
-    precision = "/".join(measurer.embedder(shown).precisions)
+        runner.fail(Failure("training pictures", "overlap", _EVERY_CHECKPOINT, str(error)))
+    precision = "/".join(runner.embeddings_of(shown).precisions)
     report = _describe(sources, context, precision=precision) | {
         "sets": [measured.entry for measured in results[shown.name]],
         "metrics": _flat(results[shown.name]),
@@ -76,28 +76,28 @@ def measure(
             {"name": student.name, "epoch": student.epoch, "metrics": _flat(results[student.name])}
             for student in checkpoints.students
         ],
-        "failures": [asdict(failure) for failure in measurer.failures],
+        "failures": [asdict(failure) for failure in runner.failures],
         "overlap": overlap.entries,
     }
     page = draw_page(
         report,
         sets,
         checkpoints=checkpoints,
-        embedder=measurer.embedder(shown),
+        embeddings=runner.embeddings_of(shown),
         training=sources.training,
         map_method=params.map,
         seed=params.seed,
-        context=measurer.alone,
+        context=runner.alone,
     )
     _write(out, report, results, page=page)
-    if measurer.failures:
+    if runner.failures:
         raise _partial(out, report)
     counts = {
         "checkpoints": len(checkpoints.students),
         "sets": len(sets),
         "measurements": sum(map(len, results.values())),
     }
-    uses = packs | measurer.used | overlap.used | set(measurer.embedder(shown).take_used())
+    uses = packs | runner.used | overlap.used | set(runner.embeddings_of(shown).take_used())
     return Result(counts=counts, metrics=report["metrics"], uses=tuple(sorted(uses)))
 
 

@@ -28,7 +28,7 @@ from stages.evaluate.sets.evaluation_sets import (
 from stages.evaluate.task_names import NEED_TEACHER, NEED_TRAIN
 
 if TYPE_CHECKING:
-    from stages.evaluate.embeddings.embedder import Embedder
+    from stages.evaluate.embeddings.checkpoint_embeddings import CheckpointEmbeddings
     from stages.evaluate.options import EvaluateParams
     from stages.evaluate.tasks.task_result import TaskResult
 
@@ -77,16 +77,16 @@ class _Params:
 
 @dataclass(frozen=True)
 class _Runtime:
-    """The embedder knows where it runs."""
+    """The embeddings know where they are computed."""
 
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Inputs that evaluate has identified already; finding an artifact needs no embedder, only measuring does."""
+    """Inputs that evaluate has identified already; finding an artifact needs no embeddings, only measuring does."""
 
     job: Job
     teacher: Input[TeacherSource] | None
-    embedder: "Embedder | None" = None
+    embeddings: "CheckpointEmbeddings | None" = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,12 @@ def find_measurement(
 
 
 def make_measurement(
-    job: Job, params: "EvaluateParams", teacher: Input[TeacherSource] | None, *, embedder: "Embedder", context: Context
+    job: Job,
+    params: "EvaluateParams",
+    teacher: Input[TeacherSource] | None,
+    *,
+    embeddings: "CheckpointEmbeddings",
+    context: Context,
 ) -> tuple["TaskResult", str]:
     """Measure a job, or take its artifact where it was measured before.
 
@@ -121,7 +126,7 @@ def make_measurement(
         job: The job to measure.
         params: Settings of the tasks.
         teacher: The student's teacher; None where no task needs it.
-        embedder: Embeds with the job's checkpoint.
+        embeddings: Embeddings by the job's checkpoint.
         context: The run's context; its store keeps the artifact.
 
     Returns:
@@ -132,7 +137,7 @@ def make_measurement(
     """
     from stages.evaluate.tasks.task_result import TaskResult
 
-    inputs = _Inputs(job, teacher, embedder)
+    inputs = _Inputs(job, teacher, embeddings)
     outcome = run_stage(MEASUREMENTS, params=_params(job, params), inputs=inputs, runtime=_Runtime(), context=context)
     outcome.require_whole()
     artifact = outcome.artifact
@@ -175,14 +180,14 @@ def _identify(inputs: _Inputs, _params: object, _context: Context) -> _Sources:
 def _measure(params: _Params, sources: _Sources, out: Draft, runtime: _Runtime, context: Context) -> Result:
     from stages.evaluate.tasks.registry import TASKS
 
-    job, embedder = sources.set.value.job, sources.set.value.embedder
-    assert embedder is not None
-    embedder.take_used()
-    measured = TASKS[params.task](job.entry.evaluation_set, embedder, **params.settings)
+    job, embeddings = sources.set.value.job, sources.set.value.embeddings
+    assert embeddings is not None
+    embeddings.take_used()
+    measured = TASKS[params.task](job.entry.evaluation_set, embeddings, **params.settings)
     write_json(out.path / _ENTRY_NAME, measured.entry)
     if measured.outcomes:
         write_outcomes(out.path, measured.outcomes)
-    return Result(counts={}, metrics=measured.flat(), uses=embedder.take_used())
+    return Result(counts={}, metrics=measured.flat(), uses=embeddings.take_used())
 
 
 MEASUREMENTS = Stage(

@@ -15,7 +15,7 @@ from stages.components.compute.precision import choose_precision
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.teacher.identity import TeacherSource
 from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_images
-from stages.evaluate.embeddings.embedder import Embedder
+from stages.evaluate.embeddings.checkpoint_embeddings import CheckpointEmbeddings
 from stages.evaluate.jobs.job_artifact import Job, find_measurement, make_measurement
 from stages.evaluate.sets.evaluation_sets import RequestedSet
 
@@ -76,7 +76,7 @@ class JobRunner:
             batch_tokens=runtime.batch_tokens,
         )
         self.alone = dataclasses.replace(context, peers=Alone())
-        self._embedder: tuple[StudentWeights, Embedder] | None = None
+        self._embeddings: tuple[StudentWeights, CheckpointEmbeddings] | None = None
         self._embedded: dict[str, dict[str, ImageEmbeddings]] = {}  # by weights and set; mapped from their files
         self.failures: list[Failure] = []
         self.used: set[str] = set()
@@ -124,7 +124,7 @@ class JobRunner:
         """Measure a job, or take its artifact; None where it fails."""
         try:
             measured, digest = make_measurement(
-                job, self._params, self._teacher, embedder=self.embedder(job.student), context=self.alone
+                job, self._params, self._teacher, embeddings=self.embeddings_of(job.student), context=self.alone
             )
             self.used.add(digest)
             check_rejected(measured.entry, self._max_bad_fraction)
@@ -140,12 +140,12 @@ class JobRunner:
         task = failure.task.replace("_", " ")
         log.info("evaluate: %s, %s of %s, failed: %s", failure.name, task, failure.checkpoint, failure.reason)
 
-    def embedder(self, student: StudentWeights) -> Embedder:
-        """Get the embedder of a checkpoint; it is kept until another checkpoint is asked for."""
-        if self._embedder is None or self._embedder[0] is not student:
-            self._embedder = (
+    def embeddings_of(self, student: StudentWeights) -> CheckpointEmbeddings:
+        """Return the embeddings of a checkpoint; they are kept until another checkpoint is asked for."""
+        if self._embeddings is None or self._embeddings[0] is not student:
+            self._embeddings = (
                 student,
-                Embedder(
+                CheckpointEmbeddings(
                     student,
                     self._teacher,
                     known=self._embedded.get(student.identity, {}),
@@ -154,7 +154,7 @@ class JobRunner:
                     context=self.alone,
                 ),
             )
-        return self._embedder[1]
+        return self._embeddings[1]
 
     def _is_missing(self, job: Job) -> bool:
         return self._context.force or find_measurement(job, self._params, self._teacher, self.alone) is None

@@ -11,7 +11,7 @@ from data_schemas.prototypes import Prototypes
 from pipeline.log import log
 from pipeline.stage import Context, Input
 from stages.components.images.image_set import ImageSet
-from stages.evaluate.embeddings.embedder import Embedder
+from stages.evaluate.embeddings.checkpoint_embeddings import CheckpointEmbeddings
 from stages.evaluate.inputs import AbsentImages, Checkpoints
 from stages.evaluate.metrics.zero_shot import class_embeddings, class_scores
 from stages.evaluate.overlap.near_duplicates import OverlapPair
@@ -27,7 +27,7 @@ def draw_page(
     entries: Sequence[RequestedSet],
     *,
     checkpoints: Checkpoints,
-    embedder: Embedder,
+    embeddings: CheckpointEmbeddings,
     training: Input[ImageSet] | AbsentImages | None,
     map_method: str,
     seed: int,
@@ -39,7 +39,7 @@ def draw_page(
         report: Report of the evaluation.
         entries: Sets of the evaluation; one of which no task was done is not shown.
         checkpoints: Checkpoints of the student.
-        embedder: Embedder with the checkpoint that is shown.
+        embeddings: Embeddings by the checkpoint that is shown.
         training: Training images, or why they are unavailable; None where nobody asked for the overlap.
         map_method: Layout of the maps: ``pca`` or ``tsne``.
         seed: Seed of the samples and clusters.
@@ -53,31 +53,34 @@ def draw_page(
         is_measured = any((evaluation_set.name, task) in done for task in entry.tasks)
         try:
             if isinstance(evaluation_set, RetrievalSet) and is_measured:
-                images, captions = embedder.images(evaluation_set.images), embedder.captions(evaluation_set.captions)
+                images, captions = (
+                    embeddings.images(evaluation_set.images),
+                    embeddings.captions(evaluation_set.captions),
+                )
                 galleries.append(retrieval_gallery(evaluation_set, images, captions, map_method=map_method, seed=seed))
                 if not sheets:
-                    sheets = dict(_sheets(evaluation_set, embedder, checkpoints, context))
+                    sheets = dict(_sheets(evaluation_set, embeddings, checkpoints, context))
             elif isinstance(evaluation_set, ClassSet) and evaluation_set.test and is_measured:
-                test = embedder.images(evaluation_set.test.images)
+                test = embeddings.images(evaluation_set.test.images)
                 is_scored = (evaluation_set.name, "zero_shot") in done
-                scores = _scores(entry, evaluation_set, embedder) if is_scored else None
+                scores = _scores(entry, evaluation_set, embeddings) if is_scored else None
                 galleries.append(class_gallery(evaluation_set, test, scores, map_method=map_method, seed=seed))
         except ProtoRKDError as error:
             log.info("evaluate: %s is not shown in images: %s", evaluation_set.name, error)
     return render_page(report, galleries, sheets=sheets, overlaps=dict(_overlaps(report, entries, training)))
 
 
-def _scores(entry: RequestedSet, class_set: ClassSet, embedder: Embedder) -> Tensor:
+def _scores(entry: RequestedSet, class_set: ClassSet, embeddings: CheckpointEmbeddings) -> Tensor:
     """Compute the scores of zero-shot classification again: (readable, classes)."""
     assert class_set.test is not None
     names, templates = class_set.class_names, entry.templates
-    prompts = embedder.captions(tuple(fill(template, name) for name in names for template in templates))
+    prompts = embeddings.captions(tuple(fill(template, name) for name in names for template in templates))
     classes = class_embeddings(prompts.reshape(len(names), len(templates), -1))
-    return class_scores(image_embeddings=embedder.images(class_set.test.images).embeddings, class_embeddings=classes)
+    return class_scores(image_embeddings=embeddings.images(class_set.test.images).embeddings, class_embeddings=classes)
 
 
 def _sheets(
-    retrieval_set: RetrievalSet, embedder: Embedder, checkpoints: Checkpoints, context: Context
+    retrieval_set: RetrievalSet, embeddings: CheckpointEmbeddings, checkpoints: Checkpoints, context: Context
 ) -> Iterator[tuple[str, tuple[ContactSheet, ...]]]:
     """Yield contact sheets of the prototypes that the student was trained with, where the store still has them."""
     record = checkpoints.artifact.record
@@ -86,11 +89,11 @@ def _sheets(
         if artifact.record.digest not in used:
             continue
         made_from = artifact.record.inputs["embeddings"].digest
-        for embeddings in context.store.artifacts("encode-teacher"):
-            if embeddings.record.digest == made_from:
-                captions = read_captions(context.store.fetch(embeddings).path)
+        for encoded in context.store.artifacts("encode-teacher"):
+            if encoded.record.digest == made_from:
+                captions = read_captions(context.store.fetch(encoded).path)
                 prototypes = Prototypes.read(context.store.fetch(artifact).path)
-                images = embedder.images(retrieval_set.images)
+                images = embeddings.images(retrieval_set.images)
                 yield retrieval_set.name, prototype_sheets(prototypes, captions, retrieval_set, images)
                 return
 

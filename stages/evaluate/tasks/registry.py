@@ -1,6 +1,6 @@
 """The tasks by name: each embeds the images and captions of a set, and measures them.
 
-All are called as ``TASKS[name](set, embedder, seed=..., num_resamples=...)``, some with settings of their own. Tasks
+All are called as ``TASKS[name](set, embeddings, seed=..., num_resamples=...)``, some with settings of their own. Tasks
 that describe a space take their intervals from a jackknife, and ignore ``num_resamples``.
 """
 
@@ -20,7 +20,7 @@ from stages.evaluate.tasks.class_tasks import Space, split_of
 from stages.evaluate.tasks.task_result import TaskResult
 
 
-class Embedder(Protocol):
+class Embeddings(Protocol):
     """Embeds images with a student and captions with its teacher."""
 
     @property
@@ -34,38 +34,47 @@ class Embedder(Protocol):
         """Embed captions: one row per caption, (captions, dim), float32."""
 
 
-def _retrieval(retrieval_set: RetrievalSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
-    images = embedder.images(retrieval_set.images)
-    return caption_tasks.retrieval(retrieval_set, images, embedder.captions, seed=seed, num_resamples=num_resamples)
+def _retrieval(retrieval_set: RetrievalSet, embeddings: Embeddings, *, seed: int, num_resamples: int) -> TaskResult:
+    images = embeddings.images(retrieval_set.images)
+    return caption_tasks.retrieval(retrieval_set, images, embeddings.captions, seed=seed, num_resamples=num_resamples)
 
 
-def _geometry(retrieval_set: RetrievalSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
-    return space_tasks.geometry(retrieval_set, embedder.images(retrieval_set.images), embedder.captions, seed=seed)
+def _geometry(retrieval_set: RetrievalSet, embeddings: Embeddings, *, seed: int, num_resamples: int) -> TaskResult:
+    return space_tasks.geometry(retrieval_set, embeddings.images(retrieval_set.images), embeddings.captions, seed=seed)
 
 
-def _neighbourhoods(retrieval_set: RetrievalSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
+def _neighbourhoods(
+    retrieval_set: RetrievalSet, embeddings: Embeddings, *, seed: int, num_resamples: int
+) -> TaskResult:
     return space_tasks.neighbourhoods(
-        retrieval_set, embedder.images(retrieval_set.images), embedder.captions, seed=seed
+        retrieval_set, embeddings.images(retrieval_set.images), embeddings.captions, seed=seed
     )
 
 
-def _sts(sts_set: STSSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
-    return caption_tasks.sts(sts_set.name, sts_set.pairs, embedder.captions, seed=seed, num_resamples=num_resamples)
+def _sts(sts_set: STSSet, embeddings: Embeddings, *, seed: int, num_resamples: int) -> TaskResult:
+    return caption_tasks.sts(sts_set.name, sts_set.pairs, embeddings.captions, seed=seed, num_resamples=num_resamples)
 
 
 def _zero_shot(
-    class_set: ClassSet, embedder: Embedder, *, templates: Sequence[str], seed: int, num_resamples: int
+    class_set: ClassSet, embeddings: Embeddings, *, templates: Sequence[str], seed: int, num_resamples: int
 ) -> TaskResult:
-    test = embedder.images(split_of(class_set, "test").images)
+    test = embeddings.images(split_of(class_set, "test").images)
     return class_tasks.zero_shot(
-        class_set, test, embedder.captions, templates=templates, seed=seed, num_resamples=num_resamples
+        class_set, test, embeddings.captions, templates=templates, seed=seed, num_resamples=num_resamples
     )
 
 
 def _knn(
-    class_set: ClassSet, embedder: Embedder, *, space: Space, k: int, temperature: float, seed: int, num_resamples: int
+    class_set: ClassSet,
+    embeddings: Embeddings,
+    *,
+    space: Space,
+    k: int,
+    temperature: float,
+    seed: int,
+    num_resamples: int,
 ) -> TaskResult:
-    train, test = (embedder.images(split_of(class_set, split).images) for split in ("train", "test"))
+    train, test = (embeddings.images(split_of(class_set, split).images) for split in ("train", "test"))
     return class_tasks.knn(
         class_set,
         train,
@@ -73,7 +82,7 @@ def _knn(
         k=k,
         temperature=temperature,
         space=space,
-        device=embedder.fit_device,
+        device=embeddings.fit_device,
         seed=seed,
         num_resamples=num_resamples,
     )
@@ -81,7 +90,7 @@ def _knn(
 
 def _linear_probe(
     class_set: ClassSet,
-    embedder: Embedder,
+    embeddings: Embeddings,
     *,
     space: Space,
     solver: str,
@@ -89,7 +98,7 @@ def _linear_probe(
     seed: int,
     num_resamples: int,
 ) -> TaskResult:
-    train, test = (embedder.images(split_of(class_set, split).images) for split in ("train", "test"))
+    train, test = (embeddings.images(split_of(class_set, split).images) for split in ("train", "test"))
     return class_tasks.linear_probe(
         class_set,
         train,
@@ -97,14 +106,14 @@ def _linear_probe(
         solver=solver,
         max_iterations=max_iterations,
         space=space,
-        device=embedder.fit_device,
+        device=embeddings.fit_device,
         seed=seed,
         num_resamples=num_resamples,
     )
 
 
-def _clustering(class_set: ClassSet, embedder: Embedder, *, seed: int, num_resamples: int) -> TaskResult:
-    return space_tasks.clustering(class_set, embedder.images(split_of(class_set, "test").images), seed=seed)
+def _clustering(class_set: ClassSet, embeddings: Embeddings, *, seed: int, num_resamples: int) -> TaskResult:
+    return space_tasks.clustering(class_set, embeddings.images(split_of(class_set, "test").images), seed=seed)
 
 
 TASKS: dict[str, Callable[..., TaskResult]] = {

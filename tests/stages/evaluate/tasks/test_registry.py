@@ -19,7 +19,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-class _Embedder:
+class _Embeddings:
     """Gives one table of rows a digest of images, and random rows for captions."""
 
     def __init__(self, tables: dict[str, Tensor]) -> None:
@@ -42,13 +42,13 @@ class _Scored:
 def test_task__writes_an_entry_under_its_name(task: str) -> None:
     pairs, images, _ = retrieval_set()
     classes, tables = class_set()
-    embedder = _Embedder({**tables, "": images})
+    embeddings = _Embeddings({**tables, "": images})
     measured_set: Any = classes
     if task in ("retrieval", "geometry", "neighbourhoods"):
         measured_set = pairs
     elif task == "sts":
         measured_set = _Scored()
-    measured = TASKS[task](measured_set, embedder, seed=0, num_resamples=50, **SETTINGS.get(task, {}))
+    measured = TASKS[task](measured_set, embeddings, seed=0, num_resamples=50, **SETTINGS.get(task, {}))
     assert (measured.entry["name"], measured.entry["task"]) == (measured_set.name, task)
     assert measured.entry["metrics"].keys() >= measured.entry["intervals"].keys() > set()
     assert {"num_images", "num_pairs"} & measured.entry.keys()
@@ -61,10 +61,10 @@ def test_task__writes_an_entry_under_its_name(task: str) -> None:
 
 def test_backbone_tasks__look_at_other_features() -> None:
     classes, tables = class_set()
-    embedder = _Embedder({name: table * torch.tensor([9.0, 1, 1, 1, 1, 1]) for name, table in tables.items()})
+    embeddings = _Embeddings({name: table * torch.tensor([9.0, 1, 1, 1, 1, 1]) for name, table in tables.items()})
     for task in ("knn", "linear_probe"):
         first, other = (
-            TASKS[name](classes, embedder, seed=0, num_resamples=2, **SETTINGS[task])
+            TASKS[name](classes, embeddings, seed=0, num_resamples=2, **SETTINGS[task])
             for name in (task, f"{task}_backbone")
         )
         assert first.outcomes[0].images == other.outcomes[0].images

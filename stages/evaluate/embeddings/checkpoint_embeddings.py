@@ -15,7 +15,7 @@ from stages.components.teacher.identity import TeacherSource
 from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_captions, embed_images
 
 
-class Embedder:
+class CheckpointEmbeddings:
     """Embeddings by one checkpoint and its teacher; those of one task stay in memory for the next.
 
     Args:
