@@ -70,7 +70,7 @@ def write_caption_embeddings(
     While the teacher embeds a shard, one thread tokenizes the next shard and another writes the previous one.
 
     Reads:  earlier artifacts of the same teacher and recipe, unless the run is forced.
-    Writes: TeacherEmbeddings of shape (captions, teacher_dim), and the captions.
+    Writes: EmbeddingArray of shape (captions, teacher_dim), and the captions.
 
     Args:
         captions: Distinct captions.
