@@ -311,7 +311,7 @@ def test_embed_images__fails_in_all_processes_alike_and_the_next_set_is_embedded
             texts.append(str(caught.value))
             with pytest.MonkeyPatch.context() as patch:
                 if not ranks.is_first:
-                    patch.setattr(image_features, "ImageEmbedder", _broken_worker)
+                    patch.setattr(image_features.ImageEmbedder, "load", _broken_worker)
                 with pytest.raises(ProtoRKDError) as caught:
                     embed(student, set_of(image_pairs, context), context)
             texts.append(str(caught.value))
