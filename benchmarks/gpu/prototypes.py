@@ -65,7 +65,6 @@ def _fit(setup: Setup, rows: NDArray[np.float32], *, iterations: int) -> tuple[F
         iterations=iterations,
         restarts=1,
         seed=0,
-        method="torch",
         device=setup.device,
     )
     return fit, time.monotonic() - start

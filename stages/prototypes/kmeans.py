@@ -2,7 +2,6 @@
 
 import heapq
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from data_schemas.errors import ProtoRKDError
-from stages.components.compute.faiss_library import has_gpu, import_faiss, to_gpu
 from stages.components.compute.precision import choose_precision
 from stages.components.metrics.unit_rows import exact_scores
 from stages.prototypes.device_rows import DeviceRows
@@ -30,12 +27,10 @@ class Fit:
     Args:
         centroids: Centroids of unit length, (num_prototypes, dim), float32.
         mean_cosines: Mean cosine of the rows with their nearest centroid, at the beginning of each iteration.
-        engine: Library that computed it: faiss-cpu, faiss-gpu or torch; or "one a row" if there was nothing to compute.
     """
 
     centroids: NDArray[np.float32]
     mean_cosines: tuple[float, ...]
-    engine: str
 
 
 def fit_prototypes(
@@ -45,13 +40,12 @@ def fit_prototypes(
     iterations: int,
     restarts: int,
     seed: int,
-    method: str,
     device: torch.device,
     precision: str = "auto",
 ) -> Fit:
     """Cluster unit rows by direction; the same rows and seed give the same centroids.
 
-    Dhillon and Modha, Concept Decompositions for Large Sparse Text Data Using Clustering, 2001. The method "torch" goes
+    Dhillon and Modha, Concept Decompositions for Large Sparse Text Data Using Clustering, 2001. This goes
     further than Lloyd's iterations: it moves each centroid past its mean, in the direction in which the mean moved
     (`_ahead`), and reaches in ten iterations what Lloyd's reach in more than twenty.
 
@@ -61,27 +55,19 @@ def fit_prototypes(
         iterations: Largest number of iterations.
         restarts: Number of fits from different starts, of which the best is kept.
         seed: Seed of the starts, below 2**31.
-        method: Method: "faiss", "torch", or "auto", which is torch because it gets better results in less time.
-        device: Device of the computation; faiss uses the same GPU.
-        precision: Precision of torch's search for nearest centroids: fp32, bf16, or "auto" (bf16 if the device has it).
-
-    Raises:
-        ProtoRKDError: faiss is asked for and cannot be imported.
+        device: Device of the computation.
+        precision: Precision of the search for nearest centroids: fp32, bf16, or "auto" (bf16 if the device has it).
 
     Shapes:
         rows: (rows, dim), float32, of unit length.
     """
     if not 1 <= num_prototypes <= len(rows):
         raise ValueError(f"num_prototypes must be from 1 to {len(rows)}; got {num_prototypes}.")
-    faiss = _require_faiss() if method == "faiss" else None
     if num_prototypes == len(rows):
-        return Fit(centroids=rows.copy(), mean_cosines=(1.0,), engine="one a row")
-    arguments: dict[str, int] = {"iterations": iterations, "restarts": restarts, "seed": seed}
-    if faiss is not None:
-        return _fit_by_faiss(faiss, rows, num_prototypes, device=device, **arguments)
+        return Fit(centroids=rows.copy(), mean_cosines=(1.0,))
     dtype = torch.bfloat16 if choose_precision(precision, device) == "bf16" else torch.float32
     unit = _rows_on(torch.from_numpy(rows), device, dtype, is_resident=has_room(rows.nbytes, device))
-    return _fit_by_torch(unit, num_prototypes, **arguments)
+    return _fit_best(unit, num_prototypes, iterations=iterations, restarts=restarts, seed=seed)
 
 
 def assign(
@@ -105,49 +91,7 @@ def _rows_on(rows: Tensor, device: torch.device, dtype: torch.dtype, *, is_resid
     return DeviceRows.of(DeviceTable.of(rows, device, is_resident=is_resident), dtype)
 
 
-def _require_faiss() -> Any:
-    try:
-        return import_faiss()
-    except ImportError as error:
-        raise ProtoRKDError(
-            f"--method faiss must find faiss; {error}. Install faiss-gpu or faiss-cpu, one of them alone, or use "
-            "--method torch."
-        ) from error
-
-
-def _fit_by_faiss(
-    faiss: Any,
-    rows: NDArray[np.float32],
-    num_prototypes: int,
-    *,
-    iterations: int,
-    restarts: int,
-    seed: int,
-    device: torch.device,
-) -> Fit:
-    kmeans = faiss.Kmeans(
-        rows.shape[1],
-        num_prototypes,
-        niter=iterations,
-        nredo=restarts,
-        seed=seed,
-        spherical=True,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(rows),  # its default draws 256 rows a centroid and drops the others
-    )
-    on_gpu = has_gpu(faiss, device)
-    if on_gpu:
-        kmeans.index = to_gpu(faiss, kmeans.index, device)
-    kmeans.train(rows)
-    centroids = torch.from_numpy(kmeans.centroids.copy())
-    return Fit(
-        centroids=_unit(centroids, instead=torch.from_numpy(rows[:num_prototypes])).numpy(),
-        mean_cosines=tuple(float(total) / len(rows) for total in kmeans.obj),
-        engine="faiss-gpu" if on_gpu else "faiss-cpu",
-    )
-
-
-def _fit_by_torch(rows: Rows, num_prototypes: int, *, iterations: int, restarts: int, seed: int) -> Fit:
+def _fit_best(rows: Rows, num_prototypes: int, *, iterations: int, restarts: int, seed: int) -> Fit:
     generator = torch.Generator().manual_seed(seed)
     with exact_scores():
         fits = (_fit_once(rows, num_prototypes, iterations, generator) for _ in range(restarts))
@@ -165,7 +109,7 @@ def _fit_once(rows: Rows, num_prototypes: int, iterations: int, generator: torch
             break
         centroids = _ahead(updated, means, is_split)
         means = updated
-    return Fit(centroids=means.cpu().numpy(), mean_cosines=tuple(mean_cosines), engine="torch")
+    return Fit(centroids=means.cpu().numpy(), mean_cosines=tuple(mean_cosines))
 
 
 def _start(rows: Rows, num_prototypes: int, generator: torch.Generator) -> Tensor:

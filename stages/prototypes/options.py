@@ -46,8 +46,8 @@ class PrototypesParams:
     )
     method: str = option(
         "auto",
-        help="Who computes: faiss by Lloyd's iterations, or torch, which looks ahead; auto: torch.",
-        choices=("auto", "faiss", "torch"),
+        help="Who computes: torch, which auto means, too.",
+        choices=("auto", "torch"),
     )
 
 

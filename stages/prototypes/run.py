@@ -37,7 +37,7 @@ def make_prototypes(
         ProtoRKDError: the embeddings are damaged, or there are fewer captions than prototypes.
     """
     device = choose_device(runtime.device)
-    precision = "fp32" if params.method == "faiss" else choose_precision("auto", device)
+    precision = choose_precision("auto", device)
     log.info("prototypes: on %s", describe_work(device, precision=precision))
     embeddings.require_whole((ARRAY_NAME, CAPTIONS_NAME), read=True)
     table = EmbeddingArray.open(embeddings.path)
@@ -53,7 +53,6 @@ def make_prototypes(
         iterations=params.iterations,
         restarts=params.restarts,
         seed=params.seed,
-        method=params.method,
         device=device,
         precision=precision,
     )
@@ -83,7 +82,7 @@ def make_prototypes(
         "iterations": len(fit.mean_cosines),
     }
     metrics = {"mean_cosine": report["mean_cosine"]}
-    return Result(counts=counts, metrics=metrics, environment={"device": device.type, "kmeans": fit.engine})
+    return Result(counts=counts, metrics=metrics, environment={"device": device.type})
 
 
 def known_captions(embeddings: EmbeddingArray) -> NDArray[np.int64]:

@@ -5,8 +5,7 @@ quickest way that is exact:
 
 - A transformer with a fast tokenizer, and modules behind it that padding does not touch: captions are tokenized once,
   by the tokenizers library alone where that gives the same tokens (`tokenizing`); batches of near-equal length are
-  padded from the token ids; on an x86 CPU linear layers keep their weights as the product wants them
-  (`prepacked_linear`).
+  padded from the token ids.
 - A mean of word vectors: a whole shard is split by arrow, each distinct word is seen by the library's tokenizer once,
   and `embedding_bag` takes the means (`word_averages`).
 - Static embeddings: thousands of captions at a time.

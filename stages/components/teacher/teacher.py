@@ -19,7 +19,6 @@ from stages.components.teacher.identity import TeacherSource
 from stages.components.teacher.loading import load_model
 from stages.components.teacher.network import TeacherNetwork
 from stages.components.teacher.precision import nearness, set_precision, tell_nearness
-from stages.components.teacher.prepacked_linear import pack_linears
 from stages.components.teacher.processes import TeacherProcesses
 from stages.components.teacher.word_averages import WordBags, WordBatches, averages_words
 
@@ -147,8 +146,6 @@ class Teacher:
         if precision != "fp32":
             set_precision(model, precision, device)
             network = _make_network(model)
-        if device.type == "cpu" and isinstance(self._batcher, PaddedBatches):
-            pack_linears(network)
         self._network = TeacherNetwork(network, device, dim=self.dim)
         return nearness(self.encode(sample), exact) if exact is not None and len(exact) else {}
 

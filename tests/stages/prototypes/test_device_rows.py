@@ -11,7 +11,7 @@ from stages.components.metrics.unit_rows import exact_scores
 from stages.prototypes import device_rows, device_table
 from stages.prototypes.device_rows import DeviceRows, cluster_sums
 from stages.prototypes.device_table import DeviceTable
-from stages.prototypes.kmeans import Fit, _fit_by_torch
+from stages.prototypes.kmeans import Fit, _fit_best
 from stages.prototypes.rows import HostRows
 
 CPU = torch.device("cpu")
@@ -95,7 +95,7 @@ def test_nearest__in_bf16_tells_rows_apart_that_point_one_way(common: float) -> 
 
 
 def fit(rows: Any, num_prototypes: int) -> Fit:
-    return _fit_by_torch(rows, num_prototypes, iterations=8, restarts=2, seed=0)
+    return _fit_best(rows, num_prototypes, iterations=8, restarts=2, seed=0)
 
 
 @every_dtype
