@@ -39,12 +39,12 @@ def hashed_inputs(sources: "DataclassInstance") -> dict[str, Input[Any]]:
         >>> list(hashed_inputs(Sources(Input("0", value=None), Input("1", value=None))))
         ['captions', 'pictures']
     """
-    found: dict[str, Input[Any]] = {}
+    inputs: dict[str, Input[Any]] = {}
     for each in fields(sources):
         value = getattr(sources, each.name)
         if value is None:
             continue
         named = value if isinstance(value, Mapping) else {each.metadata.get(_KEY, each.name): value}
-        assert not found.keys() & named.keys(), f"{type(sources).__name__} has two inputs under one key"
-        found |= named
-    return found
+        assert not inputs.keys() & named.keys(), f"{type(sources).__name__} has two inputs under one key"
+        inputs |= named
+    return inputs
