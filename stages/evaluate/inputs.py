@@ -1,7 +1,6 @@
 """Find and identify the inputs of evaluation: the student's checkpoints, teacher, training images, and the sets."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
@@ -17,29 +16,12 @@ from stages.components.images.packed_image_set import find_pack, take_packed
 from stages.components.student.checkpoints import StudentWeights, finished_checkpoints
 from stages.components.teacher.identity import TeacherSource
 from stages.components.teacher.recorded import find_recorded_teacher, recorded_location
-from stages.evaluate.options import EvaluateInputs, EvaluateParams, EvaluateSources
+from stages.evaluate.options import EvaluateInputs, EvaluateParams
 from stages.evaluate.sets.datasets import Absent
 from stages.evaluate.sets.evaluation_sets import RequestedSet
 from stages.evaluate.sets.requested_sets import read_requested_sets
+from stages.evaluate.sources import AbsentImages, Checkpoints, EvaluateSources
 from stages.evaluate.task_names import NEED_TEACHER
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """The student's checkpoints that are measured.
-
-    Args:
-        students: Their weights, in the order of their epochs; the report shows the last in full.
-        artifact: Artifact of distill that holds them.
-    """
-
-    students: tuple[StudentWeights, ...]
-    artifact: Artifact
-
-
-@dataclass(frozen=True)
-class AbsentImages(Input[str]):
-    """Training images that are no longer available; the value says why."""
 
 
 def find_inputs(inputs: EvaluateInputs, params: EvaluateParams, context: Context) -> EvaluateSources:

@@ -1,24 +1,13 @@
 """Options of evaluate: parameters that are hashed, locations of the inputs, and how it runs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.options.declaration import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
-from pipeline.sources import hashed_as
-from pipeline.stage import Input
 from stages.components.images.image_set import IDENTITIES
 from stages.components.inputs.manifest_options import ManifestFormat
-from stages.components.teacher.identity import TeacherSource, trust_option
+from stages.components.teacher.identity import trust_option
 from stages.evaluate.task_names import TASK_GROUPS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from stages.components.images.image_set import ImageSet
-    from stages.evaluate.inputs import AbsentImages, Checkpoints
-    from stages.evaluate.sets.datasets import Absent
-    from stages.evaluate.sets.evaluation_sets import RequestedSet, UnreadSet
 
 
 @dataclass(frozen=True)
@@ -80,28 +69,6 @@ class EvaluateInputs:
         help="What makes an image the same: its bytes (read once, remembered), or its path alone.",
         choices=IDENTITIES,
     )
-
-
-@dataclass(frozen=True)
-class EvaluateSources:
-    """What the inputs name, identified by content.
-
-    Args:
-        student: The checkpoints that are measured.
-        sets: The sets that could be read and allow a task, under keys such as ``retrieval NAME``.
-        unread: The sets that could not be read, under keys such as ``unread NAME``.
-        teacher: The student's teacher; None where no task needs it.
-        absent: The known sets that are not below ``--eval-data-dir``; None where none is absent.
-        training: The images that the student was distilled from, or why they are not available; None without
-            ``--overlap``.
-    """
-
-    student: "Input[Checkpoints]"
-    sets: "Mapping[str, Input[RequestedSet]]"
-    unread: "Mapping[str, Input[UnreadSet]]"
-    teacher: Input[TeacherSource] | None
-    absent: "Input[tuple[Absent, ...]] | None" = field(metadata=hashed_as("absent sets"))
-    training: "Input[ImageSet] | AbsentImages | None" = field(metadata=hashed_as("training pictures"))
 
 
 @dataclass(frozen=True)

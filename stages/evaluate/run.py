@@ -21,7 +21,8 @@ from stages.evaluate.result_tables import METRICS_TABLE_NAME, RESULTS_NAME, metr
 from stages.evaluate.tasks.task_result import TaskResult
 
 if TYPE_CHECKING:
-    from stages.evaluate.options import EvaluateParams, EvaluateRuntime, EvaluateSources
+    from stages.evaluate.options import EvaluateParams, EvaluateRuntime
+    from stages.evaluate.sources import EvaluateSources
 
 _EVERY_CHECKPOINT = "every checkpoint"
 _NAMED_FAILURES = 5

@@ -9,7 +9,8 @@ from data_schemas.artifact_record import PAGE_NAME
 from pipeline.stage import Context, Distributed, Result, Stage, Work
 from pipeline.store.draft import Draft
 from stages.components.compute.torchrun import join_torchrun
-from stages.evaluate.options import EvaluateInputs, EvaluateParams, EvaluateRuntime, EvaluateSources
+from stages.evaluate.options import EvaluateInputs, EvaluateParams, EvaluateRuntime
+from stages.evaluate.sources import EvaluateSources
 
 
 def evaluate(

@@ -15,8 +15,8 @@ from stages.embed.options import EmbedSources
 from stages.encode_teacher.options import EncodeSources
 from stages.evaluate.embeddings import cached_embeddings
 from stages.evaluate.jobs import job_artifact
-from stages.evaluate.options import EvaluateSources
 from stages.evaluate.overlap import perceptual_hash
+from stages.evaluate.sources import EvaluateSources
 from stages.export.options import ExportSources
 from stages.index.options import IndexSources
 from stages.pack.options import PackSources

@@ -12,7 +12,6 @@ from pipeline.log import log
 from pipeline.stage import Context, Input
 from stages.components.images.image_set import ImageSet
 from stages.evaluate.embeddings.checkpoint_embeddings import CheckpointEmbeddings
-from stages.evaluate.inputs import AbsentImages, Checkpoints
 from stages.evaluate.metrics.zero_shot import class_embeddings, class_scores
 from stages.evaluate.overlap.near_duplicates import OverlapPair
 from stages.evaluate.page.galleries import class_gallery, overlap_examples, prototype_sheets, retrieval_gallery
@@ -20,6 +19,7 @@ from stages.evaluate.page.gallery import ContactSheet, Gallery, OverlapExample
 from stages.evaluate.page.render import render_page
 from stages.evaluate.sets.evaluation_sets import ClassSet, RequestedSet, RetrievalSet
 from stages.evaluate.sets.prompts import fill
+from stages.evaluate.sources import AbsentImages, Checkpoints
 
 
 def draw_page(
