@@ -178,11 +178,11 @@ def gc(store: Store, drop: tuple[str, ...], yes: bool, as_json: bool) -> None:
     if not num_found:
         click.echo("Nothing to remove.", err=as_json)
     elif yes or (not as_json and click.confirm(f"Remove these {num_found} ({total})?")):
-        # Runs may have begun while the user was asked.
-        removed = set(paths) & set(garbage(store, kept_stages=kept, drop=dropped))
         for path in paths:
-            if path in removed:
+            # Runs may have begun while the user was asked, or another was removed.
+            if path in garbage(store, kept_stages=kept, drop=dropped):
                 store.remove(path)
+                removed.add(path)
             else:
                 click.echo(f"{path} is in use by now, and stays.", err=as_json)
         remove_abandoned(store, abandoned)
