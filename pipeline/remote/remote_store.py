@@ -296,11 +296,7 @@ class RemoteStore(Store):
 
     def _give_way(self, artifact: Artifact, there: RemoteRecord) -> Artifact:
         """Take the artifact that another writer made of the same request, with other bytes; ours is set aside."""
-        name = f"{artifact.path.parent.name}-{artifact.path.name[:12]}-{uuid.uuid4().hex[:6]}"
-        aside = self.root / SET_ASIDE_NAME / name
-        with disk_errors(aside):
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            artifact.path.rename(aside)
+        aside = self.set_aside(artifact.path)
         log.warning(
             "%s: %s already holds %s with other bytes, digest %s and not %s; that one is used, and the one made here "
             "is set aside as %s. --force puts this machine's in its place.",

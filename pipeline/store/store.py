@@ -1,14 +1,17 @@
 """The artifact store: ``<store>/<stage>/<fingerprint>/``, each artifact absent or complete."""
 
+import copy
 import hashlib
 import shutil
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import OTHER_BYTES, FileEntry, fsync
+from data_schemas.files import OTHER_BYTES, FileEntry, disk_errors, fsync
 from pipeline.log import log
 
 DRAFT_PREFIX = ".draft-"
@@ -58,7 +61,10 @@ class Artifact:
         [file] = [file for file in self.record.files if file.path == path]
         if problem := file.problem(self.path, read=False):
             raise self._damage(file, problem)
-        data = (self.path / path).read_bytes()
+        try:
+            data = (self.path / path).read_bytes()
+        except OSError as error:  # removed since its size was looked at
+            raise self._damage(file, file.problem(self.path, read=True) or OTHER_BYTES) from error
         if hashlib.sha256(data).hexdigest() != file.sha256:
             raise self._damage(file, OTHER_BYTES)
         return data
@@ -81,6 +87,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._chosen: dict[str, Artifact] | None = None
 
     def __str__(self) -> str:
         """Return the folder, for people."""
@@ -89,6 +96,12 @@ class Store:
     def absolute(self) -> "Store":
         """Return the same store with an absolute path."""
         return Store(self.root.absolute())
+
+    def choosing_once(self) -> Self:
+        """Return the same store, which takes for the newest of a stage what it has taken before, for one run's sake."""
+        store = copy.copy(self)
+        store._chosen = {}
+        return store
 
     def folder(self, stage: str, fingerprint: str) -> Path:
         """Return the folder of an artifact, whether or not it exists."""
@@ -144,13 +157,7 @@ class Store:
             ProtoRKDError: none fits, or more than one does.
         """
         if reference is None:
-            known, damaged = self.survey(stage)
-            if damaged:
-                raise next(iter(damaged.values()))  # it might be the newest
-            if not known:
-                raise ProtoRKDError(f"{self} must hold an artifact of {stage}; it has none. Run {stage} first.")
-            log.info("using %s%s", known[-1].name, f", the newest of {len(known)}" if len(known) > 1 else "")
-            return self.fetch(known[-1])
+            return self.fetch(self._newest(stage))
         if (path := Path(reference)).is_dir():
             artifact = Artifact(path=path, record=ArtifactRecord.read(path))
             if artifact.record.stage != stage:
@@ -196,6 +203,28 @@ class Store:
             path.rename(old)
             fsync(path.parent)
         shutil.rmtree(old)
+
+    def set_aside(self, path: Path) -> Path:
+        """Move a folder of the store to a unique name, where nobody goes on from it; return that place."""
+        fingerprint = path.name.removeprefix(DRAFT_PREFIX)
+        aside = self.root / SET_ASIDE_NAME / f"{path.parent.name}-{fingerprint[:12]}-{uuid.uuid4().hex[:6]}"
+        with disk_errors(aside):
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(aside)
+        return aside
+
+    def _newest(self, stage: str) -> Artifact:
+        if self._chosen and stage in self._chosen:
+            return self._chosen[stage]
+        known, damaged = self.survey(stage)
+        if damaged:
+            raise next(iter(damaged.values()))  # it might be the newest
+        if not known:
+            raise ProtoRKDError(f"{self} must hold an artifact of {stage}; it has none. Run {stage} first.")
+        log.info("using %s%s", known[-1].name, f", the newest of {len(known)}" if len(known) > 1 else "")
+        if self._chosen is not None:
+            self._chosen[stage] = known[-1]
+        return known[-1]
 
     def _by_prefix(self, prefix: str, *, stage: str, flag: str) -> Artifact:
         known, damaged = self.survey(stage)
