@@ -1,5 +1,6 @@
 """Digests of files outside the store, and lists of tars, remembered as long as the files stay unchanged."""
 
+import array
 import contextlib
 import hashlib
 import os
@@ -59,12 +60,23 @@ class FileDigests:
 
     def digests(self, paths: Sequence[Path | str]) -> list[str | None]:
         """Return the SHA-256 of each file, in order; None where it is missing or unreadable."""
+        return self.digests_and_facts(paths)[0]
+
+    def digests_and_facts(self, paths: Sequence[Path | str]) -> tuple[list[str | None], "array.array[int]"]:
+        """Return the SHA-256 of each file, in order, as `digests`, and its `facts_of` from before it was read.
+
+        Returns:
+            The digests, and one number for each file; 0 where there is no digest.
+        """
         digests: list[str | None] = []
+        facts = array.array("q")
         with self._open() as memory, ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             recall = _recaller(memory, len(paths))
             for start in range(0, len(paths), _BATCH):
-                digests += _batch(memory, recall, pool, paths[start : start + _BATCH])
-        return digests
+                found = _batch(memory, recall, pool, paths[start : start + _BATCH])
+                digests += [digest for digest, _ in found]
+                facts.extend(seen for _, seen in found)
+        return digests, facts
 
     def recall(self, facts: Sequence[object]) -> list[str | None]:
         """Return the SHA-256 of things other than files, by facts that change with their bytes; None where unknown.
@@ -93,7 +105,8 @@ class FileDigests:
         """
         from data_schemas.records.tar import list_members, members_from_bytes, members_to_bytes  # keeps pyarrow away
 
-        key = _key(path)
+        seen = _look(path)
+        key = None if seen is None else seen[0]
         with self._open() as memory:
             if memory is not None and key is not None:
                 known = memory.execute("SELECT list FROM members WHERE key = ?", [key]).fetchone()
@@ -137,9 +150,10 @@ class FileDigests:
 
 def _batch(
     memory: sqlite3.Connection | None, recall: _Recall, pool: ThreadPoolExecutor, paths: Sequence[Path | str]
-) -> list[str | None]:
+) -> list[tuple[str | None, int]]:
     slices = [paths[start : start + _SLICE] for start in range(0, len(paths), _SLICE)]
-    keys = [key for found in pool.map(_keys, slices) for key in found]
+    seen = [each for some in pool.map(_look_at, slices) for each in some]
+    keys = [None if each is None else each[0] for each in seen]
     known = recall([key for key in keys if key is not None])
     missing = [index for index, key in enumerate(keys) if key is not None and key not in known]
     read = dict(zip(missing, pool.map(_hash_or_none, [paths[index] for index in missing]), strict=True))
@@ -148,7 +162,10 @@ def _batch(
         rows = [(keys[i], digest) for i, digest in read.items() if digest and _changed_ns(paths[i]) < newest]
         with contextlib.suppress(sqlite3.Error), memory:
             memory.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", rows)
-    return [None if key is None else known.get(key) or read.get(index) for index, key in enumerate(keys)]
+    digests = [None if key is None else known.get(key) or read.get(index) for index, key in enumerate(keys)]
+    return [
+        (digest, 0 if digest is None or each is None else each[1]) for digest, each in zip(digests, seen, strict=True)
+    ]
 
 
 def _recaller(memory: sqlite3.Connection | None, num_asked: int) -> _Recall:
@@ -172,18 +189,23 @@ def _recall(memory: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, st
     return known
 
 
-def _keys(paths: Sequence[Path | str]) -> list[bytes | None]:
-    return [_key(path) for path in paths]
+def facts_of(stat: os.stat_result) -> int:
+    """Return a number that changes with a file's size, time of change or inode, and is never 0; for one run alone."""
+    return hash((stat.st_size, stat.st_mtime_ns, stat.st_ino)) or 1
 
 
-def _key(path: Path | str) -> bytes | None:
-    """Hash all that changes when a file's bytes do: place, inode, size and both times."""
+def _look_at(paths: Sequence[Path | str]) -> list[tuple[bytes, int] | None]:
+    return [_look(path) for path in paths]
+
+
+def _look(path: Path | str) -> tuple[bytes, int] | None:
+    """Hash all that changes when a file's bytes do: place, inode, size and both times; and return its facts."""
     try:
         stat = os.stat(path)  # noqa: PTH116 - twenty thousand Path objects take longer than their stats
     except OSError:
         return None
     facts = (os.path.abspath(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # noqa: PTH100
-    return _key_of(facts)
+    return _key_of(facts), facts_of(stat)
 
 
 def _key_of(facts: object) -> bytes:
