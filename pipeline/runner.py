@@ -117,6 +117,8 @@ def run_stage(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, contex
         inputs = stage.prepare(inputs, params, runtime, context)
     context = dataclasses.replace(context, store=context.store.choosing_once())
     outcome = _run_by_all(stage, params, inputs, runtime, context)
+    if outcome.status == "unchanged" and peers.is_first:
+        context.store.note_asked(outcome.artifact, at=_now())
     if stage.deliver is not None and peers.is_first:
         stage.deliver(context.store.fetch(outcome.artifact), runtime)
     peers.leave()
@@ -298,7 +300,7 @@ def _make(
         counts=dict(result.counts),
         metrics=dict(result.metrics),
         uses=result.uses,
-        created=datetime.now(UTC).isoformat(timespec="microseconds"),
+        created=_now(),
         environment={**_environment(), **result.environment},
         request=request,
         seconds=0.0 if draft.resumed else round(time.monotonic() - start, 3),
@@ -356,6 +358,10 @@ def _fails_together(stage: AnyStage) -> bool:
 
 def _level(stage: AnyStage) -> int:
     return logging.DEBUG if stage.quiet else logging.INFO
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _environment() -> dict[str, str]:

@@ -1,23 +1,25 @@
 """The artifact store: ``<store>/<stage>/<fingerprint>/``, each artifact absent or complete."""
 
+import contextlib
 import copy
 import hashlib
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import OTHER_BYTES, FileEntry, disk_errors, fsync
+from data_schemas.files import OTHER_BYTES, FileEntry, disk_errors, fsync, write_atomic
 from pipeline.log import log
 
 DRAFT_PREFIX = ".draft-"
 LOCK_PREFIX = ".lock-"
 HOLDER_PREFIX = ".holder-"
 OLD_PREFIX = ".old-"
+ASKED_PREFIX = ".asked-"  # beside an artifact: when it was last asked for, if that was after it was made
 SET_ASIDE_NAME = ".set-aside"
 MEMO_NAME = "file-digests.sqlite"
 
@@ -126,11 +128,10 @@ class Store:
                 artifacts.append(Artifact(path=path, record=ArtifactRecord.read(path)))
             except ProtoRKDError as error:
                 unreadable[path] = error
-        artifacts.sort(key=lambda artifact: (artifact.record.created, artifact.record.fingerprint))
-        return artifacts, unreadable
+        return in_order(artifacts, self._asked(stage)), unreadable
 
     def artifacts(self, stage: str | None = None) -> list[Artifact]:
-        """List committed artifacts, of one stage or of all, oldest first; unreadable ones are left out."""
+        """List committed artifacts, of one stage or of all, the last asked for last; unreadable ones are left out."""
         return self.survey(stage)[0]
 
     def unreadable(self, stage: str | None = None) -> dict[Path, ProtoRKDError]:
@@ -149,7 +150,7 @@ class Store:
         """Open the artifact that a user names.
 
         Args:
-            reference: Fingerprint or its beginning, a path, or None for the newest one.
+            reference: Fingerprint or its beginning, a path, or None for the newest: the one last made or asked for.
             stage: Stage whose artifact is wanted.
             flag: Option that names it, for the message.
 
@@ -194,8 +195,25 @@ class Store:
         """
         return artifact
 
+    def note_asked(self, artifact: Artifact, *, at: str) -> None:
+        """Note when an artifact that exists was asked for again, which makes it the newest of its stage.
+
+        Nothing of the artifact changes, and nothing is written where it is the newest already.
+
+        Args:
+            artifact: Artifact of this store.
+            at: Time in UTC, as records have it.
+        """
+        try:
+            known, _ = self.survey(artifact.record.stage)
+            if known[-1:] and known[-1].path != artifact.path:
+                self._write_asked(artifact, at)
+        except ProtoRKDError as error:
+            log.info("%s is not noted as the last that was asked for: %s", artifact.name, error)
+
     def remove(self, path: Path) -> None:
         """Delete a folder of the store so that a kill half-way leaves no half artifact."""
+        self._asked_path(path).unlink(missing_ok=True)
         old = path.with_name(f"{OLD_PREFIX}{path.name.lstrip('.')}")
         if path != old:
             if old.exists():
@@ -226,6 +244,21 @@ class Store:
             self._chosen[stage] = known[-1]
         return known[-1]
 
+    def _write_asked(self, artifact: Artifact, at: str) -> None:
+        write_atomic(self._asked_path(artifact.path), at.encode())
+
+    def _asked(self, stage: str | None) -> dict[Path, str]:
+        """Return when artifacts were last asked for, by their path, where that is noted."""
+        asked = {}
+        for folder in self._stage_folders():
+            for path in folder.glob(f"{ASKED_PREFIX}*") if stage in (None, folder.name) else ():
+                with contextlib.suppress(OSError, UnicodeDecodeError):  # removed meanwhile, or nothing of ours
+                    asked[folder / path.name.removeprefix(ASKED_PREFIX)] = path.read_text()
+        return asked
+
+    def _asked_path(self, path: Path) -> Path:
+        return path.with_name(f"{ASKED_PREFIX}{path.name}")
+
     def _by_prefix(self, prefix: str, *, stage: str, flag: str) -> Artifact:
         known, damaged = self.survey(stage)
         for path, error in damaged.items():
@@ -250,6 +283,21 @@ class Store:
         if not self.root.is_dir():
             return []
         return [path for path in sorted(self.root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+
+
+def in_order(artifacts: Iterable[Artifact], asked: Mapping[Path, str]) -> list[Artifact]:
+    """Sort artifacts by when each was made or last asked for, whichever was later.
+
+    Args:
+        artifacts: Artifacts of a store.
+        asked: When artifacts were last asked for, by their path.
+    """
+
+    def last(artifact: Artifact) -> tuple[str, str]:
+        record = artifact.record
+        return max(record.created, asked.get(artifact.path, "")), record.fingerprint
+
+    return sorted(artifacts, key=last)
 
 
 def _verb(problem: str) -> str:
