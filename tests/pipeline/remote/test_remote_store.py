@@ -87,7 +87,9 @@ def test_artifact__costs_a_request_a_file_and_one_for_the_record_to_put_and_to_f
     assert bucket_server.count("PUT", "/store/toy/") == NUM_FILES + 1
     bucket_server.requests.clear()
     machine("two").run()
-    assert bucket_server.count("GET") <= NUM_FILES + 3  # the record, once more before its files are fetched, and a listing
+    assert (
+        bucket_server.count("GET") <= NUM_FILES + 3
+    )  # the record, once more before its files are fetched, and a listing
     assert bucket_server.count() == bucket_server.count("GET")
 
 
