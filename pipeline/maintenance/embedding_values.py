@@ -1,12 +1,12 @@
 """Prove the numbers of embeddings: hashes cannot, because a run that writes wrong numbers hashes those."""
 
-from pathlib import Path
 from typing import Any
 
 from data_schemas.artifact_record import ArtifactRecord
+from data_schemas.errors import ProtoRKDError
 from pipeline.store.store import Artifact
 
-_METADATA = "zarr.json"
+_METADATA = ".zarr/zarr.json"
 
 
 def value_problems(artifact: Artifact) -> dict[str, str]:
@@ -16,24 +16,25 @@ def value_problems(artifact: Artifact) -> dict[str, str]:
 
     Args:
         artifact: Artifact whose bytes are as its record says.
-
-    Raises:
-        ProtoRKDError: the array is of another kind.
     """
-    if not any(file.path.endswith(f".zarr/{_METADATA}") for file in artifact.record.files):
+    described = next((file.path for file in artifact.record.files if file.path.endswith(_METADATA)), None)
+    if described is None:
         return {}
     import numpy as np
 
     from data_schemas.embedding_array import CAPTION_KIND, IMAGE_KIND, EmbeddingArray  # keeps zarr out of --help
-    from data_schemas.errors import ProtoRKDError
 
     counts = artifact.record.counts
-    embeddings = EmbeddingArray.open(artifact.path, kind=IMAGE_KIND if "distinct_images" in counts else CAPTION_KIND)
+    try:
+        kind = IMAGE_KIND if "distinct_images" in counts else CAPTION_KIND
+        embeddings = EmbeddingArray.open(artifact.path, kind=kind)
+    except ProtoRKDError as error:
+        return {described: str(error)}
     problems, zeros = {}, {}
     for shard in embeddings.shards():
         values: Any = np.zeros((shard.stop - shard.start, embeddings.dim), embeddings.dtype)
         try:
-            embeddings.decode(shard, Path(artifact.path / shard.path).read_bytes(), out=values)
+            embeddings.decode(shard, (artifact.path / shard.path).read_bytes(), out=values)
         except ProtoRKDError as error:
             bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
             rows = f"has NaN or infinity in {bad.size} rows, first row {shard.start + int(bad[0])}" if bad.size else ""

@@ -89,7 +89,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._chosen: dict[str, Artifact] | None = None
+        self._chosen: dict[str, Artifact | None] | None = None
 
     def __str__(self) -> str:
         """Return the folder, for people."""
@@ -158,7 +158,10 @@ class Store:
             ProtoRKDError: none fits, or more than one does.
         """
         if reference is None:
-            return self.fetch(self._newest(stage))
+            newest = self.newest(stage)
+            if newest is None:
+                raise ProtoRKDError(f"{self} must hold an artifact of {stage}; it has none. Run {stage} first.")
+            return self.fetch(newest)
         if (path := Path(reference)).is_dir():
             artifact = Artifact(path=path, record=ArtifactRecord.read(path))
             if artifact.record.stage != stage:
@@ -167,6 +170,24 @@ class Store:
                 )
             return artifact
         return self.fetch(self._by_prefix(reference, stage=stage, flag=flag))
+
+    def newest(self, stage: str) -> Artifact | None:
+        """Find the artifact of a stage that was last made or asked for, without bringing its files here.
+
+        Raises:
+            ProtoRKDError: a record is damaged, so that it is not known.
+        """
+        if self._chosen is not None and stage in self._chosen:
+            return self._chosen[stage]
+        known, damaged = self.survey(stage)
+        if damaged:
+            raise next(iter(damaged.values()))  # it might be the newest
+        if known:
+            log.info("using %s%s", known[-1].name, f", the newest of {len(known)}" if len(known) > 1 else "")
+        newest = known[-1] if known else None
+        if self._chosen is not None:
+            self._chosen[stage] = newest
+        return newest
 
     def check_writable(self) -> None:
         """Refuse a store in which the result of the coming work could not be kept.
@@ -230,19 +251,6 @@ class Store:
             aside.parent.mkdir(parents=True, exist_ok=True)
             path.rename(aside)
         return aside
-
-    def _newest(self, stage: str) -> Artifact:
-        if self._chosen and stage in self._chosen:
-            return self._chosen[stage]
-        known, damaged = self.survey(stage)
-        if damaged:
-            raise next(iter(damaged.values()))  # it might be the newest
-        if not known:
-            raise ProtoRKDError(f"{self} must hold an artifact of {stage}; it has none. Run {stage} first.")
-        log.info("using %s%s", known[-1].name, f", the newest of {len(known)}" if len(known) > 1 else "")
-        if self._chosen is not None:
-            self._chosen[stage] = known[-1]
-        return known[-1]
 
     def _write_asked(self, artifact: Artifact, at: str) -> None:
         write_atomic(self._asked_path(artifact.path), at.encode())

@@ -124,6 +124,15 @@ class ImageSetContract:
         assert images.select([4, 0]).digests([1, 0], FileDigests(None)) == [expected[1], None]
         assert images.digests([], FileDigests(None)) == []
 
+    def test_stored_bytes__are_the_size_of_what_is_stored(self, images: ImageSet, folder: Path) -> None:
+        for number, name in enumerate(NAMES):
+            stored = self.stored(folder / name)
+            if stored is None:
+                with pytest.raises(OSError, match=r".+"):
+                    images.stored_bytes(number)
+            else:
+                assert images.stored_bytes(number) == len(stored)
+
 
 class IdentityContract(ImageSetContract):
     """Tests of sets that `identify_images` knows by their images' bytes, or by their paths."""
