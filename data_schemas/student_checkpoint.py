@@ -98,6 +98,12 @@ class StudentConfig:
             raise ProtoRKDError(f"{path} must describe a student; {error!r}. Run distill again.") from error
 
 
+def find_config_beside(weights: Path) -> Path | None:
+    """Find the description of a student beside its weights, of the end or of an epoch; None without one."""
+    places = (folder / CONFIG_NAME for folder in (weights.parent, weights.parent.parent))
+    return next((path for path in places if path.is_file()), None)
+
+
 def checkpoint_path(epoch: int) -> str:
     """Return the path of the weights after an epoch, relative to the artifact's folder; epochs count from 1."""
     return f"{CHECKPOINT_FOLDER}/epoch_{epoch}.safetensors"

@@ -109,6 +109,24 @@ def plan_stage(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, conte
     return Plan(*request, None, damage, earlier, differing)
 
 
+def changed_inputs(stage: AnyStage, plan: Plan, *, params: Any, inputs: Any, context: Context) -> list[str]:
+    """Identify the inputs again, and name those that are no longer what they were when the run was planned.
+
+    Args:
+        stage: Declaration of the stage.
+        plan: Plan of the run.
+        params: Parameters as they were asked for.
+        inputs: Where the inputs lie.
+        context: Context of the run.
+    """
+    before = {name: entry.digest for name, entry in plan.inputs.items()}
+    try:
+        now = {name: entry.digest for name, entry in hashed_inputs(stage.identify(inputs, params, context)).items()}
+    except ProtoRKDError as error:
+        return [f"one that cannot be read ({error})"]
+    return [name for name in before | now if before.get(name) != now.get(name)]
+
+
 def intact(store: Store, stage: str, request: str) -> tuple[Artifact | None, Mapping[str, str]]:
     """Open an artifact whose files have the sizes that its record says; else say what is wrong with what is there.
 

@@ -7,11 +7,12 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
-from typing import Any
+from typing import Any, NoReturn
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord, InputRecord, Request
 from data_schemas.errors import ProtoRKDError
@@ -21,12 +22,14 @@ from pipeline.log import log
 from pipeline.options.config_file import CONFIG_NAME, config_text
 from pipeline.options.declaration import as_json
 from pipeline.peers import Alone, barrier, fail_together, num_processes
-from pipeline.plan import Plan, intact, plan_stage, settle
+from pipeline.plan import Plan, changed_inputs, intact, plan_stage, settle
 from pipeline.stage import AnyStage, Context, Input
 from pipeline.store.draft import Draft, commit, open_draft, publish
 from pipeline.store.file_digests import FileDigests
 from pipeline.store.locks import locked
 from pipeline.store.store import MEMO_NAME, Artifact, Store
+
+_Changed = Callable[[], Sequence[str]]
 
 _LIBRARIES = ("torch", "torchvision", "sentence-transformers", "zarr", "pyarrow", "numpy")
 
@@ -112,7 +115,10 @@ def run_stage(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, contex
     context = dataclasses.replace(context, peers=peers)
     if stage.prepare is not None:
         inputs = stage.prepare(inputs, params, runtime, context)
+    context = dataclasses.replace(context, store=context.store.choosing_once())
     outcome = _run_by_all(stage, params, inputs, runtime, context)
+    if outcome.status == "unchanged" and peers.is_first:
+        context.store.note_asked(outcome.artifact, at=_now())
     if stage.deliver is not None and peers.is_first:
         stage.deliver(context.store.fetch(outcome.artifact), runtime)
     peers.leave()
@@ -174,17 +180,24 @@ def _lead(stage: AnyStage, params: Any, inputs: Any, runtime: Any, context: Cont
     start, peers = time.monotonic(), context.peers
     with contextlib.ExitStack() as held:
         with fail_together(peers):
-            plan = plan_stage(stage, params=params, inputs=inputs, runtime=runtime, context=context)
-            claimed, use = _claim(stage, plan, context, held)
+            claimed = None
+            while claimed is None:
+                plan = plan_stage(stage, params=params, inputs=inputs, runtime=runtime, context=context)
+                changed = partial(changed_inputs, stage, plan, params=params, inputs=inputs, context=context)
+                claimed, use = _claim(stage, plan, changed, context, held)
         peers.broadcast(_Order(plan.fingerprint, run=isinstance(claimed, Draft)))
         if isinstance(claimed, Artifact):
+            context.use(claimed.record.digest)
             return _unchanged(stage, context.store.share(claimed), plan.inputs, start)
         request = Request(os.getcwd(), as_json(inputs)) if stage.name in context.stages else None  # noqa: PTH109
         holding = dataclasses.replace(context, use=use)
-        record = _make(stage, inputs, runtime, plan=plan, context=holding, draft=claimed, request=request)
+        record = _make(
+            stage, inputs, runtime, plan=plan, context=holding, draft=claimed, changed=changed, request=request
+        )
         artifact = Artifact(path=context.store.folder(stage.name, plan.fingerprint), record=record)
         artifact = context.store.share(artifact, force=context.force)
         record = artifact.record
+        context.use(record.digest)
     seconds = time.monotonic() - start
     log.log(_level(stage), "%s: made %s, digest %s, in %.1f s", stage.name, artifact.path, record.digest[:12], seconds)
     return StageOutcome(artifact=artifact, status="created", seconds=seconds)
@@ -217,9 +230,12 @@ class _Order:
 
 
 def _claim(
-    stage: AnyStage, plan: Plan, context: Context, held: contextlib.ExitStack
-) -> tuple[Artifact | Draft, Callable[[str], None]]:
-    """Find the artifact made, or open its draft under its lock, which ``held`` keeps; and how to tell what it uses."""
+    stage: AnyStage, plan: Plan, changed: "_Changed", context: Context, held: contextlib.ExitStack
+) -> tuple[Artifact | Draft | None, Callable[[str], None]]:
+    """Find the artifact made, or open its draft under its lock, which ``held`` keeps; and how to tell what it uses.
+
+    Neither, and no lock, where inputs have changed while another process held the lock: the plan no longer holds.
+    """
     if plan.artifact is not None and not context.force:
         return plan.artifact, context.use
     log.log(
@@ -231,16 +247,20 @@ def _claim(
     )
     context.store.check_writable()
     uses = [entry.digest for entry in plan.inputs.values()]
-    use = held.enter_context(locked(context.store, stage.name, plan.fingerprint, uses=uses))
+    hold = held.enter_context(locked(context.store, stage.name, plan.fingerprint, uses=uses))
+    if hold.waited and (names := changed()):
+        log.log(_level(stage), "%s: planned anew, because %s changed meanwhile", stage.name, ", ".join(names))
+        held.close()
+        return None, context.use
     if not context.force:
         artifact, _ = intact(context.store, stage.name, plan.fingerprint)
         artifact = artifact or _publish_sealed(context.store, stage.name, plan.fingerprint)
         if artifact is not None:
-            return artifact, use
+            return artifact, hold.use
     draft = open_draft(context.store, stage.name, plan.fingerprint, fresh=context.force)
     if draft.resumed:
         log.log(_level(stage), "%s: going on from what an earlier run left", stage.name)
-    return draft, use
+    return draft, hold.use
 
 
 def _make(
@@ -251,6 +271,7 @@ def _make(
     plan: Plan,
     context: Context,
     draft: Draft,
+    changed: "_Changed",
     request: Request | None,
 ) -> ArtifactRecord:
     start = time.monotonic()
@@ -260,6 +281,8 @@ def _make(
     except ProtoRKDError:
         draft.discard_if_empty()
         raise
+    if names := changed():
+        _refuse_changed(stage, names, plan, draft, context.store)
     if request is not None:
         text = config_text(stage, {"params": plan.params, "inputs": inputs, "runtime": runtime})
         write_atomic(draft.logs / CONFIG_NAME, text.encode(errors="backslashreplace"))
@@ -277,12 +300,24 @@ def _make(
         counts=dict(result.counts),
         metrics=dict(result.metrics),
         uses=result.uses,
-        created=datetime.now(UTC).isoformat(timespec="microseconds"),
+        created=_now(),
         environment={**_environment(), **result.environment},
         request=request,
         seconds=0.0 if draft.resumed else round(time.monotonic() - start, 3),
     )
     return commit(context.store, draft, record)
+
+
+def _refuse_changed(stage: AnyStage, names: Sequence[str], plan: Plan, draft: Draft, store: Store) -> NoReturn:
+    """Put a draft where no run goes on from it: what it holds may be of other inputs than its fingerprint says."""
+    aside = store.set_aside(draft.path)
+    places = ", ".join(
+        f"{name} {plan.inputs[name].location}".strip() if name in plan.inputs else name for name in names
+    )
+    raise ProtoRKDError(
+        f"The inputs of {stage.name} must stay as they are while it runs; got others by now: {places}. "
+        f"Run the same command again; what was made is set aside as {aside}."
+    )
 
 
 def _publish_sealed(store: Store, stage: str, request: str) -> Artifact | None:
@@ -323,6 +358,10 @@ def _fails_together(stage: AnyStage) -> bool:
 
 def _level(stage: AnyStage) -> int:
     return logging.DEBUG if stage.quiet else logging.INFO
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _environment() -> dict[str, str]:

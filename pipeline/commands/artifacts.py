@@ -14,6 +14,7 @@ from data_schemas.files import list_files
 from pipeline.commands.store_options import store_options
 from pipeline.fingerprint import digest_of_files, fingerprint
 from pipeline.log import show_log
+from pipeline.maintenance.embedding_values import value_problems
 from pipeline.maintenance.remote import (
     Abandoned,
     abandoned_files,
@@ -102,6 +103,8 @@ def status(store: Store, as_json: bool) -> None:
 def verify(store: Store, references: tuple[str, ...], mend: bool, as_json: bool) -> None:
     """Read every byte of the artifacts again and prove that they are what their records say.
 
+    Embeddings must hold finite numbers as well, and no more rows of zeros than their record counts.
+
     REFERENCES are fingerprints or their beginnings; without any, all artifacts are read.
     """
     store = store.absolute()
@@ -178,11 +181,11 @@ def gc(store: Store, drop: tuple[str, ...], yes: bool, as_json: bool) -> None:
     if not num_found:
         click.echo("Nothing to remove.", err=as_json)
     elif yes or (not as_json and click.confirm(f"Remove these {num_found} ({total})?")):
-        # Runs may have begun while the user was asked.
-        removed = set(paths) & set(garbage(store, kept_stages=kept, drop=dropped))
         for path in paths:
-            if path in removed:
+            # Runs may have begun while the user was asked, or another was removed.
+            if path in garbage(store, kept_stages=kept, drop=dropped):
                 store.remove(path)
+                removed.add(path)
             else:
                 click.echo(f"{path} is in use by now, and stays.", err=as_json)
         remove_abandoned(store, abandoned)
@@ -242,12 +245,14 @@ def garbage(store: Store, *, kept_stages: Sequence[str], drop: Sequence[Path] = 
 
 
 def artifact_problems(artifact: Artifact) -> dict[str, str]:
-    """Read a whole artifact; name each file that is not as written, and errors in the record itself."""
+    """Read a whole artifact; name each file that is not as written, wrong numbers, and errors in the record itself."""
     record = artifact.record
     problems = record.problems(artifact.path, read=True)
     known = {file.path for file in record.files} | {RECORD_NAME}
     added = [path for path in list_files(artifact.path) if path not in known and not path.startswith(f"{LOG_FOLDER}/")]
     problems |= dict.fromkeys(added, "is not in the record")  # logs may gain some, as from `wandb sync`
+    if not problems:
+        problems |= value_problems(artifact)
     inputs = {name: entry.digest for name, entry in record.inputs.items()}
     if digest_of_files(record.digested_files) != record.digest:
         problems[RECORD_NAME] = "its digest does not follow from its files"

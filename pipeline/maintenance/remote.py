@@ -66,6 +66,7 @@ def repair_everywhere(
     if not isinstance(store, RemoteStore):
         return repair(artifact, here, context=context)
     store.check_writable()
+    there = {**there, **_written_so(artifact, here)}
     if there and not here and store.is_here(artifact) and store.upload_again(artifact, there):
         return Repair({}, "")
     moved = {}
@@ -83,6 +84,16 @@ def repair_everywhere(
         return Repair({}, "")
     done = repair(artifact, here, context=context)
     return Repair({**moved, **done.set_aside}, done.problem)
+
+
+def _written_so(artifact: Artifact, here: Mapping[str, str]) -> dict[str, str]:
+    """Choose the problems of files that have the bytes that were written: the objects have them, too."""
+    entries = {file.path: file for file in artifact.record.files}
+    return {
+        path: problem
+        for path, problem in here.items()
+        if path in entries and not entries[path].problem(artifact.path, read=True)
+    }
 
 
 def set_any_record_aside(folder: Path, *, store: Store) -> Path:

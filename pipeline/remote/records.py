@@ -1,5 +1,6 @@
 """The records of the artifacts in an object store, ``<stage>/<fingerprint>.json``, cached here by their tags."""
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pipeline.remote.object_store import Found, Objects, in_parallel
 _RECORD = re.compile(rf"([0-9a-f]{{{FINGERPRINT_LENGTH}}})\.json")
 _STAGE = re.compile(r"[a-z][a-z0-9-]*")
 _COPY_LENGTH = 16
+_ASKED_SUFFIX = ".asked"
+_ASKED = re.compile(rf"([0-9a-f]{{{FINGERPRINT_LENGTH}}}){re.escape(_ASKED_SUFFIX)}")
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,20 @@ class RemoteRecords:
             RemoteError: the store does not answer.
         """
         stages = [stage] if stage else [name for name in self._objects.list_folder()[0] if _STAGE.fullmatch(name)]
-        listed = [
-            (name, match[1], file)
-            for name, (_, objects) in zip(stages, in_parallel(self._objects.list_folder, stages), strict=True)
-            for file in objects
-            if (match := _RECORD.fullmatch(file.key.rpartition("/")[2]))
-        ]
+        folders = dict(zip(stages, in_parallel(self._objects.list_folder, stages), strict=True))
+        listed, noted = (
+            [
+                (name, match[1], file)
+                for name, (_, objects) in folders.items()
+                for file in objects
+                if (match := pattern.fullmatch(file.key.rpartition("/")[2]))
+            ]
+            for pattern in (_RECORD, _ASKED)
+        )
+        in_parallel(self._read_asked, noted)
         self._forget_all_but({(name, fingerprint) for name, fingerprint, _ in listed}, stages)
+        for name, fingerprint in self.asked(stage).keys() - {(name, fingerprint) for name, fingerprint, _ in noted}:
+            self._asked_path(name, fingerprint).unlink(missing_ok=True)
         records, broken = [], {}
         for (name, fingerprint, _), record in zip(listed, in_parallel(self._listed, listed), strict=True):
             if isinstance(record, ProtoRKDError):
@@ -90,6 +100,20 @@ class RemoteRecords:
             elif record is not None:
                 records.append(record)
         return records, broken
+
+    def asked(self, stage: str | None) -> dict[tuple[str, str], str]:
+        """Return when artifacts were last asked for, as the last survey saw it, by stage and fingerprint."""
+        paths = self._folder.glob(f"{stage or '*'}/*{_ASKED_SUFFIX}")
+        return {(path.parent.name, path.name.removesuffix(_ASKED_SUFFIX)): read_json(path)["at"] for path in paths}
+
+    def note_asked(self, stage: str, fingerprint: str, *, at: str) -> None:
+        """Note in the object store when an artifact was asked for.
+
+        Raises:
+            RemoteError: the store does not answer, or refuses.
+        """
+        seen = self._objects.write(asked_key(stage, fingerprint), at.encode())
+        write_json(self._asked_path(stage, fingerprint), {"at": at, "tag": seen.tag})
 
     def remember(self, stage: str, fingerprint: str, data: bytes, seen: Found) -> RemoteRecord:
         """Keep a local copy of a record that was read or written.
@@ -121,6 +145,20 @@ class RemoteRecords:
         except RecordDamagedError as error:
             return error
 
+    def _read_asked(self, item: tuple[str, str, Found]) -> None:
+        """Learn when an artifact was last asked for, by a request only where that is new."""
+        stage, fingerprint, seen = item
+        path = self._asked_path(stage, fingerprint)
+        with contextlib.suppress(ProtoRKDError, KeyError, TypeError):
+            if read_json(path)["tag"] == seen.tag is not None:
+                return
+        answer = self._objects.read(asked_key(stage, fingerprint))
+        if answer is not None:
+            write_json(path, {"at": answer[0].decode(errors="replace"), "tag": answer[1].tag})
+
+    def _asked_path(self, stage: str, fingerprint: str) -> Path:
+        return self._folder / stage / f"{fingerprint}{_ASKED_SUFFIX}"
+
     def _forget_all_but(self, there: set[tuple[str, str]], stages: list[str]) -> None:
         for stage in stages:
             for path in (self._folder / stage).glob("*.json"):
@@ -138,6 +176,11 @@ class RecordDamagedError(RemoteError):
 def record_key(stage: str, fingerprint: str) -> str:
     """Return the key of an artifact's record."""
     return f"{stage}/{fingerprint}.json"
+
+
+def asked_key(stage: str, fingerprint: str) -> str:
+    """Return the key of the object that says when an artifact was last asked for."""
+    return f"{stage}/{fingerprint}{_ASKED_SUFFIX}"
 
 
 def files_folder(record: ArtifactRecord) -> str:

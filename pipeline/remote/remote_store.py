@@ -21,8 +21,8 @@ from pipeline.log import log
 from pipeline.remote.conditional_writes import check_conditional_writes
 from pipeline.remote.errors import ObjectDamagedError, RemoteError
 from pipeline.remote.object_store import Objects, in_parallel
-from pipeline.remote.records import RemoteRecord, RemoteRecords, file_key, files_folder, record_key
-from pipeline.store.store import SET_ASIDE_NAME, Artifact, Store
+from pipeline.remote.records import RemoteRecord, RemoteRecords, asked_key, file_key, files_folder, record_key
+from pipeline.store.store import SET_ASIDE_NAME, Artifact, Store, in_order
 
 REMOTE_NAME = ".remote"  # hidden, so that the store does not take it for a stage
 FETCH_NAME = ".fetch"
@@ -88,8 +88,7 @@ class RemoteStore(Store):
             unreadable.pop(path, None)
         unreadable |= {self.folder(*name): error for name, error in broken.items()}
         artifacts = [artifact for path, artifact in by_path.items() if path not in unreadable]
-        artifacts.sort(key=lambda artifact: (artifact.record.created, artifact.record.fingerprint))
-        return artifacts, unreadable
+        return in_order(artifacts, self._asked(stage)), unreadable
 
     def fetch(self, artifact: Artifact) -> Artifact:
         """Bring an artifact's files here: whole ones stay, the others are read and compared with the record.
@@ -113,6 +112,8 @@ class RemoteStore(Store):
         record = artifact.record
         known = self.records.known(record.stage, record.fingerprint)
         if known is not None and known.record.digest == record.digest:
+            if force:  # made anew with the same bytes: for others, too, it is the newest
+                self._write_asked(artifact, record.created)
             return artifact
         self.check_writable()
         self._share_sources(record)
@@ -192,11 +193,22 @@ class RemoteStore(Store):
         """Delete an artifact there and here, its record first; or a leftover, which is only here."""
         stage, fingerprint = path.parent.name, path.name
         if FINGERPRINT.fullmatch(fingerprint):
-            self.objects.remove([record_key(stage, fingerprint)])
+            self.objects.remove([record_key(stage, fingerprint), asked_key(stage, fingerprint)])
             self.records.forget(stage, fingerprint)
             self.objects.remove([found.key for found in self.objects.below(f"{stage}/{fingerprint}")])
         if path.exists():
             super().remove(path)
+
+    def _write_asked(self, artifact: Artifact, at: str) -> None:
+        super()._write_asked(artifact, at)
+        self.records.note_asked(artifact.record.stage, artifact.record.fingerprint, at=at)
+
+    def _asked(self, stage: str | None) -> dict[Path, str]:
+        asked = super()._asked(stage)
+        for name, at in self.records.asked(stage).items():
+            path = self.folder(*name)
+            asked[path] = max(at, asked.get(path, ""))
+        return asked
 
     def _here(self, stage: str, fingerprint: str) -> tuple[Artifact | None, ProtoRKDError | None]:
         try:
@@ -296,11 +308,7 @@ class RemoteStore(Store):
 
     def _give_way(self, artifact: Artifact, there: RemoteRecord) -> Artifact:
         """Take the artifact that another writer made of the same request, with other bytes; ours is set aside."""
-        name = f"{artifact.path.parent.name}-{artifact.path.name[:12]}-{uuid.uuid4().hex[:6]}"
-        aside = self.root / SET_ASIDE_NAME / name
-        with disk_errors(aside):
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            artifact.path.rename(aside)
+        aside = self.set_aside(artifact.path)
         log.warning(
             "%s: %s already holds %s with other bytes, digest %s and not %s; that one is used, and the one made here "
             "is set aside as %s. --force puts this machine's in its place.",

@@ -7,6 +7,7 @@
    finished by the next call.
 4. A damaged artifact is turned back into a draft, and what is whole in it is kept.
 5. The lock of a run names the artifacts that it reads, also those that it made or found on its way; ``gc`` leaves them.
+6. The newest artifact of a stage is the one last made or asked for: a file beside an artifact notes the latter.
 
 Files under ``logs/`` hold times, and are left out of the digest. A run's own output is not read again to verify it: its
 hash was taken at the commit. Digests of files outside are remembered by place, inode, size and times.

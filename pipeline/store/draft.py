@@ -56,6 +56,10 @@ class Draft:
         self._entries[path] = entry
         self._seen_whole.add(path)
 
+    def was_adopted(self, path: str) -> bool:
+        """Tell whether this run or an earlier one adopted a file of this name, whatever its bytes are now."""
+        return path in self._entries
+
     def is_whole(self, path: str) -> bool:
         """Tell whether the file was adopted and still has the same bytes."""
         entry = self._entries.get(path)

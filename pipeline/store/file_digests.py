@@ -1,14 +1,16 @@
 """Digests of files outside the store, and lists of tars, remembered as long as the files stay unchanged."""
 
+import array
 import contextlib
 import hashlib
 import os
+import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import disk_error, hash_file
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SETTLED_S = 2.0
+_MOUNTS = Path("/proc/self/mountinfo")
+_TIMELESS = re.compile(r"squashfs|cramfs|romfs|iso9660|erofs|msdos|vfat|exfat|fuse(blk)?(\..*)?")
 _TABLES = (
     "digests (key BLOB PRIMARY KEY, sha256 TEXT NOT NULL)",
     "members (key BLOB PRIMARY KEY, list BLOB NOT NULL)",  # of tars
@@ -35,7 +39,8 @@ class FileDigests:
     """SHA-256 of files by content, read once: a file with the same size, times and inode is not read again.
 
     As in git's index, a file that was changed less than two seconds ago is hashed but not remembered, because its
-    next change might not move its time stamp.
+    next change might not move its time stamp. Where no time tells every change, as on squashfs and FUSE, digests are
+    remembered by this object alone.
 
     Args:
         database: Path of the database; None remembers nothing.
@@ -45,6 +50,7 @@ class FileDigests:
     def __init__(self, database: Path | None, *, remembers: bool = True) -> None:
         self._database = database if remembers or (database is not None and database.is_file()) else None
         self._remembers = remembers
+        self._for_now: dict[bytes, str] = {}  # of files on such file systems
 
     def digest(self, path: Path) -> str:
         """Return the SHA-256 of one file.
@@ -59,12 +65,24 @@ class FileDigests:
 
     def digests(self, paths: Sequence[Path | str]) -> list[str | None]:
         """Return the SHA-256 of each file, in order; None where it is missing or unreadable."""
+        return self.digests_and_facts(paths)[0]
+
+    def digests_and_facts(self, paths: Sequence[Path | str]) -> tuple[list[str | None], "array.array[int]"]:
+        """Return the SHA-256 of each file, in order, as `digests`, and its `facts_of` from before it was read.
+
+        Returns:
+            The digests, and one number for each file; 0 where there is no digest.
+        """
         digests: list[str | None] = []
+        facts = array.array("q")
         with self._open() as memory, ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             recall = _recaller(memory, len(paths))
+            timeless = timeless_devices()
             for start in range(0, len(paths), _BATCH):
-                digests += _batch(memory, recall, pool, paths[start : start + _BATCH])
-        return digests
+                found = self._batch(memory, recall, pool, paths[start : start + _BATCH], timeless)
+                digests += [digest for digest, _ in found]
+                facts.extend(seen for _, seen in found)
+        return digests, facts
 
     def recall(self, facts: Sequence[object]) -> list[str | None]:
         """Return the SHA-256 of things other than files, by facts that change with their bytes; None where unknown.
@@ -93,7 +111,8 @@ class FileDigests:
         """
         from data_schemas.records.tar import list_members, members_from_bytes, members_to_bytes  # keeps pyarrow away
 
-        key = _key(path)
+        seen = _look(path)
+        key = None if seen is None or seen.device in timeless_devices() else seen.key
         with self._open() as memory:
             if memory is not None and key is not None:
                 known = memory.execute("SELECT list FROM members WHERE key = ?", [key]).fetchone()
@@ -105,6 +124,42 @@ class FileDigests:
                 with contextlib.suppress(sqlite3.Error), memory:
                     memory.execute("INSERT OR REPLACE INTO members VALUES (?, ?)", [key, members_to_bytes(table)])
         return table
+
+    def _batch(
+        self,
+        memory: sqlite3.Connection | None,
+        recall: _Recall,
+        pool: ThreadPoolExecutor,
+        paths: Sequence[Path | str],
+        timeless: Set[int],
+    ) -> list[tuple[str | None, int]]:
+        """Return digest and facts of each file; read those that are not known."""
+        slices = [paths[start : start + _SLICE] for start in range(0, len(paths), _SLICE)]
+        seen = [each for some in pool.map(_look_at, slices) for each in some]
+        known = recall([each.key for each in seen if each is not None])
+        digests = [
+            None if each is None else (self._for_now if each.device in timeless else known).get(each.key)
+            for each in seen
+        ]
+        missing = [place for place, each in enumerate(seen) if each is not None and digests[place] is None]
+        read = list(pool.map(_hash_or_none, [paths[place] for place in missing]))
+        newest = time.time_ns() - int(_SETTLED_S * 1e9)
+        rows = []
+        for place, digest in zip(missing, read, strict=True):
+            digests[place], each = digest, seen[place]
+            if digest is None or each is None:
+                continue
+            if each.device in timeless:
+                self._for_now[each.key] = digest
+            elif _changed_ns(paths[place]) < newest:
+                rows.append((each.key, digest))
+        if memory is not None and rows:
+            with contextlib.suppress(sqlite3.Error), memory:
+                memory.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", rows)
+        return [
+            (digest, 0 if digest is None or each is None else each.facts)
+            for digest, each in zip(digests, seen, strict=True)
+        ]
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection | None]:
@@ -135,22 +190,6 @@ class FileDigests:
                 ) from error
 
 
-def _batch(
-    memory: sqlite3.Connection | None, recall: _Recall, pool: ThreadPoolExecutor, paths: Sequence[Path | str]
-) -> list[str | None]:
-    slices = [paths[start : start + _SLICE] for start in range(0, len(paths), _SLICE)]
-    keys = [key for found in pool.map(_keys, slices) for key in found]
-    known = recall([key for key in keys if key is not None])
-    missing = [index for index, key in enumerate(keys) if key is not None and key not in known]
-    read = dict(zip(missing, pool.map(_hash_or_none, [paths[index] for index in missing]), strict=True))
-    newest = time.time_ns() - int(_SETTLED_S * 1e9)
-    if memory is not None and read:
-        rows = [(keys[i], digest) for i, digest in read.items() if digest and _changed_ns(paths[i]) < newest]
-        with contextlib.suppress(sqlite3.Error), memory:
-            memory.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", rows)
-    return [None if key is None else known.get(key) or read.get(index) for index, key in enumerate(keys)]
-
-
 def _recaller(memory: sqlite3.Connection | None, num_asked: int) -> _Recall:
     """Make the function that looks up digests: all at once, if many of them will be asked for."""
     if memory is None:
@@ -172,18 +211,43 @@ def _recall(memory: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, st
     return known
 
 
-def _keys(paths: Sequence[Path | str]) -> list[bytes | None]:
-    return [_key(path) for path in paths]
+def facts_of(stat: os.stat_result) -> int:
+    """Return a number that changes with a file's size, time of change or inode, and is never 0; for one run alone."""
+    return hash((stat.st_size, stat.st_mtime_ns, stat.st_ino)) or 1
 
 
-def _key(path: Path | str) -> bytes | None:
-    """Hash all that changes when a file's bytes do: place, inode, size and both times."""
+def timeless_devices() -> frozenset[int]:
+    """Return the numbers of mounted devices where a file may change while all its times stay: squashfs, FUSE, FAT."""
+    devices = set()
+    with contextlib.suppress(OSError, ValueError, IndexError):  # no Linux, or none that says so
+        for line in _MOUNTS.read_text(errors="replace").splitlines():
+            fields, _, rest = line.partition(" - ")
+            if _TIMELESS.fullmatch(rest.split()[0]):
+                major, _, minor = fields.split()[2].partition(":")
+                devices.add(os.makedev(int(major), int(minor)))
+    return frozenset(devices)
+
+
+class _Seen(NamedTuple):
+    """What a look at a file says: the key that its digest is remembered by, its facts, and its device."""
+
+    key: bytes
+    facts: int
+    device: int
+
+
+def _look_at(paths: Sequence[Path | str]) -> list[_Seen | None]:
+    return [_look(path) for path in paths]
+
+
+def _look(path: Path | str) -> _Seen | None:
+    """Look at a file; its key is of all that changes when its bytes do: place, inode, size and both times."""
     try:
         stat = os.stat(path)  # noqa: PTH116 - twenty thousand Path objects take longer than their stats
     except OSError:
         return None
     facts = (os.path.abspath(path), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)  # noqa: PTH100
-    return _key_of(facts)
+    return _Seen(_key_of(facts), facts_of(stat), stat.st_dev)
 
 
 def _key_of(facts: object) -> bytes:

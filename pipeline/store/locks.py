@@ -5,6 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import filelock
 
@@ -18,11 +19,22 @@ from pipeline.log import log
 from pipeline.store.store import HOLDER_PREFIX, LOCK_PREFIX, Store
 
 
-@contextlib.contextmanager
-def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = ()) -> Iterator[Callable[[str], None]]:
-    """Hold the lock of one piece of work; wait for its holder, and log who that is.
+@dataclass(frozen=True)
+class Hold:
+    """A lock that is held.
 
-    Yields a function that adds to ``uses``.
+    Args:
+        waited: Whether another process held it first.
+        use: Function that adds a digest to the artifacts that ``gc`` leaves alone.
+    """
+
+    waited: bool
+    use: Callable[[str], None]
+
+
+@contextlib.contextmanager
+def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = ()) -> Iterator[Hold]:
+    """Hold the lock of one piece of work; wait for its holder, and log who that is.
 
     Args:
         store: The store that holds the lock.
@@ -31,6 +43,7 @@ def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = 
         uses: Digests of the artifacts that the work reads, so that ``gc`` leaves them alone meanwhile.
     """
     folder = store.root / stage
+    waited = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / f"{LOCK_PREFIX}{fingerprint}")
@@ -38,6 +51,7 @@ def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = 
             lock.acquire(timeout=0)
         except filelock.Timeout:
             log.info("%s: waiting for %s, which does the same work", stage, holder(store, stage, fingerprint))
+            waited = True
             lock.acquire()
     except OSError as error:
         raise disk_error(folder, error) from error
@@ -52,7 +66,7 @@ def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = 
                 write_json(holder_path, {**who, "uses": list(used)})
 
         write_json(holder_path, {**who, "uses": list(used)})
-        yield use
+        yield Hold(waited, use)
     finally:
         holder_path.unlink(missing_ok=True)
         lock.release()

@@ -1,20 +1,25 @@
 """The artifact store: ``<store>/<stage>/<fingerprint>/``, each artifact absent or complete."""
 
+import contextlib
+import copy
 import hashlib
 import shutil
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import OTHER_BYTES, FileEntry, fsync
+from data_schemas.files import OTHER_BYTES, FileEntry, disk_errors, fsync, write_atomic
 from pipeline.log import log
 
 DRAFT_PREFIX = ".draft-"
 LOCK_PREFIX = ".lock-"
 HOLDER_PREFIX = ".holder-"
 OLD_PREFIX = ".old-"
+ASKED_PREFIX = ".asked-"  # beside an artifact: when it was last asked for, if that was after it was made
 SET_ASIDE_NAME = ".set-aside"
 MEMO_NAME = "file-digests.sqlite"
 
@@ -58,7 +63,10 @@ class Artifact:
         [file] = [file for file in self.record.files if file.path == path]
         if problem := file.problem(self.path, read=False):
             raise self._damage(file, problem)
-        data = (self.path / path).read_bytes()
+        try:
+            data = (self.path / path).read_bytes()
+        except OSError as error:  # removed since its size was looked at
+            raise self._damage(file, file.problem(self.path, read=True) or OTHER_BYTES) from error
         if hashlib.sha256(data).hexdigest() != file.sha256:
             raise self._damage(file, OTHER_BYTES)
         return data
@@ -81,6 +89,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._chosen: dict[str, Artifact | None] | None = None
 
     def __str__(self) -> str:
         """Return the folder, for people."""
@@ -89,6 +98,12 @@ class Store:
     def absolute(self) -> "Store":
         """Return the same store with an absolute path."""
         return Store(self.root.absolute())
+
+    def choosing_once(self) -> Self:
+        """Return the same store, which takes for the newest of a stage what it has taken before, for one run's sake."""
+        store = copy.copy(self)
+        store._chosen = {}
+        return store
 
     def folder(self, stage: str, fingerprint: str) -> Path:
         """Return the folder of an artifact, whether or not it exists."""
@@ -113,11 +128,10 @@ class Store:
                 artifacts.append(Artifact(path=path, record=ArtifactRecord.read(path)))
             except ProtoRKDError as error:
                 unreadable[path] = error
-        artifacts.sort(key=lambda artifact: (artifact.record.created, artifact.record.fingerprint))
-        return artifacts, unreadable
+        return in_order(artifacts, self._asked(stage)), unreadable
 
     def artifacts(self, stage: str | None = None) -> list[Artifact]:
-        """List committed artifacts, of one stage or of all, oldest first; unreadable ones are left out."""
+        """List committed artifacts, of one stage or of all, the last asked for last; unreadable ones are left out."""
         return self.survey(stage)[0]
 
     def unreadable(self, stage: str | None = None) -> dict[Path, ProtoRKDError]:
@@ -136,7 +150,7 @@ class Store:
         """Open the artifact that a user names.
 
         Args:
-            reference: Fingerprint or its beginning, a path, or None for the newest one.
+            reference: Fingerprint or its beginning, a path, or None for the newest: the one last made or asked for.
             stage: Stage whose artifact is wanted.
             flag: Option that names it, for the message.
 
@@ -144,13 +158,10 @@ class Store:
             ProtoRKDError: none fits, or more than one does.
         """
         if reference is None:
-            known, damaged = self.survey(stage)
-            if damaged:
-                raise next(iter(damaged.values()))  # it might be the newest
-            if not known:
+            newest = self.newest(stage)
+            if newest is None:
                 raise ProtoRKDError(f"{self} must hold an artifact of {stage}; it has none. Run {stage} first.")
-            log.info("using %s%s", known[-1].name, f", the newest of {len(known)}" if len(known) > 1 else "")
-            return self.fetch(known[-1])
+            return self.fetch(newest)
         if (path := Path(reference)).is_dir():
             artifact = Artifact(path=path, record=ArtifactRecord.read(path))
             if artifact.record.stage != stage:
@@ -159,6 +170,24 @@ class Store:
                 )
             return artifact
         return self.fetch(self._by_prefix(reference, stage=stage, flag=flag))
+
+    def newest(self, stage: str) -> Artifact | None:
+        """Find the artifact of a stage that was last made or asked for, without bringing its files here.
+
+        Raises:
+            ProtoRKDError: a record is damaged, so that it is not known.
+        """
+        if self._chosen is not None and stage in self._chosen:
+            return self._chosen[stage]
+        known, damaged = self.survey(stage)
+        if damaged:
+            raise next(iter(damaged.values()))  # it might be the newest
+        if known:
+            log.info("using %s%s", known[-1].name, f", the newest of {len(known)}" if len(known) > 1 else "")
+        newest = known[-1] if known else None
+        if self._chosen is not None:
+            self._chosen[stage] = newest
+        return newest
 
     def check_writable(self) -> None:
         """Refuse a store in which the result of the coming work could not be kept.
@@ -187,8 +216,25 @@ class Store:
         """
         return artifact
 
+    def note_asked(self, artifact: Artifact, *, at: str) -> None:
+        """Note when an artifact that exists was asked for again, which makes it the newest of its stage.
+
+        Nothing of the artifact changes, and nothing is written where it is the newest already.
+
+        Args:
+            artifact: Artifact of this store.
+            at: Time in UTC, as records have it.
+        """
+        try:
+            known, _ = self.survey(artifact.record.stage)
+            if known[-1:] and known[-1].path != artifact.path:
+                self._write_asked(artifact, at)
+        except ProtoRKDError as error:
+            log.info("%s is not noted as the last that was asked for: %s", artifact.name, error)
+
     def remove(self, path: Path) -> None:
         """Delete a folder of the store so that a kill half-way leaves no half artifact."""
+        self._asked_path(path).unlink(missing_ok=True)
         old = path.with_name(f"{OLD_PREFIX}{path.name.lstrip('.')}")
         if path != old:
             if old.exists():
@@ -196,6 +242,30 @@ class Store:
             path.rename(old)
             fsync(path.parent)
         shutil.rmtree(old)
+
+    def set_aside(self, path: Path) -> Path:
+        """Move a folder of the store to a unique name, where nobody goes on from it; return that place."""
+        fingerprint = path.name.removeprefix(DRAFT_PREFIX)
+        aside = self.root / SET_ASIDE_NAME / f"{path.parent.name}-{fingerprint[:12]}-{uuid.uuid4().hex[:6]}"
+        with disk_errors(aside):
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(aside)
+        return aside
+
+    def _write_asked(self, artifact: Artifact, at: str) -> None:
+        write_atomic(self._asked_path(artifact.path), at.encode())
+
+    def _asked(self, stage: str | None) -> dict[Path, str]:
+        """Return when artifacts were last asked for, by their path, where that is noted."""
+        asked = {}
+        for folder in self._stage_folders():
+            for path in folder.glob(f"{ASKED_PREFIX}*") if stage in (None, folder.name) else ():
+                with contextlib.suppress(OSError, UnicodeDecodeError):  # removed meanwhile, or nothing of ours
+                    asked[folder / path.name.removeprefix(ASKED_PREFIX)] = path.read_text()
+        return asked
+
+    def _asked_path(self, path: Path) -> Path:
+        return path.with_name(f"{ASKED_PREFIX}{path.name}")
 
     def _by_prefix(self, prefix: str, *, stage: str, flag: str) -> Artifact:
         known, damaged = self.survey(stage)
@@ -221,6 +291,21 @@ class Store:
         if not self.root.is_dir():
             return []
         return [path for path in sorted(self.root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+
+
+def in_order(artifacts: Iterable[Artifact], asked: Mapping[Path, str]) -> list[Artifact]:
+    """Sort artifacts by when each was made or last asked for, whichever was later.
+
+    Args:
+        artifacts: Artifacts of a store.
+        asked: When artifacts were last asked for, by their path.
+    """
+
+    def last(artifact: Artifact) -> tuple[str, str]:
+        record = artifact.record
+        return max(record.created, asked.get(artifact.path, "")), record.fingerprint
+
+    return sorted(artifacts, key=last)
 
 
 def _verb(problem: str) -> str:

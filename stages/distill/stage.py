@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.student_checkpoint import CONFIG_NAME, find_config_beside
+from pipeline.fingerprint import hash_json
 from pipeline.stage import Context, Distributed, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
@@ -66,7 +68,11 @@ def _images(inputs: DistillInputs, embeddings: Artifact, paths: "pa.ChunkedArray
 def _weights(path: Path, context: Context) -> Input[Path]:
     if not path.is_file():
         raise ProtoRKDError(f"--init-from must name a file of weights; got {path}. Check the path.")
-    return Input(digest=context.file_digests.digest(path), location=str(path.resolve()), value=path)
+    digest, parts = context.file_digests.digest(path), {}
+    if config := find_config_beside(path):  # it says how the weights want their images normalised
+        parts = {"weights": digest, CONFIG_NAME: context.file_digests.digest(config)}
+        digest = hash_json(parts)
+    return Input(digest=digest, location=str(path.resolve()), parts=parts, value=path)
 
 
 def _prototypes(reference: str, context: Context) -> Input[Artifact]:

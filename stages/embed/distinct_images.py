@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_schemas.embedded_images import read_images, write_images
+from data_schemas.embedded_images import IMAGES_NAME, read_images, write_images
+from pipeline.store.store import Artifact
 from stages.components.images.image_set import ImageSet
 
 
@@ -64,9 +65,14 @@ class Distinct:
         write_images(root, pa.table(columns))
 
 
-def read_keys(root: Path) -> pa.Array:
-    """Read the digest of each row of an artifact, in row order; null where it is unknown."""
-    table = read_images(root)
+def read_keys(artifact: Artifact) -> pa.Array:
+    """Read the digest of each row of an artifact, in row order; null where it is unknown.
+
+    Raises:
+        ProtoRKDError: the list is not as it was written.
+    """
+    artifact.require_whole((IMAGES_NAME,), read=True)
+    table = read_images(artifact.path)
     rows = table["image_row"].to_numpy()
     keys = np.full(int(rows.max()) + 1 if len(rows) else 0, None, dtype=object)
     keys[rows] = table["sha256"].to_numpy(zero_copy_only=False)

@@ -71,7 +71,7 @@ def embed_images(
     if not context.force:
         sources = _sources(context.store, student, params, precision)
         known = find_known_rows(
-            distinct.keys, draft, sources=sources, store=context.store, read_keys=read_keys, kind=IMAGE_KIND
+            distinct.keys, draft, sources=sources, context=context, read_keys=read_keys, kind=IMAGE_KIND
         )
     work = _Work(params, runtime, student=student, distinct=distinct, known=known, draft=draft)
     work.embed_missing(device, precision)
@@ -161,9 +161,10 @@ class _Work:
 
     def _stands(self, shard: Shard) -> bool:
         """Return whether a shard is complete; images of its rows of zeros are opened again, to note their reasons."""
-        if not self._draft.is_whole(shard.path):
+        values = self._embeddings.read_sound(shard) if self._draft.is_whole(shard.path) else None
+        if values is None:
             return False
-        for row in np.flatnonzero(~self._embeddings.read(shard.start, shard.stop).any(axis=1)) + shard.start:
+        for row in np.flatnonzero(~values.any(axis=1)) + shard.start:
             _, opened = self._opened[int(self._distinct.firsts[row])]
             if isinstance(opened, str):
                 self.reasons[int(row)] = opened

@@ -6,7 +6,7 @@ import pytest
 import zarr
 
 from data_schemas import embedding_array as teacher_embeddings
-from data_schemas.embedding_array import ARRAY_NAME, EmbeddingArray, Shard
+from data_schemas.embedding_array import ARRAY_NAME, EmbeddingArray, Shard, are_finite
 from data_schemas.errors import ProtoRKDError
 
 ROWS, DIM, SHARD_ROWS = 600, 5, 512
@@ -135,3 +135,45 @@ def test_decode__refuses_a_layout_that_is_not_ours(tmp_path, written):
     data = (tmp_path / "other/c/0/0").read_bytes()
     with pytest.raises(ProtoRKDError, match="must hold plain chunks of 256 rows; the one at row 0 is not"):
         written.decode(shard, data, out=np.empty((SHARD_ROWS, DIM), "float16"))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_write__refuses_what_is_no_finite_number(tmp_path, dtype, bad):
+    embeddings = create(tmp_path, dtype)
+    shard = next(embeddings.shards())
+    values = VALUES[: shard.stop].astype(dtype)
+    values[300, 1] = bad
+    with pytest.raises(ProtoRKDError, match=r"c/0/0 must hold finite numbers; row 300 has NaN or infinity"):
+        embeddings.write(shard, values)
+    assert not (tmp_path / shard.path).exists()
+
+
+def test_read__never_takes_a_missing_shard_for_data(tmp_path, written):
+    opened = EmbeddingArray.open(tmp_path)
+    first, *_ = written.shards()
+    (tmp_path / first.path).unlink()  # after it was looked for
+    with pytest.raises(ProtoRKDError, match=r"must (hold finite numbers|be as it was written)"):
+        opened.read(0, ROWS)
+    assert opened.read_sound(first) is None
+
+
+def test_decode__refuses_nan_of_an_earlier_version(tmp_path, monkeypatch):
+    embeddings = create(tmp_path)
+    shard = next(embeddings.shards())
+    values = VALUES[: shard.stop].astype("float16")
+    values[3] = np.nan
+    with monkeypatch.context() as patch:
+        patch.setattr(embeddings, "_check_finite", lambda *_args, **_options: None)
+        embeddings.write(shard, values)
+    with pytest.raises(ProtoRKDError, match="row 3 has NaN"):
+        embeddings.decode(shard, (tmp_path / shard.path).read_bytes(), out=np.empty_like(values))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_are_finite__agrees_with_numpy(dtype):
+    with np.errstate(over="ignore"):
+        numbers = np.array([0, -0.0, 65504, -65504, 6e-8, 1e5, np.nan, -np.nan, np.inf, -np.inf], dtype)
+    for number in numbers:
+        assert are_finite(np.array([[1, number]], dtype)) == bool(np.isfinite(number))
+    assert are_finite(np.empty((0, 3), dtype))

@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import filelock
 import pytest
 import toy_stage
-from toy_stage import TOY, ToyInputs, ToyParams, ToyRuntime
+from toy_stage import CHILD, TOY, ToyInputs, ToyParams, ToyRuntime
 
 from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.errors import ProtoRKDError
@@ -280,3 +282,74 @@ def test_run_stage__keeps_the_draft_of_a_user_error_only_when_it_spares_work(toy
     with pytest.raises(ProtoRKDError):
         toy.run(fail_after=fail_after)
     assert len(list(toy.store.leftovers())) == num_left
+
+
+def test_run_stage__plans_anew_when_an_input_changes_while_it_waits(toy, monkeypatch):
+    """The holder of the lock ends only after the source has other words."""
+    old = plan(toy).fingerprint
+    acquire, held = filelock.FileLock.acquire, filelock.FileLock(toy.store.root / "toy" / f".lock-{old}")
+    (toy.store.root / "toy").mkdir(parents=True)
+    held.acquire()
+
+    def then_change(lock, timeout=None, **options):
+        if timeout is None and held.is_locked:
+            toy.source.write_text("other words")
+            held.release()
+        return acquire(lock, timeout=timeout, **options)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", then_change)
+    outcome = toy.run()
+    assert outcome.artifact.record.fingerprint == plan(toy).fingerprint != old
+    assert (outcome.artifact.path / "parts/0.txt").read_text() == "0 1.0 None other words"
+    assert toy.store.artifacts() == [outcome.artifact]
+    assert list(toy.store.leftovers()) == []
+
+
+def test_run_stage__goes_on_when_an_input_is_the_same_after_the_wait(toy, monkeypatch):
+    old = plan(toy).fingerprint
+    acquire, held = filelock.FileLock.acquire, filelock.FileLock(toy.store.root / "toy" / f".lock-{old}")
+    (toy.store.root / "toy").mkdir(parents=True)
+    held.acquire()
+
+    def then_release(lock, timeout=None, **options):
+        if timeout is None:
+            held.release()
+        return acquire(lock, timeout=timeout, **options)
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", then_release)
+    assert toy.run().artifact.record.fingerprint == old
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [(lambda path: path.write_text("other words"), r"source \S*source\.txt"), (Path.unlink, "cannot be read")],
+)
+def test_run_stage__commits_nothing_when_an_input_changes_while_it_works(toy, monkeypatch, change, got):
+    def run(*arguments):
+        result = TOY.run(*arguments)
+        change(toy.source)
+        return result
+
+    monkeypatch.setattr(toy_stage, "TOY", replace(TOY, run=run))
+    with pytest.raises(ProtoRKDError, match=rf"inputs of toy must stay as they are .*; got .*{got}") as failure:
+        toy.run()
+    [aside] = (toy.store.root / ".set-aside").iterdir()
+    assert str(aside) in str(failure.value)
+    assert (aside / "parts/0.txt").read_text() == "0 1.0 None words"
+    assert toy.store.artifacts() == list(toy.store.leftovers()) == []
+    toy.source.write_text("words")
+    monkeypatch.undo()
+    assert toy.run().artifact.record.counts == {"made": 3}  # nothing is taken over from what was set aside
+
+
+def test_run_stage__keeps_to_the_newest_that_it_began_with(toy, monkeypatch):
+    """A newer artifact that comes while a run works is no other input."""
+    first = toy.run().artifact
+
+    def run(*arguments):
+        toy.run(scale=2.0)
+        return CHILD.run(*arguments)
+
+    monkeypatch.setattr(toy_stage, "CHILD", replace(CHILD, run=run))
+    child = toy.run_child().artifact
+    assert child.record.inputs["toy"].digest == first.record.digest

@@ -1,6 +1,7 @@
 """What every set of images keeps, whatever they lie in: a set says how it is made of files, and what it stores."""
 
 import hashlib
+import os
 import pickle
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from data_schemas.errors import ProtoRKDError
 from pipeline.store.file_digests import FileDigests
 from stages.components.images.decoding import ImageRejected, open_image
 from stages.components.images.image_set import ImageSet
@@ -122,6 +124,15 @@ class ImageSetContract:
         assert images.select([4, 0]).digests([1, 0], FileDigests(None)) == [expected[1], None]
         assert images.digests([], FileDigests(None)) == []
 
+    def test_stored_bytes__are_the_size_of_what_is_stored(self, images: ImageSet, folder: Path) -> None:
+        for number, name in enumerate(NAMES):
+            stored = self.stored(folder / name)
+            if stored is None:
+                with pytest.raises(OSError, match=r".+"):
+                    images.stored_bytes(number)
+            else:
+                assert images.stored_bytes(number) == len(stored)
+
 
 class IdentityContract(ImageSetContract):
     """Tests of sets that `identify_images` knows by their images' bytes, or by their paths."""
@@ -155,7 +166,68 @@ class IdentityContract(ImageSetContract):
         assert identify() != content
         assert identify(identity="path") == path
 
+    def test_identity__by_path_changes_with_the_folder(self, folder: Path, tmp_path: Path) -> None:
+        moved = tmp_path / "v2"
+        moved.mkdir()
+        by_path, by_content = (
+            {
+                identify_images(root, list(NAMES), identity=identity, file_digests=FileDigests(None)).digest
+                for root in (folder, moved, folder / ".." / folder.name)
+            }
+            for identity in ("path", "content")
+        )
+        assert len(by_path) == 2
+        assert len(by_content) == 2  # nothing is there
+
     def test_identity__by_content_tells_an_image_that_is_gone(self, identify: Callable[..., str], folder: Path) -> None:
         content = identify()
         (folder / DAMAGED).unlink()
         assert identify() != content
+
+
+class LocalContract(IdentityContract):
+    """Tests of sets that lie in files of this machine: one that changes after it was hashed is refused."""
+
+    @pytest.fixture
+    def hashed(self, build: Callable[..., ImageSet], folder: Path) -> ImageSet:
+        """The set once it is identified by content; every file is old, so that a change moves its time."""
+        images = build(NAMES)
+        for path in folder.rglob("*.*"):
+            os.utime(path, ns=(10**18, 10**18))
+        return identify_images(
+            images.root, list(images.paths), identity="content", file_digests=FileDigests(None)
+        ).value
+
+    def test_open__takes_what_is_as_it_was_hashed(self, hashed: ImageSet, opens: Callable[..., None]) -> None:
+        opens(hashed)
+        opens(hashed.shared())
+        opens(hashed.select([2, 4]), ("clear.png", ABSENT))
+        opens(pickle.loads(pickle.dumps(hashed)))
+
+    @pytest.mark.parametrize("name", ["plain.jpg", "clear.png", ABSENT, DAMAGED])
+    def test_open__refuses_what_has_changed_since_it_was_hashed(
+        self, hashed: ImageSet, build: Callable[..., ImageSet], folder: Path, name: str
+    ) -> None:
+        draw(7).save(folder / name)
+        build(NAMES)
+        number = NAMES.index(name)
+        for images, place in ((hashed, number), (hashed.shared(), number), (hashed.select([0, number]), 1)):
+            with pytest.raises(ProtoRKDError, match=r"/images/\S+ must be as it was when its bytes were hashed"):
+                images.open(place)
+
+    def test_open__refuses_what_is_gone_since_it_was_hashed(
+        self, hashed: ImageSet, build: Callable[..., ImageSet], folder: Path
+    ) -> None:
+        (folder / "clear.png").unlink()
+        build(NAMES)
+        with pytest.raises(ProtoRKDError, match="it has changed"):
+            hashed.open(NAMES.index("clear.png"))
+
+    def test_open__of_images_known_by_their_paths_asks_for_no_more(
+        self, build: Callable[..., ImageSet], folder: Path
+    ) -> None:
+        images = build(NAMES)
+        found = identify_images(images.root, list(images.paths), identity="path", file_digests=FileDigests(None)).value
+        draw(7).save(folder / "clear.png")
+        build(NAMES)
+        assert np.array_equal(found.open(2).pixels(), np.asarray(draw(7)))

@@ -117,6 +117,31 @@ class StoreContract:
         forced = toy.run(num_parts=1, force=True).artifact
         assert toy.store.resolve(None, **FLAG) == forced
 
+    def test_resolve__takes_what_was_last_asked_for(self, toy, made, other):
+        """Asked for again, an older artifact is the newest for all, though nothing of it changes."""
+        before = {path: path.read_bytes() for path in made[0].path.rglob("*") if path.is_file()}
+        assert toy.run(num_parts=1).status == "unchanged"
+        for store in (toy.store, other.store):
+            assert store.resolve(None, **FLAG).record == made[0].record
+            assert records(store.artifacts()) == records([made[1], made[2], made[0]])
+        assert {path: path.read_bytes() for path in made[0].path.rglob("*") if path.is_file()} == before
+        assert other.run(num_parts=2).status == "unchanged"
+        for store in (toy.store, other.store):
+            assert store.resolve(None, **FLAG).record == made[1].record
+        newer = toy.run(num_parts=4).artifact
+        assert other.store.resolve(None, **FLAG).record == newer.record
+
+    def test_resolve__takes_what_was_made_anew_with_the_same_bytes(self, toy, made, other):
+        forced = toy.run(num_parts=1, force=True).artifact
+        assert forced.record.digest == made[0].record.digest
+        for store in (toy.store, other.store):
+            assert store.resolve(None, **FLAG).record.fingerprint == forced.record.fingerprint
+
+    def test_run__writes_nothing_when_the_newest_is_asked_for_again(self, toy, made):
+        before = {path: path.stat().st_mtime_ns for path in (toy.store.root / "toy").rglob("*")}
+        assert toy.run(num_parts=3).status == "unchanged"
+        assert {path: path.stat().st_mtime_ns for path in (toy.store.root / "toy").rglob("*")} == before
+
     def test_resolve__says_that_there_is_none(self, toy):
         with pytest.raises(ProtoRKDError, match=r"store must hold an artifact of toy; it has none\. Run toy first\."):
             toy.store.resolve(None, **FLAG)
@@ -248,6 +273,14 @@ class StoreContract:
         older, newest = toy.run().artifact, toy.run(scale=2.0).artifact
         collect("--drop", newest.record.fingerprint)
         assert records(other.store.artifacts()) == [older.record]
+
+    def test_gc__keeps_what_was_last_asked_for(self, toy, made, other, collect):
+        toy.run(num_parts=1)
+        collect()
+        assert records(other.store.artifacts()) == records([made[0]])
+        collect("--drop", made[0].record.fingerprint)
+        assert other.store.artifacts() == []
+        assert list((toy.store.root / "toy").glob(".asked-*")) == []
 
     def test_gc__removes_nothing_beside_a_record_that_it_cannot_read(self, toy, other, collect):
         toy.run()

@@ -1,6 +1,7 @@
 """Write the embeddings of distinct captions: resumed shard by shard, reused row by row from earlier artifacts."""
 
 import contextlib
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -86,10 +87,13 @@ def write_caption_embeddings(
         ProtoRKDError: an embedding is not finite, or too large or too small for the recipe's dtype.
     """
     write_captions(draft.path, captions)
+    if draft.was_adopted(CAPTIONS_NAME) and not draft.is_whole(CAPTIONS_NAME):
+        # A killed run read other captions under this fingerprint: its shards are of those.
+        shutil.rmtree(draft.path / ARRAY_NAME, ignore_errors=True)
     draft.adopt(CAPTIONS_NAME)
     known = None
     if not context.force:
-        known = find_known_captions(captions, draft, store=context.store, teacher_digest=teacher.digest, recipe=recipe)
+        known = find_known_captions(captions, draft, context=context, teacher_digest=teacher.digest, recipe=recipe)
     loaded = None
     if known is None or not known.is_known.all():
         loaded = load_teacher(teacher, recipe, captions, devices=choose_devices())
@@ -101,10 +105,11 @@ def write_caption_embeddings(
     writer = _Writer(embeddings, draft)
     missing = []
     for shard in embeddings.shards():
-        if draft.is_whole(shard.path):
-            writer.count_zeros(embeddings.read(shard.start, shard.stop))
-        else:
+        values = embeddings.read_sound(shard) if draft.is_whole(shard.path) else None
+        if values is None:
             missing.append(shard)
+        else:
+            writer.count_zeros(values)
     resumed = len(captions) - sum(shard.stop - shard.start for shard in missing)
 
     def prepare(shard: Shard) -> _Prepared:

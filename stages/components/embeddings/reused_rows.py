@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data_schemas.embedding_array import EmbeddingArray
+from data_schemas.embedding_array import ARRAY_NAME, EmbeddingArray
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import allocate
 from pipeline.log import log
+from pipeline.stage import Context
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact, Store
 
@@ -44,20 +44,21 @@ def find_known_rows(
     draft: Draft,
     *,
     sources: Sequence[Artifact],
-    store: Store,
-    read_keys: Callable[[Path], pa.Array],
+    context: Context,
+    read_keys: Callable[[Artifact], pa.Array],
     kind: str,
 ) -> ReusedRows | None:
     """Gather the embeddings that artifacts already have; None if they have none of them.
 
-    Every source is read once, in row order, however the keys are ordered.
+    Every source is read once, in row order, however the keys are ordered. It is declared in use before it is read, and
+    what is read of it is compared with its record: one that is damaged, or removed meanwhile, gives no rows.
 
     Args:
         keys: Distinct keys of the wanted rows; a null key matches nothing.
         draft: Draft whose state folder holds the gathered rows, so that they need not fit into memory.
         sources: Artifacts of the same model and recipe, the likeliest first.
-        store: Store of the sources.
-        read_keys: Reads the keys of a source's rows, in row order, from its folder.
+        context: Context of the run, with the store of the sources.
+        read_keys: Reads the keys of a source's rows, in row order, and compares their bytes with the record.
         kind: Kind of the sources' embeddings.
     """
     is_known = np.zeros(len(keys), dtype=np.bool_)
@@ -65,16 +66,18 @@ def find_known_rows(
     for each in sources:
         if is_known.all():
             break
+        context.use(each.record.digest)
         try:
-            source = store.fetch(each)
+            source = context.store.fetch(each)
             rows = _rows_in(keys, source, read_keys)
             rows[is_known] = -1
             if not (rows >= 0).any():
                 continue
+            source.require_whole((f"{ARRAY_NAME}/zarr.json",), read=True)
             embeddings = EmbeddingArray.open(source.path, kind=kind)
             if values is None:
                 values = _scratch(draft, len(keys), embeddings)
-            _copy(embeddings, rows, values)
+            _copy(source, embeddings, rows, values)
         except ProtoRKDError as error:
             log.info("passing over %s, which is damaged: %s", each.name, error)
             continue
@@ -83,9 +86,16 @@ def find_known_rows(
 
 
 def count_unknown_rows(
-    keys: pa.Array, *, sources: Sequence[Artifact], store: Store, read_keys: Callable[[Path], pa.Array]
+    keys: pa.Array, *, sources: Sequence[Artifact], store: Store, read_keys: Callable[[Artifact], pa.Array]
 ) -> int:
-    """Count the keys that `find_known_rows` would not find, without reading embeddings; it has the same arguments."""
+    """Count the keys that `find_known_rows` would not find, without reading embeddings.
+
+    Args:
+        keys: Distinct keys of the wanted rows; a null key matches nothing.
+        sources: Artifacts of the same model and recipe.
+        store: Store of the sources.
+        read_keys: Reads the keys of a source's rows, in row order, and compares their bytes with the record.
+    """
     is_known = np.zeros(len(keys), dtype=np.bool_)
     for source in sources:
         with contextlib.suppress(ProtoRKDError):  # a damaged source is skipped
@@ -93,9 +103,9 @@ def count_unknown_rows(
     return int((~is_known).sum())
 
 
-def _rows_in(keys: pa.Array, source: Artifact, read_keys: Callable[[Path], pa.Array]) -> NDArray[np.int64]:
+def _rows_in(keys: pa.Array, source: Artifact, read_keys: Callable[[Artifact], pa.Array]) -> NDArray[np.int64]:
     source.require_whole()
-    found = pc.index_in(keys, value_set=read_keys(source.path), skip_nulls=True)
+    found = pc.index_in(keys, value_set=read_keys(source), skip_nulls=True)
     return np.asarray(pc.fill_null(found, -1), dtype=np.int64)
 
 
@@ -105,11 +115,14 @@ def _scratch(draft: Draft, num_rows: int, embeddings: EmbeddingArray) -> NDArray
     return np.memmap(path, dtype=embeddings.dtype, mode="r+", shape=shape)
 
 
-def _copy(embeddings: EmbeddingArray, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+def _copy(source: Artifact, embeddings: EmbeddingArray, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+    """Copy rows of an artifact, read by whole shards whose bytes are those of the record."""
     wanted = np.flatnonzero(rows >= 0)
     wanted = wanted[np.argsort(rows[wanted], kind="stable")]
     for shard in embeddings.shards():
         first, last = np.searchsorted(rows[wanted], [shard.start, shard.stop])
         if first < last:
             here = wanted[first:last]
-            values[here] = embeddings.read(shard.start, shard.stop)[rows[here] - shard.start]
+            read = np.empty((shard.stop - shard.start, embeddings.dim), embeddings.dtype)
+            embeddings.decode(shard, source.read_whole(shard.path), out=read)
+            values[here] = read[rows[here] - shard.start]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.errors import ProtoRKDError
-from pipeline.log import log
 from pipeline.store.store import Artifact, Store
 
 if TYPE_CHECKING:
@@ -46,12 +45,8 @@ def find_searchable(reference: str | None, *, store: Store, flag: str = "--in") 
     """
     if reference is None:
         for stage in SEARCHED_STAGES:
-            known, damaged = store.survey(stage)
-            if damaged:
-                raise next(iter(damaged.values()))  # it might be the newest
-            if known:
-                log.info("using %s, the newest", known[-1].name)
-                return known[-1]
+            if newest := store.newest(stage):
+                return newest
         raise ProtoRKDError(
             f"{store} must hold embedded images or captions; it has none. Run embed or encode-teacher first."
         )

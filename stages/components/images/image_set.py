@@ -5,8 +5,9 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from data_schemas.errors import ProtoRKDError
 from pipeline.store.file_digests import FileDigests
 
 if TYPE_CHECKING:
@@ -15,44 +16,55 @@ if TYPE_CHECKING:
 IDENTITIES = ("content", "path")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageSet:
     """A set of images, opened by number: files below a folder.
 
+    A file that was hashed is compared with what it was then whenever it is opened: a change is an error.
     `PackedImageSet` reads a pack, `RecordImageSet` tars and tables, `RemoteImageSet` an object store.
 
     Args:
         root: Folder that relative paths start from.
         paths: Paths of the images as a manifest writes them, relative to the folder or absolute.
         missing: Reasons of the images that are known to be missing, by number.
+        facts: Facts of the files when they were hashed, from `FileDigests.digests_and_facts`; None where images are
+            not identified by content.
+
+    Shapes:
+        facts: (images,), int64; or a tensor in shared memory.
     """
 
     root: Path
     paths: Sequence[str]
     missing: Mapping[int, str] = field(default_factory=dict)
+    facts: Any = field(default=None, kw_only=True, repr=False)
 
     def open(self, number: int) -> "LazyImage":
         """Open an image.
 
         Raises:
             ImageRejected: it is missing, or found damaged before it is decoded.
+            ProtoRKDError: it is not what it was when it was hashed.
         """
-        from stages.components.images.lazy_image import open_lazily  # keeps Pillow out of --help
+        from stages.components.images.lazy_image import open_lazily, open_unchanged  # keeps Pillow out of --help
 
-        return open_lazily(self._file(number))
+        if self.facts is None:
+            return open_lazily(self._file(number))
+        return open_unchanged(self._file(number), facts=int(self.facts[number]))
 
     def read_ahead(self, numbers: Sequence[int]) -> None:
         """Prepare for opening these images next in this process; files need no preparation."""
 
     def select(self, numbers: Sequence[int]) -> "ImageSet":
         """Return the set of the chosen images, numbered anew in the given order."""
-        return ImageSet(root=self.root, paths=[self.paths[number] for number in numbers])
+        chosen = [self.paths[number] for number in numbers]
+        return ImageSet(root=self.root, paths=chosen, facts=self._facts_of(numbers))
 
     def shared(self) -> "ImageSet":
         """Return the same set with its large parts in shared memory."""
         from stages.components.compute.shared_memory import share_names  # keeps torch out of --help
 
-        return dataclasses.replace(self, paths=share_names(self.paths))
+        return dataclasses.replace(self, paths=share_names(self.paths), facts=self._shared_facts())
 
     def stored_bytes(self, number: int) -> int:
         """Return the size of an image as it is stored, in bytes.
@@ -66,5 +78,25 @@ class ImageSet:
         """Hash the bytes of images by SHA-256; None for missing ones."""
         return file_digests.digests([self._file(number) for number in numbers])
 
+    def _facts_of(self, numbers: Sequence[int]) -> list[int] | None:
+        return None if self.facts is None else [int(self.facts[number]) for number in numbers]
+
+    def _shared_facts(self) -> Any:
+        if self.facts is None:
+            return None
+        import numpy as np
+        import torch
+
+        from stages.components.compute.shared_memory import share
+
+        return share(torch.from_numpy(np.array(self.facts, np.int64)))
+
     def _file(self, number: int) -> str:
         return os.path.join(self.root, self.paths[number])  # noqa: PTH118 - a Path takes as long as to open the file
+
+
+def changed(place: Path | str) -> ProtoRKDError:
+    """Return the error of an image, or of a container, that is not what was hashed."""
+    return ProtoRKDError(
+        f"{place} must be as it was when its bytes were hashed; it has changed. Run the same command again."
+    )

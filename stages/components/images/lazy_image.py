@@ -13,7 +13,9 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
-from stages.components.images.decoding import MAX_PIXELS, check_size, decode_image, is_turned, opened
+from pipeline.store.file_digests import facts_of
+from stages.components.images.decoding import MAX_PIXELS, ImageRejected, check_size, decode_image, is_turned, opened
+from stages.components.images.image_set import changed
 
 Pixels = NDArray[np.uint8]
 
@@ -104,8 +106,35 @@ def open_lazily(path: Path | str) -> LazyImage:
         ImageRejected: as `open_image`.
     """
     with opened(path) as file:
-        image = _read_jpeg(file)
-        return image or DecodedImage(np.asarray(decode_image(file)))
+        return _lazy_image(file)
+
+
+def open_unchanged(path: Path | str, *, facts: int) -> LazyImage:
+    """Open an image file as `open_lazily` does, and refuse one that is not what was hashed.
+
+    The open file is looked at once its bytes are read, so that a change meanwhile is noticed as well.
+
+    Args:
+        path: Path of the file.
+        facts: Facts of the file when it was hashed, as `facts_of` gives them; 0 where it could not be read.
+
+    Raises:
+        ImageRejected: as `open_image`.
+        ProtoRKDError: the file has changed.
+    """
+    is_there = False
+    try:
+        with opened(path) as file:
+            is_there = True
+            try:
+                return _lazy_image(file)
+            finally:
+                if facts_of(os.fstat(file.fileno())) != facts:
+                    raise changed(path)
+    except ImageRejected as error:
+        if facts and not is_there:
+            raise changed(path) from error
+        raise
 
 
 def lazy_image_of(data: bytes) -> LazyImage:
@@ -117,6 +146,11 @@ def lazy_image_of(data: bytes) -> LazyImage:
     is_small_jpeg = data.startswith(_JPEG) and len(data) <= MAX_PIXELS
     image = plain_jpeg(data) if is_small_jpeg else None
     return image or DecodedImage(np.asarray(decode_image(io.BytesIO(data))))
+
+
+def _lazy_image(file: BinaryIO) -> LazyImage:
+    image = _read_jpeg(file)
+    return image or DecodedImage(np.asarray(decode_image(file)))
 
 
 def _read_jpeg(file: BinaryIO) -> JpegImage | None:

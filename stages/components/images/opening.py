@@ -1,5 +1,6 @@
 """Open and identify a set of images, by what its paths lead to: files, containers or objects."""
 
+import array
 import dataclasses
 import hashlib
 import os
@@ -56,7 +57,7 @@ def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_dig
         root: Folder that relative paths start from.
         paths: One path for each pair; an image may come more than once.
         identity: "content" reads every image once and remembers its digest; "path" trusts that the same path always
-            holds the same image, for sets that are too large to be read for this.
+            holds the same image, for sets that are too large to be read for this, and hashes folder and paths.
         file_digests: Remembered digests of files and members of tars.
     """
     if has_objects(root, paths):
@@ -64,26 +65,29 @@ def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_dig
 
         return identify_objects(root, paths, identity=identity, file_digests=file_digests)
     images = open_images(root, paths, file_digests)
-    hasher = hashlib.sha256(identity.encode())
+    hasher, location = hashlib.sha256(identity.encode()), str(root.resolve())
     missing: dict[int, str] = {}
+    facts = None
     if identity == "content":
         names = _files_behind(images)
         distinct, folder = list(dict.fromkeys(names)), str(root)
-        found = file_digests.digests([os.path.join(folder, name) for name in distinct])  # noqa: PTH118
-        by_name = dict(zip(distinct, found, strict=True))
-        digests = [by_name[name] for name in names]
+        places = [os.path.join(folder, name) for name in distinct]  # noqa: PTH118
+        by_name = dict(zip(distinct, zip(*file_digests.digests_and_facts(places), strict=True), strict=True))
+        digests = [by_name[name][0] for name in names]
+        facts = array.array("q", (by_name[name][1] for name in names))
         for start in range(0, len(digests), _BLOCK):
             hasher.update("".join(digest or "missing" for digest in digests[start : start + _BLOCK]).encode())
         missing = {index: "missing file" for index, digest in enumerate(digests) if digest is None}
         if names is not paths:
             hasher.update("\0".join(paths).encode())
     else:
+        hasher.update(location.encode(errors="surrogateescape") + b"\0")
         for path in paths:
             hasher.update(path.encode() + b"\0")
     return Input(
         digest=hasher.hexdigest(),
-        location=str(root.resolve()),
-        value=dataclasses.replace(images, missing=missing),
+        location=location,
+        value=dataclasses.replace(images, missing=missing, facts=facts),
     )
 
 

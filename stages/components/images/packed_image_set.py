@@ -77,6 +77,16 @@ class PackedImageSet(ImageSet):
         """Return the set of the chosen images, numbered anew in the given order."""
         return PackedImageSet.of(self.pack, self.rows[list(numbers)], [self.paths[number] for number in numbers])
 
+    def stored_bytes(self, number: int) -> int:
+        """Return the size of an image's record, in bytes.
+
+        Raises:
+            OSError: the pack has no image there.
+        """
+        if number in self.missing:
+            raise FileNotFoundError(self.missing[number])
+        return len(self.pack.read(int(self.rows[number])).data)
+
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:  # noqa: ARG002
         """Hash the records by SHA-256; for a JPEG that was packed unchanged, that is its file's digest."""
         return [

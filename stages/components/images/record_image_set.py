@@ -20,8 +20,8 @@ from data_schemas.records.parquet import ParquetRecords
 from data_schemas.records.record import ABSENT, BROKEN, Records, UnreadableRecord
 from data_schemas.records.tar import TarRecords, list_members
 from pipeline.log import log
-from pipeline.store.file_digests import FileDigests
-from stages.components.images.image_set import ImageSet
+from pipeline.store.file_digests import FileDigests, facts_of
+from stages.components.images.image_set import ImageSet, changed
 
 if TYPE_CHECKING:
     from stages.components.images.lazy_image import LazyImage
@@ -98,7 +98,7 @@ class RecordImageSet(ImageSet):
 
         Raises:
             ImageRejected: its record is missing or damaged.
-            ProtoRKDError: a container is damaged.
+            ProtoRKDError: a container is damaged, or it or the file is not what was hashed.
         """
         if int(self.located.container[number]) == _FILE:
             return super().open(number)
@@ -114,7 +114,8 @@ class RecordImageSet(ImageSet):
         """Return the set of the chosen images, numbered anew in the given order."""
         chosen = [self.paths[number] for number in numbers]
         known = self.located.select(np.asarray(numbers, dtype=np.int64))
-        return RecordImageSet(self.root, chosen, list_members=self.list_members, known=known)
+        facts = self._facts_of(numbers)
+        return RecordImageSet(self.root, chosen, facts=facts, list_members=self.list_members, known=known)
 
     def stored_bytes(self, number: int) -> int:
         """Return the size of an image as it is stored, in bytes.
@@ -135,7 +136,8 @@ class RecordImageSet(ImageSet):
             log.info("images are read out of parquet, by groups of rows: they come quicker once they are packed")
         from stages.components.compute.shared_memory import share_names
 
-        return dataclasses.replace(self, paths=share_names(self.paths), known=self.located.shared())
+        known, facts = self.located.shared(), self._shared_facts()
+        return dataclasses.replace(self, paths=share_names(self.paths), known=known, facts=facts)
 
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
         """Hash the bytes of images by SHA-256, in a container or not; None for missing ones."""
@@ -155,7 +157,20 @@ class RecordImageSet(ImageSet):
         first = int(located.first[number])
         if first == ABSENT:
             raise UnreadableRecord("missing in its container")
-        return located.containers[int(located.container[number])].read(first, int(located.second[number]))
+        container = located.containers[int(located.container[number])]
+        try:
+            return container.read(first, int(located.second[number]))
+        finally:  # after the read, so that a change meanwhile is noticed as well
+            if self.facts is not None and _facts_at(container.path) != int(self.facts[number]):
+                raise changed(container.path)
+
+
+def _facts_at(path: Path) -> int:
+    """Return the facts of a file, or 0 where there is none."""
+    try:
+        return facts_of(path.stat())
+    except OSError:
+        return 0
 
 
 def files_behind(root: Path, paths: Sequence[str]) -> list[str]:

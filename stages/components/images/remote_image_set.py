@@ -17,7 +17,7 @@ from pipeline.remote.errors import BadKeyError, RemoteError
 from pipeline.remote.object_store import Found, Objects, in_parallel, is_url, split_url, url_of
 from pipeline.stage import Input
 from pipeline.store.file_digests import FileDigests
-from stages.components.images.image_set import ImageSet
+from stages.components.images.image_set import ImageSet, changed
 
 if TYPE_CHECKING:
     from stages.components.images.lazy_image import LazyImage
@@ -55,8 +55,8 @@ class RemoteImageSet(ImageSet):
 
         if number in self.missing:
             raise ImageRejected(self.missing[number])
-        if not is_url(self._file(number)):
-            return super().open(number)
+        if not is_url(place := self._file(number)):
+            return lazy_image_of(_read_unchanged(place, self._digest(number))) if self.sha256 else super().open(number)
         data: bytes | str | None = self._read_ahead.pop(number, None)
         if data is None:
             data = self._read(number)
@@ -78,6 +78,19 @@ class RemoteImageSet(ImageSet):
             paths=[self.paths[number] for number in numbers],
             sha256=b"".join(self.sha256[_place(number)] for number in numbers),
         )
+
+    def stored_bytes(self, number: int) -> int:
+        """Return the size of an image as it is stored, in bytes.
+
+        Raises:
+            OSError: it is missing.
+        """
+        if not is_url(self._file(number)):
+            return super().stored_bytes(number)
+        data = self._read(number)
+        if isinstance(data, str):
+            raise FileNotFoundError(data)
+        return len(data)
 
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
         """Hash the bytes of images by SHA-256; None for missing ones."""
@@ -104,11 +117,23 @@ class RemoteImageSet(ImageSet):
         if isinstance(data, str):
             return data
         if digest and hashlib.sha256(data).digest() != digest:
-            raise ProtoRKDError(
-                f"{url} must be as it was when its bytes were hashed; it has changed. Run the same command again."
-            )
+            raise changed(url)
         cache.write(name, data)
         return data
+
+
+def _read_unchanged(path: str, digest: bytes) -> bytes:
+    """Read a file, and refuse other bytes than were hashed."""
+    from stages.components.images.decoding import ImageRejected, opened  # keeps Pillow out of --help
+
+    try:
+        with opened(path) as file:
+            data = file.read()
+    except ImageRejected as error:
+        raise changed(path) from error
+    if hashlib.sha256(data).digest() != digest:
+        raise changed(path)
+    return data
 
 
 def _place(number: int) -> slice:
@@ -152,6 +177,7 @@ def identify_objects(root: Path, paths: Sequence[str], *, identity: str, file_di
     url = url_of(root)
     location = url.rstrip("/") if url else str(root.resolve())
     if identity != "content":
+        hasher.update(location.encode(errors="surrogateescape") + b"\0")
         for path in paths:
             hasher.update(path.encode() + b"\0")
         return Input(digest=hasher.hexdigest(), location=location, value=RemoteImageSet(root=root, paths=paths))

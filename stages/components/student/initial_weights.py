@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import CONFIG_NAME, IMAGENET_MEAN, IMAGENET_STD, StudentConfig
+from data_schemas.student_checkpoint import IMAGENET_MEAN, IMAGENET_STD, StudentConfig, find_config_beside
 from pipeline.log import log
 from stages.components.student.backbones import torchvision_backbones
 from stages.components.student.foreign_checkpoints import OPEN_CLIP, PROTORKD, TORCHVISION, read_tensors, recognise
@@ -69,8 +69,9 @@ def load_initial_weights(student_backbone: nn.Module, path: Path, *, backbone_na
         mean = std = _HALF
     elif file_format.name == OPEN_CLIP and (tower := find_tower(backbone_name)):
         mean, std = tower_normalization(tower)
-    elif file_format.name == PROTORKD and (config := _find_config(path)):
-        mean, std = config.preprocessing.mean, config.preprocessing.std
+    elif file_format.name == PROTORKD and (described := find_config_beside(path)):
+        preprocessing = StudentConfig.read(described.parent).preprocessing
+        mean, std = preprocessing.mean, preprocessing.std
     return InitialWeights(file_format.name, num_tensors, mean, std)
 
 
@@ -171,13 +172,6 @@ def _resize_positions(backbone: nn.Module, weights: dict[str, Tensor]) -> dict[s
         return weights
     log.info("position embeddings are resized from %d patches to %d", old[1] - 1, new[1] - 1)
     return dict(interpolate_embeddings(backbone.image_size, backbone.patch_size, weights))
-
-
-def _find_config(path: Path) -> StudentConfig | None:
-    for folder in (path.parent, path.parent.parent):  # the weights at the end of training, or after an epoch
-        if (folder / CONFIG_NAME).is_file():
-            return StudentConfig.read(folder)
-    return None
 
 
 def _few(items: list[str]) -> str:

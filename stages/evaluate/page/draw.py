@@ -91,6 +91,8 @@ def _sheets(
         made_from = artifact.record.inputs["embeddings"].digest
         for encoded in context.store.artifacts("encode-teacher"):
             if encoded.record.digest == made_from:
+                for read in (encoded, artifact):
+                    context.use(read.record.digest)
                 captions = read_captions(context.store.fetch(encoded).path)
                 prototypes = Prototypes.read(context.store.fetch(artifact).path)
                 images = embeddings.images(retrieval_set.images)

@@ -12,6 +12,7 @@ from pipeline.commands.stages import stage_command, why_command
 from pipeline.sizes import human_size
 from pipeline.store.draft import open_draft
 from pipeline.store.locks import locked
+from pipeline.store.store import Store
 
 STAGES = (TOY, replace(CHILD, keep=True))
 
@@ -230,6 +231,25 @@ def test_gc__keeps_a_draft_that_is_taken_up_while_it_asks(toy, said, monkeypatch
     assert f"{path} is in use by now, and stays." in said(gc)
     lock.__exit__(None, None, None)
     assert path.exists()
+
+
+def test_gc__looks_at_use_again_before_each_removal(toy, said, monkeypatch):
+    """A run begins to read the second artifact while the first is removed."""
+    artifacts = [toy.run(scale=float(number)).artifact for number in (1, 2, 3)]
+    remove, taken = Store.remove, []
+    lock = locked(toy.store, "toy", "0" * 32, uses=[artifacts[1].record.digest])
+
+    def then_read(store, path):
+        remove(store, path)
+        taken.append(path)
+        if len(taken) == 1:
+            lock.__enter__()
+
+    monkeypatch.setattr(Store, "remove", then_read)
+    assert f"{artifacts[1].path} is in use by now, and stays." in said(gc, "--yes")
+    lock.__exit__(None, None, None)
+    assert taken == [artifacts[0].path]
+    assert names(toy.store.artifacts()) == {artifacts[1].path, artifacts[2].path}
 
 
 def test_stage_command__says_nothing_when_quiet(toy, call):

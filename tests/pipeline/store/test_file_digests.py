@@ -131,6 +131,33 @@ def test_digests__go_on_when_nothing_can_be_remembered(digests, paths, reads, tm
     assert digests.digests(paths) == [hash_file(path) for path in paths]
 
 
+def mounted(monkeypatch, tmp_path, kind):
+    """Have the system say that everything here lies on one kind of file system."""
+    device = tmp_path.stat().st_dev
+    mounts = tmp_path / "mountinfo"
+    number = f"{os.major(device)}:{os.minor(device)}"
+    mounts.write_text(f"22 27 0:21 / /proc rw - proc proc rw\n27 1 {number} / / rw - {kind} x rw\n")
+    monkeypatch.setattr(memo, "_MOUNTS", mounts)
+
+
+@pytest.mark.parametrize("kind", ["squashfs", "fuse.sshfs", "fuseblk", "vfat"])
+def test_digests__are_not_remembered_where_times_do_not_tell_every_change(tmp_path, paths, reads, monkeypatch, kind):
+    FileDigests(tmp_path / "memo.sqlite").digests(paths)  # as an earlier release did
+    mounted(monkeypatch, tmp_path, kind)
+    digests = FileDigests(tmp_path / "memo.sqlite")
+    for _ in range(2):
+        assert digests.digests(paths) == [hash_file(path) for path in paths]
+    assert sorted(reads) == ["a", "a", "b", "b"]  # once more, and then not within one run
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "nfs4", "fusectl", "overlay"])
+def test_digests__are_remembered_where_times_tell_every_change(tmp_path, paths, reads, monkeypatch, kind):
+    mounted(monkeypatch, tmp_path, kind)
+    for _ in range(2):
+        FileDigests(tmp_path / "memo.sqlite").digests(paths)
+    assert sorted(reads) == ["a", "b"]
+
+
 @pytest.fixture
 def tar(tmp_path):
     path = tmp_path / "pairs.tar"

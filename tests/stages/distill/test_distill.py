@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from workbench import DISTILL, SMALL, Cli, Pairs, at_step, power_cut
 
+import stages.distill.run
 from data_schemas.pair_index import read_rejected
 from data_schemas.student_checkpoint import WEIGHTS_NAME, StudentConfig
 from stages.components.student.weights import load_student
@@ -237,6 +238,21 @@ def test_distill__is_asked_for_anew_by_the_bytes_of_an_image_and_not_by_its_plac
 @pytest.fixture
 def own_images_of_trained(encoded_session: tuple[Path, Pairs], tmp_path: Path) -> Path:
     return shutil.copytree(encoded_session[1].root, tmp_path / "moved")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_distill__refuses_an_image_that_changes_while_it_runs(
+    workers: int, own_images: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = stages.distill.run.make_student
+
+    def then_change(*arguments: Any, **options: Any) -> Any:
+        shutil.copy(own_images / "images/006.jpg", own_images / "images/005.jpg")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(stages.distill.run, "make_student", then_change)
+    message = run_cli.fails(*DISTILL, "--image-root", own_images, "--epochs", 1, "--workers", workers)
+    assert "images/005.jpg must be as it was when its bytes were hashed; it has changed." in message
 
 
 def test_distill__trusts_paths_when_told_to(own_images: Path, run_cli: Cli) -> None:

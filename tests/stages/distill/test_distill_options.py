@@ -242,10 +242,14 @@ def test_init_from__starts_the_backbone_from_a_student_of_ours(
     outcome = run_cli(*words, source)
     assert moved(weights_of(trained), weights_of(outcome)) == {"head"}
     copy = shutil.copy(source, tmp_path / "copy.safetensors")
+    described = shutil.copy(source.with_name("student.json"), tmp_path / "student.json")
     assert run_cli(*words, copy)["status"] == "unchanged"
+    values = json.loads(described.read_text())
+    described.write_text(json.dumps({**values, "preprocessing": {**values["preprocessing"], "mean": [0.5, 0.5, 0.5]}}))
+    assert "init_from student.json: " in run_cli.run("why", *words, copy).stdout
     tensors = safetensors.torch.load_file(copy)
     safetensors.torch.save_file({name: tensor + 1 for name, tensor in tensors.items()}, copy)
-    assert "init_from (" in run_cli.run("why", *words, copy).stdout
+    assert "init_from weights: " in run_cli.run("why", *words, copy).stdout
     assert run_cli(*words, copy)["fingerprint"] != outcome["fingerprint"]
 
 

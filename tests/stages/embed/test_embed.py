@@ -200,6 +200,22 @@ def test_embed__goes_on_from_its_last_whole_shard(
     assert outcome["digest"] == undisturbed["digest"]
 
 
+def test_embed__refuses_an_image_that_changes_while_it_runs(
+    image_pairs: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, path = EmbedConfig.write, image_pairs.root / "images/005.jpg"
+
+    def then_change(self: EmbedConfig, root: Path) -> None:
+        draw_image(path, "red", "circle", 50)
+        real(self, root)
+
+    monkeypatch.setattr(EmbedConfig, "write", then_change)
+    message = run_cli.fails(*EMBED, "--images", image_pairs.root)
+    assert f"{path} must be as it was when its bytes were hashed; it has changed." in message
+    monkeypatch.undo()
+    assert run_cli(*EMBED, "--images", image_pairs.root)["counts"]["rejected_images"] == 0
+
+
 def test_embed__is_repaired_by_verify(many: Path, run_cli: Cli) -> None:
     outcome = run_cli(*MANY, "--images", many)
     shard = Path(outcome["path"]) / "embeddings.zarr/c/1/0"

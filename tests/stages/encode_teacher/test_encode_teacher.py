@@ -400,6 +400,78 @@ def test_encode__counts_zero_vectors_of_resumed_shards(
     assert (counts["resumed_captions"], counts["zero_captions"]) == (512, 600)
 
 
+@pytest.mark.parametrize("removed", [False, True], ids=["gc", "no lock is heard"])
+def test_encode__beside_a_gc_gives_the_teachers_rows(
+    removed: bool, encode: Any, write_manifest: Write, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the moment after a source's sizes were looked at, gc runs; where it hears of no use, the source goes."""
+    captions = counted_captions(300)
+    source, newest = encode(write_manifest(captions[:200])), encode(write_manifest(["yellow"], "other.tsv"))
+    opened, pages = EmbeddingArray.open, []
+
+    def then_collect(root: Path, **kind: Any) -> EmbeddingArray:
+        embeddings = opened(root, **kind)
+        if root == Path(source["path"]) and not pages:
+            pages.append("")
+            if removed:
+                monkeypatch.setattr("pipeline.commands.artifacts.digests_in_use", lambda store: set())
+            pages.append(run_cli.run("gc", "--yes").output)
+        return embeddings
+
+    monkeypatch.setattr(EmbeddingArray, "open", then_collect)
+    outcome = encode(write_manifest(captions, "all.tsv"))
+    monkeypatch.undo()
+    assert Path(source["path"]).exists() != removed
+    assert Path(newest["path"]).exists()
+    assert counts_of(outcome) == ((300, 0) if removed else (100, 200))
+    expected = rows_of(encode(write_manifest(captions, "all.tsv"), "--force"))
+    for caption, row in rows_of(outcome).items():
+        np.testing.assert_array_equal(row, expected[caption])
+
+
+def test_encode__commits_nothing_when_its_manifest_changes_meanwhile(
+    encode: Any, write_manifest: Write, run_cli: Cli, word_vectors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = write_manifest(CAPTIONS)
+    before, real = manifest.read_bytes(), stages.components.teacher.teacher.Teacher.start
+
+    def then_change(self: Any, batches: Sequence[Batch], **options: Any) -> Any:
+        manifest.write_bytes(before.replace(b"yellow", b"purple"))
+        return real(self, batches, **options)
+
+    words = ("encode-teacher", "--manifest", manifest, "--teacher", word_vectors)
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.components.teacher.teacher.Teacher, "start", then_change)
+        message = run_cli.fails(*words)
+    assert (
+        f"inputs of encode-teacher must stay as they are while it runs; got others by now: manifest {manifest}"
+        in message
+    )
+    assert "purple" in rows_of(encode(manifest))
+    manifest.write_bytes(before)
+    assert "yellow" in rows_of(encode(manifest))
+
+
+def test_encode__takes_no_shards_of_a_killed_run_that_read_other_captions(
+    encode: Any, write_manifest: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As when a manifest is changed after it was hashed, before it is read, and back after the kill."""
+    from stages.encode_teacher import caption_index
+
+    manifest, words = write_manifest(counted_captions(900)), ("--shard-rows", 256)
+    undisturbed = encode(manifest, *words, "--store", tmp_path / "undisturbed")
+    index = caption_index.index_captions
+    with monkeypatch.context() as broken:
+        broken.setattr(caption_index, "index_captions", lambda table: index(table.take(list(range(900))[::-1])))
+        real = stages.components.teacher.teacher.Teacher.start
+        broken.setattr(stages.components.teacher.teacher.Teacher, "start", _third_call_raises(real))
+        with pytest.raises(RuntimeError, match="power cut"):
+            encode(manifest, *words)
+    outcome = encode(manifest, *words)
+    assert outcome["counts"]["resumed_captions"] == 0
+    assert (outcome["fingerprint"], outcome["digest"]) == (undisturbed["fingerprint"], undisturbed["digest"])
+
+
 def _explode(*args: object, **kwargs: object) -> None:
     raise AssertionError("the teacher was loaded")
 

@@ -211,6 +211,20 @@ def test_pack__is_made_anew_for_other_images_names_or_parameters(change: str, pa
     assert pack("--images", folder, *words)["fingerprint"] != first["fingerprint"]
 
 
+def test_pack__refuses_an_image_that_changes_while_it_runs(
+    run_cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = stages.pack.run.RecordMaker
+
+    def then_change(*arguments: Any, **options: Any) -> Any:
+        photo(90, 120, seed=1).save(folder / "large.jpg")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(stages.pack.run, "RecordMaker", then_change)
+    message = run_cli.fails("pack", "--images", folder)
+    assert f"{folder / 'large.jpg'} must be as it was when its bytes were hashed; it has changed." in message
+
+
 def test_pack__by_path_trusts_that_images_stay(pack: Any, folder: Path) -> None:
     words = ("--images", folder, "--image-identity", "path")
     first = pack(*words)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from image_set_contract import NAMES, IdentityContract
+from image_set_contract import NAMES, LocalContract
 from pair_forms import write_tar
 
 from data_schemas.errors import ProtoRKDError
@@ -19,7 +19,7 @@ from stages.components.images.opening import identify_images, open_images
 from stages.components.images.record_image_set import RecordImageSet, files_behind
 
 
-class TestTarImages(IdentityContract):
+class TestTarImages(LocalContract):
     """Members of a tar, and a file beside it."""
 
     BESIDE = "clear.png"
@@ -45,7 +45,7 @@ class TestTarImages(IdentityContract):
         assert files_behind(folder, images.paths) == ["0.tar", "0.tar", "clear.png", "0.tar", "0.tar", "0.tar"]
 
 
-class TestTableImages(IdentityContract):
+class TestTableImages(LocalContract):
     """Records of a parquet file's second row, each in a column that is called as its image."""
 
     absent = "in its record"
