@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from data_schemas.embedding_array import ARRAY_NAME, EmbeddingArray, Shard
 from data_schemas.pair_index import CAPTIONS_NAME, write_captions
+from pipeline.log import log
 from pipeline.progress import progress
 from pipeline.stage import Context, Input
 from pipeline.store.draft import Draft
@@ -39,7 +40,9 @@ class WrittenCaptions:
         reused_captions: Number taken from earlier artifacts of the same teacher and recipe.
         resumed_captions: Number in shards that an interrupted run had completed.
         zero_captions: Number with the zero vector (the teacher knows no word of them); training leaves them out.
-        metrics: Cosine to the embeddings in fp32, if the teacher computed in fewer bits.
+        cut_captions: Number of those embedded in this run that have more tokens than the teacher takes.
+        metrics: Cosine to the embeddings in fp32, if the teacher computed in fewer bits, and the share of the
+            captions embedded in this run that were cut, if some were.
     """
 
     captions: int
@@ -47,6 +50,7 @@ class WrittenCaptions:
     reused_captions: int
     resumed_captions: int
     zero_captions: int
+    cut_captions: int
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -120,7 +124,7 @@ def write_caption_embeddings(
         batches = loaded.tokenize(chosen, batch_tokens=batch_tokens) if loaded and rows.size else []
         return _Prepared(shard, rows, chosen, batches)
 
-    encoded = 0
+    encoded = num_cut = 0
     with (
         progress("encoding captions", total=len(captions), unit="captions", done=resumed) as advance,
         write_behind(writer.write) as write,
@@ -131,14 +135,30 @@ def write_caption_embeddings(
             write(prepared, fresh, known=known)
             advance(prepared.shard.stop - prepared.shard.start - len(prepared.rows))
             encoded += len(prepared.rows)
+            num_cut += sum(batch.num_cut for batch in prepared.batches)
     return WrittenCaptions(
         captions=len(captions),
         encoded_captions=encoded,
         reused_captions=len(captions) - resumed - encoded,
         resumed_captions=resumed,
         zero_captions=writer.num_zero,
-        metrics=loaded.nearness if loaded else {},
+        cut_captions=num_cut,
+        metrics=(loaded.nearness if loaded else {}) | _tell_cut(num_cut, encoded, loaded),
     )
+
+
+def _tell_cut(num_cut: int, encoded: int, loaded: "Teacher | None") -> dict[str, float]:
+    """Log how many captions are longer than the teacher takes, and return their share of those embedded now."""
+    if not num_cut or loaded is None:
+        return {}
+    log.warning(
+        "%d of %d captions (%.1f %%) have more tokens than the %s that the teacher takes, and are cut there",
+        num_cut,
+        encoded,
+        100 * num_cut / encoded,
+        loaded.limit,
+    )
+    return {"cut_caption_share": num_cut / encoded}
 
 
 @dataclass(frozen=True)

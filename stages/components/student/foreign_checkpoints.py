@@ -15,9 +15,15 @@ import torch
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.lfs_pointer import check_fetched
 from data_schemas.student_checkpoint import IMAGENET_MEAN, IMAGENET_STD
 
-_CONTAINERS = ("classy_state_dict", "base_model", "model", "trunk", "state_dict", "model_state_dict")
+# DINO's own evaluation takes its teacher; an average of weights is taken where there is nothing else.
+_CONTAINERS = (
+    *("classy_state_dict", "base_model", "model", "trunk", "state_dict", "model_state_dict", "teacher", "student"),
+    *("state_dict_ema", "model_ema"),
+)
+_COMPILED = re.compile(r"(^|\.)_orig_mod\.")  # torch.compile puts it before the names inside what it compiles
 # Names in torchvision's published files that its own loaders correct: layers of densenet and of vit.
 _OLD_NAMES = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
@@ -73,7 +79,10 @@ FORMATS = (
     CheckpointFormat("SimCLR of SEED", "module.module.module."),
     CheckpointFormat("SEED student", "module.student."),
     CheckpointFormat("SimCLR of VISSL", "_feature_blocks."),
+    CheckpointFormat("DINO", "module.backbone."),
+    CheckpointFormat("DINO", "backbone.", "head.last_layer."),
     CheckpointFormat(PROTORKD, "backbone."),
+    *(CheckpointFormat("Lightning module", prefix) for prefix in ("model.backbone.", "module.model.", "model.")),
     CheckpointFormat(OPEN_CLIP, "module.visual."),
     CheckpointFormat(OPEN_CLIP, "visual."),
     *(
@@ -98,9 +107,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise ProtoRKDError(f"--init-from must be a file of weights; got {path}, which is no file. Mend the path.")
+    check_fetched(path, flag="--init-from")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return _plainly_named(safetensors.torch.load_file(path))
         with torch.serialization.safe_globals(_harmless_globals()):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -125,7 +135,11 @@ def _find_tensors(checkpoint: object) -> dict[str, Tensor]:
     for name in _CONTAINERS:
         if found := _find_tensors(checkpoint.get(name)):
             return found
-    return {str(key): value for key, value in checkpoint.items() if isinstance(value, Tensor)}
+    return _plainly_named({str(key): value for key, value in checkpoint.items() if isinstance(value, Tensor)})
+
+
+def _plainly_named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {_COMPILED.sub(r"\1", key): value for key, value in tensors.items()}
 
 
 def _harmless_globals() -> list[Any]:

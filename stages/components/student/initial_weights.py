@@ -41,8 +41,9 @@ class InitialWeights:
 def load_initial_weights(student_backbone: nn.Module, path: Path, *, backbone_name: str) -> InitialWeights:
     """Load the weights in a file into a backbone, all of them or none; the file's heads are left out.
 
-    Formats are recognised by their keys: MoCo v1 to v3, SimCLR of SEED and of VISSL, SwAV and DeepCluster-v2, students
-    of SEED and of this project, OpenCLIP's image towers, torchvision's own. A vision transformer of torchvision takes
+    Formats are recognised by their keys: MoCo v1 to v3, SimCLR of SEED and of VISSL, SwAV and DeepCluster-v2, DINO's
+    teacher and student, students of SEED and of this project, OpenCLIP's image towers, torchvision's own, also from
+    Lightning, DataParallel or torch.compile. A vision transformer of torchvision takes
     weights of another image size, with its position embeddings resized. Weights in torchvision's layout are taken for
     its published ones, which for googlenet and inception_v3 came from TensorFlow with images from -1 to 1.
 

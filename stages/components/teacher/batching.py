@@ -38,6 +38,7 @@ class Batch:
 
     Args:
         features: Input of the network's first module, on the CPU.
+        num_cut: Number of captions that have more tokens than the teacher takes, whose rest is missing.
 
     Shapes:
         rows: (batch,), int64: positions of the captions among those that were passed.
@@ -45,6 +46,7 @@ class Batch:
 
     rows: NDArray[np.int64]
     features: dict[str, Any]
+    num_cut: int = 0
 
 
 class Batcher(Protocol):
@@ -101,7 +103,8 @@ class PaddedBatches:
         for rows in token_batches(tokens.lengths, batch_tokens=batch_tokens):
             padded = self._pad(tokens.flat, starts[rows], tokens.lengths[rows])
             features = {name: torch.from_numpy(values) for name, values in padded.items()}
-            batches.append(Batch(order[rows], {**features, **tokens.others}))
+            num_cut = int(np.count_nonzero(tokens.is_cut[rows]))
+            batches.append(Batch(order[rows], {**features, **tokens.others}, num_cut))
         return batches
 
     def _pad(
@@ -165,12 +168,18 @@ class LibraryBatches:
         """Tokenize captions and cut them, as `Batcher` says."""
         texts: list[str] = captions.to_pylist()
         inputs: list[Any] = [{"text": text} for text in texts] if self._wrap else texts
+        counts, is_cut = self._token_counts(texts)
         return [
-            Batch(rows, self._model.preprocess([inputs[row] for row in rows], prompt=self._prompt or None))
-            for rows in token_batches(self._token_counts(texts), batch_tokens=batch_tokens)
+            Batch(
+                rows,
+                self._model.preprocess([inputs[row] for row in rows], prompt=self._prompt or None),
+                int(np.count_nonzero(is_cut[rows])),
+            )
+            for rows in token_batches(counts, batch_tokens=batch_tokens)
         ]
 
-    def _token_counts(self, texts: Sequence[str]) -> NDArray[np.int64]:
+    def _token_counts(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Count the tokens of each caption up to the limit; say which have more, unless the counts are estimates."""
         limit = self._model.max_seq_length or np.inf
         try:
             tokenizer: Any = self._model.tokenizer
@@ -181,8 +190,9 @@ class LibraryBatches:
                 encoded = [tokenizer.tokenize(text) for text in prompted]
             counts = [len(tokens) for tokens in encoded]
         except Exception:  # its tokenizer may be of any kind, and an estimate is enough
-            counts = [len(text) // _CHARACTERS_PER_TOKEN + 1 for text in texts]
-        return np.minimum(counts, limit).astype(np.int64)
+            estimates = np.array([len(text) // _CHARACTERS_PER_TOKEN + 1 for text in texts], dtype=np.int64)
+            return np.minimum(estimates, limit).astype(np.int64), np.zeros(len(texts), dtype=bool)
+        return np.minimum(counts, limit).astype(np.int64), np.greater(counts, limit)
 
 
 def token_batches(counts: NDArray[np.int64], *, batch_tokens: int) -> Iterator[NDArray[np.int64]]:

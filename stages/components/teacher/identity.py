@@ -1,21 +1,28 @@
 """Find a teacher by name, folder or file, and identify it by the bytes that determine its embeddings."""
 
+import contextlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.lfs_pointer import check_fetched
 from pipeline.fingerprint import hash_json
 from pipeline.options.declaration import option
 from pipeline.stage import Input
 from pipeline.store.file_digests import FileDigests
+from stages.components.teacher.model_kind import check_embeds_sentences, names_pooling
 from stages.components.teacher.remote_code import check_code
+from stages.components.teacher.weight_files import changes_on_loading
 
 _DOCUMENTS = {".md", ".png", ".jpg", ".gitattributes", ".gitignore"}
 _OTHER_FORMATS = {".onnx", ".h5", ".msgpack", ".ot", ".tflite", ".gguf"}
 _OTHER_FOLDERS = {"onnx", "openvino", "coreml"}
 _HUB_OWNER = "sentence-transformers"
+_MODULES_NAME = "modules.json"
+_WITHOUT_FILES = (".Normalize", ".Dropout")  # modules that may have no folder, which git does not keep when empty
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ def find_teacher(name: str, *, trust_code: bool = False) -> TeacherSource:
     """
     path = Path(name)
     if path.is_file():
+        check_fetched(path, flag="--teacher")
         return TeacherSource(name=name, path=path.resolve(), kind="word-vectors", location=str(path.resolve()))
     if path.is_dir():
         if not any((path / config).is_file() for config in ("modules.json", "config.json")):
@@ -69,6 +77,9 @@ def find_teacher(name: str, *, trust_code: bool = False) -> TeacherSource:
         raise ProtoRKDError(f"--teacher must name an existing folder or file; got {name}, which is not there.")
     else:
         folder, location = _from_hub(name)
+    for file in _loaded_files(folder):
+        check_fetched(file, flag="--teacher")
+    check_embeds_sentences(folder, name=name)
     if trust_code:
         check_code(folder)
     return TeacherSource(
@@ -80,7 +91,7 @@ def identify_teacher(name: str, *, file_digests: FileDigests, trust_code: bool =
     """Hash what determines a teacher's embeddings: weights, tokenizer, pooling and normalisation; not its name or path.
 
     Documentation and copies of the weights in formats that are not loaded do not count. The same files have another
-    identity if their code may run.
+    identity if their code may run. Weights that are changed on loading say so, because they once were not.
 
     Raises:
         ProtoRKDError: as `find_teacher`.
@@ -95,7 +106,20 @@ def identify_teacher(name: str, *, file_digests: FileDigests, trust_code: bool =
     }
     identity = {"kind": source.kind, "files": digests} | ({"code": "trusted"} if source.trusts_code else {})
     parts = digests | ({"--trust-remote-code": "given"} if source.trusts_code else {})
+    if source.kind == "sentence-transformers":
+        if changes := changes_on_loading(source.path):
+            identity |= {"changes": changes}
+            parts |= changes
+        if not names_pooling(source.path):
+            parts |= {"pooling": "not named: the mean is taken"}
     return Input(digest=hash_json(identity), location=source.location, parts=parts, value=source)
+
+
+def former_digest(teacher: Input[TeacherSource]) -> str:
+    """Return the digest that a teacher had while its weights were not changed on loading."""
+    files = {name: digest for name, digest in teacher.parts.items() if (teacher.value.path / name).is_file()}
+    identity = {"kind": teacher.value.kind, "files": files}
+    return hash_json(identity | ({"code": "trusted"} if teacher.value.trusts_code else {}))
 
 
 def _loaded_files(folder: Path) -> list[Path]:
@@ -122,23 +146,65 @@ def _from_hub(name: str) -> tuple[Path, str]:
     repository = name if "/" in name else f"{_HUB_OWNER}/{name}"
     which: dict[str, Any] = {"repo_id": repository, "revision": revision or None}
     ignored = [f"*{suffix}" for suffix in sorted(_OTHER_FORMATS)] + [f"{folder}/*" for folder in sorted(_OTHER_FOLDERS)]
+    cached = None
     try:
-        return _pinned(repository, snapshot_download(**which, local_files_only=True))
+        cached = Path(snapshot_download(**which, local_files_only=True))
     except HFValidationError as error:
         raise ProtoRKDError(f"--teacher must name a folder, a file or a model; got {name}.") from error
     except OSError:
         pass  # not in the local cache: ask the hub
+    if cached is not None:
+        if _lists_modules(cached) or _lists_none(repository, cached.name):
+            return _pinned(repository, cached)
+        which["revision"] = cached.name
+    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
     try:
-        return _pinned(repository, snapshot_download(**which, ignore_patterns=ignored))
+        fetched = Path(snapshot_download(**which, ignore_patterns=ignored))  # the cached one if there is no network
     except Exception as error:  # the hub's client raises many kinds, none of them the user's business
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
         raise ProtoRKDError(
             f"--teacher must name an existing folder, a file of word vectors or a model on the hub; got {name}: "
             f"it is not on this disk, and {repository}{revision and ' at ' + revision} cannot be fetched{offline}: "
             f"{type(error).__name__}."
         ) from error
+    if not (fetched / _MODULES_NAME).is_file() and not _lists_none(repository, fetched.name, ask=True):
+        raise ProtoRKDError(
+            f"--teacher must be a whole model; got {name}, of which {fetched} lacks {_MODULES_NAME}, which says how "
+            f"tokens become an embedding, and the hub cannot be asked for it{offline}. Run the command once where "
+            "there is a network, or pass a folder with the whole model."
+        )
+    return _pinned(repository, fetched)
 
 
-def _pinned(repository: str, snapshot: str) -> tuple[Path, str]:
+def _lists_modules(snapshot: Path) -> bool:
+    """Return whether a cached model has its list of modules, and a folder of each that needs one.
+
+    The cache holds what was asked for, which another program may have done with weights and tokenizer alone.
+    """
+    try:
+        modules = json.loads((snapshot / _MODULES_NAME).read_bytes())
+        folders = [module["path"] for module in modules if not module["type"].endswith(_WITHOUT_FILES)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return all((snapshot / folder).is_dir() for folder in folders)
+
+
+def _lists_none(repository: str, commit: str, *, ask: bool = False) -> bool:
+    """Return whether the cache notes that the hub has no list of modules for a commit: a model of transformers alone.
+
+    Args:
+        repository: Name of the model.
+        commit: Its commit.
+        ask: Whether the hub is asked first, whose client notes the answer in the cache.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    if ask:
+        with contextlib.suppress(Exception):  # which is also the answer that there is none
+            hf_hub_download(repository, _MODULES_NAME, revision=commit)
+    known = try_to_load_from_cache(repository, _MODULES_NAME, revision=commit)
+    return known is not None and not isinstance(known, str)
+
+
+def _pinned(repository: str, snapshot: Path) -> tuple[Path, str]:
     """Return a snapshot's folder, and its name with the commit, after which the folder is named."""
-    return Path(snapshot), f"{repository}@{Path(snapshot).name}"
+    return snapshot, f"{repository}@{snapshot.name}"

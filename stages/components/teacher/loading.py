@@ -4,9 +4,12 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Router, WordEmbeddings
 from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
@@ -15,30 +18,29 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from stages.components.teacher.glove_file import read_vectors
 from stages.components.teacher.identity import TeacherSource
+from stages.components.teacher.mended_weights import HALVES, mended_copy, renamed_weights
+from stages.components.teacher.model_kind import names_pooling
+from stages.components.teacher.proven_loading import WeightFaults, noted_loads
 
 _PADDING_WORD = "PADDING_TOKEN"  # row 0 if the library reads the file itself
 
 
 def load_model(source: TeacherSource, *, device: str = "cpu") -> SentenceTransformer:
-    """Load a teacher by the library, without modules for images.
+    """Load a teacher by the library, in float32, without modules for images.
 
     Raises:
-        ProtoRKDError: it cannot be loaded.
+        ProtoRKDError: it cannot be loaded, or a weight that its embeddings need is in none of its files.
     """
     return _text_route(_load(source, device))
 
 
 def _load(source: TeacherSource, device: str) -> SentenceTransformer:
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
+    if source.kind == "word-vectors":
+        with _quiet():
+            return _word_embeddings(source, device)
     try:
-        # Both ways of loading draw progress bars on stderr.
-        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
-            if source.kind == "word-vectors":
-                return _word_embeddings(source, device)
-            warnings.simplefilter("ignore", FutureWarning)  # old model folders name modules by their former paths
-            return SentenceTransformer(
-                str(source.path), device=device, local_files_only=True, trust_remote_code=source.trusts_code
-            )
+        model, faults = _load_by_any_name(source, device)
     except ProtoRKDError:
         raise
     except Exception as error:
@@ -46,11 +48,81 @@ def _load(source: TeacherSource, device: str) -> SentenceTransformer:
         problem = (
             "it has Python code of its own. Read that, and pass --trust-remote-code to let it run."
             if needs_trust
-            else f"{type(error).__name__}: {error}"
+            else f"{type(error).__name__}: {' '.join(str(error).split())}"
         )
         raise ProtoRKDError(
             f"--teacher must name a model that sentence-transformers can load; {source.name}: {problem}"
         ) from error
+    _check_whole(faults, source)
+    if not names_pooling(source.path) and len(model) > 1 and isinstance(model[1], Pooling):
+        log.info("no pooling is named in %s: the %s is taken", source.name, model[1].pooling_mode)
+    return model
+
+
+def _load_by_any_name(source: TeacherSource, device: str) -> tuple[SentenceTransformer, WeightFaults]:
+    """Load a folder as it is, or else without what a wrapper put before the names of its weights."""
+    renamed = renamed_weights(source.path)
+    try:
+        model, faults = _load_folder(source, source.path, device)
+        is_named = not any(name.endswith(f".{missing}") for name in renamed for missing in faults.missing)
+    except Exception:
+        if not renamed:
+            raise
+        is_named = False
+    if is_named:
+        return model, faults
+    log.info("the weights of %s are named as a wrapper names them: they are taken without it", source.name)
+    with mended_copy(source.path) as folder:
+        return _load_folder(source, folder, device)
+
+
+def _load_folder(source: TeacherSource, folder: Path, device: str) -> tuple[SentenceTransformer, WeightFaults]:
+    with _quiet(), noted_loads() as loads:
+        model = SentenceTransformer(
+            str(folder),
+            device=device,
+            local_files_only=True,
+            trust_remote_code=source.trusts_code,
+            model_kwargs={"dtype": torch.float32},
+        )
+    if any(tensor.dtype in HALVES for tensor in model.state_dict().values()):  # a table of vectors
+        model = model.float()
+    return model, loads.faults(_text_route(model))
+
+
+def _check_whole(faults: WeightFaults, source: TeacherSource) -> None:
+    if faults.missing:
+        raise ProtoRKDError(
+            f"--teacher must hold every weight of its {faults.network}, for the rest would be random; got "
+            f"{source.name}, which lacks {_few(faults.missing)}. Fetch it again, or save it anew where it was trained, "
+            "with the configuration that belongs to its weights."
+        )
+    if faults.surplus:
+        raise ProtoRKDError(
+            f"--teacher must have as many layers in config.json as in its weights; got {source.name}, whose weights "
+            f"also hold {_few(faults.surplus)}. Fetch config.json again."
+        )
+
+
+def _few(names: list[str]) -> str:
+    return f"{len(names)}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep progress bars off stderr, which both ways of loading draw, and the report of what is told here."""
+    reports = logging.getLogger("transformers.modeling_utils")
+    reports.addFilter(_drop)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # old model folders name modules by their former paths
+            yield
+    finally:
+        reports.removeFilter(_drop)
+
+
+def _drop(_record: logging.LogRecord) -> bool:
+    return False
 
 
 def _word_embeddings(source: TeacherSource, device: str) -> SentenceTransformer:

@@ -71,12 +71,17 @@ class TeacherNetwork:
 
     def _embed(self, features: dict[str, Any]) -> Tensor:
         try:
-            embedded: Tensor = self._network(features)["sentence_embedding"]
+            embedded: Tensor | None = self._network(features).get("sentence_embedding")
         except torch.OutOfMemoryError as error:
             raise ProtoRKDError(
                 f"--batch-tokens must leave room in the memory of {self._device}; got a batch that fills it: {error} "
                 "Give fewer, such as --batch-tokens 8192."
             ) from error
+        if embedded is None or embedded.ndim != 2:
+            raise ProtoRKDError(
+                "--teacher must give one embedding for each caption; got a model that gives one for each token, or "
+                "scores (ColBERT, a cross-encoder). Pass a sentence-embedding model."
+            )
         return embedded[:, : self._dim].float()
 
     def _sent_ahead(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, dict[str, Any]]]:

@@ -2,7 +2,7 @@
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.stage import Context, Input
-from stages.components.teacher.identity import TeacherSource, identify_teacher
+from stages.components.teacher.identity import TeacherSource, former_digest, identify_teacher
 
 
 def find_recorded_teacher(
@@ -18,13 +18,18 @@ def find_recorded_teacher(
         context: Holds the store and the remembered digests.
 
     Raises:
-        ProtoRKDError: it cannot be found, or is another teacher.
+        ProtoRKDError: it cannot be found, or is another teacher, or was loaded otherwise.
     """
     name = name or recorded_location(identity, context)
     if name is None:
         raise ProtoRKDError(f"--teacher must be given, for {context.store} no longer has the embeddings that {what}.")
     teacher = identify_teacher(name, file_digests=context.file_digests, trust_code=trust_code)
     if teacher.digest != identity:
+        if former_digest(teacher) == identity:
+            raise ProtoRKDError(
+                f"--teacher must be loaded as the one that {what}; got {name}, the same files, whose weights were then "
+                "taken in half precision, or not at all. They are whole now: run encode-teacher and distill again."
+            )
         other = identify_teacher(name, file_digests=context.file_digests, trust_code=not trust_code)
         if other.digest == identity:
             raise ProtoRKDError(

@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from data_schemas.errors import ProtoRKDError
+from pipeline.log import log
 from stages.components.compute.precision import full_float32
 from stages.components.teacher.batching import Batch, Batcher, LibraryBatches, PaddedBatches, StaticBatches
 from stages.components.teacher.encoding_options import PRECISIONS
@@ -31,7 +32,8 @@ _GPU_BATCH_NUMBERS = 1 << 26  # of one hidden state: 256 MB in fp32; a layer hol
 class Teacher:
     """A frozen teacher that embeds captions as the model's own ``encode`` does, up to rounding.
 
-    With several devices it is used as a context: leaving it ends their processes.
+    With several devices it is used as a context: leaving it ends their processes. ``limit`` is the number of tokens at
+    which it cuts captions, None for none.
 
     Args:
         source: Model to load.
@@ -76,6 +78,8 @@ class Teacher:
         if full_dim is None or truncate_dim > full_dim:
             raise ProtoRKDError(f"--truncate-dim must be at most the teacher's width, {full_dim}; got {truncate_dim}.")
         self.dim = truncate_dim or full_dim
+        self.limit = model.max_seq_length
+        _tell_prompts(model, prompt, source)
         self._batcher = _make_batcher(model, prompt or model.prompts.get(model.default_prompt_name or "") or "")
         self._batch_tokens = _batch_tokens(model, torch.device(devices[0]))
         self._network: TeacherNetwork | TeacherProcesses
@@ -186,6 +190,14 @@ def _cut_at(max_tokens: int, model: SentenceTransformer, source: TeacherSource) 
     if limit and max_tokens > limit:
         raise ProtoRKDError(f"--max-tokens must be at most the teacher's own limit, {limit}; got {max_tokens}.")
     model.max_seq_length = max_tokens
+
+
+def _tell_prompts(model: SentenceTransformer, prompt: str, source: TeacherSource) -> None:
+    """Log that a model was trained with prompts, where none is asked for."""
+    registered = {name: text for name, text in model.prompts.items() if text}
+    if registered and not prompt and not model.default_prompt_name:
+        listed = ", ".join(f"{name} {text!r}" for name, text in registered.items())
+        log.info("%s has prompts, and none is put before captions: --prompt takes one of %s", source.name, listed)
 
 
 def _library_version() -> tuple[int, ...]:

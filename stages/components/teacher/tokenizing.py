@@ -38,15 +38,18 @@ class Tokens:
 
     Args:
         flat: Values of all tokens, by the name of the feature.
+        is_cut: Whether a caption has more tokens than the model takes, so that the rest is missing.
         others: Features that belong to no single caption, such as the length of the prompt.
 
     Shapes:
         flat: (tokens,), int64.
         lengths: (captions,), int64.
+        is_cut: (captions,), bool.
     """
 
     flat: Mapping[str, NDArray[np.int64]]
     lengths: NDArray[np.int64]
+    is_cut: NDArray[np.bool_]
     others: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -64,6 +67,7 @@ class CaptionTokenizer:
     def __init__(self, model: SentenceTransformer, prompt: str) -> None:
         self._model = model
         self._prompt = prompt
+        self._limit = model.max_seq_length or np.inf
         limit = min(model.max_seq_length or _LONGEST_SAMPLE, _LONGEST_SAMPLE)
         samples = [*_ODD_CAPTIONS, "red circle " * limit]
         exact = _preprocessed(model, samples, prompt)  # also sets the tokenizer's truncation, copied below
@@ -81,16 +85,19 @@ class CaptionTokenizer:
 
     def _encoded(self, backend: Tokenizer, captions: Sequence[str]) -> Tokens:
         parts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in self._names}
-        counts = []
+        counts, cut = [], []
         for start in range(0, len(captions), _ENCODED_AT_A_TIME):
             texts = [self._prompt + text for text in captions[start : start + _ENCODED_AT_A_TIME]]
             encodings = backend.encode_batch_fast(texts)
             counts.append(np.fromiter(map(len, encodings), np.int64, len(encodings)))
+            cut.append(np.zeros(len(encodings), dtype=bool))
+            for row in np.flatnonzero(counts[-1] >= self._limit):  # asking every caption would take time
+                cut[-1][row] = bool(encodings[row].overflowing)
             for name, values in parts.items():
                 each = (getattr(encoding, _BY_BACKEND[name]) for encoding in encodings)
                 values.append(np.fromiter(chain.from_iterable(each), np.int64, counts[-1].sum()))
         flat = {name: np.concatenate(values) for name, values in parts.items()}
-        return Tokens(flat, np.concatenate(counts), self._others)
+        return Tokens(flat, np.concatenate(counts), np.concatenate(cut), self._others)
 
 
 def _are_same(tokens: Tokens, exact: Tokens) -> bool:
@@ -125,4 +132,20 @@ def _preprocessed(model: SentenceTransformer, captions: Sequence[str], prompt: s
         for name, values in padded.items():
             parts.setdefault(name, []).append(values[is_token])
     flat = {name: np.concatenate(values) for name, values in parts.items()}
-    return Tokens(flat, np.concatenate(counts), others)
+    lengths = np.concatenate(counts)
+    return Tokens(flat, lengths, _are_cut(model, captions, prompt, lengths), others)
+
+
+def _are_cut(
+    model: SentenceTransformer, captions: Sequence[str], prompt: str, lengths: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Tokenize those captions again, uncut, that have as many tokens as the model takes."""
+    tokenizer: Any = model.tokenizer
+    is_cut = np.zeros(len(captions), dtype=bool)
+    rows = np.flatnonzero(lengths >= (model.max_seq_length or np.inf))
+    for row in rows:
+        tokens = tokenizer(prompt + captions[row], add_special_tokens=True, truncation=False, verbose=False)
+        is_cut[row] = len(tokens["input_ids"]) > lengths[row]
+    if rows.size:
+        model.preprocess([""])  # sets the tokenizer's truncation again
+    return is_cut

@@ -96,12 +96,13 @@ class WordBatches:
         caption_of = np.repeat(np.arange(len(captions)), np.asarray(pc.list_value_length(parts)))
         ids, caption_of = ids[ids >= 0], caption_of[ids >= 0]
         starts, counts = _bags(caption_of, len(captions))
-        if counts.max() > self._max_words:
+        num_cut = int(np.count_nonzero(counts > self._max_words))
+        if num_cut:
             kept = np.arange(len(ids)) - starts[caption_of] < self._max_words
             ids = ids[kept]
             starts, _ = _bags(caption_of[kept], len(captions))
         features = {"input_ids": torch.from_numpy(ids), "offsets": torch.from_numpy(starts)}
-        return [Batch(np.arange(len(captions)), features)]
+        return [Batch(np.arange(len(captions)), features, num_cut)]
 
 
 def _bags(caption_of: NDArray[np.int64], num_captions: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

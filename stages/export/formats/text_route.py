@@ -11,6 +11,8 @@ from data_schemas.files import read_json, write_unsynced
 from pipeline.fingerprint import canonical_json
 from stages.components.teacher.identity import TeacherSource
 from stages.components.teacher.loading import load_model
+from stages.components.teacher.mended_weights import mend_weights
+from stages.components.teacher.weight_files import changes_on_loading
 
 CODE_NAME = "modeling_protorkd.py"
 
@@ -43,7 +45,7 @@ class _Module:
 
 
 def write_text_route(source: TeacherSource, files: Collection[str], out: Path) -> TextRoute:
-    """Copy a teacher's modules into an export's folder.
+    """Copy a teacher's modules into an export's folder, with weights as they are loaded: in float32, plainly named.
 
     Args:
         source: Source of the teacher.
@@ -69,6 +71,9 @@ def write_text_route(source: TeacherSource, files: Collection[str], out: Path) -
         taken[name] = module.kind
     if _MODULES_NAME not in files:
         taken = _complete(source, out)
+    if changes_on_loading(source.path):
+        for name in taken:
+            mend_weights(out / name, widen=True)
     if source.trusts_code:
         _copy_code(source.path, files, out)
     return TextRoute(

@@ -74,7 +74,20 @@ def test_encode__embeds_distinct_captions_once_in_order_of_appearance(encode: An
         "reused_captions": 0,
         "resumed_captions": 0,
         "zero_captions": 0,
+        "cut_captions": 0,
     }
+
+
+def test_encode__counts_captions_that_the_teacher_cuts(
+    encode: Any, run_cli: Cli, write_manifest: Write, bert_folder: Path
+) -> None:
+    whole, over = " ".join(["red"] * 30), " ".join(["red"] * 31)  # with [CLS] and [SEP], 32 and 33 tokens
+    manifest = write_manifest(["blue", whole, over, f"{over} blue"])
+    said = run_cli.run("encode-teacher", "--manifest", manifest, "--teacher", bert_folder).output
+    assert "2 of 4 captions (50.0 %) have more tokens than the 32 that the teacher takes" in said
+    outcome = encode(manifest, teacher=bert_folder)
+    assert outcome["counts"]["cut_captions"] == 2
+    assert outcome["metrics"] == {"cut_caption_share": 0.5}
 
 
 def test_encode__stores_what_the_model_gives_to_half_precision(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from exports import FORMATS, Exported
 from PIL import Image
@@ -155,6 +156,23 @@ def test_export__embeds_captions_by_the_recipe(
     assert wanted.shape != plain.shape or not np.allclose(wanted, plain, atol=1e-3)
     for name in ("model.safetensors", "tokenizer.json", "sentence_bert_config.json"):
         assert (folder / "text_0_Transformer" / name).read_bytes() == (bert_folder / name).read_bytes()
+
+
+def test_export__writes_a_teacher_of_half_precision_in_float32(
+    run_cli: Cli, pairs_folder, bert_folder: Path, tmp_path: Path
+) -> None:
+    teacher = shutil.copytree(bert_folder, tmp_path / "half")
+    tensors = safetensors.torch.load_file(teacher / "model.safetensors")
+    safetensors.torch.save_file({k: v.bfloat16() for k, v in tensors.items()}, teacher / "model.safetensors")
+    config = json.loads((teacher / "config.json").read_text())
+    (teacher / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    run_cli("encode-teacher", "--manifest", pairs_folder(24, 40).manifest, "--teacher", teacher)
+    run_cli(*DISTILL, "--epochs", 1)
+    folder = Path(run_cli("export")["path"])
+    captions = ["red circle", "blue"]
+    wanted = unit(Teacher(find_teacher(str(teacher))).encode(captions))
+    np.testing.assert_allclose(load_model(folder, device="cpu").encode(captions), wanted, atol=1e-6)
+    assert json.loads((folder / "text_0_Transformer" / "config.json").read_text())["dtype"] == "float32"
 
 
 OWN_POOLING = """

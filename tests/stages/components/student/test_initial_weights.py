@@ -110,6 +110,40 @@ def own(tensors: Tensors) -> Tensors:
     return {key: tensor for key, tensor in tensors.items() if not key.endswith("num_batches_tracked")}
 
 
+def dino(tensors: Tensors) -> dict[str, Any]:
+    heads = {"head.mlp.0.weight": (4, 512), "head.last_layer.weight_g": (4, 1)}
+    student = prefixed({key: torch.zeros_like(tensor) for key, tensor in tensors.items()}, "module.backbone.")
+    return {"student": student, "teacher": prefixed(tensors, "backbone.", **heads), "epoch": 3}
+
+
+def dino_student(tensors: Tensors) -> dict[str, Any]:
+    return {"student": prefixed(tensors, "module.backbone.", **{"module.head.mlp.0.weight": (4, 512)})}
+
+
+def lightning(tensors: Tensors) -> dict[str, Any]:
+    return {"state_dict": prefixed(tensors, "model.", **{"criterion.weight": (4,)}), "pytorch-lightning_version": "2"}
+
+
+def lightning_backbone(tensors: Tensors) -> dict[str, Any]:
+    return {"state_dict": prefixed(tensors, "model.backbone.", **{"model.head.weight": (4,)})}
+
+
+def averaged_by_timm(tensors: Tensors) -> dict[str, Any]:
+    return {"arch": "resnet18", "state_dict_ema": dict(tensors)}
+
+
+def compiled(tensors: Tensors) -> Tensors:
+    return {f"_orig_mod.{key}": tensor for key, tensor in tensors.items()}
+
+
+def compiled_in_parallel(tensors: Tensors) -> Tensors:
+    return {f"module._orig_mod.{key}": tensor for key, tensor in tensors.items()}
+
+
+def compiled_layer_by_layer(tensors: Tensors) -> Tensors:
+    return {key.replace("layer1.", "layer1._orig_mod."): tensor for key, tensor in tensors.items()}
+
+
 LAYOUTS: dict[str, tuple[Callable[[Tensors], Any], tuple[float, float, float]]] = {
     "MoCo v1 or v2": (moco_v1, IMAGENET_STD),
     "MoCo v1 or v2 ": (moco_v2, IMAGENET_STD),
@@ -122,6 +156,14 @@ LAYOUTS: dict[str, tuple[Callable[[Tensors], Any], tuple[float, float, float]]] 
     "SEED student": (seed_student, IMAGENET_STD),
     "torchvision in DataParallel": (imagenet_example, IMAGENET_STD),
     "torchvision": (own, IMAGENET_STD),
+    "DINO": (dino, IMAGENET_STD),
+    "DINO ": (dino_student, IMAGENET_STD),
+    "Lightning module": (lightning, IMAGENET_STD),
+    "Lightning module ": (lightning_backbone, IMAGENET_STD),
+    "torchvision ": (averaged_by_timm, IMAGENET_STD),
+    "torchvision  ": (compiled, IMAGENET_STD),
+    "torchvision   ": (compiled_layer_by_layer, IMAGENET_STD),
+    "torchvision in DataParallel ": (compiled_in_parallel, IMAGENET_STD),
 }
 
 
@@ -212,6 +254,12 @@ def test_load_initial_weights__refuses_what_does_not_match_and_changes_nothing(
     with pytest.raises(ProtoRKDError, match=rf"weights\.pth \(torchvision\) must hold all .* resnet18 .*{message}"):
         load_initial_weights(backbone, tmp_path / "weights.pth", backbone_name="resnet18")
     assert not any(tensor.any() for tensor in backbone.state_dict().values())
+
+
+def test_load_initial_weights__knows_a_pointer_of_git_lfs(backbone: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ProtoRKDError, match=r"--init-from must lead to whole files; .* Run git lfs pull in"):
+        load_initial_weights(backbone, tmp_path / "weights.pth", backbone_name="resnet18")
 
 
 def test_load_initial_weights__refuses_those_of_another_backbone(trained: Tensors, tmp_path: Path) -> None:

@@ -24,8 +24,10 @@ from workbench import VECTOR_DIM, WORDS
 
 import stages.components.teacher.loading
 from stages.components.teacher.batching import LibraryBatches, PaddedBatches, StaticBatches, token_batches
-from stages.components.teacher.identity import TeacherSource
+from stages.components.teacher.identity import TeacherSource, find_teacher
+from stages.components.teacher.loading import load_model
 from stages.components.teacher.teacher import Teacher
+from stages.components.teacher.word_averages import WordBatches
 
 Modules = Callable[[Path], list[Any]]
 
@@ -254,3 +256,24 @@ def test_token_batches__end_where_the_length_changes_if_there_is_enough_for_a_gp
     for each, sizes in ((3000, [3000, 3000]), (2000, [4000])):  # 12,000 tokens, and 8,000
         counts = np.array([4] * each + [5] * each)
         assert [len(rows) for rows in token_batches(counts, batch_tokens=65536)] == sizes
+
+
+@pytest.mark.parametrize("by", ["tokenizers", "preprocess", "library"])
+def test_batches__count_captions_that_are_cut_by_the_tokenizers_own_lengths(
+    by: str, bert_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model(find_teacher(str(bert_folder)))
+    if by == "preprocess":
+        monkeypatch.setattr("stages.components.teacher.tokenizing._copy", lambda model: None)
+    batcher = LibraryBatches(model, "blue ") if by == "library" else PaddedBatches(model, "blue ")
+    captions = [" ".join(["red"] * num) for num in (0, 1, 28, 29, 30, 60)]  # with [CLS], [SEP] and the prompt: 3 more
+    batches = batcher(pa.array(captions), batch_tokens=64)
+    cut = {len(captions[row].split()) for batch in batches for row in batch.rows if batch.num_cut == len(batch.rows)}
+    assert sum(batch.num_cut for batch in batches) == 2
+    assert cut == {30, 60}
+
+
+def test_batches__count_captions_whose_words_are_cut(word_vectors: Path) -> None:
+    model: Any = load_model(find_teacher(str(word_vectors)))
+    batches = WordBatches(model[0], "", max_words=2)(pa.array(["red", "red blue", "red blue red"]), batch_tokens=64)
+    assert [batch.num_cut for batch in batches] == [1]

@@ -1,13 +1,18 @@
 """A teacher is the bytes that make its embeddings, wherever they lie and whatever they are called."""
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from data_schemas.errors import ProtoRKDError
+from pipeline.fingerprint import hash_json
 from pipeline.store.file_digests import FileDigests
-from stages.components.teacher.identity import find_teacher, identify_teacher
+from stages.components.teacher.identity import find_teacher, former_digest, identify_teacher
 
 
 @pytest.fixture
@@ -157,6 +162,85 @@ def test_identity__of_a_revision_is_that_of_its_bytes(hub_cache: dict[str, str],
 def test_find_teacher__says_which_revision_is_not_to_be_had() -> None:
     with pytest.raises(ProtoRKDError, match="someone/teacher at v9 cannot be fetched"):
         find_teacher("someone/teacher@v9")
+
+
+def _stand_in_for_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stand in for a hub that has a whole model; return the revisions that it is asked for."""
+    import huggingface_hub
+
+    own, asked = huggingface_hub.snapshot_download, []
+
+    def snapshot_download(**options: Any) -> str:
+        if options.get("local_files_only"):
+            return str(own(**options))
+        asked.append(options["revision"])
+        snapshots = next(Path(huggingface_hub.constants.HF_HUB_CACHE).glob("*/snapshots"))
+        shutil.copytree(folder, snapshots / options["revision"], dirs_exist_ok=True)
+        return str(snapshots / options["revision"])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return asked
+
+
+def _snapshot(tmp_path: Path, commit: str) -> Path:
+    return tmp_path / "hub" / "models--someone--teacher" / "snapshots" / commit
+
+
+@pytest.mark.parametrize("lost", ["modules.json", "1_Pooling"])
+def test_find_teacher__completes_a_model_of_which_the_cache_has_half(
+    lost: str, folder: Path, hub_cache: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modules = [{"path": "1_Pooling", "type": "a.Pooling"}, {"path": "9_Normalize", "type": "a.Normalize"}]
+    _write(folder / "modules.json", json.dumps(modules))
+    snapshot = _snapshot(tmp_path, hub_cache["new"])
+    shutil.copytree(folder, snapshot, dirs_exist_ok=True)
+    shutil.move(snapshot / lost, tmp_path / "lost")
+    asked = _stand_in_for_the_hub(folder, monkeypatch)
+    assert (find_teacher("someone/teacher").path / lost).exists()
+    assert find_teacher("someone/teacher").path == snapshot
+    assert asked == [hub_cache["new"]]  # once, and for the commit that it has half of
+
+
+def test_find_teacher__refuses_half_a_model_where_the_hub_cannot_be_asked(
+    hub_cache: dict[str, str], tmp_path: Path
+) -> None:
+    (_snapshot(tmp_path, hub_cache["new"]) / "modules.json").unlink()
+    with pytest.raises(ProtoRKDError, match=r"--teacher must be a whole model; .* \(HF_HUB_OFFLINE is set\)"):
+        find_teacher("someone/teacher")
+
+
+def test_find_teacher__takes_a_model_of_which_the_hub_is_known_to_list_no_modules(
+    hub_cache: dict[str, str], tmp_path: Path
+) -> None:
+    (_snapshot(tmp_path, hub_cache["new"]) / "modules.json").unlink()
+    _write(tmp_path / "hub" / "models--someone--teacher" / ".no_exist" / hub_cache["new"] / "modules.json", "")
+    assert find_teacher("someone/teacher").location.endswith(hub_cache["new"])
+
+
+def test_identity__says_that_no_pooling_is_named(folder: Path) -> None:
+    assert "pooling" not in identify_teacher(str(folder), file_digests=FileDigests(None)).parts
+    (folder / "modules.json").unlink()
+    found = identify_teacher(str(folder), file_digests=FileDigests(None))
+    assert found.parts["pooling"] == "not named: the mean is taken"
+
+
+@pytest.mark.parametrize(("change", "how"), [("half precision", "widened"), ("wrapped names", "stripped")])
+def test_identity__is_another_where_weights_are_changed_on_loading(change: str, how: str, folder: Path) -> None:
+    wide = np.zeros(2, dtype=np.float32)
+    tensors = {"a": wide.astype(np.float16)} if change == "half precision" else {"_orig_mod.a": wide}
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    _write(folder / "config.json", '{"model_type": "bert"}')
+    found = identify_teacher(str(folder), file_digests=FileDigests(None))
+    assert found.parts[change] == how
+    former = {"kind": found.value.kind, "files": {name: found.parts[name] for name in found.parts if name != change}}
+    assert found.digest != hash_json(former) == former_digest(found)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "vocab.txt", "1_Pooling/config.json"])
+def test_find_teacher__knows_a_pointer_of_git_lfs(name: str, folder: Path) -> None:
+    _write(folder / name, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(ProtoRKDError, match=f"--teacher must lead to whole files; got .*{name}, .* git lfs pull"):
+        find_teacher(str(folder))
 
 
 def test_identity__with_code_that_may_run_is_another(folder: Path) -> None:
