@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from data_schemas.errors import ProtoRKDError
+from stages.components.compute.parent_process import end_with_parent
 from stages.components.loading.batch import Batch, collate
 from stages.components.loading.num_workers import fit_readers
 from stages.components.loading.worker_trace import WorkerTrace
@@ -150,10 +151,11 @@ def batches_of(numbers: Sequence[int], size: int) -> list[list[int]]:
 
 
 def _settle_down(at_hand: WorkerTrace, environment: dict[str, str], place: int) -> None:
-    """Set up a reader: one thread, the line of its trace, and this process's environment.
+    """Set up a reader: its end with the command, one thread, the line of its trace, and the command's environment.
 
     The server that it was forked from may have an older environment, for example without credentials.
     """
+    end_with_parent()
     os.environ.update(environment)
     torch.set_num_threads(1)
     info = get_worker_info()
