@@ -15,6 +15,7 @@ from pipeline.options.completion import completion
 from pipeline.runner import StageOutcome, context_of, run_stage
 from pipeline.signals import command_signals
 from pipeline.store.store import Store
+from pipeline.terminal import printable
 from stages import STAGES
 from stages.distill.options import DistillInputs, DistillParams
 from stages.distill.stage import STAGE as DISTILL
@@ -40,7 +41,10 @@ class _Commands(click.Group):
         try:
             return super().invoke(context)
         except ProtoRKDError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(str(error))) from error
+        except click.ClickException as error:
+            error.message = printable(error.message)
+            raise
         except KeyboardInterrupt as error:
             raise click.ClickException(
                 "Asked to stop, and did. Run the same command again: what was whole is kept."

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.regular_files import NotRegularError, open_regular, read_regular
 
 PARTIAL_SUFFIX = ".partial"
 OTHER_BYTES = "has other bytes than were written"  # what is wrong with a file of the right size
@@ -63,7 +64,7 @@ class FileEntry:
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
@@ -158,12 +159,14 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        ProtoRKDError: the file is absent or not JSON.
+        ProtoRKDError: the file is absent, no regular file or not JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular(path))
     except FileNotFoundError as error:
         raise ProtoRKDError(f"{path} must exist; it does not.") from error
+    except NotRegularError as error:
+        raise ProtoRKDError(f"{path} must be a file; got no regular file. Check the path.") from error
     except ValueError as error:
         raise ProtoRKDError(
             f"{path} must be JSON; {error}. Remove the folder around it and run its stage again."

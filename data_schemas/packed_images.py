@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import read_json, write_atomic_by, write_json
+from data_schemas.regular_files import open_regular
 
 FORMATS = ("jpeg", "raw")
 CONFIG_NAME = "pack.json"
@@ -224,7 +225,7 @@ class PackedImages:
         return record
 
     def _open_shard(self, number: int) -> mmap:
-        with (self.root / shard_path(number)).open("rb") as file:
+        with open_regular(self.root / shard_path(number)) as file:
             return mmap(file.fileno(), 0, access=ACCESS_READ)
 
 

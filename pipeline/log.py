@@ -4,6 +4,8 @@ import logging
 import os
 import sys
 
+from pipeline.terminal import printable
+
 log = logging.getLogger("protorkd")
 
 
@@ -15,11 +17,18 @@ class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
         super().emit(record)
 
 
+class _Formatter(logging.Formatter):
+    """A formatter for terminals: names and captions in a line cannot give them orders."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def show_log(*, quiet: bool = False) -> None:
     """Send the log's lines to stderr, only warnings if ``quiet``; calling it again changes nothing."""
     if not log.handlers:
         handler = _StderrHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Formatter("%(message)s"))
         log.addHandler(handler)
         log.propagate = False
     log.setLevel(logging.WARNING if quiet else logging.INFO)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from pipeline.log import log, shows_bars
+from pipeline.terminal import printable_line
 
 PLAIN_INTERVAL_S = 10.0
 
@@ -23,6 +24,7 @@ def progress(label: str, *, total: int, unit: str, done: int = 0) -> Iterator[Ca
     Yields:
         A function to call with the number of units just done, from any thread.
     """
+    label = printable_line(label)
     if shows_bars():
         with _bar(label, total, done) as advance:
             yield _one_at_a_time(advance)

@@ -15,7 +15,7 @@ from importlib import metadata
 from typing import Any, NoReturn
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord, InputRecord, Request
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import ProtoRKDError, StopRequestedError
 from data_schemas.files import write_atomic
 from pipeline.fingerprint import canonical
 from pipeline.log import log
@@ -23,6 +23,7 @@ from pipeline.options.config_file import CONFIG_NAME, config_text
 from pipeline.options.declaration import as_json
 from pipeline.peers import Alone, barrier, fail_together, num_processes
 from pipeline.plan import Plan, changed_inputs, intact, plan_stage, settle
+from pipeline.signals import stop_is_asked
 from pipeline.stage import AnyStage, Context, Input
 from pipeline.store.draft import Draft, commit, open_draft, publish
 from pipeline.store.file_digests import FileDigests
@@ -109,8 +110,13 @@ def run_stage(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, contex
         context: The store; ``force`` makes the artifact anew though it is there.
 
     Raises:
+        StopRequestedError: a stop was asked for before the stage began.
         ProtoRKDError: something that the user can mend. Whatever was whole by then serves the next run.
     """
+    if stop_is_asked():  # too late for the stage before, which is whole
+        raise StopRequestedError(
+            f"Asked to stop, and did, before {stage.name} began. Run the same command again: what was whole is kept."
+        )
     peers = Alone() if num_processes() == 1 or stage.distributed is None else stage.distributed.join()
     context = dataclasses.replace(context, peers=peers)
     if stage.prepare is not None:

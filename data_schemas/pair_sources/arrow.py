@@ -14,6 +14,7 @@ from data_schemas.pair_sources.columns import Columns
 from data_schemas.pair_sources.source import Shard
 from data_schemas.pair_sources.tables import TableColumns, joined, table_block, texts_of
 from data_schemas.records.arrow import check_sound, image_bytes, read_batches
+from data_schemas.regular_files import read_regular
 
 STATE_NAME, INFO_NAME, DICT_NAME = "state.json", "dataset_info.json", "dataset_dict.json"
 
@@ -52,7 +53,7 @@ def saved_files(folder: Path) -> list[Path]:
     """
     place = folder / STATE_NAME
     try:
-        state = json.loads(place.read_bytes())
+        state = json.loads(read_regular(place))
         names = [entry["filename"] for entry in state["_data_files"]]
         indices = state.get("_indices_data_files") or state.get("_indices_files")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.regular_files import check_regular
 
 
 def open_bytes(path: Path) -> pa.NativeFile:
@@ -13,9 +14,7 @@ def open_bytes(path: Path) -> pa.NativeFile:
     Raises:
         ProtoRKDError: it is absent, no regular file, or cannot be read.
     """
-    if not path.is_file():
-        got = "a folder" if path.is_dir() else "no regular file" if path.exists() else "nothing there"
-        raise ProtoRKDError(f"{path} must be a file; got {got}. Check the path.")
+    check_regular(path)
     try:
         return pa.OSFile(str(path))
     except OSError as error:

@@ -32,6 +32,7 @@ from pipeline.sizes import human_size
 from pipeline.stage import AnyStage, Context
 from pipeline.store.locks import digests_in_use, is_held
 from pipeline.store.store import Artifact, Store
+from pipeline.terminal import echo
 
 
 def json_option(what: str) -> click.Option:
@@ -46,7 +47,7 @@ def quiet_option() -> click.Option:
 
 def print_json(values: Mapping[str, Any]) -> None:
     """Print the output of ``--json``, on one line."""
-    click.echo(json.dumps(values, ensure_ascii=False))
+    echo(json.dumps(values, ensure_ascii=False))
 
 
 @click.command(params=[*store_options(), json_option("the list")])
@@ -70,7 +71,7 @@ def status(store: Store, as_json: bool) -> None:
         return
     names = {artifact.record.digest: artifact.name for artifact in artifacts}
     if not artifacts and not unreadable:
-        click.echo(f"{store} holds no artifacts.")
+        echo(f"{store} holds no artifacts.")
     commands = {stage.name for stage in stages_at_hand()}
     inner: dict[str, list[int]] = {}
     for artifact in artifacts:
@@ -84,17 +85,13 @@ def status(store: Store, as_json: bool) -> None:
             for name, entry in record.inputs.items()
         ]
         state = f"  NOT WHOLE: {', '.join(damage)}" if damage else remark(store, artifact)
-        click.echo(
-            f"{artifact.name}  {human_size(record.size)}  {record.created[:19]}  from {'; '.join(sources)}{state}"
-        )
+        echo(f"{artifact.name}  {human_size(record.size)}  {record.created[:19]}  from {'; '.join(sources)}{state}")
     for stage_name, sizes in inner.items():
-        click.echo(f"{stage_name}  {len(sizes)} made on the way  {human_size(sum(sizes))}")
+        echo(f"{stage_name}  {len(sizes)} made on the way  {human_size(sum(sizes))}")
     for path in unreadable:
-        click.echo(f"{path.parent.name} {path.name[:12]}  {human_size(_size(path))}  NOT WHOLE: {RECORD_NAME}")
+        echo(f"{path.parent.name} {path.name[:12]}  {human_size(_size(path))}  NOT WHOLE: {RECORD_NAME}")
     for path in leftovers:
-        click.echo(
-            f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}  {_leftover_state(store, path)}"
-        )
+        echo(f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}  {_leftover_state(store, path)}")
 
 
 @click.command(params=[*store_options(), json_option("the findings")])
@@ -112,20 +109,20 @@ def verify(store: Store, references: tuple[str, ...], mend: bool, as_json: bool)
     chosen = _chosen(store, references)
     unreadable = {} if references else store.unreadable()
     for folder, error in unreadable.items():
-        click.echo(f"{folder.parent.name} {folder.name[:12]}: NOT WHOLE\n  {error}", err=as_json)
+        echo(f"{folder.parent.name} {folder.name[:12]}: NOT WHOLE\n  {error}", err=as_json)
         if mend:
-            click.echo(f"  set aside as {set_any_record_aside(folder, store=store)}", err=as_json)
+            echo(f"  set aside as {set_any_record_aside(folder, store=store)}", err=as_json)
     num_bad = len(unreadable)
     findings = []
     for artifact in chosen:
         here = artifact_problems(artifact) if is_here(store, artifact) else {}
         there = remote_problems(store, artifact)
-        click.echo(f"{artifact.name}: {'NOT WHOLE' if here or there else 'whole'}", err=as_json)
+        echo(f"{artifact.name}: {'NOT WHOLE' if here or there else 'whole'}", err=as_json)
         for path, problem in here.items():
-            click.echo(f"  {artifact.path / path}: {problem}", err=as_json)
+            echo(f"  {artifact.path / path}: {problem}", err=as_json)
         for path, problem in there.items():
             place = f"{store}/{artifact.record.stage}/{artifact.record.fingerprint}"
-            click.echo(f"  {place}, {path}: {problem}", err=as_json)
+            echo(f"  {place}, {path}: {problem}", err=as_json)
         damaged = bool(here or there)
         mended = damaged and mend and _mend(artifact, here, there, context, to_stderr=as_json)
         num_bad += damaged and not mended
@@ -147,8 +144,8 @@ def _mend(
     show_log()
     done = repair_everywhere(artifact, here, there, context=context)
     for path, place in done.set_aside.items():
-        click.echo(f"  {path} set aside as {place}", err=to_stderr)
-    click.echo(f"  {done.problem or 'made whole'}", err=to_stderr)
+        echo(f"  {path} set aside as {place}", err=to_stderr)
+    echo(f"  {done.problem or 'made whole'}", err=to_stderr)
     return not done.problem
 
 
@@ -173,13 +170,13 @@ def gc(store: Store, drop: tuple[str, ...], yes: bool, as_json: bool) -> None:
     entries = [_describe_leftover(store, path) for path in paths]
     sizes = {path: _size(path) or remote_size(store, path) for path in paths}
     for path, size in sizes.items():
-        click.echo(f"{path.parent.name} {_leftover_name(path)}  {human_size(size)}", err=as_json)
+        echo(f"{path.parent.name} {_leftover_name(path)}  {human_size(size)}", err=as_json)
     abandoned = _show_abandoned(store, to_stderr=as_json)
     num_found = len(paths) + len(abandoned)
     total = human_size(sum(sizes.values()) + sum(each.size for each in abandoned))
     removed: set[Path] = set()
     if not num_found:
-        click.echo("Nothing to remove.", err=as_json)
+        echo("Nothing to remove.", err=as_json)
     elif yes or (not as_json and click.confirm(f"Remove these {num_found} ({total})?")):
         for path in paths:
             # Runs may have begun while the user was asked, or another was removed.
@@ -187,11 +184,11 @@ def gc(store: Store, drop: tuple[str, ...], yes: bool, as_json: bool) -> None:
                 store.remove(path)
                 removed.add(path)
             else:
-                click.echo(f"{path} is in use by now, and stays.", err=as_json)
+                echo(f"{path} is in use by now, and stays.", err=as_json)
         remove_abandoned(store, abandoned)
-        click.echo(f"Removed {len(removed) + len(abandoned)} of {num_found} ({total}).", err=as_json)
+        echo(f"Removed {len(removed) + len(abandoned)} of {num_found} ({total}).", err=as_json)
     else:
-        click.echo("Nothing removed.", err=as_json)
+        echo("Nothing removed.", err=as_json)
     if as_json:
         each = [{**entry, "removed": path in removed} for path, entry in zip(paths, entries, strict=True)]
         print_json({"store": str(store), "garbage": each})
@@ -202,7 +199,7 @@ def _show_abandoned(store: Store, *, to_stderr: bool) -> list[Abandoned]:
     abandoned = abandoned_files(store)
     for each in abandoned:
         state = "no record names them" if each.is_old else "being uploaded, or left; stays for a day"
-        click.echo(f"{each.folder}  {len(each.keys)} files  {human_size(each.size)}  {state}", err=to_stderr)
+        echo(f"{each.folder}  {len(each.keys)} files  {human_size(each.size)}  {state}", err=to_stderr)
     return [each for each in abandoned if each.is_old]
 
 

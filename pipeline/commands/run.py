@@ -17,6 +17,7 @@ from pipeline.plan import plan_stage
 from pipeline.runner import StageOutcome, context_of
 from pipeline.stage import Context
 from pipeline.store.store import Store
+from pipeline.terminal import echo
 from pipeline.workflow.estimate import forecast
 from pipeline.workflow.graph import Ending, Failure, Node, distinct, nodes_of, run_nodes, shown
 from pipeline.workflow.run_file import read_run_file
@@ -58,7 +59,7 @@ def run(context: click.Context, *, file: Path, store: Store, quiet: bool, as_jso
         failed = sum(result["status"] == "failed" for result in results)
         print_json({"status": "failed" if failed else "done", "combinations": results, "seconds": seconds})
     elif not quiet:
-        click.echo("\n".join(table(results)))
+        echo("\n".join(table(results)))
     problems = [ending.reason for ending in endings.values() if isinstance(ending, Failure)]
     if problems:
         num = sum(result["status"] == "failed" for result in results)
@@ -184,7 +185,7 @@ def _forecast_all(nodes: Sequence[Node], context: Context, *, as_json: bool) -> 
                 entries.append({**said, **answer.as_json()})
                 lines = answer.lines()
         if not as_json:
-            click.echo("\n".join([f"{node.name}:", *(f"  {line}" for line in lines)]))
+            echo("\n".join([f"{node.name}:", *(f"  {line}" for line in lines)]))
     if as_json:
         print_json({"status": "dry run", "stages": entries})
     if problems:

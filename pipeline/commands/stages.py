@@ -19,6 +19,7 @@ from pipeline.plan import plan_stage
 from pipeline.runner import StageOutcome, context_of, run_stage
 from pipeline.stage import AnyStage
 from pipeline.store.store import Store
+from pipeline.terminal import echo
 from pipeline.workflow.estimate import forecast, show_forecast
 
 
@@ -33,7 +34,7 @@ def stage_command(stage: AnyStage) -> click.Command:
         if stage.distributed is None and not is_first_process():
             return
         if show_config:
-            click.echo(config_text(stage, options, store=store, origins=_origins()), nl=False)
+            echo(config_text(stage, options, store=store, origins=_origins()), nl=False)
             return
         if dry_run:
             show_forecast(
@@ -72,9 +73,9 @@ def why_command(stage: AnyStage) -> click.Command:
         if as_json:
             print_json({"stage": stage.name, **plan.as_json()})
         elif plan.artifact is not None:
-            click.echo(f"{stage.name} would not run: unchanged, {plan.artifact.path} has it.")
+            echo(f"{stage.name} would not run: unchanged, {plan.artifact.path} has it.")
         else:
-            click.echo(f"{stage.name} would run as {plan.fingerprint[:12]}: {plan.reason()}")
+            echo(f"{stage.name} would run as {plan.fingerprint[:12]}: {plan.reason()}")
 
     return _command(stage, why, [*store_options(), config_option(stage), json_option("the answer")])
 
@@ -101,12 +102,12 @@ def show_outcome(outcome: StageOutcome, *, page: str = "") -> None:
     """Print what a stage made, for people, and which of its files to open."""
     record = outcome.artifact.record
     for name, value in record.counts.items():
-        click.echo(f"  {name.replace('_', ' '):<32} {_brief(value)}")
+        echo(f"  {name.replace('_', ' '):<32} {_brief(value)}")
     for name, value in record.metrics.items():
-        click.echo(f"  {name:<48} {value:8.2f}")
-    click.echo(f"{record.stage} {outcome.status}: {outcome.artifact.path}")
+        echo(f"  {name:<48} {value:8.2f}")
+    echo(f"{record.stage} {outcome.status}: {outcome.artifact.path}")
     if page:
-        click.echo(f"open {outcome.artifact.path / page}")
+        echo(f"open {outcome.artifact.path / page}")
 
 
 def _command(stage: AnyStage, callback: Callable[..., None], common: list[click.Option]) -> click.Command:

@@ -7,6 +7,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from data_schemas.errors import ProtoRKDError
+from pipeline.terminal import echo
 
 SHELLS = ("bash", "zsh", "fish")
 _STORE = "store"
@@ -57,4 +58,4 @@ def completion(context: click.Context, shell: str) -> None:
         script = completes(context.find_root().command, {}, "protorkd", "_PROTORKD_COMPLETE").source()
     except RuntimeError as error:  # an old bash, or none
         raise ProtoRKDError(f"The shell must be one that click can complete in; {error}.") from error
-    click.echo(script)
+    echo(script)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.regular_files import regular_only
 from pipeline.options.values import KINDS, read_values, unknown
 from pipeline.stage import AnyStage
 from pipeline.store.store import Store
@@ -26,7 +27,8 @@ def read_file(path: Path) -> dict[str, Any]:
     if path.suffix.lower() not in (".toml", ".yaml", ".yml"):
         raise ProtoRKDError(f"A configuration must be {_FORMS}; got {path}.")
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, encoding="utf-8", opener=regular_only) as file:
+            text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise ProtoRKDError(f"{path} must be a readable file in UTF-8; {error}.") from error
     found = _read_toml(text, path) if path.suffix.lower() == ".toml" else _read_yaml(text, path)

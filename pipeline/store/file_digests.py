@@ -60,7 +60,7 @@ class FileDigests:
         """
         [digest] = self.digests([path])
         if digest is None:
-            raise ProtoRKDError(f"{path} must be a readable file; it is missing or closed to you.")
+            raise ProtoRKDError(f"{path} must be a readable file; it is missing, closed to you, or no regular file.")
         return digest
 
     def digests(self, paths: Sequence[Path | str]) -> list[str | None]:

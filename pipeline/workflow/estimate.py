@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import click
-
 from data_schemas.artifact_record import ArtifactRecord
 from pipeline.fingerprint import canonical
 from pipeline.plan import Plan, plan_stage
@@ -13,6 +11,7 @@ from pipeline.sizes import human_size, human_time
 from pipeline.stage import AnyStage, Context, Work
 from pipeline.store.file_digests import FileDigests
 from pipeline.store.store import MEMO_NAME, Store
+from pipeline.terminal import echo
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def show_forecast(answer: Forecast, *, as_json: bool) -> None:
     """Print a forecast, for people or as JSON."""
     import json
 
-    click.echo(json.dumps(answer.as_json(), ensure_ascii=False) if as_json else "\n".join(answer.lines()))
+    echo(json.dumps(answer.as_json(), ensure_ascii=False) if as_json else "\n".join(answer.lines()))
 
 
 def _earlier(records: list[ArtifactRecord], work: Work | None, stage: AnyStage, params: Any) -> ArtifactRecord | None:

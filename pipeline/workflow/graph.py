@@ -119,7 +119,7 @@ def run_nodes(nodes: list[Node], context: Context, *, tell: Callable[[Node, Endi
         The ending of each node, by its key.
 
     Raises:
-        StopRequestedError: the user asked a stage to stop: nothing more is begun.
+        StopRequestedError: the user asked to stop, in a stage or too late for it: nothing more is begun.
     """
     endings: dict[str, Ending] = {}
     for node in nodes:

@@ -12,6 +12,7 @@ import click
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log, show_log
 from pipeline.options.declaration import click_options, take
+from pipeline.terminal import echo
 from stages.gather_cc.options import GatherParams, GatherRuntime
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def gather_cc(table: Path, output: Path, as_json: bool, **values: Any) -> None:
         reasons: dict[str, dict[str, int]] = {}
         for (status, reason), count in gathered.reasons.items():
             reasons.setdefault(status, {})[reason or status] = count
-        click.echo(
+        echo(
             json.dumps(
                 {
                     "command": "gather-cc",

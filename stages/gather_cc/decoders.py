@@ -2,13 +2,11 @@
 
 import asyncio
 import multiprocessing
-import os
 import signal
-import threading
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
 
+from stages.components.compute.parent_process import end_with_parent
 from stages.gather_cc.image_writer import ImageWriter, Kept, Rejected
 
 DECODE_S = 60
@@ -73,14 +71,7 @@ def _settle(keeper: ImageWriter) -> None:
     _keeper = keeper
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-
-
-def _follow_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+    end_with_parent()
 
 
 def _keep(row: int, data: bytes) -> Kept | Rejected:

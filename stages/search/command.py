@@ -12,6 +12,7 @@ from pipeline.log import show_log
 from pipeline.options.declaration import click_options, take
 from pipeline.runner import context_of
 from pipeline.store.store import Store
+from pipeline.terminal import echo, printable_line
 from stages.components.embeddings.searchable import find_searchable
 from stages.search.options import SearchOptions
 
@@ -44,9 +45,9 @@ def search(store: Store, as_json: bool, **values: Any) -> None:
 
         write_page(opened, options, asked, context=context)
     if as_json:
-        click.echo(json.dumps(_as_json(opened, asked), ensure_ascii=False))
+        echo(json.dumps(_as_json(opened, asked), ensure_ascii=False))
     elif asked and options.page is None:
-        click.echo("\n\n".join("\n".join(_lines(each)) for each in asked))
+        echo("\n\n".join("\n".join(_lines(each)) for each in asked))
     if options.serve:
         from stages.search.server import serve
 
@@ -86,5 +87,5 @@ def _hit(hit: "Hit", opened: "Search") -> dict[str, Any]:
 
 
 def _lines(asked: "Asked") -> list[str]:
-    lines = [f"{hit.rank:>4}  {hit.score:6.3f}  {hit.name}" for hit in asked.hits]
-    return [asked.name, *lines]
+    lines = [f"{hit.rank:>4}  {hit.score:6.3f}  {printable_line(hit.name)}" for hit in asked.hits]
+    return [printable_line(asked.name), *lines]

@@ -12,11 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-import click
 import numpy as np
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
+from pipeline.terminal import echo
 from stages.components.embeddings.searchable import read_row
 from stages.components.images.decoding import ImageRejected, decode_image
 from stages.components.images.lazy_image import DecodedImage, to_image
@@ -225,7 +225,7 @@ def serve(opened: "Search", asked: "Sequence[Asked]", *, top: int, port: int) ->
     """
     with SearchServer(opened, asked, top=top, port=port) as server:
         try:
-            click.echo(f"open {server.url}")
+            echo(f"open {server.url}")
             log.info("search: answers on this machine alone, and under this address; Ctrl-C ends it")
             server.serve_forever()
         except KeyboardInterrupt:

@@ -8,9 +8,21 @@ from click.testing import CliRunner
 
 from cli import cli
 from data_schemas.errors import ProtoRKDError
-from pipeline.signals import command_signals, stop_requests
+from pipeline.signals import command_signals, stop_is_asked, stop_requests
 
 POLITE = [signal.SIGINT, signal.SIGTERM]
+
+
+def answer(number):
+    with stop_requests():
+        signal.raise_signal(number)
+        raise ProtoRKDError("asked to stop and did")
+
+
+def insist(number):
+    with command_signals(), stop_requests():
+        signal.raise_signal(number)
+        signal.raise_signal(number)
 
 
 def handlers():
@@ -19,13 +31,44 @@ def handlers():
 
 @pytest.mark.parametrize("number", POLITE)
 def test_stop_requests__set_an_event_and_leave_the_handlers_as_they_were(number):
-    before = handlers()
-    with stop_requests() as stop:
-        assert not stop.is_set()
-        signal.raise_signal(number)
-        assert stop.is_set()
-        assert signal.getsignal(number) == before[POLITE.index(number)]  # a second one does what it did before
-    assert handlers() == before
+    with command_signals():
+        before = handlers()
+        with stop_requests() as stop:
+            assert not stop.is_set()
+            assert not stop_is_asked()
+            signal.raise_signal(number)
+            assert stop.is_set()
+            assert signal.getsignal(number) == before[POLITE.index(number)]  # a second one does what it did before
+        assert handlers() == before
+        assert stop_is_asked()  # by whoever begins something else
+    assert not stop_is_asked()
+
+
+@pytest.mark.parametrize("number", POLITE)
+def test_stop_requests__hand_on_a_signal_that_came_too_late_where_no_command_is(number):
+    received = []
+    before = signal.signal(number, lambda number, _: received.append(number))
+    try:
+        with stop_requests() as stop:
+            signal.raise_signal(number)
+            assert stop.is_set()
+            assert received == []
+        assert received == [number]
+        with pytest.raises(ProtoRKDError):
+            answer(number)
+        assert received == [number]  # the block has answered the second one
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", POLITE)
+def test_stop_requests__let_a_second_signal_end_the_command_at_once(number):
+    interrupts = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            insist(number)
+    finally:
+        signal.signal(signal.SIGINT, interrupts)
 
 
 def test_stop_requests__take_back_their_handlers_where_nobody_tells_the_error():

@@ -161,6 +161,18 @@ def test_command__whose_reader_is_killed_ends_in_seconds_and_names_the_image(
     sys.stdout.write(f"{name}, a reader killed: ended in {ended.seconds:.1f} s\n")
 
 
+@pytest.mark.parametrize("name", ["distill", "encode-teacher on two devices", "evaluate"])
+def test_command__that_is_killed_leaves_no_process_behind(
+    name: str, jobs: dict[str, Job], run_cli: Cli, tmp_path: Path
+) -> None:
+    """As kill -9 and the kernel do where memory runs out: nothing of the command can tidy up."""
+    with at_work(jobs[name], run_cli.store, tmp_path / "log") as command:
+        assert len(command.all) > 1
+        os.kill(command.process.pid, signal.SIGKILL)
+        command.ended(since=time.monotonic(), timeout_s=START_S)
+        assert not command.left_over(timeout_s=SECONDS)
+
+
 def test_distill__whose_every_process_gets_sigterm_saves_where_it_stands(
     jobs: dict[str, Job], run_cli: Cli, tmp_path: Path
 ) -> None:

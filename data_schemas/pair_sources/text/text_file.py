@@ -5,6 +5,7 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.regular_files import check_regular, open_regular
 
 BOM = b"\xef\xbb\xbf"
 BLOCK_BYTES = 1 << 23
@@ -24,9 +25,7 @@ def open_text(path: Path) -> mmap:
         ProtoRKDError: it is absent, empty or no file, cannot be read or unpacked, is not UTF-8 or holds a NUL byte.
     """
     try:
-        if not path.is_file():
-            got = "a folder" if path.is_dir() else "no regular file" if path.exists() else "nothing there"
-            raise ProtoRKDError(f"{path} must be a file; got {got}. Check the path.")
+        check_regular(path)
         if path.stat().st_size == 0:
             raise ProtoRKDError(f"{path} must have a header and rows; got an empty file. Check the path.")
         data = _unpack(path) if path.suffix.lower() in COMPRESSIONS else _map(path)
@@ -56,7 +55,7 @@ def first_line(path: Path) -> bytes:
 
 
 def _map(path: Path) -> mmap:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return mmap(file.fileno(), 0, access=ACCESS_READ)
 
 

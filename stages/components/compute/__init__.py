@@ -1,7 +1,8 @@
 """Hold where and in which numbers work is done, and no model.
 
 Devices and why there is none (`device`, `gpu_driver`), precision, processes that train together (`distributed`), random
-numbers by key, threads beside the work (`background`), and strings that processes share.
+numbers by key, threads beside the work (`background`), memory that processes share, and their end with the command
+(`parent_process`).
 
 float32 is never TF32: passes that are not a training take `full_float32` for themselves, a training sets its flags in
 `stages/distill/training/training_device.py` and puts them back at its end.

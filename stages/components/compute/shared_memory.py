@@ -1,13 +1,16 @@
-"""Put very many names into shared memory, so that handing them to another process copies nothing."""
+"""Put names and tensors into shared memory, so that handing them to another process copies nothing."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import overload
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
+
+from data_schemas.errors import ProtoRKDError
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - where Linux keeps it; read only for its free space
 _LEAST = 1000  # fewer are quick to pickle
@@ -46,9 +49,41 @@ class SharedStrings(Sequence[str]):
 
 
 def share(tensor: Tensor) -> Tensor:
-    """Copy a tensor to shared memory, which other processes are handed without a copy."""
-    shared: Tensor = tensor.clone().share_memory_()  # type: ignore[no-untyped-call]
+    """Copy a tensor to shared memory, which other processes are handed without a copy.
+
+    Raises:
+        ProtoRKDError: shared memory is full.
+    """
+    return move_to_shared_memory(tensor.clone())
+
+
+def move_to_shared_memory(tensor: Tensor) -> Tensor:
+    """Move the memory of a tensor, and of all its views, to shared memory, unless it is there.
+
+    Raises:
+        ProtoRKDError: shared memory is full.
+    """
+    with shared_memory_errors():
+        shared: Tensor = tensor.share_memory_()  # type: ignore[no-untyped-call]
     return shared
+
+
+@contextmanager
+def shared_memory_errors() -> Iterator[None]:
+    """Turn torch's error of a full shared memory into one that says what to do.
+
+    Raises:
+        ProtoRKDError: shared memory is full.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not ("torch_" in str(error) and "No space left" in str(error)):
+            raise
+        raise ProtoRKDError(
+            f"{_SHARED_MEMORY} must have room for what processes hand over; it is full. Enlarge it (docker run "
+            "--shm-size 2g), free some of it, or pass fewer --workers or a smaller --batch-size."
+        ) from error
 
 
 def share_names(names: Sequence[str]) -> Sequence[str]:

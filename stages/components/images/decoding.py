@@ -1,8 +1,6 @@
 """Decode image files of many formats by Pillow, as upright RGB: the reference for all quicker decoders."""
 
 import contextlib
-import os
-import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,8 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
+
+from data_schemas.regular_files import NotRegularError, open_regular
 
 MAX_PIXELS = 89_478_485
 """Pillow's own limit, 256 MiB of RGB: larger images are refused before they are decoded."""
@@ -85,11 +85,10 @@ def opened(path: Path | str) -> Iterator[BinaryIO]:
     if "\0" in str(path):
         raise ImageRejected("missing file")  # no file system has a NUL in a name
     try:
-        # Not by Path, which takes as long as reading the file.
-        if not stat.S_ISREG(os.stat(path or ".").st_mode):  # noqa: PTH116
-            raise ImageRejected("not a file")  # reading a pipe could block forever
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open_regular(path or ".") as file:
             yield file
+    except (NotRegularError, IsADirectoryError) as error:
+        raise ImageRejected("not a file") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageRejected("missing file") from error
     except OSError as error:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.manifest import Rejection
+from pipeline.terminal import printable_line
 from stages.components.images.image_set import ImageSet
 
 
@@ -20,7 +21,8 @@ def check_rejected(rejections: Sequence[Rejection], images: ImageSet, *, max_bad
     """
     total = len(images.paths)
     if len(rejections) > max_bad_fraction * total or len(rejections) == total:
-        first = "".join(f"\n  {images.root / entry.value}: {entry.reason}" for entry in rejections[:3])
+        named = [f"{images.root / entry.value}: {entry.reason}" for entry in rejections[:3]]
+        first = "".join(f"\n  {printable_line(line)}" for line in named)
         rule = "be read" if len(rejections) == total else f"be read but for a share of {max_bad_fraction:g}"
         raise ProtoRKDError(
             f"Images must {rule} (--max-bad-fraction); got {len(rejections):,} of {total:,} that cannot. The first:"

@@ -92,7 +92,9 @@ class ManifestFormat:
         digests = file_digests.digests(source.files)
         for file, digest in zip(source.files, digests, strict=True):
             if digest is None:
-                raise ProtoRKDError(f"{file} must be a readable file; it is missing or closed to you.")
+                raise ProtoRKDError(
+                    f"{file} must be a readable file; it is missing, closed to you, or no regular file."
+                )
         if source.kind in _PLAIN and len(digests) == 1:
             separator = self._decided(source)
             whole = str(digests[0]) if separator is None else hash_json([separator, digests[0]])

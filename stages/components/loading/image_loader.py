@@ -14,10 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import ProtoRKDError, StopRequestedError
+from pipeline.signals import stop_is_asked
+from stages.components.compute.parent_process import end_with_parent
+from stages.components.compute.shared_memory import move_to_shared_memory, shared_memory_errors
 from stages.components.loading.batch import Batch, collate
 from stages.components.loading.num_workers import fit_readers
-from stages.components.loading.worker_trace import WorkerTrace
+from stages.components.loading.worker_trace import NO_IMAGE, WorkerTrace
 
 # Modules that readers need, imported once by the server that they are forked from.
 _PRELOADED = [
@@ -29,6 +32,13 @@ _PRELOADED = [
     "cv2",
     "stages.components.loading.image_loader",
 ]
+
+
+LOOK_S = 5.0
+"""Seconds after which a wait for a batch looks whether its readers live and read, and whether a stop was asked for."""
+
+_MOST_IDLE_LOOKS = 120  # without a batch or an image between them; not seconds, which pass while a machine sleeps
+_LOOKS_BEFORE_STOP = 2  # the batch may be about to come, and its step can be finished
 
 
 class Images(Protocol):
@@ -46,6 +56,28 @@ class Images(Protocol):
 
 class ReaderDiedError(ProtoRKDError):
     """A process that reads images has died."""
+
+
+class NoBatchError(StopRequestedError):
+    """A stop was asked for while no batch came."""
+
+
+class _HandOver:
+    """Collates a batch in a reader, and moves it to shared memory there.
+
+    A queue of torch would move it in a thread that loses the batch where the memory is full: the trainer would wait for
+    it for ever. Moved here it is an error of the reader, which the trainer gets in the batch's place.
+    """
+
+    def __init__(self, collate_fn: Callable[[Any], Batch]) -> None:
+        self._collate = collate_fn
+
+    def __call__(self, samples: Any) -> Batch:
+        batch = self._collate(samples)
+        for tensor in (batch.images, batch.rows, batch.seeds, batch.sizes, batch.is_taken):
+            if tensor.numel():
+                move_to_shared_memory(tensor)
+        return batch
 
 
 class ImageLoader:
@@ -83,8 +115,9 @@ class ImageLoader:
             dataset,
             batch_sampler=batches,
             num_workers=workers,
-            collate_fn=collate_fn,
+            collate_fn=_HandOver(collate_fn) if workers else collate_fn,
             pin_memory=pin_memory,
+            timeout=LOOK_S if workers else 0,
             prefetch_factor=ahead if workers else None,
             multiprocessing_context="forkserver" if workers else None,
             worker_init_fn=partial(_settle_down, self._at_hand, dict(os.environ)) if workers else None,
@@ -95,14 +128,49 @@ class ImageLoader:
         """Yield the batches.
 
         Raises:
-            ProtoRKDError: a reader raised it.
+            ProtoRKDError: a reader raised it, shared memory is full, or the readers open no image for minutes.
+            NoBatchError: a stop was asked for while no batch came.
             ReaderDiedError: a reader was killed, most often because memory ran out, or by a decoder.
         """
         if not self._batches.num_workers:
             yield from self._batches
             return
-        with self._errors():
-            yield from self._batches
+        with self._errors(), shared_memory_errors():
+            yield from self._watched()
+
+    def _watched(self) -> Iterator[Batch]:
+        """Yield the batches of the readers, and look after them while none comes."""
+        batches = iter(self._batches)
+        while True:
+            try:
+                yield self._wait(batches)
+            except StopIteration:
+                return
+
+    def _wait(self, batches: Iterator[Batch]) -> Batch:
+        last_opened, num_looks, num_idle = None, 0, 0
+        while True:
+            try:
+                return next(batches)
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader timed out"):  # after a look at whether all readers live
+                    raise
+            now_opened = self._at_hand.last_opened()
+            num_looks, num_idle = num_looks + 1, num_idle + 1 if now_opened == last_opened else 0
+            last_opened = now_opened
+            if num_looks >= _LOOKS_BEFORE_STOP and stop_is_asked():
+                raise NoBatchError(
+                    f"Asked to stop, and did, while no batch of images came for {num_looks * LOOK_S:.0f} s. Run the "
+                    "same command again: it goes on from what was saved."
+                )
+            if num_idle >= _MOST_IDLE_LOOKS:
+                paths = [self._images.path_of(number) for number in now_opened if number != NO_IMAGE]
+                raise ProtoRKDError(
+                    f"The processes that read images must open one within {_MOST_IDLE_LOOKS * LOOK_S:.0f} s; they "
+                    f"opened none, and hand over no batch. Last opened: {', '.join(paths) or 'none'}. Look whether "
+                    "these can be read, at the limit of open files (ulimit -n) and at messages above, and run the "
+                    "same command again."
+                )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -111,9 +179,9 @@ class ImageLoader:
             yield
         except ProtoRKDError as error:
             _, is_wrapped, message = str(error).partition("DataLoader worker process")
+            _let_go(error)
             if not is_wrapped:
                 raise
-            _let_go(error)
             raise ProtoRKDError(message.rpartition("ProtoRKDError: ")[2].strip()) from error
         except (RuntimeError, EOFError, ConnectionError) as error:  # the latter if one dies while it hands over a batch
             is_of_an_image = str(error).startswith("Caught ")  # in a reader that lives, while it read
@@ -135,7 +203,10 @@ class ImageLoader:
 
 def _let_go(error: BaseException) -> None:
     """Free the batch iterator that an error's frames hold, which would wait long for its readers if collected later."""
-    traceback.clear_frames(error.__traceback__)
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
 
 
 def start_server() -> None:
@@ -150,10 +221,11 @@ def batches_of(numbers: Sequence[int], size: int) -> list[list[int]]:
 
 
 def _settle_down(at_hand: WorkerTrace, environment: dict[str, str], place: int) -> None:
-    """Set up a reader: one thread, the line of its trace, and this process's environment.
+    """Set up a reader: its end with the command, one thread, the line of its trace, and the command's environment.
 
     The server that it was forked from may have an older environment, for example without credentials.
     """
+    end_with_parent()
     os.environ.update(environment)
     torch.set_num_threads(1)
     info = get_worker_info()

@@ -11,6 +11,7 @@ from pipeline.sizes import human_size
 _MOST_AHEAD = 4  # batches that each process reads ahead
 _MOST_BYTES = 2e9  # of waiting batches, for each process that trains or embeds
 _SHARED_MEMORY, _SHARE = "/dev/shm", 0.5  # noqa: S108 - torch's shared memory; share of its free space
+_IN_USE = 2  # batches that are not waiting: the one that is used, and the one that comes after it
 
 
 def num_workers(wanted: int) -> int:
@@ -31,8 +32,8 @@ def plan_reading(
 ) -> tuple[int, int]:
     """Return how many processes read, and how many batches ahead each, so that waiting batches fit in memory.
 
-    If one batch for each process is too much, there are fewer processes; if not even one batch fits into shared memory,
-    there are none.
+    If one batch for each process is too much, there are fewer processes; if shared memory has no room for one that
+    waits beside those in use, there are none.
 
     Args:
         batch_bytes: Size of a batch.
@@ -46,11 +47,14 @@ def plan_reading(
         >>> plan_reading(40e6, workers=8, free_bytes=64e6)
         (0, 1)
     """
-    share = _SHARE * free_bytes / num_local
-    fitting = int(min(_MOST_BYTES, share) // max(1, batch_bytes))
+    size = max(1, batch_bytes)
+    share, room = _SHARE * free_bytes / num_local, free_bytes / num_local - _IN_USE * size
+    if room < size:
+        return 0, 1
+    fitting = int(min(_MOST_BYTES, share) // size)
     if fitting >= workers:
         return workers, min(_MOST_AHEAD, fitting // max(1, workers))
-    return fitting or int(batch_bytes <= share), 1
+    return fitting or int(size <= share), 1
 
 
 def fit_readers(workers: int, *, batch_bytes: float) -> tuple[int, int]:

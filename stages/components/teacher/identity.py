@@ -9,6 +9,7 @@ from typing import Any
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.lfs_pointer import check_fetched
+from data_schemas.regular_files import check_regular
 from pipeline.fingerprint import hash_json
 from pipeline.options.declaration import option
 from pipeline.stage import Input
@@ -73,6 +74,9 @@ def find_teacher(name: str, *, trust_code: bool = False) -> TeacherSource:
                 f"--teacher must name a folder with a sentence-transformers model (modules.json); got {name}."
             )
         folder, location = path.resolve(), str(path.resolve())
+        _check_files(folder)
+    elif path.exists():
+        raise ProtoRKDError(f"--teacher must name a folder or a file; got {name}, which is no regular file.")
     elif path.is_absolute() or name.startswith(".") or name.count("/") > 1 or name.endswith((".txt", ".gz")):
         raise ProtoRKDError(f"--teacher must name an existing folder or file; got {name}, which is not there.")
     else:
@@ -120,6 +124,13 @@ def former_digest(teacher: Input[TeacherSource]) -> str:
     files = {name: digest for name, digest in teacher.parts.items() if (teacher.value.path / name).is_file()}
     identity = {"kind": teacher.value.kind, "files": files}
     return hash_json(identity | ({"code": "trusted"} if teacher.value.trusts_code else {}))
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse a folder with a pipe or a device in it, which a library that reads the model would wait for."""
+    for path in sorted(folder.rglob("*")):
+        if path.exists() and not path.is_dir():  # a link to nothing is the library's to find missing
+            check_regular(path)
 
 
 def _loaded_files(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from stages.components.compute.shared_memory import move_to_shared_memory
 from stages.components.loading.batch import Batch
 
 ROOM = 1.25
@@ -41,6 +42,6 @@ class BufferPool:
             del self._slabs[free[0]]
         slab, is_taken = torch.empty(int(ROOM * num_bytes), dtype=torch.uint8), torch.zeros(1, dtype=torch.bool)
         for tensor in (slab, is_taken):
-            tensor.share_memory_()  # type: ignore[no-untyped-call]
+            move_to_shared_memory(tensor)
         self._slabs.append((slab, is_taken))
         return slab, is_taken

@@ -27,7 +27,7 @@ from pipeline.store.draft import Draft
 from stages.components.compute.distributed import Ranks, peer_errors
 from stages.components.compute.precision import autocast
 from stages.components.loading.batch import Batch
-from stages.components.loading.image_loader import ReaderDiedError
+from stages.components.loading.image_loader import NoBatchError, ReaderDiedError
 from stages.components.loading.prefetch import prefetch_to_device
 from stages.distill.data.batch_order import BatchRequests
 from stages.distill.data.example_images import load_batches
@@ -122,10 +122,10 @@ class Training:
             self._seed_step()
             try:
                 self._take_steps(self._data.requests.from_step(self._progress.step), stop)
-            except ReaderDiedError:
+            except (ReaderDiedError, NoBatchError):
                 if not stop.is_set() or self._examples_in_step:
                     raise
-                self._save(None)  # they were stopped as well
+                self._save(None)  # they were stopped as well, or hang
                 raise self._stopped() from None
         return self._progress
 

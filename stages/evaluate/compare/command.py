@@ -12,6 +12,7 @@ from pipeline.commands.store_options import store_options
 from pipeline.log import log, show_log
 from pipeline.options.declaration import NOT_NEGATIVE, POSITIVE, click_options, option, take
 from pipeline.store.store import Store
+from pipeline.terminal import echo
 
 if TYPE_CHECKING:
     from stages.evaluate.compare.find_evaluation import Evaluation
@@ -87,14 +88,14 @@ def compare(store: Store, first: str, second: str, as_json: bool, **values: Any)
     if as_json:
         described = {"first": _describe(pair[0]), "second": _describe(pair[1])}
         rows = [asdict(metric) for metric in metrics]
-        click.echo(json.dumps({**described, "metrics": rows, "not_compared": left_out, **asdict(options)}))
+        echo(json.dumps({**described, "metrics": rows, "not_compared": left_out, **asdict(options)}))
         return
     if left_out:
         log.info("not compared, for no single image has them: %s", ", ".join(left_out))
     for argument, evaluation in zip("AB", pair, strict=True):
         student = evaluation.report["student"]
-        click.echo(f"{argument}  {evaluation.name}  student {evaluation.student[:12]}, {student['backbone']}")
-    click.echo("\n".join(["", *table(metrics), "", *notes(metrics, resamples=options.resamples)]))
+        echo(f"{argument}  {evaluation.name}  student {evaluation.student[:12]}, {student['backbone']}")
+    echo("\n".join(["", *table(metrics), "", *notes(metrics, resamples=options.resamples)]))
 
 
 def adjusted(differences: "Sequence[Difference]") -> list[ComparedMetric]:

@@ -1,6 +1,7 @@
 """run: several stages over several combinations; what all share is done once, what fails fails alone."""
 
 import json
+import signal
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from toy_stage import CHILD, TOY, run_toy
 
 from data_schemas.errors import ProtoRKDError, StopRequestedError
 from pipeline.commands.run import run, table
+from pipeline.signals import command_signals, stop_requests
 
 pytestmark = pytest.mark.usefixtures("quiet_log")
 
@@ -18,6 +20,9 @@ def fail_on_bad_words(params, sources, out, runtime, context):
         raise ProtoRKDError("word must be good; got bad.")
     if params.word == "stop":
         raise StopRequestedError("toy was asked to stop and did.")
+    if (params.word or "").startswith("late"):
+        with stop_requests():
+            signal.raise_signal(int(params.word.split()[1]))
     return run_toy(params, sources, out, runtime, context)
 
 
@@ -101,6 +106,16 @@ def test_run__begins_nothing_more_once_it_is_asked_to_stop(toy, call):
     result = call("[sweep.toy]\nword = ['a', 'stop', 'b']\n")
     assert isinstance(result.exception, StopRequestedError)
     assert len(toy.store.artifacts("toy")) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_run__begins_nothing_more_where_a_stage_ends_well_after_a_stop_was_asked_for(toy, call, number):
+    with command_signals():
+        result = call(f"[sweep.toy]\nword = ['a', 'late {int(number)}', 'b']\n")
+    assert isinstance(result.exception, StopRequestedError)
+    assert "Asked to stop, and did, before child began. Run the same command again" in str(result.exception)
+    assert len(toy.store.artifacts("toy")) == 2  # its own is whole, and kept
+    assert len(toy.store.artifacts("child")) == 1
 
 
 def test_run__prints_its_plan_first(call, toy):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,17 @@ def test_search__prints_ranks_scores_and_paths(embedded: Embedded, run_cli: Cli)
     rank, score, path = blocks[0][1].split()
     assert (rank, path in embedded.images.images) == ("1", True)
     assert -1 <= float(score) <= 1
+
+
+def test_search__shows_captions_that_give_a_terminal_no_order(
+    embedded: Embedded, run_cli: Cli, write_manifest: Callable[..., Path], word_vectors: Path
+) -> None:
+    manifest = write_manifest(["red circle \x1b]52;c;cm0gLXJmIH4=\x07\x9b2J", "green \u202esquare"])
+    encoded = run_cli("encode-teacher", "--manifest", manifest, "--teacher", word_vectors)
+    result = run_cli.run("search", "--in", encoded["fingerprint"], "--text", "red circle", "--device", "cpu")
+    assert result.stdout.replace("\n", "").isprintable()
+    assert r"red circle \u001b]52;c;cm0gLXJmIH4=\u0007\u009b2J" in result.stdout
+    assert r"green \u202esquare" in result.stdout
 
 
 def test_search__makes_its_index_once(embedded: Embedded, run_cli: Cli) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.regular_files import check_regular
 from stages.evaluate.sets.image_folder import ImageFolder
 
 SPLITS = ("train", "test")
@@ -157,8 +158,10 @@ def need(path: Path) -> Path:
     """Return a path without which a set would be incomplete.
 
     Raises:
-        ProtoRKDError: nothing is there.
+        ProtoRKDError: nothing is there, or neither a folder nor a regular file.
     """
     if not path.exists():
         raise ProtoRKDError(f"{path} must be there for the set to be whole; got nothing. Extract its archive again.")
+    if not path.is_dir():
+        check_regular(path)
     return path

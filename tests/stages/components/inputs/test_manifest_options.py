@@ -104,7 +104,7 @@ def test_identify__refuses_what_is_not_there(table: Callable[[str, str], Path]) 
     path = table("pairs.tsv", "filepath\ttitle\n")
     source = find_pairs(path)
     path.unlink()
-    with pytest.raises(ProtoRKDError, match=rf"{path} must be a readable file; it is missing or closed to you"):
+    with pytest.raises(ProtoRKDError, match=rf"{path} must be a readable file; it is missing, closed to you, or no"):
         ManifestFormat().identify(source, file_digests=FileDigests(None))
 
 

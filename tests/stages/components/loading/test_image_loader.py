@@ -2,7 +2,9 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,19 +14,21 @@ from workbench import Pairs
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import Preprocessing
+from pipeline.signals import stop_requests
 from stages.components.images.image_set import ImageSet
 from stages.components.images.transforms import EvalTransform
+from stages.components.loading import image_loader
 from stages.components.loading.batch import Batch, EvalImages
-from stages.components.loading.image_loader import ImageLoader, ReaderDiedError, batches_of
+from stages.components.loading.image_loader import ImageLoader, NoBatchError, ReaderDiedError, batches_of
 
+PATIENCE_S = 60.0  # most of it for the server's imports on a busy machine
 TRANSFORM = EvalTransform(Preprocessing(image_size=16))
 
 
 @pytest.fixture
 def looked_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let torch look often whether readers live, and not every five seconds."""
-    loader = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
-    monkeypatch.setattr(loader._try_get_data, "__defaults__", (0.2,))
+    """Look often whether readers live, and not every five seconds."""
+    monkeypatch.setattr(image_loader, "LOOK_S", 0.2)
 
 
 class BrokenImages(EvalImages):
@@ -68,7 +72,7 @@ def loader_of(pairs: Pairs, batches: list[list[int]]) -> ImageLoader:
 
 
 def readers_of(batches: Iterator[Batch]) -> list[Any]:
-    found: list[Any] = batches.gi_yieldfrom._workers  # type: ignore[attr-defined]
+    found: list[Any] = batches.gi_yieldfrom.gi_frame.f_locals["batches"]._workers  # type: ignore[attr-defined]
     return found
 
 
@@ -106,6 +110,56 @@ def test_batches__say_what_to_do_where_an_idle_reader_is_killed(pairs_folder: Ca
         list(batches)
 
 
+def full() -> None:
+    raise RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)")
+
+
+def lost_batches(*_: Any, **__: Any) -> None:
+    """Wait without an end, as a queue does that has lost a batch."""
+    time.sleep(60)
+
+
+@pytest.mark.usefixtures("looked_after")
+def test_batches__say_so_where_shared_memory_is_full(
+    pairs_folder: Callable[[int, int], Pairs],
+) -> None:
+    with pytest.raises(ProtoRKDError, match=r"^/dev/shm must have room .*it is full.*--shm-size 2g.*fewer --workers"):
+        read_all(pairs_folder(8, 20), full, at=5, workers=1)
+
+
+@pytest.mark.usefixtures("looked_after")
+def test_batches__are_not_waited_for_for_ever(
+    pairs_folder: Callable[[int, int], Pairs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_loader, "_MOST_IDLE_LOOKS", 15)
+    began = time.monotonic()
+    with pytest.raises(ProtoRKDError, match=r"must open one within .* Last opened: images/00[0-9].jpg.*ulimit -n"):
+        read_all(pairs_folder(8, 20), lost_batches, at=5, workers=1)
+    assert time.monotonic() - began < PATIENCE_S
+
+
+@pytest.mark.usefixtures("looked_after")
+def test_batches__that_do_not_come_leave_room_for_a_stop(pairs_folder: Callable[[int, int], Pairs]) -> None:
+    pairs = pairs_folder(8, 20)
+    began = time.monotonic()
+    with stop_requests() as stop:
+        stop.set()
+        with pytest.raises(NoBatchError, match="Asked to stop, and did, while no batch of images came"):
+            read_all(pairs, lost_batches, at=5, workers=1)
+    assert time.monotonic() - began < PATIENCE_S
+
+
+@pytest.mark.usefixtures("looked_after")
+def test_batches__that_come_late_come_whole(pairs_folder: Callable[[int, int], Pairs]) -> None:
+    batches = read_all(pairs_folder(8, 20), partial(time.sleep, 1.0), at=5, workers=1)
+    assert [batch.rows.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_batches__are_in_shared_memory_before_they_are_handed_over(pairs_folder: Callable[[int, int], Pairs]) -> None:
+    [first, _] = loader_of(pairs_folder(4, 20), [[0, 1], [2, 3]])
+    assert all(tensor.is_shared() for tensor in (first.images, first.rows))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches__hand_on_what_a_reader_raises(workers: int, pairs_folder: Callable[[int, int], Pairs]) -> None:
     pairs = pairs_folder(4, 20)
@@ -125,9 +179,8 @@ def test_batches__come_whole_and_in_order_however_few_may_wait(
     pairs = pairs_folder(18, 20)
     images = EvalImages(ImageSet(root=pairs.root, paths=pairs.images), TRANSFORM)
     batch_bytes = 4 * images.image_bytes
-    monkeypatch.setattr(
-        "stages.components.loading.num_workers._shared_memory", lambda: (0.0, 2.0 * most_batches * batch_bytes)
-    )
+    free = max(2.0 * most_batches, 3.0 if most_batches else 0.0) * batch_bytes
+    monkeypatch.setattr("stages.components.loading.num_workers._shared_memory", lambda: (0.0, free))
     batches = batches_of(range(18), 4)
     loader = ImageLoader(images, workers=2, pin_memory=False, batches=batches, batch_bytes=batch_bytes)
     assert loader._batches.num_workers == num_readers

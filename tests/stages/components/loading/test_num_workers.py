@@ -47,6 +47,8 @@ def test_num_workers__shares_the_cores_between_the_processes_of_a_machine(
         (4096 * CROPS, 8, 100 * GB, 1, (3, 1)),
         (3 * GB, 8, 100 * GB, 1, (1, 1)),  # one has to be read
         (256 * CROPS, 8, 64 * MB, 1, (0, 1)),  # but not through a memory in which it has no room
+        (30 * MB, 8, 64 * MB, 1, (0, 1)),  # one has room, but not beside the two in use
+        (128 * CROPS, 8, 67.1 * MB, 1, (1, 1)),
         (256 * CROPS, 8, 16 * GB, 8, (8, 3)),
         (256 * CROPS, 8, 2 * GB, 8, (3, 1)),
         (256 * CROPS, 0, 2 * GB, 8, (0, 3)),

@@ -240,7 +240,7 @@ def test_batches__are_read_without_a_pause_between_epochs(pairs_folder: Callable
     requests = BatchRequests(np.arange(4), batch_size=2, epochs=50, seed=0)
     batches = iter(load_batches(dataset_of(pairs_folder(4, 20)), requests, workers=1, pin_memory=False))
     next(batches)
-    [reader] = batches.gi_yieldfrom._workers  # type: ignore[attr-defined]
+    [reader] = batches.gi_yieldfrom.gi_frame.f_locals["batches"]._workers  # type: ignore[attr-defined]
     for _ in range(1, len(requests) - 1):
         next(batches)
         assert reader.is_alive()

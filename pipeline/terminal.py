@@ -1,0 +1,43 @@
+"""Print texts that come from data: a caption or a name may hold what a terminal takes for an order."""
+
+import re
+
+import click
+
+# Control characters of C0 and C1 but for tab and newline, marks that turn or break lines, and halves of characters.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Write out what a terminal would obey or show in another place, as ``\u001b``; lines stay lines.
+
+    Example:
+        >>> printable("a red \x1b[31mcircle")
+        'a red \\u001b[31mcircle'
+    """
+    return _UNSAFE.sub(_written_out, text)
+
+
+def printable_line(text: str) -> str:
+    r"""Write out as `printable` does, and tabs and newlines, too, so that a name cannot pass for a line of ours.
+
+    Example:
+        >>> printable_line("circle.jpg\nError: none")
+        'circle.jpg\\u000aError: none'
+    """
+    return printable(re.sub(r"[\t\n]", _written_out, text))
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text as `printable` writes it: the one way in which commands print.
+
+    Args:
+        text: Text of one or more lines; JSON stays the same JSON.
+        err: Whether it goes to stderr.
+        nl: Whether a newline follows.
+    """
+    click.echo(printable(text), err=err, nl=nl)
+
+
+def _written_out(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
