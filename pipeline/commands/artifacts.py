@@ -99,11 +99,18 @@ def status(store: Store, as_json: bool) -> None:
 @click.command(params=[*store_options(), json_option("the findings")])
 @click.argument("references", nargs=-1, shell_complete=complete_references())
 @click.option("--repair", "mend", is_flag=True, help="Set bad files aside, and make anew what they held.")
-def verify(store: Store, references: tuple[str, ...], mend: bool, as_json: bool) -> None:
+@click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="With --repair: run Python code that comes with a teacher, where a record asks for it. Read it first.",
+)
+def verify(store: Store, references: tuple[str, ...], mend: bool, trust_remote_code: bool, as_json: bool) -> None:
     """Read every byte of the artifacts again and prove that they are what their records say.
 
     REFERENCES are fingerprints or their beginnings; without any, all artifacts are read.
     """
+    if trust_remote_code and not mend:
+        raise ProtoRKDError("--trust-remote-code must go with --repair; got it alone. Nothing is run without --repair.")
     store = store.absolute()
     context = context_of(store, stages=stages_at_hand())
     chosen = _chosen(store, references)
@@ -124,7 +131,9 @@ def verify(store: Store, references: tuple[str, ...], mend: bool, as_json: bool)
             place = f"{store}/{artifact.record.stage}/{artifact.record.fingerprint}"
             click.echo(f"  {place}, {path}: {problem}", err=as_json)
         damaged = bool(here or there)
-        mended = damaged and mend and _mend(artifact, here, there, context, to_stderr=as_json)
+        mended = (
+            damaged and mend and _mend(artifact, here, there, context, trust_code=trust_remote_code, to_stderr=as_json)
+        )
         num_bad += damaged and not mended
         findings.append({**_describe(artifact), "problems": here, "remote_problems": there, "mended": mended})
     if as_json:
@@ -139,10 +148,16 @@ def verify(store: Store, references: tuple[str, ...], mend: bool, as_json: bool)
 
 
 def _mend(
-    artifact: Artifact, here: Mapping[str, str], there: Mapping[str, str], context: Context, *, to_stderr: bool
+    artifact: Artifact,
+    here: Mapping[str, str],
+    there: Mapping[str, str],
+    context: Context,
+    *,
+    trust_code: bool,
+    to_stderr: bool,
 ) -> bool:
     show_log()
-    done = repair_everywhere(artifact, here, there, context=context)
+    done = repair_everywhere(artifact, here, there, context=context, trust_code=trust_code)
     for path, place in done.set_aside.items():
         click.echo(f"  {path} set aside as {place}", err=to_stderr)
     click.echo(f"  {done.problem or 'made whole'}", err=to_stderr)

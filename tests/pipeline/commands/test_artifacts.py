@@ -292,3 +292,8 @@ def test_gc__prints_one_json_object_and_asks_nothing(toy, said):
         assert old.path.exists() is not removed
     assert new.path.exists()
     assert json.loads(said(gc, "--json"))["garbage"] == []
+
+
+def test_verify__takes_trust_in_code_with_repair_alone(toy, refused):
+    toy.run()
+    assert "--trust-remote-code must go with --repair" in refused(verify, "--trust-remote-code")[1]
