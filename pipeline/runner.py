@@ -14,7 +14,7 @@ from importlib import metadata
 from typing import Any
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord, InputRecord, Request
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import NewerRecordError, ProtoRKDError
 from data_schemas.files import write_atomic
 from pipeline.fingerprint import canonical
 from pipeline.log import log
@@ -28,7 +28,7 @@ from pipeline.store.file_digests import FileDigests
 from pipeline.store.locks import locked
 from pipeline.store.store import MEMO_NAME, Artifact, Store
 
-_LIBRARIES = ("torch", "torchvision", "sentence-transformers", "zarr", "pyarrow", "numpy")
+_LIBRARIES = ("protorkd", "torch", "torchvision", "sentence-transformers", "zarr", "pyarrow", "numpy")
 
 
 @dataclass(frozen=True)
@@ -292,6 +292,8 @@ def _publish_sealed(store: Store, stage: str, request: str) -> Artifact | None:
         return None
     try:
         record = ArtifactRecord.read(draft_path)
+    except NewerRecordError:
+        raise
     except ProtoRKDError:
         return None
     if record.problems(draft_path, read=True):

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from data_schemas.artifact_record import LOG_FOLDER, RECORD_NAME
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import NewerRecordError, ProtoRKDError
 from data_schemas.files import list_files
 from pipeline.commands.store_options import store_options
 from pipeline.fingerprint import digest_of_files, fingerprint
@@ -31,6 +31,8 @@ from pipeline.sizes import human_size
 from pipeline.stage import AnyStage, Context
 from pipeline.store.locks import digests_in_use, is_held
 from pipeline.store.store import Artifact, Store
+
+_NEWER = "OF A NEWER PROTORKD"
 
 
 def json_option(what: str) -> click.Option:
@@ -88,8 +90,9 @@ def status(store: Store, as_json: bool) -> None:
         )
     for stage_name, sizes in inner.items():
         click.echo(f"{stage_name}  {len(sizes)} made on the way  {human_size(sum(sizes))}")
-    for path in unreadable:
-        click.echo(f"{path.parent.name} {path.name[:12]}  {human_size(_size(path))}  NOT WHOLE: {RECORD_NAME}")
+    for path, error in unreadable.items():
+        state = f"{_NEWER}: {error}" if isinstance(error, NewerRecordError) else f"NOT WHOLE: {RECORD_NAME}"
+        click.echo(f"{path.parent.name} {path.name[:12]}  {human_size(_size(path))}  {state}")
     for path in leftovers:
         click.echo(
             f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}  {_leftover_state(store, path)}"
@@ -116,10 +119,14 @@ def verify(store: Store, references: tuple[str, ...], mend: bool, trust_remote_c
     chosen = _chosen(store, references)
     unreadable = {} if references else store.unreadable()
     for folder, error in unreadable.items():
-        click.echo(f"{folder.parent.name} {folder.name[:12]}: NOT WHOLE\n  {error}", err=as_json)
-        if mend:
+        newer = isinstance(error, NewerRecordError)
+        click.echo(
+            f"{folder.parent.name} {folder.name[:12]}: {_NEWER if newer else 'NOT WHOLE'}\n  {error}", err=as_json
+        )
+        if mend and not newer:
             click.echo(f"  set aside as {set_any_record_aside(folder, store=store)}", err=as_json)
-    num_bad = len(unreadable)
+    newer_records = [error for error in unreadable.values() if isinstance(error, NewerRecordError)]
+    num_bad = len(unreadable) - len(newer_records)
     findings = []
     for artifact in chosen:
         here = artifact_problems(artifact) if is_here(store, artifact) else {}
@@ -138,13 +145,22 @@ def verify(store: Store, references: tuple[str, ...], mend: bool, trust_remote_c
         findings.append({**_describe(artifact), "problems": here, "remote_problems": there, "mended": mended})
     if as_json:
         texts = {str(folder): str(error) for folder, error in unreadable.items()}
-        print_json({"store": str(store), "whole": not num_bad, "artifacts": findings, "unreadable": texts})
+        print_json(
+            {
+                "store": str(store),
+                "whole": not num_bad and not newer_records,
+                "artifacts": findings,
+                "unreadable": texts,
+            }
+        )
     if num_bad:
         raise ProtoRKDError(
             f"Every artifact must be as it was written; {num_bad} of {len(chosen) + len(unreadable)} are not. "
             + ("" if mend else "Run their stages again with the same options, and with --force where sizes are right ")
             + ("" if mend else "and bytes are not; or pass --repair, which does so.")
         )
+    if newer_records:
+        raise newer_records[0]
 
 
 def _mend(
@@ -230,8 +246,8 @@ def garbage(store: Store, *, kept_stages: Sequence[str], drop: Sequence[Path] = 
         ProtoRKDError: something that stays was made from an artifact to be dropped, or a record cannot be read.
     """
     artifacts, damaged = store.survey()
-    if damaged:
-        raise next(iter(damaged.values()))  # its sources are not known
+    if damaged:  # its sources are not known
+        raise min(damaged.values(), key=lambda error: not isinstance(error, NewerRecordError))
     newest = {artifact.record.stage: artifact.path for artifact in artifacts if artifact.path not in drop}
     roots = [
         artifact

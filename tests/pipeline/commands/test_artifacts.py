@@ -297,3 +297,27 @@ def test_gc__prints_one_json_object_and_asks_nothing(toy, said):
 def test_verify__takes_trust_in_code_with_repair_alone(toy, refused):
     toy.run()
     assert "--trust-remote-code must go with --repair" in refused(verify, "--trust-remote-code")[1]
+
+
+def test_commands__leave_what_a_newer_protorkd_made_as_it_is(toy, said, refused):
+    artifact = toy.run().artifact
+    replace(artifact.record, schema_version=2).write(artifact.path)
+    before = {path: path.read_bytes() for path in artifact.path.rglob("*") if path.is_file()}
+    [line] = said(status).splitlines()
+    assert f"OF A NEWER PROTORKD: {artifact.path / 'artifact.json'} must be of schema version 1 or older; got 2" in line
+    assert "schema version 1" in json.loads(said(status, "--json"))["unreadable"][str(artifact.path)]
+    for command, *words in (
+        (verify,),
+        (verify, "--repair"),
+        (verify, artifact.path.name[:8], "--repair"),
+        (gc, "--yes"),
+        (gc, "--yes", "--drop", artifact.path.name),
+        (stage_command(TOY), "--source", toy.source),
+        (stage_command(TOY), "--source", toy.source, "--force"),
+        (why_command(TOY), "--source", toy.source),
+    ):
+        text, message = refused(command, *words)
+        assert "Update protorkd" in message
+        assert "NOT WHOLE" not in text
+    assert {path: path.read_bytes() for path in artifact.path.rglob("*") if path.is_file()} == before
+    assert not list(toy.store.leftovers())
