@@ -202,6 +202,30 @@ def test_read_manifest__reads_csv_quoting_behind_a_quoted_header(manifest):
     assert pairs(manifest('filepath,"title"\na.jpg,"cat"\n', separator=",")) == [("a.jpg", "cat")]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_read_manifest__reads_csv_quoting_behind_a_plain_header(manifest, small_blocks, end):
+    read = manifest(end.join(["filepath,title", '"a.jpg","cat"', '"b.jpg","dog"', ""]), separator=",")
+    assert pairs(read) == [("a.jpg", "cat"), ("b.jpg", "dog")]
+    assert read.quoting == "csv"
+
+
+def test_read_manifest__reads_csv_quoting_of_captions_alone(manifest, small_blocks):
+    read = manifest(HEADER + 'a.jpg\t"cat"\nb.jpg\t\n\nc.jpg\t"dog"\n', max_bad_fraction=0.5)
+    assert pairs(read) == [("a.jpg", "cat"), ("c.jpg", "dog")]
+    assert rejected(read) == [(3, "empty caption")]
+
+
+def test_read_manifest__rejects_a_malformed_field_of_a_quoted_column(manifest, small_blocks):
+    read = manifest(HEADER + 'a.jpg\t"cat"\nb.jpg\t"a "big" dog"\nc.jpg\t"dog"\n', max_bad_fraction=0.5)
+    assert pairs(read) == [("a.jpg", "cat"), ("c.jpg", "dog")]
+    assert rejected(read) == [(3, "malformed quoted field")]
+
+
+def test_read_manifest__takes_quotes_around_some_captions_as_text(manifest, small_blocks):
+    read = manifest(HEADER + 'a.jpg\t"cat"\nb.jpg\tdog\n')
+    assert pairs(read) == [("a.jpg", '"cat"'), ("b.jpg", "dog")]
+
+
 def test_read_manifest__obeys_the_quoting_that_it_is_told(manifest):
     text = HEADER + 'a.jpg\t"a cat"\nb.jpg\t"a ""b"""\n'
     assert pairs(manifest(text, quoting="csv")) == [("a.jpg", "a cat"), ("b.jpg", 'a "b"')]

@@ -45,6 +45,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIXTEEN_BITS = ("PPM", "PNG")
+"""Formats whose samples have at most 16 bits, which Pillow may return in 32."""
+
 _EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LA", "La", "PA", "RGBA", "RGBa")
 
 
@@ -63,7 +66,7 @@ class ImageRejected(Exception):  # noqa: N818 -- it is a verdict, which loaders 
 def open_image(path: Path | str) -> Image.Image:
     """Decode an image as 8-bit RGB, turned upright, without metadata.
 
-    Transparent parts show white; 16-bit grey keeps its upper 8 bits; of an animation the first frame counts.
+    Transparent parts show white; 16-bit grey keeps its upper 8 bits, and wider grey is refused; of an animation the first frame counts.
 
     Args:
         path: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file, recognised by its content and not by its name.
@@ -126,7 +129,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ImageRejected: its colours cannot be converted.
     """
-    return _to_rgb(_turn_upright(image))
+    return _to_rgb(_turn_upright(image), has_16_bits=image.format in _SIXTEEN_BITS)
 
 
 def check_size(*, height: int, width: int) -> None:
@@ -166,11 +169,11 @@ def _turn_of(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, *, has_16_bits: bool) -> Image.Image:
     if image.mode.startswith("I;16"):
         return _from_grey(np.asarray(image) >> 8)
     if image.mode in ("I", "F"):
-        return _from_wide_samples(np.asarray(image), is_float=image.mode == "F")
+        return _from_wide_samples(np.asarray(image), is_float=image.mode == "F", has_16_bits=has_16_bits)
     if image.mode not in _EIGHT_BIT_MODES:
         raise ImageRejected(f"colour mode {image.mode}, which has no conversion to RGB")
     if image.has_transparency_data:
@@ -179,8 +182,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_wide_samples(samples: np.ndarray, *, is_float: bool) -> Image.Image:
-    """Scale 32-bit samples to 8 bits; Pillow also returns 16-bit PGM and TIFF in 32 bits."""
+def _from_wide_samples(samples: np.ndarray, *, is_float: bool, has_16_bits: bool) -> Image.Image:
+    """Scale 32-bit samples to 8 bits, where they are floats from 0 to 1, or of a 16-bit file that Pillow widens."""
+    if not (is_float or has_16_bits):
+        raise ImageRejected("integer samples of 32 bits, of unknown scale")
     highest = 1 if is_float else 65535
     if not ((samples >= 0) & (samples <= highest)).all():
         raise ImageRejected(f"{'float' if is_float else 'integer'} samples outside 0 to {highest}, of unknown scale")

@@ -229,16 +229,16 @@ def test_open_image__scales_float_samples_from_0_to_1(tmp_path):
     assert np.asarray(open_image(tmp_path / "a.tiff"))[0, :, 0].tolist() == [0, 51, 255]
 
 
-@pytest.mark.parametrize("sample", [1.5, -0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("sample", [1.5, 255.0, -0.1, float("nan"), float("inf")])
 def test_open_image__rejects_float_samples_without_a_scale(tmp_path, sample):
     Image.fromarray(np.array([[0.5, sample]], np.float32)).save(tmp_path / "a.tiff")
     assert reason_for(tmp_path / "a.tiff") == "float samples outside 0 to 1, of unknown scale"
 
 
-@pytest.mark.parametrize("sample", [-1, 65536])
+@pytest.mark.parametrize("sample", [-1, 0, 255, 65535, 65536])
 def test_open_image__rejects_integer_samples_without_a_scale(tmp_path, sample):
     Image.fromarray(np.array([[5, sample]], np.int32)).save(tmp_path / "a.tiff")
-    assert reason_for(tmp_path / "a.tiff") == "integer samples outside 0 to 65535, of unknown scale"
+    assert reason_for(tmp_path / "a.tiff") == "integer samples of 32 bits, of unknown scale"
 
 
 def test_open_image__rejects_a_colour_mode_without_rgb(tmp_path):
