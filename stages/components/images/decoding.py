@@ -66,7 +66,8 @@ class ImageRejected(Exception):  # noqa: N818 -- it is a verdict, which loaders 
 def open_image(path: Path | str) -> Image.Image:
     """Decode an image as 8-bit RGB, turned upright, without metadata.
 
-    Transparent parts show white; 16-bit grey keeps its upper 8 bits, and wider grey is refused; of an animation the first frame counts.
+    Transparent parts show white; 16-bit grey keeps its upper 8 bits, and wider grey is refused; of an animation the
+    first frame counts.
 
     Args:
         path: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file, recognised by its content and not by its name.

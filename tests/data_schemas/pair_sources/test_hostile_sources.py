@@ -32,6 +32,18 @@ def rejected(manifest: Manifest) -> list[tuple[int, str]]:
     return [(each.row, each.reason) for each in manifest.rejections]
 
 
+def test_json_lines__passes_over_first_lines_without_a_key(tmp_path: Path) -> None:
+    lines = ['{"filepath": "a.jpg"}', "{}", '{"filepath": "b.jpg", "title": "a dog"}']
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(lines))
+    manifest = read(path)
+    assert manifest.table["image"].to_pylist() == ["b.jpg"]
+    assert rejected(manifest) == [(row, "no key of an image or of a caption") for row in (1, 2)]
+    path.write_text("\n".join(lines[:2]))
+    with pytest.raises(ProtoRKDError, match=r"must have a column 'title' \(--caption-key\)"):
+        read(path)
+
+
 def test_json_lines__rejects_every_line_that_is_no_pair(tmp_path: Path) -> None:
     lines = {
         '{"filepath": "a.jpg", "title": "a cat"}': None,
