@@ -175,6 +175,8 @@ def _lead(stage: AnyStage, params: Any, inputs: Any, runtime: Any, context: Cont
     with contextlib.ExitStack() as held:
         with fail_together(peers):
             plan = plan_stage(stage, params=params, inputs=inputs, runtime=runtime, context=context)
+            if plan.artifact is None or context.force:
+                stage.check_options(params=params, inputs=inputs, runtime=runtime)
             claimed, use = _claim(stage, plan, context, held)
         peers.broadcast(_Order(plan.fingerprint, run=isinstance(claimed, Draft)))
         if isinstance(claimed, Artifact):

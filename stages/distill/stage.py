@@ -81,6 +81,13 @@ def work(params: DistillParams, sources: DistillSources, context: Context) -> Wo
     return training_work(params, sources)
 
 
+def check(params: DistillParams, inputs: DistillInputs, runtime: DistillRuntime) -> None:
+    """Refuse an unknown objective, option, student, source of weights, device or tracker."""
+    from stages.distill.checks import check_training
+
+    check_training(params, inputs, runtime)
+
+
 STAGE = Stage(
     name="distill",
     version=3,
@@ -90,6 +97,7 @@ STAGE = Stage(
     runtime=DistillRuntime,
     identify=identify,
     run=distill,
+    check=check,
     keep=True,
     distributed=Distributed(join_torchrun),
     work=work,
