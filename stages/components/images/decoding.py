@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -36,6 +37,23 @@ _READERS: dict[tuple[bytes, ...], type[ImageFile]] = {
     (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"): TiffImageFile,
     (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"Pf"): PpmImageFile,
 }
+
+
+def _find_avif_reader() -> type[ImageFile] | None:
+    try:
+        from PIL import AvifImagePlugin
+    except ImportError:  # Pillow before 11.3
+        return None
+    return AvifImagePlugin.AvifImageFile if AvifImagePlugin.SUPPORTED else None
+
+
+_AVIF_READER = _find_avif_reader()
+_HEAD_BYTES = 64
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
+_FORMATS = f"JPEG, PNG, WebP, GIF, BMP, TIFF, PPM{', AVIF' if _AVIF_READER else ''}"
+# Formats whose two letters also begin texts have more that tells them.
+_PPM = re.compile(rb"P[1-6f]\s+(?:#[^\n]*\s+)*\d+\s+\d+\s")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -70,7 +88,8 @@ def open_image(path: Path | str) -> Image.Image:
     first frame counts.
 
     Args:
-        path: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file, recognised by its content and not by its name.
+        path: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file, or AVIF where Pillow reads it, recognised by its content and
+            not by its name.
 
     Raises:
         ImageRejected: the file is missing, of another format, damaged, or has more than ``MAX_PIXELS``.
@@ -144,18 +163,43 @@ def check_size(*, height: int, width: int) -> None:
         raise ImageRejected(f"{megapixels:.1f} megapixels, more than the limit of {MAX_PIXELS / 1e6:.1f}")
 
 
+def begins_as_image(head: bytes) -> bool:
+    """Tell whether a file is an image that can be read, by its first 64 bytes; a text that begins as one is none."""
+    if head.startswith(b"BM"):
+        return len(head) > 14 and head[6:10] == bytes(4)
+    if head[:1] == b"P" and head[1:2] in b"123456f":
+        return _PPM.match(head) is not None
+    return _reader_of(head) is not None
+
+
 def is_turned(image: Image.Image) -> bool:
     """Return whether the metadata say that an image has to be turned or mirrored to be upright."""
     return _turn_of(image) is not None
 
 
 def _find_reader(file: BinaryIO) -> type[ImageFile]:
-    head = file.read(12)
+    head = file.read(_HEAD_BYTES)
     file.seek(0)
+    reader = _reader_of(head)
+    if reader is None:
+        what = "HEIC, which is not read" if _brands(head) & _HEIC_BRANDS else f"not a readable image ({_FORMATS})"
+        raise ImageRejected(what)
+    return reader
+
+
+def _reader_of(head: bytes) -> type[ImageFile] | None:
     for beginnings, reader in _READERS.items():
-        if head.startswith(beginnings) and (reader is not WebPImageFile or head.endswith(b"WEBP")):
+        if head.startswith(beginnings) and (reader is not WebPImageFile or head[8:12] == b"WEBP"):
             return reader
-    raise ImageRejected("not a readable image (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM)")
+    return _AVIF_READER if _brands(head) & _AVIF_BRANDS else None
+
+
+def _brands(head: bytes) -> set[bytes]:
+    """Return the brands that a file of ISO's base media format names: its own, and those it is compatible with."""
+    if head[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    return {head[8:12], *(head[start : start + 4] for start in range(16, end - 3, 4))}
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
