@@ -444,6 +444,27 @@ def test_read_manifest__reads_back_plain_lines(tmp_path, monkeypatch, seed):
     assert read.table["row"].to_pylist() == list(range(2, 52))
 
 
+def test_read_manifest__names_carriage_returns_that_end_lines_alone(error):
+    message = error("filepath\ttitle\r" + "a.jpg\ta cat\r" * 9000)
+    assert "got carriage returns alone in its header. Convert it, for instance with tr '\\r' '\\n' < " in message
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize(
+    ("codec", "name"),
+    [("utf-16", "UTF-16"), ("utf-16-be", "UTF-16BE"), ("utf-16-le", "UTF-16LE"), ("utf-32", "UTF-32")],
+)
+def test_read_manifest__names_a_wide_encoding(error, codec, name):
+    message = error((HEADER + "a.jpg\ta cat\n").encode(codec))
+    assert f"must be UTF-8 text; got {name}. Save it as UTF-8, for instance with iconv -f {name} -t UTF-8." in message
+
+
+def test_read_manifest__shows_the_first_of_many_columns(error):
+    message = error("\t".join(["x" * 5000, *map(str, range(1000))]) + "\n")
+    assert "'18' and 981 more." in message
+    assert len(message) < 1000
+
+
 @pytest.mark.real_data
 @pytest.mark.skipif("PROTORKD_TEST_DATA" not in os.environ, reason="PROTORKD_TEST_DATA is not set")
 def test_read_manifest__agrees_with_the_csv_module_on_coco():

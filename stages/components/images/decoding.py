@@ -114,9 +114,15 @@ def opened(path: Path | str) -> Iterator[BinaryIO]:
         with open(path, "rb") as file:  # noqa: PTH123
             yield file
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageRejected("missing file") from error
+        raise ImageRejected(missing_reason(path)) from error
     except OSError as error:
         raise ImageRejected(f"unreadable file: {error.strerror}") from error
+
+
+def missing_reason(path: Path | str) -> str:
+    """Say that an image file is missing, and whether its path is one of Windows."""
+    is_foreign = os.sep == "/" and "\\" in os.fspath(path)
+    return "missing file: its path has backslashes; write / in their place" if is_foreign else "missing file"
 
 
 def decode_image(file: BinaryIO) -> Image.Image:

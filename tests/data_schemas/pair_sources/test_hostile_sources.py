@@ -134,6 +134,47 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int =
     return found
 
 
+def write_members(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            tar.addfile(member(name, size=len(data)), io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("members", "reason", "value", "advice"),
+    [
+        (
+            {"a.cls": b"3", "a.jpg": b"x"},
+            "no key of a caption",
+            "a has cls, jpg",
+            "JSON key of captions with --caption-key",
+        ),
+        ({"a.jpg": b"x", "a.json": b'{"alt": "a"}'}, "no key of a caption", "a.json has alt", "with --caption-key"),
+        (
+            {"a.jpg": b"x", "a.json": b'{"caption": "a", "text": "b"}'},
+            "several keys of a caption",
+            "a.json has caption, text",
+            "Name the captions' key with --caption-key.",
+        ),
+        ({"a.jpg": b"x", "b.jpg": b"x", "a.txt": b"a"}, "a key that comes twice", "a", "tar --sort=name"),
+    ],
+)
+def test_tar__says_what_keeps_captions_from_being_found(
+    tmp_path: Path, members: dict[str, bytes], reason: str, value: str, advice: str
+) -> None:
+    path = write_members(tmp_path / "0.tar", members)
+    with pytest.raises(ProtoRKDError) as caught:
+        read(path)
+    assert f"{reason}: {value!r}" in str(caught.value)
+    assert advice in str(caught.value)
+
+
+def test_tar__takes_the_caption_key_that_is_named(tmp_path: Path) -> None:
+    path = write_members(tmp_path / "0.tar", {"a.jpg": b"x", "a.json": b'{"caption": "one", "text": "two"}'})
+    assert read(path, caption="text").table["caption"].to_pylist() == ["two"]
+
+
 def test_tar__rejects_what_is_no_sound_sample(tmp_path: Path) -> None:
     path = tmp_path / "0.tar"
     plain = [("../a.jpg", b"x"), ("../a.txt", b"up"), ("/etc/b.jpg", b"x"), ("/etc/b.txt", b"absolute")]
@@ -173,7 +214,7 @@ def test_tar__rejects_what_is_no_sound_sample(tmp_path: Path) -> None:
         (6, "no plain file in a tar"),
         (7, "several pictures in a sample"),
         (8, "no picture in a sample"),
-        (9, "empty caption"),
+        (9, "no key of a caption"),
         (10, "text that is no Unicode"),
         (11, "no JSON"),
         (12, "no JSON object"),

@@ -36,7 +36,10 @@ def test_check_training__takes_every_objective_and_draws_no_random_number(name: 
             {"loss_option": ("infonce.temperature=warm",)},
             "--loss-option infonce.temperature must be a number; got 'warm'",
         ),
-        ({"loss_option": ("infonce.temperature=-1",)}, "temperature of infonce must be a finite number above 0; got -1.0"),
+        (
+            {"loss_option": ("infonce.temperature=-1",)},
+            "temperature of infonce must be a finite number above 0; got -1.0",
+        ),
         ({"loss_option": ("infonce.corpus-negatives=-1",)}, "corpus_negatives of infonce must not be negative; got -1"),
         ({"student": "resnet81"}, "resnet81"),
         ({"student": "vit_b_16", "image_size": 100}, "--image-size must suit --student vit_b_16; got 100"),

@@ -459,3 +459,8 @@ def test_begins_as_image__knows_what_is_read(kind, mode):
     buffer = io.BytesIO()
     corners().convert(mode).convert("RGB" if kind in ("AVIF", "JPEG", "WEBP") else mode).save(buffer, kind)
     assert begins_as_image(buffer.getvalue()[:64])
+
+
+def test_open_image__says_that_a_missing_path_has_backslashes(tmp_path):
+    assert reason_for(tmp_path / "images\\0.jpg") == "missing file: its path has backslashes; write / in their place"
+    assert reason_for(tmp_path / "0.jpg") == "missing file"
