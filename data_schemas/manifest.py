@@ -17,7 +17,7 @@ LABELLED_SCHEMA = SCHEMA.append(pa.field("label", pa.large_string()))
 
 AUTO = "auto"
 VALUE_CHARS = 200
-NO_CAPTION_KEY = "no key of a caption"
+NO_CAPTION_KEY = "no caption in a sample"
 SEVERAL_CAPTION_KEYS = "several keys of a caption"
 KEY_TWICE = "a key that comes twice"
 _ADVICE = {

@@ -306,7 +306,7 @@ def _publish_sealed(store: Store, stage: str, request: str) -> Artifact | None:
 
 
 def _unchanged(stage: AnyStage, artifact: Artifact, inputs: Mapping[str, Input[Any]], start: float) -> StageOutcome:
-    """Take the artifact as it is; where an input has moved, the record learns its new place."""
+    """Take the artifact as it is; where an input has moved, the record learns its new place, if it may be written."""
     record = artifact.record
     moved = {
         name: dataclasses.replace(record.inputs[name], location=entry.location)
@@ -315,7 +315,8 @@ def _unchanged(stage: AnyStage, artifact: Artifact, inputs: Mapping[str, Input[A
     }
     if moved:
         record = dataclasses.replace(record, inputs={**record.inputs, **moved})
-        record.write(artifact.path)
+        with contextlib.suppress(ProtoRKDError):
+            record.write(artifact.path)
         artifact = dataclasses.replace(artifact, record=record)
     log.log(_level(stage), "%s: unchanged, using %s", record.stage, artifact.path)
     return StageOutcome(artifact=artifact, status="unchanged", seconds=time.monotonic() - start)

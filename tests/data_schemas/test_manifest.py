@@ -369,10 +369,6 @@ def test_read_manifest__names_line_and_byte_of_what_is_not_utf8(error, small_blo
     assert "iconv" in message
 
 
-def test_read_manifest__refuses_utf16(error):
-    assert "must be UTF-8 text; got byte 0xff at line 1, byte offset 0" in error((HEADER + "a\tb\n").encode("utf-16"))
-
-
 def test_read_manifest__names_the_line_of_a_nul_byte(error, small_blocks):
     assert "got a NUL byte at line 3, byte offset 23" in error(HEADER.encode() + b"a\tcat\nb\t\0\n")
 

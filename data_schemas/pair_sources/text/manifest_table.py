@@ -171,7 +171,8 @@ def _check_line_ends(header: bytes, path: Path) -> None:
     if b"\r" in header.rstrip(b"\r\n"):
         raise ProtoRKDError(
             f"Lines of {path} must end with a newline, with or without a carriage return before it; got carriage "
-            f"returns alone in its header. Convert it, for instance with tr '\\r' '\\n' < {path} > converted{path.suffix}."
+            "returns alone in its header. Convert it, for instance with "
+            f"tr '\\r' '\\n' < {path} > converted{path.suffix}."
         )
 
 

@@ -146,11 +146,11 @@ def write_members(path: Path, members: dict[str, bytes]) -> Path:
     [
         (
             {"a.cls": b"3", "a.jpg": b"x"},
-            "no key of a caption",
+            "no caption in a sample",
             "a has cls, jpg",
             "JSON key of captions with --caption-key",
         ),
-        ({"a.jpg": b"x", "a.json": b'{"alt": "a"}'}, "no key of a caption", "a.json has alt", "with --caption-key"),
+        ({"a.jpg": b"x", "a.json": b'{"alt": "a"}'}, "no caption in a sample", "a.json has alt", "with --caption-key"),
         (
             {"a.jpg": b"x", "a.json": b'{"caption": "a", "text": "b"}'},
             "several keys of a caption",
@@ -214,7 +214,7 @@ def test_tar__rejects_what_is_no_sound_sample(tmp_path: Path) -> None:
         (6, "no plain file in a tar"),
         (7, "several pictures in a sample"),
         (8, "no picture in a sample"),
-        (9, "no key of a caption"),
+        (9, "no caption in a sample"),
         (10, "text that is no Unicode"),
         (11, "no JSON"),
         (12, "no JSON object"),
@@ -245,16 +245,16 @@ def test_tar__must_be_whole(size: int, tmp_path: Path) -> None:
     path = write_tar(tmp_path / "0.tar", [("a.jpg", b"x" * 1000), ("a.txt", b"a"), ("b.jpg", b"y" * 9000)])
     path.write_bytes(path.read_bytes()[:size])
     if size == 1536:  # cut between members: nothing tells, but the sample has no caption
-        assert rejected_or_error(path) == [(0, "empty caption")]
+        assert rejected_or_error(path) == [(0, "no caption in a sample")]
         return
     with pytest.raises(ProtoRKDError, match=rf"{path} must be a whole tar that is not compressed"):
         read(path)
 
 
 def rejected_or_error(path: Path) -> list[tuple[int, str]]:
-    with pytest.raises(ProtoRKDError, match=r"not all; got 1 of 1 \(1 empty caption\)"):
+    with pytest.raises(ProtoRKDError, match=r"not all; got 1 of 1 \(1 no caption in a sample\)"):
         read(path)
-    return [(0, "empty caption")]
+    return [(0, "no caption in a sample")]
 
 
 def test_tar__of_huge_claims_is_refused_without_reading_them(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_parquet__rejects_rows_and_refuses_columns_of_other_types(tmp_path: Path
     pq.write_table(pa.table(table), path)
     manifest = read(path, label="kind")
     assert rejected(manifest) == [
-        *[(0, "empty caption"), (0, "empty caption")],
+        *[(0, "empty caption"), (0, "no caption in a sample")],
         *[(2, "empty image path"), (3, "empty image path")],
     ]
     assert manifest.table.to_pydict() == {
