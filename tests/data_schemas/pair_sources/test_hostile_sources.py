@@ -300,7 +300,7 @@ def test_parquet__rejects_rows_and_refuses_columns_of_other_types(tmp_path: Path
     pq.write_table(pa.table(table), path)
     manifest = read(path, label="kind")
     assert rejected(manifest) == [
-        *[(0, "empty caption"), (0, "no caption in a sample")],
+        *[(0, "empty caption"), (0, "empty caption")],
         *[(2, "empty image path"), (3, "empty image path")],
     ]
     assert manifest.table.to_pydict() == {
