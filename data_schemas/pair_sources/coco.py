@@ -94,14 +94,16 @@ def read_coco(content: dict[str, Any], path: Path, *, name: str) -> Pairs:
     annotations = _list(content, "annotations", path)
     for row, annotation in enumerate(annotations):
         place = f"annotations[{row}]"
-        if reason := _problem(annotation, {"image_id": _is_id, "caption": _is_text}):
+        reason = _problem(annotation, {"image_id": _is_id})
+        if not reason:
+            image_id = annotation["image_id"]
+            image_id = image_id if image_id in files else by_text.get(str(image_id), image_id)
+            described.add(image_id)
+            reason = _problem(annotation, {"caption": _is_text})
+        num_read += not reason
+        if reason:
             pairs.reject(reason, row=row, value=place)
-            continue
-        num_read += 1
-        image_id = annotation["image_id"]
-        image_id = image_id if image_id in files else by_text.get(str(image_id), image_id)
-        described.add(image_id)
-        if image_id in shared:
+        elif image_id in shared:
             pairs.reject("image_id of several images", row=row, value=f"{place}, {image_id}")
         elif image_id in files:
             pairs.add(files[image_id][1], annotation["caption"], row=row, value=place)
