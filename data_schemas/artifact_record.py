@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import NewerRecordError, ProtoRKDError
 from data_schemas.files import FileEntry, read_json, write_json
 
 RECORD_NAME = "artifact.json"
@@ -116,7 +116,8 @@ class ArtifactRecord:
         """Read the record of the artifact in folder ``root``.
 
         Raises:
-            ProtoRKDError: there is none, or it is damaged, or it is of a newer kind.
+            NewerRecordError: a newer protorkd wrote it.
+            ProtoRKDError: there is none, or it is damaged.
         """
         path = root / RECORD_NAME
         return cls.from_json(read_json(path), source=str(path))
@@ -130,18 +131,22 @@ class ArtifactRecord:
             source: Path of the file, for messages.
 
         Raises:
-            ProtoRKDError: it is damaged, or of a newer kind.
+            NewerRecordError: a newer protorkd wrote it: its schema is newer, or it is whole and holds what is not known
+                here.
+            ProtoRKDError: it is damaged.
         """
         advice = "Run its stage again with the same options: what is whole is taken over."
+        schema = values.get("schema_version") if isinstance(values, dict) else None
+        if isinstance(schema, int) and schema > SCHEMA_VERSION:
+            raise _newer(source, values, got=str(schema))
         try:
             checksum = values.pop("checksum")
-            if values["schema_version"] > SCHEMA_VERSION:
-                raise ProtoRKDError(
-                    f"{source} must be of schema version {SCHEMA_VERSION} or older; got {values['schema_version']}. "
-                    "Use the newer protorkd that wrote it."
-                )
             if checksum != _checksum(values):
                 raise ProtoRKDError(f"{source} must be as it was written; its checksum does not fit. {advice}")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ProtoRKDError(f"{source} must be an artifact's record; {error!r}. {advice}") from error
+        asked_for = dict(values)
+        try:
             files = tuple(FileEntry(**file) for file in values.pop("files"))
             inputs = {name: InputRecord(**entry) for name, entry in values.pop("inputs").items()}
             uses = tuple(values.pop("uses"))
@@ -149,7 +154,17 @@ class ArtifactRecord:
             asked = Request(**request) if request else None
             return cls(files=files, inputs=inputs, uses=uses, request=asked, **values)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ProtoRKDError(f"{source} must be an artifact's record; {error!r}. {advice}") from error
+            raise _newer(source, asked_for, got=f"another ({error})") from error
+
+
+def _newer(source: str, values: dict[str, Any], *, got: str) -> NewerRecordError:
+    environment = values.get("environment")
+    version = environment.get("protorkd") if isinstance(environment, dict) else None
+    writer = f"protorkd {version}" if version else "a newer protorkd"
+    return NewerRecordError(
+        f"{source} must be of schema version {SCHEMA_VERSION} or older; got {got}, written by {writer}. Update "
+        "protorkd and run the same command again; nothing was changed."
+    )
 
 
 def _checksum(values: dict[str, Any]) -> str:

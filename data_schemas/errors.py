@@ -11,6 +11,10 @@ class ProtoRKDError(Exception):
     """
 
 
+class NewerRecordError(ProtoRKDError):
+    """A record was written by a newer protorkd, which this one cannot read: it and its artifact stay as they are."""
+
+
 class StopRequestedError(ProtoRKDError):
     """The user asked to stop, by Ctrl-C or SIGTERM: begin nothing more. What was whole by then is kept."""
 

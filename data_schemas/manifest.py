@@ -17,6 +17,16 @@ LABELLED_SCHEMA = SCHEMA.append(pa.field("label", pa.large_string()))
 
 AUTO = "auto"
 VALUE_CHARS = 200
+NO_CAPTION_KEY = "no caption in a sample"
+SEVERAL_CAPTION_KEYS = "several keys of a caption"
+KEY_TWICE = "a key that comes twice"
+_ADVICE = {
+    KEY_TWICE: "Members of a sample must be neighbours: an unsorted tar is made anew with tar --sort=name.",
+    SEVERAL_CAPTION_KEYS: "Name the captions' key with --caption-key.",
+    NO_CAPTION_KEY: "Name the ending or JSON key of captions with --caption-key.",
+}
+"""What to do about a reason, beyond mending the file; the first counts."""
+
 _REASONS = (
     "accepted",
     "too few fields",
@@ -95,9 +105,10 @@ def check_rejected(
     counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
     places = "".join(f"\n  {path}:{each.row}: {each.reason}: {each.value!r}" for each in first())
     rule = f"at most a share of {max_bad_fraction:g}" if num_pairs else "not all"
+    advice = next((f"{advice} Else mend" for reason, advice in _ADVICE.items() if reason in reasons), "Mend")
     raise ProtoRKDError(
         f"Rejected rows of {path} must be {rule}; got {num_rejected:,} of {num_rows:,} ({counts})."
-        f" The first:{places}\nMend the file{' or raise --max-bad-fraction' if num_pairs else ''}."
+        f" The first:{places}\n{advice} the file{' or raise --max-bad-fraction' if num_pairs else ''}."
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import NewerRecordError, ProtoRKDError
 from pipeline.difference import Difference, nearest
 from pipeline.fingerprint import fingerprint
 from pipeline.remote.errors import RemoteError
@@ -132,11 +132,12 @@ def intact(store: Store, stage: str, request: str) -> tuple[Artifact | None, Map
 
     Raises:
         RemoteError: the store lies elsewhere, and cannot say.
+        NewerRecordError: a newer protorkd made it.
     """
     try:
         artifact = store.find(stage, request)
-    except RemoteError:
-        raise  # it may be whole there
+    except (RemoteError, NewerRecordError):
+        raise  # it may be whole there, or for others
     except ProtoRKDError:
         return None, {RECORD_NAME: "cannot be read"}
     if artifact is None:

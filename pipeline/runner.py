@@ -15,7 +15,7 @@ from importlib import metadata
 from typing import Any, NoReturn
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord, InputRecord, Request
-from data_schemas.errors import ProtoRKDError, StopRequestedError
+from data_schemas.errors import NewerRecordError, ProtoRKDError, StopRequestedError
 from data_schemas.files import write_atomic
 from pipeline.fingerprint import canonical
 from pipeline.log import log
@@ -32,7 +32,7 @@ from pipeline.store.store import MEMO_NAME, Artifact, Store
 
 _Changed = Callable[[], Sequence[str]]
 
-_LIBRARIES = ("torch", "torchvision", "sentence-transformers", "zarr", "pyarrow", "numpy")
+_LIBRARIES = ("protorkd", "torch", "torchvision", "sentence-transformers", "zarr", "pyarrow", "numpy")
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,8 @@ def _lead(stage: AnyStage, params: Any, inputs: Any, runtime: Any, context: Cont
             claimed = None
             while claimed is None:
                 plan = plan_stage(stage, params=params, inputs=inputs, runtime=runtime, context=context)
+                if plan.artifact is None or context.force:
+                    stage.check_options(params=params, inputs=inputs, runtime=runtime)
                 changed = partial(changed_inputs, stage, plan, params=params, inputs=inputs, context=context)
                 claimed, use = _claim(stage, plan, changed, context, held)
         peers.broadcast(_Order(plan.fingerprint, run=isinstance(claimed, Draft)))
@@ -333,6 +335,8 @@ def _publish_sealed(store: Store, stage: str, request: str) -> Artifact | None:
         return None
     try:
         record = ArtifactRecord.read(draft_path)
+    except NewerRecordError:
+        raise
     except ProtoRKDError:
         return None
     if record.problems(draft_path, read=True):
@@ -343,7 +347,7 @@ def _publish_sealed(store: Store, stage: str, request: str) -> Artifact | None:
 
 
 def _unchanged(stage: AnyStage, artifact: Artifact, inputs: Mapping[str, Input[Any]], start: float) -> StageOutcome:
-    """Take the artifact as it is; where an input has moved, the record learns its new place."""
+    """Take the artifact as it is; where an input has moved, the record learns its new place, if it may be written."""
     record = artifact.record
     moved = {
         name: dataclasses.replace(record.inputs[name], location=entry.location)
@@ -352,7 +356,8 @@ def _unchanged(stage: AnyStage, artifact: Artifact, inputs: Mapping[str, Input[A
     }
     if moved:
         record = dataclasses.replace(record, inputs={**record.inputs, **moved})
-        record.write(artifact.path)
+        with contextlib.suppress(ProtoRKDError):
+            record.write(artifact.path)
         artifact = dataclasses.replace(artifact, record=record)
     log.log(_level(stage), "%s: unchanged, using %s", record.stage, artifact.path)
     return StageOutcome(artifact=artifact, status="unchanged", seconds=time.monotonic() - start)

@@ -129,6 +129,8 @@ class Stage(Generic[P, I, S, R]):
         settle: Settles parameters that depend on the machine or the store, such as an "auto", before they are hashed;
             receives the identified inputs. Must be as quick as `identify`, and runs in every process that has met.
         work: Says what a run would have to do, for ``--dry-run``. Reads only what is quickly read, and writes nothing.
+        check: Refuses options that are mistakes whatever the inputs hold, before the first of a run's stages begins. It
+            is not asked where the artifact is there, may import torch, and must be quick.
         deliver: Handles an artifact each time that it is asked for, made now or before, for instance copies it; runs in
             the first process alone.
     """
@@ -148,7 +150,17 @@ class Stage(Generic[P, I, S, R]):
     prepare: Callable[[I, P, R, Context], I] | None = None
     settle: Callable[[P, S, R, Context], P] | None = None
     work: Callable[[P, S, Context], Work] | None = None
+    check: Callable[[P, I, R], None] | None = None
     deliver: Callable[[Artifact, R], None] | None = None
+
+    def check_options(self, *, params: P, inputs: I, runtime: R) -> None:
+        """Refuse options that are mistakes, as `check` says; a stage without one takes all.
+
+        Raises:
+            ProtoRKDError: an option is one.
+        """
+        if self.check is not None:
+            self.check(params, inputs, runtime)
 
 
 AnyStage = Stage[Any, Any, Any, Any]

@@ -1,7 +1,7 @@
 """COCO's captions: ``images`` with file names, and ``annotations``, each a caption of one of them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,9 @@ def find_images(path: Path, images: dict[str, None], image_root: Path | None = N
 
 
 def read_coco(content: dict[str, Any], path: Path, *, name: str) -> Pairs:
-    """Take every caption as a pair; rows are indexes into ``annotations``, or ``images`` for those without a caption.
+    """Take every caption as a pair; rows are indexes into ``annotations``, or into ``images`` where those are rejected.
+
+    An ``image_id`` in text means the image whose ``id`` is that number, and the other way round.
 
     Args:
         content: Parsed content of the file.
@@ -83,27 +85,85 @@ def read_coco(content: dict[str, Any], path: Path, *, name: str) -> Pairs:
         name: Name of the set.
 
     Raises:
-        ProtoRKDError: it is malformed.
+        ProtoRKDError: it has no lists of images and annotations, or not one of either can be used.
     """
-    files: dict[int | str, str] = {}
-    for place, image in entries(content, "images", path):
-        image_id = value_of(image, "id", int | str, path, place)
-        if image_id in files:
-            raise ProtoRKDError(f"{path}: {place}.id must be of one image only; got {image_id!r} again. Mend the file.")
-        files[image_id] = value_of(image, "file_name", str, path, place)
-    pairs, described = Pairs(path, name), set()
-    for row, (place, annotation) in enumerate(entries(content, "annotations", path)):
-        image_id = value_of(annotation, "image_id", int | str, path, place)
-        caption = value_of(annotation, "caption", str, path, place)
-        described.add(image_id)
-        if image_id in files:
-            pairs.add(files[image_id], caption, row=row, value=place)
+    pairs = Pairs(path, name)
+    files, shared = _image_files(content, path, pairs)
+    by_text = {str(image_id): image_id for image_id in files}
+    described, num_read = set(), 0
+    annotations = _list(content, "annotations", path)
+    for row, annotation in enumerate(annotations):
+        place = f"annotations[{row}]"
+        reason = _problem(annotation, {"image_id": _is_id})
+        if not reason:
+            image_id = annotation["image_id"]
+            image_id = image_id if image_id in files else by_text.get(str(image_id), image_id)
+            described.add(image_id)
+            reason = _problem(annotation, {"caption": _is_text})
+        num_read += not reason
+        if reason:
+            pairs.reject(reason, row=row, value=place)
+        elif image_id in shared:
+            pairs.reject("image_id of several images", row=row, value=f"{place}, {image_id}")
+        elif image_id in files:
+            pairs.add(files[image_id][1], annotation["caption"], row=row, value=place)
         else:
             pairs.reject("image_id of no image", row=row, value=f"{place}, {image_id}")
-    for row, (image_id, file) in enumerate(files.items()):
+    if annotations and not num_read:
+        place, annotation = next(entries(content, "annotations", path))
+        value_of(annotation, "image_id", int | str, path, place)
+        value_of(annotation, "caption", str, path, place)
+    for image_id, (row, file) in files.items():
         if image_id not in described:
             pairs.reject("no caption", row=row, value=f"images[{row}], {file}")
     return pairs
+
+
+def _image_files(
+    content: dict[str, Any], path: Path, pairs: Pairs
+) -> tuple[dict[int | str, tuple[int, str]], set[int | str]]:
+    """Return place and file name of each id, and the ids of which several files have one; reject what is no image."""
+    files: dict[int | str, tuple[int, str]] = {}
+    shared: set[int | str] = set()
+    images = _list(content, "images", path)
+    for row, image in enumerate(images):
+        place = f"images[{row}]"
+        if reason := _problem(image, {"id": _is_id, "file_name": _is_text}):
+            pairs.reject(reason, row=row, value=place)
+        elif image["id"] in files:
+            pairs.reject("an id that comes twice", row=row, value=f"{place}, {image['id']}")
+            if files[image["id"]][1] != image["file_name"]:
+                shared.add(image["id"])
+        else:
+            files[image["id"]] = row, image["file_name"]
+    if images and not files:
+        place, image = next(entries(content, "images", path))
+        value_of(image, "id", int | str, path, place)
+        value_of(image, "file_name", str, path, place)
+    return files, shared
+
+
+def _problem(entry: Any, rules: Mapping[str, Callable[[Any], bool]]) -> str:
+    """Say why an entry is no record, or return ""."""
+    if not isinstance(entry, dict):
+        return "no JSON object"
+    for key, holds in rules.items():
+        value = entry.get(key)
+        if value is None:
+            return f"empty {key}"
+        if not holds(value):
+            return f"{key} is no {'number or text' if holds is _is_id else 'text'}"
+        if isinstance(value, str) and not is_unicode(value):
+            return "text that is no Unicode"
+    return ""
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -114,9 +174,11 @@ def load_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(open_text(path)[:].removeprefix(BOM))
-    except (RecursionError, json.JSONDecodeError) as error:
+    except (RecursionError, ValueError) as error:
         if isinstance(error, RecursionError):
             raise ProtoRKDError(f"{path} must be JSON of few levels; got one within thousands.") from None
+        if not isinstance(error, json.JSONDecodeError):
+            raise ProtoRKDError(f"{path} must be JSON with numbers of a usual length; {error}.") from None
         raise ProtoRKDError(
             f"{path} must be JSON; got {error.msg} at line {error.lineno}, column {error.colno}. Is it whole?"
         ) from None
@@ -127,13 +189,17 @@ def load_json(path: Path) -> dict[str, Any]:
 
 def entries(parent: dict[str, Any], key: str, path: Path, above: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the objects of a list with their places, as in ``images[3].sentences[0]``."""
-    entries = parent.get(key)
-    if not isinstance(entries, list):
-        raise _malformed(path, f"{above}{key}", "a list", entries)
-    for index, entry in enumerate(entries):
+    for index, entry in enumerate(_list(parent, key, path, above)):
         if not isinstance(entry, dict):
             raise _malformed(path, f"{above}{key}[{index}]", "an object", entry)
         yield f"{above}{key}[{index}]", entry
+
+
+def _list(parent: dict[str, Any], key: str, path: Path, above: str = "") -> list[Any]:
+    found = parent.get(key)
+    if not isinstance(found, list):
+        raise _malformed(path, f"{above}{key}", "a list", found)
+    return found
 
 
 def value_of(entry: dict[str, Any], key: str, kind: Any, path: Path, place: str) -> Any:

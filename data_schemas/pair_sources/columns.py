@@ -62,8 +62,21 @@ def caption_key(keys: Sequence[str], asked: str) -> str | None:
     """Return the key that holds a record's caption; None where there is none or several might be meant."""
     if asked in keys or asked != CAPTION_KEY:
         return asked if asked in keys else None
-    found = [name for name in _CAPTION_NAMES if name in keys]
+    found = caption_keys(keys)
     return found[0] if len(found) == 1 else None
+
+
+def caption_keys(keys: Sequence[str]) -> list[str]:
+    """List the well-known names of captions among some keys."""
+    return [name for name in _CAPTION_NAMES if name in keys]
+
+
+def shown(names: Sequence[str]) -> str:
+    """Format names for a message: the first few, and each cut where it is long."""
+    most, chars = 20, 60
+    parts = [repr(name if len(name) <= chars else f"{name[:chars]}...") for name in names[:most]]
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f"{', '.join(parts)}{more}"
 
 
 def choose(names: Sequence[str], key: str, path: Path, *, flag: str, others: Sequence[str] = (), hint: str = "") -> str:
@@ -79,6 +92,6 @@ def choose(names: Sequence[str], key: str, path: Path, *, flag: str, others: Seq
         return there[0]
     several = f" Each of {', '.join(map(repr, there))} might be meant." if there else ""
     raise ProtoRKDError(
-        f"{path} must have a column {key!r} ({flag}); got columns {', '.join(map(repr, names))}."
+        f"{path} must have a column {key!r} ({flag}); got columns {shown(names)}."
         f"{several} Name the right one with {flag}.{hint}"
     )

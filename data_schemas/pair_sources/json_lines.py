@@ -12,11 +12,17 @@ from data_schemas.pair_sources.source import Shard
 from data_schemas.pair_sources.text.text_file import BOM, open_text
 
 _MAX_LINE_BYTES = 1 << 24
+_MAX_WITHOUT_KEYS = 1000  # more records than these without an image and a caption at the start are another form
 
 
 def read_json_lines(shard: Shard, columns: Columns, notes: set[str]) -> Iterator[Block]:
-    """Yield the lines; rows are lines, from 1, and blank lines are not records."""
+    """Yield the lines; rows are lines, from 1, and blank lines are not records.
+
+    Raises:
+        ProtoRKDError: no line has an image and a caption.
+    """
     keys: Columns | None = None
+    without: list[ProtoRKDError] = []
     gathered = Gathered(labelled=bool(columns.label))
     for row, line in _lines(shard.path):
         gathered.num_records += 1
@@ -27,12 +33,23 @@ def read_json_lines(shard: Shard, columns: Columns, notes: set[str]) -> Iterator
             gathered.reject(row, entry, line[:1000].decode(errors="replace").rstrip())
             continue
         if keys is None:
-            keys = columns.chosen(list(entry), shard.path)
+            try:
+                keys = columns.chosen(list(entry), shard.path)
+            except ProtoRKDError as error:
+                without.append(error)
+                if len(without) > _MAX_WITHOUT_KEYS:
+                    raise without[0] from None
+                gathered.reject(
+                    row, "no key of an image or of a caption", line[:1000].decode(errors="replace").rstrip()
+                )
+                continue
             notes |= set(keys.notes(columns))
         _add(gathered, row, entry, keys)
         if gathered.num_records >= BLOCK_RECORDS:
             yield gathered.block()
             gathered = Gathered(labelled=bool(columns.label))
+    if keys is None and without:
+        raise without[0]
     if keys is None and not gathered.rejections:
         raise ProtoRKDError(f"{shard.path} must hold an object a line; got none. Check the file.")
     yield gathered.block()

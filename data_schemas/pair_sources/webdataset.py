@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data_schemas.manifest import KEY_TWICE, NO_CAPTION_KEY, SEVERAL_CAPTION_KEYS
 from data_schemas.pair_sources.blocks import BLOCK_RECORDS, Block, Gathered
-from data_schemas.pair_sources.columns import CAPTION_KEY, IMAGE_KEY, Columns, caption_key
+from data_schemas.pair_sources.columns import CAPTION_KEY, IMAGE_KEY, Columns, caption_key, caption_keys
 from data_schemas.pair_sources.source import Shard
 from data_schemas.pair_sources.text.text_file import BOM
 from data_schemas.records.record import UnreadableRecord, read_range
@@ -44,7 +45,7 @@ def read_webdataset(shard: Shard, columns: Columns, notes: set[str]) -> Iterator
         members = list(sample)
         try:
             if key in seen:
-                raise _RejectedSample("a key that comes twice", key)
+                raise _RejectedSample(KEY_TWICE, key)
             seen.add(key)
             image = _image(members, columns.image)
             captions, label = _captions(shard, members, columns)
@@ -93,13 +94,28 @@ def _captions(shard: Shard, members: Sequence[_Member], columns: Columns) -> tup
     if member is not None:
         captions: Any = _read_text(shard, member)
     else:
-        key = caption_key(list(from_json()), columns.caption)
-        captions = None if key is None else from_json()[key]
+        captions = from_json()[_caption_key(members, list(from_json()), columns.caption)]
     if not columns.label:
         return captions, None
     if columns.label in by_ending:
         return captions, _read_text(shard, by_ending[columns.label])
     return captions, from_json().get(columns.label)
+
+
+def _caption_key(members: Sequence[_Member], keys: Sequence[str], asked: str) -> str:
+    """Choose the JSON key of a sample's caption.
+
+    Raises:
+        _RejectedSample: there is none, or several might be meant.
+    """
+    key = caption_key(keys, asked)
+    if key is not None:
+        return key
+    has_json = any(member.ending == "json" for member in members)
+    there = keys if has_json else [member.ending for member in members]
+    what = SEVERAL_CAPTION_KEYS if asked == CAPTION_KEY and caption_keys(keys) else NO_CAPTION_KEY
+    where = f"{members[0].key}{'.json' if has_json else ''}"
+    raise _RejectedSample(what, f"{where} has {', '.join(there) or 'nothing'}")
 
 
 def _read_text(shard: Shard, member: _Member) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from data_schemas.artifact_record import LOG_FOLDER, RECORD_NAME
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import NewerRecordError, ProtoRKDError
 from data_schemas.files import list_files
 from pipeline.commands.store_options import store_options
 from pipeline.fingerprint import digest_of_files, fingerprint
@@ -33,6 +33,8 @@ from pipeline.stage import AnyStage, Context
 from pipeline.store.locks import digests_in_use, is_held
 from pipeline.store.store import Artifact, Store
 from pipeline.terminal import echo
+
+_NEWER = "OF A NEWER PROTORKD"
 
 
 def json_option(what: str) -> click.Option:
@@ -88,8 +90,9 @@ def status(store: Store, as_json: bool) -> None:
         echo(f"{artifact.name}  {human_size(record.size)}  {record.created[:19]}  from {'; '.join(sources)}{state}")
     for stage_name, sizes in inner.items():
         echo(f"{stage_name}  {len(sizes)} made on the way  {human_size(sum(sizes))}")
-    for path in unreadable:
-        echo(f"{path.parent.name} {path.name[:12]}  {human_size(_size(path))}  NOT WHOLE: {RECORD_NAME}")
+    for path, error in unreadable.items():
+        state = f"{_NEWER}: {error}" if isinstance(error, NewerRecordError) else f"NOT WHOLE: {RECORD_NAME}"
+        echo(f"{path.parent.name} {path.name[:12]}  {human_size(_size(path))}  {state}")
     for path in leftovers:
         echo(f"{path.parent.name} {_leftover_name(path)}  {human_size(_size(path))}  {_leftover_state(store, path)}")
 
@@ -97,22 +100,31 @@ def status(store: Store, as_json: bool) -> None:
 @click.command(params=[*store_options(), json_option("the findings")])
 @click.argument("references", nargs=-1, shell_complete=complete_references())
 @click.option("--repair", "mend", is_flag=True, help="Set bad files aside, and make anew what they held.")
-def verify(store: Store, references: tuple[str, ...], mend: bool, as_json: bool) -> None:
+@click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="With --repair: run Python code that comes with a teacher, where a record asks for it. Read it first.",
+)
+def verify(store: Store, references: tuple[str, ...], mend: bool, trust_remote_code: bool, as_json: bool) -> None:
     """Read every byte of the artifacts again and prove that they are what their records say.
 
     Embeddings must hold finite numbers as well, and no more rows of zeros than their record counts.
 
     REFERENCES are fingerprints or their beginnings; without any, all artifacts are read.
     """
+    if trust_remote_code and not mend:
+        raise ProtoRKDError("--trust-remote-code must go with --repair; got it alone. Nothing is run without --repair.")
     store = store.absolute()
     context = context_of(store, stages=stages_at_hand())
     chosen = _chosen(store, references)
     unreadable = {} if references else store.unreadable()
     for folder, error in unreadable.items():
-        echo(f"{folder.parent.name} {folder.name[:12]}: NOT WHOLE\n  {error}", err=as_json)
-        if mend:
+        newer = isinstance(error, NewerRecordError)
+        echo(f"{folder.parent.name} {folder.name[:12]}: {_NEWER if newer else 'NOT WHOLE'}\n  {error}", err=as_json)
+        if mend and not newer:
             echo(f"  set aside as {set_any_record_aside(folder, store=store)}", err=as_json)
-    num_bad = len(unreadable)
+    newer_records = [error for error in unreadable.values() if isinstance(error, NewerRecordError)]
+    num_bad = len(unreadable) - len(newer_records)
     findings = []
     for artifact in chosen:
         here = artifact_problems(artifact) if is_here(store, artifact) else {}
@@ -124,25 +136,42 @@ def verify(store: Store, references: tuple[str, ...], mend: bool, as_json: bool)
             place = f"{store}/{artifact.record.stage}/{artifact.record.fingerprint}"
             echo(f"  {place}, {path}: {problem}", err=as_json)
         damaged = bool(here or there)
-        mended = damaged and mend and _mend(artifact, here, there, context, to_stderr=as_json)
+        mended = (
+            damaged and mend and _mend(artifact, here, there, context, trust_code=trust_remote_code, to_stderr=as_json)
+        )
         num_bad += damaged and not mended
         findings.append({**_describe(artifact), "problems": here, "remote_problems": there, "mended": mended})
     if as_json:
         texts = {str(folder): str(error) for folder, error in unreadable.items()}
-        print_json({"store": str(store), "whole": not num_bad, "artifacts": findings, "unreadable": texts})
+        print_json(
+            {
+                "store": str(store),
+                "whole": not num_bad and not newer_records,
+                "artifacts": findings,
+                "unreadable": texts,
+            }
+        )
     if num_bad:
         raise ProtoRKDError(
             f"Every artifact must be as it was written; {num_bad} of {len(chosen) + len(unreadable)} are not. "
             + ("" if mend else "Run their stages again with the same options, and with --force where sizes are right ")
             + ("" if mend else "and bytes are not; or pass --repair, which does so.")
         )
+    if newer_records:
+        raise newer_records[0]
 
 
 def _mend(
-    artifact: Artifact, here: Mapping[str, str], there: Mapping[str, str], context: Context, *, to_stderr: bool
+    artifact: Artifact,
+    here: Mapping[str, str],
+    there: Mapping[str, str],
+    context: Context,
+    *,
+    trust_code: bool,
+    to_stderr: bool,
 ) -> bool:
     show_log()
-    done = repair_everywhere(artifact, here, there, context=context)
+    done = repair_everywhere(artifact, here, there, context=context, trust_code=trust_code)
     for path, place in done.set_aside.items():
         echo(f"  {path} set aside as {place}", err=to_stderr)
     echo(f"  {done.problem or 'made whole'}", err=to_stderr)
@@ -215,8 +244,8 @@ def garbage(store: Store, *, kept_stages: Sequence[str], drop: Sequence[Path] = 
         ProtoRKDError: something that stays was made from an artifact to be dropped, or a record cannot be read.
     """
     artifacts, damaged = store.survey()
-    if damaged:
-        raise next(iter(damaged.values()))  # its sources are not known
+    if damaged:  # its sources are not known
+        raise min(damaged.values(), key=lambda error: not isinstance(error, NewerRecordError))
     newest = {artifact.record.stage: artifact.path for artifact in artifacts if artifact.path not in drop}
     roots = [
         artifact

@@ -49,8 +49,14 @@ def run(context: click.Context, *, file: Path, store: Store, quiet: bool, as_jso
     if dry_run:
         _forecast_all(nodes, opened, as_json=as_json)
         return
-    for node, answer in look_ahead(nodes, opened):
+    answers, mistakes = look_ahead(nodes, opened)
+    for node, answer in answers:
         log.info("plan: %s: %s", node.name, answer)
+    if mistakes:
+        raise ProtoRKDError(
+            f"Options of {file} must be sound before its first stage begins; {len(mistakes)} of {len(nodes)} stages "
+            f"would fail. The first: {mistakes[0]}"
+        )
     start = time.monotonic()
     endings = run_nodes(nodes, opened, tell=_tell_json if as_json else _tell)
     results = [_result(each, endings) for each in combinations]
@@ -68,26 +74,40 @@ def run(context: click.Context, *, file: Path, store: Store, quiet: bool, as_jso
         )
 
 
-def look_ahead(nodes: Sequence[Node], context: Context) -> list[tuple[Node, str]]:
-    """Say of each node whether it would run and why, as far as is known before the nodes it needs have run."""
+def look_ahead(nodes: Sequence[Node], context: Context) -> tuple[list[tuple[Node, str]], list[str]]:
+    """Say of each node whether it would run and why, as far as is known before the nodes it needs have run.
+
+    Returns:
+        Each node with its answer, and the mistakes among the options of nodes that would run.
+    """
     references: dict[str, str] = {}
-    answers = []
+    answers: list[tuple[Node, str]] = []
+    mistakes: list[str] = []
     for node in nodes:
         waits = [needed.step.name for needed in node.needs() if needed.key not in references]
-        if waits:
-            answers.append((node, f"would run: {_FIRST.format(waits[0])}"))
-            continue
+        stage, plan = node.step.stage, None
+        options = node.options({**dict.fromkeys([needed.key for needed in node.needs()], ""), **references})
         try:
-            plan = plan_stage(node.step.stage, **node.options(references), context=context)
+            if not waits:
+                plan = plan_stage(stage, **options, context=context)
         except ProtoRKDError as error:
             answers.append((node, f"would fail: {error}"))
             continue
-        if plan.artifact is not None:
+        if plan is not None and plan.artifact is not None:
             references[node.key] = plan.fingerprint
             answers.append((node, f"unchanged, {plan.artifact.path} has it"))
+            continue
+        try:
+            stage.check_options(**options)
+        except ProtoRKDError as error:
+            mistakes.append(str(error))
+            answers.append((node, f"would fail: {error}"))
+            continue
+        if plan is None:
+            answers.append((node, f"would run: {_FIRST.format(waits[0])}"))
         else:
             answers.append((node, f"would run as {plan.fingerprint[:12]}: {plan.reason()}"))
-    return answers
+    return answers, mistakes
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -157,7 +177,7 @@ def _forecast_all(nodes: Sequence[Node], context: Context, *, as_json: bool) -> 
     """Print what each node would do and take; nodes that wait for another are only named.
 
     Raises:
-        ProtoRKDError: an input of one of them is missing.
+        ProtoRKDError: an input of one of them is missing, or an option is a mistake.
     """
     references: dict[str, str] = {}
     entries: list[dict[str, Any]] = []
@@ -165,25 +185,24 @@ def _forecast_all(nodes: Sequence[Node], context: Context, *, as_json: bool) -> 
     for node in nodes:
         waits = [needed.step.name for needed in node.needs() if needed.key not in references]
         said: dict[str, Any] = {"step": node.step.name, "swept": dict(node.named_sweep())}
-        if waits:
-            reason = _FIRST.format(waits[0])
-            entries.append({**said, "stage": node.step.stage.name, "would_run": True, "reason": reason})
-            lines = [f"{node.step.stage.name} would run: {reason}"]
-        else:
-            stage = node.step.stage
-            try:
-                answer = forecast(
-                    stage, **node.options(references), store=context.store, stages=context.stages.values()
-                )
-            except ProtoRKDError as error:
-                problems.append(str(error))
-                entries.append({**said, "stage": stage.name, "would_run": True, "reason": f"would fail: {error}"})
-                lines = [f"{stage.name} would fail: {error}"]
+        stage = node.step.stage
+        options = node.options({**dict.fromkeys([needed.key for needed in node.needs()], ""), **references})
+        try:
+            if waits:
+                stage.check_options(**options)
+                reason = _FIRST.format(waits[0])
+                entries.append({**said, "stage": stage.name, "would_run": True, "reason": reason})
+                lines = [f"{stage.name} would run: {reason}"]
             else:
+                answer = forecast(stage, **options, store=context.store, stages=context.stages.values())
                 if not answer.runs:
                     references[node.key] = answer.plan.fingerprint
                 entries.append({**said, **answer.as_json()})
                 lines = answer.lines()
+        except ProtoRKDError as error:
+            problems.append(str(error))
+            entries.append({**said, "stage": stage.name, "would_run": True, "reason": f"would fail: {error}"})
+            lines = [f"{stage.name} would fail: {error}"]
         if not as_json:
             echo("\n".join([f"{node.name}:", *(f"  {line}" for line in lines)]))
     if as_json:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from data_schemas.artifact_record import RECORD_NAME
-from pipeline.maintenance.repair import Repair, repair, set_aside, set_record_aside
+from pipeline.maintenance.repair import Repair, repair, set_aside, set_record_aside, untrusted
 from pipeline.remote.object_store import Found
 from pipeline.remote.records import files_folder
 from pipeline.remote.remote_store import ABANDONED, FINGERPRINT, RemoteStore
@@ -52,7 +52,12 @@ def remote_problems(store: Store, artifact: Artifact) -> dict[str, str]:
 
 
 def repair_everywhere(
-    artifact: Artifact, here: Mapping[str, str], there: Mapping[str, str], *, context: Context
+    artifact: Artifact,
+    here: Mapping[str, str],
+    there: Mapping[str, str],
+    *,
+    context: Context,
+    trust_code: bool = False,
 ) -> Repair:
     """Make an artifact whole: from an intact copy, here or in the object store, or else anew.
 
@@ -61,10 +66,11 @@ def repair_everywhere(
         here: What is wrong with the local copy, by path.
         there: What is wrong with the objects, by path.
         context: The store, and the stages that can be run again.
+        trust_code: Whether the user lets code that comes with an input run.
     """
     store = context.store
     if not isinstance(store, RemoteStore):
-        return repair(artifact, here, context=context)
+        return repair(artifact, here, context=context, trust_code=trust_code)
     store.check_writable()
     there = {**there, **_written_so(artifact, here)}
     if there and not here and store.is_here(artifact) and store.upload_again(artifact, there):
@@ -77,12 +83,15 @@ def repair_everywhere(
     digested = {file.path for file in artifact.record.digested_files}
     if there and not store.is_here(artifact) and not there.keys() & digested:
         store.fetch(artifact)  # without the lost logs
+    problem = "" if trust_code else untrusted(artifact.record, {**there, **here}, context)
+    if problem and (here or not store.is_here(artifact)):
+        return Repair(moved, problem)
     if place := store.withdraw(artifact.path):
         moved = {store.objects.place(artifact.name): place}
     if store.is_here(artifact) and not here:
         store.share(store.fetch(artifact))
         return Repair({}, "")
-    done = repair(artifact, here, context=context)
+    done = repair(artifact, here, context=context, trust_code=trust_code)
     return Repair({**moved, **done.set_aside}, done.problem)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from data_schemas.artifact_record import JOURNAL_NAME, LOG_FOLDER, RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import disk_errors, fsync
-from pipeline.options.declaration import from_json
-from pipeline.plan import intact
+from pipeline.options.declaration import flag_of, from_json, line_of
+from pipeline.plan import intact, plan_stage
 from pipeline.runner import run_stage
 from pipeline.stage import AnyStage, Context
 from pipeline.store.locks import locked
@@ -31,7 +31,7 @@ class Repair:
     problem: str
 
 
-def repair(artifact: Artifact, problems: Mapping[str, str], *, context: Context) -> Repair:
+def repair(artifact: Artifact, problems: Mapping[str, str], *, context: Context, trust_code: bool = False) -> Repair:
     """Set an artifact's bad files aside, and make their content anew.
 
     Logs and journals cannot be made anew: the record is written without them.
@@ -40,8 +40,13 @@ def repair(artifact: Artifact, problems: Mapping[str, str], *, context: Context)
         artifact: The damaged artifact.
         problems: What is wrong, by path, as `artifact_problems` returns it.
         context: The store, and the stages that can be run again.
+        trust_code: Whether the user, not the record, lets code that comes with an input run. Without it, an artifact
+            that needs such code stays as it is.
     """
     record = artifact.record
+    problem = "" if trust_code else untrusted(record, problems, context)
+    if problem:
+        return Repair({}, problem)
     with locked(context.store, record.stage, record.fingerprint):
         moved = set_aside(context.store, artifact, problems)
         if RECORD_NAME in problems:
@@ -50,6 +55,29 @@ def repair(artifact: Artifact, problems: Mapping[str, str], *, context: Context)
         if intact(context.store, record.stage, record.fingerprint)[0] is not None:
             return Repair(moved, "")
     return Repair(moved, _make_anew(record, context))
+
+
+def untrusted(record: ArtifactRecord, problems: Mapping[str, str], context: Context) -> str:
+    """Say why an artifact waits for the user's trust: it is made anew by code that only its record trusts; else "".
+
+    Args:
+        record: Record of the damaged artifact.
+        problems: What is wrong, by path.
+        context: The stages that can be run again.
+    """
+    stage = context.stages.get(record.stage)
+    if stage is None or record.request is None or not problems.keys() & {file.path for file in record.digested_files}:
+        return ""
+    asked = {**record.params, **record.request.inputs}
+    for field in (*dataclasses.fields(stage.params), *dataclasses.fields(stage.inputs)):
+        if line_of(field).runs_code and asked.get(field.name):
+            sources = ", ".join(f"{name} {entry.location}" for name, entry in record.inputs.items())
+            return (
+                f"{flag_of(field)} must be given again where a record asks for code to be run; it was not, and nothing "
+                f"was changed. Read the code among its inputs ({sources}), and run verify --repair {flag_of(field)} "
+                f"{record.fingerprint[:12]}."
+            )
+    return ""
 
 
 def set_record_aside(folder: Path, *, store: Store) -> Path:
@@ -91,18 +119,17 @@ def _make_anew(record: ArtifactRecord, context: Context) -> str:
         return f"It is of an earlier version of {record.stage}, and cannot be made anew. Run {record.stage} again."
     try:
         with contextlib.chdir(record.request.folder):
-            outcome = run_stage(
-                stage,
-                params=from_json(stage.params, record.params),
-                inputs=_inputs(stage, record),
-                runtime=stage.runtime(),
-                context=context,
-            )
+            params, inputs = from_json(stage.params, record.params), _inputs(stage, record)
+            plan = plan_stage(stage, params=params, inputs=inputs, runtime=stage.runtime(), context=context)
+            if plan.fingerprint != record.fingerprint:
+                return (
+                    "Its inputs are no longer what they were, so nothing was run. Bring them back, or run "
+                    f"{stage.name} again with those of today."
+                )
+            outcome = run_stage(stage, params=params, inputs=inputs, runtime=stage.runtime(), context=context)
     except (ProtoRKDError, OSError) as error:
         return f"It could not be made anew: {error}"
     made = outcome.artifact.record
-    if made.fingerprint != record.fingerprint:
-        return f"Its inputs are no longer what they were; from those of today {outcome.artifact.name} was made."
     if made.digest != record.digest:
         return f"It was made anew, with other bytes: digest {made.digest[:12]} in place of {record.digest[:12]}."
     return ""

@@ -31,6 +31,7 @@ class Option:
         artifact: Stage whose artifact the value names, or None; a run of several stages fills it in, and a shell
             completes it.
         complete: Returns the values that a shell may complete, where there are too many for choices.
+        runs_code: Whether the value lets code from elsewhere run: no record can say so, only the command that runs it.
     """
 
     help: str
@@ -40,6 +41,7 @@ class Option:
     flag: str | None = None
     artifact: str | None = None
     complete: Callable[[], Iterable[str]] | None = None
+    runs_code: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +68,10 @@ def option(
     flag: str | None = None,
     artifact: str | None = None,
     complete: Callable[[], Iterable[str]] | None = None,
+    runs_code: bool = False,
 ) -> Any:
     """Write a stage's parameter once. Without a default the option is required; a tuple may be given repeatedly."""
-    line = Option(help, check, tuple(choices), metavar, flag, artifact, complete)
+    line = Option(help, check, tuple(choices), metavar, flag, artifact, complete, runs_code)
     return dataclasses.field(default=default, metadata={_KEY: line})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_schemas.artifact_record import ArtifactRecord
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import NewerRecordError, ProtoRKDError
 from data_schemas.files import FileEntry, read_json, write_json
 from pipeline.fingerprint import FINGERPRINT_LENGTH, hash_json
 from pipeline.remote.errors import RemoteError, UnmodifiedError
@@ -60,7 +60,7 @@ class RemoteRecords:
         """Ask for a record: one request, which carries it only if it is new; None where there is none.
 
         Raises:
-            ProtoRKDError: the store does not answer, or the record is damaged.
+            ProtoRKDError: the store does not answer, or the record is damaged, or a newer protorkd wrote it.
         """
         known = self.known(stage, fingerprint)
         try:
@@ -142,7 +142,7 @@ class RemoteRecords:
             return known
         try:
             return self.read(stage, fingerprint)
-        except RecordDamagedError as error:
+        except (RecordDamagedError, NewerRecordError) as error:
             return error
 
     def _read_asked(self, item: tuple[str, str, Found]) -> None:
@@ -202,6 +202,8 @@ def _parse(values: Any, stage: str, fingerprint: str, objects: Objects) -> Artif
     place = objects.place(record_key(stage, fingerprint))
     try:
         record = ArtifactRecord.from_json(dict(values), source=place)
+    except NewerRecordError:
+        raise
     except (ProtoRKDError, TypeError, ValueError) as error:
         raise RecordDamagedError(f"{error} Or run verify --repair on that store.") from error
     if (record.stage, record.fingerprint) != (stage, fingerprint):

@@ -14,7 +14,7 @@ from pathlib import Path
 import filelock
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import NewerRecordError, ProtoRKDError
 from data_schemas.files import FileEntry, disk_errors, fsync, fsync_all, write_atomic
 from pipeline.fingerprint import FINGERPRINT_LENGTH, hash_json
 from pipeline.log import log
@@ -85,7 +85,8 @@ class RemoteStore(Store):
             path = self.folder(each.record.stage, each.record.fingerprint)
             if path not in by_path or by_path[path].record.digest != each.record.digest:
                 by_path[path] = Artifact(path, each.record)
-            unreadable.pop(path, None)
+            if not isinstance(unreadable.get(path), NewerRecordError):  # a fetch would overwrite that
+                unreadable.pop(path, None)
         unreadable |= {self.folder(*name): error for name, error in broken.items()}
         artifacts = [artifact for path, artifact in by_path.items() if path not in unreadable]
         return in_order(artifacts, self._asked(stage)), unreadable
@@ -213,6 +214,8 @@ class RemoteStore(Store):
     def _here(self, stage: str, fingerprint: str) -> tuple[Artifact | None, ProtoRKDError | None]:
         try:
             return super().find(stage, fingerprint), None
+        except NewerRecordError:
+            raise  # what is fetched must not take its place
         except ProtoRKDError as error:
             return None, error
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 
 from data_schemas.artifact_record import JOURNAL_NAME, LOG_FOLDER, RECORD_NAME, ArtifactRecord
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import NewerRecordError, ProtoRKDError
 from data_schemas.files import (
     PARTIAL_SUFFIX,
     FileEntry,
@@ -110,6 +110,7 @@ def open_draft(store: Store, stage: str, fingerprint: str, *, fresh: bool = Fals
         fresh: Take over nothing; an existing artifact stays until the new one is whole.
 
     Raises:
+        NewerRecordError: a newer protorkd made the artifact.
         ProtoRKDError: the folder cannot be written.
     """
     path = store.draft_folder(stage, fingerprint)
@@ -157,11 +158,18 @@ def publish(store: Store, draft_path: Path, record: ArtifactRecord) -> None:
 
 def _demote(final: Path, draft_path: Path) -> None:
     """Turn a damaged artifact back into a draft; its journal and its record tell what was whole."""
+    outputs: tuple[FileEntry, ...] = ()
+    try:
+        outputs = ArtifactRecord.read(final).digested_files
+    except NewerRecordError:
+        raise
+    except ProtoRKDError:
+        pass
     if draft_path.exists():
         shutil.rmtree(draft_path)
     with contextlib.suppress(ProtoRKDError):
         known = read_journal(final / JOURNAL_NAME)
-        for entry in ArtifactRecord.read(final).digested_files:
+        for entry in outputs:
             if known.get(entry.path) != entry:
                 append_line(final / JOURNAL_NAME, json.dumps(asdict(entry), sort_keys=True))
     (final / RECORD_NAME).unlink(missing_ok=True)

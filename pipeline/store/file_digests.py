@@ -163,13 +163,14 @@ class FileDigests:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection | None]:
-        if self._database is None:
+        remembers = self._remembers and self._database is not None and may_write(self._database)
+        if self._database is None or not (remembers or self._database.is_file()):
             yield None
             return
         try:
-            if self._remembers:
+            if remembers:
                 self._database.parent.mkdir(parents=True, exist_ok=True)
-            mode = "rwc" if self._remembers else "ro"
+            mode = "rwc" if remembers else "ro"
             memory = sqlite3.connect(f"{self._database.absolute().as_uri()}?mode={mode}", uri=True, timeout=60)
         except OSError as error:
             raise disk_error(self._database, error) from error
@@ -177,7 +178,7 @@ class FileDigests:
             raise ProtoRKDError(f"{self._database} must be writable; {error}. Choose another --store.") from error
         with contextlib.closing(memory):
             try:
-                if self._remembers:
+                if remembers:
                     for table in _TABLES:
                         memory.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
                 elif not all(memory.execute(_IS_THERE, [table.partition(" ")[0]]).fetchone() for table in _TABLES):
@@ -188,6 +189,12 @@ class FileDigests:
                 raise ProtoRKDError(
                     f"{self._database} must be a sound and writable database; {error}. Remove it: it is made anew."
                 ) from error
+
+
+def may_write(path: Path) -> bool:
+    """Tell whether a file may be written, or made below the nearest folder that is there; no disk is asked to do so."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    return all(os.access(place, os.W_OK) for place in {there, there if there.is_dir() else there.parent})
 
 
 def _recaller(memory: sqlite3.Connection | None, num_asked: int) -> _Recall:

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import filelock
 
@@ -101,5 +102,21 @@ def is_held(store: Store, stage: str, fingerprint: str) -> bool:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         return True
+    except OSError:  # the store may only be read
+        return _is_held_by_a_writer(path, store.root / stage / f"{HOLDER_PREFIX}{fingerprint}")
     lock.release()
+    return False
+
+
+def _is_held_by_a_writer(lock: Path, holder_path: Path) -> bool:
+    """Look at a lock that may only be read; where that says nothing, the note of its holder counts."""
+    try:
+        import fcntl  # absent on Windows
+
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (OSError, ImportError):
+        return holder_path.exists()
     return False

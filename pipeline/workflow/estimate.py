@@ -108,7 +108,7 @@ def forecast(
         force: Whether it would run though the artifact is there.
 
     Raises:
-        ProtoRKDError: an input is missing or cannot be read.
+        ProtoRKDError: an input is missing or cannot be read, or an option is a mistake.
     """
     digests = FileDigests(store.root / MEMO_NAME, remembers=False)
     context = Context(store, digests, force=force, stages={each.name: each for each in stages})
@@ -116,6 +116,7 @@ def forecast(
     goes_on = not force and store.draft_folder(stage.name, plan.fingerprint).is_dir()
     if plan.artifact is not None and not force:
         return Forecast(stage.name, plan, forced=False, goes_on=False)
+    stage.check_options(params=params, inputs=inputs, runtime=runtime)
     work = stage.work(plan.params, plan.sources, context) if stage.work else None
     records = [artifact.record for artifact in store.artifacts(stage.name)]
     gone_by = _earlier(records, work, stage, plan.params)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import CONFIG_NAME, find_config_beside
 from pipeline.fingerprint import hash_json
+from pipeline.remote.object_store import url_of
 from pipeline.stage import Context, Distributed, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
@@ -18,7 +19,7 @@ from stages.components.compute.torchrun import join_torchrun
 from stages.components.images.image_set import ImageSet
 from stages.components.images.opening import identify_images
 from stages.components.inputs.manifest_options import find_image_root
-from stages.components.inputs.path_checks import check_inside
+from stages.components.inputs.path_checks import check_inside, is_own
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def _images(inputs: DistillInputs, embeddings: Artifact, paths: "pa.ChunkedArray
         names = paths.to_pylist()
         root = inputs.image_root or find_image_root(manifest, names)
         if not inputs.allow_outside:
-            check_inside(names, root)
+            is_trusted = url_of(str(context.store)) is None and is_own(manifest)  # no record of others says so
+            check_inside(names, root, absolute=is_trusted)
         return identify_images(root, names, identity=inputs.image_identity, file_digests=context.file_digests)
     if inputs.image_root is not None:
         raise ProtoRKDError(f"Only one of --packed and --image-root must be given; got {inputs.image_root} as well.")
@@ -87,6 +89,13 @@ def work(params: DistillParams, sources: DistillSources, context: Context) -> Wo
     return training_work(params, sources)
 
 
+def check(params: DistillParams, inputs: DistillInputs, runtime: DistillRuntime) -> None:
+    """Refuse an unknown objective, option, student, source of weights, device or tracker."""
+    from stages.distill.checks import check_training
+
+    check_training(params, inputs, runtime)
+
+
 STAGE = Stage(
     name="distill",
     version=3,
@@ -96,6 +105,7 @@ STAGE = Stage(
     runtime=DistillRuntime,
     identify=identify,
     run=distill,
+    check=check,
     keep=True,
     distributed=Distributed(join_torchrun),
     work=work,

@@ -66,6 +66,15 @@ def _find_images(inputs: EmbedInputs, params: EmbedParams, context: Context) -> 
     )
 
 
+def check(params: EmbedParams, inputs: EmbedInputs, runtime: EmbedRuntime) -> None:
+    """Refuse a device that is not there and a precision that it does not serve."""
+    from stages.components.compute.device import find_devices
+    from stages.components.compute.precision import check_precision
+
+    [device] = find_devices(runtime.device, most=1)
+    check_precision(params.precision, device)
+
+
 STAGE = Stage(
     name="embed",
     version=1,
@@ -75,5 +84,6 @@ STAGE = Stage(
     runtime=EmbedRuntime,
     identify=identify,
     run=embed,
+    check=check,
     keep=True,
 )

@@ -92,6 +92,13 @@ def settle(params: EncodeParams, sources: EncodeSources, runtime: EncodeRuntime,
     return settle_precision(params, sources, runtime, context)
 
 
+def check(params: EncodeParams, inputs: EncodeInputs, runtime: EncodeRuntime) -> None:
+    """Refuse a device that is not there."""
+    from stages.components.compute.device import find_devices
+
+    find_devices(runtime.device)
+
+
 STAGE = Stage(
     name="encode-teacher",
     version=1,
@@ -101,6 +108,7 @@ STAGE = Stage(
     runtime=EncodeRuntime,
     identify=identify,
     run=encode_teacher,
+    check=check,
     settle=settle,
     work=work,
 )

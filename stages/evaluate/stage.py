@@ -47,6 +47,15 @@ def prepare(
     return follow(inputs, params, runtime, context)
 
 
+def check(params: EvaluateParams, inputs: EvaluateInputs, runtime: EvaluateRuntime) -> None:
+    """Refuse a device that is not there and a precision that it does not serve."""
+    from stages.components.compute.device import find_devices
+    from stages.components.compute.precision import check_precision
+
+    [device] = find_devices(runtime.device, most=1)
+    check_precision(params.precision, device)
+
+
 STAGE = Stage(
     name="evaluate",
     version=3,
@@ -56,6 +65,7 @@ STAGE = Stage(
     runtime=EvaluateRuntime,
     identify=identify,
     run=evaluate,
+    check=check,
     keep=True,
     page=PAGE_NAME,
     distributed=Distributed(join_torchrun, fails_together=True),

@@ -42,6 +42,13 @@ def work(params: PrototypesParams, sources: PrototypesSources, context: Context)
     )
 
 
+def check(params: PrototypesParams, inputs: PrototypesInputs, runtime: PrototypesRuntime) -> None:
+    """Refuse a device that is not there."""
+    from stages.components.compute.device import find_devices
+
+    find_devices(runtime.device, most=1)
+
+
 STAGE = Stage(
     name="prototypes",
     version=2,
@@ -51,6 +58,7 @@ STAGE = Stage(
     runtime=PrototypesRuntime,
     identify=identify,
     run=prototypes,
+    check=check,
     page=PAGE_NAME,
     work=work,
 )

@@ -1,9 +1,11 @@
 import dataclasses
+import hashlib
+import json
 
 import pytest
 
 from data_schemas.artifact_record import ArtifactRecord, InputRecord
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import NewerRecordError, ProtoRKDError
 from data_schemas.files import FileEntry, read_json, write_json
 
 
@@ -54,8 +56,29 @@ def test_artifact_record__refuses_other_json(tmp_path, text):
 
 
 def test_artifact_record__refuses_a_newer_schema(record, tmp_path):
+    newer = dataclasses.replace(record, schema_version=2, environment={"protorkd": "9.1"})
+    newer.write(tmp_path)
+    with pytest.raises(NewerRecordError, match=r"schema version 1 or older; got 2, written by protorkd 9\.1\. Update"):
+        ArtifactRecord.read(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"checksum": None}, {"checksum": "other"}, {"files": "elsewhere"}])
+def test_artifact_record__knows_a_newer_schema_in_any_other_form(record, tmp_path, change):
     dataclasses.replace(record, schema_version=2).write(tmp_path)
-    with pytest.raises(ProtoRKDError, match="schema version 1 or older; got 2"):
+    values = {**read_json(tmp_path / "artifact.json"), **change}
+    write_json(tmp_path / "artifact.json", {key: value for key, value in values.items() if value is not None})
+    with pytest.raises(NewerRecordError, match="written by a newer protorkd"):
+        ArtifactRecord.read(tmp_path)
+
+
+def test_artifact_record__takes_a_whole_one_with_unknown_fields_for_a_newer_one(record, tmp_path):
+    record.write(tmp_path)
+    values = read_json(tmp_path / "artifact.json")
+    del values["checksum"]
+    values["colour"] = "red"
+    checksum = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    write_json(tmp_path / "artifact.json", {**values, "checksum": checksum})
+    with pytest.raises(NewerRecordError, match="colour"):
         ArtifactRecord.read(tmp_path)
 
 

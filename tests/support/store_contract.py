@@ -1,5 +1,6 @@
 """What every store keeps, wherever it lies: a store says how it is opened, and how what others read is damaged."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import toy_stage
 from click.testing import CliRunner
 from toy_stage import CHILD, TOY, Toy
 
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import NewerRecordError, ProtoRKDError
 from pipeline.commands.artifacts import artifact_problems, gc
 from pipeline.store import draft
 from pipeline.store.draft import open_draft
@@ -90,6 +91,14 @@ class StoreContract:
         where = other.store.folder("toy", made[1].record.fingerprint)
         assert list(other.store.unreadable()) == list(other.store.unreadable("toy")) == [where]
         assert other.store.unreadable("child") == {}
+
+    def test_find__refuses_what_a_newer_protorkd_made(self, made, other):
+        data = json.dumps({"schema_version": 99}).encode()
+        self.overwrite(other.store, made[1], "artifact.json", data)
+        where = other.store.folder("toy", made[1].record.fingerprint)
+        assert isinstance(other.store.unreadable()[where], NewerRecordError)
+        with pytest.raises(NewerRecordError):
+            other.store.find("toy", made[1].record.fingerprint)
 
     def test_fetch__has_the_files_of_what_is_listed(self, made, other):
         for artifact in other.store.artifacts():

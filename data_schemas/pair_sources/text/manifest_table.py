@@ -23,7 +23,7 @@ from data_schemas.manifest import (
     check_rejected,
     is_blank,
 )
-from data_schemas.pair_sources.columns import Columns
+from data_schemas.pair_sources.columns import Columns, shown
 from data_schemas.pair_sources.text.delimited import Positions, Rows, read_rows
 from data_schemas.pair_sources.text.quoting import QUOTINGS, decide_quoting
 from data_schemas.pair_sources.text.text_file import BOM, excerpt, first_line, line_end, open_text
@@ -67,6 +67,7 @@ def read_manifest(
     _check_arguments(separator, quoting=quoting, limit=limit, max_bad_fraction=max_bad_fraction)
     data = open_text(path)
     header_end = line_end(data, 0)
+    _check_line_ends(data[:header_end], path)
     asked = Columns(image_key, caption_key, label_column)
     if separator == AUTO:
         separator = _find_separator(data[:header_end], asked, quoting=quoting, path=path)
@@ -166,6 +167,15 @@ def _check_arguments(separator: str, *, quoting: str, limit: int, max_bad_fracti
         raise ProtoRKDError(f"--max-bad-fraction must be from 0 to 1; got {max_bad_fraction}. 0.01 is one row in 100.")
 
 
+def _check_line_ends(header: bytes, path: Path) -> None:
+    if b"\r" in header.rstrip(b"\r\n"):
+        raise ProtoRKDError(
+            f"Lines of {path} must end with a newline, with or without a carriage return before it; got carriage "
+            "returns alone in its header. Convert it, for instance with "
+            f"tr '\\r' '\\n' < {path} > converted{path.suffix}."
+        )
+
+
 def separator_of(path: Path, columns: Columns, *, quoting: str = "auto") -> str:
     """Return the character that ``auto`` takes, by the header alone.
 
@@ -207,7 +217,8 @@ def _find_columns(names: list[str], asked: Columns, *, separator: str, path: Pat
     columns = asked.chosen(names, path, hint=hint)
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        found = ", ".join(map(repr, names))
-        raise ProtoRKDError(f"Columns of {path} must have different names; got {found}. Rename one {twice[0]!r}.")
+        raise ProtoRKDError(
+            f"Columns of {path} must have different names; got {shown(names)}. Rename one {twice[0]!r}."
+        )
     wanted = [columns.image, columns.caption, *([columns.label] if columns.label else [])]
     return [names.index(name) for name in wanted], columns.notes(asked)

@@ -36,6 +36,8 @@ def quoted_field(separator: str) -> re.Pattern[bytes]:
 def decide_quoting(data: mmap, *, start: int, num_columns: int, separator: str, path: Path) -> str:
     """Return ``csv`` or ``none``, whichever explains every field that begins with a double quote.
 
+    Where no field needs csv quoting, it is told by a column all of whose fields stand in quotes.
+
     Args:
         data: Content of the whole file.
         start: Position of its second line, in bytes.
@@ -48,6 +50,7 @@ def decide_quoting(data: mmap, *, start: int, num_columns: int, separator: str, 
     """
     pattern = quoted_field(separator)
     seen: dict[Evidence, int] = {}
+    begin = start
     while match := pattern.search(data, start):
         evidence = _weigh(data, match, num_columns=num_columns, separator=separator.encode())
         # Pass only the quote of a text that begins with one; what follows may be a quoted field itself.
@@ -58,7 +61,33 @@ def decide_quoting(data: mmap, *, start: int, num_columns: int, separator: str, 
         if Evidence.CSV in seen and Evidence.TEXT in seen:
             lines = (line_number(data, seen[kind]) for kind in (Evidence.CSV, Evidence.TEXT))
             raise _contradiction(path, csv=next(lines), text=next(lines))
-    return "csv" if Evidence.CSV in seen else "none"
+    if Evidence.CSV in seen:
+        return "csv"
+    is_quoted = Evidence.NEITHER in seen and has_quoted_column(data, start=begin, separator=separator)
+    return "csv" if is_quoted else "none"
+
+
+def has_quoted_column(data: mmap, *, start: int, separator: str) -> bool:
+    """Tell whether all fields of a column that are not empty stand in double quotes, in a file of a row a line.
+
+    Args:
+        data: Content of the whole file.
+        start: Position of its second line, in bytes.
+        separator: The ASCII character between fields.
+    """
+    cut = separator.encode()
+    quoted: set[int] = set()
+    plain: set[int] = set()
+    while start < len(data):
+        end = line_end(data, start)
+        for column, field in enumerate(data[start:end].rstrip(b"\r\n").split(cut)):
+            if field:
+                is_quoted = len(field) > 1 and field[:1] == field[-1:] == b'"'
+                (quoted if is_quoted else plain).add(column)
+        if quoted and quoted <= plain:
+            return False
+        start = end
+    return not quoted <= plain
 
 
 def _weigh(data: mmap, match: re.Match[bytes], *, num_columns: int, separator: bytes) -> Evidence:

@@ -16,6 +16,8 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 _MAX_RATIO = 200  # text shrinks to a tenth; what grows more is meant to fill the disk
 _ALWAYS_FITS = 1 << 26
 _HEAD_BYTES = 1 << 20
+_LOOK_BYTES = 1 << 10
+_MOSTLY = 0.7  # share of NUL bytes in one of two bytes that makes a text UTF-16
 
 
 def open_text(path: Path) -> mmap:
@@ -86,6 +88,10 @@ def _unpack(path: Path) -> mmap:
 
 def _check_text(data: mmap, path: Path) -> None:
     """Refuse text that is not UTF-8, and NUL bytes, which mark a binary or damaged file."""
+    if wide := _wide_encoding(data[:_LOOK_BYTES]):
+        raise ProtoRKDError(
+            f"{path} must be UTF-8 text; got {wide}. Save it as UTF-8, for instance with iconv -f {wide} -t UTF-8."
+        )
     start = 0
     while start < len(data):
         end = line_end(data, start + BLOCK_BYTES)
@@ -105,6 +111,19 @@ def _check_text(data: mmap, path: Path) -> None:
                 "Mend that line."
             )
         start = end
+
+
+def _wide_encoding(head: bytes) -> str:
+    """Name the encoding of more than a byte a letter that a text is in, by its mark or its NUL bytes; "" if none."""
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    halves = head[0::2], head[1::2]
+    shares = [half.count(0) / len(half) if half else 0.0 for half in halves]
+    if min(shares) == 0 and max(shares) > _MOSTLY:
+        return "UTF-16LE" if shares[1] > shares[0] else "UTF-16BE"
+    return ""
 
 
 def line_end(data: mmap, offset: int) -> int:

@@ -34,6 +34,23 @@ def choose_devices(names: str) -> list[torch.device]:
     return [_current(first), *others]
 
 
+def find_devices(names: str, *, most: int = 0) -> list[torch.device]:
+    """Find the devices that ``--device`` names, without making one torch's own and, where it can be helped, a context.
+
+    Args:
+        names: Value of ``--device``; several stand between commas.
+        most: Most devices that the stage takes; 0 is any number.
+
+    Raises:
+        ProtoRKDError: as `choose_device`, or there are too many.
+    """
+    named = [name.strip() for name in names.split(",")]
+    if 0 < most < len(named):
+        raise ProtoRKDError(f"--device must name {most} device; got {names}. Name one of them.")
+    is_there = torch.cuda.is_available()
+    return [torch.device("cuda") if is_there and name in ("auto", "cuda") else _find_device(name) for name in named]
+
+
 def describe_work(*devices: torch.device, precision: str) -> str:
     """Say where and in what a stage computes, for the log: ``cuda:0 (NVIDIA H100 80GB HBM3), bf16``."""
     names = [f"{device} ({gpu_name(device)})" if device.type == "cuda" else str(device) for device in devices]

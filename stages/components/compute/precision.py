@@ -17,11 +17,20 @@ def choose_precision(name: str, device: torch.device) -> str:
     Raises:
         ProtoRKDError: fp16 is asked for on a device other than a GPU, where it would underflow without being fast.
     """
-    if name == "fp16" and device.type != "cuda":
-        raise ProtoRKDError(f"--precision must be auto, fp32 or bf16 on {device.type}; got fp16. Use --precision auto.")
+    check_precision(name, device)
     if name != "auto":
         return name
     return "bf16" if _has_bf16(device) else "fp32"
+
+
+def check_precision(name: str, device: torch.device) -> None:
+    """Refuse a ``--precision`` that the device does not serve.
+
+    Raises:
+        ProtoRKDError: as `choose_precision`.
+    """
+    if name == "fp16" and device.type != "cuda":
+        raise ProtoRKDError(f"--precision must be auto, fp32 or bf16 on {device.type}; got fp16. Use --precision auto.")
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], contextlib.AbstractContextManager[object]]:

@@ -1,6 +1,8 @@
 """Decode image files of many formats by Pillow, as upright RGB: the reference for all quicker decoders."""
 
 import contextlib
+import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +38,23 @@ _READERS: dict[tuple[bytes, ...], type[ImageFile]] = {
     (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"): TiffImageFile,
     (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6", b"Pf"): PpmImageFile,
 }
+
+
+def _find_avif_reader() -> type[ImageFile] | None:
+    try:
+        from PIL import AvifImagePlugin
+    except ImportError:  # Pillow before 11.3
+        return None
+    return AvifImagePlugin.AvifImageFile if AvifImagePlugin.SUPPORTED else None
+
+
+_AVIF_READER = _find_avif_reader()
+_HEAD_BYTES = 64
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
+_FORMATS = f"JPEG, PNG, WebP, GIF, BMP, TIFF, PPM{', AVIF' if _AVIF_READER else ''}"
+# Formats whose two letters also begin texts have more that tells them.
+_PPM = re.compile(rb"P[1-6f]\s+(?:#[^\n]*\s+)*\d+\s+\d+\s")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -45,6 +64,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIXTEEN_BITS = ("PPM", "PNG")
+"""Formats whose samples have at most 16 bits, which Pillow may return in 32."""
+
 _EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LA", "La", "PA", "RGBA", "RGBa")
 
 
@@ -63,10 +85,12 @@ class ImageRejected(Exception):  # noqa: N818 -- it is a verdict, which loaders 
 def open_image(path: Path | str) -> Image.Image:
     """Decode an image as 8-bit RGB, turned upright, without metadata.
 
-    Transparent parts show white; 16-bit grey keeps its upper 8 bits; of an animation the first frame counts.
+    Transparent parts show white; 16-bit grey keeps its upper 8 bits, and wider grey is refused; of an animation the
+    first frame counts.
 
     Args:
-        path: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file, recognised by its content and not by its name.
+        path: JPEG, PNG, WebP, GIF, BMP, TIFF or PPM file, or AVIF where Pillow reads it, recognised by its content and
+            not by its name.
 
     Raises:
         ImageRejected: the file is missing, of another format, damaged, or has more than ``MAX_PIXELS``.
@@ -90,9 +114,15 @@ def opened(path: Path | str) -> Iterator[BinaryIO]:
     except (NotRegularError, IsADirectoryError) as error:
         raise ImageRejected("not a file") from error
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageRejected("missing file") from error
+        raise ImageRejected(missing_reason(path)) from error
     except OSError as error:
         raise ImageRejected(f"unreadable file: {error.strerror}") from error
+
+
+def missing_reason(path: Path | str) -> str:
+    """Say that an image file is missing, and whether its path is one of Windows."""
+    is_foreign = os.sep == "/" and "\\" in os.fspath(path)
+    return "missing file: its path has backslashes; write / in their place" if is_foreign else "missing file"
 
 
 def decode_image(file: BinaryIO) -> Image.Image:
@@ -125,7 +155,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ImageRejected: its colours cannot be converted.
     """
-    return _to_rgb(_turn_upright(image))
+    return _to_rgb(_turn_upright(image), has_16_bits=image.format in _SIXTEEN_BITS)
 
 
 def check_size(*, height: int, width: int) -> None:
@@ -139,18 +169,43 @@ def check_size(*, height: int, width: int) -> None:
         raise ImageRejected(f"{megapixels:.1f} megapixels, more than the limit of {MAX_PIXELS / 1e6:.1f}")
 
 
+def begins_as_image(head: bytes) -> bool:
+    """Tell whether a file is an image that can be read, by its first 64 bytes; a text that begins as one is none."""
+    if head.startswith(b"BM"):
+        return len(head) > 14 and head[6:10] == bytes(4)
+    if head[:1] == b"P" and head[1:2] in b"123456f":
+        return _PPM.match(head) is not None
+    return _reader_of(head) is not None
+
+
 def is_turned(image: Image.Image) -> bool:
     """Return whether the metadata say that an image has to be turned or mirrored to be upright."""
     return _turn_of(image) is not None
 
 
 def _find_reader(file: BinaryIO) -> type[ImageFile]:
-    head = file.read(12)
+    head = file.read(_HEAD_BYTES)
     file.seek(0)
+    reader = _reader_of(head)
+    if reader is None:
+        what = "HEIC, which is not read" if _brands(head) & _HEIC_BRANDS else f"not a readable image ({_FORMATS})"
+        raise ImageRejected(what)
+    return reader
+
+
+def _reader_of(head: bytes) -> type[ImageFile] | None:
     for beginnings, reader in _READERS.items():
-        if head.startswith(beginnings) and (reader is not WebPImageFile or head.endswith(b"WEBP")):
+        if head.startswith(beginnings) and (reader is not WebPImageFile or head[8:12] == b"WEBP"):
             return reader
-    raise ImageRejected("not a readable image (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM)")
+    return _AVIF_READER if _brands(head) & _AVIF_BRANDS else None
+
+
+def _brands(head: bytes) -> set[bytes]:
+    """Return the brands that a file of ISO's base media format names: its own, and those it is compatible with."""
+    if head[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    return {head[8:12], *(head[start : start + 4] for start in range(16, end - 3, 4))}
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
@@ -165,11 +220,11 @@ def _turn_of(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, *, has_16_bits: bool) -> Image.Image:
     if image.mode.startswith("I;16"):
         return _from_grey(np.asarray(image) >> 8)
     if image.mode in ("I", "F"):
-        return _from_wide_samples(np.asarray(image), is_float=image.mode == "F")
+        return _from_wide_samples(np.asarray(image), is_float=image.mode == "F", has_16_bits=has_16_bits)
     if image.mode not in _EIGHT_BIT_MODES:
         raise ImageRejected(f"colour mode {image.mode}, which has no conversion to RGB")
     if image.has_transparency_data:
@@ -178,8 +233,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_wide_samples(samples: np.ndarray, *, is_float: bool) -> Image.Image:
-    """Scale 32-bit samples to 8 bits; Pillow also returns 16-bit PGM and TIFF in 32 bits."""
+def _from_wide_samples(samples: np.ndarray, *, is_float: bool, has_16_bits: bool) -> Image.Image:
+    """Scale 32-bit samples to 8 bits, where they are floats from 0 to 1, or of a 16-bit file that Pillow widens."""
+    if not (is_float or has_16_bits):
+        raise ImageRejected("integer samples of 32 bits, of unknown scale")
     highest = 1 if is_float else 65535
     if not ((samples >= 0) & (samples <= highest)).all():
         raise ImageRejected(f"{'float' if is_float else 'integer'} samples outside 0 to {highest}, of unknown scale")

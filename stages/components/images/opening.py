@@ -77,7 +77,7 @@ def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_dig
         facts = array.array("q", (by_name[name][1] for name in names))
         for start in range(0, len(digests), _BLOCK):
             hasher.update("".join(digest or "missing" for digest in digests[start : start + _BLOCK]).encode())
-        missing = {index: "missing file" for index, digest in enumerate(digests) if digest is None}
+        missing = _missing(paths, digests)
         if names is not paths:
             hasher.update("\0".join(paths).encode())
     else:
@@ -89,6 +89,16 @@ def identify_images(root: Path, paths: Sequence[str], *, identity: str, file_dig
         location=location,
         value=dataclasses.replace(images, missing=missing, facts=facts),
     )
+
+
+def _missing(paths: Sequence[str], digests: Sequence[str | None]) -> dict[int, str]:
+    """Say of each image without a digest why it is missing, by number."""
+    numbers = [number for number, digest in enumerate(digests) if digest is None]
+    if not numbers:
+        return {}
+    from stages.components.images.decoding import missing_reason  # keeps Pillow out of "unchanged"
+
+    return {number: missing_reason(paths[number]) for number in numbers}
 
 
 def _files_behind(images: ImageSet) -> Sequence[str]:

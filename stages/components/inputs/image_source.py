@@ -7,9 +7,9 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.options.declaration import option
 from pipeline.store.file_digests import FileDigests
 from stages.components.images.image_set import IDENTITIES
-from stages.components.images.listing import list_images
+from stages.components.images.listing import list_images, tell_of_others
 from stages.components.inputs.manifest_options import ManifestFormat, find_image_root, find_pairs
-from stages.components.inputs.path_checks import check_inside
+from stages.components.inputs.path_checks import check_inside, is_own
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ImageSource:
         paths = pairs.table["image"].unique().to_pylist()
         root = self.image_root or find_image_root(manifest, paths)
         if not self.allow_outside:
-            check_inside(paths, root)
+            check_inside(paths, root, absolute=is_own(manifest))
         return root, paths
 
     def _of_folder(self, folder: Path) -> tuple[Path, list[str]]:
@@ -68,7 +68,8 @@ class ImageSource:
             raise ProtoRKDError(f"--images must name a folder; got {folder}.")
         if self.image_root is not None:
             raise ProtoRKDError(f"--image-root must go with --manifest; got {self.image_root}. Leave it out.")
-        paths = list_images(folder, root=folder)
-        if not paths:
+        found = list_images(folder, root=folder)
+        tell_of_others(folder, found.others)
+        if not found.images:
             raise ProtoRKDError(f"--images must hold images; got none below {folder}. Check the path.")
-        return folder, paths
+        return folder, found.images

@@ -11,7 +11,7 @@ from stages.components.images.opening import has_objects
 _MAY_LEAVE = r"^([/\\]|[A-Za-z]:)|(^|[/\\])\.\.([/\\]|$)"
 
 
-def check_inside(paths: Sequence[str], root: Path) -> None:
+def check_inside(paths: Sequence[str], root: Path, *, absolute: bool = False) -> None:
     """Refuse paths that lead out of the folder that they start from.
 
     Symbolic links inside the folder are trusted: a manifest cannot make them.
@@ -19,6 +19,8 @@ def check_inside(paths: Sequence[str], root: Path) -> None:
     Args:
         paths: Image paths as a manifest writes them.
         root: Folder that the paths start from.
+        absolute: Whether absolute paths without ``..`` may name any place: the manifest is a file that the user has
+            here and named, as `is_own` tells.
 
     Raises:
         ProtoRKDError: one of them does.
@@ -32,12 +34,19 @@ def check_inside(paths: Sequence[str], root: Path) -> None:
     suspicious = pc.match_substring_regex(pa.array(paths, pa.large_string()), _MAY_LEAVE)
     inside = os.path.join(os.path.abspath(root), "")  # noqa: PTH100, PTH118 - a Path would take the final slash away
     for number in pc.indices_nonzero(suspicious).to_pylist():
+        if absolute and paths[number].startswith("/") and ".." not in paths[number].split("/"):
+            continue
         place = os.path.normpath(os.path.join(inside, paths[number]))  # noqa: PTH118
         if not place.startswith(inside):
             raise ProtoRKDError(
                 f"Image paths must stay below {inside}; got {paths[number]!r}. Pass --image-root if the images lie "
                 "elsewhere, or --allow-outside if the manifest is trusted to name any file."
             )
+
+
+def is_own(manifest: Path | str) -> bool:
+    """Tell whether a manifest is a file on this machine, and no URL: whoever names it may name places in it."""
+    return url_of(manifest) is None and Path(manifest).is_file()
 
 
 def check_objects_inside(paths: Sequence[str], root: Path) -> None:

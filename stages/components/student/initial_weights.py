@@ -14,7 +14,13 @@ from data_schemas.student_checkpoint import IMAGENET_MEAN, IMAGENET_STD, Student
 from pipeline.log import log
 from stages.components.student.backbones import torchvision_backbones
 from stages.components.student.foreign_checkpoints import OPEN_CLIP, PROTORKD, TORCHVISION, read_tensors, recognise
-from stages.components.student.open_clip_towers import PREFIX, download_tower, find_tower, tower_normalization
+from stages.components.student.open_clip_towers import (
+    PREFIX,
+    check_tag,
+    download_tower,
+    find_tower,
+    tower_normalization,
+)
 
 _HEADS = {"fc", "classifier", "head", "heads", "aux1", "aux2", "AuxLogits"}
 _POSITIONS = "encoder.pos_embedding"
@@ -88,8 +94,32 @@ def load_pretrained(student_backbone: nn.Module, source: str, *, backbone_name: 
     Raises:
         ProtoRKDError: If the source has none for this backbone, or they cannot be downloaded or do not fit.
     """
-    if source == "torchvision":
+    tower = check_pretrained(source, backbone_name=backbone_name)
+    if tower is None:
         return _load_from_torchvision(student_backbone, backbone_name)
+    tag = source.removeprefix(PREFIX)
+    weights = download_tower(tower, tag, image_size=image_size).state_dict()
+    num_tensors = _fill(student_backbone, weights, backbone_name=backbone_name, origin=f"--pretrained {source}")
+    return InitialWeights(source, num_tensors, *tower_normalization(tower, tag))
+
+
+def check_pretrained(source: str, *, backbone_name: str) -> str | None:
+    """Return the tower that published weights are of, by their names alone; None for torchvision's.
+
+    Args:
+        source: ``torchvision``, or ``open-clip:TAG``.
+        backbone_name: Name of the backbone, from ``--student``.
+
+    Raises:
+        ProtoRKDError: If there is no such source, or it has none for this backbone.
+    """
+    if source == "torchvision":
+        if backbone_name not in torchvision_backbones():
+            raise ProtoRKDError(
+                f"--pretrained torchvision must go with a model of torchvision; got --student {backbone_name}. "
+                "Pass --init-from FILE instead."
+            )
+        return None
     tag = source.removeprefix(PREFIX)
     if tag == source:
         raise ProtoRKDError(f"--pretrained must be torchvision or {PREFIX}TAG; got {source!r}.")
@@ -99,17 +129,11 @@ def load_pretrained(student_backbone: nn.Module, source: str, *, backbone_name: 
             f"--pretrained {source} must go with an image tower of OpenCLIP; got --student {backbone_name}. "
             f"Pass --student {PREFIX}NAME."
         )
-    weights = download_tower(tower, tag, image_size=image_size).state_dict()
-    num_tensors = _fill(student_backbone, weights, backbone_name=backbone_name, origin=f"--pretrained {source}")
-    return InitialWeights(source, num_tensors, *tower_normalization(tower, tag))
+    check_tag(tower, tag)
+    return tower
 
 
 def _load_from_torchvision(backbone: nn.Module, name: str) -> InitialWeights:
-    if name not in torchvision_backbones():
-        raise ProtoRKDError(
-            f"--pretrained torchvision must go with a model of torchvision; got --student {name}. "
-            "Pass --init-from FILE instead."
-        )
     published = torchvision.models.get_model_weights(name).DEFAULT
     try:
         weights = published.get_state_dict(progress=False, check_hash=True)

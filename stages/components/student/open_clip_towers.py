@@ -78,19 +78,9 @@ def download_tower(tower: str, tag: str, *, image_size: int) -> nn.Module:
     Raises:
         ProtoRKDError: If there is no such tag, its activation is another, or the download or the loading fails.
     """
+    check_tag(tower, tag)
     open_clip = _open_clip()
-    tags = open_clip.list_pretrained_tags_by_model(tower)
-    if tag not in tags:
-        known = f"Known: {', '.join(tags)}" if tags else "It has none: leave --pretrained out"
-        raise ProtoRKDError(f"--pretrained {PREFIX}TAG must be a tag of {tower} in open_clip; got {tag!r}. {known}.")
     published = open_clip.get_pretrained_cfg(tower, tag)
-    uses_quick_gelu = bool(open_clip.get_model_config(tower).get("quick_gelu", False))
-    if bool(published.get("quick_gelu", False)) != uses_quick_gelu:
-        twin = tower.removesuffix("-quickgelu") if uses_quick_gelu else f"{tower}-quickgelu"
-        raise ProtoRKDError(
-            f"--pretrained {PREFIX}{tag} must go with a tower of the activation that it was trained with; got {tower}. "
-            f"Pass --student {PREFIX}{twin}."
-        )
     try:
         path = open_clip.download_pretrained(published)
     except Exception as error:  # of the HTTP client or the hub's client, of many types
@@ -105,6 +95,31 @@ def download_tower(tower: str, tag: str, *, image_size: int) -> nn.Module:
             f"Pass the --image-size that it was trained with."
         ) from error
     return _visual(clip)
+
+
+def check_tag(tower: str, tag: str) -> None:
+    """Refuse a tag under which open_clip publishes no weights that the tower can take.
+
+    Args:
+        tower: Name of the tower, from `find_tower`.
+        tag: Tag of the weights.
+
+    Raises:
+        ProtoRKDError: If there is no such tag, or its activation is another.
+    """
+    open_clip = _open_clip()
+    tags = open_clip.list_pretrained_tags_by_model(tower)
+    if tag not in tags:
+        known = f"Known: {', '.join(tags)}" if tags else "It has none: leave --pretrained out"
+        raise ProtoRKDError(f"--pretrained {PREFIX}TAG must be a tag of {tower} in open_clip; got {tag!r}. {known}.")
+    published = open_clip.get_pretrained_cfg(tower, tag)
+    uses_quick_gelu = bool(open_clip.get_model_config(tower).get("quick_gelu", False))
+    if bool(published.get("quick_gelu", False)) != uses_quick_gelu:
+        twin = tower.removesuffix("-quickgelu") if uses_quick_gelu else f"{tower}-quickgelu"
+        raise ProtoRKDError(
+            f"--pretrained {PREFIX}{tag} must go with a tower of the activation that it was trained with; got {tower}. "
+            f"Pass --student {PREFIX}{twin}."
+        )
 
 
 def tower_normalization(

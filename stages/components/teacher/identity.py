@@ -50,6 +50,7 @@ def trust_option() -> Any:
     return option(
         False,
         help="Run Python code that comes with the teacher: read it first. It is then part of what the teacher is.",
+        runs_code=True,
     )
 
 

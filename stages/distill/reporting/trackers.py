@@ -48,6 +48,16 @@ def make_reporters(names: Sequence[str], log_dir: Path, run_name: str, params: M
     return reporters
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers whose package is not installed.
+
+    Raises:
+        ProtoRKDError: one is not.
+    """
+    for name in dict.fromkeys(names):
+        import_tracker(_MODULES[name], name=name)
+
+
 class TensorBoardReporter:
     """Writes event files to ``tensorboard`` in the log folder; a resumed run goes on in the same folder.
 
@@ -149,6 +159,7 @@ def _tensorboard(log_dir: Path, run_name: str, params: Mapping[str, Any]) -> Rep
     return TensorBoardReporter(log_dir, params)  # a run is named by its folder
 
 
+_MODULES = {"tensorboard": "torch.utils.tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 _REPORTERS: dict[str, Callable[[Path, str, Mapping[str, Any]], Reporter]] = {
     "tensorboard": _tensorboard,
     "wandb": WandbReporter,

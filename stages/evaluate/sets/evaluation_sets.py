@@ -16,7 +16,7 @@ from stages.components.images.image_set import ImageSet
 from stages.components.images.opening import identify_images
 from stages.components.images.packed_image_set import Pack, find_packed
 from stages.components.inputs.manifest_options import ManifestFormat, find_image_root
-from stages.components.inputs.path_checks import check_inside
+from stages.components.inputs.path_checks import check_inside, is_own
 from stages.components.inputs.remote_manifest import local_copy
 from stages.evaluate.sets.caption_sets import read_caption_set, split_argument
 from stages.evaluate.sets.image_folder import ImageFolder
@@ -181,7 +181,7 @@ def read_retrieval_set(
     paths = encoded.dictionary.to_pylist()
     root = find_image_root(place, paths) if url_of(place) and image_root is None else pairs.root
     if not allow_outside:
-        check_inside(paths, root)
+        check_inside(paths, root, absolute=is_own(place))
     images = find_packed(packs, root, paths) or identify_images(
         root, paths, identity=image_identity, file_digests=file_digests
     )

@@ -1,11 +1,12 @@
 """Labelled images on disk: one folder per class."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
-from stages.components.images.listing import IMAGE_SUFFIXES, list_images
+from stages.components.images.listing import list_images, tell_of_others
 
 SPLIT_NAMES = ("train", "test", "val")
 
@@ -104,15 +105,18 @@ def _read(root: Path, *, name: str) -> ImageFolder:
         raise ProtoRKDError(f"{root} must hold one sub-folder a class; got none. Move its images into such folders.")
     images: list[str] = []
     labels: list[int] = []
+    others: Counter[str] = Counter()
     for label, class_folder in enumerate(classes):
-        paths = list_images(root / class_folder, root=root)
-        if not paths:
+        found = list_images(root / class_folder, root=root)
+        if not found.images:
             raise ProtoRKDError(
-                f"Class folder {root / class_folder} must hold images; got none with a suffix of "
-                f"{', '.join(sorted(IMAGE_SUFFIXES))}. Fill or remove it."
+                f"Class folder {root / class_folder} must hold images; got none that can be read among "
+                f"{found.others.total():,} files. Fill or remove it."
             )
-        images.extend(paths)
-        labels.extend([label] * len(paths))
+        images.extend(found.images)
+        labels.extend([label] * len(found.images))
+        others += found.others
+    tell_of_others(root, others)
     return ImageFolder(name=name, root=root, classes=classes, images=tuple(images), labels=tuple(labels))
 
 

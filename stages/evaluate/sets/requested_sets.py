@@ -21,7 +21,7 @@ from stages.evaluate.sets.evaluation_sets import (
     read_retrieval_set,
     read_sts_set,
 )
-from stages.evaluate.sets.prompts import fill, templates_for
+from stages.evaluate.sets.prompts import code_names, fill, templates_for
 from stages.evaluate.task_names import CLASS_TASKS, OPTION_TASKS, RETRIEVAL_TASKS, STS_TASKS, choose, wanted_tasks
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def read_requested_sets(inputs: "EvaluateInputs", params: "EvaluateParams", cont
     for class_set, tasks in merged:
         chosen = choose(tasks, wanted)
         templates = params.template or templates_for(class_set.name, prompts=params.prompts)
+        if "zero_shot" in chosen:
+            _warn_of_codes(class_set, templates)
         readable[f"classes {class_set.name}"] = RequestedSet(
             class_set, chosen, templates=templates if "zero_shot" in chosen else ()
         )
@@ -95,6 +97,20 @@ def read_requested_sets(inputs: "EvaluateInputs", params: "EvaluateParams", cont
     if not unread:
         _check_served(packs, readable.values())
     return RequestedSets(readable, {f"unread {each.name}": each for each in unread}, tuple(absent))
+
+
+def _warn_of_codes(class_set: ClassSet, templates: Sequence[str]) -> None:
+    """Warn where prompts would ask for the codes in folders' names, in half of the classes or more."""
+    codes = code_names(class_set.class_names)
+    if 2 * len(codes) >= len(class_set.class_names):
+        log.warning(
+            "evaluate: %s: %d of %d classes are called by a code, so that prompts ask for %r. Rename their folders to "
+            "what they show (ImageNet's ids have names below --eval-data-dir); --template changes the words around.",
+            class_set.name,
+            len(codes),
+            len(class_set.class_names),
+            fill(next((each for each in templates if each != "{}"), "{}"), codes[0]),
+        )
 
 
 def _check_served(packs: Sequence[Pack], requested: Iterable[RequestedSet]) -> None:

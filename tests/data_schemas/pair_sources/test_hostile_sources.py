@@ -32,6 +32,18 @@ def rejected(manifest: Manifest) -> list[tuple[int, str]]:
     return [(each.row, each.reason) for each in manifest.rejections]
 
 
+def test_json_lines__passes_over_first_lines_without_a_key(tmp_path: Path) -> None:
+    lines = ['{"filepath": "a.jpg"}', "{}", '{"filepath": "b.jpg", "title": "a dog"}']
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(lines))
+    manifest = read(path)
+    assert manifest.table["image"].to_pylist() == ["b.jpg"]
+    assert rejected(manifest) == [(row, "no key of an image or of a caption") for row in (1, 2)]
+    path.write_text("\n".join(lines[:2]))
+    with pytest.raises(ProtoRKDError, match=r"must have a column 'title' \(--caption-key\)"):
+        read(path)
+
+
 def test_json_lines__rejects_every_line_that_is_no_pair(tmp_path: Path) -> None:
     lines = {
         '{"filepath": "a.jpg", "title": "a cat"}': None,
@@ -122,6 +134,47 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int =
     return found
 
 
+def write_members(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            tar.addfile(member(name, size=len(data)), io.BytesIO(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("members", "reason", "value", "advice"),
+    [
+        (
+            {"a.cls": b"3", "a.jpg": b"x"},
+            "no caption in a sample",
+            "a has cls, jpg",
+            "JSON key of captions with --caption-key",
+        ),
+        ({"a.jpg": b"x", "a.json": b'{"alt": "a"}'}, "no caption in a sample", "a.json has alt", "with --caption-key"),
+        (
+            {"a.jpg": b"x", "a.json": b'{"caption": "a", "text": "b"}'},
+            "several keys of a caption",
+            "a.json has caption, text",
+            "Name the captions' key with --caption-key.",
+        ),
+        ({"a.jpg": b"x", "b.jpg": b"x", "a.txt": b"a"}, "a key that comes twice", "a", "tar --sort=name"),
+    ],
+)
+def test_tar__says_what_keeps_captions_from_being_found(
+    tmp_path: Path, members: dict[str, bytes], reason: str, value: str, advice: str
+) -> None:
+    path = write_members(tmp_path / "0.tar", members)
+    with pytest.raises(ProtoRKDError) as caught:
+        read(path)
+    assert f"{reason}: {value!r}" in str(caught.value)
+    assert advice in str(caught.value)
+
+
+def test_tar__takes_the_caption_key_that_is_named(tmp_path: Path) -> None:
+    path = write_members(tmp_path / "0.tar", {"a.jpg": b"x", "a.json": b'{"caption": "one", "text": "two"}'})
+    assert read(path, caption="text").table["caption"].to_pylist() == ["two"]
+
+
 def test_tar__rejects_what_is_no_sound_sample(tmp_path: Path) -> None:
     path = tmp_path / "0.tar"
     plain = [("../a.jpg", b"x"), ("../a.txt", b"up"), ("/etc/b.jpg", b"x"), ("/etc/b.txt", b"absolute")]
@@ -161,7 +214,7 @@ def test_tar__rejects_what_is_no_sound_sample(tmp_path: Path) -> None:
         (6, "no plain file in a tar"),
         (7, "several pictures in a sample"),
         (8, "no picture in a sample"),
-        (9, "empty caption"),
+        (9, "no caption in a sample"),
         (10, "text that is no Unicode"),
         (11, "no JSON"),
         (12, "no JSON object"),
@@ -192,16 +245,16 @@ def test_tar__must_be_whole(size: int, tmp_path: Path) -> None:
     path = write_tar(tmp_path / "0.tar", [("a.jpg", b"x" * 1000), ("a.txt", b"a"), ("b.jpg", b"y" * 9000)])
     path.write_bytes(path.read_bytes()[:size])
     if size == 1536:  # cut between members: nothing tells, but the sample has no caption
-        assert rejected_or_error(path) == [(0, "empty caption")]
+        assert rejected_or_error(path) == [(0, "no caption in a sample")]
         return
     with pytest.raises(ProtoRKDError, match=rf"{path} must be a whole tar that is not compressed"):
         read(path)
 
 
 def rejected_or_error(path: Path) -> list[tuple[int, str]]:
-    with pytest.raises(ProtoRKDError, match=r"not all; got 1 of 1 \(1 empty caption\)"):
+    with pytest.raises(ProtoRKDError, match=r"not all; got 1 of 1 \(1 no caption in a sample\)"):
         read(path)
-    return [(0, "empty caption")]
+    return [(0, "no caption in a sample")]
 
 
 def test_tar__of_huge_claims_is_refused_without_reading_them(tmp_path: Path) -> None:

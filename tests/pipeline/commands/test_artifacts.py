@@ -1,7 +1,10 @@
+import errno
 import json
+import os
 from dataclasses import replace
 
 import click
+import filelock
 import pytest
 from click.testing import CliRunner
 from toy_stage import CHILD, TOY
@@ -11,8 +14,8 @@ from pipeline.commands.artifacts import gc, status, verify
 from pipeline.commands.stages import stage_command, why_command
 from pipeline.sizes import human_size
 from pipeline.store.draft import open_draft
-from pipeline.store.locks import locked
-from pipeline.store.store import Store
+from pipeline.store.locks import is_held, locked
+from pipeline.store.store import MEMO_NAME, Store
 
 STAGES = (TOY, replace(CHILD, keep=True))
 
@@ -312,3 +315,73 @@ def test_gc__prints_one_json_object_and_asks_nothing(toy, said):
         assert old.path.exists() is not removed
     assert new.path.exists()
     assert json.loads(said(gc, "--json"))["garbage"] == []
+
+
+def test_verify__takes_trust_in_code_with_repair_alone(toy, refused):
+    toy.run()
+    assert "--trust-remote-code must go with --repair" in refused(verify, "--trust-remote-code")[1]
+
+
+def test_commands__leave_what_a_newer_protorkd_made_as_it_is(toy, said, refused):
+    artifact = toy.run().artifact
+    replace(artifact.record, schema_version=2).write(artifact.path)
+    before = {path: path.read_bytes() for path in artifact.path.rglob("*") if path.is_file()}
+    [line] = said(status).splitlines()
+    assert f"OF A NEWER PROTORKD: {artifact.path / 'artifact.json'} must be of schema version 1 or older; got 2" in line
+    assert "schema version 1" in json.loads(said(status, "--json"))["unreadable"][str(artifact.path)]
+    for command, *words in (
+        (verify,),
+        (verify, "--repair"),
+        (verify, artifact.path.name[:8], "--repair"),
+        (gc, "--yes"),
+        (gc, "--yes", "--drop", artifact.path.name),
+        (stage_command(TOY), "--source", toy.source),
+        (stage_command(TOY), "--source", toy.source, "--force"),
+        (why_command(TOY), "--source", toy.source),
+    ):
+        text, message = refused(command, *words)
+        assert "Update protorkd" in message
+        assert "NOT WHOLE" not in text
+    assert {path: path.read_bytes() for path in artifact.path.rglob("*") if path.is_file()} == before
+    assert not list(toy.store.leftovers())
+
+
+@pytest.fixture
+def read_only(toy, monkeypatch):
+    """Make the toy's store one that may only be read; root is asked for no permission."""
+
+    def refuse(*_args, **_options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    access = os.access
+
+    def make():
+        monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+        monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
+        for name in ("mkdir", "replace", "rename", "fsync"):
+            monkeypatch.setattr(os, name, refuse)
+
+    return make
+
+
+@pytest.mark.parametrize("with_digests", [True, False])
+def test_commands__work_on_a_store_that_may_only_be_read(toy, said, read_only, tmp_path, with_digests):
+    artifact = toy.run().artifact
+    draft = open_draft(toy.store, "toy", "1" * 32)
+    (toy.store.root / "toy" / (".lock-" + "1" * 32)).touch()
+    if not with_digests:
+        (toy.store.root / MEMO_NAME).unlink()
+    moved = toy.source.rename(tmp_path / "moved.txt")
+    read_only()
+    assert artifact.name in said(status)
+    assert "left by a killed run" in said(status)
+    assert "would not run: unchanged" in said(why_command(TOY), "--source", moved)
+    assert json.loads(said(stage_command(TOY), "--source", moved, "--json"))["status"] == "unchanged"
+    assert draft.path.is_dir()
+    assert (toy.store.root / MEMO_NAME).exists() == with_digests
+
+
+def test_is_held__sees_a_holder_in_a_store_that_may_only_be_read(toy, read_only):
+    with locked(toy.store, "toy", "1" * 32):
+        read_only()
+        assert is_held(toy.store, "toy", "1" * 32)

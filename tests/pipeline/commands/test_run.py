@@ -33,10 +33,10 @@ STAGES = (replace(TOY, run=fail_on_bad_words), CHILD)
 def call(toy, tmp_path):
     """Run a file of toy and child, with lines of its own; return the click result."""
 
-    def call(text, *words):
+    def call(text, *words, stages=STAGES):
         path = tmp_path / "run.toml"
         path.write_text(f"store = '{toy.store.root}'\n[toy]\nsource = '{toy.source}'\n[child]\n{text}")
-        return CliRunner().invoke(run, [str(path), *words], obj=STAGES)
+        return CliRunner().invoke(run, [str(path), *words], obj=stages)
 
     return call
 
@@ -177,3 +177,33 @@ def test_table__has_six_combinations_side_by_side():
     first, second = "\n".join(table(results)).split("\n\n")[:2]
     assert first.splitlines()[0].split() == ["toy.scale", "0", "1", "2", "3", "4", "5"]
     assert second.splitlines()[-1].split() == ["score", "6.00"]
+
+
+def refuse_three_parts(params, inputs, runtime):
+    if params.num_parts == 3:
+        raise ProtoRKDError("--num-parts must be another number; got 3.")
+
+
+def refuse(params, inputs, runtime):
+    raise ProtoRKDError("a child must not be; got one.")
+
+
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+def test_run__checks_the_options_of_all_combinations_before_the_first_begins(toy, call, words):
+    checked = (replace(TOY, check=refuse_three_parts), CHILD)
+    result = call("[sweep.toy]\nnum-parts = [1, 3, 2]\n", *words, stages=checked)
+    assert isinstance(result.exception, ProtoRKDError)
+    assert "of 6 stages would fail. The first: --num-parts must be another number; got 3." in str(result.exception)
+    assert toy.store.artifacts() == []
+
+
+@pytest.mark.parametrize("words", [(), ("--dry-run",)])
+def test_run__checks_stages_whose_sources_are_not_made_yet(toy, call, words):
+    result = call("", *words, stages=(TOY, replace(CHILD, check=refuse)))
+    assert "1 of 2 stages would fail. The first: a child must not be; got one." in str(result.exception)
+    assert toy.store.artifacts() == []
+
+
+def test_run__asks_nothing_of_what_is_made(toy, call):
+    assert call("").exception is None
+    assert call("", stages=(replace(TOY, check=refuse_three_parts), replace(CHILD, check=refuse))).exception is None

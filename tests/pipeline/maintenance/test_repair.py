@@ -1,7 +1,7 @@
 """Whatever happens to a file of an artifact, it is named; with its inputs at hand the artifact becomes whole again."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from toy_stage import CHILD, TOY, ChildInputs, NoOptions, ToyInputs, ToyParams, 
 from data_schemas.artifact_record import JOURNAL_NAME, RECORD_NAME, ArtifactRecord
 from pipeline.commands.artifacts import artifact_problems
 from pipeline.maintenance.repair import repair
+from pipeline.options.declaration import option
 from pipeline.runner import context_of, run_stage
 from pipeline.store.store import Artifact
 
@@ -106,6 +107,7 @@ def test_repair__says_that_an_input_is_no_longer_what_it_was(toy, context, made)
     toy.source.write_text("others")
     cut(made.path / "parts/0.txt")
     assert "Its inputs are no longer what they were" in repair(made, artifact_problems(made), context=context).problem
+    assert [artifact.path for artifact in toy.store.artifacts()] == [made.path]  # nothing was run with the others
     toy.source.unlink()
     cut(made.path / "parts/1.txt")
     problem = repair(made, artifact_problems(made), context=context).problem
@@ -140,3 +142,39 @@ def test_repair__of_a_record_that_lies_sets_it_aside(context, made):
     done = repair(lying, artifact_problems(lying), context=context)
     assert list(done.set_aside) == [RECORD_NAME]
     assert "Run toy again" in done.problem
+
+
+@dataclass(frozen=True)
+class TrustingInputs(ToyInputs):
+    trust_code: bool = option(False, help="Run what comes with it.", runs_code=True)
+
+
+def test_repair__takes_no_trust_in_code_from_a_record(toy):
+    calls = []
+
+    def run(params, sources, out, runtime, context):
+        calls.append(params)
+        return TOY.run(params, sources, out, runtime, context)
+
+    stage = replace(TOY, inputs=TrustingInputs, run=run)
+    context = context_of(toy.store, stages=(stage,))
+    inputs = TrustingInputs(toy.source, trust_code=True)
+    made = run_stage(stage, params=ToyParams(), inputs=inputs, runtime=ToyRuntime(), context=context).artifact
+    cut(made.path / "parts/0.txt")
+    before = files_of(made)
+    done = repair(made, artifact_problems(made), context=context)
+    assert done.problem.startswith("--trust-code must be given again where a record asks for code to be run")
+    assert str(toy.source) in done.problem
+    assert (done.set_aside, files_of(made), len(calls)) == ({}, before, 1)
+    assert repair(made, artifact_problems(made), context=context, trust_code=True).problem == ""
+    assert (is_whole(made), len(calls)) == (True, 2)
+
+
+def test_repair__of_logs_alone_needs_no_trust(toy):
+    stage = replace(TOY, inputs=TrustingInputs)
+    context = context_of(toy.store, stages=(stage,))
+    inputs = TrustingInputs(toy.source, trust_code=True)
+    made = run_stage(stage, params=ToyParams(), inputs=inputs, runtime=ToyRuntime(), context=context).artifact
+    cut(made.path / "logs/times.txt")
+    assert repair(made, artifact_problems(made), context=context).problem == ""
+    assert is_whole(made)

@@ -1,12 +1,13 @@
 """Readers of sets with one folder per class."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
-from stages.components.images.listing import IMAGE_SUFFIXES
+from stages.components.images.listing import IMAGE_SUFFIXES, Listing, is_image, tell_of_others
 from stages.evaluate.sets.datasets.description import Contents, Reader, Wanted, labelled_folder
 from stages.evaluate.sets.datasets.names import known_names, name_folders, name_imagenet_folders
 from stages.evaluate.sets.image_folder import SPLIT_NAMES
@@ -91,15 +92,19 @@ def has_splits(place: Path) -> bool:
 
 def _read_split(place: Path, folders: Sequence[str], *, left_out: Collection[str] = (), may_be_empty: bool) -> _Images:
     by_class: _Images = {}
+    others: Counter[str] = Counter()
     for folder in folders:
         for class_folder in _subfolders(place / folder):
             if class_folder not in left_out:
-                by_class.setdefault(class_folder, []).extend(_images(place, Path(folder, class_folder)))
+                found = _images(place, Path(folder, class_folder))
+                by_class.setdefault(class_folder, []).extend(found.images)
+                others += found.others
+    tell_of_others(place, others)
     empty = [class_folder for class_folder, images in by_class.items() if not images]
     if empty and (not may_be_empty or len(empty) == len(by_class)):
         raise ProtoRKDError(
-            f"Class folder {place / folders[0] / empty[0]} must hold images; got none with a suffix of "
-            f"{', '.join(sorted(IMAGE_SUFFIXES))}. Extract its archive again, or remove the folder."
+            f"Class folder {place / folders[0] / empty[0]} must hold images; got none that can be "
+            "read. Extract its archive again, or remove the folder."
         )
     if empty:
         log.info("evaluate: %s: %d of %d classes have no images and are left out", place, len(empty), len(by_class))
@@ -136,15 +141,19 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _images(place: Path, folder: Path) -> list[str]:
+def _images(place: Path, folder: Path) -> Listing:
     # Not Path.rglob, which is too slow: ImageNet has over a million images.
-    paths = []
+    paths: list[str] = []
+    others: Counter[str] = Counter()
     for below, folders, files in os.walk(place / folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         prefix = Path(below).relative_to(place).as_posix()
-        paths += [
-            f"{prefix}/{name}"
-            for name in files
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")  # noqa: PTH122
-        ]
-    return paths
+        for name in files:
+            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
+            if name.startswith("."):
+                continue
+            if suffix in IMAGE_SUFFIXES or (os.path.isfile(f"{below}/{name}") and is_image(Path(below, name))):  # noqa: PTH113
+                paths.append(f"{prefix}/{name}")
+            else:
+                others[suffix] += 1
+    return Listing(paths, others)

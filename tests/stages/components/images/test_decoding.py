@@ -1,4 +1,5 @@
 import contextlib
+import io
 import os
 import pickle
 import resource
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from stages.components.images.decoding import MAX_PIXELS, ImageRejected, open_image
+from stages.components.images.decoding import MAX_PIXELS, ImageRejected, begins_as_image, open_image
 from stages.components.images.lazy_image import open_lazily
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -229,16 +230,16 @@ def test_open_image__scales_float_samples_from_0_to_1(tmp_path):
     assert np.asarray(open_image(tmp_path / "a.tiff"))[0, :, 0].tolist() == [0, 51, 255]
 
 
-@pytest.mark.parametrize("sample", [1.5, -0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("sample", [1.5, 255.0, -0.1, float("nan"), float("inf")])
 def test_open_image__rejects_float_samples_without_a_scale(tmp_path, sample):
     Image.fromarray(np.array([[0.5, sample]], np.float32)).save(tmp_path / "a.tiff")
     assert reason_for(tmp_path / "a.tiff") == "float samples outside 0 to 1, of unknown scale"
 
 
-@pytest.mark.parametrize("sample", [-1, 65536])
+@pytest.mark.parametrize("sample", [-1, 0, 255, 65535, 65536])
 def test_open_image__rejects_integer_samples_without_a_scale(tmp_path, sample):
     Image.fromarray(np.array([[5, sample]], np.int32)).save(tmp_path / "a.tiff")
-    assert reason_for(tmp_path / "a.tiff") == "integer samples outside 0 to 65535, of unknown scale"
+    assert reason_for(tmp_path / "a.tiff") == "integer samples of 32 bits, of unknown scale"
 
 
 def test_open_image__rejects_a_colour_mode_without_rgb(tmp_path):
@@ -256,7 +257,7 @@ def test_open_image__takes_the_first_frame_of_an_animation(tmp_path, extension):
     assert image.getpixel((4, 4)) == RED
 
 
-@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "gif", "bmp", "tiff", "ppm"])
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "gif", "bmp", "tiff", "ppm", "avif"])
 def test_open_image__rejects_files_that_end_at_each_tenth(tmp_path, extension):
     path = tmp_path / f"a.{extension}"
     noise().save(path)
@@ -275,7 +276,7 @@ def test_open_image__rejects_a_truncated_progressive_jpeg(tmp_path):
     assert reason_for(tmp_path / "a.jpg").startswith("truncated or damaged: ")
 
 
-@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "gif", "bmp", "tiff", "ppm"])
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "gif", "bmp", "tiff", "ppm", "avif"])
 def test_open_image__opens_or_rejects_damaged_files_and_does_nothing_else(tmp_path, extension):
     path = tmp_path / f"a.{extension}"
     noise((16, 16)).save(path)
@@ -305,7 +306,7 @@ def test_open_image__opens_or_rejects_damaged_files_and_does_nothing_else(tmp_pa
 )
 def test_open_image__rejects_what_is_no_image(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
-    assert reason_for(tmp_path / "a.jpg") == "not a readable image (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM)"
+    assert reason_for(tmp_path / "a.jpg") == "not a readable image (JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF)"
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
@@ -319,13 +320,13 @@ def test_open_image__rejects_every_format_of_pillow_that_is_not_on_the_list(tmp_
                 break
         else:
             continue
-        if format_name in ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"):  # MPO: JPEGs in a row
+        if format_name in ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"):  # MPO: JPEGs in a row
             assert open_image(tmp_path / "a").size == (6, 4), format_name
             num_read += 1
         else:
             assert reason_for(tmp_path / "a").startswith("not a readable image"), format_name
             num_refused += 1
-    assert num_read == 8
+    assert num_read == 9
     assert num_refused > 10
 
 
@@ -425,3 +426,41 @@ def test_open_image__opens_every_full_size_photo():
     paths = sorted(folder.iterdir())[:20]
     assert len(paths) == 20
     assert all(min(open_image(path).size) > 50 for path in paths)
+
+
+def test_open_image__reads_avif_by_its_content_and_turns_it_upright(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    stored = Image.new("RGB", (32, 16), "black")
+    stored.paste("white", (0, 0, 16, 16))
+    stored.save(tmp_path / "a.avif", exif=exif, quality=100)
+    (tmp_path / "a.avif").rename(tmp_path / "a.jpg")
+    image = open_image(tmp_path / "a.jpg")
+    assert image.size == (16, 32)
+    assert min(image.getpixel((8, 4))) > 250
+    assert max(image.getpixel((8, 28))) < 5
+
+
+def test_open_image__names_heic(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(40))
+    assert reason_for(tmp_path / "a.jpg") == "HEIC, which is not read"
+
+
+@pytest.mark.parametrize(
+    "text", [b"BMW, a car, and what follows", b"P1 is the first", b"P5\n", b"P3 # of 4 7", b"", b"II"]
+)
+def test_begins_as_image__takes_no_text_for_an_image(text):
+    assert not begins_as_image(text)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"])
+@pytest.mark.parametrize("mode", ["RGB", "1"])
+def test_begins_as_image__knows_what_is_read(kind, mode):
+    buffer = io.BytesIO()
+    corners().convert(mode).convert("RGB" if kind in ("AVIF", "JPEG", "WEBP") else mode).save(buffer, kind)
+    assert begins_as_image(buffer.getvalue()[:64])
+
+
+def test_open_image__says_that_a_missing_path_has_backslashes(tmp_path):
+    assert reason_for(tmp_path / "images\\0.jpg") == "missing file: its path has backslashes; write / in their place"
+    assert reason_for(tmp_path / "0.jpg") == "missing file"

@@ -90,3 +90,24 @@ def test_unread_set__is_identified_by_why_it_could_not_be_read() -> None:
     assert found.digest == "8eda486e17e37f53ce37006b770d0add8eae14c776d218fa9d3f3c2ddebbf93a"
     assert found.digest == UnreadSet("dogs", "It is gone.").identified().digest
     assert (found.location, found.value) == ("pets", UnreadSet("pets", "It is gone."))
+
+
+@pytest.mark.parametrize(
+    ("names", "asked"),
+    [
+        (("n01440764", "n02084071"), "'a photo of a n01440764'"),
+        (("001.Black_footed_Albatross", "002.Laysan_Albatross"), "'a photo of a 001.Black footed Albatross'"),
+        (("red", "blue"), ""),
+        (("747-400", "9"), ""),
+    ],
+)
+def test_read_requested_sets__warns_of_prompts_for_codes(
+    names: tuple[str, ...], asked: str, tmp_path: Path, quiet_log: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in names:
+        (tmp_path / "shapes" / name).mkdir(parents=True)
+        draw_image(tmp_path / "shapes" / name / "a.jpg", "red", "circle", 40)
+    for task in ("zero-shot", "analysis"):
+        with caplog.at_level("WARNING", logger="protorkd"):
+            read(tmp_path, zero_shot=(str(tmp_path / "shapes"),), task=(task,))
+    assert [asked in message for message in caplog.messages] == ([True] if asked else [])

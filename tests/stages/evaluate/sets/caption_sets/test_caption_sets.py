@@ -149,6 +149,53 @@ def test_coco_file__rejects_what_does_not_fit_together(tmp_path: Path) -> None:
     ]
 
 
+def test_coco_file__rejects_records_that_are_none_and_goes_on(tmp_path: Path) -> None:
+    content = {
+        "images": [
+            *COCO["images"],
+            COCO["images"][0],
+            {"id": 30, "file_name": "a.jpg"},
+            {"id": 30, "file_name": "b.jpg"},
+            {"id": 31},
+            None,
+        ],
+        "annotations": [
+            *COCO["annotations"],
+            {"image_id": 5, "caption": None},
+            {"image_id": 5, "bbox": [0, 0, 1, 1]},
+            {"image_id": 5, "caption": 3},
+            {"image_id": True, "caption": "yes"},
+            {"image_id": 5, "caption": "\ud800"},
+            {"image_id": 30, "caption": "whose?"},
+            "a caption",
+        ],
+    }
+    path = tmp_path / "captions.json"
+    touch(tmp_path, "005.jpg")
+    path.write_text(json.dumps(content))
+    found = read(path)
+    assert pairs_of(found) == COCO_PAIRS
+    assert rejected(found) == [
+        (2, "an id that comes twice", "images[2], 9"),
+        (4, "an id that comes twice", "images[4], 30"),
+        (5, "empty file_name", "images[5]"),
+        (6, "no JSON object", "images[6]"),
+        (3, "empty caption", "annotations[3]"),
+        (4, "empty caption", "annotations[4]"),
+        (5, "caption is no text", "annotations[5]"),
+        (6, "image_id is no number or text", "annotations[6]"),
+        (7, "text that is no Unicode", "annotations[7]"),
+        (8, "image_id of several images", "annotations[8], 30"),
+        (9, "no JSON object", "annotations[9]"),
+    ]
+
+
+def test_coco_file__finds_images_by_ids_in_text(tmp_path: Path) -> None:
+    annotations = [{**each, "image_id": str(each["image_id"])} for each in COCO["annotations"]]
+    found = read(write(touch(tmp_path, "005.jpg") / "captions.json", {**COCO, "annotations": annotations}))
+    assert (pairs_of(found), rejected(found)) == (COCO_PAIRS, [])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -158,7 +205,6 @@ def test_coco_file__rejects_what_does_not_fit_together(tmp_path: Path) -> None:
         ({"annotations": [], "images": [3]}, r"images\[0\] must be an object; got 3"),
         ({"annotations": [], "images": [{"id": 1}]}, r"images\[0\]\.file_name must be a string; got nothing"),
         ({"annotations": [], "images": [{"file_name": "a"}]}, r"images\[0\]\.id must be a number or a string"),
-        ({**COCO, "images": [*COCO["images"], COCO["images"][0]]}, r"images\[2\]\.id must be of one image only; got 9"),
         ({**COCO, "annotations": {"1": "a"}}, "annotations must be a list"),
         ({**COCO, "annotations": [{"image_id": 5, "bbox": []}]}, r"annotations\[0\]\.caption must be a string"),
         ({**COCO, "annotations": [{"caption": "a"}]}, r"annotations\[0\]\.image_id must be a number"),

@@ -1,0 +1,73 @@
+"""Check the options of a training before anything runs: what only torch and the registries know to be mistakes."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from data_schemas.errors import ProtoRKDError
+from stages.components.compute.device import find_devices
+from stages.components.compute.precision import check_precision
+from stages.components.student.initial_weights import check_pretrained
+from stages.components.student.student import build_student
+from stages.distill.loss_spec import parse_loss_options, parse_losses
+from stages.distill.objectives import build_objective, read_options
+from stages.distill.options import DistillInputs, DistillParams, DistillRuntime
+from stages.distill.reporting.trackers import check_trackers
+
+_DIM = 16
+
+
+def check_training(params: DistillParams, inputs: DistillInputs, runtime: DistillRuntime) -> None:
+    """Refuse options that a training would refuse later, whatever its inputs hold.
+
+    Raises:
+        ProtoRKDError: an objective, an option of one, the student, its published weights, the device, the precision
+            or a tracker is unknown, not to be had here, or of a value that is not allowed.
+    """
+    [device] = find_devices(runtime.device, most=1)
+    check_precision(params.precision, device)
+    check_objectives(params)
+    check_trackers(runtime.report_to)
+    if params.pretrained and inputs.init_from is not None:
+        raise ProtoRKDError("Only one of --pretrained and --init-from must be given; got both. Leave one out.")
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes without numbers
+        build_student(
+            params.student,
+            embedding_dim=params.projection_dim or _DIM,
+            image_size=params.image_size,
+            projection_layers=params.projection_layers,
+        )
+    if params.pretrained:
+        check_pretrained(params.pretrained, backbone_name=params.student)
+
+
+def check_objectives(params: DistillParams) -> None:
+    """Build the objectives of ``--loss`` on stand-ins for embeddings, so that they check their options.
+
+    Raises:
+        ProtoRKDError: an objective or an option is unknown, or an option has a value that is not allowed.
+    """
+    losses = parse_losses(params.loss)
+    texts = parse_loss_options(params.loss_option, losses)
+    with torch.random.fork_rng(devices=[]):
+        for name in losses:
+            build_objective(
+                name,
+                dim=_DIM,
+                corpus=_AnyCorpus(),
+                prototypes=_any_rows,
+                **read_options(name, texts.get(name, {})),
+            )
+
+
+class _AnyCorpus:
+    """Stands for cached embeddings that are not there yet."""
+
+    num_captions = 1 << 20
+
+    def gather(self, rows: Tensor) -> Tensor:
+        return _any_rows(len(rows))
+
+
+def _any_rows(num: int) -> Tensor:
+    return normalize(torch.randn(num, _DIM), dim=1)  # (num, 16)
