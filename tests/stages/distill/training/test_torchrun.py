@@ -5,9 +5,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import safetensors.torch
 import torch
 from workbench import SMALL, Cli, Pairs, on_ranks
@@ -16,6 +18,7 @@ from data_schemas.pair_index import read_rejected
 from data_schemas.student_checkpoint import WEIGHTS_NAME
 
 ROOT = Path(__file__).parents[4]
+ENDED_S = 30.0
 RECIPE = ("--loss", "infonce=1", "--loss", "proto-rkd=0.5", "--loss-option", "proto-rkd.num-prototypes=4")
 TRAIN = ("distill", *SMALL, "--precision", "fp32", "--epochs", 2, "--lr", 1e-3, *RECIPE)
 # A large epsilon keeps AdamW from turning the rounding of gradients near 0 into steps of full length; small steps keep
@@ -43,6 +46,30 @@ if os.environ["RANK"] == "1":
     def update(step, lr):
         raise ProtoRKDError("the second process broke, as the test wants it")
     TrainingStep.update = update
+cli.main()
+"""
+
+ONE_RANK_IS_ODD = """
+import os, signal, sys, time
+from pathlib import Path
+from stages.distill.training.step import TrainingStep
+import cli
+
+if os.environ["RANK"] == "1":
+    what, moment = sys.argv.pop(1), Path(sys.argv.pop(1))
+    if what == "sees other images":
+        sys.argv += ["--image-root", sys.argv[sys.argv.index("--image-root") + 1] + "-other"]
+    plain = TrainingStep.update
+    def update(step, lr):
+        moment.write_text(str(time.time()))
+        if what == "is killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "is slow":
+            time.sleep(2)
+        return plain(step, lr)
+    TrainingStep.update = update
+else:
+    del sys.argv[1:3]
 cli.main()
 """
 
@@ -84,3 +111,27 @@ def test_torchrun__ends_all_processes_when_one_fails(encoded: Pairs, run_cli: Cl
     assert "Another process of this run has ended" in finished.stderr
     assert not list((store / "distill").glob("[!.]*"))
     assert run_cli(*TRAIN)["status"] == "created"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("is killed", "Another process of this run has ended, or does not answer"),
+        ("sees other images", "Every process of distill must see the same options and inputs"),
+        ("is slow", "distill created"),
+    ],
+)
+def test_torchrun__with_a_rank_that_is_odd_ends_in_time_and_says_why(
+    what: str, said: str, encoded: Pairs, store: Path, tmp_path: Path
+) -> None:
+    own = shutil.copytree(encoded.root, tmp_path / "own")
+    other = shutil.copytree(encoded.root, tmp_path / "own-other")
+    shutil.copyfile(other / encoded.images[1], other / encoded.images[0])
+    script, moment = tmp_path / "odd.py", tmp_path / "moment"
+    script.write_text(ONE_RANK_IS_ODD)
+    finished = torchrun(what, moment, *TRAIN, "--image-root", own, store=store, script=script)
+    assert said in finished.stderr + finished.stdout
+    assert (finished.returncode == 0) == (what == "is slow")
+    if what == "is killed":
+        assert time.time() - float(moment.read_text()) < ENDED_S
