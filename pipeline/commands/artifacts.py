@@ -10,7 +10,7 @@ import click
 
 from data_schemas.artifact_record import LOG_FOLDER, RECORD_NAME
 from data_schemas.errors import NewerRecordError, ProtoRKDError
-from data_schemas.files import list_files
+from data_schemas.files import disk_errors, list_files
 from pipeline.commands.store_options import store_options
 from pipeline.fingerprint import digest_of_files, fingerprint
 from pipeline.log import show_log
@@ -213,7 +213,8 @@ def gc(store: Store, drop: tuple[str, ...], yes: bool, as_json: bool) -> None:
         removed = set(paths) & set(garbage(store, kept_stages=kept, drop=dropped))
         for path in paths:
             if path in removed:
-                store.remove(path)
+                with disk_errors(path):
+                    store.remove(path)
             else:
                 click.echo(f"{path} is in use by now, and stays.", err=as_json)
         remove_abandoned(store, abandoned)
