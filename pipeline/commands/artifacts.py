@@ -10,7 +10,7 @@ import click
 
 from data_schemas.artifact_record import LOG_FOLDER, RECORD_NAME
 from data_schemas.errors import NewerRecordError, ProtoRKDError
-from data_schemas.files import list_files
+from data_schemas.files import disk_errors, list_files
 from pipeline.commands.store_options import store_options
 from pipeline.fingerprint import digest_of_files, fingerprint
 from pipeline.log import show_log
@@ -210,7 +210,8 @@ def gc(store: Store, drop: tuple[str, ...], yes: bool, as_json: bool) -> None:
         for path in paths:
             # Runs may have begun while the user was asked, or another was removed.
             if path in garbage(store, kept_stages=kept, drop=dropped):
-                store.remove(path)
+                with disk_errors(path):
+                    store.remove(path)
                 removed.add(path)
             else:
                 echo(f"{path} is in use by now, and stays.", err=as_json)

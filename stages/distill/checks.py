@@ -56,6 +56,7 @@ def check_objectives(params: DistillParams) -> None:
                 dim=_DIM,
                 corpus=_AnyCorpus(),
                 prototypes=_any_rows,
+                num_labels=0,
                 **read_options(name, texts.get(name, {})),
             )
 

@@ -122,7 +122,9 @@ def check_pretrained(source: str, *, backbone_name: str) -> str | None:
         return None
     tag = source.removeprefix(PREFIX)
     if tag == source:
-        raise ProtoRKDError(f"--pretrained must be torchvision or {PREFIX}TAG; got {source!r}.")
+        raise ProtoRKDError(
+            f"--pretrained must be torchvision or {PREFIX}TAG; got {source!r}. Pass --init-from FILE for a file."
+        )
     tower = None if backbone_name in torchvision_backbones() else find_tower(backbone_name)
     if tower is None:
         raise ProtoRKDError(

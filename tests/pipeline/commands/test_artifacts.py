@@ -365,7 +365,7 @@ def read_only(toy, monkeypatch):
 
 
 @pytest.mark.parametrize("with_digests", [True, False])
-def test_commands__work_on_a_store_that_may_only_be_read(toy, said, read_only, tmp_path, with_digests):
+def test_commands__work_on_a_store_that_may_only_be_read(toy, said, refused, read_only, tmp_path, with_digests):
     artifact = toy.run().artifact
     draft = open_draft(toy.store, "toy", "1" * 32)
     (toy.store.root / "toy" / (".lock-" + "1" * 32)).touch()
@@ -377,6 +377,7 @@ def test_commands__work_on_a_store_that_may_only_be_read(toy, said, read_only, t
     assert "left by a killed run" in said(status)
     assert "would not run: unchanged" in said(why_command(TOY), "--source", moved)
     assert json.loads(said(stage_command(TOY), "--source", moved, "--json"))["status"] == "unchanged"
+    assert "must be writable; Read-only file system" in refused(gc, "--yes")[1]
     assert draft.path.is_dir()
     assert (toy.store.root / MEMO_NAME).exists() == with_digests
 

@@ -510,3 +510,18 @@ def test_encode__names_a_store_that_cannot_be_written(
     message = run_cli.fails(*words, "--store", tmp_path / "file" / "store")
     assert str(tmp_path / "file" / "store") in message
     assert "Give --store a folder that you may write to" in message
+
+
+def test_verify__runs_no_code_of_a_teacher_that_only_a_record_trusts(
+    encode: Any, run_cli: Cli, write_manifest: Write, num_encoded: list[int]
+) -> None:
+    outcome = encode(write_manifest(CAPTIONS), "--trust-remote-code")
+    captions = Path(outcome["path"]) / "captions.parquet"
+    whole = captions.read_bytes()
+    captions.write_bytes(whole[:-1])
+    before = len(num_encoded)
+    refused = run_cli.run("verify", "--repair")
+    assert "--trust-remote-code must be given again where a record asks for code to be run" in refused.output
+    assert (refused.exit_code, captions.read_bytes(), len(num_encoded)) == (1, whole[:-1], before)
+    assert run_cli.run("verify", "--repair", "--trust-remote-code").exit_code == 0
+    assert captions.read_bytes() == whole
