@@ -103,8 +103,11 @@ class RemoteRecords:
 
     def asked(self, stage: str | None) -> dict[tuple[str, str], str]:
         """Return when artifacts were last asked for, as the last survey saw it, by stage and fingerprint."""
-        paths = self._folder.glob(f"{stage or '*'}/*{_ASKED_SUFFIX}")
-        return {(path.parent.name, path.name.removesuffix(_ASKED_SUFFIX)): read_json(path)["at"] for path in paths}
+        asked = {}
+        for path in self._folder.glob(f"{stage or '*'}/*{_ASKED_SUFFIX}"):
+            with contextlib.suppress(ProtoRKDError, KeyError, TypeError):  # removed meanwhile, or torn
+                asked[path.parent.name, path.name.removesuffix(_ASKED_SUFFIX)] = str(read_json(path)["at"])
+        return asked
 
     def note_asked(self, stage: str, fingerprint: str, *, at: str) -> None:
         """Note in the object store when an artifact was asked for.

@@ -197,6 +197,7 @@ class RemoteStore(Store):
             self.objects.remove([record_key(stage, fingerprint), asked_key(stage, fingerprint)])
             self.records.forget(stage, fingerprint)
             self.objects.remove([found.key for found in self.objects.below(f"{stage}/{fingerprint}")])
+        self._asked_path(path).unlink(missing_ok=True)
         if path.exists():
             super().remove(path)
 

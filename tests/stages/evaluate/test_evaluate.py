@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import load_file
 from workbench import COLOURS, DISTILL, SHAPES, Cli, Pairs, draw_image, make_manifest
 
+import stages.evaluate.run
 from data_schemas.embedding_array import EmbeddingArray
 from data_schemas.evaluation_report import read_report
 from stages.components.compute.precision import choose_precision
@@ -96,6 +97,21 @@ def test_evaluate__changes_nothing_when_asked_again(trained: Any, image_pairs: P
     assert (again["status"], again["digest"]) == ("unchanged", first["digest"])
     after = {path: path.stat().st_mtime_ns for path in run_cli.store.rglob("*")}
     assert {path for path in before | after if before.get(path) != after.get(path)} <= {run_cli.store}
+
+
+def test_evaluate__refuses_an_image_that_changes_while_it_runs(
+    trained: Any, image_pairs: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, path = stages.evaluate.run.jobs_of, image_pairs.root / image_pairs.images[5]
+
+    def then_change(*arguments: Any) -> Any:
+        draw_image(path, "red", "circle", 50)
+        return real(*arguments)
+
+    monkeypatch.setattr(stages.evaluate.run, "jobs_of", then_change)
+    message = run_cli.fails(*EVALUATE, "--retrieval", image_pairs.manifest)
+    assert f"{path} must be as it was when its bytes were hashed; it has changed." in message
+    assert not list(run_cli.store.glob("*/[!.]*/image_embeddings.safetensors"))
 
 
 def test_evaluate__embeds_nothing_again_when_a_setting_changes(
