@@ -485,6 +485,32 @@ def test_encode__takes_no_shards_of_a_killed_run_that_read_other_captions(
     assert (outcome["fingerprint"], outcome["digest"]) == (undisturbed["fingerprint"], undisturbed["digest"])
 
 
+def test_verify__repairs_embeddings_that_an_earlier_version_committed_with_nan(
+    encode: Any, write_manifest: Write, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = stages.components.embeddings.caption_embeddings
+    real = module.store_as
+
+    def with_nan(*arguments: Any, **options: Any) -> Any:
+        stored = real(*arguments, **options)
+        stored[1] = np.nan
+        return stored
+
+    manifest = write_manifest(CAPTIONS)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(module, "store_as", with_nan)
+        earlier.setattr(EmbeddingArray, "_check_finite", lambda *_args, **_options: None)
+        outcome = encode(manifest)
+    assert encode(manifest)["status"] == "unchanged"
+    message = run_cli.run("verify").output
+    assert "embeddings.zarr/c/0/0: has NaN or infinity in 1 rows, first row 1" in message
+    assert "It was made anew, with other bytes: digest " in run_cli.run("verify", "--repair").output
+    assert run_cli.run("verify").exit_code == 0
+    mended = encode(manifest)
+    assert (mended["status"], mended["fingerprint"]) == ("unchanged", outcome["fingerprint"])
+    assert np.isfinite(np.stack(list(rows_of(mended).values()))).all()
+
+
 def _explode(*args: object, **kwargs: object) -> None:
     raise AssertionError("the teacher was loaded")
 
