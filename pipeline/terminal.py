@@ -1,8 +1,11 @@
 """Print texts that come from data: a caption or a name may hold what a terminal takes for an order."""
 
+import errno
 import re
 
 import click
+
+from data_schemas.errors import ProtoRKDError
 
 # Control characters of C0 and C1 but for tab and newline, marks that turn or break lines, and halves of characters.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -35,8 +38,20 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
         text: Text of one or more lines; JSON stays the same JSON.
         err: Whether it goes to stderr.
         nl: Whether a newline follows.
+
+    Raises:
+        ProtoRKDError: the disk that it goes to is full or broken; a closed pipe ends the command quietly.
     """
-    click.echo(printable(text), err=err, nl=nl)
+    try:
+        click.echo(printable(text), err=err, nl=nl)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        name = "stderr" if err else "stdout"
+        raise ProtoRKDError(
+            f"{name} must take what is printed; got {error.strerror or error}. Send it elsewhere, and run the same "
+            "command again: what was whole is kept."
+        ) from error
 
 
 def _written_out(match: re.Match[str]) -> str:

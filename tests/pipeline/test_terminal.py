@@ -1,12 +1,15 @@
 """What is printed from data: no caption, name or path gives a terminal an order."""
 
+import contextlib
 import json
 import logging
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from cli import cli
+from data_schemas.errors import ProtoRKDError
 from pipeline.log import log, show_log
 from pipeline.terminal import echo, printable, printable_line
 from tests.system.test_imports import MODULES
@@ -37,6 +40,14 @@ def test_echo__keeps_json_the_same_json(text: str, capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     assert printed.removesuffix("\n").isprintable()
     assert json.loads(printed) == {"caption": text}
+
+
+def test_echo__says_so_where_stdout_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.suppress(OSError), Path("/dev/full").open("w") as full:  # closing it fails as well
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(ProtoRKDError, match=r"^stdout must take what is printed; got No space left on device\."):
+            echo("a red circle")
+        monkeypatch.undo()
 
 
 def test_log__writes_out_what_a_terminal_obeys(

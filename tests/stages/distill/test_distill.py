@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from workbench import DISTILL, SMALL, Cli, Pairs, at_step, power_cut
 import stages.distill.run
 from data_schemas.pair_index import read_rejected
 from data_schemas.student_checkpoint import WEIGHTS_NAME, StudentConfig
+from stages.components.loading.batch import Batch
+from stages.components.loading.image_loader import NoBatchError
 from stages.components.student.weights import load_student
+from stages.distill.training import loop
 
 SAVE_EACH_STEP = ("--save-every-minutes", 1e-9)
 RESNET = ("distill", *SMALL, "--precision", "fp32", "--student", "resnet18", "--epochs", 2, "--lr", 1e-3)
@@ -167,6 +171,36 @@ def test_run__begins_nothing_more_after_a_training_that_was_asked_to_stop(
         message = run_cli.fails("run", tmp_path / "run.yaml")
     assert "distill was asked to stop and did" in message
     assert len(list((store / "distill").glob(".draft-*"))) == 1
+
+
+def test_run__begins_nothing_more_where_a_training_is_asked_to_stop_at_its_last_step(
+    encoded: Pairs, store: Path, run_cli: Cli, tmp_path: Path
+) -> None:
+    options = (
+        "{image-size: 32, batch-size: 8, warmup-steps: 0, workers: 0, device: cpu, student: squeezenet1_1, epochs: 1}"
+    )
+    (tmp_path / "run.yaml").write_text(f"distill: {options}\nsweep: {{distill: {{seed: [0, 1]}}}}\n")
+    with at_step(2, lambda: signal.raise_signal(signal.SIGTERM)):
+        message = run_cli.fails("run", tmp_path / "run.yaml")
+    assert "Asked to stop, and did, before distill began. Run the same command again" in message
+    assert len(list((store / "distill").glob("[!.]*"))) == 1  # it was whole
+
+
+def test_distill__saves_where_no_batch_comes_and_a_stop_is_asked_for(
+    encoded: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = loop.load_batches
+
+    def stalling(*args: Any, **options: Any) -> Iterator[Batch]:
+        yield next(iter(plain(*args, **options)))
+        signal.raise_signal(signal.SIGTERM)
+        raise NoBatchError("Asked to stop, and did, while no batch of images came for 10 s.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "load_batches", stalling)
+        message = run_cli.fails(*DISTILL)
+    assert "distill was asked to stop and did, after step 1 of 6." in message
+    assert "going on from step 1" in run_cli.run(*DISTILL).stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
