@@ -91,7 +91,7 @@ class CaptionTokenizer:
             encodings = backend.encode_batch_fast(texts)
             counts.append(np.fromiter(map(len, encodings), np.int64, len(encodings)))
             cut.append(np.zeros(len(encodings), dtype=bool))
-            for row in np.flatnonzero(counts[-1] >= self._limit):  # asking every caption would take time
+            for row in np.flatnonzero(counts[-1] >= self._limit).tolist():  # asking every caption would take time
                 cut[-1][row] = bool(encodings[row].overflowing)
             for name, values in parts.items():
                 each = (getattr(encoding, _BY_BACKEND[name]) for encoding in encodings)
@@ -142,10 +142,10 @@ def _are_cut(
     """Tokenize those captions again, uncut, that have as many tokens as the model takes."""
     tokenizer: Any = model.tokenizer
     is_cut = np.zeros(len(captions), dtype=bool)
-    rows = np.flatnonzero(lengths >= (model.max_seq_length or np.inf))
+    rows = np.flatnonzero(lengths >= (model.max_seq_length or np.inf)).tolist()
     for row in rows:
         tokens = tokenizer(prompt + captions[row], add_special_tokens=True, truncation=False, verbose=False)
         is_cut[row] = len(tokens["input_ids"]) > lengths[row]
-    if rows.size:
+    if rows:
         model.preprocess([""])  # sets the tokenizer's truncation again
     return is_cut
