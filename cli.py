@@ -43,7 +43,7 @@ class _Commands(click.Group):
         except ProtoRKDError as error:
             raise click.ClickException(printable(str(error))) from error
         except click.ClickException as error:
-            error.message = printable(error.message)
+            vars(error)["message"] = printable(error.message)
             raise
         except KeyboardInterrupt as error:
             raise click.ClickException(
