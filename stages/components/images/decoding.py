@@ -52,7 +52,7 @@ _AVIF_READER = _find_avif_reader()
 _HEAD_BYTES = 64
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
-_FORMATS = f"JPEG, PNG, WebP, GIF, BMP, TIFF, PPM{', AVIF' if _AVIF_READER else ''}"
+_FORMATS = "JPEG, PNG, WebP, GIF, BMP, TIFF, PPM"  # written into artifacts: the same with every Pillow
 # Formats whose two letters also begin texts have more that tells them.
 _PPM = re.compile(rb"P[1-6f]\s+(?:#[^\n]*\s+)*\d+\s+\d+\s")
 _TURNS = {

@@ -14,13 +14,11 @@ from workbench import COLOURS, SHAPES, Cli, Pairs
 import cli
 from data_schemas.artifact_record import PAGE_NAME
 from data_schemas.embedding_array import ARRAY_NAME, EmbeddingArray
-from data_schemas.errors import ProtoRKDError
 from data_schemas.pair_index import read_captions
 from data_schemas.prototypes import Prototypes, read_report
 from pipeline.commands.stages import stage_command, why_command
 from stages.prototypes.device_table import DeviceTable
 from stages.prototypes.report import render_page, size_bins
-from stages.prototypes.run import known_captions
 from stages.prototypes.stage import STAGE
 
 Write = Callable[..., Path]
@@ -195,17 +193,6 @@ def test_prototypes__refuse_damaged_embeddings(run_cli: Cli, shapes: Path) -> No
     shard.write_bytes(damaged)
     message = run_cli.fails("prototypes", "--num-prototypes", 4)
     assert f"{shard} must be as it was written; it has other bytes" in message
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_known_captions__name_a_row_that_is_not_finite(tmp_path: Path, value: float) -> None:
-    values = np.ones((300, 4), np.float32)
-    values[270, 1] = value
-    table = EmbeddingArray.create(tmp_path, rows=300, dim=4, dtype="float32", shard_rows=256)
-    for shard in table.shards():
-        table.write(shard, values[shard.start : shard.stop])
-    with pytest.raises(ProtoRKDError, match="must be finite; got NaN or infinity in row 270"):
-        known_captions(table)
 
 
 def test_report__shows_the_captions_nearest_to_the_centroid(run_cli: Cli, shapes: Path) -> None:
