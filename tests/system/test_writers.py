@@ -31,7 +31,10 @@ EXCEPTIONS = {
         "np.memmap",
     ): "rows taken over, in the draft's state, on room that was allocated",
     ("data_schemas.pair_sources.text.text_file", "tempfile.TemporaryFile"): "has no name, and goes with its map",
-    ("stages.components.teacher.mended_weights", "target.symlink_to"): "in a folder that goes when the model is loaded",
+    (
+        "stages.components.teacher.weights.mending",
+        "target.symlink_to",
+    ): "in a folder that goes when the model is loaded",
     ("stages.export.delivery", "shutil.copyfile"): "into a folder beside --to, forced to disk and then renamed",
     ("stages.export.formats.onnx_file", "onnx.save_model"): _DRAFTED,
     ("stages.export.formats.onnx_file", "torch.onnx.export"): "into memory: it is given no path",

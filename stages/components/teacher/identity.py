@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.lfs_pointer import check_fetched
 from data_schemas.regular_files import check_regular
 from pipeline.fingerprint import hash_json
 from pipeline.options.declaration import option
 from pipeline.stage import Input
 from pipeline.store.file_digests import FileDigests
+from stages.components.inputs.lfs_pointer import check_fetched
 from stages.components.teacher.model_kind import check_embeds_sentences, names_pooling
 from stages.components.teacher.remote_code import check_code
-from stages.components.teacher.weight_files import changes_on_loading
+from stages.components.teacher.weights.files import changes_on_loading
 
 _DOCUMENTS = {".md", ".png", ".jpg", ".gitattributes", ".gitignore"}
 _OTHER_FORMATS = {".onnx", ".h5", ".msgpack", ".ot", ".tflite", ".gguf"}

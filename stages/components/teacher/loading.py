@@ -18,9 +18,9 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from stages.components.teacher.glove_file import read_vectors
 from stages.components.teacher.identity import TeacherSource
-from stages.components.teacher.mended_weights import HALVES, mended_copy, renamed_weights
 from stages.components.teacher.model_kind import names_pooling
-from stages.components.teacher.proven_loading import WeightFaults, noted_loads
+from stages.components.teacher.weights.load_faults import WeightFaults, noted_loads
+from stages.components.teacher.weights.mending import HALVES, mended_copy, renamed_weights
 
 _PADDING_WORD = "PADDING_TOKEN"  # row 0 if the library reads the file itself
 

@@ -11,8 +11,8 @@ from data_schemas.files import read_json, write_unsynced
 from pipeline.fingerprint import canonical_json
 from stages.components.teacher.identity import TeacherSource
 from stages.components.teacher.loading import load_model
-from stages.components.teacher.mended_weights import mend_weights
-from stages.components.teacher.weight_files import changes_on_loading
+from stages.components.teacher.weights.files import changes_on_loading
+from stages.components.teacher.weights.mending import mend_weights
 
 CODE_NAME = "modeling_protorkd.py"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.lfs_pointer import check_fetched
+from stages.components.inputs.lfs_pointer import check_fetched
 
 
 def test_check_fetched__refuses_a_pointer_and_says_how_to_fetch_it(tmp_path: Path) -> None:

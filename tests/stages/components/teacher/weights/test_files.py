@@ -8,8 +8,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from stages.components.teacher.mended_weights import mend_weights
-from stages.components.teacher.weight_files import changes_on_loading, describe_weights, plain_name
+from stages.components.teacher.weights.files import changes_on_loading, describe_weights, plain_name
+from stages.components.teacher.weights.mending import mend_weights
 
 
 @pytest.mark.parametrize("form", ["model.safetensors", "pytorch_model.bin", "legacy"])
