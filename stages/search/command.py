@@ -76,11 +76,6 @@ def _as_json(opened: "Search", asked: "Sequence[Asked]") -> dict[str, Any]:
     }
 
 
-def _query(asked: "Asked", opened: "Search") -> dict[str, Any]:
-    results = [_hit(hit, opened) for hit in asked.hits]
-    return {asked.kind: asked.name, "seconds": round(asked.seconds, 4), "results": results}
-
-
 def _hit(hit: "Hit", opened: "Search") -> dict[str, Any]:
     name, others = ("image", "also") if opened.searched.is_images else ("caption", "images")
     return {"rank": hit.rank, "score": round(hit.score, 6), "row": hit.row, name: hit.name, others: list(hit.others)}
