@@ -137,7 +137,8 @@ def from_json(kind: type[D], values: Mapping[str, Any]) -> D:
         ProtoRKDError: a value breaks its rule.
     """
     hints = typing.get_type_hints(kind)
-    fields = {field.name: values.get(field.name, field.default) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    declared = dataclasses.fields(kind)  # type: ignore[arg-type]
+    fields = {field.name: values.get(field.name, field.default) for field in declared}
     for name, value in fields.items():
         if isinstance(value, list):
             fields[name] = tuple(value)

@@ -28,15 +28,14 @@ def draw(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
 
 
 class ImageSetContract:
-    """Tests of the set that ``build`` makes of ``NAMES``, two of which are no readable images."""
+    """Tests of the set that ``build`` makes of ``NAMES``, two of which are no readable images.
+
+    A set has a fixture ``build``: a function that makes it of images of ``folder``, by their names; when it is called
+    again, of what is there by then.
+    """
 
     absent = "missing"
     """Stands in the reason for which an image that is not there is rejected."""
-
-    @pytest.fixture
-    def build(self, folder: Path) -> Callable[..., ImageSet]:
-        """Make a set of images of the folder, by their names; when it is called again, of what is there by then."""
-        raise NotImplementedError
 
     def stored(self, path: Path) -> bytes | None:
         """The bytes that the set stores of an image, or none."""

@@ -1,6 +1,7 @@
 """What every store keeps, wherever it lies: a store says how it is opened, and how what others read is damaged."""
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import replace
 
 import pytest
@@ -19,17 +20,15 @@ FLAG = {"stage": "toy", "flag": "--toy"}
 
 
 @pytest.mark.usefixtures("quiet_log")
-class StoreContract:
-    """Two stages run on ``toy``; ``other`` is the same store, as somebody sees it who opens it for the first time."""
+class StoreContract(ABC):
+    """Two stages run on ``toy``; ``other`` is the same store, as somebody sees it who opens it for the first time.
 
-    @pytest.fixture
-    def open_store(self):
-        """Open the test's one store: a function of who opens it, a name."""
-        raise NotImplementedError
+    A store has a fixture ``open_store``: a function that opens the test's one store, for somebody of a name.
+    """
 
+    @abstractmethod
     def overwrite(self, store: Store, artifact: Artifact, path: str, data: bytes) -> None:
         """Replace the bytes of an artifact's file, or of its record, where others read them."""
-        raise NotImplementedError
 
     def words(self, store: Store) -> list[str]:
         """Name the store on a command line."""

@@ -152,7 +152,7 @@ def _images(place: Path, folder: Path) -> Listing:
             suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
             if name.startswith("."):
                 continue
-            if suffix in IMAGE_SUFFIXES or (os.path.isfile(f"{below}/{name}") and is_image(Path(below, name))):  # noqa: PTH113
+            if suffix in IMAGE_SUFFIXES or ((path := Path(below, name)).is_file() and is_image(path)):
                 paths.append(f"{prefix}/{name}")
             else:
                 others[suffix] += 1

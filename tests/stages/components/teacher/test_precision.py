@@ -28,7 +28,8 @@ def test_bf16__gives_nearly_the_same_embeddings_in_fp32(bert_folder: Path) -> No
 
 
 def test_bf16__turns_the_network_alone_and_pools_in_fp32(bert_folder: Path) -> None:
-    network: Any = Teacher(find_teacher(str(bert_folder)), precision="bf16")._network._network  # type: ignore[union-attr]
+    teacher: Any = Teacher(find_teacher(str(bert_folder)), precision="bf16")
+    network = teacher._network._network
     assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
     seen: list[torch.dtype] = []
     network[1].register_forward_hook(lambda _module, _given, features: seen.append(features["token_embeddings"].dtype))
