@@ -50,6 +50,13 @@ class EvaluateInputs:
         "folders of class folders; every task that a set allows is done.",
         metavar="FOLDER",
     )
+    class_names: tuple[str, ...] = option(
+        (),
+        help="Names of classes whose folders are called by codes: SET=FILE for one set, FILE for those of --zero-shot, "
+        "--knn and --linear-probe; repeatable. Default: classnames.txt or words.txt beside the folders, ImageNet's "
+        "names for WordNet ids.",
+        metavar="FILE",
+    )
     dataset: tuple[str, ...] = option(
         (), help="Set of --eval-data-dir to measure; repeatable. Default: all that are there.", metavar="NAME"
     )
