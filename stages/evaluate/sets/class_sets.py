@@ -39,7 +39,7 @@ class ClassSetReader:
         """Read ``FOLDER`` or ``NAME=FOLDER`` with one sub-folder per class.
 
         Raises:
-            ProtoRKDError: it has one class alone; or as `read_image_folder` and `name_class_folders`.
+            ProtoRKDError: as `read_image_folder` and `name_class_folders`.
         """
         name, folder = split_name(argument)
         return self._class_set(test=read_image_folder(folder, name=name))
@@ -48,7 +48,7 @@ class ClassSetReader:
         """Read ``FOLDER`` or ``NAME=FOLDER`` with train/ and test/ (or val/).
 
         Raises:
-            ProtoRKDError: it has one class alone; or as `read_splits` and `name_class_folders`.
+            ProtoRKDError: as `read_splits` and `name_class_folders`.
         """
         name, folder = split_name(argument)
         train, test = read_splits(folder, name=name)
@@ -58,9 +58,8 @@ class ClassSetReader:
         """Identify the images of a set that was found by name, and unpack packed ones first.
 
         Raises:
-            ProtoRKDError: it has one class alone; or as `unpack`.
+            ProtoRKDError: as `unpack`.
         """
-        _check_classes(found_set.class_names, found_set.place)
         return ClassSet(
             name=found_set.name,
             class_names=found_set.class_names,
@@ -71,7 +70,6 @@ class ClassSetReader:
         )
 
     def _class_set(self, *, test: ImageFolder, train: ImageFolder | None = None) -> ClassSet:
-        _check_classes(test.classes, test.root)
         file = self.names_files.get(test.name, self.names_files.get(""))
         named = name_class_folders(test.classes, test.root, file=file, imagenet_names=self.imagenet_names)
         return ClassSet(
@@ -143,15 +141,6 @@ def merge_class_sets(requests: list[tuple[ClassSet, tuple[str, ...]]]) -> list[t
         ordered = tuple(task for task in CLASS_TASKS if task in {*known_tasks, *tasks})
         merged[class_set.name] = (replace(known, train=train), ordered)
     return list(merged.values())
-
-
-def _check_classes(names: Sequence[str], place: Path) -> None:
-    """Refuse a set of one class, in which every answer is right."""
-    if len(names) < 2:
-        raise ProtoRKDError(
-            f"{place} must have two classes or more, a folder each; got {names[0]!r} alone. Name the folder above "
-            "the class folders."
-        )
 
 
 def _test_digest(class_set: ClassSet) -> str:

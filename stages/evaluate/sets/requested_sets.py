@@ -85,6 +85,12 @@ def read_requested_sets(inputs: "EvaluateInputs", params: "EvaluateParams", cont
         _check_names_files(inputs, names[1])
     readable = {f"retrieval {each.name}": RequestedSet(each, choose(RETRIEVAL_TASKS, wanted)) for each in retrieval}
     for class_set, tasks in merged:
+        if len(class_set.class_names) == 1:
+            log.warning(
+                "evaluate: %s has one class, %r, so every answer is right. Are its images in folders by class?",
+                class_set.name,
+                class_set.class_names[0],
+            )
         chosen = choose(tasks, wanted)
         templates = params.template or templates_for(class_set.name, prompts=params.prompts)
         if "zero_shot" in chosen:

@@ -210,10 +210,10 @@ def test_class_names__refuse_what_names_no_set(classes: Path, scored: Path, tmp_
     assert "none.txt must be a file" in found.unread[f"unread {classes}"].reason
 
 
-def test_read_requested_sets__refuses_a_set_of_one_class(tmp_path: Path) -> None:
+def test_read_requested_sets__warns_of_a_set_of_one_class(
+    tmp_path: Path, quiet_log: None, caplog: pytest.LogCaptureFixture
+) -> None:
     draw_classes(tmp_path / "tiny-imagenet-200/test", "images")
-    found = read(tmp_path, zero_shot=(str(tmp_path / "tiny-imagenet-200"),))
-    [unread] = found.unread.values()
-    assert "must have two classes or more, a folder each; got 'images' alone" in unread.reason
-    found = read(tmp_path, eval_data_dir=tmp_path, dataset=("tiny-imagenet-200",))
-    assert "got 'images' alone" in found.unread["unread tiny-imagenet-200"].reason
+    with caplog.at_level("WARNING", logger="protorkd"):
+        read(tmp_path, knn=(), zero_shot=(str(tmp_path / "tiny-imagenet-200"),))
+    assert ["tiny-imagenet-200 has one class, 'images'" in message for message in caplog.messages] == [True]

@@ -98,7 +98,7 @@ def test_imagenet_names__are_those_of_torchvisions_weights() -> None:
 
 @pytest.fixture
 def open_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An open_clip that must not be imported, with what is read of it."""
+    """Install an open_clip that must not be imported, with what is read of it."""
     package = tmp_path / "site/open_clip"
     write_lines(package / "__init__.py", ["raise RuntimeError('imported')"])
     lines = [
