@@ -84,20 +84,7 @@ def read_requested_sets(inputs: "EvaluateInputs", params: "EvaluateParams", cont
     if not unread_classes:
         _check_names_files(inputs, names[1])
     readable = {f"retrieval {each.name}": RequestedSet(each, choose(RETRIEVAL_TASKS, wanted)) for each in retrieval}
-    for class_set, tasks in merged:
-        if len(class_set.class_names) == 1:
-            log.warning(
-                "evaluate: %s has one class, %r, so every answer is right. Are its images in folders by class?",
-                class_set.name,
-                class_set.class_names[0],
-            )
-        chosen = choose(tasks, wanted)
-        templates = params.template or templates_for(class_set.name, prompts=params.prompts)
-        if "zero_shot" in chosen:
-            _tell_of_names(class_set, templates)
-        readable[f"classes {class_set.name}"] = RequestedSet(
-            class_set, chosen, templates=templates if "zero_shot" in chosen else ()
-        )
+    readable |= _requested_classes(merged, params, wanted)
     readable |= {f"sts {each.name}": RequestedSet(each, choose(STS_TASKS, wanted)) for each in sts}
     readable = {name: each for name, each in readable.items() if each.tasks}
     if not readable and not unread:
@@ -108,6 +95,28 @@ def read_requested_sets(inputs: "EvaluateInputs", params: "EvaluateParams", cont
     if not unread:
         _check_served(packs, readable.values())
     return RequestedSets(readable, {f"unread {each.name}": each for each in unread}, tuple(absent))
+
+
+def _requested_classes(
+    class_sets: ClassSets, params: "EvaluateParams", wanted: frozenset[str]
+) -> dict[str, RequestedSet]:
+    """Choose tasks and prompts of class sets, and say what their figures may hide."""
+    requested: dict[str, RequestedSet] = {}
+    for class_set, tasks in class_sets:
+        if len(class_set.class_names) == 1:
+            log.warning(
+                "evaluate: %s has one class, %r, so every answer is right. Are its images in folders by class?",
+                class_set.name,
+                class_set.class_names[0],
+            )
+        chosen = choose(tasks, wanted)
+        templates = params.template or templates_for(class_set.name, prompts=params.prompts)
+        if "zero_shot" in chosen:
+            _tell_of_names(class_set, templates)
+        requested[f"classes {class_set.name}"] = RequestedSet(
+            class_set, chosen, templates=templates if "zero_shot" in chosen else ()
+        )
+    return requested
 
 
 def _tell_of_names(class_set: ClassSet, templates: Sequence[str]) -> None:
