@@ -70,7 +70,7 @@ def why() -> None:
 
 @cli.command(params=store_options())
 def demo(store: Store) -> None:
-    """Run the whole road on scenes drawn from handwritten digits: no download, a few minutes on two cores."""
+    """Run all stages on scenes drawn from handwritten digits: no download, a few minutes on two cores."""
     show_log()
     context = context_of(store, stages=STAGES)
 

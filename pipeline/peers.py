@@ -28,7 +28,7 @@ class Peers(Protocol):
 JoinPeers = Callable[[], Peers]
 
 
-class Alone:
+class SingleProcess:
     """The peers of a process that runs a stage alone."""
 
     is_first = True

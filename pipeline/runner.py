@@ -21,7 +21,7 @@ from pipeline.fingerprint import canonical
 from pipeline.log import log
 from pipeline.options.config_file import CONFIG_NAME, config_text
 from pipeline.options.declaration import as_json
-from pipeline.peers import Alone, barrier, fail_together, num_processes
+from pipeline.peers import SingleProcess, barrier, fail_together, num_processes
 from pipeline.plan import Plan, changed_inputs, intact, plan_stage, settle
 from pipeline.signals import stop_is_asked
 from pipeline.stage import AnyStage, Context, Input
@@ -93,7 +93,7 @@ def make_artifact(
         params=stage.params(**params),
         inputs=stage.inputs(**inputs),
         runtime=stage.runtime(**runtime),
-        context=dataclasses.replace(context, force=False, peers=Alone()),
+        context=dataclasses.replace(context, force=False, peers=SingleProcess()),
     )
     context.use(outcome.artifact.record.digest)
     return outcome.artifact
@@ -117,7 +117,7 @@ def run_stage(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, contex
         raise StopRequestedError(
             f"Asked to stop, and did, before {stage.name} began. Run the same command again: what was whole is kept."
         )
-    peers = Alone() if num_processes() == 1 or stage.distributed is None else stage.distributed.join()
+    peers = SingleProcess() if num_processes() == 1 or stage.distributed is None else stage.distributed.join()
     context = dataclasses.replace(context, peers=peers)
     if stage.prepare is not None:
         inputs = stage.prepare(inputs, params, runtime, context)
@@ -153,7 +153,7 @@ def run_within(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, conte
         made = None
         with fail_together(context.peers):
             if context.peers.is_first:
-                alone = dataclasses.replace(context, peers=Alone())
+                alone = dataclasses.replace(context, peers=SingleProcess())
                 made = _run_by_all(stage, params, inputs, runtime, alone)
         outcome = _shared(stage, made, context)
     context.use(outcome.artifact.record.digest)

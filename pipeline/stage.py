@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from pipeline.peers import Alone, JoinPeers, Peers
+from pipeline.peers import JoinPeers, Peers, SingleProcess
 from pipeline.store.draft import Draft
 from pipeline.store.file_digests import FileDigests
 from pipeline.store.store import Artifact, Store
@@ -51,7 +51,7 @@ class Context:
     file_digests: FileDigests
     force: bool = False
     stages: "Mapping[str, AnyStage]" = field(default_factory=dict)
-    peers: Peers = field(default_factory=Alone)
+    peers: Peers = field(default_factory=SingleProcess)
     use: Callable[[str], None] = lambda _digest: None
 
 

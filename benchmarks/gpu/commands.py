@@ -78,7 +78,11 @@ def resume(setup: Setup) -> Iterator[dict[str, Any]]:
     yield {"was_killed": _kill_when_saved(words, store)}
     start = time.monotonic()
     done = command(*words, "--json")
-    yield {"seconds": time.monotonic() - start, "goes_on": "going on from step" in done.stderr, "says": says(done)}
+    yield {
+        "seconds": time.monotonic() - start,
+        "goes_on": "going on from step" in done.stderr,
+        "says": print_output(done),
+    }
     outcome = json.loads(done.stdout.splitlines()[-1])
     lines = (Path(outcome["path"]) / "logs" / "metrics.jsonl").read_text().splitlines()
     steps = [line["step"] for line in map(json.loads, lines) if "loss" in line]
@@ -116,7 +120,7 @@ def evaluate(setup: Setup) -> Iterator[dict[str, Any]]:
         *("evaluate", "--store", setup.store, "--student", student, "--retrieval", held, "--device", setup.device.type),
         *("--knn", classes, "--linear-probe", classes, "--knn-k", 5, "--num-resamples", 100, "--force"),
     )
-    yield {"ends_well": done.returncode == 0, "seconds": time.monotonic() - start, "says": says(done)}
+    yield {"ends_well": done.returncode == 0, "seconds": time.monotonic() - start, "says": print_output(done)}
 
 
 def command(*words: object) -> "subprocess.CompletedProcess[str]":
@@ -125,7 +129,7 @@ def command(*words: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def says(done: "subprocess.CompletedProcess[str]") -> str:
+def print_output(done: "subprocess.CompletedProcess[str]") -> str:
     """Print a command's output, for the step's log, and return its end."""
     text = done.stdout + done.stderr
     print(text, flush=True)

@@ -12,7 +12,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.gpu.commands import says
+from benchmarks.gpu.commands import print_output
 from benchmarks.gpu.setup import ROOT, Setup
 from stages.components.compute.distributed import Ranks, join_ranks
 from stages.components.student.gradient_checkpointing import enable_gradient_checkpointing
@@ -52,7 +52,9 @@ def two_on_one_gpu(setup: Setup) -> Iterator[dict[str, Any]]:
             text=True,
             check=False,
         )
-        yield {name: {"ends_well": done.returncode == 0, "seconds": time.monotonic() - start, "says": says(done)}}
+        yield {
+            name: {"ends_well": done.returncode == 0, "seconds": time.monotonic() - start, "says": print_output(done)}
+        }
 
 
 def alone_by_nccl(setup: Setup) -> Iterator[dict[str, Any]]:

@@ -74,7 +74,7 @@ def status(store: Store, as_json: bool) -> None:
     names = {artifact.record.digest: artifact.name for artifact in artifacts}
     if not artifacts and not unreadable:
         echo(f"{store} holds no artifacts.")
-    commands = {stage.name for stage in stages_at_hand()}
+    commands = {stage.name for stage in available_stages()}
     inner: dict[str, list[int]] = {}
     for artifact in artifacts:
         record = artifact.record
@@ -115,7 +115,7 @@ def verify(store: Store, references: tuple[str, ...], mend: bool, trust_remote_c
     if trust_remote_code and not mend:
         raise ProtoRKDError("--trust-remote-code must go with --repair; got it alone. Nothing is run without --repair.")
     store = store.absolute()
-    context = context_of(store, stages=stages_at_hand())
+    context = context_of(store, stages=available_stages())
     chosen = _chosen(store, references)
     unreadable = {} if references else store.unreadable()
     for folder, error in unreadable.items():
@@ -193,7 +193,7 @@ def gc(store: Store, drop: tuple[str, ...], yes: bool, as_json: bool) -> None:
     That is: what killed runs left, and artifacts that no student or report was made from and that are not the newest
     of their stage. Students and reports stay until they are named by --drop.
     """
-    kept = [stage.name for stage in stages_at_hand() if stage.keep]
+    kept = [stage.name for stage in available_stages() if stage.keep]
     dropped = [artifact.path for artifact in _chosen(store, drop)] if drop else []
     paths = garbage(store, kept_stages=kept, drop=dropped)
     entries = [_describe_leftover(store, path) for path in paths]
@@ -288,7 +288,7 @@ def artifact_problems(artifact: Artifact) -> dict[str, str]:
     return problems
 
 
-def stages_at_hand() -> Sequence[AnyStage]:
+def available_stages() -> Sequence[AnyStage]:
     """Return all stages, which the command line's group passes on; none where a command runs by itself."""
     return click.get_current_context().obj or ()
 

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.commands.artifacts import json_option, print_json, quiet_option, stages_at_hand
+from pipeline.commands.artifacts import available_stages, json_option, print_json, quiet_option
 from pipeline.commands.store_options import open_store, store_options
 from pipeline.log import log, show_log
 from pipeline.peers import num_processes
@@ -40,12 +40,12 @@ def run(context: click.Context, *, file: Path, store: Store, quiet: bool, as_jso
     show_log(quiet=quiet)
     if num_processes() > 1:
         raise ProtoRKDError("run must be started as one process; torchrun starts more. Start distill by it, by itself.")
-    asked = read_run_file(file, stages=stages_at_hand())
+    asked = read_run_file(file, stages=available_stages())
     if context.get_parameter_source("store") is not ParameterSource.COMMANDLINE and asked.store is not None:
         store = open_store(asked.store)
     combinations = nodes_of(asked)
     nodes = distinct(combinations)
-    opened = context_of(store, stages=stages_at_hand())
+    opened = context_of(store, stages=available_stages())
     if dry_run:
         _forecast_all(nodes, opened, as_json=as_json)
         return

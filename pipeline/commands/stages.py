@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from data_schemas.errors import PartialError
-from pipeline.commands.artifacts import json_option, print_json, quiet_option, stages_at_hand
+from pipeline.commands.artifacts import available_stages, json_option, print_json, quiet_option
 from pipeline.commands.store_options import store_options
 from pipeline.log import show_log
 from pipeline.options.config_file import config_text, stage_values
@@ -38,10 +38,10 @@ def stage_command(stage: AnyStage) -> click.Command:
             return
         if dry_run:
             show_forecast(
-                forecast(stage, **options, store=store, stages=stages_at_hand(), force=force), as_json=as_json
+                forecast(stage, **options, store=store, stages=available_stages(), force=force), as_json=as_json
             )
             return
-        context = context_of(store, force=force, stages=stages_at_hand())
+        context = context_of(store, force=force, stages=available_stages())
         try:
             outcome = run_stage(stage, **options, context=context)
         except PartialError as error:
@@ -69,7 +69,7 @@ def why_command(stage: AnyStage) -> click.Command:
     """Make the command that says, without running it, whether a stage would run and because of which field."""
 
     def why(store: Store, as_json: bool, **values: Any) -> None:
-        plan = plan_stage(stage, **_options(stage, values), context=context_of(store, stages=stages_at_hand()))
+        plan = plan_stage(stage, **_options(stage, values), context=context_of(store, stages=available_stages()))
         if as_json:
             print_json({"stage": stage.name, **plan.as_json()})
         elif plan.artifact is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_schemas.artifact_record import RECORD_NAME
 from pipeline.maintenance.repair import Repair, repair, set_aside, set_record_aside, untrusted
-from pipeline.remote.object_store import Found
+from pipeline.remote.object_store import ObjectInfo
 from pipeline.remote.records import files_folder
 from pipeline.remote.remote_store import ABANDONED, FINGERPRINT, RemoteStore
 from pipeline.stage import Context
@@ -123,7 +123,7 @@ def abandoned_files(store: Store) -> list[Abandoned]:
     if broken:
         raise next(iter(broken.values()))
     named = {files_folder(each.record) for each in records}
-    gathered: dict[str, list[Found]] = {}
+    gathered: dict[str, list[ObjectInfo]] = {}
     for file in store.objects.below():
         parts = file.key.split("/")
         if len(parts) > 3 and FINGERPRINT.fullmatch(parts[1]) and "/".join(parts[:3]) not in named:

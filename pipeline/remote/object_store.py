@@ -37,7 +37,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Found:
+class ObjectInfo:
     """An object in a listing.
 
     Args:
@@ -92,7 +92,7 @@ class Objects:
         """Return the URL of an object, for people."""
         return f"{self.url}/{key}"
 
-    def read(self, key: str, *, tag: str | None = None, limit: int | None = None) -> tuple[bytes, Found] | None:
+    def read(self, key: str, *, tag: str | None = None, limit: int | None = None) -> tuple[bytes, ObjectInfo] | None:
         """Read a small object whole; None where there is none.
 
         Args:
@@ -106,7 +106,7 @@ class Objects:
         """
         import obstore
 
-        def get() -> tuple[bytes, Found]:
+        def get() -> tuple[bytes, ObjectInfo]:
             result = obstore.get(self._client, key, options={"if_none_match": tag} if tag else None)
             found = _found(result.meta, key)
             if limit is not None and found.size > limit:
@@ -120,7 +120,7 @@ class Objects:
         except obstore.exceptions.NotModifiedError:
             raise UnmodifiedError from None
 
-    def head(self, key: str) -> Found | None:
+    def head(self, key: str) -> ObjectInfo | None:
         """Look at an object without reading it; None where there is none."""
         import obstore
 
@@ -204,7 +204,7 @@ class Objects:
 
         self._try(put, key)
 
-    def create(self, key: str, data: bytes) -> Found | None:
+    def create(self, key: str, data: bytes) -> ObjectInfo | None:
         """Write a small object that must not exist yet; None if it does.
 
         A request whose answer was lost is sent again, so the object that exists may be this caller's own.
@@ -218,7 +218,7 @@ class Objects:
         except obstore.exceptions.AlreadyExistsError:
             return None
 
-    def replace(self, key: str, data: bytes, *, seen: Found) -> Found | None:
+    def replace(self, key: str, data: bytes, *, seen: ObjectInfo) -> ObjectInfo | None:
         """Write a small object in place of the one that was seen; None if another was written in between.
 
         Stores that cannot tell overwrite any object.
@@ -234,7 +234,7 @@ class Objects:
         except (NotImplementedError, obstore.exceptions.NotSupportedError):
             return self.write(key, data)
 
-    def write(self, key: str, data: bytes) -> Found:
+    def write(self, key: str, data: bytes) -> ObjectInfo:
         """Write a small object, even over another."""
         return self._try(lambda: self._put(key, data, "overwrite"), key)
 
@@ -251,7 +251,7 @@ class Objects:
                     with contextlib.suppress(FileNotFoundError):
                         obstore.delete(self._client, key)
 
-    def below(self, prefix: str = "") -> Iterator[Found]:
+    def below(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield every object below a prefix, which is a folder."""
         import obstore
 
@@ -259,7 +259,7 @@ class Objects:
         while some := self._try(lambda: next(listing, None), prefix):
             yield from (_found(each, each["path"]) for each in some)
 
-    def list_folder(self, folder: str = "") -> tuple[list[str], list[Found]]:
+    def list_folder(self, folder: str = "") -> tuple[list[str], list[ObjectInfo]]:
         """List the folders' names and the objects directly in a folder: one request for each thousand."""
         import obstore
 
@@ -271,11 +271,11 @@ class Objects:
     def _client(self) -> "ObjectStore":
         return _client(self.url, os.getpid())
 
-    def _put(self, key: str, data: bytes, mode: Any) -> Found:
+    def _put(self, key: str, data: bytes, mode: Any) -> ObjectInfo:
         import obstore
 
         result = obstore.put(self._client, key, data, mode=mode, use_multipart=False)
-        return Found(key, len(data), result["e_tag"], result["version"], datetime.now().astimezone())
+        return ObjectInfo(key, len(data), result["e_tag"], result["version"], datetime.now().astimezone())
 
     def _copy(self, key: str, entry: FileEntry, write: Callable[[bytes], Any]) -> str | None:
         hasher, size = hashlib.sha256(), 0
@@ -385,8 +385,8 @@ def _checked(url: str) -> str:
     return url.rstrip("/")
 
 
-def _found(meta: Any, key: str) -> Found:
-    return Found(key, meta["size"], meta["e_tag"], meta["version"], meta["last_modified"])
+def _found(meta: Any, key: str) -> ObjectInfo:
+    return ObjectInfo(key, meta["size"], meta["e_tag"], meta["version"], meta["last_modified"])
 
 
 def _require(holds: bool, path: Path) -> None:

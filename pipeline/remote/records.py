@@ -13,7 +13,7 @@ from data_schemas.errors import NewerRecordError, ProtoRKDError
 from data_schemas.files import FileEntry, read_json, write_json
 from pipeline.fingerprint import FINGERPRINT_LENGTH, hash_json
 from pipeline.remote.errors import RemoteError, UnmodifiedError
-from pipeline.remote.object_store import Found, Objects, in_parallel
+from pipeline.remote.object_store import ObjectInfo, Objects, in_parallel
 
 _RECORD = re.compile(rf"([0-9a-f]{{{FINGERPRINT_LENGTH}}})\.json")
 _STAGE = re.compile(r"[a-z][a-z0-9-]*")
@@ -32,7 +32,7 @@ class RemoteRecord:
     """
 
     record: ArtifactRecord
-    seen: Found
+    seen: ObjectInfo
 
 
 class RemoteRecords:
@@ -51,7 +51,7 @@ class RemoteRecords:
         """Return what was last seen of a record, without any request."""
         try:
             values = read_json(self._path(stage, fingerprint))
-            seen = Found(**{**values["seen"], "modified": datetime.fromisoformat(values["seen"]["modified"])})
+            seen = ObjectInfo(**{**values["seen"], "modified": datetime.fromisoformat(values["seen"]["modified"])})
             return RemoteRecord(_parse(values["record"], stage, fingerprint, self._objects), seen)
         except (ProtoRKDError, KeyError, TypeError, ValueError):
             return None
@@ -118,7 +118,7 @@ class RemoteRecords:
         seen = self._objects.write(asked_key(stage, fingerprint), at.encode())
         write_json(self._asked_path(stage, fingerprint), {"at": at, "tag": seen.tag})
 
-    def remember(self, stage: str, fingerprint: str, data: bytes, seen: Found) -> RemoteRecord:
+    def remember(self, stage: str, fingerprint: str, data: bytes, seen: ObjectInfo) -> RemoteRecord:
         """Keep a local copy of a record that was read or written.
 
         Raises:
@@ -138,7 +138,7 @@ class RemoteRecords:
         """Remove the local copy of a record."""
         self._path(stage, fingerprint).unlink(missing_ok=True)
 
-    def _listed(self, item: tuple[str, str, Found]) -> RemoteRecord | ProtoRKDError | None:
+    def _listed(self, item: tuple[str, str, ObjectInfo]) -> RemoteRecord | ProtoRKDError | None:
         stage, fingerprint, seen = item
         known = self.known(stage, fingerprint)
         if known is not None and known.seen.tag == seen.tag is not None:
@@ -148,7 +148,7 @@ class RemoteRecords:
         except (RecordDamagedError, NewerRecordError) as error:
             return error
 
-    def _read_asked(self, item: tuple[str, str, Found]) -> None:
+    def _read_asked(self, item: tuple[str, str, ObjectInfo]) -> None:
         """Learn when an artifact was last asked for, by a request only where that is new."""
         stage, fingerprint, seen = item
         path = self._asked_path(stage, fingerprint)

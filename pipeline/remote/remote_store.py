@@ -308,9 +308,9 @@ class RemoteStore(Store):
             there = self.records.read(record.stage, record.fingerprint)
         if there is None:
             raise RemoteError(f"{self} must keep what is written; {artifact.name} was refused as there, and is not.")
-        return artifact if there.record.digest == record.digest else self._give_way(artifact, there)
+        return artifact if there.record.digest == record.digest else self._take_existing(artifact, there)
 
-    def _give_way(self, artifact: Artifact, there: RemoteRecord) -> Artifact:
+    def _take_existing(self, artifact: Artifact, there: RemoteRecord) -> Artifact:
         """Take the artifact that another writer made of the same request, with other bytes; ours is set aside."""
         aside = self.set_aside(artifact.path)
         log.warning(

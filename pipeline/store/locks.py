@@ -21,7 +21,7 @@ from pipeline.store.store import HOLDER_PREFIX, LOCK_PREFIX, Store
 
 
 @dataclass(frozen=True)
-class Hold:
+class HeldLock:
     """A lock that is held.
 
     Args:
@@ -34,7 +34,7 @@ class Hold:
 
 
 @contextlib.contextmanager
-def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = ()) -> Iterator[Hold]:
+def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = ()) -> Iterator[HeldLock]:
     """Hold the lock of one piece of work; wait for its holder, and log who that is.
 
     Args:
@@ -67,7 +67,7 @@ def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = 
                 write_json(holder_path, {**who, "uses": list(used)})
 
         write_json(holder_path, {**who, "uses": list(used)})
-        yield Hold(waited, use)
+        yield HeldLock(waited, use)
     finally:
         holder_path.unlink(missing_ok=True)
         lock.release()

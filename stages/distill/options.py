@@ -95,7 +95,7 @@ class DistillParams:
         check=FRACTION,
     )
     smoothing_temperature: float = option(
-        0.1, help="Of the likeness in --target-smoothing; lower ones look at nearer captions.", check=POSITIVE
+        0.1, help="Temperature of --target-smoothing; the lower, the more the nearest captions count.", check=POSITIVE
     )
     smoothing_landmarks: int = option(
         16384, help="Captions of the corpus that --target-smoothing looks at, drawn once.", check=POSITIVE
@@ -136,7 +136,9 @@ class DistillParams:
         10.0, help="Longer gradients are scaled down to this norm. 0: never.", check=NOT_NEGATIVE
     )
     ema_decay: float = option(
-        0.0, help="Keep a running mean of the weights with this decay, and give that out. 0: none.", check=BELOW_ONE
+        0.0,
+        help="Keep a running mean of the weights with this decay, and make that the student. 0: none.",
+        check=BELOW_ONE,
     )
     augmentation: str = option(
         "crop",
@@ -156,7 +158,7 @@ class DistillParams:
     )
     precision: str = option(
         "auto",
-        help="Of the matrix products; auto: bf16 where the device has it, else fp32.",
+        help="Number format of the matrix products; auto: bf16 where the device has it, else fp32.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     sync_batchnorm: bool = option(
@@ -164,7 +166,7 @@ class DistillParams:
     )
     save_every_epochs: int = option(1, help="Keep the weights after every so many epochs.", check=POSITIVE)
     seed: int = option(
-        0, help="Of the first weights, the order, the crops and the held-out images.", check=NOT_NEGATIVE
+        0, help="Seed of the first weights, the order, the crops and the held-out images.", check=NOT_NEGATIVE
     )
 
     def __post_init__(self) -> None:

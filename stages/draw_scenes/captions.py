@@ -8,7 +8,7 @@ numerals and say single, twice, thrice, upper and lower: every attribute reaches
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stages.draw_scenes.portable_random import Dice
+from stages.draw_scenes.portable_random import PortableRandom
 
 COLOURS = ("red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink")
 # Where a group sits: 0 is left or upper, 1 is right or lower.
@@ -53,25 +53,25 @@ class Group:
     position: str
 
 
-def plan_groups(dice: Dice) -> tuple[Group, ...]:
+def plan_groups(rng: PortableRandom) -> tuple[Group, ...]:
     """Choose one to three groups that differ in colour and in position."""
-    num_groups = dice.pick(_GROUP_NUMBERS)
-    colours = dice.sample(COLOURS, num_groups)
-    positions = dice.sample(tuple(POSITIONS), num_groups)
+    num_groups = rng.pick(_GROUP_NUMBERS)
+    colours = rng.sample(COLOURS, num_groups)
+    positions = rng.sample(tuple(POSITIONS), num_groups)
     return tuple(
-        _plan_group(dice, colour=colour, position=position, is_alone=num_groups == 1)
+        _plan_group(rng, colour=colour, position=position, is_alone=num_groups == 1)
         for colour, position in zip(colours, positions, strict=True)
     )
 
 
-def _plan_group(dice: Dice, *, colour: str, position: str, is_alone: bool) -> Group:
-    digit, count = dice.below(10), 1 + dice.below(3)
+def _plan_group(rng: PortableRandom, *, colour: str, position: str, is_alone: bool) -> Group:
+    digit, count = rng.below(10), 1 + rng.below(3)
     # Three big digits fill more than half the width, so that they would cover a neighbouring group.
-    is_big = dice.pick((True, False)) and (is_alone or count < 3)
+    is_big = rng.pick((True, False)) and (is_alone or count < 3)
     return Group(digit=digit, colour=colour, is_big=is_big, count=count, position=position)
 
 
-def write_caption(groups: Sequence[Group], *, background: str, dice: Dice) -> str:
+def write_caption(groups: Sequence[Group], *, background: str, rng: PortableRandom) -> str:
     """Describe a scene in one of many wordings.
 
     Each group's digit, colour, size, count and position is always named; the background only in some captions.
@@ -79,17 +79,17 @@ def write_caption(groups: Sequence[Group], *, background: str, dice: Dice) -> st
     Args:
         groups: Groups in the scene, at least one.
         background: Background of the scene: "dark" or "light".
-        dice: Random choices of the wording.
+        rng: Random choices of the wording.
     """
-    phrases = [_describe(group, dice) for group in groups]
+    phrases = [_describe(group, rng) for group in groups]
     listed = " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
-    return dice.pick(_OPENINGS) + listed + dice.pick(_ENDINGS).format(background)
+    return rng.pick(_OPENINGS) + listed + rng.pick(_ENDINGS).format(background)
 
 
-def _describe(group: Group, dice: Dice) -> str:
-    size = dice.pick(SIZE_WORDS[group.is_big])
-    digit = dice.pick(_DIGIT_PHRASES).format(size=size, colour=group.colour, digit=group.digit)
-    counted = dice.pick(COUNT_PHRASES[group.count]).format(digit)
+def _describe(group: Group, rng: PortableRandom) -> str:
+    size = rng.pick(SIZE_WORDS[group.is_big])
+    digit = rng.pick(_DIGIT_PHRASES).format(size=size, colour=group.colour, digit=group.digit)
+    counted = rng.pick(COUNT_PHRASES[group.count]).format(digit)
     if group.position == "centre":
-        return f"{counted} {dice.pick(_CENTRE_PHRASES)}"
-    return f"{counted} {dice.pick(_CORNER_PHRASES).format(group.position)}"
+        return f"{counted} {rng.pick(_CENTRE_PHRASES)}"
+    return f"{counted} {rng.pick(_CORNER_PHRASES).format(group.position)}"

@@ -8,7 +8,7 @@ import numpy as np
 T = TypeVar("T")
 
 
-class Dice:
+class PortableRandom:
     """Random choices that depend only on (seed, stream, index).
 
     Scene 7 is therefore the same scene whether ten or a million are drawn. The choices are made from raw Philox words,

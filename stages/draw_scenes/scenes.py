@@ -14,7 +14,7 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic, write_unsynced
 from stages.draw_scenes.captions import COLOURS, POSITIONS, Group, plan_groups, write_caption
 from stages.draw_scenes.glyphs import Split, glyph, instance_rows
-from stages.draw_scenes.portable_random import Dice
+from stages.draw_scenes.portable_random import PortableRandom
 
 _SCENE_STREAMS: dict[Split, int] = {"train": 0, "test": 1}
 _COLOUR_STREAMS: dict[Split, int] = {"train": 2, "test": 3}
@@ -82,8 +82,8 @@ def draw_scenes(*, split: Split, num_scenes: int, image_size: int, seed: int) ->
 
     def scenes() -> Iterator[Scene]:
         for index in range(num_scenes):
-            dice = Dice(seed=seed, stream=_SCENE_STREAMS[split], index=index)
-            yield _draw(plan_groups(dice), rows=rows, image_size=image_size, dice=dice)
+            rng = PortableRandom(seed=seed, stream=_SCENE_STREAMS[split], index=index)
+            yield _draw(plan_groups(rng), rows=rows, image_size=image_size, rng=rng)
 
     return scenes()
 
@@ -124,37 +124,37 @@ def write_colour_folders(folder: Path, *, image_size: int, seed: int, num_per_cl
         rows = instance_rows(split)
         for place, colour in enumerate(COLOURS):
             for index in range(num_per_class):
-                dice = Dice(seed=seed, stream=stream, index=index * len(COLOURS) + place)
+                rng = PortableRandom(seed=seed, stream=stream, index=index * len(COLOURS) + place)
                 group = Group(
-                    digit=dice.below(10),
+                    digit=rng.below(10),
                     colour=colour,
-                    is_big=dice.pick((True, False)),
+                    is_big=rng.pick((True, False)),
                     count=1,
-                    position=dice.pick(tuple(POSITIONS)),
+                    position=rng.pick(tuple(POSITIONS)),
                 )
-                scene = _draw((group,), rows=rows, image_size=image_size, dice=dice)
+                scene = _draw((group,), rows=rows, image_size=image_size, rng=rng)
                 write_unsynced(folder / f"colours/{split}/{colour}/{index:04d}.jpg", _encode_jpeg(scene.image))
 
 
-def _draw(groups: Sequence[Group], *, rows: Sequence[Sequence[int]], image_size: int, dice: Dice) -> Scene:
-    background = dice.pick(("dark", "light"))
-    caption = write_caption(groups, background=background, dice=dice)
-    canvas = _paper(dice.pick(_TINTS[background]), dice.pick(_RAMPS), image_size).copy()
+def _draw(groups: Sequence[Group], *, rows: Sequence[Sequence[int]], image_size: int, rng: PortableRandom) -> Scene:
+    background = rng.pick(("dark", "light"))
+    caption = write_caption(groups, background=background, rng=rng)
+    canvas = _paper(rng.pick(_TINTS[background]), rng.pick(_RAMPS), image_size).copy()
     for group in groups:
         ink = np.array(_INKS[background][COLOURS.index(group.colour)], dtype=np.float32)
-        _draw_group(canvas, group, ink=ink, rows=rows[group.digit], dice=dice)
+        _draw_group(canvas, group, ink=ink, rows=rows[group.digit], rng=rng)
     return Scene(image=canvas.round().astype(np.uint8), caption=caption)
 
 
 def _draw_group(
-    canvas: NDArray[np.float32], group: Group, *, ink: NDArray[np.float32], rows: Sequence[int], dice: Dice
+    canvas: NDArray[np.float32], group: Group, *, ink: NDArray[np.float32], rows: Sequence[int], rng: PortableRandom
 ) -> None:
     size = canvas.shape[0]
-    height, gap = _digit_height(group, size) + dice.below(1 + size // 48), max(1, size // 48)
-    glyphs = [glyph(dice.pick(rows), height) for _ in range(group.count)]
+    height, gap = _digit_height(group, size) + rng.below(1 + size // 48), max(1, size // 48)
+    glyphs = [glyph(rng.pick(rows), height) for _ in range(group.count)]
     width = sum(mask.shape[1] for mask in glyphs) + gap * (group.count - 1)
     horizontal, vertical = POSITIONS[group.position]
-    left, top = _offset(size, width, horizontal, dice), _offset(size, height, vertical, dice)
+    left, top = _offset(size, width, horizontal, rng), _offset(size, height, vertical, rng)
     for mask in glyphs:
         region = canvas[top : top + height, left : left + mask.shape[1]]
         region += mask * (ink - region)
@@ -167,12 +167,12 @@ def _digit_height(group: Group, image_size: int) -> int:
     return round(image_size * (0.32 if group.count < 3 else 0.28))
 
 
-def _offset(size: int, extent: int, alignment: float, dice: Dice) -> int:
+def _offset(size: int, extent: int, alignment: float, rng: PortableRandom) -> int:
     """Return the offset of an extent near one side (0 or 1) or in the middle (0.5), moved a little at random."""
     margin = size // 32
-    inward = margin + dice.below(1 + size // 24)
+    inward = margin + rng.below(1 + size // 24)
     if alignment == 0.5:
-        return (size - extent) // 2 + dice.below(1 + 2 * margin) - margin
+        return (size - extent) // 2 + rng.below(1 + 2 * margin) - margin
     return inward if alignment == 0 else size - extent - inward
 
 

@@ -25,7 +25,7 @@ class DrawInputs:
 
 @dataclass(frozen=True)
 class DrawSources:
-    """Nothing comes from outside."""
+    """Name no inputs: scenes are drawn from their parameters alone."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class DrawParams:
         64, help="Side of a scene, in pixels.", check=Check("be 32 or more", lambda size: size >= 32)
     )
     word_dim: int = option(64, help="Width of a word vector.", check=Check("be 8 or more", lambda dim: dim >= 8))
-    scene_seed: int = option(0, help="Of everything that is drawn.", check=NOT_NEGATIVE)
+    scene_seed: int = option(0, help="Seed of everything that is drawn.", check=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def draw(params: DrawParams, sources: DrawSources, out: Draft, runtime: DrawRunt
 
 
 def identify(inputs: DrawInputs, params: DrawParams, context: Context) -> DrawSources:
-    """Nothing comes from outside."""
+    """Name no inputs: scenes are drawn from their parameters alone."""
     return DrawSources()
 
 

@@ -58,11 +58,11 @@ class EmbedParams(ManifestFormat):
 
     precision: str = option(
         "auto",
-        help="Of the student's matrix products; auto: bf16 where the device has it, else fp32.",
+        help="Number format of the student's matrix products; auto: bf16 where the device has it, else fp32.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     embedding_dtype: str = option(
-        "float16", help="Numbers that are stored; float16 halves the disk.", choices=("float16", "float32")
+        "float16", help="Number format that is stored; float16 halves the disk.", choices=("float16", "float32")
     )
     normalize: bool = option(False, help="Scale each embedding to unit length, for indexes that do not do so.")
     shard_rows: int = option(

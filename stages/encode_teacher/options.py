@@ -45,7 +45,7 @@ class EncodeParams(EncodingOptions, ManifestFormat):
 
     teacher_precision: str = option(
         "auto",
-        help="Numbers that the teacher computes with. bf16 is at least twice as quick where the processor has it, and "
+        help="Number format of the teacher. bf16 is at least twice as quick where the processor has it, and "
         "how far its embeddings are from fp32's is measured and recorded; fp16 is for GPUs alone. auto: that of what "
         "the store holds of this teacher; of a new one bf16 on a GPU that has it, else fp32.",
         choices=("auto", *PRECISIONS),

@@ -44,6 +44,13 @@ class EvaluateInputs:
     linear_probe: tuple[str, ...] = option(
         (), help="Folder with train/ and test/ to classify by a linear layer; repeatable.", metavar="FOLDER"
     )
+    class_names: tuple[str, ...] = option(
+        (),
+        help="Names of classes whose folders are called by codes: SET=FILE for one set, FILE for those of --zero-shot, "
+        "--knn and --linear-probe; repeatable. Default: classnames.txt or words.txt beside the folders, ImageNet's "
+        "names for WordNet ids.",
+        metavar="FILE",
+    )
     eval_data_dir: Path | None = option(
         None,
         help="Folder of the sets that are known by name, as their authors or torchvision lay them out, and of any "
@@ -93,7 +100,9 @@ class EvaluateParams(ManifestFormat):
         choices=("auto", "open-clip", "torchvision"),
     )
     knn_k: int = option(20, help="Nearest neighbours that vote.", check=POSITIVE)
-    knn_temperature: float = option(0.07, help="The lower, the more the nearest of them decide.", check=POSITIVE)
+    knn_temperature: float = option(
+        0.07, help="Temperature of the vote; the lower, the more the nearest neighbours decide.", check=POSITIVE
+    )
     probe_solver: str = option(
         "torch",
         help="Fits the linear probe: torch on the device, or scikit-learn on the CPU.",
@@ -102,17 +111,19 @@ class EvaluateParams(ManifestFormat):
     probe_iterations: int = option(1000, help="Steps after which a fit of the linear probe ends.", check=POSITIVE)
     precision: str = option(
         "auto",
-        help="Of the student's matrix products on images; auto: bf16 where the device has it, else fp32.",
+        help="Number format of the student's matrix products on images; auto: bf16 where the device has it, else fp32.",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
     overlap: bool = option(True, help="Look for the sets' images among those that the student was distilled from.")
     map: str = option("pca", help="How the map of the embeddings is laid out.", choices=("pca", "tsne"))
     num_resamples: int = option(
         1000,
-        help="Sets that are drawn for a 95 % interval.",
+        help="Bootstrap resamples for each 95 % interval.",
         check=Check("be 100 or more", lambda number: number >= 100),
     )
-    seed: int = option(0, help="Of the resamples, of samples, and of the probe's validation split.", check=NOT_NEGATIVE)
+    seed: int = option(
+        0, help="Seed of the resamples, of samples, and of the probe's validation split.", check=NOT_NEGATIVE
+    )
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def measure(
     for digest in packs:
         context.use(digest)
     runner = JobRunner(params, sources.teacher, runtime, context)
-    runner.say_where()
+    runner.log_device()
     jobs = {student.name: jobs_of(student, sets) for student in checkpoints.students}
     runner.embed([job for each in jobs.values() for job in each], shown=shown)
     if not ranks_of(context.peers).is_first:

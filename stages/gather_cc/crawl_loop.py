@@ -14,7 +14,7 @@ from stages.gather_cc.decoders import Decoders
 from stages.gather_cc.host_health import GIVEN_UP, HostHealth
 from stages.gather_cc.host_queues import HostQueues, Job
 from stages.gather_cc.http_result import Body, Failure, Redirect
-from stages.gather_cc.image_writer import Kept
+from stages.gather_cc.image_writer import WrittenImage
 from stages.gather_cc.options import GatherRuntime
 from stages.gather_cc.outcome_journal import Journal
 from stages.gather_cc.url_table import Row
@@ -97,7 +97,7 @@ class Gatherer:
             self._send_out()
             self._journal.write_if_due()
             if not self._out and not self._queues:
-                for outcome in self._health.last_words():
+                for outcome in self._health.release_held():
                     self._journal.add(outcome)
                 return
             await self._wait()
@@ -126,16 +126,16 @@ class Gatherer:
         while len(self._out) < self._runtime.concurrency and (job := self._queues.take(now)) is not None:
             task = asyncio.create_task(self._visit(job if job.start is not None else replace(job, start=now)))
             self._out.add(task)
-            task.add_done_callback(self._come_back)
+            task.add_done_callback(self._on_done)
 
-    def _come_back(self, task: "asyncio.Task[None]") -> None:
+    def _on_done(self, task: "asyncio.Task[None]") -> None:
         self._out.discard(task)
         if not task.cancelled():
             self._error = self._error or task.exception()
         self._changed.set()
 
     async def _visit(self, job: Job) -> None:
-        if self._health.gave_up(job.host):
+        if self._health.is_given_up(job.host):
             self._queues.release(job.host)
             self._fail(job, Failure(GIVEN_UP, job.host, answered=False))
             return
@@ -145,7 +145,7 @@ class Gatherer:
                 self._queues.release(job.host)  # before decoding, which does not concern the host
                 is_out = False
                 self._changed.set()
-                self._health.heard(job.host, answered=not isinstance(answer, Failure) or answer.answered)
+                self._health.note_answer(job.host, answered=not isinstance(answer, Failure) or answer.answered)
                 await self._take(job, answer)
         finally:
             if is_out:
@@ -161,15 +161,15 @@ class Gatherer:
                 self._fail_or_wait(job, answer)
 
     async def _keep(self, job: Job, body: Body) -> None:
-        result = await self._decoders.keep(job.row, body.data)
+        result = await self._decoders.write(job.row, body.data)
         outcome = RowOutcome(
             job.row,
-            OK if isinstance(result, Kept) else REJECTED,
+            OK if isinstance(result, WrittenImage) else REJECTED,
             http_status=body.http_status,
             bytes=len(body.data),
             seconds=self._seconds(job),
         )
-        if isinstance(result, Kept):
+        if isinstance(result, WrittenImage):
             self._finish(replace(outcome, width=result.width, height=result.height, sha256=result.sha256))
         else:
             self._finish(replace(outcome, reason=result.reason, detail=result.detail))

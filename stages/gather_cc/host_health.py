@@ -27,14 +27,14 @@ class HostHealth:
         self._held: list[RowOutcome] = []
         self._num_silent = 0
 
-    def heard(self, host: str, *, answered: bool) -> None:
+    def note_answer(self, host: str, *, answered: bool) -> None:
         """Note whether a host answered."""
         if answered:
             self._silences.pop(host, None)
         else:
             self._silences[host] += 1
 
-    def gave_up(self, host: str) -> bool:
+    def is_given_up(self, host: str) -> bool:
         """Return whether a host is given up."""
         return 0 < self._host_failures <= self._silences[host]
 
@@ -54,10 +54,10 @@ class HostHealth:
                     "same command again: these rows do not count as asked."
                 )
             return
-        yield from self.last_words()
+        yield from self.release_held()
         yield outcome
 
-    def last_words(self) -> Iterator[RowOutcome]:
+    def release_held(self) -> Iterator[RowOutcome]:
         """Yield the held-back outcomes, after an answer or at the end of the run."""
         held, self._held, self._num_silent = self._held, [], 0
         yield from held

@@ -69,7 +69,7 @@ class HostQueues:
 
     def take(self, now: float) -> Job | None:
         """Take the next job out of its queue; None if no host with a job has room."""
-        self._ring(now)
+        self._release_due(now)
         host = next(iter(self._turns), None)
         if host is None:
             return None
@@ -94,7 +94,7 @@ class HostQueues:
         """Return the earliest time at which something becomes ready; None if nothing waits for a time."""
         return self._alarms[0][0] if self._alarms else None
 
-    def _ring(self, now: float) -> None:
+    def _release_due(self, now: float) -> None:
         while self._alarms and self._alarms[0][0] <= now:
             _, _, host, job = heapq.heappop(self._alarms)
             if job is not None:

@@ -20,7 +20,7 @@ _FINER = 2  # Images are decoded at no less than twice the size that they are sh
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class WrittenImage:
     """A written image.
 
     Args:
@@ -69,7 +69,7 @@ class ImageWriter:
     max_aspect_ratio: float
     quality: int
 
-    def __call__(self, row: int, data: bytes) -> Kept | Rejected:
+    def __call__(self, row: int, data: bytes) -> WrittenImage | Rejected:
         """Decode and write an image, or return why it is rejected.
 
         Raises:
@@ -102,7 +102,7 @@ class ImageWriter:
         image = PIL.Image.fromarray(source.pixels(scale=min(1.0, _FINER * height / source.size[0])))
         return image if image.size == (width, height) else image.resize((width, height), PIL.Image.Resampling.BICUBIC)
 
-    def _write(self, row: int, image: PIL.Image.Image) -> Kept:
+    def _write(self, row: int, image: PIL.Image.Image) -> WrittenImage:
         data = simplejpeg.encode_jpeg(
             np.asarray(image), quality=self.quality, colorspace="RGB", colorsubsampling=_SUBSAMPLING
         )
@@ -111,7 +111,7 @@ class ImageWriter:
             partial.write_bytes(data)
             path.parent.mkdir(exist_ok=True)
             partial.replace(path)  # forced to disk before its row counts as done
-        return Kept(*image.size, hashlib.sha256(data).hexdigest())
+        return WrittenImage(*image.size, hashlib.sha256(data).hexdigest())
 
 
 def shrunk(size: tuple[int, int], *, side: str, pixels: int) -> tuple[int, int]:

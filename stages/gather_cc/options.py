@@ -21,7 +21,7 @@ class GatherParams:
     url_key: str = option(
         "", help="Column of addresses where the table has a header. Default: no header, the address comes second."
     )
-    separator: str = option("tab", help="Between columns.", choices=_SEPARATORS)
+    separator: str = option("tab", help="Separator of the columns.", choices=_SEPARATORS)
     quoting: str = option(
         "auto",
         help="Whether fields are quoted as csv does it; auto looks at the whole file where it has a header, and takes "
@@ -40,7 +40,7 @@ class GatherParams:
     )
     quality: int = option(
         90,
-        help="Of JPEG, 1 to 100.",
+        help="JPEG quality, 1 to 100.",
         check=Check("lie between 1 and 100", lambda quality: 1 <= quality <= 100),
     )
 
@@ -54,14 +54,16 @@ class GatherRuntime:
     concurrency: int = option(512, help="Requests at a time.", check=POSITIVE)
     per_host: int = option(8, help="Requests at a time to one host.", check=POSITIVE)
     connect_timeout_s: float = option(10.0, help="Seconds for looking up a name, and for connecting.", check=POSITIVE)
-    read_timeout_s: float = option(10.0, help="Seconds without a byte.", check=POSITIVE)
+    read_timeout_s: float = option(10.0, help="Seconds to wait for the next byte.", check=POSITIVE)
     timeout_s: float = option(30.0, help="Seconds for one request in all.", check=POSITIVE)
     max_bytes: int = option(
         16_000_000, help="A longer answer is not read to its end; counted after decompression.", check=POSITIVE
     )
     max_redirects: int = option(5, help="Redirects that are followed for one row.", check=NOT_NEGATIVE)
     retries: int = option(
-        2, help="Asking again, for what may pass: lost connections, timeouts, status 429 and 5xx.", check=NOT_NEGATIVE
+        2,
+        help="Times that a request is sent again after what may pass: lost connections, timeouts, status 429 and 5xx.",
+        check=NOT_NEGATIVE,
     )
     backoff_s: float = option(1.0, help="Seconds before asking again; twice as many each time.", check=NOT_NEGATIVE)
     max_wait_s: float = option(
@@ -73,7 +75,7 @@ class GatherRuntime:
     max_silent: int = option(
         1000, help="Stop after so many rows in a row for which no host answered at all. 0: never.", check=NOT_NEGATIVE
     )
-    user_agent: str = option("protorkd-gather-cc", help="What servers are told about who asks.")
+    user_agent: str = option("protorkd-gather-cc", help="User-Agent that servers are told.")
     respect_opt_out: bool = option(True, help="Leave out images whose server says noai or noimageai in X-Robots-Tag.")
     proxy: str = option("", help="Address of a proxy. Environment variables are not looked at.", metavar="URL")
     allow_private: bool = option(False, help="Ask private, loopback and link-local addresses, too.")

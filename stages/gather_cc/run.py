@@ -99,7 +99,7 @@ def _chosen(table: Table, todo: NDArray[np.bool_]) -> Iterator[Row]:
 
 async def _ask(rows: Iterator[Row], num_rows: int, *, root: Path, params: GatherParams, runtime: GatherRuntime) -> None:
     _allow_many_files()
-    keeper = ImageWriter(
+    writer = ImageWriter(
         folder=root,
         partial=root / PARTIAL_FOLDER,
         resize=params.resize,
@@ -112,7 +112,7 @@ async def _ask(rows: Iterator[Row], num_rows: int, *, root: Path, params: Gather
     log.info(
         "gather-cc: asking for %d rows, %d at a time, decoding by %d processes", num_rows, runtime.concurrency, workers
     )
-    with Decoders(keeper, workers=workers) as decoders, progress("gathering", total=num_rows, unit="rows") as advance:
+    with Decoders(writer, workers=workers) as decoders, progress("gathering", total=num_rows, unit="rows") as advance:
         async with Client(runtime) as client:
             gatherer = Gatherer(
                 rows,

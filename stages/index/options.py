@@ -41,7 +41,7 @@ class IndexParams:
     recall: float = option(
         0.95, help="Share of the ten nearest rows that lists must find, over a sample of rows.", check=FRACTION
     )
-    seed: int = option(0, help="Of the lists.", check=NOT_NEGATIVE)
+    seed: int = option(0, help="Seed of the lists.", check=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True)

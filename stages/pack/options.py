@@ -37,7 +37,7 @@ class PackParams(ManifestFormat):
     )
     quality: int = option(
         90,
-        help="Of JPEG, 1 to 100. An upright JPEG that is small enough keeps its bytes.",
+        help="JPEG quality, 1 to 100. An upright JPEG that is small enough keeps its bytes.",
         check=Check("lie between 1 and 100", lambda quality: 1 <= quality <= 100),
     )
     shard_images: int = option(

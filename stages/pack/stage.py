@@ -42,7 +42,7 @@ def work(params: PackParams, sources: PackSources, context: Context) -> Work:
 STAGE = Stage(
     name="pack",
     version=1,
-    summary="Shrink images and put them one behind the other, to be read quickly.",
+    summary="Shrink images and store them in shards, to be read quickly.",
     params=PackParams,
     inputs=PackInputs,
     runtime=PackRuntime,

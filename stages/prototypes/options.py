@@ -30,7 +30,7 @@ class PrototypesSources:
 class PrototypesParams:
     """What changes the output."""
 
-    num_prototypes: int = option(1024, help="How many; at most one a caption.", check=POSITIVE)
+    num_prototypes: int = option(1024, help="Number of prototypes; at most one a caption.", check=POSITIVE)
     iterations: int = option(20, help="Rounds of k-means; it stops before where nothing moves.", check=POSITIVE)
     restarts: int = option(1, help="Fits from different starts, of which the best is kept.", check=POSITIVE)
     captions_per_prototype: int = option(
@@ -41,12 +41,12 @@ class PrototypesParams:
     )
     seed: int = option(
         0,
-        help="Of the starts, and of the captions that are drawn.",
+        help="Seed of the starts, and of the captions that are drawn.",
         check=Check("lie between 0 and 2147483647", lambda seed: 0 <= seed < 1 << 31),
     )
     method: str = option(
         "auto",
-        help="Who computes: torch, which auto means, too.",
+        help="Library that computes: torch, which auto means, too.",
         choices=("auto", "torch"),
     )
 

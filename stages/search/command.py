@@ -17,7 +17,7 @@ from stages.components.embeddings.searchable import find_searchable
 from stages.search.options import SearchOptions
 
 if TYPE_CHECKING:
-    from stages.search.engine import Asked, Search
+    from stages.search.engine import Search, SearchResult
     from stages.search.searched import Hit
 
 
@@ -54,14 +54,14 @@ def search(store: Store, as_json: bool, **values: Any) -> None:
         serve(opened, asked, top=options.top, port=options.port)
 
 
-def _ask(opened: "Search", options: SearchOptions) -> "list[Asked]":
+def _ask(opened: "Search", options: SearchOptions) -> "list[SearchResult]":
     return [
         *(opened.ask_text(text, top=options.top) for text in options.text),
         *(opened.ask_file(path, top=options.top) for path in options.picture),
     ]
 
 
-def _as_json(opened: "Search", asked: "Sequence[Asked]") -> dict[str, Any]:
+def _as_json(opened: "Search", asked: "Sequence[SearchResult]") -> dict[str, Any]:
     record = opened.searched.artifact.record
     return {
         "in": {"stage": record.stage, "fingerprint": record.fingerprint, "finder": opened.finder.description},
@@ -81,6 +81,6 @@ def _hit(hit: "Hit", opened: "Search") -> dict[str, Any]:
     return {"rank": hit.rank, "score": round(hit.score, 6), "row": hit.row, name: hit.name, others: list(hit.others)}
 
 
-def _lines(asked: "Asked") -> list[str]:
+def _lines(asked: "SearchResult") -> list[str]:
     lines = [f"{hit.rank:>4}  {hit.score:6.3f}  {printable_line(hit.name)}" for hit in asked.hits]
     return [printable_line(asked.name), *lines]

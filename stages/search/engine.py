@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class SearchResult:
     """A query and its results.
 
     Args:
@@ -56,7 +56,7 @@ class Search:
     finder: Finder
     queries: Queries
 
-    def ask_text(self, text: str, *, top: int) -> Asked:
+    def ask_text(self, text: str, *, top: int) -> SearchResult:
         """Find what is nearest to words.
 
         Raises:
@@ -67,7 +67,7 @@ class Search:
         start = time.perf_counter()
         return self._asked("text", text, self.queries.texts([text]), top, start)
 
-    def ask_image(self, image: LazyImage, *, name: str, top: int) -> Asked:
+    def ask_image(self, image: LazyImage, *, name: str, top: int) -> SearchResult:
         """Find what is nearest to an image.
 
         Raises:
@@ -79,7 +79,7 @@ class Search:
         start = time.perf_counter()
         return self._asked("picture", name, self.queries.image(image, name=name), top, start)
 
-    def ask_file(self, path: Path, *, top: int) -> Asked:
+    def ask_file(self, path: Path, *, top: int) -> SearchResult:
         """Find what is nearest to an image file.
 
         Raises:
@@ -90,9 +90,9 @@ class Search:
         except ImageRejected as error:
             raise ProtoRKDError(f"--picture must name an image; got {path}: {error.reason}.") from error
 
-    def _asked(self, kind: str, name: str, vectors: NDArray[np.float32], top: int, start: float) -> Asked:
+    def _asked(self, kind: str, name: str, vectors: NDArray[np.float32], top: int, start: float) -> SearchResult:
         [scores], [rows] = self.finder.find(vectors, top)
-        return Asked(kind, name, vectors[0], self.searched.hits(scores, rows), time.perf_counter() - start)
+        return SearchResult(kind, name, vectors[0], self.searched.hits(scores, rows), time.perf_counter() - start)
 
 
 def open_search(artifact: Artifact, options: "SearchOptions", context: Context) -> Search:

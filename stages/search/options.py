@@ -20,16 +20,18 @@ class SearchOptions:
         artifact="embed",
     )
     text: tuple[str, ...] = option((), help="Words to look for; repeatable.", metavar="WORDS")
-    picture: tuple[Path, ...] = option((), help="Image to look for the like of; repeatable.", metavar="FILE")
-    top: int = option(10, help="How many are shown of each query.", check=POSITIVE)
+    picture: tuple[Path, ...] = option((), help="Image to search by; repeatable.", metavar="FILE")
+    top: int = option(10, help="Results of each query.", check=POSITIVE)
     student: str | None = option(
         None,
-        help="Embeds images. Default: the one that embedded the set, or the newest of the captions' teacher.",
+        help="Student for images. Default: the one that embedded the set, or the newest of the captions' teacher.",
         metavar="REF",
         artifact="distill",
     )
     teacher: str | None = option(
-        None, help="Embeds words. Default: the set's own, where encode-teacher found it.", metavar="NAME_OR_PATH"
+        None,
+        help="Teacher for words. Default: the set's own, where encode-teacher found it.",
+        metavar="NAME_OR_PATH",
     )
     trust_remote_code: bool = trust_option()
     image_root: Path | None = option(
@@ -49,4 +51,4 @@ class SearchOptions:
         artifact="encode-teacher",
     )
     serve: bool = option(False, help="Answer a page in the browser, on this machine alone, until Ctrl-C.")
-    port: int = option(0, help="Of --serve. 0: any that is free.", check=NOT_NEGATIVE)
+    port: int = option(0, help="Port of --serve. 0: any that is free.", check=NOT_NEGATIVE)

@@ -27,7 +27,7 @@ from stages.components.report.html import page_template
 from stages.components.report.thumbnails import thumbnail, thumbnail_or_stand_in
 
 if TYPE_CHECKING:
-    from stages.search.engine import Asked, Search
+    from stages.search.engine import Search, SearchResult
     from stages.search.options import SearchOptions
 
 NUM_START = 24
@@ -36,7 +36,9 @@ _MAX_CAPTIONS = 2000
 _THREADS = 4
 
 
-def write_page(opened: "Search", options: "SearchOptions", asked: "Sequence[Asked]", *, context: Context) -> None:
+def write_page(
+    opened: "Search", options: "SearchOptions", asked: "Sequence[SearchResult]", *, context: Context
+) -> None:
     """Write a page that searches without a server: it holds thumbnails and 8-bit embeddings.
 
     Captions of encode-teacher, embedded by the teacher of the rows' space, can be typed on it.
@@ -137,7 +139,7 @@ def _items(opened: "Search", rows: Sequence[int]) -> list[dict[str, Any]]:
     return items
 
 
-def _query(asked: "Asked") -> dict[str, Any]:
+def _query(asked: "SearchResult") -> dict[str, Any]:
     if asked.kind == "text":
         return {"name": asked.name, "thumb": None}
     image = thumbnail(to_image(open_lazily(asked.name)), size=_THUMBNAIL_SIZE)

@@ -25,7 +25,7 @@ from stages.components.report.thumbnails import small_jpeg, stand_in_jpeg
 from stages.search.page import NUM_START, policy_of, render
 
 if TYPE_CHECKING:
-    from stages.search.engine import Asked, Search
+    from stages.search.engine import Search, SearchResult
     from stages.search.searched import Hit
 
 HOST = "127.0.0.1"
@@ -55,7 +55,7 @@ class SearchServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, opened: "Search", asked: "Sequence[Asked]", *, top: int, port: int) -> None:
+    def __init__(self, opened: "Search", asked: "Sequence[SearchResult]", *, top: int, port: int) -> None:
         try:
             super().__init__((HOST, port), _Handler)
         except (OSError, OverflowError) as error:
@@ -217,7 +217,7 @@ class _RefusedError(Exception):
         self.status = status
 
 
-def serve(opened: "Search", asked: "Sequence[Asked]", *, top: int, port: int) -> None:
+def serve(opened: "Search", asked: "Sequence[SearchResult]", *, top: int, port: int) -> None:
     """Serve the page until Ctrl-C.
 
     Raises:
@@ -232,7 +232,7 @@ def serve(opened: "Search", asked: "Sequence[Asked]", *, top: int, port: int) ->
             log.info("search: ended")
 
 
-def _answer(asked: "Asked") -> dict[str, Any]:
+def _answer(asked: "SearchResult") -> dict[str, Any]:
     return {"name": asked.name, "seconds": asked.seconds, "hits": [_hit(hit) for hit in asked.hits]}
 
 

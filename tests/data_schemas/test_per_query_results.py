@@ -27,7 +27,7 @@ RETRIEVED: dict[str, Any] = {
 
 
 def contents(outcomes: QueryResults) -> list[Any]:
-    """All columns, as lists."""
+    """Return all columns, as lists."""
     measures = {name: values.tolist() for name, values in outcomes.measures.items()}
     return [
         outcomes.name,

@@ -12,7 +12,7 @@ from data_schemas.regular_files import NotRegularError, check_regular, open_regu
 
 @pytest.fixture(params=["pipe", "link to a pipe", "link to /dev/zero", "socket"])
 def irregular(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A path that leads to no regular file."""
+    """Return a path that leads to no regular file."""
     path = tmp_path / "odd"
     match request.param:
         case "pipe":

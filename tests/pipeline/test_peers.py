@@ -9,7 +9,7 @@ from toy_stage import CHILD, TOY, ChildInputs, NoOptions, ToyInputs, ToyParams, 
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic
-from pipeline.peers import Alone, barrier, fail_together
+from pipeline.peers import SingleProcess, barrier, fail_together
 from pipeline.runner import context_of, run_stage, run_within
 from pipeline.stage import Distributed, Input, Result
 
@@ -42,7 +42,7 @@ def test_agreed__raises_the_error_of_the_first_that_has_one_everywhere():
 
 
 def test_agreed__raises_the_own_error_as_it_is():
-    with pytest.raises(PartError), fail_together(Alone()):
+    with pytest.raises(PartError), fail_together(SingleProcess()):
         raise PartError("some of it")
 
 
@@ -89,7 +89,7 @@ def run_shared(params, sources, out, runtime, context):
     return Result(counts={"parts": len(peers.gather_objects(None))})
 
 
-SHARED = dataclasses.replace(TOY, run=run_shared, distributed=Distributed(Alone, fails_together=True))
+SHARED = dataclasses.replace(TOY, run=run_shared, distributed=Distributed(SingleProcess, fails_together=True))
 
 
 def run_in(toy, peers, stage=SHARED, *, force=False, fail_after=-1, **params):
@@ -178,7 +178,7 @@ def test_run_within__lets_the_first_process_alone_run_a_stage_that_is_not_distri
     threads = []
 
     def run(params, sources, out, runtime, context):
-        assert isinstance(context.peers, Alone)
+        assert isinstance(context.peers, SingleProcess)
         threads.append(threading.get_ident())
         return TOY.run(params, sources, out, runtime, context)
 
@@ -225,7 +225,7 @@ def test_run_stage__runs_alone_what_is_not_distributed_whoever_has_met_for_the_o
     toy.run()
 
     def run(params, sources, out, runtime, context):
-        assert isinstance(context.peers, Alone)
+        assert isinstance(context.peers, SingleProcess)
         return CHILD.run(params, sources, out, runtime, context)
 
     context = dataclasses.replace(context_of(toy.store), peers=Met(None, 0))

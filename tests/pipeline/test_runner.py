@@ -36,7 +36,7 @@ def plan(toy, **params):
 
 
 def everything(root):
-    """All files and folders with what changes when they are written."""
+    """Return all files and folders with what changes when they are written."""
     return {path: (path.stat().st_mtime_ns, path.stat().st_size, path.stat().st_ino) for path in root.rglob("*")}
 
 

@@ -5,7 +5,7 @@ import pytest
 from toy_peers import together
 from toy_stage import TOY, ToyInputs, ToyParams, ToyRuntime
 
-from pipeline.peers import Alone
+from pipeline.peers import SingleProcess
 from pipeline.plan import plan_stage
 from pipeline.runner import context_of, run_stage, run_within
 from pipeline.stage import Distributed
@@ -14,13 +14,13 @@ from pipeline.workflow.estimate import forecast
 
 @pytest.fixture
 def asked():
-    """What the hook was given."""
+    """Return what the hook was given."""
     return []
 
 
 @pytest.fixture
 def stage(asked):
-    """The toy, whose word is settled where none is given: by what the source says and where it runs."""
+    """Return the toy, whose word is settled where none is given: by what the source says and where it runs."""
 
     def settle(params, sources, runtime, context):
         asked.append((params, runtime))
@@ -67,7 +67,7 @@ def test_settle__is_done_in_every_process_that_has_met(toy, stage, asked):
         words = context.peers.gather_objects(params.word)
         return dataclasses.replace(TOY.run(params, sources, out, runtime, context), counts={"words": words})
 
-    shared = dataclasses.replace(stage, distributed=Distributed(Alone, fails_together=True), run=run)
+    shared = dataclasses.replace(stage, distributed=Distributed(SingleProcess, fails_together=True), run=run)
 
     def work(peers):
         context = dataclasses.replace(context_of(toy.store), peers=peers)

@@ -38,7 +38,7 @@ class ImageSetContract:
     """Stands in the reason for which an image that is not there is rejected."""
 
     def stored(self, path: Path) -> bytes | None:
-        """The bytes that the set stores of an image, or none."""
+        """Return the bytes that the set stores of an image, or none."""
         return path.read_bytes() if path.exists() else None
 
     @pytest.fixture
@@ -189,7 +189,7 @@ class LocalContract(IdentityContract):
 
     @pytest.fixture
     def hashed(self, build: Callable[..., ImageSet], folder: Path) -> ImageSet:
-        """The set once it is identified by content; every file is old, so that a change moves its time."""
+        """Return the set once it is identified by content; every file is old, so that a change moves its time."""
         images = build(NAMES)
         for path in folder.rglob("*.*"):
             os.utime(path, ns=(10**18, 10**18))

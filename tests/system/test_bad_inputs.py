@@ -19,7 +19,7 @@ def broken(trained: dict[str, Any], encoded_session: tuple[Path, Pairs], tmp_pat
 
 
 def words_of(stage: str, broken: Pairs, word_vectors: Path, tmp_path: Path) -> tuple[object, ...]:
-    """A command whose input is mostly broken."""
+    """Return a command whose input is mostly broken."""
     if stage == "encode-teacher":
         manifest = make_manifest(tmp_path / "rows.tsv", [f"{row}.jpg" for row in range(24)], ["red", *[""] * 23])
         return (stage, "--manifest", manifest, "--teacher", word_vectors)

@@ -33,7 +33,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def full_store(
     trained: dict[str, Any], encoded_session: tuple[Path, Pairs], run_cli: Cli, write_manifest: Callable[..., Path]
 ) -> Store:
-    """One artifact of every stage, and of those that they make on their way; embeddings of two shards."""
+    """Return one artifact of every stage, and of those that they make on their way; embeddings of two shards."""
     teacher = Path(Store(run_cli.store).artifacts("encode-teacher")[0].record.inputs["teacher"].location)
     manifest = write_manifest(counted_captions(300))
     run_cli("encode-teacher", "--manifest", manifest, "--teacher", teacher, "--shard-rows", 256)
@@ -50,7 +50,7 @@ def files_of(store: Store) -> Iterator[tuple[Artifact, str]]:
 
 
 def named(artifact: Artifact, store: Store) -> set[str]:
-    """What is said to be wrong with an artifact, as ``verify`` finds it."""
+    """Return what is said to be wrong with an artifact, as ``verify`` finds it."""
     if artifact.path in store.unreadable():
         return {RECORD_NAME}
     found = store.find(artifact.record.stage, artifact.record.fingerprint)

@@ -48,7 +48,7 @@ _SMALLER = {
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, word_vectors: Path, bert_folder: Path) -> Iterator[Path]:
-    """A folder in which what the pages name is there: manifests, images, sets and teachers."""
+    """Yield a folder in which what the pages name is there: manifests, images, sets and teachers."""
     root = tmp_path_factory.mktemp("world")
     pairs = make_pairs(root, 24, 40)
     for name in ("train.tsv", "test.tsv"):
@@ -100,7 +100,7 @@ def _make_tars(root: Path, pairs: Pairs) -> None:
 
 
 def _smaller_toml(text: str) -> str:
-    """A page's file of options, with the options of small numbers put beside those that it names."""
+    """Return a page's file of options, with the options of small numbers put beside those that it names."""
     stages: dict[str, str] = {}
     for stage, options in _SMALLER.items():
         given = re.findall(r"--(?!no-)(\S+) (\S+)", options)

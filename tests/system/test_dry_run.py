@@ -15,7 +15,7 @@ from stages.distill.completion import objective_names, student_names
 
 @pytest.fixture
 def ask(run_cli: Cli) -> Any:
-    """What a stage says that it would do, and what it then does."""
+    """Return what a stage says that it would do, and what it then does."""
 
     def ask(*words: object) -> tuple[dict[str, Any], dict[str, Any], int]:
         before = sorted(run_cli.store.rglob("*"))

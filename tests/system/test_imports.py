@@ -33,7 +33,7 @@ every_module = pytest.mark.parametrize("module", sorted(MODULES))
 
 
 def imports_of(source: str, package: str) -> Iterator[str]:
-    """Every name that a module imports, wherever in it: ``from a.b import c`` is both a.b and a.b.c.
+    """Yield every name that a module imports, wherever in it: ``from a.b import c`` is both a.b and a.b.c.
 
     Args:
         source: The module's text.

@@ -145,7 +145,7 @@ CASES = {
 
 @pytest.fixture
 def one_class(tmp_path: Path) -> Path:
-    """A folder with train/ and test/ of one class."""
+    """Return a folder with train/ and test/ of one class."""
     for split in ("train", "test"):
         (tmp_path / f"class/{split}/red").mkdir(parents=True)
         for number in range(3):

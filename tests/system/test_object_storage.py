@@ -19,7 +19,7 @@ EVALUATE = ("--num-resamples", 100, "--workers", 0, "--device", "cpu", "--no-ove
 
 @pytest.fixture
 def machine(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Cli]:
-    """The command line on a machine with a cache of its own, and the store in the bucket."""
+    """Return the command line on a machine with a cache of its own, and the store in the bucket."""
 
     def make(name: str) -> Cli:
         monkeypatch.setenv("PROTORKD_STORE_CACHE", str(tmp_path / name))

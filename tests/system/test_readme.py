@@ -28,7 +28,7 @@ STARTS = ("python cli.py ", "torchrun ", "protorkd ")
 
 
 def commands_of(page: str) -> list[str]:
-    """The commands that a page shows in its blocks, in their order, each on one line."""
+    """Return the commands that a page shows in its blocks, in their order, each on one line."""
     commands = []
     for block in blocks(page, "bash"):
         lines = block.replace("\\\n", " ").splitlines()
@@ -54,7 +54,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def documented_calls() -> Iterator[ast.Call]:
-    """Every call of a function of ``protorkd``, wherever in the pages."""
+    """Yield every call of a function of ``protorkd``, wherever in the pages."""
     for code in [code for page in PAGES for code in blocks(page, "python")]:
         for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.Call) and re.fullmatch(r"protorkd\.\w+", ast.unparse(node.func)):

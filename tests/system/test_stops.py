@@ -47,7 +47,7 @@ STOPPED = "Asked to stop, and did. Run the same command again: what was whole is
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Job]]:
-    """A store to be copied, and the commands by name."""
+    """Return a store to be copied, and the commands by name."""
     root = tmp_path_factory.mktemp("stops")
     pairs = make_pairs(root / "pictures", 240, 40)
     cli = Cli(root / "store")
@@ -91,7 +91,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Job
 
 @pytest.fixture
 def jobs(ready: tuple[Path, dict[str, Job]], store: Path) -> dict[str, Job]:
-    """The commands, with a store of this test's own."""
+    """Return the commands, with a store of this test's own."""
     shutil.copytree(ready[0], store)
     return ready[1]
 

@@ -98,7 +98,7 @@ def writes_in(source: str) -> Iterator[Write]:
 
 
 def _handed_over(tree: ast.Module) -> set[ast.AST]:
-    """The lambdas and the local functions that `write_atomic_by` gets."""
+    """Return the lambdas and the local functions that `write_atomic_by` gets."""
     functions: set[ast.AST] = set()
     for scope in ast.walk(tree):
         if not isinstance(scope, ast.FunctionDef):

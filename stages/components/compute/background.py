@@ -27,17 +27,17 @@ def prefetch(function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
             yield waiting.popleft().result()
 
 
-class Behind(Generic[P]):
+class BackgroundFunction(Generic[P]):
     """A function that a thread runs, so that a call returns at once; made by `write_behind`."""
 
     def __init__(self, function: Callable[P, object], pool: ThreadPoolExecutor) -> None:
         self._function, self._pool = function, pool
-        self._owed: Future[object] | None = None
+        self._pending: Future[object] | None = None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Hand the call to the thread, after waiting for the one before it."""
         self.settle()
-        self._owed = self._pool.submit(self._function, *args, **kwargs)
+        self._pending = self._pool.submit(self._function, *args, **kwargs)
 
     def settle(self) -> None:
         """Wait for the pending call.
@@ -45,9 +45,9 @@ class Behind(Generic[P]):
         Raises:
             Whatever that call raises.
         """
-        owed, self._owed = self._owed, None
-        if owed is not None:
-            owed.result()
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     def check(self) -> None:
         """Raise the error of a call that has failed, without waiting for one that still runs.
@@ -55,12 +55,12 @@ class Behind(Generic[P]):
         Raises:
             Whatever the pending call has raised.
         """
-        if self._owed is not None and self._owed.done():
+        if self._pending is not None and self._pending.done():
             self.settle()
 
 
 @contextlib.contextmanager
-def write_behind(function: Callable[P, object]) -> Iterator[Behind[P]]:
+def write_behind(function: Callable[P, object]) -> Iterator[BackgroundFunction[P]]:
     """Yield a stand-in for a function that returns at once: a thread runs the calls, one at a time and in order.
 
     A call waits for the one before it, so that at most one is pending; leaving waits for the last, also when the block
@@ -70,6 +70,6 @@ def write_behind(function: Callable[P, object]) -> Iterator[Behind[P]]:
         Whatever a call raises, in the next call or on leaving.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
-        call = Behind(function, pool)
+        call = BackgroundFunction(function, pool)
         yield call
         call.settle()

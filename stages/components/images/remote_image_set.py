@@ -14,7 +14,7 @@ from pipeline.log import log
 from pipeline.progress import progress
 from pipeline.remote.cache import ObjectCache
 from pipeline.remote.errors import BadKeyError, RemoteError
-from pipeline.remote.object_store import Found, Objects, in_parallel, is_url, split_url, url_of
+from pipeline.remote.object_store import ObjectInfo, Objects, in_parallel, is_url, split_url, url_of
 from pipeline.stage import Input
 from pipeline.store.file_digests import FileDigests
 from stages.components.images.image_set import ImageSet, changed
@@ -225,21 +225,21 @@ def _hash(url: str) -> str | None:
     return digest
 
 
-def _look_up(urls: Sequence[str]) -> dict[str, Found]:
+def _look_up(urls: Sequence[str]) -> dict[str, ObjectInfo]:
     """Find tag and size of each existing object: by listing, or one by one where many other objects lie between."""
     by_bucket: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for url in urls:
         bucket, key = split_url(url)
         by_bucket[bucket][key] = url
-    existing: dict[str, Found] = {}
+    existing: dict[str, ObjectInfo] = {}
     for bucket, wanted in by_bucket.items():
         there = _look_up_in(Objects(bucket), list(wanted))
         existing |= {wanted[key]: each for key, each in there.items()}
     return existing
 
 
-def _look_up_in(objects: Objects, keys: Sequence[str]) -> dict[str, Found]:
-    existing: dict[str, Found] = {}
+def _look_up_in(objects: Objects, keys: Sequence[str]) -> dict[str, ObjectInfo]:
+    existing: dict[str, ObjectInfo] = {}
     whole = False
     if len(keys) > 1 and not objects.url.startswith("http"):
         existing, whole = _list(objects, set(keys))
@@ -248,9 +248,9 @@ def _look_up_in(objects: Objects, keys: Sequence[str]) -> dict[str, Found]:
     return existing | {key: head for key, head in zip(unlisted, heads, strict=True) if head is not None}
 
 
-def _list(objects: Objects, wanted: set[str]) -> tuple[dict[str, Found], bool]:
+def _list(objects: Objects, wanted: set[str]) -> tuple[dict[str, ObjectInfo], bool]:
     """List the wanted objects below the folder that all keys share; also return whether the listing was complete."""
-    existing: dict[str, Found] = {}
+    existing: dict[str, ObjectInfo] = {}
     most = _LISTED_AT_LEAST + _LISTED_FOR_ONE * len(wanted)
     try:
         for number, each in enumerate(objects.below(_shared_folder(wanted))):
@@ -269,7 +269,7 @@ def _shared_folder(keys: Iterable[str]) -> str:
     return "/".join(one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _head(objects: Objects, key: str) -> Found | None:
+def _head(objects: Objects, key: str) -> ObjectInfo | None:
     try:
         return objects.head(key)
     except BadKeyError:

@@ -36,7 +36,7 @@ class ManifestFormat:
         "title", help="Column or key of captions. Where it is left out and absent: caption, text, TEXT or sentence."
     )
     separator: str = option(
-        "auto", help="Between the columns of a table; auto looks at its header.", choices=tuple(SEPARATORS)
+        "auto", help="Separator of the columns of a table; auto looks at its header.", choices=tuple(SEPARATORS)
     )
     quoting: str = option(
         "auto", help="Whether fields are quoted as csv does it; auto looks at the whole file.", choices=QUOTINGS

@@ -109,7 +109,7 @@ class ImageLoader:
         workers, ahead = fit_readers(workers, batch_bytes=batch_bytes)
         if workers:
             start_server()
-        self._images, self._at_hand = images, WorkerTrace(workers)
+        self._images, self._trace = images, WorkerTrace(workers)
         dataset: Dataset[Any] = images  # type: ignore[assignment]  # a Dataset has no protocol
         self._batches: DataLoader[Any] = DataLoader(
             dataset,
@@ -120,7 +120,7 @@ class ImageLoader:
             timeout=LOOK_S if workers else 0,
             prefetch_factor=ahead if workers else None,
             multiprocessing_context="forkserver" if workers else None,
-            worker_init_fn=partial(_settle_down, self._at_hand, dict(os.environ)) if workers else None,
+            worker_init_fn=partial(_init_reader, self._trace, dict(os.environ)) if workers else None,
             generator=torch.Generator(),  # its own: drawing from the global one would change what dropout draws
         )
 
@@ -155,7 +155,7 @@ class ImageLoader:
             except RuntimeError as error:
                 if not str(error).startswith("DataLoader timed out"):  # after a look at whether all readers live
                     raise
-            now_opened = self._at_hand.last_opened()
+            now_opened = self._trace.last_opened()
             num_looks, num_idle = num_looks + 1, num_idle + 1 if now_opened == last_opened else 0
             last_opened = now_opened
             if num_looks >= _LOOKS_BEFORE_STOP and stop_is_asked():
@@ -179,7 +179,7 @@ class ImageLoader:
             yield
         except ProtoRKDError as error:
             _, is_wrapped, message = str(error).partition("DataLoader worker process")
-            _let_go(error)
+            _clear_frames(error)
             if not is_wrapped:
                 raise
             raise ProtoRKDError(message.rpartition("ProtoRKDError: ")[2].strip()) from error
@@ -188,20 +188,20 @@ class ImageLoader:
             if is_of_an_image or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
                 raise
             what, last_opened = str(error) or "one has ended in the middle of a batch", self._last_opened()
-            _let_go(error)  # which ends the other readers, too
+            _clear_frames(error)  # which ends the other readers, too
             raise ReaderDiedError(
                 f"The processes that read images must stay alive; {what}. {last_opened}Run the same command "
                 "again, with fewer --workers if memory or /dev/shm ran out."
             ) from error
 
     def _last_opened(self) -> str:
-        paths = [self._images.path_of(number) for number in self._at_hand.of_the_dead()]
+        paths = [self._images.path_of(number) for number in self._trace.of_the_dead()]
         if not paths:
             return ""
         return f"Last opened there: {', '.join(paths)}; where that comes again, the image is to blame. "
 
 
-def _let_go(error: BaseException) -> None:
+def _clear_frames(error: BaseException) -> None:
     """Free the batch iterator that an error's frames hold, which would wait long for its readers if collected later."""
     link: BaseException | None = error
     while link is not None:
@@ -220,7 +220,7 @@ def batches_of(numbers: Sequence[int], size: int) -> list[list[int]]:
     return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]
 
 
-def _settle_down(at_hand: WorkerTrace, environment: dict[str, str], place: int) -> None:
+def _init_reader(trace: WorkerTrace, environment: dict[str, str], place: int) -> None:
     """Set up a reader: its end with the command, one thread, the line of its trace, and the command's environment.
 
     The server that it was forked from may have an older environment, for example without credentials.
@@ -230,4 +230,4 @@ def _settle_down(at_hand: WorkerTrace, environment: dict[str, str], place: int) 
     torch.set_num_threads(1)
     info = get_worker_info()
     assert info is not None
-    info.dataset.line = at_hand.line(place)  # type: ignore[attr-defined]
+    info.dataset.line = trace.line(place)  # type: ignore[attr-defined]

@@ -18,10 +18,10 @@ class EncodingOptions:
     prompt: str = option("", help="Text put before every caption, for teachers that were trained with one.")
     truncate_dim: int = option(0, help="Keep the first so many dimensions of an embedding. 0: all.", check=NOT_NEGATIVE)
     embedding_dtype: str = option(
-        "float16", help="Numbers that are stored; float16 halves disk and memory.", choices=("float16", "float32")
+        "float16", help="Number format that is stored; float16 halves disk and memory.", choices=("float16", "float32")
     )
     # Never "auto", which only encode-teacher knows and resolves; a record without this option means fp32.
-    teacher_precision: str = option("fp32", help="Numbers that the teacher computes with.", choices=PRECISIONS)
+    teacher_precision: str = option("fp32", help="Number format of the teacher.", choices=PRECISIONS)
 
     @classmethod
     def of(cls, values: Any) -> "EncodingOptions":

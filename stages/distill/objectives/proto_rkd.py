@@ -126,9 +126,9 @@ class ProtoRKDLoss(StepCount):
         with torch.autocast(student.device.type, enabled=False):
             student = unit_rows(student)
             teacher = unit_rows(teacher.detach()).to(student.dtype)
-            loss = self._loss_on(self.map, student, teacher, self._beside(teacher, rows))
+            loss = self._loss_on(self.map, student, teacher, self._extra_landmarks(teacher, rows))
             if self.coarse_map is not None:
-                nothing = _Beside(teacher[:0], is_own=None, own_caption=False)
+                nothing = _ExtraLandmarks(teacher[:0], is_own=None, own_caption=False)
                 loss = (loss + self._loss_on(self.coarse_map, student, teacher, nothing)) / 2
         if self.training:
             self.step.add_(1)
@@ -136,23 +136,25 @@ class ProtoRKDLoss(StepCount):
                 self.corpus_draw.advance(teacher)
         return loss
 
-    def _beside(self, teacher: Tensor, rows: Tensor | None) -> "_Beside":
+    def _extra_landmarks(self, teacher: Tensor, rows: Tensor | None) -> "_ExtraLandmarks":
         if self.corpus_draw is None:
-            return _Beside(teacher[:0], is_own=None, own_caption=self.own_caption)
+            return _ExtraLandmarks(teacher[:0], is_own=None, own_caption=self.own_caption)
         captions, drawn_rows = self.corpus_draw.keys()
         is_own = None if rows is None else rows[:, None].to(drawn_rows.device) == drawn_rows
-        return _Beside(captions.to(teacher.dtype), is_own=is_own, own_caption=self.own_caption)
+        return _ExtraLandmarks(captions.to(teacher.dtype), is_own=is_own, own_caption=self.own_caption)
 
-    def _loss_on(self, prototype_map: PrototypeMap, student: Tensor, teacher: Tensor, beside: "_Beside") -> Tensor:
+    def _loss_on(
+        self, prototype_map: PrototypeMap, student: Tensor, teacher: Tensor, extra: "_ExtraLandmarks"
+    ) -> Tensor:
         prototypes = prototype_map.prototypes(teacher)
         teacher_scale, student_scale = self.teacher_scale, self.student_scale()
-        teacher_scores = (teacher_scale * teacher) @ _joined(prototypes, beside.captions).T
+        teacher_scores = (teacher_scale * teacher) @ _joined(prototypes, extra.captions).T
         own_map = prototypes
         if self.back_translation or self.structure_weight:
             nearest = teacher_scores[:, : len(prototypes)].argmax(dim=1)
             own_map = prototype_map.translate(student=student, nearest=nearest, prototypes=prototypes)
         related = own_map if self.back_translation else prototypes
-        student_scores = (student_scale * student) @ _joined(related, beside.captions).T  # (batch, landmarks)
+        student_scores = (student_scale * student) @ _joined(related, extra.captions).T  # (batch, landmarks)
 
         loss = student.new_zeros(())
         if self.symmetric:
@@ -161,14 +163,14 @@ class ProtoRKDLoss(StepCount):
             chosen = choose_prototypes(nearest, len(prototypes), size=self.structure_prototypes, seed=self.steps_taken)
             structure = self.structure(student=own_map[chosen], teacher=prototypes[chosen])
             loss = loss + self.structure_weight * structure
-        if beside.own_caption:
-            left_out = None if beside.is_own is None else nn.functional.pad(beside.is_own, (len(prototypes), 0))
+        if extra.own_caption:
+            left_out = None if extra.is_own is None else nn.functional.pad(extra.is_own, (len(prototypes), 0))
             student_scores = with_own_caption(student_scores, student, teacher, scale=student_scale, left_out=left_out)
             teacher_scores = with_own_caption(teacher_scores, teacher, teacher, scale=teacher_scale, left_out=left_out)
         return loss + row_loss(student=student_scores, teacher=teacher_scores, hard=self.hard)
 
 
-class _Beside(NamedTuple):
+class _ExtraLandmarks(NamedTuple):
     """Landmarks beside the prototypes.
 
     Shapes:

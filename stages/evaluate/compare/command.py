@@ -27,9 +27,9 @@ _LEFT = (0, 8)
 class CompareOptions:
     """Options of the random draws: seed and number of resamples."""
 
-    seed: int = option(0, help="Of the draws.", check=NOT_NEGATIVE)
+    seed: int = option(0, help="Seed of the resamples and permutations.", check=NOT_NEGATIVE)
     resamples: int = option(
-        1000, help="Resamples for each interval; a p-value that is drawn takes twice as many tosses.", check=POSITIVE
+        1000, help="Resamples for each interval; a p-value by permutation takes twice as many.", check=POSITIVE
     )
 
 

@@ -202,6 +202,6 @@ def _check_labels(first: QueryResults, second: QueryResults) -> None:
     for image, ours, theirs in zip(first.images, first.labels, second.labels, strict=False):
         if ours != theirs:
             raise ProtoRKDError(
-                f"Two evaluations must give a picture of {first.name} one label to be compared; got {ours} and "
+                f"Two evaluations must give an image of {first.name} one label to be compared; got {ours} and "
                 f"{theirs} for {image}. Evaluate both students on one set."
             )

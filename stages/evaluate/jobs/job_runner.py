@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
-from pipeline.peers import Alone, fail_together
+from pipeline.peers import SingleProcess, fail_together
 from pipeline.stage import Context, Input
 from stages.components.compute.device import choose_device, describe_work
 from stages.components.compute.distributed import ranks_of
@@ -75,13 +75,13 @@ class JobRunner:
             batch_size=runtime.batch_size,
             batch_tokens=runtime.batch_tokens,
         )
-        self.alone = dataclasses.replace(context, peers=Alone())
+        self.alone = dataclasses.replace(context, peers=SingleProcess())
         self._embeddings: tuple[StudentWeights, CheckpointEmbeddings] | None = None
         self._embedded: dict[str, dict[str, ImageEmbeddings]] = {}  # by weights and set; mapped from their files
         self.failures: list[Failure] = []
         self.used: set[str] = set()
 
-    def say_where(self) -> None:
+    def log_device(self) -> None:
         """Log the device and the precision that images are embedded with.
 
         Raises:

@@ -51,7 +51,7 @@ def follow(
     seen: set[str] = set()
     run = _look(inputs.student, context)
     log.info("evaluate: watching distill %s, which is %s", run.fingerprint[:12], run.state)
-    JobRunner(params, None, runtime, context).say_where()
+    JobRunner(params, None, runtime, context).log_device()
     while run.state != DONE:
         found = [each for each in running_checkpoints(context.store, run.fingerprint) if each.name not in seen]
         fresh: list[StudentWeights] = ranks.broadcast(found if ranks.is_first else None)

@@ -8,7 +8,7 @@ from torch import Tensor
 from stages.components.report.even_sample import choose_queries
 from stages.components.report.thumbnails import Thumbnails
 from stages.evaluate.metrics.zero_shot import per_class_top1
-from stages.evaluate.page.gallery import ClassAccuracy, ClassExample, Confusion, TakenFor
+from stages.evaluate.page.gallery import ClassAccuracy, ClassExample, ConfusedClass, Confusion
 
 _NUM_EXAMPLES = 12
 _NUM_CONFUSIONS, _NUM_TAKEN_FOR, _NUM_WRONG = 8, 4, 4
@@ -66,17 +66,17 @@ def worst_confusions(classes: ScoredClasses) -> tuple[Confusion, ...]:
     return tuple(
         Confusion(
             accuracy=ClassAccuracy(classes.names[number], float(top1[number]), int(counts[number])),
-            taken_for=_taken_for(classes, predicted[classes.labels == number]),
+            taken_for=_confused_classes(classes, predicted[classes.labels == number]),
             examples=_wrong_examples(classes, number),
         )
         for number in worst
     )
 
 
-def _taken_for(classes: ScoredClasses, predicted: Tensor) -> tuple[TakenFor, ...]:
+def _confused_classes(classes: ScoredClasses, predicted: Tensor) -> tuple[ConfusedClass, ...]:
     shares = 100 * torch.bincount(predicted, minlength=len(classes.names)).double() / len(predicted)
     order = shares.argsort(descending=True, stable=True)[:_NUM_TAKEN_FOR].tolist()
-    return tuple(TakenFor(classes.names[number], float(shares[number])) for number in order if shares[number])
+    return tuple(ConfusedClass(classes.names[number], float(shares[number])) for number in order if shares[number])
 
 
 def _wrong_examples(classes: ScoredClasses, number: int) -> tuple[ClassExample, ...]:

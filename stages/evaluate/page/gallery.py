@@ -89,7 +89,7 @@ class ClassAccuracy:
 
 
 @dataclass(frozen=True)
-class TakenFor:
+class ConfusedClass:
     """A class that images of another are taken for, and their share of that other class, a percentage."""
 
     class_name: str
@@ -101,7 +101,7 @@ class Confusion:
     """What the images of a class are taken for, the most frequent first, and some that are taken for another class."""
 
     accuracy: ClassAccuracy
-    taken_for: tuple[TakenFor, ...]
+    taken_for: tuple[ConfusedClass, ...]
     examples: tuple[ClassExample, ...]
 
 

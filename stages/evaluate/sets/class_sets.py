@@ -1,7 +1,7 @@
 """Read class sets: from folders that are given one by one, and from a data folder of sets that are known by name."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
@@ -9,9 +9,9 @@ from pipeline.store.file_digests import FileDigests
 from stages.components.images.opening import identify_images
 from stages.components.images.packed_image_set import Pack, find_packed
 from stages.evaluate.sets.datasets import Absent, FoundSet, PackedImages, find_sets, unpack
+from stages.evaluate.sets.datasets.names import name_class_folders
 from stages.evaluate.sets.evaluation_sets import ClassSet, LabelledSet, labelled_digest
 from stages.evaluate.sets.image_folder import ImageFolder, read_image_folder, read_splits, split_name
-from stages.evaluate.sets.prompts import class_name_from_folder
 from stages.evaluate.task_names import CLASS_TASKS, NEED_TRAIN
 
 
@@ -24,18 +24,22 @@ class ClassSetReader:
         image_identity: How images are identified, as `identify_images` takes it.
         cache: Folder for the unpacked images of sets that come in a file format of their own.
         packs: Packs to read images from; each split is read from the first that has all of its images.
+        names_files: File that names the class folders of a set, by the set's name; that of any other set under "".
+        imagenet_names: Source of ImageNet's class names.
     """
 
     file_digests: FileDigests
     image_identity: str
     cache: Path
     packs: Sequence[Pack] = ()
+    names_files: Mapping[str, Path] = field(default_factory=dict)
+    imagenet_names: str = "auto"
 
     def test_folder(self, argument: str) -> ClassSet:
         """Read ``FOLDER`` or ``NAME=FOLDER`` with one sub-folder per class.
 
         Raises:
-            ProtoRKDError: as `read_image_folder`.
+            ProtoRKDError: as `read_image_folder` and `name_class_folders`.
         """
         name, folder = split_name(argument)
         return self._class_set(test=read_image_folder(folder, name=name))
@@ -44,7 +48,7 @@ class ClassSetReader:
         """Read ``FOLDER`` or ``NAME=FOLDER`` with train/ and test/ (or val/).
 
         Raises:
-            ProtoRKDError: as `read_splits`.
+            ProtoRKDError: as `read_splits` and `name_class_folders`.
         """
         name, folder = split_name(argument)
         train, test = read_splits(folder, name=name)
@@ -62,12 +66,16 @@ class ClassSetReader:
             mean_per_class=found_set.mean_per_class,
             train=self._split(found_set.train),
             test=self._split(found_set.test),
+            names_origin=found_set.names_origin,
         )
 
     def _class_set(self, *, test: ImageFolder, train: ImageFolder | None = None) -> ClassSet:
+        file = self.names_files.get(test.name, self.names_files.get(""))
+        named = name_class_folders(test.classes, test.root, file=file, imagenet_names=self.imagenet_names)
         return ClassSet(
             name=test.name,
-            class_names=tuple(class_name_from_folder(folder) for folder in test.classes),
+            class_names=tuple(named.by_folder[folder] for folder in test.classes),
+            names_origin=named.origin,
             train=self._split(train),
             test=self._split(test),
         )
@@ -83,7 +91,12 @@ class ClassSetReader:
 
 
 def find_named_sets(
-    root: Path, *, names: tuple[str, ...], tasks: tuple[str, ...], imagenet_names: str
+    root: Path,
+    *,
+    names: tuple[str, ...],
+    tasks: tuple[str, ...],
+    imagenet_names: str,
+    names_files: Mapping[str, Path],
 ) -> tuple[list[FoundSet], list[Absent]]:
     """Find the known sets, and other folders of class folders, below a folder.
 
@@ -92,12 +105,13 @@ def find_named_sets(
         names: Names of the sets; none means all that are there.
         tasks: Tasks that are to be done; training images are listed only for those that need them.
         imagenet_names: Source of ImageNet's class names.
+        names_files: File that names the class folders of a set, by the set's name.
 
     Raises:
         ProtoRKDError: as `find_sets`.
     """
     splits = ("train", "test") if NEED_TRAIN & set(tasks) else ("test",)
-    return find_sets(root, names=names, splits=splits, imagenet_names=imagenet_names)
+    return find_sets(root, names=names, splits=splits, imagenet_names=imagenet_names, names_files=names_files)
 
 
 def possible_tasks(class_set: ClassSet, wanted: tuple[str, ...]) -> tuple[str, ...]:

@@ -65,6 +65,7 @@ class ClassSet:
         mean_per_class: Whether accuracy on this set is by convention the mean over its classes.
         train: Training images for probes and nearest neighbours, or None.
         test: Images to measure on, or None.
+        names_origin: Words that say where the names of the classes come from, or "".
     """
 
     name: str
@@ -72,6 +73,7 @@ class ClassSet:
     mean_per_class: bool = False
     train: LabelledSet | None = None
     test: LabelledSet | None = None
+    names_origin: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
-"""Class names and the prompts that they are put into."""
+"""The prompts that class names are put into."""
 
 import importlib.util
-import re
 import runpy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +35,6 @@ SET_TEMPLATES: dict[str, tuple[str, ...]] = {
     "sun397": ("{}", "a photo of a {}", "a place: {}", "the scene in this picture is a {}"),
 }
 """Templates of the sets whose classes need other words around them; all others use `TEMPLATES`."""
-
-_CODE = re.compile(r"n\d{8}$|\d{2,}[. -]\s*[^\W\d]")
 
 PROMPTS = ("own", "open-clip")
 
@@ -92,23 +88,3 @@ def fill(template: str, class_name: str) -> str:
             'Write it like --template "a photo of a {}".'
         )
     return template.replace("{}", class_name)
-
-
-def code_names(class_names: Sequence[str]) -> list[str]:
-    """List the class names that are codes or carry a number, which no caption does: WordNet ids, ``001.Albatross``.
-
-    Example:
-        >>> code_names(("n01440764", "001.Black footed Albatross", "jet plane", "7"))
-        ['n01440764', '001.Black footed Albatross']
-    """
-    return [name for name in class_names if _CODE.match(name)]
-
-
-def class_name_from_folder(folder_name: str) -> str:
-    """Read a class name from its folder's name.
-
-    Example:
-        >>> class_name_from_folder("jet_plane")
-        'jet plane'
-    """
-    return " ".join(folder_name.replace("_", " ").split())

@@ -1,5 +1,6 @@
 """Read the sets that options request, each with its tasks, and report those that are absent or cannot be read."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from pipeline.stage import Context
 from stages.components.images.packed_image_set import Pack, PackedImageSet
 from stages.evaluate.sets.class_sets import ClassSetReader, find_named_sets, merge_class_sets, possible_tasks
 from stages.evaluate.sets.datasets import Absent, download
+from stages.evaluate.sets.datasets.folder_names import SYNSET, code_names
+from stages.evaluate.sets.datasets.name_files import name_files
 from stages.evaluate.sets.evaluation_sets import (
     ClassSet,
     RequestedSet,
@@ -21,7 +24,7 @@ from stages.evaluate.sets.evaluation_sets import (
     read_retrieval_set,
     read_sts_set,
 )
-from stages.evaluate.sets.prompts import code_names, fill, templates_for
+from stages.evaluate.sets.prompts import fill, templates_for
 from stages.evaluate.task_names import CLASS_TASKS, OPTION_TASKS, RETRIEVAL_TASKS, STS_TASKS, choose, wanted_tasks
 
 if TYPE_CHECKING:
@@ -78,15 +81,10 @@ def read_requested_sets(inputs: "EvaluateInputs", params: "EvaluateParams", cont
     merged = merge_class_sets(classes)
     names = [[each.name for each in retrieval], [each.name for each, _ in merged], [each.name for each in sts]]
     check_names([name for kind in names for name in kind])
+    if not unread_classes:
+        _check_names_files(inputs, names[1])
     readable = {f"retrieval {each.name}": RequestedSet(each, choose(RETRIEVAL_TASKS, wanted)) for each in retrieval}
-    for class_set, tasks in merged:
-        chosen = choose(tasks, wanted)
-        templates = params.template or templates_for(class_set.name, prompts=params.prompts)
-        if "zero_shot" in chosen:
-            _warn_of_codes(class_set, templates)
-        readable[f"classes {class_set.name}"] = RequestedSet(
-            class_set, chosen, templates=templates if "zero_shot" in chosen else ()
-        )
+    readable |= _requested_classes(merged, params, wanted)
     readable |= {f"sts {each.name}": RequestedSet(each, choose(STS_TASKS, wanted)) for each in sts}
     readable = {name: each for name, each in readable.items() if each.tasks}
     if not readable and not unread:
@@ -99,17 +97,62 @@ def read_requested_sets(inputs: "EvaluateInputs", params: "EvaluateParams", cont
     return RequestedSets(readable, {f"unread {each.name}": each for each in unread}, tuple(absent))
 
 
-def _warn_of_codes(class_set: ClassSet, templates: Sequence[str]) -> None:
-    """Warn where prompts would ask for the codes in folders' names, in half of the classes or more."""
-    codes = code_names(class_set.class_names)
-    if 2 * len(codes) >= len(class_set.class_names):
+def _requested_classes(
+    class_sets: ClassSets, params: "EvaluateParams", wanted: frozenset[str]
+) -> dict[str, RequestedSet]:
+    """Choose tasks and prompts of class sets, and say what their figures may hide."""
+    requested: dict[str, RequestedSet] = {}
+    for class_set, tasks in class_sets:
+        if len(class_set.class_names) == 1:
+            log.warning(
+                "evaluate: %s has one class, %r, so every answer is right. Are its images in folders by class?",
+                class_set.name,
+                class_set.class_names[0],
+            )
+        chosen = choose(tasks, wanted)
+        templates = params.template or templates_for(class_set.name, prompts=params.prompts)
+        if "zero_shot" in chosen:
+            _tell_of_names(class_set, templates)
+        requested[f"classes {class_set.name}"] = RequestedSet(
+            class_set, chosen, templates=templates if "zero_shot" in chosen else ()
+        )
+    return requested
+
+
+def _tell_of_names(class_set: ClassSet, templates: Sequence[str]) -> None:
+    """Say where class names come from, and warn of those that prompts cannot ask for: codes, and one name for two."""
+    names = class_set.class_names
+    if class_set.names_origin:
+        log.info(
+            "evaluate: %s: classes have the names %s, such as %r", class_set.name, class_set.names_origin, names[0]
+        )
+    codes = code_names(names)
+    if 2 * len(codes) >= len(names) or any(SYNSET.match(name) for name in codes):
         log.warning(
-            "evaluate: %s: %d of %d classes are called by a code, so that prompts ask for %r. Rename their folders to "
-            "what they show (ImageNet's ids have names below --eval-data-dir); --template changes the words around.",
+            "evaluate: %s: %d of %d classes are called by a code, so that prompts ask for %r. Pass --class-names with "
+            "a file that says what they show; --template changes the words around.",
             class_set.name,
             len(codes),
-            len(class_set.class_names),
+            len(names),
             fill(next((each for each in templates if each != "{}"), "{}"), codes[0]),
+        )
+    [(name, times)] = Counter(names).most_common(1)
+    if times > 1:
+        log.warning(
+            "evaluate: %s: %d classes are called %r, so that no prompt tells them apart. Name them by --class-names.",
+            class_set.name,
+            times,
+            name,
+        )
+
+
+def _check_names_files(inputs: "EvaluateInputs", names: Sequence[str]) -> None:
+    """Refuse a file of class names that no set has use for."""
+    unused = sorted(name_files(inputs.class_names).keys() - {"", *names})
+    if unused:
+        raise ProtoRKDError(
+            f"--class-names must name a set of class folders that is measured; got {unused[0]!r}. "
+            f"Sets: {', '.join(names) or 'none'}."
         )
 
 
@@ -135,6 +178,11 @@ def _check_given(inputs: "EvaluateInputs", params: "EvaluateParams") -> None:
         raise ProtoRKDError("--dataset and --download must go with --eval-data-dir; got none. Pass the folder.")
     if inputs.download and not inputs.dataset:
         raise ProtoRKDError("--download must go with --dataset, which says what to fetch; got none. Name the sets.")
+    if "" in name_files(inputs.class_names) and not (inputs.zero_shot or inputs.knn or inputs.linear_probe):
+        raise ProtoRKDError(
+            "--class-names FILE must go with --zero-shot, --knn or --linear-probe; got none. Write SET=FILE for a set "
+            "of --eval-data-dir."
+        )
     for template in params.template:
         fill(template, "")
 
@@ -143,7 +191,14 @@ def _class_sets(
     inputs: "EvaluateInputs", params: "EvaluateParams", context: Context, packs: Sequence[Pack]
 ) -> tuple[ClassSets, list[UnreadSet], list[Absent]]:
     """Read the class sets; return those that could be read, those that could not, and those that are not there."""
-    reader = ClassSetReader(context.file_digests, inputs.image_identity, context.store.root / _UNPACKED, packs)
+    reader = ClassSetReader(
+        context.file_digests,
+        inputs.image_identity,
+        context.store.root / _UNPACKED,
+        packs,
+        names_files=name_files(inputs.class_names),
+        imagenet_names=params.imagenet_names,
+    )
     by_option = {
         "zero_shot": (inputs.zero_shot, reader.test_folder),
         "knn": (inputs.knn, reader.splits_folder),
@@ -169,7 +224,13 @@ def _known_sets(
         for name in inputs.dataset:
             download(name, root)
     tasks = choose(CLASS_TASKS, wanted_tasks(params.task))
-    found, absent = find_named_sets(root, names=inputs.dataset, tasks=tasks, imagenet_names=params.imagenet_names)
+    found, absent = find_named_sets(
+        root,
+        names=inputs.dataset,
+        tasks=tasks,
+        imagenet_names=params.imagenet_names,
+        names_files=reader.names_files,
+    )
     untested = [each for each in found if each.test is None]
     absent += [Absent(each.name, (each.place,), "It holds training images alone.") for each in untested]
     by_name = {each.name: each for each in found if each.test is not None}

@@ -31,7 +31,7 @@ def sign_flip_p_value(gains: Values, *, seed: int, num_permutations: int = NUM_P
     if np.ptp(sizes) <= _ROUNDING * sizes.max():
         return _fair_coin_p_value(int(np.count_nonzero(gains > 0)), int(np.count_nonzero(gains < 0)))
     observed = abs(float(gains.sum()))
-    tosses = _tosses(len(sizes), seed=seed, num_permutations=num_permutations)
+    tosses = _coin_flips(len(sizes), seed=seed, num_permutations=num_permutations)
     sums = np.concatenate([2 * (heads @ sizes) - sizes.sum() for heads in tosses])
     return _share_at_least(np.abs(sums), observed, scale=float(sizes.sum()))
 
@@ -53,7 +53,7 @@ def swap_p_value(
     """
     observed = abs(float(np.median(second) - np.median(first)))
     sizes = []
-    for heads in _tosses(int(groups.max()) + 1, seed=seed, num_permutations=num_permutations):
+    for heads in _coin_flips(int(groups.max()) + 1, seed=seed, num_permutations=num_permutations):
         swapped = heads[:, groups] > 0  # (block, values)
         one, other = np.where(swapped, second, first), np.where(swapped, first, second)
         sizes.append(np.abs(np.median(other, axis=1) - np.median(one, axis=1)))
@@ -91,7 +91,7 @@ def _share_at_least(sizes: Values, observed: float, *, scale: float) -> float:
     return float((1 + np.count_nonzero(sizes >= observed - _ROUNDING * scale)) / (1 + len(sizes)))
 
 
-def _tosses(num_pictures: int, *, seed: int, num_permutations: int) -> Iterator[Values]:
+def _coin_flips(num_pictures: int, *, seed: int, num_permutations: int) -> Iterator[Values]:
     """Yield a coin toss per image and permutation, in blocks: (block, images), 0 or 1."""
     generator = np.random.default_rng(seed)
     block = max(1, _MAX_DRAWS // num_pictures)

@@ -67,7 +67,7 @@ def write_card(out: Path, params: "ExportParams", *, lineage: Lineage, evaluatio
         license=params.license,
     )
     head = _front_matter(params, lineage=lineage, title=title, figures=figures)
-    write_unsynced(out / CARD_NAME, f"---\n{head}\n---\n\n{_squeeze(text)}".encode())
+    write_unsynced(out / CARD_NAME, f"---\n{head}\n---\n\n{_collapse_blank_lines(text)}".encode())
 
 
 def escape(value: Any) -> str:
@@ -166,5 +166,5 @@ def _rounded(value: float) -> float:
     return round(float(value), 3)
 
 
-def _squeeze(text: str) -> str:
+def _collapse_blank_lines(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

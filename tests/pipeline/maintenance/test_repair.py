@@ -40,7 +40,7 @@ def context(toy):
 
 @pytest.fixture
 def made(toy, context, monkeypatch):
-    """An artifact of a request that names its input by a relative path."""
+    """Return an artifact of a request that names its input by a relative path."""
     monkeypatch.chdir(toy.source.parent)
     artifact = make(context, source=Path(toy.source.name))
     monkeypatch.chdir("/")
@@ -53,7 +53,7 @@ def make(context, *, source, **params):
 
 
 def is_whole(artifact):
-    """Whether what lies there now is what its record says now."""
+    """Tell whether what lies there now is what its record says now."""
     return artifact_problems(Artifact(artifact.path, ArtifactRecord.read(artifact.path))) == {}
 
 

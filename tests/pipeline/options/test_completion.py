@@ -22,7 +22,7 @@ cli.main()
 
 
 def complete(*words, begun="", shell="bash"):
-    """What a shell would offer after ``words``, and what the process had imported by then."""
+    """Return what a shell would offer after ``words``, and what the process had imported by then."""
     line = {"COMP_WORDS": " ".join(["protorkd", *map(str, words), begun]), "COMP_CWORD": str(len(words) + 1)}
     environment = os.environ | line | {"_PROTORKD_COMPLETE": f"{shell}_complete", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -13,7 +13,7 @@ from pipeline.store.file_digests import FileDigests
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Which files are read, in order; every change counts as long past."""
+    """List the files that are read, in order; every change counts as long past."""
     read = []
 
     def count(path):

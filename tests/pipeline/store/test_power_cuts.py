@@ -26,7 +26,7 @@ def toy(tmp_path, monkeypatch):
 
 @pytest.fixture(params=[4, pytest.param(1, marks=pytest.mark.slow)], ids=["a fourth", "all"])
 def every(request):
-    """One of so many states is opened."""
+    """Open one of so many states."""
     return request.param
 
 

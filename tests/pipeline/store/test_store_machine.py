@@ -71,7 +71,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(scale=st.sampled_from([1.0, 2.0]), parts=st.integers(0, 2))
     def fail(self, scale, parts):
-        """The stage raises in the middle."""
+        """Raise in the middle of the stage."""
         try:
             outcome = self.run_toy(scale, fail_after=parts)
         except RuntimeError:  # as asked
@@ -81,7 +81,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(scale=st.sampled_from([1.0, 2.0]), force=st.booleans(), name=st.sampled_from(["seal", "publish", "fsync"]))
     def kill_in_commit(self, scale, force, name):
-        """The process dies before the record, between record and rename, or within the commit's waits for the disk."""
+        """Let the process die before the record, between record and rename, or in the commit's waits for the disk."""
 
         def cut(*args, **options):
             raise Cut

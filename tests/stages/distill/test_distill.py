@@ -44,13 +44,13 @@ def assert_same(outcome: dict[str, Any], undisturbed: dict[str, Any]) -> None:
 
 @pytest.fixture
 def own_images(encoded: Pairs, tmp_path: Path) -> Path:
-    """A copy of the images that a test may spoil."""
+    """Return a copy of the images that a test may spoil."""
     return shutil.copytree(encoded.root, tmp_path / "own")
 
 
 @pytest.fixture(scope="module")
 def resnet(encoded_session: tuple[Path, Pairs], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A trained resnet18; to import the teacher on the way is an error."""
+    """Return a trained resnet18; to import the teacher on the way is an error."""
     store = shutil.copytree(encoded_session[0], tmp_path_factory.mktemp("resnet") / "store")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "stages.components.teacher.teacher", None)

@@ -36,7 +36,7 @@ def resized(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def pack(encoded: Pairs, run_cli: Cli) -> str:
-    """A raw one."""
+    """Make a raw pack."""
     fingerprint: str = run_cli("pack", "--manifest", encoded.manifest, "--format", "raw")["fingerprint"]
     return fingerprint
 

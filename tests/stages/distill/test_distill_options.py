@@ -42,19 +42,19 @@ def metrics_of(outcome: dict[str, Any]) -> list[dict[str, float]]:
 
 
 def first_weights(student: str) -> dict[str, Tensor]:
-    """What a student starts from under the default seed."""
+    """Return what a student starts from under the default seed."""
     torch.manual_seed(0)
     return dict(build_student(student, embedding_dim=16, image_size=32).state_dict())
 
 
 def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    """Which parts of a student differ: "backbone", "head"."""
+    """List the parts of a student that differ: "backbone", "head"."""
     return {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
 
 
 @pytest.fixture
 def other_cli(encoded: Pairs, store: Path, tmp_path: Path) -> Cli:
-    """A second store with the same embeddings."""
+    """Return a second store with the same embeddings."""
     return Cli(shutil.copytree(store, tmp_path / "other"))
 
 

@@ -24,7 +24,7 @@ NUM = 24
 
 @pytest.fixture
 def image_pairs(trained: Any, encoded_session: tuple[Path, Pairs], tmp_path: Path) -> Pairs:
-    """The 24 images of the training, where a test may change them."""
+    """Return the 24 images of the training, where a test may change them."""
     known = encoded_session[1]
     root = shutil.copytree(known.root, tmp_path / "pictures")
     return Pairs(root, root / "pairs.tsv", known.images, known.captions)

@@ -22,7 +22,7 @@ EVALUATE = ("evaluate", "--device", "cpu", "--workers", 0)
 
 @pytest.fixture
 def image_pairs(encoded_session: tuple[Path, Pairs], tmp_path: Path) -> Pairs:
-    """The 24 images that the student was trained on, in a folder that the test may change."""
+    """Return the 24 images that the student was trained on, in a folder that the test may change."""
     pairs = encoded_session[1]
     root = shutil.copytree(pairs.root, tmp_path / "set")
     return Pairs(root, root / "pairs.tsv", pairs.images, pairs.captions)
@@ -30,7 +30,7 @@ def image_pairs(encoded_session: tuple[Path, Pairs], tmp_path: Path) -> Pairs:
 
 @pytest.fixture
 def classes(tmp_path: Path) -> Path:
-    """A folder of class folders with train/ and test/: six colours, an image of each shape."""
+    """Return a folder of class folders with train/ and test/: six colours, an image of each shape."""
     root = tmp_path / "shapes"
     for split in ("train", "test"):
         for colour in COLOURS[:6]:

@@ -50,7 +50,7 @@ cli.main()
 
 @pytest.fixture
 def pairs(encoded_session: tuple[Path, Pairs]) -> Pairs:
-    """The 24 images that the student was trained on."""
+    """Return the 24 images that the student was trained on."""
     return encoded_session[1]
 
 

@@ -22,13 +22,13 @@ EVALUATE = ("evaluate", "--device", "cpu", "--workers", 0, "--num-resamples", 10
 
 @pytest.fixture
 def pairs(encoded_session: tuple[Path, Pairs]) -> Pairs:
-    """The 24 images that the student was trained on."""
+    """Return the 24 images that the student was trained on."""
     return encoded_session[1]
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data folder with one set of class folders: six colours, an image of each shape in train/ and two in test/."""
+    """Make a data folder of one set of class folders: six colours, an image of each shape in train/, two in test/."""
     root = tmp_path / "data"
     for split, shapes in (("train", SHAPES), ("test", SHAPES[:2])):
         for colour in COLOURS[:6]:

@@ -52,7 +52,7 @@ def classified(task: str, name: str = "pets", **more: Any) -> dict[str, Any]:
 
 
 def evaluation(**entries: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    """A report of these checkpoints, and their entries."""
+    """Return a report of these checkpoints, and their entries."""
     checkpoints = [
         {
             "name": name,

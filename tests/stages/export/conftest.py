@@ -26,7 +26,7 @@ def exported_session(
 
 @pytest.fixture
 def exported(exported_session: Exported, store: Path) -> Exported:
-    """The same, in this test's own store."""
+    """Return the same, in this test's own store."""
     shutil.copytree(exported_session.store, store)
     folder = store / exported_session.folder.relative_to(exported_session.store)
     return Exported(store, folder, exported_session.outcome, exported_session.pairs)
@@ -34,7 +34,7 @@ def exported(exported_session: Exported, store: Path) -> Exported:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A model hub on the loopback interface, which huggingface_hub is led to with a token."""
+    """Yield a model hub on the loopback interface, which huggingface_hub is led to with a token."""
     from huggingface_hub import constants
 
     class Handler(BaseHTTPRequestHandler):

@@ -178,7 +178,7 @@ def test_export__writes_a_teacher_of_half_precision_in_float32(
 OWN_POOLING = """
 from sentence_transformers.base.modules import Module
 
-class LastWord(Module):
+class LastToken(Module):
     config_keys = []
 
     def forward(self, features):
@@ -199,9 +199,9 @@ class LastWord(Module):
 
 def test_export__takes_a_teachers_own_code_along(run_cli: Cli, pairs_folder, bert_folder: Path, tmp_path: Path) -> None:
     teacher = shutil.copytree(bert_folder, tmp_path / "teacher")
-    (teacher / "last_word.py").write_text(OWN_POOLING)
+    (teacher / "last_token.py").write_text(OWN_POOLING)
     modules = json.loads((teacher / "modules.json").read_text())
-    modules[1]["type"] = "last_word.LastWord"
+    modules[1]["type"] = "last_token.LastToken"
     (teacher / "modules.json").write_text(json.dumps(modules))
     pairs = pairs_folder(24, 40)
     run_cli("encode-teacher", "--manifest", pairs.manifest, "--teacher", teacher, "--trust-remote-code")

@@ -93,7 +93,7 @@ UNASKED: dict[str, tuple[str, str]] = {
 
 @pytest.fixture(scope="module")
 def gathered(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of them gathered at once."""
+    """Return all of them gathered at once."""
     root = tmp_path_factory.mktemp("gathered")
     table = write_table(root / "table.tsv", [*map(server.url, OUTCOMES), *UNASKED])
     with pytest.MonkeyPatch.context() as patch:
@@ -394,7 +394,7 @@ def run_without_network(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """Names and the addresses they have, one after the other; 127.0.0.1 passes for a public one."""
+    """Give names their addresses, one after the other; 127.0.0.1 passes for a public one."""
     known: dict[str, list[str]] = {}
 
     def look_up(host: str, *_: object, **__: object) -> list[Any]:

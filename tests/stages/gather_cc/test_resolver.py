@@ -17,7 +17,7 @@ from stages.gather_cc.resolver import CachedResolver
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each name was looked up; the name says what comes of it."""
+    """Return how often each name was looked up; the name says what comes of it."""
     counts: Counter[str] = Counter()
 
     def look_up(host: str, *_: object, **__: object) -> list[Any]:

@@ -63,7 +63,7 @@ def wait_for_blocks(process: "subprocess.Popen[str]", output: Path, number: int)
 
 
 def end_state(output: Path) -> tuple[list[dict[str, Any]], bytes, dict[str, bytes]]:
-    """All that a call leaves, but for how long it took."""
+    """Return all that a call leaves, but for how long it took."""
     rows = [{name: value for name, value in row.items() if name != "seconds"} for row in status_of(output)]
     images = {path.relative_to(output).as_posix(): path.read_bytes() for path in output.rglob("*.jpg")}
     return rows, (output / "manifest.tsv").read_bytes(), images

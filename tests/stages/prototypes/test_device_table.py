@@ -81,7 +81,7 @@ class Device:
 
 
 def noted(num_blocks: int, monkeypatch: pytest.MonkeyPatch, *, stop_after: int | None = None) -> list[tuple[str, Any]]:
-    """The log of a pass over so many blocks; what is queued on a block is called use."""
+    """Return the log of a pass over so many blocks; what is queued on a block is called use."""
     fake = Device()
     monkeypatch.setattr(torch, "get_device_module", lambda device: fake)
     monkeypatch.setattr(device_table, "_BLOCK_NUMBERS", 4)

@@ -30,14 +30,14 @@ NUM_KNOWN = 4 * 92
 
 @pytest.fixture(autouse=True)
 def command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stage as a subcommand, whether or not the command line lists it."""
+    """Return the stage as a subcommand, whether or not the command line lists it."""
     monkeypatch.setitem(cli.cli.commands, STAGE.name, stage_command(STAGE))
     monkeypatch.setitem(cli.why.commands, STAGE.name, why_command(STAGE))
 
 
 @pytest.fixture
 def shapes(run_cli: Cli, write_manifest: Write, word_vectors: Path) -> Path:
-    """An artifact of captions in two shards, two of which the teacher knows no word of."""
+    """Return an artifact of captions in two shards, two of which the teacher knows no word of."""
     manifest = write_manifest(["unheard", *KNOWN_CAPTIONS, "of"])
     outcome = run_cli("encode-teacher", "--manifest", manifest, "--teacher", word_vectors, "--shard-rows", 256)
     return Path(outcome["path"])

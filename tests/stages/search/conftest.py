@@ -19,6 +19,6 @@ def embedded_session(
 
 @pytest.fixture
 def embedded(embedded_session: Embedded, store: Path) -> Embedded:
-    """The same, in this test's own store."""
+    """Return the same, in this test's own store."""
     shutil.copytree(embedded_session.store, store)
     return Embedded(store, embedded_session.images, embedded_session.outcome)

@@ -1,6 +1,7 @@
 """The catalogue of sets that are known by name, the layouts that each may have, and the search for them."""
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def find_sets(
     names: tuple[str, ...] = (),
     splits: tuple[str, ...] = SPLITS,
     imagenet_names: str = "auto",
+    names_files: Mapping[str, Path] = {},
 ) -> tuple[list[FoundSet], list[Absent]]:
     """Find sets below a folder, each as class folders under its name or in the layout of torchvision's dataset class.
 
@@ -81,13 +83,14 @@ def find_sets(
             default all of the catalogue, and every other folder that has test images in class folders.
         splits: Splits to list; training images that no task asks for, such as ImageNet's million, cost time.
         imagenet_names: Source of ImageNet's class names, as `names.imagenet_names` takes it.
+        names_files: File that names the class folders of a set, by the set's name.
 
     Returns:
         The sets that are there, and those that are absent or incomplete, with the reason.
 
     Raises:
-        ProtoRKDError: the root is no folder, a name is neither in the catalogue nor a folder below it, or ImageNet's
-            names cannot be read from the chosen source.
+        ProtoRKDError: the root is no folder, a name is neither in the catalogue nor a folder below it, ImageNet's
+            names cannot be read from the chosen source, or a file of names fits no class folders of its set.
     """
     if not root.is_dir():
         raise ProtoRKDError(f"--eval-data-dir must be a folder; got {root}, which is none. Check the path.")
@@ -97,7 +100,10 @@ def find_sets(
     absent: list[Absent] = []
     for name in dict.fromkeys(names or (*KNOWN_SETS, *_other_sets(root))):
         known = KNOWN_SETS.get(name) or _named_folder(root, name)
-        result = _find(root, known, Wanted(name=name, splits=splits, imagenet_names=imagenet_names))
+        wanted = Wanted(name, splits=splits, imagenet_names=imagenet_names, names_file=names_files.get(name))
+        result = _find(root, known, wanted)
+        if wanted.names_file is not None:
+            _check_named(result, wanted.names_file)
         if isinstance(result, FoundSet):
             present.append(result)
         else:
@@ -125,6 +131,7 @@ def _find(root: Path, known: KnownSet, wanted: Wanted) -> FoundSet | Absent:
                     mean_per_class=known.mean_per_class,
                     train=contents.splits.get("train"),
                     test=contents.splits.get("test"),
+                    names_origin=contents.names_origin,
                 )
     if not reasons and own.is_dir():
         reasons[own] = f"{own} must hold {' or '.join(wanted.splits)} images in class folders; got none."
@@ -140,6 +147,21 @@ def _read(place: Path, reader: Reader, wanted: Wanted) -> Contents | None:
             f"{place} must lie as the authors of {wanted.name} or torchvision lay it out; got {error!r} in reading it. "
             "Extract its archive again."
         ) from error
+
+
+def _check_named(result: FoundSet | Absent, names_file: Path) -> None:
+    """Refuse a file of names that names nothing."""
+    if isinstance(result, Absent):
+        if not any(place.is_dir() for place in result.places):
+            return  # another option may have a set of this name
+        raise ProtoRKDError(
+            f"--class-names must name the classes of a set that is there. {result.name}: {result.reason}"
+        )
+    if not result.names_origin:
+        raise ProtoRKDError(
+            f"--class-names must go with class folders; got {names_file} for {result.name}, which lies at "
+            f"{result.place} in a format that names its classes. Leave it out."
+        )
 
 
 def _other_sets(root: Path) -> list[str]:

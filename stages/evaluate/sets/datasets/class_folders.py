@@ -9,28 +9,34 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from stages.components.images.listing import IMAGE_SUFFIXES, Listing, is_image, tell_of_others
 from stages.evaluate.sets.datasets.description import Contents, Reader, Wanted, labelled_folder
-from stages.evaluate.sets.datasets.names import known_names, name_folders, name_imagenet_folders
+from stages.evaluate.sets.datasets.names import (
+    FolderNames,
+    known_names,
+    name_class_folders,
+    name_folders,
+    name_imagenet_folders,
+)
 from stages.evaluate.sets.image_folder import SPLIT_NAMES
 
-NameFolders = Callable[[Sequence[str], Path, Wanted], dict[str, str]]
+NameFolders = Callable[[Sequence[str], Path, Wanted], FolderNames]
 
 _Images = dict[str, list[str]]
 """For each class folder its images, as paths below the set's folder."""
 
 
-def by_folder_names(folders: Sequence[str], place: Path, wanted: Wanted) -> dict[str, str]:
-    """Name classes after their folders."""
-    return name_folders(folders)
+def by_folder_names(folders: Sequence[str], place: Path, wanted: Wanted) -> FolderNames:
+    """Name classes by the file that is given for them, or after their folders."""
+    return name_class_folders(folders, place, file=wanted.names_file, imagenet_names=wanted.imagenet_names)
 
 
-def by_known_names(folders: Sequence[str], place: Path, wanted: Wanted) -> dict[str, str]:
+def by_known_names(folders: Sequence[str], place: Path, wanted: Wanted) -> FolderNames:
     """Name classes by the list that this package brings for the set."""
-    return name_folders(folders, known_names(wanted.name))
+    return FolderNames(name_folders(folders, known_names(wanted.name)))
 
 
-def by_imagenet_names(folders: Sequence[str], place: Path, wanted: Wanted) -> dict[str, str]:
+def by_imagenet_names(folders: Sequence[str], place: Path, wanted: Wanted) -> FolderNames:
     """Name classes by ImageNet's list."""
-    return name_imagenet_folders(folders, place, source=wanted.imagenet_names)
+    return FolderNames(name_imagenet_folders(folders, source=wanted.imagenet_names))
 
 
 def split_reader(
@@ -120,9 +126,9 @@ def _contents(place: Path, wanted: Wanted, naming: NameFolders, by_split: dict[s
                 f"All splits of {place} must hold the same classes; got no {split} images of {lacking[0]!r}"
                 f"{f' and of {len(lacking) - 1} more' if len(lacking) > 1 else ''}. Extract its archive again."
             )
-    names = naming(sorted(folders), place, wanted)
-    labels = {folder: label for label, folder in enumerate(names)}
-    class_names = tuple(names.values())
+    named = (by_folder_names if wanted.names_file else naming)(sorted(folders), place, wanted)
+    labels = {folder: label for label, folder in enumerate(named.by_folder)}
+    class_names = tuple(named.by_folder.values())
     splits = {
         split: labelled_folder(
             wanted.name,
@@ -132,7 +138,7 @@ def _contents(place: Path, wanted: Wanted, naming: NameFolders, by_split: dict[s
         )
         for split, classes in by_split.items()
     }
-    return Contents(class_names=class_names, splits=splits)
+    return Contents(class_names=class_names, splits=splits, names_origin=named.origin)
 
 
 def _subfolders(folder: Path) -> list[str]:

@@ -46,6 +46,7 @@ class FoundSet:
         mean_per_class: Whether accuracy on this set is by convention the mean over its classes.
         train: Training images for probes and nearest neighbours, validation images included; None where there are none.
         test: Test images for every task; all images of a set that has no splits of its own.
+        names_origin: Words that say where the names of the classes come from, or "".
     """
 
     name: str
@@ -54,6 +55,7 @@ class FoundSet:
     mean_per_class: bool
     train: ImageFolder | PackedImages | None
     test: ImageFolder | PackedImages | None
+    names_origin: str = ""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -84,19 +86,25 @@ class Wanted:
         name: Name of the set.
         splits: Splits to list: train, test or both.
         imagenet_names: Source of ImageNet's class names, as `imagenet_names` takes it.
+        names_file: File that names the class folders, or None.
     """
 
     name: str
     splits: tuple[str, ...] = SPLITS
     imagenet_names: str = "auto"
+    names_file: Path | None = None
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a reader found at a place: names of the classes in label order, and the images of each split."""
+    """What a reader found at a place: names of the classes in label order, and the images of each split.
+
+    Where the names are not those of a known set, and not those of the folders as they are, words say their origin.
+    """
 
     class_names: tuple[str, ...]
     splits: Mapping[str, ImageFolder | PackedImages]
+    names_origin: str = ""
 
 
 Reader = Callable[[Path, Wanted], Contents | None]

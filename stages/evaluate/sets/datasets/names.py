@@ -2,23 +2,71 @@
 
 import importlib.util
 import json
-import re
 import runpy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
-from stages.evaluate.sets.prompts import class_name_from_folder, open_clip_metadata
+from pipeline.log import log
+from stages.evaluate.sets.datasets.folder_names import (
+    SYNSET,
+    class_name_from_folder,
+    code_names,
+    match_folders,
+    names_from_folders,
+)
+from stages.evaluate.sets.datasets.name_files import find_name_file, names_by_file
+from stages.evaluate.sets.prompts import open_clip_metadata
 
 IMAGENET_NAMES = ("auto", "open-clip", "torchvision")
-SYNSETS_NAME = "LOC_synset_mapping.txt"
 
 KnownNames = tuple[str, ...] | Mapping[str, str]
 """Names in the order of the set's own class numbers, or by the names of its folders."""
 
 _FOLDER = Path(__file__).parent / "class_names"
-_NUMBER_BEFORE = re.compile(r"^\d+[._ -]+")
-_SYNSET = re.compile(r"n\d{8}")
+
+
+@dataclass(frozen=True)
+class FolderNames:
+    """Names of class folders.
+
+    Args:
+        by_folder: Name of each folder, in label order.
+        origin: Words that say where names come from that do not stand in the folders' names as they are; or "".
+    """
+
+    by_folder: Mapping[str, str]
+    origin: str = ""
+
+
+def name_class_folders(folders: Sequence[str], place: Path, *, file: Path | None, imagenet_names: str) -> FolderNames:
+    """Name the class folders of a set of which nothing is known, in sorted order.
+
+    Args:
+        folders: Names of all class folders.
+        place: Folder that they lie in; where they are called by codes, a file beside them may name them.
+        file: File that names them, or None.
+        imagenet_names: Source of ImageNet's class names, as `imagenet_names` takes it.
+
+    Raises:
+        ProtoRKDError: as `names_by_file` of the file that is given, and as `imagenet_names`.
+    """
+    folders = sorted(folders)
+    if file is not None:
+        return FolderNames(names_by_file(folders, file), f"from {file}")
+    coded = code_names(folders) or all(folder.isdecimal() for folder in folders)
+    if coded and (beside := find_name_file(place)):
+        try:
+            return FolderNames(names_by_file(folders, beside), f"from {beside}")
+        except ProtoRKDError as error:
+            log.warning("evaluate: %s names no classes: %s", beside, error)
+    plain = {folder: class_name_from_folder(folder) for folder in folders}
+    if all(SYNSET.fullmatch(folder) for folder in folders):
+        names = name_imagenet_folders(folders, source=imagenet_names)
+        return FolderNames(names, "that ImageNet's WordNet ids have" if names != plain else "")
+    names = dict(zip(folders, names_from_folders(folders), strict=True))
+    return FolderNames(names, "without the numbers before them" if names != plain else "")
 
 
 def known_names(name: str) -> KnownNames:
@@ -46,37 +94,27 @@ def name_folders(folders: Sequence[str], known: KnownNames = {}) -> dict[str, st
     """
     if isinstance(known, Mapping):
         return {folder: known.get(folder, class_name_from_folder(folder)) for folder in sorted(folders)}
-    places = _places_by_number(folders, len(known)) or _places_by_name(folders, known)
+    places = match_folders(folders, known)
     if places is None:
-        return name_folders(folders)
+        return dict(zip(sorted(folders), names_from_folders(sorted(folders)), strict=True))
     return {folder: known[place] for folder, place in sorted(places.items(), key=lambda item: item[1])}
 
 
-def name_imagenet_folders(folders: Sequence[str], place: Path, *, source: str) -> dict[str, str]:
-    """Name the class folders of ImageNet, which are WordNet's numbers and sort into label order.
-
-    Where not all 1,000 are there, only Kaggle's ``LOC_synset_mapping.txt`` tells which ones they are.
+def name_imagenet_folders(folders: Sequence[str], *, source: str) -> dict[str, str]:
+    """Name the class folders of ImageNet, in label order; a WordNet id that is none of its 1,000 stays as it is.
 
     Args:
-        folders: Names of all class folders.
-        place: Folder that may hold the mapping.
+        folders: Names of all class folders: WordNet ids, or as `name_folders` takes them.
         source: Source of the names, as `imagenet_names` takes it.
 
     Raises:
-        ProtoRKDError: some classes are missing, and so is the mapping; or as `name_folders` and `imagenet_names`.
+        ProtoRKDError: as `name_folders` and `imagenet_names`.
     """
     names = imagenet_names(source)
-    if not all(_SYNSET.fullmatch(folder) for folder in folders):
+    if not all(SYNSET.fullmatch(folder) for folder in folders):
         return name_folders(folders, names)
-    synsets = sorted(folders)
-    if (place / SYNSETS_NAME).is_file():
-        synsets = sorted(line[:9] for line in (place / SYNSETS_NAME).read_text(encoding="utf-8").splitlines() if line)
-    if len(synsets) != len(names) or not set(folders) <= set(synsets):
-        raise ProtoRKDError(
-            f"{place} must hold all {len(names)} class folders of ImageNet, or {SYNSETS_NAME} with as many lines; got "
-            f"{len(folders)} folders and {len(synsets)} known. Add the file, or name the folders in words."
-        )
-    return {synset: name for synset, name in zip(synsets, names, strict=True) if synset in set(folders)}
+    by_synset = dict(zip(imagenet_synsets(), names, strict=True))
+    return {folder: by_synset.get(folder, folder) for folder in sorted(folders)}
 
 
 def imagenet_names(source: str = "auto") -> tuple[str, ...]:
@@ -105,27 +143,7 @@ def imagenet_names(source: str = "auto") -> tuple[str, ...]:
         return tuple(ResNet50_Weights.DEFAULT.meta["categories"])
 
 
-def _places_by_number(folders: Sequence[str], num_known: int) -> dict[str, int] | None:
-    if not all(re.fullmatch("[0-9]+", folder) for folder in folders):
-        return None
-    numbers = {folder: int(folder) for folder in folders}
-    first = 0 if 0 in numbers.values() else 1
-    last = max(numbers.values())
-    # Without class 0 and without the last class, it is unknown where counting starts.
-    if len(set(numbers.values())) < len(folders) or last - first >= num_known or (first == 1 and last != num_known):
-        raise ProtoRKDError(
-            f"Numbered class folders must count from 0, or from 1 to {num_known}; got {len(folders)} of them from "
-            f"{min(numbers.values())} to {last}. Name the folders in words."
-        )
-    return {folder: number - first for folder, number in numbers.items()}
-
-
-def _places_by_name(folders: Sequence[str], known: Sequence[str]) -> dict[str, int] | None:
-    places = {_spelled_alike(name): place for place, name in enumerate(known)}
-    found = {folder: places.get(_spelled_alike(_NUMBER_BEFORE.sub("", folder))) for folder in folders}
-    complete = {folder: place for folder, place in found.items() if place is not None}
-    return complete if len(set(complete.values())) == len(folders) else None
-
-
-def _spelled_alike(name: str) -> str:
-    return "".join(character for character in name.casefold() if character.isalnum())
+def imagenet_synsets() -> list[str]:
+    """Read the WordNet ids of ImageNet's 1,000 classes, in label order."""
+    synsets: list[str] = json.loads((_FOLDER / "imagenet.json").read_text(encoding="utf-8"))["synsets"]
+    return synsets

@@ -9,9 +9,9 @@ import numpy as np
 
 from data_schemas.errors import ProtoRKDError
 from stages.evaluate.sets.datasets.description import Contents, PackedImages, PackedReader, Wanted, listed, need
+from stages.evaluate.sets.datasets.folder_names import class_name_from_folder
 from stages.evaluate.sets.datasets.formats import read_cifar, read_mat, read_mnist, read_pickle, read_stl10
 from stages.evaluate.sets.datasets.names import known_names
-from stages.evaluate.sets.prompts import class_name_from_folder
 
 _DIGITS = tuple("0123456789")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stages.components.compute.background import Behind, prefetch, write_behind
+from stages.components.compute.background import BackgroundFunction, prefetch, write_behind
 
 
 def test_ahead__yields_every_result_in_order() -> None:
@@ -97,7 +97,7 @@ def _call_all(call: Callable[[int], None], numbers: list[int]) -> None:
         call(number)
 
 
-def _check_until_it_raises(call: Behind[[int]]) -> None:
+def _check_until_it_raises(call: BackgroundFunction[[int]]) -> None:
     for _ in range(1000):
         call.check()
         time.sleep(0.01)

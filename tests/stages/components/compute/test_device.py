@@ -21,7 +21,7 @@ AUTO = choose_precision("auto", CPU)
 
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with a driver of NVIDIA, on which torch, built for CUDA 13, finds no GPU."""
+    """Stand in for a machine with a driver of NVIDIA, on which torch, built for CUDA 13, finds no GPU."""
     (tmp_path / "version").write_text(DRIVER)
     monkeypatch.setattr(subject, "read_driver", partial(read_driver, tmp_path / "version"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

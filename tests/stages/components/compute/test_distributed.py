@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from workbench import on_ranks
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.peers import Alone
+from pipeline.peers import SingleProcess
 from stages.components.compute.device import choose_device
 from stages.components.compute.distributed import Ranks, join_ranks, ranks_of
 from stages.distill.objectives import WeightedObjectives, build_objective
@@ -159,7 +159,7 @@ def test_choose_device__says_that_there_are_more_processes_than_gpus(monkeypatch
 
 
 def test_ranks__of_a_process_alone_change_nothing() -> None:
-    ranks = ranks_of(Alone())
+    ranks = ranks_of(SingleProcess())
     rows = draw(3, 2, seed=0)
     assert ranks.is_first
     assert ranks.gather_rows(rows) is rows

@@ -81,7 +81,7 @@ def test_jpeg_pack__gives_the_file_itself_of_a_plain_jpeg(tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Artifact, Store]:
-    """A folder of three images and a fourth that is none, and the artifact that packs them."""
+    """Return a folder of three images and a fourth that is none, and the artifact that packs them."""
     root = tmp_path_factory.mktemp("packed")
     (root / "images").mkdir()
     for number in range(3):

@@ -52,7 +52,7 @@ def scene(height: int, width: int, *, waves: int) -> NDArray[np.uint8]:
 
 
 def exact(image: LazyImage, box: Box, size: int, *, factor: float = 1.0) -> NDArray[np.uint8]:
-    """The box of the whole image, on the pixels of one shrunk by a factor, by Pillow's antialiased bicubic."""
+    """Return the box of the whole image, on the pixels of one shrunk by a factor, by Pillow's antialiased bicubic."""
     edges = (box.left, box.top, box.left + box.width, box.top + box.height)
     whole = PIL.Image.fromarray(image.pixels())
     place = tuple(min(round(edge * factor) / factor, side) for edge, side in zip(edges, whole.size * 2, strict=True))

@@ -28,7 +28,7 @@ def double(events: list[str], images: Tensor) -> list[Tensor]:
 
 
 def run(device: torch.device) -> list[str]:
-    """What happens until all results are there; they are held to what they should be."""
+    """Return what happens until all results are there; they are held to what they should be."""
     events: list[str] = []
     found = results_on_cpu(batches(events), lambda images: double(events, images), device)
     for number, (expected, (batch, results)) in enumerate(zip(batches([]), found, strict=True)):

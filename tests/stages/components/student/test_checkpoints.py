@@ -34,7 +34,7 @@ def opened(store: Path) -> Store:
 
 
 def begin(store: Store, fingerprint: str = FIRST, *, epochs: tuple[int, ...] = (), fresh: bool = False) -> Draft:
-    """A distillation that has kept weights, which here are but a word, after some epochs."""
+    """Return a distillation that has kept weights, which here are but a word, after some epochs."""
     draft = open_draft(store, "distill", fingerprint, fresh=fresh)
     CONFIG.write(draft.path)
     for epoch in epochs:

@@ -186,7 +186,7 @@ def test_real_tower__trains_a_step(name: str, image_size: int, feature_dim: int,
 
 @pytest.fixture
 def small_published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
-    """The library itself, but for the download: random weights of its smallest vision transformer, at 64 pixels."""
+    """Take the library itself but for the download: random weights of its smallest vision transformer, at 64 px."""
     import open_clip
 
     torch.manual_seed(0)

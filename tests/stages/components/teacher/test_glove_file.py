@@ -51,9 +51,9 @@ def test_read_vectors__gives_what_the_library_reads(text: str, tmp_path: Path) -
 
 
 def test_read_vectors__rounds_numbers_as_the_library_does(tmp_path: Path) -> None:
-    dice = random.Random(0)
+    rng = random.Random(0)
     lines = [
-        f"w{row} " + " ".join(repr(dice.gauss(0, 10 ** dice.randint(-6, 6))) for _ in range(7)) for row in range(500)
+        f"w{row} " + " ".join(repr(rng.gauss(0, 10 ** rng.randint(-6, 6))) for _ in range(7)) for row in range(500)
     ]
     path = tmp_path / "words.txt.gz"
     path.write_bytes(gzip.compress("\n".join(lines).encode()))

@@ -17,7 +17,7 @@ from stages.components.teacher.identity import find_teacher, former_digest, iden
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder of the shape of a sentence-transformers model; identity never loads it."""
+    """Return a folder of the shape of a sentence-transformers model; identity never loads it."""
     root = tmp_path / "teacher"
     files = {
         "modules.json": "[]",
@@ -130,7 +130,7 @@ def test_find_teacher__refuses_a_folder_without_a_model(tmp_path: Path) -> None:
 
 @pytest.fixture
 def hub_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A cache of the hub with two revisions of one model, whose weights differ; the newer one is ``main``."""
+    """Return a cache of the hub with two revisions of one model, whose weights differ; the newer one is ``main``."""
     from huggingface_hub import constants
 
     cache = tmp_path / "hub" / "models--someone--teacher"

@@ -38,7 +38,7 @@ class Sums(nn.Module):
 
 
 def batches() -> list[Batch]:
-    """Of two captions each, the shortest first; together 6 captions in mixed order."""
+    """Make batches of two captions each, the shortest first; together 6 captions in mixed order."""
     rows = np.array([[4, 0], [2, 5], [1, 3]])
     return [
         Batch(row, {"input_ids": torch.full((2, length), length) * torch.tensor([[1], [10]]), "modality": "text"})

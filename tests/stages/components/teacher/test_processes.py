@@ -68,7 +68,7 @@ def test_devices__pass_on_what_one_of_them_meets(shared: Teacher) -> None:
 
 @pytest.fixture
 def own_processes() -> Callable[[], set[int]]:
-    """Those that this test has started."""
+    """Return those that this test has started."""
     before = {process.pid for process in multiprocessing.active_children()}
     return lambda: {process.pid for process in multiprocessing.active_children() if process.pid} - before
 

@@ -133,7 +133,7 @@ def test_teacher__cuts_batches_to_suit_the_device(device: str, width: int, token
         assert _batch_tokens(network, torch.device(device)) == tokens  # type: ignore[arg-type]
 
 
-class _Eyes(InputModule):
+class _ImageInput(InputModule):
     """The image side of a model that takes both; whatever reaches it was taken for an image."""
 
     modalities = ["image"]  # noqa: RUF012 - as sentence-transformers declares it
@@ -158,7 +158,9 @@ def test_teacher__takes_a_caption_that_looks_like_an_image_as_text(
     pairs = pairs_folder(1, 8)
     captions = ["http://localhost/red.jpg", str(pairs.root / pairs.images[0]), "data:image/png;base64,iVBORw0", "red"]
     vectors = WordEmbeddings.from_text_file(str(word_vectors))
-    router = Router({"text": [vectors, Pooling(16, pooling_mode="mean")], "image": [_Eyes()]}, default_route="text")
+    router = Router(
+        {"text": [vectors, Pooling(16, pooling_mode="mean")], "image": [_ImageInput()]}, default_route="text"
+    )
     model = SentenceTransformer(modules=[router], device="cpu")
     with pytest.raises(AssertionError, match="opened as an image"):
         model.encode(captions[1:2])
@@ -211,7 +213,7 @@ def _lines(messages: Sequence[str], part: str) -> list[str]:
 
 @pytest.fixture
 def coded_folder(bert_folder: Path, tmp_path: Path) -> Path:
-    """A model whose last module is a class in a file beside it: it turns every embedding round."""
+    """Return a model whose last module is a class in a file beside it: it turns every embedding round."""
     root = shutil.copytree(bert_folder, tmp_path / "coded")
     modules = json.loads((root / "modules.json").read_text())
     modules.append({"idx": len(modules), "name": "turn", "path": "9_Turn", "type": "turning.Turn"})

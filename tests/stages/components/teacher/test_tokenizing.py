@@ -52,7 +52,7 @@ def bpe() -> PreTrainedTokenizerFast:
 
 
 def bare_bpe() -> PreTrainedTokenizerFast:
-    """The same without special tokens: of an empty caption nothing is left."""
+    """Return the same without special tokens: of an empty caption nothing is left."""
     tokenizer = bpe()
     tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     return tokenizer
@@ -81,7 +81,7 @@ def unigram() -> PreTrainedTokenizerFast:
 
 @pytest.fixture
 def model_with(bert_folder: Path) -> Callable[..., SentenceTransformer]:
-    """A model whose tokenizer is another; its network is not asked for anything here."""
+    """Return a model whose tokenizer is another; its network is not asked for anything here."""
 
     def make(tokenizer: PreTrainedTokenizerFast | None = None, **options: Any) -> SentenceTransformer:
         first = Transformer(str(bert_folder), **options)

@@ -57,15 +57,15 @@ def teacher_of(modules: list[Any], monkeypatch: pytest.MonkeyPatch, **options: A
 
 def hostile_captions(seed: int, num: int) -> list[str]:
     """Known, unknown and stop words with punctuation around them, parted by every kind of space and of no space."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
 
     def piece() -> str:
-        ends = ["".join(dice.choices(string.punctuation, k=dice.randrange(3))) for _ in range(2)]
-        return ends[0] + dice.choice(PIECES) + ends[1]
+        ends = ["".join(rng.choices(string.punctuation, k=rng.randrange(3))) for _ in range(2)]
+        return ends[0] + rng.choice(PIECES) + ends[1]
 
     def caption() -> str:
-        cuts = [dice.choice(SPACES + NEARLY_SPACES + [" "] * 30 + [""]) * dice.randint(1, 2) for _ in range(9)]
-        return "".join(cut + piece() for cut in cuts[: dice.randrange(9)]) + dice.choice(["", *cuts])
+        cuts = [rng.choice(SPACES + NEARLY_SPACES + [" "] * 30 + [""]) * rng.randint(1, 2) for _ in range(9)]
+        return "".join(cut + piece() for cut in cuts[: rng.randrange(9)]) + rng.choice(["", *cuts])
 
     return ["", " ", "\u3000", *(caption() for _ in range(num))]
 

@@ -22,7 +22,7 @@ def batch_of(number: int, *, num_pixels: int = 0) -> Batch:
 
 @pytest.fixture
 def slabs(monkeypatch: pytest.MonkeyPatch) -> BufferPool:
-    """As they are in a process that reads."""
+    """Return slabs as they are in a process that reads."""
     monkeypatch.setattr(shared_slabs, "get_worker_info", object)
     return BufferPool()
 

@@ -30,7 +30,7 @@ def build(name: str, **options: Any) -> nn.Module:
 def slow_compress(
     student: Tensor, teacher: Tensor, student_keys: Tensor, teacher_keys: Tensor, *, temperature: float = 0.04
 ) -> Tensor:
-    """The divergence of arXiv:2010.14713, term by term in float64, on unit rows."""
+    """Return the divergence of arXiv:2010.14713, term by term in float64, on unit rows."""
     total = torch.zeros((), dtype=torch.float64)
     for s, t in zip(unit(student), unit(teacher), strict=True):
         p = [torch.exp(t @ key / temperature) for key in teacher_keys]
@@ -159,7 +159,7 @@ def test_queue_objectives__never_copy_the_queue(name: str) -> None:
 
 
 def held_by_graph(loss: Tensor) -> list[Tensor]:
-    """All that the graph behind a loss still holds."""
+    """Return all that the graph behind a loss still holds."""
     tensors, nodes = [], [loss.grad_fn]
     while nodes:
         node = nodes.pop()

@@ -34,7 +34,7 @@ def slow_proto(
     student_temperature: float = 0.07,
     targets: str = "prototype",
 ) -> Tensor:
-    """The authors' ProtoLoss with teacher_temperature > 0, in loops; ``targets`` is ours."""
+    """Return the authors' ProtoLoss with teacher_temperature > 0, in loops; ``targets`` is ours."""
     prototypes = [row.double() for row in centroids()]
     total = torch.zeros((), dtype=torch.float64)
     for image, caption in zip(student, teacher, strict=True):

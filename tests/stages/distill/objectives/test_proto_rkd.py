@@ -286,7 +286,7 @@ def test_proto_rkd__takes_the_batch_for_prototypes_where_none_are_given() -> Non
 
 
 def slow_columns_between(student: Tensor, teacher: Tensor, own: Tensor, landmarks: Tensor) -> Tensor:
-    """As slow_columns, in matrices, with the student's own landmarks."""
+    """Compute what slow_columns does, in matrices, with the student's own landmarks."""
     wanted = nn.functional.normalize(teacher) @ landmarks.T / 0.05
     given = nn.functional.normalize(student) @ own.T / 0.07
     p, q = wanted.softmax(dim=0), given.softmax(dim=0)

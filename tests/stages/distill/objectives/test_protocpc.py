@@ -36,7 +36,7 @@ def slow_protocpc(
     teacher_temperature: float = 0.04,
     student_temperature: float = 0.1,
 ) -> Tensor:
-    """The loss as its docstring states it, pair by pair and prototype by prototype in float64."""
+    """Return the loss as its docstring states it, pair by pair and prototype by prototype in float64."""
     total = torch.zeros((), dtype=torch.float64)
     for s, p in zip(unit(student), assignments(teacher, prototypes, teacher_temperature), strict=True):
         scores = [prototype @ s / student_temperature for prototype in unit(prototypes)]

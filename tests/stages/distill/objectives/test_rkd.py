@@ -14,7 +14,7 @@ from stages.distill.objectives import build_objective
 
 
 def slow_distances(embeddings: Tensor) -> Tensor:
-    """The paper's psi_D as its authors compute it: their pdist, then the mean over positive entries."""
+    """Return the paper's psi_D as its authors compute it: their pdist, then the mean over positive entries."""
     squares = embeddings.square().sum(dim=1)
     squared = (squares[:, None] + squares[None, :] - 2 * embeddings @ embeddings.T).clamp(min=1e-12)
     distances = squared.sqrt() * (1 - torch.eye(len(embeddings), dtype=embeddings.dtype))
@@ -22,7 +22,7 @@ def slow_distances(embeddings: Tensor) -> Tensor:
 
 
 def slow_angles(embeddings: Tensor) -> Tensor:
-    """The paper's psi_A as its authors compute it: (batch, batch, dim) differences, (batch, batch, batch) cosines."""
+    """Compute the paper's psi_A as its authors do: (batch, batch, dim) differences, (batch, batch, batch) cosines."""
     differences = nn.functional.normalize(embeddings[None, :, :] - embeddings[:, None, :], dim=2)
     return torch.bmm(differences, differences.transpose(1, 2))
 

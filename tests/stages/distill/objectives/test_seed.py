@@ -33,7 +33,7 @@ def slow_seed(
     student_temperature: float,
     own: list[int] | None = None,
 ) -> Tensor:
-    """The cross-entropy of arXiv:2101.04731, pair by pair in float64; ``own`` are keys that a pair does without."""
+    """Compute arXiv:2101.04731's cross-entropy, pair by pair in float64; ``own`` are keys a pair does without."""
     total = torch.zeros((), dtype=torch.float64)
     for pair, (s, t) in enumerate(zip(unit(student), unit(teacher), strict=True)):
         others = [key for row, key in enumerate(keys) if own is None or row != own[pair]]

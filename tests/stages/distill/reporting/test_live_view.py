@@ -39,7 +39,7 @@ def terminal() -> Console:
 
 
 def last_image(console: Console) -> list[str]:
-    """The lines of the last drawing: what the terminal goes up over between two of them is no text."""
+    """Return the lines of the last drawing: what the terminal goes up over between two of them is no text."""
     text = console.export_text()
     return [line.rstrip() for line in text[text.rindex("distilling") :].splitlines()]
 

@@ -31,7 +31,7 @@ Digests = tuple[str, ...]
 
 
 def take_all_turns_together() -> None:
-    """The slow second implementation: all is exchanged at every step, and each tensor by itself."""
+    """Return the slow second implementation: all is exchanged at every step, and each tensor by itself."""
     init, update = TrainingStep.__init__, TrainingStep.update
 
     def init_with_buffers(step: Any, *args: Any, **words: Any) -> None:
@@ -110,7 +110,7 @@ def test_steps__of_two_ranks_are_those_that_exchange_all_every_time(
 
 
 def exchanges(ranks: Ranks, *, before: Callable[[], None]) -> Counter[str]:
-    """What two ranks exchange in a step of two micro-batches, by torch's names; those of its C++ among them."""
+    """Return what two ranks exchange in a step of two micro-batches, by torch's names; those of its C++ among them."""
     before()
     torch.manual_seed(0)
     student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 8), nn.BatchNorm1d(8), nn.Linear(8, 6))

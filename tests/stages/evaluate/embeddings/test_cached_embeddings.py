@@ -54,7 +54,7 @@ def context(store: Path) -> Context:
 
 
 def draw_student(folder: Path, *, projection_layers: int = 1, seed: int = 0) -> StudentWeights:
-    """An untrained student in a folder, as a distillation would leave it."""
+    """Return an untrained student in a folder, as a distillation would leave it."""
     torch.manual_seed(seed)
     width = 512 if projection_layers == 0 else 16
     student = build_student("resnet18", embedding_dim=width, image_size=32, projection_layers=projection_layers)
@@ -139,7 +139,7 @@ def test_embed_images__reads_no_features_before_they_are_looked_at(
 
 
 def _resident_kb(name: str) -> int:
-    """How much of a mapped file is in this process's memory."""
+    """Return how much of a mapped file is in this process's memory."""
     sizes, is_wanted = [], False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         key, *rest = line.split()

@@ -18,7 +18,7 @@ def some_pairs(num_images: int = 60, *, dim: int = 5) -> dict[str, Any]:
 
 
 def without(pairs: dict[str, Any], left_out: torch.Tensor) -> dict[str, Any]:
-    """The pairs of the other images, counted anew."""
+    """Return the pairs of the other images, counted anew."""
     kept = (~left_out).nonzero().flatten().tolist()
     captions = [row for row, image in enumerate(pairs["caption_image"].tolist()) if image in kept]
     return {

@@ -24,7 +24,7 @@ def some_splits(num_classes: int = 8) -> dict[str, Any]:
 
 
 def asked(splits: dict[str, Any], **options: Any) -> dict[str, Any]:
-    """What the vote takes: all but the labels of the test images."""
+    """Return what the vote takes: all but the labels of the test images."""
     return (
         {name: value for name, value in splits.items() if name != "test_labels"}
         | {"temperature": 0.07, "device": CPU}

@@ -7,7 +7,7 @@ from stages.evaluate.metrics.logistic_regression import SOLVERS, LinearClassifie
 
 
 def problem(num_classes: int, *, dim: int = 6) -> dict[str, Any]:
-    """What a solver takes: overlapping classes, of unlike sizes."""
+    """Return what a solver takes: overlapping classes, of unlike sizes."""
     generator = torch.Generator().manual_seed(num_classes)
     labels = (torch.rand(60, generator=generator).square() * num_classes).long()
     labels[: 2 * num_classes] = torch.arange(num_classes).repeat(2)

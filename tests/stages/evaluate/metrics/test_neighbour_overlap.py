@@ -27,7 +27,7 @@ def spaces(pairs: dict[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 def hsic(first: np.ndarray, second: np.ndarray) -> float:
-    """The unbiased estimator, as it stands in the paper: equation 3 of arXiv:2010.15327."""
+    """Return the unbiased estimator, as it stands in the paper: equation 3 of arXiv:2010.15327."""
     n, one = len(first), np.ones(len(first))
     first, second = first - np.diag(np.diag(first)), second - np.diag(np.diag(second))
     total = (

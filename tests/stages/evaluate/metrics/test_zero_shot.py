@@ -4,7 +4,7 @@ import torch
 
 from data_schemas.errors import ProtoRKDError
 from stages.evaluate.metrics.zero_shot import class_embeddings, class_scores, per_class_top1
-from stages.evaluate.sets.prompts import TEMPLATES, class_name_from_folder, fill
+from stages.evaluate.sets.prompts import TEMPLATES, fill
 
 
 def test_class_scores__are_cosines() -> None:
@@ -56,11 +56,3 @@ def test_fill__leaves_other_braces_alone() -> None:
 def test_fill__refuses_a_template_without_a_place() -> None:
     with pytest.raises(ProtoRKDError, match=r"--template must hold \{\} .*; got 'a photo'"):
         fill("a photo", "cat")
-
-
-@pytest.mark.parametrize(
-    ("folder", "name"),
-    [("jet_plane", "jet plane"), ("cat", "cat"), ("_polar__bear_", "polar bear"), ("x-ray", "x-ray")],
-)
-def test_class_name_from_folder__reads_underscores_as_spaces(folder: str, name: str) -> None:
-    assert class_name_from_folder(folder) == name

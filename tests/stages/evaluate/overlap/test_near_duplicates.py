@@ -14,7 +14,7 @@ from stages.evaluate.overlap.perceptual_hash import FEATURELESS, HASHED, UNREADA
 
 
 def drawing(seed: int) -> Image.Image:
-    """A few shapes in strong colours on white."""
+    """Return a few shapes in strong colours on white."""
     generator = np.random.default_rng(seed)
     image = Image.new("RGB", SIZE, "white")
     for _ in range(4):
@@ -41,7 +41,7 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def hashes_of(images: list[Image.Image], *, digests: int = 0) -> ImageHashes:
-    """What the stage makes of images, each in a file with bytes of its own."""
+    """Return what the stage makes of images, each in a file with bytes of its own."""
     looks = [look_at(image) for image in images]
     return ImageHashes(
         paths=tuple(f"{digests}/{number}.png" for number in range(len(images))),

@@ -17,7 +17,7 @@ def a_line(*values: float | None, label: str = "zero-shot", is_dashed: bool = Fa
 
 
 def points(svg: str) -> list[list[tuple[float, float]]]:
-    """Of each curve, as they are drawn: the last line first."""
+    """Return those of each curve, as they are drawn: the last line first."""
     groups = ElementTree.fromstring(svg).iter(f"{SVG}g")
     paths = [next(group.iter(f"{SVG}path")).attrib["d"] for group in groups]
     return [[(float(x), float(y)) for x, y in re.findall(r"([\d.]+) ([\d.]+)", path)] for path in paths]

@@ -38,7 +38,7 @@ def show(found: RetrievalSet, images: torch.Tensor, captions: torch.Tensor, **mo
 
 
 def twice(rows: torch.Tensor) -> torch.Tensor:
-    """One row for each of the two captions of an image."""
+    """Return one row for each of the two captions of an image."""
     return rows.repeat_interleave(2, dim=0)
 
 

@@ -33,7 +33,7 @@ def open_page(browser: Any, html: str, folder: Path, *, width: int, scheme: str 
 
 
 def screenshot(opened: Opened) -> np.ndarray:
-    """Every fourth pixel of the whole page, each way: (height / 4, width / 4, 3), int16."""
+    """Return every fourth pixel of the whole page, each way: (height / 4, width / 4, 3), int16."""
     with Image.open(io.BytesIO(opened.page.screenshot(full_page=True))) as shot:
         return np.asarray(shot.convert("RGB"))[::4, ::4].astype(np.int16)
 

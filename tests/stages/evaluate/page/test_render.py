@@ -13,6 +13,7 @@ from stages.evaluate.page.gallery import (
     CaptionQuery,
     ClassAccuracy,
     ClassExample,
+    ConfusedClass,
     Confusion,
     ContactSheet,
     EmbeddingMap,
@@ -21,7 +22,6 @@ from stages.evaluate.page.gallery import (
     Gallery,
     ImageQuery,
     OverlapExample,
-    TakenFor,
 )
 from stages.evaluate.page.render import render_page
 from stages.evaluate.page.scatter_svg import draw_map
@@ -201,7 +201,7 @@ def everything_called(image: str, name: str) -> dict[str, Any]:
         image_queries=(ImageQuery(image, name, name, 1, (FoundCaption(name, 0.1, is_true=True),)),),
         class_examples=(example,),
         class_accuracies=tuple(ClassAccuracy(f"{number}{name}", 1.0, 1) for number in range(31)),
-        confusions=(Confusion(ClassAccuracy(name, 1.0, 1), (TakenFor(name, 50.0),), (example,)),),
+        confusions=(Confusion(ClassAccuracy(name, 1.0, 1), (ConfusedClass(name, 50.0),), (example,)),),
         embedding_map=EmbeddingMap(drawn, "pca", "cluster", 4),
     )
     sheet = ContactSheet("largest", 3, 1, 0.5, ((name, 0.5),), (found_image,))

@@ -8,7 +8,7 @@ from pipeline.fingerprint import hash_json
 from pipeline.runner import context_of
 from pipeline.store.store import Store
 from stages.evaluate.options import EvaluateInputs, EvaluateParams
-from stages.evaluate.sets.evaluation_sets import UnreadSet
+from stages.evaluate.sets.evaluation_sets import ClassSet, UnreadSet
 from stages.evaluate.sets.requested_sets import RequestedSets, read_requested_sets
 
 
@@ -92,11 +92,27 @@ def test_unread_set__is_identified_by_why_it_could_not_be_read() -> None:
     assert (found.location, found.value) == ("pets", UnreadSet("pets", "It is gone."))
 
 
+def draw_classes(root: Path, *names: str) -> str:
+    for name in names:
+        (root / name).mkdir(parents=True)
+        draw_image(root / name / "a.jpg", "red", "circle", 40)
+    return str(root)
+
+
+def names_of(requested: RequestedSets, name: str = "shapes") -> tuple[str, ...]:
+    class_set = requested.readable[f"classes {name}"].evaluation_set
+    assert isinstance(class_set, ClassSet)
+    return class_set.class_names
+
+
 @pytest.mark.parametrize(
     ("names", "asked"),
     [
-        (("n01440764", "n02084071"), "'a photo of a n01440764'"),
-        (("001.Black_footed_Albatross", "002.Laysan_Albatross"), "'a photo of a 001.Black footed Albatross'"),
+        (("n00000001", "n02084071"), "'a photo of a n00000001'"),
+        (("001.Black_footed_Albatross", "002.Laysan_Albatross", "cat"), "'a photo of a 001.Black footed Albatross'"),
+        (("n00000001", "n01440764", "n01443537", "n01484850"), "1 of 4 classes"),
+        (("00", "01"), "'a photo of a 00'"),
+        (("sea_lion", "sea lion"), "2 classes are called 'sea lion'"),
         (("red", "blue"), ""),
         (("747-400", "9"), ""),
     ],
@@ -104,10 +120,100 @@ def test_unread_set__is_identified_by_why_it_could_not_be_read() -> None:
 def test_read_requested_sets__warns_of_prompts_for_codes(
     names: tuple[str, ...], asked: str, tmp_path: Path, quiet_log: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in names:
-        (tmp_path / "shapes" / name).mkdir(parents=True)
-        draw_image(tmp_path / "shapes" / name / "a.jpg", "red", "circle", 40)
+    draw_classes(tmp_path / "shapes", *names)
     for task in ("zero-shot", "analysis"):
         with caplog.at_level("WARNING", logger="protorkd"):
             read(tmp_path, zero_shot=(str(tmp_path / "shapes"),), task=(task,))
     assert [asked in message for message in caplog.messages] == ([True] if asked else [])
+
+
+@pytest.mark.parametrize(
+    ("folders", "names", "origin"),
+    [
+        (
+            ("n01440764", "n01443537"),
+            ("tench", "goldfish"),
+            "the names that ImageNet's WordNet ids have, such as 'tench'",
+        ),
+        (("1.Crow", "2.Black_Tern"), ("Crow", "Black Tern"), "the names without the numbers before them"),
+        (("red", "hot%20dog"), ("hot dog", "red"), ""),
+    ],
+)
+def test_read_requested_sets__names_classes_after_their_folders(
+    folders: tuple[str, ...],
+    names: tuple[str, ...],
+    origin: str,
+    tmp_path: Path,
+    quiet_log: None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shapes = draw_classes(tmp_path / "shapes", *folders)
+    with caplog.at_level("INFO", logger="protorkd"):
+        assert names_of(read(tmp_path, zero_shot=(shapes,), knn=())) == names
+    assert [origin in message for message in caplog.messages] == ([True] if origin else [])
+
+
+def test_read_requested_sets__takes_a_file_that_lies_beside_coded_folders(tmp_path: Path) -> None:
+    draw_classes(tmp_path / "tiny/val", "n01443537", "n99999999")
+    (tmp_path / "tiny/words.txt").write_text("n00001740\tentity\nn01443537\tgoldfish, Carassius\nn99999999\tgizmo\n")
+    assert names_of(read(tmp_path, zero_shot=(str(tmp_path / "tiny/val"),)), "tiny") == ("goldfish", "gizmo")
+    (tmp_path / "tiny/val/classnames.txt").write_text("red fish\na thing\n")
+    assert names_of(read(tmp_path, zero_shot=(str(tmp_path / "tiny"),)), "tiny") == ("red fish", "a thing")
+
+
+def test_read_requested_sets__takes_a_file_that_lies_beside_numbered_folders(tmp_path: Path) -> None:
+    shapes = draw_classes(tmp_path / "shapes", "0", "1")
+    assert names_of(read(tmp_path, zero_shot=(shapes,))) == ("0", "1")
+    (tmp_path / "shapes/classnames.txt").write_text("red fish\na thing\n")
+    assert names_of(read(tmp_path, zero_shot=(shapes,))) == ("red fish", "a thing")
+
+
+def test_read_requested_sets__says_that_a_file_beside_names_other_classes(
+    tmp_path: Path, quiet_log: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    shapes = draw_classes(tmp_path / "shapes", "n01440764", "n01443537")
+    (tmp_path / "shapes/words.txt").write_text("n01440764\tfish\n")
+    with caplog.at_level("WARNING", logger="protorkd"):
+        assert names_of(read(tmp_path, zero_shot=(shapes,))) == ("tench", "goldfish")
+    assert ["words.txt names no classes" in message for message in caplog.messages] == [True]
+
+
+def test_read_requested_sets__leaves_names_in_words_to_no_file_that_lies_beside(tmp_path: Path) -> None:
+    shapes = draw_classes(tmp_path / "shapes", "red", "blue")
+    plain = read(tmp_path, zero_shot=(shapes,)).readable["classes shapes"].identified()
+    (tmp_path / "shapes/classnames.txt").write_text("azure\ncrimson\n")
+    assert read(tmp_path, zero_shot=(shapes,)).readable["classes shapes"].identified().digest == plain.digest
+    named = read(tmp_path, zero_shot=(shapes,), class_names=(str(tmp_path / "shapes/classnames.txt"),))
+    assert names_of(named) == ("azure", "crimson")
+    assert named.readable["classes shapes"].identified().digest != plain.digest
+
+
+def test_class_names__go_to_the_set_that_they_name(classes: Path, tmp_path: Path) -> None:
+    other = draw_classes(tmp_path / "other", "a", "b")
+    (tmp_path / "names.json").write_text('{"a": "dog", "b": "cat"}')
+    (tmp_path / "colours.txt").write_text("azure\ncrimson\n")
+    files = (f"other={tmp_path / 'names.json'}", str(tmp_path / "colours.txt"))
+    found = read(tmp_path, zero_shot=(other, str(classes)), class_names=files)
+    assert (names_of(found, "other"), names_of(found)) == (("dog", "cat"), ("azure", "crimson"))
+
+
+def test_class_names__refuse_what_names_no_set(classes: Path, scored: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("azure\ncrimson\n")
+    names = str(tmp_path / "names.txt")
+    with pytest.raises(ProtoRKDError, match=r"must name a set of class folders .* got 'shape'\. Sets: shapes"):
+        read(tmp_path, zero_shot=(str(classes),), class_names=(f"shape={names}",))
+    with pytest.raises(ProtoRKDError, match="--class-names FILE must go with --zero-shot"):
+        read(tmp_path, sts=(str(scored),), class_names=(names,))
+    with pytest.raises(ProtoRKDError, match="got two of shapes"):
+        read(tmp_path, zero_shot=(str(classes),), class_names=(f"shapes={names}", f"shapes={names}"))
+    found = read(tmp_path, zero_shot=(str(classes),), class_names=(str(tmp_path / "none.txt"),))
+    assert "none.txt must be a file" in found.unread[f"unread {classes}"].reason
+
+
+def test_read_requested_sets__warns_of_a_set_of_one_class(
+    tmp_path: Path, quiet_log: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    draw_classes(tmp_path / "tiny-imagenet-200/test", "images")
+    with caplog.at_level("WARNING", logger="protorkd"):
+        read(tmp_path, knn=(), zero_shot=(str(tmp_path / "tiny-imagenet-200"),))
+    assert ["tiny-imagenet-200 has one class, 'images'" in message for message in caplog.messages] == [True]

@@ -31,7 +31,7 @@ def some_captions(num_pictures: int, *, seed: int = 0) -> tuple[NDArray[np.float
 
 
 def draws_of(num_pictures: int, *, seed: int, num_resamples: int) -> NDArray[np.int64]:
-    """The images of each resample, drawn as the bootstrap draws them."""
+    """Return the images of each resample, drawn as the bootstrap draws them."""
     return np.random.default_rng(seed).integers(num_pictures, size=(num_resamples, num_pictures))
 
 

@@ -24,7 +24,7 @@ def corpus_of(num_captions: int) -> TableCorpus:
 
 
 def corpus_rows(corpus: TableCorpus, keys: Tensor) -> list[int]:
-    """Which rows of the corpus unit keys are."""
+    """Find which rows of the corpus unit keys are."""
     cosines = keys @ torch.nn.functional.normalize(corpus.table, dim=1).T
     assert torch.allclose(cosines.max(dim=1).values, torch.ones(len(keys)))
     return cosines.argmax(dim=1).tolist()

@@ -66,7 +66,7 @@ def rejected(found: CaptionSet) -> list[tuple[int, str, str]]:
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
-    """The folder coco2017/ with a train and a val split."""
+    """Return the folder coco2017/ with a train and a val split."""
     root = tmp_path / "coco2017"
     train = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [{"image_id": 1, "caption": "a hen"}]}
     write(root / "annotations" / "captions_train2017.json", train)

@@ -4,22 +4,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from set_miniatures import class_folders, draw, find_none, find_one, write_lines
+from set_miniatures import class_folders, draw, find_one, make_cifar10, write_lines
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import read_json
 from stages.evaluate.sets.datasets import KNOWN_SETS, find_sets
-from stages.evaluate.sets.datasets.names import imagenet_names, known_names, name_folders
+from stages.evaluate.sets.datasets.names import imagenet_names, imagenet_synsets, known_names, name_folders
 from stages.evaluate.sets.image_folder import ImageFolder
 from stages.evaluate.sets.prompts import SET_TEMPLATES, TEMPLATES, fill, templates_for
 
 
 @pytest.fixture(scope="session")
 def synsets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ImageNet with an empty image in each of 1,000 classes; to be read only."""
+    """ImageNet with an empty image in each of its 1,000 classes; to be read only."""
     root = tmp_path_factory.mktemp("synsets")
-    for number in range(1000):
-        folder = root / f"imagenet/val/n{number:08d}"
+    for synset in imagenet_synsets():
+        folder = root / "imagenet/val" / synset
         folder.mkdir(parents=True)
         (folder / "a.JPEG").touch()
     return root
@@ -28,8 +28,8 @@ def synsets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_imagenet__is_named_in_the_order_of_its_synsets(synsets: Path) -> None:
     found = find_one(synsets, "imagenet", imagenet_names="torchvision")
     assert isinstance(found.test, ImageFolder)
-    assert found.class_names[:2] == ("tench", "goldfish")
-    assert found.test.images[999] == "val/n00000999/a.JPEG"
+    assert found.class_names == imagenet_names("torchvision")
+    assert found.test.images[999] == "val/n15075141/a.JPEG"
     assert found.test.labels == tuple(range(1000))
 
 
@@ -42,12 +42,52 @@ def test_imagenet__prefers_test_to_val_and_passes_over_loose_files(tmp_path: Pat
     assert find_one(tmp_path, "imagenet", imagenet_names="torchvision").class_names == ("goldfish",)
 
 
-def test_imagenet__tells_a_part_of_its_classes_apart_by_kaggles_list(tmp_path: Path) -> None:
-    class_folders(tmp_path / "imagenet/val", n00000001=1, n00000003=3)
-    assert "must hold all 1000 class folders of ImageNet" in find_none(tmp_path, "imagenet").reason
-    write_lines(tmp_path / "imagenet/LOC_synset_mapping.txt", [f"n{number:08d} some, words" for number in range(1000)])
-    found = find_one(tmp_path, "imagenet", imagenet_names="torchvision")
-    assert found.class_names == ("goldfish", "tiger shark")
+@pytest.mark.parametrize("name", ["imagenet", "imagenet-part"])
+def test_imagenet__tells_a_part_of_its_classes_apart_by_their_ids(name: str, tmp_path: Path) -> None:
+    class_folders(tmp_path / name / "val", n01443537=1, n01491361=3, n00000001=0)
+    found = find_one(tmp_path, name, imagenet_names="torchvision")
+    assert found.class_names == ("n00000001", "goldfish", "tiger shark")
+
+
+@pytest.mark.parametrize(
+    ("synset", "name"),
+    [
+        ("n01440764", "tench"),
+        ("n02123045", "tabby"),
+        ("n02124075", "Egyptian cat"),
+        ("n03710637", "maillot"),
+        ("n03710721", "maillot tank suit"),
+        ("n15075141", "toilet tissue"),
+    ],
+)
+def test_imagenet_synsets__stand_in_the_order_of_the_names(synset: str, name: str) -> None:
+    synsets = imagenet_synsets()
+    assert synsets == sorted(set(synsets))
+    assert len(synsets) == 1000
+    assert imagenet_names("torchvision")[synsets.index(synset)] == name
+
+
+def test_find_sets__names_class_folders_by_a_file(tmp_path: Path) -> None:
+    class_folders(tmp_path / "imagenet/val", n01443537=1, n01491361=3)
+    class_folders(tmp_path / "pets/test", a=0, b=1)
+    write_lines(tmp_path / "names.tsv", ["n01491361\tshark", "n01443537\tgold fish", "a\tdog", "b\tcat"])
+    files = {"imagenet": tmp_path / "names.tsv", "pets": tmp_path / "names.tsv"}
+    assert find_one(tmp_path, "imagenet", names_files=files).class_names == ("gold fish", "shark")
+    found = find_one(tmp_path, "pets", names_files=files)
+    assert found.class_names == ("dog", "cat")
+    assert isinstance(found.test, ImageFolder)
+    assert found.test.classes == ("dog", "cat")
+    assert found.names_origin == f"from {tmp_path / 'names.tsv'}"
+
+
+def test_find_sets__refuses_a_file_that_names_nothing(tmp_path: Path) -> None:
+    make_cifar10(tmp_path)
+    class_folders(tmp_path / "pets/test", a=0, b=1)
+    write_lines(tmp_path / "names.txt", ["dog"])
+    with pytest.raises(ProtoRKDError, match=r"must go with class folders; got .*names\.txt for cifar10"):
+        find_one(tmp_path, "cifar10", names_files={"cifar10": tmp_path / "names.txt"})
+    with pytest.raises(ProtoRKDError, match=r"pets: .*names\.txt must have one name for each class folder; got 1"):
+        find_sets(tmp_path, names_files={"pets": tmp_path / "names.txt"})
 
 
 def test_imagenet_names__are_those_of_torchvisions_weights() -> None:
@@ -58,7 +98,7 @@ def test_imagenet_names__are_those_of_torchvisions_weights() -> None:
 
 @pytest.fixture
 def open_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An open_clip that must not be imported, with what is read of it."""
+    """Install an open_clip that must not be imported, with what is read of it."""
     package = tmp_path / "site/open_clip"
     write_lines(package / "__init__.py", ["raise RuntimeError('imported')"])
     lines = [
@@ -133,7 +173,7 @@ def test_known_names__say_where_they_come_from() -> None:
     import stages.evaluate.sets.datasets
 
     files = sorted((Path(stages.evaluate.sets.datasets.__file__).parent / "class_names").iterdir())
-    assert len(files) == 8
+    assert len(files) == 9
     for file in files:
         assert len(read_json(file)["origin"]) > 40
         assert file.stem in KNOWN_SETS
