@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from workbench import Cli, counted_captions
+from workbench import Cli, counted_captions, with_prompts
 
 import stages.components.embeddings.caption_embeddings
 import stages.components.teacher.loading
@@ -346,6 +346,32 @@ def test_encode__records_the_recipe_and_the_teacher(encode: Any, write_manifest:
     assert (record["params"]["prompt"], record["params"]["max_tokens"]) == ("red ", 6)
     assert "model.safetensors" in record["inputs"]["teacher"]["parts"]
     assert "device" not in record["params"]
+
+
+def test_encode__with_a_prompt_by_name_is_the_request_with_its_text(
+    encode: Any, run_cli: Cli, write_manifest: Write, bert_folder: Path, tmp_path: Path
+) -> None:
+    manifest = write_manifest(CAPTIONS)
+    teacher = with_prompts(bert_folder, tmp_path / "teacher", {"passage": "blue ", "document": ""})
+    plain = encode(manifest, teacher=teacher)
+    outcome = encode(manifest, "--prompt-name", "passage", teacher=teacher)
+    root = Path(outcome["path"])
+    assert outcome["fingerprint"] != plain["fingerprint"]
+    assert json.loads((root / "artifact.json").read_text())["params"]["prompt"] == "blue "
+    same = [("--prompt", "blue "), ("--prompt", "blue ", "--prompt-name", "passage")]
+    same += [("--config", root / "logs" / "config.toml")]
+    for asked in same:
+        again = encode(manifest, *asked, teacher=teacher)
+        assert (again["status"], again["fingerprint"]) == ("unchanged", outcome["fingerprint"])
+    assert encode(manifest, "--prompt-name", "document", teacher=teacher)["status"] == "unchanged"
+    asked = ("encode-teacher", "--manifest", manifest, "--teacher", teacher, "--prompt-name")
+    assert "--prompt-name must name a prompt" in run_cli.fails(*asked, "query", "--dry-run")
+    assert "--prompt must be left out beside --prompt-name, which stands for 'blue '; got 'red '" in run_cli.fails(
+        *asked, "passage", "--prompt", "red "
+    )
+    (root / "captions.parquet").write_bytes(b"damaged")
+    assert run_cli.run("verify", "--repair", outcome["fingerprint"]).exit_code == 0
+    assert encode(manifest, "--prompt-name", "passage", teacher=teacher)["digest"] == outcome["digest"]
 
 
 def test_encode__takes_over_rows_from_before_the_precision_was_recorded(encode: Any, write_manifest: Write) -> None:

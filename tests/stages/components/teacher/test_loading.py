@@ -177,4 +177,6 @@ def test_loading__says_that_a_model_has_prompts_and_none_is_asked_for(
         Teacher(find_teacher(str(root)), prompt="blue ")
         assert "prompts" not in caplog.text
         Teacher(find_teacher(str(root)))
-    assert f"{root} has prompts, and none is put before captions: --prompt takes one of query 'red '" in caplog.messages
+    [told] = [message for message in caplog.messages if "has prompts" in message]
+    assert told.startswith(f"{root} has prompts, and none is put before texts: --prompt-name of encode-teacher, and")
+    assert told.endswith("--query-prompt-name of search, evaluate and export, take one of query 'red '")
