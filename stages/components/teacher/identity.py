@@ -16,7 +16,7 @@ from pipeline.store.file_digests import FileDigests
 from stages.components.inputs.lfs_pointer import check_fetched
 from stages.components.teacher.model_kind import check_embeds_sentences, names_pooling
 from stages.components.teacher.remote_code import check_code
-from stages.components.teacher.weights.files import changes_on_loading, find_weights
+from stages.components.teacher.weights.files import changes_on_loading, find_weights, missing_layers
 
 _DOCUMENTS = {".md", ".png", ".jpg", ".gitattributes", ".gitignore"}
 _OTHER_FORMATS = {".onnx", ".h5", ".msgpack", ".ot", ".tflite", ".gguf"}
@@ -85,6 +85,12 @@ def find_teacher(name: str, *, trust_code: bool = False) -> TeacherSource:
     for file in _loaded_files(folder):
         check_fetched(file, flag="--teacher")
     check_embeds_sentences(folder, name=name)
+    if missing := missing_layers(folder):
+        raise ProtoRKDError(
+            f"--teacher must hold the weights of every layer, for the rest would be random; got {name}, which lacks "
+            f"{', '.join(f'layer {number}' for number in missing)}. Fetch it again, or save it anew where it was "
+            "trained, with the configuration that belongs to its weights."
+        )
     if trust_code:
         check_code(folder)
     return TeacherSource(

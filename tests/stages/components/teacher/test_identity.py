@@ -262,6 +262,27 @@ def test_identity__is_another_where_weights_are_changed_on_loading(change: str, 
     assert found.digest != hash_json(former) == former_digest(found)
 
 
+@pytest.mark.parametrize(
+    ("name", "is_wrapped"),
+    [
+        ("model.embeddings.word_embeddings.weight", True),
+        ("model.bert.embeddings.word_embeddings.weight", True),
+        ("model.encoder.block.0.layer.0.SelfAttention.q.weight", True),
+        ("model.linear.weight", True),
+        ("model.embed_tokens.weight", False),  # Llama, Mistral, Qwen
+        ("model.layers.0.linear.weight", False),
+        ("model.embeddings.tok_embeddings.weight", False),  # ModernBERT
+        ("model.encoder.layers.0.fc1.weight", False),  # BART
+        ("bert.embeddings.word_embeddings.weight", False),
+    ],
+)
+def test_identity__is_another_where_lightning_wraps_a_network_that_is_not_called_so(
+    name: str, is_wrapped: bool, folder: Path
+) -> None:
+    safetensors.numpy.save_file({name: np.zeros(2, dtype=np.float32)}, folder / "model.safetensors")
+    assert ("wrapped names" in identify_teacher(str(folder), file_digests=FileDigests(None)).parts) == is_wrapped
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "vocab.txt", "1_Pooling/config.json"])
 def test_find_teacher__knows_a_pointer_of_git_lfs(name: str, folder: Path) -> None:
     _write(folder / name, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
