@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from data_schemas.per_query_results import RANK, QueryResults
-from stages.components.metrics.retrieval import Standing, chance_recall, retrieval_standings
+from stages.components.metrics.retrieval import RetrievalStandings, Standing, chance_recall, retrieval_standings
 from stages.evaluate.embeddings.cached_embeddings import ImageEmbeddings
 from stages.evaluate.metrics.sts import correlations, pair_cosines
 from stages.evaluate.sets.evaluation_sets import RetrievalSet
@@ -99,10 +99,10 @@ def retrieval(
         ProtoRKDError: an embedding is NaN or infinite.
     """
     rows = captioned_rows(retrieval_set, images, embed_captions)
-    standings = retrieval_standings(**rows.all())
+    standings = _standings(rows)
     if embed_queries is not None:
         queries = captioned_rows(retrieval_set, images, embed_queries)
-        standings = standings._replace(text_to_image=retrieval_standings(**queries.all()).text_to_image)
+        standings = standings._replace(text_to_image=_standings(queries).text_to_image)
     of_captions = [rows.paths[image] for image in rows.caption_image.tolist()]
     outcomes = (
         _retrieved(retrieval_set, "text_to_image", standings.text_to_image, images=of_captions, queries=rows.texts),
@@ -166,6 +166,12 @@ def sts(
         "chance": {"spearman": 0.0, "pearson": 0.0},
     }
     return TaskResult(entry)
+
+
+def _standings(rows: CaptionedRows) -> RetrievalStandings:
+    return retrieval_standings(
+        image_embeddings=rows.images, caption_embeddings=rows.captions, caption_image=rows.caption_image
+    )
 
 
 def _retrieved(
