@@ -86,7 +86,7 @@ def settle(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, context: 
     """
     sources = stage.identify(inputs, params, context)
     if stage.settle is not None:
-        params = stage.settle(params, sources, runtime, context)
+        params = stage.settle(params, inputs, sources, runtime, context)
     hashed = hashed_inputs(sources)
     digests = {name: entry.digest for name, entry in hashed.items()}
     return Settled(params, sources, hashed, fingerprint(stage.name, stage.version, params, digests))

@@ -126,8 +126,9 @@ class Stage(Generic[P, I, S, R]):
         distributed: How several processes run the stage together. Without it, the first of them runs it alone.
         prepare: Runs before the plan in every process that has met, for instance to wait for an input; returns the
             inputs to plan with.
-        settle: Settles parameters that depend on the machine or the store, such as an "auto", before they are hashed;
-            receives the identified inputs. Must be as quick as `identify`, and runs in every process that has met.
+        settle: Settles parameters that depend on the machine, the store or an input, such as an "auto", before they are
+            hashed; receives the inputs as they were named, and identified. Must be as quick as `identify`, and runs in
+            every process that has met.
         work: Says what a run would have to do, for ``--dry-run``. Reads only what is quickly read, and writes nothing.
         check: Refuses options that are mistakes whatever the inputs hold, before the first of a run's stages begins. It
             is not asked where the artifact is there, may import torch, and must be quick.
@@ -148,7 +149,7 @@ class Stage(Generic[P, I, S, R]):
     quiet: bool = False
     distributed: Distributed | None = None
     prepare: Callable[[I, P, R, Context], I] | None = None
-    settle: Callable[[P, S, R, Context], P] | None = None
+    settle: Callable[[P, I, S, R, Context], P] | None = None
     work: Callable[[P, S, Context], Work] | None = None
     check: Callable[[P, I, R], None] | None = None
     deliver: Callable[[Artifact, R], None] | None = None

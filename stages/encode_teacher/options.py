@@ -29,6 +29,12 @@ class EncodeInputs:
         metavar="NAME_OR_PATH",
     )
     trust_remote_code: bool = trust_option()
+    prompt_name: str | None = option(
+        None,
+        help="Prompt that the teacher registers under this name, put before every caption: the same as --prompt with "
+        "its text.",
+        metavar="NAME",
+    )
 
 
 @dataclass(frozen=True)

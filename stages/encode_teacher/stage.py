@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from pipeline.remote.object_store import url_of
 from pipeline.stage import Context, Result, Stage, Work
@@ -17,6 +18,7 @@ from pipeline.store.draft import Draft
 from stages.components.inputs.manifest_options import find_pairs
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import identify_teacher
+from stages.components.teacher.prompts import named_prompt
 from stages.encode_teacher.options import EncodeInputs, EncodeParams, EncodeRuntime, EncodeSources
 
 if TYPE_CHECKING:
@@ -85,11 +87,23 @@ def work(params: EncodeParams, sources: EncodeSources, context: Context) -> Work
     return encoding_work(params, sources, context)
 
 
-def settle(params: EncodeParams, sources: EncodeSources, runtime: EncodeRuntime, context: Context) -> EncodeParams:
-    """Turn ``--teacher-precision auto`` into the precision that is hashed and recorded."""
+def settle(
+    params: EncodeParams, inputs: EncodeInputs, sources: EncodeSources, runtime: EncodeRuntime, context: Context
+) -> EncodeParams:
+    """Turn ``--prompt-name`` and ``--teacher-precision auto`` into what is hashed and recorded."""
     from stages.encode_teacher.auto_precision import settle_precision
 
+    if inputs.prompt_name is not None:
+        params = _with_prompt(params, named_prompt(inputs.prompt_name, sources.teacher.value, flag="--prompt-name"))
     return settle_precision(params, sources, runtime, context)
+
+
+def _with_prompt(params: EncodeParams, prompt: str) -> EncodeParams:
+    if params.prompt not in ("", prompt):
+        raise ProtoRKDError(
+            f"--prompt must be left out beside --prompt-name, which stands for {prompt!r}; got {params.prompt!r}."
+        )
+    return replace(params, prompt=prompt)
 
 
 def check(params: EncodeParams, inputs: EncodeInputs, runtime: EncodeRuntime) -> None:

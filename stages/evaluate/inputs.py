@@ -15,6 +15,7 @@ from stages.components.images.opening import open_images
 from stages.components.images.packed_image_set import find_pack, take_packed
 from stages.components.student.checkpoints import StudentWeights, finished_checkpoints
 from stages.components.teacher.identity import TeacherSource
+from stages.components.teacher.prompts import find_query_prompt
 from stages.components.teacher.recorded import find_recorded_teacher, recorded_location
 from stages.evaluate.options import EvaluateInputs, EvaluateParams
 from stages.evaluate.sets.datasets import Absent
@@ -35,6 +36,7 @@ def find_inputs(inputs: EvaluateInputs, params: EvaluateParams, context: Context
     artifact.require_whole((CONFIG_NAME,), read=True)
     students = tuple(finished_checkpoints(artifact, params.checkpoints))
     requested = read_requested_sets(inputs, params, context)
+    teacher = find_teacher(inputs, students[-1], requested.readable.values(), context)
     return EvaluateSources(
         student=Input(
             digest=artifact.record.digest,
@@ -43,7 +45,8 @@ def find_inputs(inputs: EvaluateInputs, params: EvaluateParams, context: Context
         ),
         sets={key: each.identified() for key, each in requested.readable.items()},
         unread={key: each.identified() for key, each in requested.unread.items()},
-        teacher=find_teacher(inputs, students[-1], requested.readable.values(), context),
+        teacher=teacher,
+        query_prompt=query_prompt_of(inputs, teacher, requested.readable.values()),
         absent=_identify_absent(requested.absent, inputs) if requested.absent else None,
         training=_training_images(artifact, context) if params.overlap else None,
     )
@@ -72,6 +75,24 @@ def find_teacher(
         trust_code=inputs.trust_remote_code,
         context=context,
     )
+
+
+def query_prompt_of(
+    inputs: EvaluateInputs, teacher: Input[TeacherSource] | None, sets: Iterable[RequestedSet]
+) -> Input[str] | None:
+    """Identify the prompt of captions that look for their image; None where none is asked for.
+
+    Raises:
+        ProtoRKDError: the teacher has no such prompt, or no set is one to retrieve on.
+    """
+    if inputs.query_prompt_name is None:
+        return None
+    if teacher is None or not any("retrieval" in each.tasks for each in sets):
+        raise ProtoRKDError(
+            "--query-prompt-name must go with a set of --retrieval, the only task with queries in words; got none that "
+            "can be read. Pass one, or leave the prompt out."
+        )
+    return find_query_prompt(inputs.query_prompt_name, teacher)
 
 
 def count_images(sources: EvaluateSources) -> dict[str, int]:

@@ -7,6 +7,7 @@ from pipeline.options.declaration import FRACTION, NOT_NEGATIVE, POSITIVE, Check
 from stages.components.images.image_set import IDENTITIES
 from stages.components.inputs.manifest_options import ManifestFormat
 from stages.components.teacher.identity import trust_option
+from stages.components.teacher.prompts import query_prompt_option
 from stages.evaluate.task_names import TASK_GROUPS
 
 
@@ -24,6 +25,7 @@ class EvaluateInputs:
         None, help="The student's teacher. Default: where encode-teacher found it.", metavar="NAME_OR_PATH"
     )
     trust_remote_code: bool = trust_option()
+    query_prompt_name: str | None = query_prompt_option()
     retrieval: tuple[str, ...] = option(
         (),
         help="Images and captions to retrieve on, both ways; repeatable; NAME=PATH names the set. Whatever "

@@ -48,7 +48,7 @@ def measure(
         context.use(digest)
     runner = JobRunner(params, sources.teacher, runtime, context)
     runner.log_device()
-    jobs = {student.name: jobs_of(student, sets) for student in checkpoints.students}
+    jobs = {student.name: jobs_of(student, sets, sources.query_prompt) for student in checkpoints.students}
     runner.embed([job for each in jobs.values() for job in each], shown=shown)
     if not ranks_of(context.peers).is_first:
         return Result(counts={})
@@ -85,6 +85,7 @@ def measure(
         sets,
         checkpoints=checkpoints,
         embeddings=runner.embeddings_of(shown),
+        query_prompt=sources.query_prompt,
         training=sources.training,
         map_method=params.map,
         seed=params.seed,

@@ -44,6 +44,7 @@ class EvaluateSources:
         sets: The sets that could be read and allow a task, under keys such as ``retrieval NAME``.
         unread: The sets that could not be read, under keys such as ``unread NAME``.
         teacher: The student's teacher; None where no task needs it.
+        query_prompt: What is put before captions that look for their image; None for what all captions have.
         absent: The known sets that are not below ``--eval-data-dir``; None where none is absent.
         training: The images that the student was distilled from, or why they are not available; None without
             ``--overlap``.
@@ -53,5 +54,6 @@ class EvaluateSources:
     sets: "Mapping[str, Input[RequestedSet]]"
     unread: "Mapping[str, Input[UnreadSet]]"
     teacher: Input[TeacherSource] | None
+    query_prompt: Input[str] | None = field(metadata=hashed_as("query prompt"))
     absent: "Input[tuple[Absent, ...]] | None" = field(metadata=hashed_as("absent sets"))
     training: "Input[ImageSet] | AbsentImages | None" = field(metadata=hashed_as("training pictures"))

@@ -7,6 +7,7 @@ from data_schemas.files import hash_file
 from pipeline.fingerprint import hash_json
 from pipeline.stage import Context, Input
 from stages.components.student.checkpoints import StudentWeights, find_checkpoint
+from stages.components.teacher.prompts import find_query_prompt
 from stages.components.teacher.recorded import find_recorded_teacher, recorded_location
 from stages.export.model_card.figures import ChosenEvaluation, find_evaluation
 from stages.export.model_card.lineage import trace
@@ -25,7 +26,7 @@ def find_inputs(inputs: ExportInputs, params: ExportParams, context: Context) ->
     student = find_checkpoint(inputs.student, store=context.store)
     assert student.artifact is not None
     record = student.artifact.record
-    teacher = None
+    teacher = query_prompt = None
     identity = student.config.teacher.identity
     location = recorded_location(identity, context)
     if "sentence-transformers" in params.format:
@@ -38,6 +39,11 @@ def find_inputs(inputs: ExportInputs, params: ExportParams, context: Context) ->
             context=context,
         )
         location = teacher.location
+        query_prompt = find_query_prompt(inputs.query_prompt_name, teacher)
+    elif inputs.query_prompt_name is not None:
+        raise ProtoRKDError(
+            "--query-prompt-name must go with --format sentence-transformers, which alone has captions. Leave it out."
+        )
     evaluation = find_evaluation(inputs.evaluation, student=student, store=context.store)
     lineage = trace(student, teacher_location=location, base_model=params.base_model, store=context.store)
     parts = {name: hash_json(value) for name, value in lineage.items()}
@@ -46,6 +52,7 @@ def find_inputs(inputs: ExportInputs, params: ExportParams, context: Context) ->
         student=Input(digest=record.digest, location=str(student.artifact.path.resolve()), value=student),
         weights=Input(digest=student.sha256, location=student.name, value=None),
         teacher=teacher,
+        query_prompt=query_prompt,
         evaluation=None if evaluation is None else _identify_evaluation(evaluation),
         lineage=Input(digest=hash_json(lineage), parts=parts, value=lineage),
         code=Input(digest=hash_json(code), parts=code, value=None),

@@ -1,14 +1,16 @@
 """Options of export: what is hashed, where inputs lie and what is found there, and how it runs."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.options.declaration import Check, option
+from pipeline.sources import hashed_as
 from pipeline.stage import Input
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.teacher.identity import TeacherSource, trust_option
+from stages.components.teacher.prompts import query_prompt_option
 
 if TYPE_CHECKING:
     from stages.export.model_card.figures import ChosenEvaluation
@@ -41,6 +43,7 @@ class ExportInputs:
         None, help="The student's teacher. Default: where encode-teacher found it.", metavar="NAME_OR_PATH"
     )
     trust_remote_code: bool = trust_option()
+    query_prompt_name: str | None = query_prompt_option()
     evaluation: str | None = option(
         None,
         help="Artifact of evaluate whose figures the model card shows; none leaves them out. Default: the newest of "
@@ -57,6 +60,7 @@ class ExportSources:
     student: Input[StudentWeights]
     weights: Input[None]
     teacher: Input[TeacherSource] | None
+    query_prompt: Input[str] | None = field(metadata=hashed_as("query prompt"))
     evaluation: "Input[ChosenEvaluation] | None"
     lineage: "Input[Lineage]"
     code: Input[None]

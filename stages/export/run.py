@@ -3,10 +3,13 @@
 import contextlib
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data_schemas.files import disk_errors, list_files
 from pipeline.log import log
@@ -45,14 +48,19 @@ def write_export(params: "ExportParams", sources: "ExportSources", out: Draft) -
     assert chosen.artifact is not None
     chosen.artifact.require_whole((chosen.weights.relative_to(chosen.artifact.path).as_posix(),), read=True)
     student = load_student(chosen.config, chosen.weights, device=torch.device("cpu"))
+    query_prompt = None if sources.query_prompt is None else sources.query_prompt.value
     differences: dict[str, float] = {}
     with disk_errors(out.path):
         if sources.teacher is not None:
             source = sources.teacher.value
             write_folder(
-                chosen, source, [name for name in sources.teacher.parts if (source.path / name).is_file()], out.path
+                chosen,
+                source,
+                [name for name in sources.teacher.parts if (source.path / name).is_file()],
+                out.path,
+                query_prompt=query_prompt,
             )
-            differences |= _check_folder(out.path, chosen, student, source)
+            differences |= _check_folder(out.path, chosen, student, source, query_prompt=query_prompt)
         if "onnx" in params.format:
             differences["onnx"] = write_onnx(student, chosen.config, out.path)
         if "torch" in params.format:
@@ -73,16 +81,24 @@ def write_export(params: "ExportParams", sources: "ExportSources", out: Draft) -
     )
 
 
-def _check_folder(folder: Path, chosen: StudentWeights, student: Student, source: TeacherSource) -> dict[str, float]:
+def _check_folder(
+    folder: Path, chosen: StudentWeights, student: Student, source: TeacherSource, *, query_prompt: str | None
+) -> dict[str, float]:
     """Load the folder as its users do, and compare captions with the teacher and images with the student."""
     recipe = EncodingOptions.of(chosen.config.teacher.recipe)
     with contextlib.redirect_stderr(io.StringIO()):  # the library's progress bars
         model = load_model(folder, device="cpu", trust_remote_code=source.trusts_code)
-    teacher = Teacher(source, max_tokens=recipe.max_tokens, prompt=recipe.prompt, truncate_dim=recipe.truncate_dim)
     images = sample_images()
-    return {
+    queries = {}
+    if query_prompt is not None:
+        queries["query"] = require_near(
+            model.encode_query(list(CAPTIONS), show_progress_bar=False),
+            _by_teacher(source, replace(recipe, prompt=query_prompt)),
+            what="Queries",
+        )
+    return queries | {
         "text": require_near(
-            model.encode(list(CAPTIONS), show_progress_bar=False), unit(teacher.encode(CAPTIONS)), what="Captions"
+            model.encode(list(CAPTIONS), show_progress_bar=False), _by_teacher(source, recipe), what="Captions"
         ),
         "image": require_near(
             model.encode(images, show_progress_bar=False),
@@ -90,6 +106,12 @@ def _check_folder(folder: Path, chosen: StudentWeights, student: Student, source
             what="Images",
         ),
     }
+
+
+def _by_teacher(source: TeacherSource, recipe: EncodingOptions) -> NDArray[np.float32]:
+    """Embed the captions of the comparison by the teacher, at unit length."""
+    teacher = Teacher(source, max_tokens=recipe.max_tokens, prompt=recipe.prompt, truncate_dim=recipe.truncate_dim)
+    return unit(teacher.encode(CAPTIONS))
 
 
 def _open_to_readers(root: Path) -> None:

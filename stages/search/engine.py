@@ -106,6 +106,7 @@ def open_search(artifact: Artifact, options: "SearchOptions", context: Context) 
         student=options.student,
         teacher=options.teacher,
         trust_code=options.trust_remote_code,
+        query_prompt_name=options.query_prompt_name,
         device=options.device,
         context=context,
     )

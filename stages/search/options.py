@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.options.declaration import NOT_NEGATIVE, POSITIVE, option
 from stages.components.teacher.identity import trust_option
+from stages.components.teacher.prompts import query_prompt_option
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class SearchOptions:
         metavar="NAME_OR_PATH",
     )
     trust_remote_code: bool = trust_option()
+    query_prompt_name: str | None = query_prompt_option()
     image_root: Path | None = option(
         None, help="Folder of the set's images. Default: where they were when they were embedded.", metavar="FOLDER"
     )

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from pipeline.store.store import Artifact
 from stages.components.embeddings.searchable import EMBED
 from stages.components.student.checkpoints import StudentWeights, find_checkpoint, find_weights
 from stages.components.teacher.encoding_options import EncodingOptions
+from stages.components.teacher.prompts import find_query_prompt
 from stages.components.teacher.recorded import find_recorded_teacher
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Queries:
             learned from the captions' teacher.
         teacher: Teacher as a user named it; None takes it from where encode-teacher found it.
         trust_code: Whether Python code that comes with the teacher may run.
+        query_prompt_name: Prompt of the teacher that is put before words; None puts what the captions had.
         device: Device of both models.
         context: Holds the store.
     """
@@ -48,11 +51,13 @@ class Queries:
         student: str | None,
         teacher: str | None,
         trust_code: bool,
+        query_prompt_name: str | None,
         device: str,
         context: Context,
     ) -> None:
         self._artifact, self._context, self._device = artifact, context, device
         self._student_name, self._teacher_name, self._trust_code = student, teacher, trust_code
+        self._query_prompt_name = query_prompt_name
         self._is_images = artifact.record.stage == EMBED
         self._student: StudentWeights | None = None
         self._embedder: ImageEmbedder | None = None
@@ -135,6 +140,8 @@ class Queries:
                 trust_code=self._trust_code,
                 context=self._context,
             )
+            if query_prompt := find_query_prompt(self._query_prompt_name, teacher):
+                recipe = replace(recipe, prompt=query_prompt.value)
             devices = choose_devices(self._device)
             log.info("search: the teacher on %s", describe_work(*devices, precision=recipe.teacher_precision))
             self._teacher = load_teacher(teacher, recipe, pa.array(texts, pa.large_string()), devices=devices)

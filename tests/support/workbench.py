@@ -5,6 +5,7 @@ import csv
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -156,6 +157,20 @@ def make_bert(root: Path, *, seed: int) -> Path:
     layers = [modules.Transformer(str(root / "plain")), modules.Pooling(VECTOR_DIM, pooling_mode="mean")]
     SentenceTransformer(modules=[*layers, modules.Normalize()], device="cpu").save(str(root / "saved"))
     return root / "saved"
+
+
+def with_prompts(
+    folder: Path, target: Path, prompts: dict[str, str | None], *, default: str | None = None, in_mean: bool = True
+) -> Path:
+    """Copy a teacher's folder, and register prompts in it, whose tokens count in the mean or not."""
+    shutil.copytree(folder, target)
+    changes = {
+        "config_sentence_transformers.json": {"prompts": prompts, "default_prompt_name": default},
+        "1_Pooling/config.json": {"include_prompt": in_mean},
+    }
+    for name, entries in changes.items():
+        (target / name).write_text(json.dumps(json.loads((target / name).read_text()) | entries))
+    return target
 
 
 def counted_captions(num: int) -> list[str]:

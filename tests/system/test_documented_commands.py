@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from workbench import COLOURS, SHAPES, Pairs, draw_image, make_manifest, make_pairs
+from workbench import COLOURS, SHAPES, Pairs, draw_image, make_manifest, make_pairs, with_prompts
 
 from tests.system.test_readme import PAGES, blocks, commands_of
 
@@ -64,6 +64,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, word_vectors: Path, bert_fol
     (root / "experiment.toml").write_text(_smaller_toml(blocks("README.md", "toml")[0]))
     for name in ("all-MiniLM-L6-v2", "all-mpnet-base-v2", "intfloat/e5-large-v2"):
         shutil.copytree(bert_folder, root / name)
+    gemma = root / "google" / "embeddinggemma-300m"
+    with_prompts(bert_folder, gemma, {"query": "one ", "document": "two "})
     shutil.copy(word_vectors, root / "average_word_embeddings_glove.6B.300d")
     for split in ("train", "test"):
         for colour in COLOURS[:4]:

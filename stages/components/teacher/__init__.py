@@ -16,6 +16,9 @@ the batches of the next shard before the one at hand is waited for (`network`). 
 which take batches from one list (`processes`); batches do not depend on the devices. No more than three shards are
 held.
 
+A prompt that the model registers is found by its name without torch (`prompts`); from there on it is its text, which is
+what requests, records and students hold.
+
 The precision of a teacher is hashed, for it changes embeddings by more than rounding (`encoding_options`). Its ``auto``
 is settled before that, by what the store holds of the teacher, else by the device.
 """

@@ -16,7 +16,7 @@ from pipeline.store.file_digests import FileDigests
 from stages.components.inputs.lfs_pointer import check_fetched
 from stages.components.teacher.model_kind import check_embeds_sentences, names_pooling
 from stages.components.teacher.remote_code import check_code
-from stages.components.teacher.weights.files import changes_on_loading
+from stages.components.teacher.weights.files import changes_on_loading, find_weights, missing_layers
 
 _DOCUMENTS = {".md", ".png", ".jpg", ".gitattributes", ".gitignore"}
 _OTHER_FORMATS = {".onnx", ".h5", ".msgpack", ".ot", ".tflite", ".gguf"}
@@ -85,6 +85,12 @@ def find_teacher(name: str, *, trust_code: bool = False) -> TeacherSource:
     for file in _loaded_files(folder):
         check_fetched(file, flag="--teacher")
     check_embeds_sentences(folder, name=name)
+    if missing := missing_layers(folder):
+        raise ProtoRKDError(
+            f"--teacher must hold the weights of every layer, for the rest would be random; got {name}, which lacks "
+            f"{', '.join(f'layer {number}' for number in missing)}. Fetch it again, or save it anew where it was "
+            "trained, with the configuration that belongs to its weights."
+        )
     if trust_code:
         check_code(folder)
     return TeacherSource(
@@ -156,41 +162,46 @@ def _from_hub(name: str) -> tuple[Path, str]:
 
     name, _, revision = name.partition("@")
     repository = name if "/" in name else f"{_HUB_OWNER}/{name}"
-    which: dict[str, Any] = {"repo_id": repository, "revision": revision or None}
     ignored = [f"*{suffix}" for suffix in sorted(_OTHER_FORMATS)] + [f"{folder}/*" for folder in sorted(_OTHER_FOLDERS)]
+    which: dict[str, Any] = {"repo_id": repository, "revision": revision or None, "ignore_patterns": ignored}
     cached = None
     try:
         cached = Path(snapshot_download(**which, local_files_only=True))
     except HFValidationError as error:
         raise ProtoRKDError(f"--teacher must name a folder, a file or a model; got {name}.") from error
-    except OSError:
-        pass  # not in the local cache: ask the hub
+    except OSError as error:  # not in the local cache, or less than the cache knows to be in the commit
+        half: str | None = getattr(error, "snapshot_path", None)
+        cached = None if half is None else Path(half)
     if cached is not None:
-        if _lists_modules(cached) or _lists_none(repository, cached.name):
+        if (_lists_modules(cached) and find_weights(cached)) or _lists_none(repository, cached.name):
             return _pinned(repository, cached)
         which["revision"] = cached.name
     offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
     try:
-        fetched = Path(snapshot_download(**which, ignore_patterns=ignored))  # the cached one if there is no network
+        snapshot = Path(snapshot_download(**which))  # the cached one if there is no network
+        has_modules = (snapshot / _MODULES_NAME).is_file()
     except Exception as error:  # the hub's client raises many kinds, none of them the user's business
+        if cached is None:
+            raise ProtoRKDError(
+                "--teacher must name an existing folder, a file of word vectors or a model on the hub; got "
+                f"{name}: it is not on this disk, and {repository}{revision and ' at ' + revision} cannot be fetched"
+                f"{offline}: {type(error).__name__}."
+            ) from error
+        snapshot, has_modules = cached, _lists_modules(cached)
+    if not has_modules and not _lists_none(repository, snapshot.name, ask=True):
         raise ProtoRKDError(
-            f"--teacher must name an existing folder, a file of word vectors or a model on the hub; got {name}: "
-            f"it is not on this disk, and {repository}{revision and ' at ' + revision} cannot be fetched{offline}: "
-            f"{type(error).__name__}."
-        ) from error
-    if not (fetched / _MODULES_NAME).is_file() and not _lists_none(repository, fetched.name, ask=True):
-        raise ProtoRKDError(
-            f"--teacher must be a whole model; got {name}, of which {fetched} lacks {_MODULES_NAME}, which says how "
-            f"tokens become an embedding, and the hub cannot be asked for it{offline}. Run the command once where "
-            "there is a network, or pass a folder with the whole model."
+            f"--teacher must be a whole model; got {name}, of which {snapshot} lacks {_MODULES_NAME}, which says how "
+            f"tokens become an embedding, or what that names, and the hub cannot be asked for it{offline}. Run the "
+            "command once where there is a network, or pass a folder with the whole model."
         )
-    return _pinned(repository, fetched)
+    return _pinned(repository, snapshot)
 
 
 def _lists_modules(snapshot: Path) -> bool:
     """Return whether a cached model has its list of modules, and a folder of each that needs one.
 
-    The cache holds what was asked for, which another program may have done with weights and tokenizer alone.
+    The cache holds what was asked for, which another program may have done with weights and tokenizer alone, and what
+    had come when a download was broken off.
     """
     try:
         modules = json.loads((snapshot / _MODULES_NAME).read_bytes())

@@ -160,7 +160,10 @@ def _read_quickly(source: TeacherSource) -> tuple[WordEmbeddings, int]:
 def _text_route(model: SentenceTransformer) -> SentenceTransformer:
     """Return the text modules of a model that routes text and images apart; any other model as it is."""
     first: Any = model[0]
-    if not isinstance(first, Router) or "text" not in first.sub_modules:
+    if not isinstance(first, Router):
+        return model
+    if "text" not in first.sub_modules:
+        _check_routes_texts(model)
         return model
     return SentenceTransformer(
         modules=[*first.sub_modules["text"], *list(model)[1:]],
@@ -169,6 +172,24 @@ def _text_route(model: SentenceTransformer) -> SentenceTransformer:
         default_prompt_name=model.default_prompt_name,
         truncate_dim=model.truncate_dim,
     )
+
+
+def _check_routes_texts(model: SentenceTransformer) -> None:
+    """Refuse a model that routes by task, and sends a text nowhere unless it is told its task.
+
+    Raises:
+        ProtoRKDError: it has no default route.
+    """
+    try:
+        model.preprocess(["a"])
+    except ValueError as error:
+        routes: Any = model[0]
+        names = list(routes.sub_modules)
+        raise ProtoRKDError(
+            f"--teacher must embed a text without being told its task; got a model with a route for each of "
+            f"{', '.join(names)} (Router) and none by default. Save one of them as a model of its own: "
+            f"SentenceTransformer(modules=[*model[0].sub_modules[{names[-1]!r}], *list(model)[1:]]).save(OTHER_FOLDER)."
+        ) from error
 
 
 class _Counter(logging.Handler):

@@ -24,6 +24,7 @@ from stages.components.teacher.processes import TeacherProcesses
 from stages.components.teacher.word_averages import WordBags, WordBatches, averages_words
 
 _CUTS_WORD_VECTORS_SINCE = (6, 2)
+_POOLED_WITHOUT_PROMPT = ("hkunlp/instructor-base", "hkunlp/instructor-large", "hkunlp/instructor-xl")
 _CPU_BATCH_TOKENS = 1024
 _GPU_BATCH_TOKENS = 65536  # most batches are smaller, since they end where lengths change (`token_batches`)
 _GPU_BATCH_NUMBERS = 1 << 26  # of one hidden state: 256 MB in fp32; a layer holds a dozen of them
@@ -80,7 +81,9 @@ class Teacher:
         self.dim = truncate_dim or full_dim
         self.limit = model.max_seq_length
         _tell_prompts(model, prompt, source)
-        self._batcher = _make_batcher(model, prompt or model.prompts.get(model.default_prompt_name or "") or "")
+        prompt = prompt or model.prompts.get(model.default_prompt_name or "") or ""
+        _check_pooling_of_prompt(model, prompt, source)
+        self._batcher = _make_batcher(model, prompt)
         self._batch_tokens = _batch_tokens(model, torch.device(devices[0]))
         self._network: TeacherNetwork | TeacherProcesses
         if shared:
@@ -197,7 +200,23 @@ def _tell_prompts(model: SentenceTransformer, prompt: str, source: TeacherSource
     registered = {name: text for name, text in model.prompts.items() if text}
     if registered and not prompt and not model.default_prompt_name:
         listed = ", ".join(f"{name} {text!r}" for name, text in registered.items())
-        log.info("%s has prompts, and none is put before captions: --prompt takes one of %s", source.name, listed)
+        log.info(
+            "%s has prompts, and none is put before texts: --prompt-name of encode-teacher, and --query-prompt-name of "
+            "search, evaluate and export, take one of %s",
+            source.name,
+            listed,
+        )
+
+
+def _check_pooling_of_prompt(model: SentenceTransformer, prompt: str, source: TeacherSource) -> None:
+    """Refuse prompts for the models whose pooling the library corrects by their name on the hub alone."""
+    is_corrected = source.location.partition("@")[0] in _POOLED_WITHOUT_PROMPT
+    if prompt and is_corrected and any(getattr(module, "include_prompt", False) for module in model):
+        raise ProtoRKDError(
+            f"A prompt must go with a model whose pooling is known; got {source.name}, whose files do not say that it "
+            "leaves prompts out of the mean. Save it so that they do, and pass that folder: model = "
+            f"SentenceTransformer({source.location.partition('@')[0]!r}); model.save(FOLDER)."
+        )
 
 
 def _library_version() -> tuple[int, ...]:

@@ -44,7 +44,7 @@ class CheckpointEmbeddings:
         self._context = context
         self._precision = precision
         self._images = dict(known)
-        self._captions: dict[tuple[str, ...], tuple[Tensor, str]] = {}
+        self._captions: dict[tuple[tuple[str, ...], str | None], tuple[Tensor, str]] = {}
         self._used: set[str] = set()
 
     @property
@@ -69,18 +69,24 @@ class CheckpointEmbeddings:
         self._used.add(embedded.digest)
         return embedded
 
-    def captions(self, captions: tuple[str, ...]) -> Tensor:
-        """Embed captions, one row each: (captions, dim), float32."""
-        if captions not in self._captions:
+    def captions(self, captions: tuple[str, ...], *, prompt: str | None = None) -> Tensor:
+        """Embed captions, one row each: (captions, dim), float32.
+
+        Args:
+            captions: Captions to embed.
+            prompt: Text put before each; None puts what was put before those that the student was distilled from.
+        """
+        if (captions, prompt) not in self._captions:
             assert self._teacher is not None
-            self._captions[captions] = embed_captions(
+            recipe = EncodingOptions.of(self._student.config.teacher.recipe)
+            self._captions[captions, prompt] = embed_captions(
                 captions,
                 teacher=self._teacher,
-                recipe=EncodingOptions.of(self._student.config.teacher.recipe),
+                recipe=recipe if prompt is None else dataclasses.replace(recipe, prompt=prompt),
                 runtime=self._runtime,
                 context=self._context,
             )
-        embeddings, digest = self._captions[captions]
+        embeddings, digest = self._captions[captions, prompt]
         self._used.add(digest)
         return embeddings
 

@@ -43,11 +43,13 @@ class Job:
         student: The weights. The task sts measures the teacher instead, and ignores them.
         entry: The set to measure on.
         task: Name of the task.
+        query_prompt: What is put before captions that look for their image; None for what all captions have.
     """
 
     student: StudentWeights
     entry: RequestedSet
     task: str
+    query_prompt: str | None = None
 
     @property
     def name(self) -> str:
@@ -147,7 +149,9 @@ def make_measurement(
 
 def _params(job: Job, params: "EvaluateParams") -> _Params:
     settings: dict[str, Any] = {"num_resamples": params.num_resamples, "seed": params.seed}
-    if job.task == "zero_shot":
+    if job.task == "retrieval" and job.query_prompt is not None:
+        settings |= {"query_prompt": job.query_prompt}
+    elif job.task == "zero_shot":
         settings |= {"templates": job.entry.templates}
     elif job.task in ("knn", "knn_backbone"):
         settings |= {"k": params.knn_k, "temperature": params.knn_temperature}

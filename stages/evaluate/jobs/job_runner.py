@@ -171,9 +171,10 @@ def _in_short(entry: Mapping[str, Any]) -> str:
     return f"{measure} {metrics[measure]:.2f}"
 
 
-def jobs_of(student: StudentWeights, entries: Sequence[RequestedSet]) -> list[Job]:
+def jobs_of(student: StudentWeights, entries: Sequence[RequestedSet], query_prompt: Input[str] | None) -> list[Job]:
     """List the jobs of a checkpoint, in the order of reports."""
-    return [Job(student, entry, task) for entry in entries for task in entry.tasks]
+    text = None if query_prompt is None else query_prompt.value
+    return [Job(student, entry, task, text) for entry in entries for task in entry.tasks]
 
 
 def check_rejected(entry: Mapping[str, Any], max_bad_fraction: float) -> None:

@@ -28,6 +28,7 @@ def draw_page(
     *,
     checkpoints: Checkpoints,
     embeddings: CheckpointEmbeddings,
+    query_prompt: Input[str] | None,
     training: Input[ImageSet] | AbsentImages | None,
     map_method: str,
     seed: int,
@@ -40,6 +41,7 @@ def draw_page(
         entries: Sets of the evaluation; one of which no task was done is not shown.
         checkpoints: Checkpoints of the student.
         embeddings: Embeddings by the checkpoint that is shown.
+        query_prompt: What is put before captions that look for their image; None for what all captions have.
         training: Training images, or why they are unavailable; None where nobody asked for the overlap.
         map_method: Layout of the maps: ``pca`` or ``tsne``.
         seed: Seed of the samples and clusters.
@@ -53,11 +55,17 @@ def draw_page(
         is_measured = any((evaluation_set.name, task) in done for task in entry.tasks)
         try:
             if isinstance(evaluation_set, RetrievalSet) and is_measured:
-                images, captions = (
-                    embeddings.images(evaluation_set.images),
-                    embeddings.captions(evaluation_set.captions),
+                images, captions = embeddings.images(evaluation_set.images), evaluation_set.captions
+                queries = None if query_prompt is None else embeddings.captions(captions, prompt=query_prompt.value)
+                gallery = retrieval_gallery(
+                    evaluation_set,
+                    images,
+                    embeddings.captions(captions),
+                    queries=queries,
+                    map_method=map_method,
+                    seed=seed,
                 )
-                galleries.append(retrieval_gallery(evaluation_set, images, captions, map_method=map_method, seed=seed))
+                galleries.append(gallery)
                 if not sheets:
                     sheets = dict(_sheets(evaluation_set, embeddings, checkpoints, context))
             elif isinstance(evaluation_set, ClassSet) and evaluation_set.test and is_measured:

@@ -34,7 +34,13 @@ _NUM_OVERLAPS = 6
 
 
 def retrieval_gallery(
-    retrieval_set: RetrievalSet, images: ImageEmbeddings, captions: Tensor, *, map_method: str, seed: int
+    retrieval_set: RetrievalSet,
+    images: ImageEmbeddings,
+    captions: Tensor,
+    *,
+    queries: Tensor | None = None,
+    map_method: str,
+    seed: int,
 ) -> Gallery:
     """Show captions that find their image, captions that do not, an even sample both ways, and a map.
 
@@ -42,6 +48,7 @@ def retrieval_gallery(
         retrieval_set: Set to show; captions of images that could not be read are left out with them.
         images: Embeddings of its readable images.
         captions: Embeddings of all its captions, in their order.
+        queries: Their embeddings as they look for their image; None where these are the same.
         map_method: Layout of the map: ``pca`` or ``tsne``.
         seed: Seed of the clusters that colour the map, and of its sample of images.
 
@@ -49,9 +56,9 @@ def retrieval_gallery(
         ProtoRKDError: the method is unknown, or an embedding is NaN or infinite.
 
     Shapes:
-        captions: (captions, dim), float32.
+        captions, queries: (captions, dim), float32.
     """
-    space = retrieval_space(retrieval_set, images, captions)
+    space = retrieval_space(retrieval_set, images, captions, queries)
     ranks = space.ranks()
     sample = choose_queries(_NUM_CAPTION_QUERIES, len(space.texts))
     hits = choose_hits(ranks.captions, num=_NUM_CAPTION_QUERIES)
@@ -188,17 +195,21 @@ def overlap_examples(
     )
 
 
-def retrieval_space(retrieval_set: RetrievalSet, images: ImageEmbeddings, captions: Tensor) -> RetrievalSpace:
+def retrieval_space(
+    retrieval_set: RetrievalSet, images: ImageEmbeddings, captions: Tensor, queries: Tensor | None
+) -> RetrievalSpace:
     """Leave out captions of images that could not be read, and renumber the images that are left.
 
     Shapes:
-        captions: (captions, dim), float32, of all captions of the set.
+        captions, queries: (captions, dim), float32, of all captions of the set.
     """
     place = {int(row): index for index, row in enumerate(images.rows)}
     kept = [index for index, image in enumerate(retrieval_set.caption_image) if image in place]
+    readable = captions[kept]
     return RetrievalSpace(
         images=images.embeddings,
-        captions=captions[kept],
+        captions=readable,
+        queries=readable if queries is None else queries[kept],
         caption_image=torch.tensor([place[retrieval_set.caption_image[index]] for index in kept]),
         texts=[retrieval_set.captions[index] for index in kept],
         thumbnails=Thumbnails(retrieval_set.images.value, images.rows),

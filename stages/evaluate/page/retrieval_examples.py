@@ -22,21 +22,29 @@ class RetrievalSpace:
         thumbnails: Thumbnails of the images.
 
     Shapes:
-        images: (images, dim), float; captions: (captions, dim), float.
+        images: (images, dim), float; captions: (captions, dim), float; queries: (captions, dim), float, the captions as
+            they look for their image.
         caption_image: (captions,), int64, the image that each caption describes.
     """
 
     images: Tensor
     captions: Tensor
+    queries: Tensor
     caption_image: Tensor
     texts: list[str]
     thumbnails: Thumbnails
 
     def ranks(self) -> RetrievalRanks:
         """Rank, from 1, the right answer to every caption and to every image, with ties counted as in the figures."""
-        return retrieval_ranks(
+        ranks = retrieval_ranks(
             image_embeddings=self.images, caption_embeddings=self.captions, caption_image=self.caption_image
         )
+        if self.queries is self.captions:
+            return ranks
+        as_queries = retrieval_ranks(
+            image_embeddings=self.images, caption_embeddings=self.queries, caption_image=self.caption_image
+        )
+        return ranks._replace(captions=as_queries.captions)
 
     def first_captions(self) -> dict[int, str]:
         """Return the first caption of each image, to be read out in the image's place."""
@@ -80,13 +88,13 @@ def caption_queries(space: RetrievalSpace, ranks: Tensor, captions: list[int]) -
         return ()
     nearest = top_images(
         image_embeddings=space.images,
-        caption_embeddings=space.captions,
+        caption_embeddings=space.queries,
         caption_image=space.caption_image,
         captions=captions,
         k=_NUM_FOUND_IMAGES,
     )
     own = space.caption_image[captions]
-    similarity = torch.nn.functional.cosine_similarity(space.captions[captions], space.images[own], dim=1)
+    similarity = torch.nn.functional.cosine_similarity(space.queries[captions], space.images[own], dim=1)
     first_caption = space.first_captions()
 
     def show(image: int, score: float, *, is_true: bool) -> FoundImage:

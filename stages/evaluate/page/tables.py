@@ -170,7 +170,12 @@ def _retrieval_table(sets: Sequence[Entry]) -> Table:
             entry,
             whole=[make_cell(entry, measure) for measure in whole],
             rows=[
-                Row(label, (), "", tuple(make_cell(entry, f"{direction}/{measure}") for measure in measures))
+                Row(
+                    label,
+                    _settings(entry) if direction == "text_to_image" else (),
+                    "",
+                    tuple(make_cell(entry, f"{direction}/{measure}") for measure in measures),
+                )
                 for direction, label in DIRECTIONS.items()
             ],
         )
@@ -219,6 +224,7 @@ def _class_table(sets: Sequence[Entry]) -> Table:
 
 _SETTINGS: dict[str, Callable[[Any], str]] = {
     "templates": lambda templates: f"{len(templates):,} prompt{'s' if len(templates) > 1 else ''} a class",
+    "query_prompt": "{!r} before each caption".format,
     "k": "k {:,}".format,
     "temperature": "temperature {:g}".format,
     "l2_weight": "L2 weight {:.2g}".format,

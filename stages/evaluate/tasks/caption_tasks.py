@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from data_schemas.per_query_results import RANK, QueryResults
-from stages.components.metrics.retrieval import Standing, chance_recall, retrieval_standings
+from stages.components.metrics.retrieval import RetrievalStandings, Standing, chance_recall, retrieval_standings
 from stages.evaluate.embeddings.cached_embeddings import ImageEmbeddings
 from stages.evaluate.metrics.sts import correlations, pair_cosines
 from stages.evaluate.sets.evaluation_sets import RetrievalSet
@@ -80,6 +80,7 @@ def retrieval(
     images: ImageEmbeddings,
     embed_captions: EmbedCaptions,
     *,
+    embed_queries: EmbedCaptions | None = None,
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
 ) -> TaskResult:
@@ -89,6 +90,8 @@ def retrieval(
         retrieval_set: The set to measure on.
         images: Embeddings of the set's images.
         embed_captions: Gives one embedding per caption, in order.
+        embed_queries: Gives one embedding per caption that looks for its image; None where captions are embedded
+            alike both ways.
         seed: Seed of the resamples.
         num_resamples: Number of resamples for the intervals, the same for both directions and their mean.
 
@@ -96,9 +99,10 @@ def retrieval(
         ProtoRKDError: an embedding is NaN or infinite.
     """
     rows = captioned_rows(retrieval_set, images, embed_captions)
-    standings = retrieval_standings(
-        image_embeddings=rows.images, caption_embeddings=rows.captions, caption_image=rows.caption_image
-    )
+    standings = _standings(rows)
+    if embed_queries is not None:
+        queries = captioned_rows(retrieval_set, images, embed_queries)
+        standings = standings._replace(text_to_image=_standings(queries).text_to_image)
     of_captions = [rows.paths[image] for image in rows.caption_image.tolist()]
     outcomes = (
         _retrieved(retrieval_set, "text_to_image", standings.text_to_image, images=of_captions, queries=rows.texts),
@@ -162,6 +166,12 @@ def sts(
         "chance": {"spearman": 0.0, "pearson": 0.0},
     }
     return TaskResult(entry)
+
+
+def _standings(rows: CaptionedRows) -> RetrievalStandings:
+    return retrieval_standings(
+        image_embeddings=rows.images, caption_embeddings=rows.captions, caption_image=rows.caption_image
+    )
 
 
 def _retrieved(

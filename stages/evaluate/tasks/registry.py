@@ -5,6 +5,7 @@ that describe a space take their intervals from a jackknife, and ignore ``num_re
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -30,13 +31,28 @@ class Embeddings(Protocol):
     def images(self, images: Input[ImageSet]) -> ImageEmbeddings:
         """Embed images: one row per image that could be read."""
 
-    def captions(self, captions: tuple[str, ...]) -> Tensor:
-        """Embed captions: one row per caption, (captions, dim), float32."""
+    def captions(self, captions: tuple[str, ...], *, prompt: str | None = None) -> Tensor:
+        """Embed captions behind a prompt, or behind their usual one: one row per caption, (captions, dim), float32."""
 
 
-def _retrieval(retrieval_set: RetrievalSet, embeddings: Embeddings, *, seed: int, num_resamples: int) -> TaskResult:
-    images = embeddings.images(retrieval_set.images)
-    return caption_tasks.retrieval(retrieval_set, images, embeddings.captions, seed=seed, num_resamples=num_resamples)
+def _retrieval(
+    retrieval_set: RetrievalSet,
+    embeddings: Embeddings,
+    *,
+    query_prompt: str | None = None,
+    seed: int,
+    num_resamples: int,
+) -> TaskResult:
+    measured = caption_tasks.retrieval(
+        retrieval_set,
+        embeddings.images(retrieval_set.images),
+        embeddings.captions,
+        embed_queries=None if query_prompt is None else partial(embeddings.captions, prompt=query_prompt),
+        seed=seed,
+        num_resamples=num_resamples,
+    )
+    noted = {} if query_prompt is None else {"query_prompt": query_prompt}
+    return replace(measured, entry=measured.entry | noted)
 
 
 def _geometry(retrieval_set: RetrievalSet, embeddings: Embeddings, *, seed: int, num_resamples: int) -> TaskResult:

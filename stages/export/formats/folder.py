@@ -2,7 +2,6 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from data_schemas.files import write_json, write_unsynced
 from stages.components.student.backbones import list_backbones
@@ -18,7 +17,9 @@ _PROMPT_NAME = "caption"
 _NORMALIZE = "1_Normalize"
 
 
-def write_folder(student: StudentWeights, source: TeacherSource, files: Collection[str], out: Path) -> None:
+def write_folder(
+    student: StudentWeights, source: TeacherSource, files: Collection[str], out: Path, *, query_prompt: str | None
+) -> None:
     """Write student and teacher as one model.
 
     Args:
@@ -26,6 +27,7 @@ def write_folder(student: StudentWeights, source: TeacherSource, files: Collecti
         source: Source of the teacher.
         files: Files that make the teacher's identity.
         out: Folder of the export.
+        query_prompt: Text that ``encode_query`` puts before a query; None leaves the teacher's own, or the captions'.
 
     Raises:
         ProtoRKDError: as `write_text_route`.
@@ -56,7 +58,17 @@ def write_folder(student: StudentWeights, source: TeacherSource, files: Collecti
             {"idx": 1, "name": "1", "path": _NORMALIZE, "type": "sentence_transformers.base.modules.Normalize"},
         ],
     )
-    write_json(out / "config_sentence_transformers.json", _model_config(route, recipe, student.config.backbone))
+    prompts, default = _prompts(route, recipe, query_prompt)
+    write_json(
+        out / "config_sentence_transformers.json",
+        {
+            "model_type": "SentenceTransformer",
+            "prompts": prompts,
+            "default_prompt_name": default,
+            "similarity_fn_name": "cosine",
+            "requirements": _requirements(student.config.backbone),
+        },
+    )
 
 
 def _write_image_encoder(student: StudentWeights, out: Path) -> None:
@@ -79,19 +91,20 @@ def _write_image_encoder(student: StudentWeights, out: Path) -> None:
     )
 
 
-def _model_config(route: TextRoute, recipe: EncodingOptions, backbone: str) -> dict[str, Any]:
-    """Return the prompts, of which the captions' own becomes the default for all texts, and the requirements."""
+def _prompts(route: TextRoute, recipe: EncodingOptions, query_prompt: str | None) -> tuple[dict[str, str], str | None]:
+    """Return the prompts by name, and the name of the default, which becomes the captions' own."""
     prompts, default = dict(route.prompts), route.default_prompt_name
     if recipe.prompt:
         named = {name: prompts.get(name) or recipe.prompt for name in ("query", "document")}
         prompts, default = {**prompts, **named, _PROMPT_NAME: recipe.prompt}, _PROMPT_NAME
+    if query_prompt is not None:
+        prompts["query"] = query_prompt
+    return prompts, default
+
+
+def _requirements(backbone: str) -> dict[str, str]:
+    """Return what has to be installed, with versions."""
     requirements = {"sentence-transformers": ">=6.0", "torchvision": ">=0.26"}
     if backbone not in list_backbones():
         requirements["open_clip_torch"] = ">=3.0"
-    return {
-        "model_type": "SentenceTransformer",
-        "prompts": prompts,
-        "default_prompt_name": default,
-        "similarity_fn_name": "cosine",
-        "requirements": requirements,
-    }
+    return requirements

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from workbench import Cli, counted_captions
+import safetensors.numpy
+from workbench import Cli, counted_captions, with_prompts
 
 import stages.components.embeddings.caption_embeddings
 import stages.components.teacher.loading
@@ -18,6 +19,7 @@ import stages.components.teacher.teacher
 from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.embedding_array import EmbeddingArray
 from data_schemas.pair_index import read_captions, read_labels, read_pairs, read_rejected
+from stages.components.teacher import identity, loading
 from stages.components.teacher.batching import Batch
 
 Write = Callable[..., Path]
@@ -346,6 +348,64 @@ def test_encode__records_the_recipe_and_the_teacher(encode: Any, write_manifest:
     assert (record["params"]["prompt"], record["params"]["max_tokens"]) == ("red ", 6)
     assert "model.safetensors" in record["inputs"]["teacher"]["parts"]
     assert "device" not in record["params"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "left_out", "said"), [("model.", "no such name", ""), ("", ".layer.1.", "lacks layer 1. Fetch it again")]
+)
+def test_encode__finds_nothing_that_a_broken_teacher_once_made(
+    prefix: str,
+    left_out: str,
+    said: str,
+    encode: Any,
+    run_cli: Cli,
+    write_manifest: Write,
+    bert_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    teacher, manifest = shutil.copytree(bert_folder, tmp_path / "teacher"), write_manifest(CAPTIONS)
+    weights = safetensors.numpy.load_file(teacher / "model.safetensors")
+    weights = {prefix + name: value for name, value in weights.items() if left_out not in name}
+    safetensors.numpy.save_file(weights, teacher / "model.safetensors", metadata={"format": "pt"})
+    with monkeypatch.context() as before:  # as it was, when such a teacher was embedded with random weights
+        before.setattr(identity, "changes_on_loading", lambda folder: {})
+        before.setattr(identity, "missing_layers", lambda folder: [])
+        before.setattr(loading, "_check_whole", lambda faults, source: None)
+        random = encode(manifest, teacher=teacher)
+        assert encode(manifest, teacher=teacher)["status"] == "unchanged"
+    asked = ("encode-teacher", "--manifest", manifest, "--teacher", teacher)
+    if said:
+        assert said in run_cli.fails(*asked)
+    else:
+        assert encode(manifest, teacher=teacher)["fingerprint"] != random["fingerprint"]
+        assert counts_of(encode(manifest, teacher=teacher)) == (4, 0)  # no row of before is taken over
+
+
+def test_encode__with_a_prompt_by_name_is_the_request_with_its_text(
+    encode: Any, run_cli: Cli, write_manifest: Write, bert_folder: Path, tmp_path: Path
+) -> None:
+    manifest = write_manifest(CAPTIONS)
+    teacher = with_prompts(bert_folder, tmp_path / "teacher", {"passage": "blue ", "document": ""})
+    plain = encode(manifest, teacher=teacher)
+    outcome = encode(manifest, "--prompt-name", "passage", teacher=teacher)
+    root = Path(outcome["path"])
+    assert outcome["fingerprint"] != plain["fingerprint"]
+    assert json.loads((root / "artifact.json").read_text())["params"]["prompt"] == "blue "
+    same = [("--prompt", "blue "), ("--prompt", "blue ", "--prompt-name", "passage")]
+    same += [("--config", root / "logs" / "config.toml")]
+    for asked in same:
+        again = encode(manifest, *asked, teacher=teacher)
+        assert (again["status"], again["fingerprint"]) == ("unchanged", outcome["fingerprint"])
+    assert encode(manifest, "--prompt-name", "document", teacher=teacher)["status"] == "unchanged"
+    asked = ("encode-teacher", "--manifest", manifest, "--teacher", teacher, "--prompt-name")
+    assert "--prompt-name must name a prompt" in run_cli.fails(*asked, "query", "--dry-run")
+    assert "--prompt must be left out beside --prompt-name, which stands for 'blue '; got 'red '" in run_cli.fails(
+        *asked, "passage", "--prompt", "red "
+    )
+    (root / "captions.parquet").write_bytes(b"damaged")
+    assert run_cli.run("verify", "--repair", outcome["fingerprint"]).exit_code == 0
+    assert encode(manifest, "--prompt-name", "passage", teacher=teacher)["digest"] == outcome["digest"]
 
 
 def test_encode__takes_over_rows_from_before_the_precision_was_recorded(encode: Any, write_manifest: Write) -> None:

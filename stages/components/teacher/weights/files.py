@@ -15,6 +15,10 @@ _PICKLES = 4  # torch.save wrote two numbers and the system's facts before the t
 _WRAPPED = ("module.", "_orig_mod.")  # by DataParallel and by torch.compile
 _PREFIX = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")
 _COMPILED = re.compile(r"(^|\.)_orig_mod\.")
+# Names behind Lightning's "model." in networks that do not call themselves so, as Llama and ModernBERT do.
+_WRAPPED_MODEL = re.compile(r"model\.(?:(?:\w+\.)?(?:embeddings\.word_embeddings|encoder\.block\.0)\.|linear\.weight$)")
+_LAYER = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layer\.(\d+)\.")
+_NUM_LAYERS = ("num_hidden_layers", "n_layers")  # DistilBERT has the second
 _STATIC = "StaticEmbedding"
 
 
@@ -72,8 +76,32 @@ def changes_on_loading(folder: Path) -> dict[str, str]:
     return changes
 
 
+def missing_layers(folder: Path) -> list[int]:
+    """List the layers of a transformer of which its files hold nothing, though its configuration counts them.
+
+    Only names as BERT and its kin have them are looked at; loading finds what is missing of any network. It is told
+    here because an artifact that such a teacher once made with random weights would be found without loading.
+
+    Args:
+        folder: Folder of a sentence-transformers model.
+    """
+    for config_path in sorted(folder.rglob("config.json")):
+        config = _read_json(config_path)
+        if not isinstance(config, dict) or "model_type" not in config or "auto_map" in config:
+            continue
+        count = next((config[name] for name in _NUM_LAYERS if isinstance(config.get(name), int)), 0)
+        files = [path for path in find_weights(config_path.parent) if path.parent == config_path.parent]
+        names = {name for path in files for name in describe_weights(path).names}
+        found = {int(match[1]) for name in names if (match := _LAYER.search(plain_name(name)))}
+        if found and (missing := set(range(count)) - found):
+            return sorted(missing)
+    return []
+
+
 def _is_wrapped(weight: WeightFile) -> bool:
-    return any(name.startswith(_WRAPPED) or _COMPILED.search(name) for name in weight.names)
+    return any(
+        name.startswith(_WRAPPED) or _COMPILED.search(name) or _WRAPPED_MODEL.match(name) for name in weight.names
+    )
 
 
 def _is_half(folder: Path, weight: WeightFile) -> bool:

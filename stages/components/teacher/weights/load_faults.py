@@ -60,11 +60,18 @@ class NotedLoads:
 
 @contextlib.contextmanager
 def noted_loads() -> Iterator[NotedLoads]:
-    """Note the networks that transformers loads meanwhile; sentence-transformers does not pass its report on."""
-    notes = NotedLoads()
+    """Note the networks that this thread loads meanwhile.
+
+    Transformers reports what it did not find if ``from_pretrained`` is asked to (``output_loading_info``), but
+    sentence-transformers takes no report: asked for one, it fails on the pair that it gets. So the report is asked for,
+    and kept, on its way. Names in files cannot take its place, for transformers renames and joins many on loading.
+    """
+    notes, own_thread = NotedLoads(), threading.get_ident()
     original = PreTrainedModel.__dict__["from_pretrained"]
 
     def from_pretrained(cls: Any, *args: Any, **options: Any) -> Any:
+        if threading.get_ident() != own_thread:
+            return original.__func__(cls, *args, **options)
         wants_report = options.pop("output_loading_info", False)
         options["ignore_mismatched_sizes"] = True  # they are reported, too
         network, report = original.__func__(cls, *args, output_loading_info=True, **options)

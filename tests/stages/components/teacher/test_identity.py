@@ -182,11 +182,18 @@ def _stand_in_for_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list
     return asked
 
 
+def _list_files(snapshot: Path, names: list[str]) -> None:
+    """Put down what the hub has of a commit, as huggingface_hub 2 does."""
+    files = {name: {"size": 1, "blob_id": "0"} for name in names}
+    listing = json.dumps({"format_version": 1, "files": files})
+    _write(snapshot.parents[1] / "trees" / f"{snapshot.name}.json", listing)
+
+
 def _snapshot(tmp_path: Path, commit: str) -> Path:
     return tmp_path / "hub" / "models--someone--teacher" / "snapshots" / commit
 
 
-@pytest.mark.parametrize("lost", ["modules.json", "1_Pooling"])
+@pytest.mark.parametrize("lost", ["modules.json", "1_Pooling", "model.safetensors"])
 def test_find_teacher__completes_a_model_of_which_the_cache_has_half(
     lost: str, folder: Path, hub_cache: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,10 +208,29 @@ def test_find_teacher__completes_a_model_of_which_the_cache_has_half(
     assert asked == [hub_cache["new"]]  # once, and for the commit that it has half of
 
 
-def test_find_teacher__refuses_half_a_model_where_the_hub_cannot_be_asked(
-    hub_cache: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize("has_weights", [True, False])
+def test_find_teacher__goes_by_the_cached_commit_where_the_cache_knows_what_it_lacks(
+    has_weights: bool, folder: Path, hub_cache: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (_snapshot(tmp_path, hub_cache["new"]) / "modules.json").unlink()
+    _write(folder / "modules.json", "[]")
+    snapshot = _snapshot(tmp_path, hub_cache["new"])
+    shutil.copytree(folder, snapshot, dirs_exist_ok=True)
+    _list_files(snapshot, ["model.safetensors", "modules.json", "onnx/model.onnx", "README.md"])
+    if not has_weights:
+        (snapshot / "model.safetensors").unlink()
+    asked = _stand_in_for_the_hub(folder, monkeypatch)
+    assert find_teacher("someone/teacher").path == snapshot
+    assert asked == ([] if has_weights else [hub_cache["new"]])  # never a newer one
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_find_teacher__refuses_half_a_model_where_the_hub_cannot_be_asked(
+    is_listed: bool, hub_cache: dict[str, str], tmp_path: Path
+) -> None:
+    snapshot = _snapshot(tmp_path, hub_cache["new"])
+    (snapshot / "modules.json").unlink()
+    if is_listed:
+        _list_files(snapshot, ["modules.json"])
     with pytest.raises(ProtoRKDError, match=r"--teacher must be a whole model; .* \(HF_HUB_OFFLINE is set\)"):
         find_teacher("someone/teacher")
 
@@ -234,6 +260,27 @@ def test_identity__is_another_where_weights_are_changed_on_loading(change: str, 
     assert found.parts[change] == how
     former = {"kind": found.value.kind, "files": {name: found.parts[name] for name in found.parts if name != change}}
     assert found.digest != hash_json(former) == former_digest(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_wrapped"),
+    [
+        ("model.embeddings.word_embeddings.weight", True),
+        ("model.bert.embeddings.word_embeddings.weight", True),
+        ("model.encoder.block.0.layer.0.SelfAttention.q.weight", True),
+        ("model.linear.weight", True),
+        ("model.embed_tokens.weight", False),  # Llama, Mistral, Qwen
+        ("model.layers.0.linear.weight", False),
+        ("model.embeddings.tok_embeddings.weight", False),  # ModernBERT
+        ("model.encoder.layers.0.fc1.weight", False),  # BART
+        ("bert.embeddings.word_embeddings.weight", False),
+    ],
+)
+def test_identity__is_another_where_lightning_wraps_a_network_that_is_not_called_so(
+    name: str, is_wrapped: bool, folder: Path
+) -> None:
+    safetensors.numpy.save_file({name: np.zeros(2, dtype=np.float32)}, folder / "model.safetensors")
+    assert ("wrapped names" in identify_teacher(str(folder), file_digests=FileDigests(None)).parts) == is_wrapped
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "vocab.txt", "1_Pooling/config.json"])

@@ -88,9 +88,16 @@ def test_loading__strips_names_in_pickles(bert_folder: Path, tmp_path: Path) -> 
     assert not (root / WEIGHTS).exists()  # the user's folder stays as it is
 
 
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "model."])
+def test_find_teacher__names_the_layers_that_are_missing(prefix: str, altered: Any) -> None:
+    folder = altered(lambda tensors: {prefix + name: tensors[name] for name in tensors if ".layer.1." not in name})
+    with pytest.raises(ProtoRKDError, match=r"the weights of every layer, .* lacks layer 1\. Fetch it again"):
+        find_teacher(str(folder))
+
+
 def test_loading__names_the_weights_of_a_layer_that_are_missing(altered: Any) -> None:
-    folder = altered(lambda tensors: {name: value for name, value in tensors.items() if ".layer.1." not in name})
-    with pytest.raises(ProtoRKDError, match=r"every weight of its BertModel.*lacks 16: encoder\.layer\.1\.attention"):
+    folder = altered(lambda tensors: {name: tensors[name] for name in tensors if ".layer.1.attention." not in name})
+    with pytest.raises(ProtoRKDError, match=r"every weight of its BertModel.*lacks 10: encoder\.layer\.1\.attention"):
         embed(folder)
 
 
@@ -104,7 +111,7 @@ def test_loading__names_the_weights_of_a_dense_layer_that_are_missing(altered: A
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"num_hidden_layers": 3}, r"lacks 16: encoder\.layer\.2\."),
+        ({"num_hidden_layers": 4}, r"lacks layer 2, layer 3\."),
         (
             {"num_hidden_layers": 1},
             r"as many layers in config\.json as in its weights.* also hold 16: encoder\.layer\.1",
@@ -177,4 +184,6 @@ def test_loading__says_that_a_model_has_prompts_and_none_is_asked_for(
         Teacher(find_teacher(str(root)), prompt="blue ")
         assert "prompts" not in caplog.text
         Teacher(find_teacher(str(root)))
-    assert f"{root} has prompts, and none is put before captions: --prompt takes one of query 'red '" in caplog.messages
+    [told] = [message for message in caplog.messages if "has prompts" in message]
+    assert told.startswith(f"{root} has prompts, and none is put before texts: --prompt-name of encode-teacher, and")
+    assert told.endswith("--query-prompt-name of search, evaluate and export, take one of query 'red '")

@@ -45,6 +45,20 @@ def test_retrieval__agrees_with_a_naive_search() -> None:
     json.dumps(measured.entry, allow_nan=False)
 
 
+def test_retrieval__embeds_captions_that_look_for_their_image_apart_where_told_to() -> None:
+    found, images, captions = retrieval_set()
+    queries = captions.roll(1, dims=1)
+    plain = retrieval(found, embeddings(images), of_captions(found, captions), **DRAWS)
+    measured = retrieval(
+        found, embeddings(images), of_captions(found, captions), embed_queries=of_captions(found, queries), **DRAWS
+    )
+    as_queries = naive_ranks(images, queries, list(found.caption_image))["text_to_image"]
+    of_text, of_image = measured.outcomes
+    np.testing.assert_array_equal(of_text.measures["rank"], as_queries)
+    np.testing.assert_array_equal(of_image.measures["rank"], plain.outcomes[1].measures["rank"])
+    assert not np.array_equal(as_queries, plain.outcomes[0].measures["rank"])
+
+
 def test_retrieval__has_a_row_a_caption_and_a_row_an_image() -> None:
     pairs, images, captions = retrieval_set()
     of_text, of_image = retrieval(pairs, embeddings(images), of_captions(pairs, captions), **DRAWS).outcomes

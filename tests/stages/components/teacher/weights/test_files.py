@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from stages.components.teacher.weights.files import changes_on_loading, describe_weights, plain_name
+from stages.components.teacher.weights.files import changes_on_loading, describe_weights, missing_layers, plain_name
 from stages.components.teacher.weights.mending import mend_weights
 
 
@@ -51,6 +51,29 @@ def test_changes_on_loading__are_where_the_library_would_compute_in_half_precisi
     safetensors.torch.save_file({"a": torch.zeros(2, dtype=dtype)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"} | config))
     assert changes_on_loading(tmp_path) == changes
+
+
+@pytest.mark.parametrize(
+    ("config", "names", "missing"),
+    [
+        ({"num_hidden_layers": 3}, ["encoder.layer.0.a", "bert.encoder.layer.2.a"], [1]),
+        ({"num_hidden_layers": 2}, ["module.encoder.layer.0.a", "module.encoder.layer.1.a"], []),
+        ({"n_layers": 2}, ["distilbert.transformer.layer.0.a"], [1]),
+        ({"num_hidden_layers": 1}, ["encoder.layer.0.a", "encoder.layer.1.a"], []),  # too many: loading tells
+        ({"num_hidden_layers": 12}, ["encoder.albert_layer_groups.0.albert_layers.0.a"], []),
+        ({"num_hidden_layers": 2}, ["model.layers.0.a", "layer.0.a"], []),
+        ({"num_hidden_layers": 3, "auto_map": {"AutoModel": "m.M"}}, ["encoder.layer.0.a"], []),
+        ({"num_hidden_layers": "two"}, ["encoder.layer.0.a"], []),
+    ],
+)
+def test_missing_layers__are_those_that_no_file_holds(
+    config: dict[str, Any], names: list[str], missing: list[int], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"} | config))
+    for number, name in enumerate(names):
+        path = tmp_path / f"model-{number}.safetensors"
+        safetensors.torch.save_file({name: torch.zeros(1)}, path)
+    assert missing_layers(tmp_path) == missing
 
 
 @pytest.mark.parametrize(
