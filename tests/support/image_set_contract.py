@@ -1,5 +1,6 @@
 """What every set of images keeps, whatever they lie in: a set says how it is made of files, and what it stores."""
 
+import dataclasses
 import hashlib
 import os
 import pickle
@@ -96,6 +97,13 @@ class ImageSetContract:
         opens(images.select([5, 2, 4]).select([2, 1]), (ABSENT, "clear.png"))
         assert len(images.select([]).paths) == 0
         opens(images)
+
+    def test_select__keeps_the_reasons_of_what_is_missing(self, images: ImageSet) -> None:
+        reasons = {ABSENT: "not there", DAMAGED: "no image"} if not images.missing else {}
+        known = {**images.missing, **{NAMES.index(name): reason for name, reason in reasons.items()}}
+        chosen = dataclasses.replace(images, missing=known).select([5, 2, 4, 5])
+        assert dict(chosen.missing) == {new: known[old] for new, old in ((0, 5), (2, 4), (3, 5)) if old in known}
+        assert dict(chosen.select([1, 2]).missing) == {1: known[4]}
 
     def test_set__opens_the_same_in_a_process_that_it_is_handed_to(
         self, images: ImageSet, opens: Callable[..., None]

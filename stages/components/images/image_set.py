@@ -58,7 +58,7 @@ class ImageSet:
     def select(self, numbers: Sequence[int]) -> "ImageSet":
         """Return the set of the chosen images, numbered anew in the given order."""
         chosen = [self.paths[number] for number in numbers]
-        return ImageSet(root=self.root, paths=chosen, facts=self._facts_of(numbers))
+        return ImageSet(self.root, chosen, self._missing_of(numbers), facts=self._facts_of(numbers))
 
     def shared(self) -> "ImageSet":
         """Return the same set with its large parts in shared memory."""
@@ -77,6 +77,9 @@ class ImageSet:
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
         """Hash the bytes of images by SHA-256; None for missing ones."""
         return file_digests.digests([self._file(number) for number in numbers])
+
+    def _missing_of(self, numbers: Sequence[int]) -> dict[int, str]:
+        return {new: self.missing[number] for new, number in enumerate(numbers) if number in self.missing}
 
     def _facts_of(self, numbers: Sequence[int]) -> list[int] | None:
         return None if self.facts is None else [int(self.facts[number]) for number in numbers]

@@ -114,8 +114,8 @@ class RecordImageSet(ImageSet):
         """Return the set of the chosen images, numbered anew in the given order."""
         chosen = [self.paths[number] for number in numbers]
         known = self.located.select(np.asarray(numbers, dtype=np.int64))
-        facts = self._facts_of(numbers)
-        return RecordImageSet(self.root, chosen, facts=facts, list_members=self.list_members, known=known)
+        missing, facts = self._missing_of(numbers), self._facts_of(numbers)
+        return RecordImageSet(self.root, chosen, missing, facts=facts, list_members=self.list_members, known=known)
 
     def stored_bytes(self, number: int) -> int:
         """Return the size of an image as it is stored, in bytes.

@@ -76,6 +76,7 @@ class RemoteImageSet(ImageSet):
         return RemoteImageSet(
             root=self.root,
             paths=[self.paths[number] for number in numbers],
+            missing=self._missing_of(numbers),
             sha256=b"".join(self.sha256[_place(number)] for number in numbers),
         )
 
