@@ -13,7 +13,7 @@ from pipeline.store.file_digests import FileDigests
 if TYPE_CHECKING:
     from stages.components.images.lazy_image import LazyImage
 
-IDENTITIES = ("content", "path")
+IDENTITIES = CONTENT, PATH = "content", "path"
 
 
 @dataclass(frozen=True, eq=False)
