@@ -191,6 +191,22 @@ class IdentityContract(ImageSetContract):
         (folder / DAMAGED).unlink()
         assert identify() != content
 
+    def test_digests__refuse_what_has_changed_since_it_was_hashed(
+        self, build: Callable[..., ImageSet], folder: Path
+    ) -> None:
+        images = build(NAMES)
+        for path in folder.rglob("*.*"):
+            os.utime(path, ns=(10**18, 10**18))
+        hashed = identify_images(
+            images.root, list(images.paths), identity="content", file_digests=FileDigests(None)
+        ).value
+        numbers = range(len(NAMES))
+        assert hashed.digests(numbers, FileDigests(None)) == images.digests(numbers, FileDigests(None))
+        draw(7).save(folder / "clear.png")
+        build(NAMES)
+        with pytest.raises(ProtoRKDError, match="it has changed"):
+            hashed.digests([2], FileDigests(None))
+
 
 class LocalContract(IdentityContract):
     """Tests of sets that lie in files of this machine: one that changes after it was hashed is refused."""

@@ -75,8 +75,17 @@ class ImageSet:
         return os.stat(self._file(number)).st_size  # noqa: PTH116 - as the rest of the set does
 
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
-        """Hash the bytes of images by SHA-256; None for missing ones."""
-        return file_digests.digests([self._file(number) for number in numbers])
+        """Hash the bytes of images by SHA-256; None for missing ones.
+
+        Raises:
+            ProtoRKDError: one is not what it was when it was hashed.
+        """
+        digests, facts = file_digests.digests_and_facts([self._file(number) for number in numbers])
+        if self.facts is not None:
+            for number, seen in zip(numbers, facts, strict=True):
+                if seen != int(self.facts[number]):
+                    raise changed(self._file(number))
+        return digests
 
     def _missing_of(self, numbers: Sequence[int]) -> dict[int, str]:
         return {new: self.missing[number] for new, number in enumerate(numbers) if number in self.missing}

@@ -140,7 +140,11 @@ class RecordImageSet(ImageSet):
         return dataclasses.replace(self, paths=share_names(self.paths), known=known, facts=facts)
 
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
-        """Hash the bytes of images by SHA-256, in a container or not; None for missing ones."""
+        """Hash the bytes of images by SHA-256, in a container or not; None for missing ones.
+
+        Raises:
+            ProtoRKDError: an image, or its container, is not what it was when it was hashed.
+        """
         container = np.asarray(self.located.container)
         files = [number for number in numbers if container[number] == _FILE]
         of_files = dict(zip(files, super().digests(files, file_digests), strict=True))
