@@ -123,7 +123,7 @@ def run_stage(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, contex
         inputs = stage.prepare(inputs, params, runtime, context)
     context = dataclasses.replace(context, store=context.store.choosing_once())
     outcome = _run_by_all(stage, params, inputs, runtime, context)
-    if outcome.status == "unchanged" and peers.is_first:
+    if outcome.status == "unchanged" and peers.is_first and not stage.quiet:
         context.store.note_asked(outcome.artifact, at=_now())
     if stage.deliver is not None and peers.is_first:
         stage.deliver(context.store.fetch(outcome.artifact), runtime)
