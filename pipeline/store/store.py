@@ -232,6 +232,10 @@ class Store:
         except ProtoRKDError as error:
             log.info("%s is not noted as the last that was asked for: %s", artifact.name, error)
 
+    def last_asked(self, artifact: Artifact) -> str:
+        """Return when an artifact was made or last asked for, whichever was later, in UTC as records have it."""
+        return max(artifact.record.created, self._asked(artifact.record.stage).get(artifact.path, ""))
+
     def remove(self, path: Path) -> None:
         """Delete a folder of the store so that a kill half-way leaves no half artifact."""
         self._asked_path(path).unlink(missing_ok=True)
