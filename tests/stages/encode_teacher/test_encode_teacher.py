@@ -430,7 +430,7 @@ def test_encode__beside_a_gc_gives_the_teachers_rows(
         if root == Path(source["path"]) and not pages:
             pages.append("")
             if removed:
-                monkeypatch.setattr("pipeline.commands.artifacts.digests_in_use", lambda store: set())
+                monkeypatch.setattr("pipeline.maintenance.garbage.digests_in_use", lambda store: set())
             pages.append(run_cli.run("gc", "--yes").output)
         return embeddings
 
