@@ -22,8 +22,8 @@ from stages import STAGES
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import zarr
 
+    from stages.components.embeddings.embedding_rows import EmbeddingRows
     from stages.components.student.encoder import StudentEncoder
 
 # Made below, like the functions of all other stages; named here for readers and type checkers.
@@ -49,12 +49,12 @@ class CachedEmbeddings:
 
     Args:
         captions: The distinct captions; row k's embedding is row k.
-        embeddings: Array of shape (captions, dim), read from disk when indexed; ``embeddings[:]`` is a numpy array.
+        embeddings: Rows of shape (captions, dim), read and proven when indexed; ``embeddings[:]`` is a NumPy array.
         pairs: One row a pair: manifest_row, image and caption_row; label where there are labels.
     """
 
     captions: "pa.Array"
-    embeddings: "zarr.Array[Any]"
+    embeddings: "EmbeddingRows"
     pairs: "pa.Table"
 
 
@@ -68,13 +68,14 @@ def load_embeddings(reference: Reference = None, *, store: Reference = None) -> 
     Raises:
         ProtoRKDError: there is no such artifact, or it is damaged.
     """
-    from data_schemas.embedding_array import EmbeddingArray
-    from data_schemas.pair_index import read_captions, read_pairs
+    from data_schemas.pair_index import CAPTIONS_NAME, PAIRS_NAME, read_captions, read_pairs
+    from stages.components.embeddings.embedding_rows import EmbeddingRows
 
     artifact = open_store(store).resolve(_text(reference), stage="encode-teacher", flag="reference")
     artifact.require_whole()
-    array = EmbeddingArray.open(artifact.path).array
-    return CachedEmbeddings(captions=read_captions(artifact.path), embeddings=array, pairs=read_pairs(artifact.path))
+    artifact.require_whole((CAPTIONS_NAME, PAIRS_NAME), read=True)
+    rows = EmbeddingRows(artifact)
+    return CachedEmbeddings(captions=read_captions(artifact.path), embeddings=rows, pairs=read_pairs(artifact.path))
 
 
 def load_student(

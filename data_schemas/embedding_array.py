@@ -186,12 +186,25 @@ class EmbeddingArray:
         Shapes:
             returns: (stop - start, dim), the array's dtype, finite.
         """
+        return self.take(slice(start, stop))
+
+    def take(self, rows: NDArray[np.int64] | slice) -> NDArray[Any]:
+        """Read rows by their numbers, in the given order.
+
+        Raises:
+            ProtoRKDError: as `read`.
+
+        Shapes:
+            rows: (chosen,), from 0 to the number of rows; or a slice with a start and a stop.
+            returns: (chosen, dim), the array's dtype, finite.
+        """
         path = self._root / ARRAY_NAME
+        first, last = (rows.start, rows.stop) if isinstance(rows, slice) else (rows.min(initial=0), rows.max(initial=0))
         try:
-            values: NDArray[Any] = np.asarray(self._array[start:stop])
+            values: NDArray[Any] = np.asarray(self._array.oindex[rows, :])
         except (ValueError, OSError) as error:
-            raise ProtoRKDError(f"{path} must be as it was written; rows {start} to {stop}: {error}.") from error
-        self._check_finite(values, path, start=start)
+            raise ProtoRKDError(f"{path} must be as it was written; rows {first} to {last}: {error}.") from error
+        self._check_finite(values, path, start=first)
         return values
 
     def read_sound(self, shard: Shard) -> NDArray[Any] | None:

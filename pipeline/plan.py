@@ -23,12 +23,14 @@ class Settled:
         sources: Inputs that the stage has identified, as its dataclass.
         inputs: The same inputs, under the keys that are hashed and recorded.
         fingerprint: Hash of parameters and inputs.
+        files: What was seen of the files that were hashed, by path, as `FileDigests.noted` says.
     """
 
     params: Any
     sources: Any
     inputs: Mapping[str, Input[Any]]
     fingerprint: str
+    files: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Plan:
         damage: What is wrong with files that keep an artifact from being intact, by path.
         earlier: Record of the nearest earlier run, or None.
         differences: How the request differs from that run.
+        files: What was seen of the files that were hashed, by path, as `FileDigests.noted` says.
     """
 
     fingerprint: str
@@ -54,6 +57,7 @@ class Plan:
     damage: Mapping[str, str]
     earlier: ArtifactRecord | None
     differences: list[Difference]
+    files: Mapping[str, bytes]
 
     def reason(self) -> str:
         """Say in one line why the stage runs."""
@@ -84,12 +88,13 @@ def settle(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, context: 
     Raises:
         ProtoRKDError: an input is missing or cannot be read.
     """
-    sources = stage.identify(inputs, params, context)
+    with context.file_digests.noted() as files:
+        sources = stage.identify(inputs, params, context)
     if stage.settle is not None:
         params = stage.settle(params, inputs, sources, runtime, context)
     hashed = hashed_inputs(sources)
     digests = {name: entry.digest for name, entry in hashed.items()}
-    return Settled(params, sources, hashed, fingerprint(stage.name, stage.version, params, digests))
+    return Settled(params, sources, hashed, fingerprint(stage.name, stage.version, params, digests), files)
 
 
 def plan_stage(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, context: Context) -> Plan:
@@ -102,14 +107,16 @@ def plan_stage(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, conte
     request = asked.fingerprint, asked.params, asked.sources, asked.inputs
     artifact, damage = intact(context.store, stage.name, asked.fingerprint)
     if artifact is not None:
-        return Plan(*request, artifact, {}, None, [])
+        return Plan(*request, artifact, {}, None, [], asked.files)
     records = [artifact.record for artifact in context.store.artifacts(stage.name)]
     near = None if damage else nearest(records, version=stage.version, params=asked.params, inputs=asked.inputs)
     earlier, differing = near or (None, [])
-    return Plan(*request, None, damage, earlier, differing)
+    return Plan(*request, None, damage, earlier, differing, asked.files)
 
 
-def changed_inputs(stage: AnyStage, plan: Plan, *, params: Any, inputs: Any, context: Context) -> list[str]:
+def changed_inputs(
+    stage: AnyStage, plan: Plan, *, params: Any, inputs: Any, context: Context, touched: bool = False
+) -> list[str]:
     """Identify the inputs again, and name those that are no longer what they were when the run was planned.
 
     Args:
@@ -118,13 +125,20 @@ def changed_inputs(stage: AnyStage, plan: Plan, *, params: Any, inputs: Any, con
         params: Parameters as they were asked for.
         inputs: Where the inputs lie.
         context: Context of the run.
+        touched: Whether to name also the files that have their bytes, but were written meanwhile: others may have
+            stood there between.
     """
     before = {name: entry.digest for name, entry in plan.inputs.items()}
     try:
-        now = {name: entry.digest for name, entry in hashed_inputs(stage.identify(inputs, params, context)).items()}
+        with context.file_digests.noted() as files:
+            sources = stage.identify(inputs, params, context)
     except ProtoRKDError as error:
         return [f"one that cannot be read ({error})"]
-    return [name for name in before | now if before.get(name) != now.get(name)]
+    now = {name: entry.digest for name, entry in hashed_inputs(sources).items()}
+    changed = [name for name in before | now if before.get(name) != now.get(name)]
+    if touched:
+        changed += [path for path, seen in files.items() if plan.files.get(path, seen) != seen]
+    return changed
 
 
 def intact(store: Store, stage: str, request: str) -> tuple[Artifact | None, Mapping[str, str]]:

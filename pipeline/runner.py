@@ -123,7 +123,7 @@ def run_stage(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, contex
         inputs = stage.prepare(inputs, params, runtime, context)
     context = dataclasses.replace(context, store=context.store.choosing_once())
     outcome = _run_by_all(stage, params, inputs, runtime, context)
-    if outcome.status == "unchanged" and peers.is_first:
+    if outcome.status == "unchanged" and peers.is_first and not stage.quiet:
         context.store.note_asked(outcome.artifact, at=_now())
     if stage.deliver is not None and peers.is_first:
         stage.deliver(context.store.fetch(outcome.artifact), runtime)
@@ -198,7 +198,8 @@ def _lead(stage: AnyStage, params: Any, inputs: Any, runtime: Any, context: Cont
             context.use(claimed.record.digest)
             return _unchanged(stage, context.store.share(claimed), plan.inputs, start)
         request = Request(os.getcwd(), as_json(inputs)) if stage.name in context.stages else None  # noqa: PTH109
-        holding = dataclasses.replace(context, use=use)
+        check_inputs = partial(_check_untouched, stage, plan, partial(changed, touched=True))
+        holding = dataclasses.replace(context, use=use, check_inputs=check_inputs)
         record = _make(
             stage, inputs, runtime, plan=plan, context=holding, draft=claimed, changed=changed, request=request
         )
@@ -319,13 +320,22 @@ def _make(
 def _refuse_changed(stage: AnyStage, names: Sequence[str], plan: Plan, draft: Draft, store: Store) -> NoReturn:
     """Put a draft where no run goes on from it: what it holds may be of other inputs than its fingerprint says."""
     aside = store.set_aside(draft.path)
-    places = ", ".join(
-        f"{name} {plan.inputs[name].location}".strip() if name in plan.inputs else name for name in names
-    )
     raise ProtoRKDError(
-        f"The inputs of {stage.name} must stay as they are while it runs; got others by now: {places}. "
+        f"The inputs of {stage.name} must stay as they are while it runs; got others by now: {_places(names, plan)}. "
         f"Run the same command again; what was made is set aside as {aside}."
     )
+
+
+def _check_untouched(stage: AnyStage, plan: Plan, changed: _Changed) -> None:
+    if names := changed():
+        raise ProtoRKDError(
+            f"The inputs of {stage.name} must stay as they are while it reads them; written meanwhile: "
+            f"{_places(names, plan)}. Run the same command again."
+        )
+
+
+def _places(names: Sequence[str], plan: Plan) -> str:
+    return ", ".join(f"{name} {plan.inputs[name].location}".strip() if name in plan.inputs else name for name in names)
 
 
 def _publish_sealed(store: Store, stage: str, request: str) -> Artifact | None:

@@ -45,6 +45,8 @@ class Context:
         stages: Stages that another stage may ask for an artifact of, by name.
         peers: Processes that run the stage together.
         use: Takes the digest of an artifact that the run has come to read, so that ``gc`` leaves it alone.
+        check_inputs: Refuses to go on where an input was written since it was hashed, even if it has its bytes again. A
+            stage that reads a file of its inputs calls it once that is read.
     """
 
     store: Store
@@ -53,6 +55,7 @@ class Context:
     stages: "Mapping[str, AnyStage]" = field(default_factory=dict)
     peers: Peers = field(default_factory=SingleProcess)
     use: Callable[[str], None] = lambda _digest: None
+    check_inputs: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)

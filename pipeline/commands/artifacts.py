@@ -15,6 +15,7 @@ from pipeline.commands.store_options import store_options
 from pipeline.fingerprint import digest_of_files, fingerprint
 from pipeline.log import show_log
 from pipeline.maintenance.embedding_values import value_problems
+from pipeline.maintenance.garbage import Garbage, is_live
 from pipeline.maintenance.remote import (
     Abandoned,
     abandoned_files,
@@ -30,7 +31,6 @@ from pipeline.options.completion import complete_references
 from pipeline.runner import context_of
 from pipeline.sizes import human_size
 from pipeline.stage import AnyStage, Context
-from pipeline.store.locks import digests_in_use, is_held
 from pipeline.store.store import Artifact, Store
 from pipeline.terminal import echo
 
@@ -195,7 +195,8 @@ def gc(store: Store, drop: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """
     kept = [stage.name for stage in available_stages() if stage.keep]
     dropped = [artifact.path for artifact in _chosen(store, drop)] if drop else []
-    paths = garbage(store, kept_stages=kept, drop=dropped)
+    garbage = Garbage(store, kept_stages=kept, drop=dropped)
+    paths = garbage.paths
     entries = [_describe_leftover(store, path) for path in paths]
     sizes = {path: _size(path) or remote_size(store, path) for path in paths}
     for path, size in sizes.items():
@@ -208,13 +209,11 @@ def gc(store: Store, drop: tuple[str, ...], yes: bool, as_json: bool) -> None:
         echo("Nothing to remove.", err=as_json)
     elif yes or (not as_json and click.confirm(f"Remove these {num_found} ({total})?")):
         for path in paths:
-            # Runs may have begun while the user was asked, or another was removed.
-            if path in garbage(store, kept_stages=kept, drop=dropped):
-                with disk_errors(path):
-                    store.remove(path)
-                removed.add(path)
-            else:
-                echo(f"{path} is in use by now, and stays.", err=as_json)
+            with disk_errors(path):
+                if garbage.remove(path):
+                    removed.add(path)
+                else:  # runs may have begun while the user was asked, or another was removed
+                    echo(f"{path} is in use by now, and stays.", err=as_json)
         remove_abandoned(store, abandoned)
         echo(f"Removed {len(removed) + len(abandoned)} of {num_found} ({total}).", err=as_json)
     else:
@@ -231,44 +230,6 @@ def _show_abandoned(store: Store, *, to_stderr: bool) -> list[Abandoned]:
         state = "no record names them" if each.is_old else "being uploaded, or left; stays for a day"
         echo(f"{each.folder}  {len(each.keys)} files  {human_size(each.size)}  {state}", err=to_stderr)
     return [each for each in abandoned if each.is_old]
-
-
-def garbage(store: Store, *, kept_stages: Sequence[str], drop: Sequence[Path] = ()) -> list[Path]:
-    """Find the folders that ``gc`` removes.
-
-    Args:
-        store: The store to look in.
-        kept_stages: Stages whose artifacts stay though nothing refers to them.
-        drop: Artifacts to remove even if they would stay.
-
-    Raises:
-        ProtoRKDError: something that stays was made from an artifact to be dropped, or a record cannot be read.
-    """
-    artifacts, damaged = store.survey()
-    if damaged:  # its sources are not known
-        raise min(damaged.values(), key=lambda error: not isinstance(error, NewerRecordError))
-    newest = {artifact.record.stage: artifact.path for artifact in artifacts if artifact.path not in drop}
-    roots = [
-        artifact
-        for artifact in artifacts
-        if artifact.path not in drop
-        and (artifact.record.stage in kept_stages or newest.get(artifact.record.stage) == artifact.path)
-    ]
-    live = digests_in_use(store)
-    queue = roots + [artifact for artifact in artifacts if artifact.record.digest in live]
-    for artifact in queue:  # grows while it is walked
-        wanted = {entry.digest for entry in artifact.record.inputs.values()} | set(artifact.record.uses)
-        queue += [other for other in artifacts if other.record.digest in wanted - live]
-        live |= wanted
-    live |= {artifact.record.digest for artifact in roots}
-    for artifact in artifacts:
-        if artifact.path in drop and artifact.record.digest in live:
-            raise ProtoRKDError(
-                f"--drop must name an artifact that nothing was made from; got {artifact.name}. "
-                "Drop what was made from it as well."
-            )
-    unheld = [path for path in store.leftovers() if not _is_live(store, path)]
-    return unheld + [artifact.path for artifact in artifacts if artifact.record.digest not in live]
 
 
 def artifact_problems(artifact: Artifact) -> dict[str, str]:
@@ -329,7 +290,7 @@ def _describe(artifact: Artifact) -> dict[str, Any]:
 def _describe_leftover(store: Store, path: Path) -> dict[str, Any]:
     """Describe a folder that may not be an artifact for ``--json``."""
     name = path.name.rpartition("-")[2]
-    held = _is_live(store, path)
+    held = is_live(store, path)
     return {"stage": path.parent.name, "fingerprint": name, "path": str(path), "bytes": _size(path), "held": held}
 
 
@@ -340,11 +301,7 @@ def _leftover_name(path: Path) -> str:
 
 
 def _leftover_state(store: Store, path: Path) -> str:
-    return "in the making" if _is_live(store, path) else "left by a killed run; the same command goes on from it"
-
-
-def _is_live(store: Store, path: Path) -> bool:
-    return is_held(store, path.parent.name, path.name.rpartition("-")[2])
+    return "in the making" if is_live(store, path) else "left by a killed run; the same command goes on from it"
 
 
 def _size(path: Path) -> int:

@@ -32,6 +32,8 @@ class Option:
             completes it.
         complete: Returns the values that a shell may complete, where there are too many for choices.
         runs_code: Whether the value lets code from elsewhere run: no record can say so, only the command that runs it.
+        is_read: Tells from the stage's parameters whether a run reads what the value names; None where it always does.
+            A run of several stages fills in nothing that is not read.
     """
 
     help: str
@@ -42,6 +44,7 @@ class Option:
     artifact: str | None = None
     complete: Callable[[], Iterable[str]] | None = None
     runs_code: bool = False
+    is_read: Callable[[Any], bool] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +72,10 @@ def option(
     artifact: str | None = None,
     complete: Callable[[], Iterable[str]] | None = None,
     runs_code: bool = False,
+    is_read: Callable[[Any], bool] | None = None,
 ) -> Any:
     """Write a stage's parameter once. Without a default the option is required; a tuple may be given repeatedly."""
-    line = Option(help, check, tuple(choices), metavar, flag, artifact, complete, runs_code)
+    line = Option(help, check, tuple(choices), metavar, flag, artifact, complete, runs_code, is_read)
     return dataclasses.field(default=default, metadata={_KEY: line})
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NUM_REQUESTS = 16  # concurrent requests, which wait for the network, not for a core
 TIMEOUT_S = 120.0  # for one request, which moves at most a part; AWS_TIMEOUT, such as 300s, overrides it
 MAX_RETRIES = 10  # of one request, by the library: after temporary refusals and lost connections
+AT_ONCE_S = 3.0  # for a request that is not worth a wait
 _ATTEMPTS = 3  # for a whole object: after bodies that end early, and writes that were not answered
 _PART = 8 << 20
 _MOST_PARTS = 9_000  # parts of one object; S3 takes 10,000
@@ -207,8 +208,6 @@ class Objects:
     def create(self, key: str, data: bytes) -> ObjectInfo | None:
         """Write a small object that must not exist yet; None if it does.
 
-        A request whose answer was lost is sent again, so the object that exists may be this caller's own.
-
         A request whose answer was lost is sent again: that the object is there may be this caller's own doing.
         """
         import obstore
@@ -237,6 +236,19 @@ class Objects:
     def write(self, key: str, data: bytes) -> ObjectInfo:
         """Write a small object, even over another."""
         return self._try(lambda: self._put(key, data, "overwrite"), key)
+
+    def write_at_once(self, key: str, data: bytes) -> ObjectInfo:
+        """Write a small object, even over another, by one request that waits seconds: for what is worth no more.
+
+        Raises:
+            RemoteError: the store does not answer, or refuses.
+        """
+        import obstore
+
+        try:
+            return self._put(key, data, "overwrite", client=_client(self.url, os.getpid(), patient=False))
+        except (obstore.exceptions.BaseError, OSError) as error:
+            raise unreachable(self.place(key), error) from error
 
     def remove(self, keys: Sequence[str]) -> None:
         """Delete objects; one that is not there is not an error."""
@@ -271,10 +283,10 @@ class Objects:
     def _client(self) -> "ObjectStore":
         return _client(self.url, os.getpid())
 
-    def _put(self, key: str, data: bytes, mode: Any) -> ObjectInfo:
+    def _put(self, key: str, data: bytes, mode: Any, *, client: "ObjectStore | None" = None) -> ObjectInfo:
         import obstore
 
-        result = obstore.put(self._client, key, data, mode=mode, use_multipart=False)
+        result = obstore.put(client or self._client, key, data, mode=mode, use_multipart=False)
         return ObjectInfo(key, len(data), result["e_tag"], result["version"], datetime.now().astimezone())
 
     def _copy(self, key: str, entry: FileEntry, write: Callable[[bytes], Any]) -> str | None:
@@ -350,19 +362,22 @@ def _ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], things: Sequence[T]
 
 
 @functools.lru_cache(maxsize=32)
-def _client(url: str, _pid: int) -> "ObjectStore":
-    """Connect; a forked process gets a client of its own."""
+def _client(url: str, _pid: int, *, patient: bool = True) -> "ObjectStore":
+    """Connect; a forked process gets a client of its own. One that is not patient asks once."""
     from obstore.store import LocalStore, from_url
 
     if url.startswith("file://"):
         return LocalStore(Path(url.removeprefix("file://")), mkdir=True)
     allow_http = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true", "yes")
     timeout = os.environ.get("AWS_TIMEOUT") or timedelta(seconds=TIMEOUT_S)
+    num_retries = MAX_RETRIES
+    if not patient:
+        timeout, num_retries = timedelta(seconds=AT_ONCE_S), 0
     try:
         return from_url(
             url,
             client_options={"timeout": timeout, "allow_http": allow_http},
-            retry_config={"max_retries": MAX_RETRIES, "retry_timeout": timedelta(minutes=3)},
+            retry_config={"max_retries": num_retries, "retry_timeout": timedelta(minutes=3)},
         )
     except Exception as error:
         raise ProtoRKDError(

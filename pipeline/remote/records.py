@@ -110,12 +110,12 @@ class RemoteRecords:
         return asked
 
     def note_asked(self, stage: str, fingerprint: str, *, at: str) -> None:
-        """Note in the object store when an artifact was asked for.
+        """Note in the object store when an artifact was asked for, by one request that nobody waits for.
 
         Raises:
             RemoteError: the store does not answer, or refuses.
         """
-        seen = self._objects.write(asked_key(stage, fingerprint), at.encode())
+        seen = self._objects.write_at_once(asked_key(stage, fingerprint), at.encode())
         write_json(self._asked_path(stage, fingerprint), {"at": at, "tag": seen.tag})
 
     def remember(self, stage: str, fingerprint: str, data: bytes, seen: ObjectInfo) -> RemoteRecord:

@@ -114,7 +114,7 @@ class RemoteStore(Store):
         known = self.records.known(record.stage, record.fingerprint)
         if known is not None and known.record.digest == record.digest:
             if force:  # made anew with the same bytes: for others, too, it is the newest
-                self._write_asked(artifact, record.created)
+                self.note_asked(artifact, at=record.created)
             return artifact
         self.check_writable()
         self._share_sources(record)
@@ -190,6 +190,15 @@ class RemoteStore(Store):
         self.records.forget(stage, fingerprint)
         return target
 
+    def note_asked(self, artifact: Artifact, *, at: str) -> None:
+        """Note it there by one request, whatever is the newest there; if it cannot be noted there, note it here."""
+        try:
+            self.records.note_asked(artifact.record.stage, artifact.record.fingerprint, at=at)
+        except ProtoRKDError as error:
+            log.info("%s is noted here alone as the last that was asked for: %s", artifact.name, error)
+            with contextlib.suppress(ProtoRKDError):
+                self._write_asked(artifact, at)
+
     def remove(self, path: Path) -> None:
         """Delete an artifact there and here, its record first; or a leftover, which is only here."""
         stage, fingerprint = path.parent.name, path.name
@@ -200,10 +209,6 @@ class RemoteStore(Store):
         self._asked_path(path).unlink(missing_ok=True)
         if path.exists():
             super().remove(path)
-
-    def _write_asked(self, artifact: Artifact, at: str) -> None:
-        super()._write_asked(artifact, at)
-        self.records.note_asked(artifact.record.stage, artifact.record.fingerprint, at=at)
 
     def _asked(self, stage: str | None) -> dict[Path, str]:
         asked = super()._asked(stage)

@@ -51,6 +51,7 @@ class FileDigests:
         self._database = database if remembers or (database is not None and database.is_file()) else None
         self._remembers = remembers
         self._for_now: dict[bytes, str] = {}  # of files on such file systems
+        self._noted: dict[str, bytes] | None = None
 
     def digest(self, path: Path) -> str:
         """Return the SHA-256 of one file.
@@ -83,6 +84,18 @@ class FileDigests:
                 digests += [digest for digest, _ in found]
                 facts.extend(seen for _, seen in found)
         return digests, facts
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[dict[str, bytes]]:
+        """Note what all times, size and inode of the files say whose digests are asked for meanwhile, by path.
+
+        Long lists are left out: those are images, which are compared with what they were whenever they are opened.
+        """
+        before, self._noted = self._noted, {}
+        try:
+            yield self._noted
+        finally:
+            self._noted = before
 
     def recall(self, facts: Sequence[object]) -> list[str | None]:
         """Return the SHA-256 of things other than files, by facts that change with their bytes; None where unknown.
@@ -136,6 +149,8 @@ class FileDigests:
         """Return digest and facts of each file; read those that are not known."""
         slices = [paths[start : start + _SLICE] for start in range(0, len(paths), _SLICE)]
         seen = [each for some in pool.map(_look_at, slices) for each in some]
+        if self._noted is not None and len(paths) <= _FEW:
+            self._noted |= {str(path): each.key for path, each in zip(paths, seen, strict=True) if each is not None}
         known = recall([each.key for each in seen if each is not None])
         digests = [
             None if each is None else (self._for_now if each.device in timeless else known).get(each.key)

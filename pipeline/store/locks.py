@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
@@ -59,6 +60,7 @@ def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = 
     holder_path = folder / f"{HOLDER_PREFIX}{fingerprint}"
     try:
         who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S")}
+        who["begun"] = datetime.now(UTC).isoformat(timespec="microseconds")
         used = dict.fromkeys(uses)
 
         def use(digest: str) -> None:
@@ -80,6 +82,19 @@ def holder(store: Store, stage: str, fingerprint: str) -> str:
         return f"process {who['pid']} on {who['host']} (since {who['since']})"
     except (ProtoRKDError, KeyError, TypeError):
         return "another process"
+
+
+def begun(store: Store, stage: str, fingerprint: str) -> str:
+    """Return when the work was last begun, in UTC as records have it, by the note of who holds or held its lock.
+
+    Work that was stopped, not killed, leaves no note: there the draft says when it last changed.
+    """
+    with contextlib.suppress(ProtoRKDError, KeyError, TypeError):
+        return str(read_json(store.root / stage / f"{HOLDER_PREFIX}{fingerprint}")["begun"])
+    with contextlib.suppress(OSError):
+        changed = store.draft_folder(stage, fingerprint).stat().st_mtime
+        return datetime.fromtimestamp(changed, UTC).isoformat(timespec="microseconds")
+    return ""
 
 
 def digests_in_use(store: Store) -> set[str]:

@@ -5,10 +5,10 @@ import copy
 import hashlib
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
@@ -22,6 +22,8 @@ OLD_PREFIX = ".old-"
 ASKED_PREFIX = ".asked-"  # beside an artifact: when it was last asked for, if that was after it was made
 SET_ASIDE_NAME = ".set-aside"
 MEMO_NAME = "file-digests.sqlite"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._chosen: dict[str, Artifact | None] | None = None
+        self._chosen: dict[str, Any] | None = None
 
     def __str__(self) -> str:
         """Return the folder, for people."""
@@ -177,17 +179,21 @@ class Store:
         Raises:
             ProtoRKDError: a record is damaged, so that it is not known.
         """
-        if self._chosen is not None and stage in self._chosen:
-            return self._chosen[stage]
-        known, damaged = self.survey(stage)
-        if damaged:
-            raise next(iter(damaged.values()))  # it might be the newest
-        if known:
-            log.info("using %s%s", known[-1].name, f", the newest of {len(known)}" if len(known) > 1 else "")
-        newest = known[-1] if known else None
-        if self._chosen is not None:
-            self._chosen[stage] = newest
-        return newest
+        return self.chosen(stage, lambda: self._newest(stage))
+
+    def chosen(self, name: str, choose: Callable[[], T]) -> T:
+        """Choose among artifacts; a store that chooses once returns what was chosen before under the same name.
+
+        Args:
+            name: Name of the choice.
+            choose: Function that makes it.
+        """
+        if self._chosen is None:
+            return choose()
+        if name not in self._chosen:
+            self._chosen[name] = choose()
+        chosen: T = self._chosen[name]
+        return chosen
 
     def check_writable(self) -> None:
         """Refuse a store in which the result of the coming work could not be kept.
@@ -232,6 +238,10 @@ class Store:
         except ProtoRKDError as error:
             log.info("%s is not noted as the last that was asked for: %s", artifact.name, error)
 
+    def last_asked(self, artifact: Artifact) -> str:
+        """Return when an artifact was made or last asked for, whichever was later, in UTC as records have it."""
+        return max(artifact.record.created, self._asked(artifact.record.stage).get(artifact.path, ""))
+
     def remove(self, path: Path) -> None:
         """Delete a folder of the store so that a kill half-way leaves no half artifact."""
         self._asked_path(path).unlink(missing_ok=True)
@@ -251,6 +261,14 @@ class Store:
             aside.parent.mkdir(parents=True, exist_ok=True)
             path.rename(aside)
         return aside
+
+    def _newest(self, stage: str) -> Artifact | None:
+        known, damaged = self.survey(stage)
+        if damaged:
+            raise next(iter(damaged.values()))  # it might be the newest
+        if known:
+            log.info("using %s%s", known[-1].name, f", the newest of {len(known)}" if len(known) > 1 else "")
+        return known[-1] if known else None
 
     def _write_asked(self, artifact: Artifact, at: str) -> None:
         write_atomic(self._asked_path(artifact.path), at.encode())

@@ -7,6 +7,7 @@ from typing import Any
 
 from data_schemas.errors import PartialError, ProtoRKDError, StopRequestedError
 from pipeline.fingerprint import hash_json
+from pipeline.options.declaration import line_of
 from pipeline.options.values import build, options_of
 from pipeline.runner import StageOutcome, run_stage
 from pipeline.stage import Context
@@ -94,9 +95,6 @@ def nodes_of(file: RunFile) -> list[list[Node]]:
         nodes: dict[str, Node] = {}
         for step in file.steps:
             node = _node(step, swept, nodes)
-            node.options(
-                dict.fromkeys([each.key for each in node.needs()], "")
-            )  # tells of mistakes before anything runs
             nodes[step.name] = known.setdefault(node.key, node)
         combinations.append(list(nodes.values()))
     return combinations
@@ -157,11 +155,19 @@ def _node(step: Step, swept: Swept, earlier: Mapping[str, Node]) -> Node:
     sources = {
         option: tuple(earlier[name] for name in names) for option, names in step.sources.items() if option not in own
     }
+    asked = Node(step, values, sources, {}, "")
+    options = asked.options(dict.fromkeys([each.key for each in asked.needs()], ""))  # tells of mistakes
+    sources = {option: nodes for option, nodes in sources.items() if _is_read(step, option, options["params"])}
     said = {place: value for node in _flat(sources) for place, value in node.swept.items()} | own_swept
     needed = {option: [node.key for node in nodes] for option, nodes in sources.items()}
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     key = hash_json({"step": step.name, "stage": step.stage.name, "values": plain, "sources": needed})
     return Node(step, values, sources, said, key)
+
+
+def _is_read(step: Step, option: str, params: Any) -> bool:
+    is_read = line_of(options_of(step.stage)[option].field).is_read
+    return is_read is None or is_read(params)
 
 
 def _flat(sources: Mapping[str, tuple[Node, ...]]) -> Iterator[Node]:

@@ -5,11 +5,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from data_schemas.errors import ProtoRKDError
+from pipeline.log import log
 from stages.components.compute.device import find_devices
 from stages.components.compute.precision import check_precision
 from stages.components.student.initial_weights import check_pretrained
 from stages.components.student.student import build_student
-from stages.distill.loss_spec import parse_loss_options, parse_losses
+from stages.distill.loss_spec import parse_loss_options, parse_losses, reads_prototypes
 from stages.distill.objectives import build_objective, read_options
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime
 from stages.distill.reporting.trackers import check_trackers
@@ -27,6 +28,8 @@ def check_training(params: DistillParams, inputs: DistillInputs, runtime: Distil
     [device] = find_devices(runtime.device, most=1)
     check_precision(params.precision, device)
     check_objectives(params)
+    if inputs.prototypes is not None and not reads_prototypes(params.loss):
+        log.info("distill: --prototypes is not read, for no objective of --loss relates to prototypes")
     check_trackers(runtime.report_to)
     if params.pretrained and inputs.init_from is not None:
         raise ProtoRKDError("Only one of --pretrained and --init-from must be given; got both. Leave one out.")

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from data_schemas.errors import ProtoRKDError
 
 _LOSS_EXAMPLE = "Write --loss NAME=WEIGHT, for example --loss simreg=1 --loss rkd=0.5."
+READ_PROTOTYPES = frozenset({"proto", "proto-rkd"})
+"""Objectives that relate to prototypes of the cached captions."""
+
 _OPTION_EXAMPLE = "Write --loss-option NAME.OPTION=VALUE, for example --loss-option seed.queue-size=65536."
 
 
@@ -35,6 +38,15 @@ def parse_losses(specs: Iterable[str]) -> dict[str, float]:
     if not weights:
         raise ProtoRKDError(f"--loss must be given at least once; got none. {_LOSS_EXAMPLE}")
     return weights
+
+
+def reads_prototypes(specs: Iterable[str]) -> bool:
+    """Tell whether an objective among the values of ``--loss`` relates to prototypes of the cached captions.
+
+    Raises:
+        ProtoRKDError: as `parse_losses`.
+    """
+    return not READ_PROTOTYPES.isdisjoint(parse_losses(specs))
 
 
 def format_losses(weights: Mapping[str, float]) -> tuple[str, ...]:

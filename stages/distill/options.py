@@ -8,7 +8,13 @@ from pipeline.stage import Input
 from pipeline.store.store import Artifact
 from stages.components.images.image_set import IDENTITIES, ImageSet
 from stages.distill.completion import objective_names, student_names
-from stages.distill.loss_spec import format_loss_options, format_losses, parse_loss_options, parse_losses
+from stages.distill.loss_spec import (
+    format_loss_options,
+    format_losses,
+    parse_loss_options,
+    parse_losses,
+    reads_prototypes,
+)
 
 
 @dataclass(frozen=True)
@@ -43,15 +49,17 @@ class DistillInputs:
     )
     prototypes: str | None = option(
         None,
-        help="Artifact of prototypes for the objectives that relate to them. Default: made as their options ask.",
+        help="Artifact of prototypes for the objectives that relate to them; others do not read it. Default: made as "
+        "their options ask.",
         metavar="REF",
         artifact="prototypes",
+        is_read=lambda params: reads_prototypes(params.loss),
     )
 
 
 @dataclass(frozen=True)
 class DistillSources:
-    """What the inputs name, identified by content."""
+    """What the inputs name, identified by content; prototypes only where an objective reads them."""
 
     embeddings: Input[Artifact]
     images: Input[ImageSet]

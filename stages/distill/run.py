@@ -118,6 +118,8 @@ def _model(
     device, ranks = settings.device, ranks_of(context.peers)
     torch.manual_seed(params.seed)
     student, preprocessing = make_student(params, sources, teacher_dim=targets.dim, device=device, ranks=ranks)
+    if sources.init_from is not None:
+        context.check_inputs()
     maps = PrototypeMaps(
         named=named_prototypes(sources, dim=targets.dim),
         embeddings=sources.embeddings.value,

@@ -20,6 +20,7 @@ from stages.components.images.image_set import ImageSet
 from stages.components.images.opening import identify_images
 from stages.components.inputs.manifest_options import find_image_root
 from stages.components.inputs.path_checks import check_inside, is_own
+from stages.distill.loss_spec import reads_prototypes
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
         embeddings=Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=artifact),
         images=images,
         init_from=None if inputs.init_from is None else _weights(inputs.init_from, context),
-        prototypes=None if inputs.prototypes is None else _prototypes(inputs.prototypes, context),
+        prototypes=_prototypes(inputs.prototypes, context)
+        if inputs.prototypes is not None and reads_prototypes(params.loss)
+        else None,
     )
 
 

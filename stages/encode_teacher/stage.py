@@ -40,6 +40,7 @@ def encode_teacher(
         max_bad_fraction=runtime.max_bad_fraction,
         file_digests=context.file_digests,
     )
+    context.check_inputs()
     captions, pairs = index_captions(manifest.table)
     write_pairs(out.path, pairs)
     write_rejected(out.path, manifest.rejections)

@@ -10,8 +10,8 @@ from pipeline.fingerprint import hash_json
 from pipeline.remote.object_store import url_of
 from pipeline.stage import Context, Input
 from pipeline.store.store import Artifact
-from stages.components.images.image_set import ImageSet
-from stages.components.images.opening import open_images
+from stages.components.images.image_set import CONTENT, ImageSet
+from stages.components.images.opening import identify_images
 from stages.components.images.packed_image_set import find_pack, take_packed
 from stages.components.student.checkpoints import StudentWeights, finished_checkpoints
 from stages.components.teacher.identity import TeacherSource
@@ -121,7 +121,7 @@ def _identify_absent(absent: tuple[Absent, ...], inputs: EvaluateInputs) -> Inpu
 
 
 def _training_images(artifact: Artifact, context: Context) -> Input[ImageSet] | AbsentImages:
-    """Open the images that the student was distilled from, where they are still available."""
+    """Identify the images that the student was distilled from, where they are still available, and still the same."""
     images, wanted = artifact.record.inputs["images"], artifact.record.inputs["embeddings"].digest
     root = Path(images.location)
     known = [each for each in context.store.artifacts("encode-teacher") if each.record.digest == wanted]
@@ -135,8 +135,13 @@ def _training_images(artifact: Artifact, context: Context) -> Input[ImageSet] | 
             paths = read_pairs(context.store.fetch(known[0]).path)["image"]
             if pack is not None:
                 return take_packed(pack, paths.combine_chunks(), manifest=known[0].record.inputs["manifest"].location)
-            value = open_images(root, paths.to_pylist(), context.file_digests)
-            return Input(digest=images.digest, location=images.location, value=value)
+            request = artifact.record.request
+            identity = str(request.inputs.get("image_identity", CONTENT)) if request else CONTENT
+            found = identify_images(root, paths.to_pylist(), identity=identity, file_digests=context.file_digests)
+            if found.digest == images.digest:
+                return found
+            changed = f"images below {root} are no longer those that {artifact.name} was trained on"
+            return AbsentImages(digest=hash_json("changed"), location=images.location, value=changed)
     except ProtoRKDError as error:  # the list or the pack is damaged
         missing = str(error)
     return AbsentImages(digest=hash_json("absent"), location=images.location, value=missing)

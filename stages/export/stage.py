@@ -17,7 +17,9 @@ def export(
     """Write the wanted formats, check them, and describe them."""
     from stages.export.run import write_export
 
-    return write_export(params, sources, out)
+    result = write_export(params, sources, out)
+    context.check_inputs()
+    return result
 
 
 def identify(inputs: ExportInputs, params: ExportParams, context: Context) -> ExportSources:

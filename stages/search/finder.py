@@ -5,9 +5,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from data_schemas.errors import ProtoRKDError
 from data_schemas.search_index import INDEX_NAME, IndexConfig
+from pipeline.log import log
+from pipeline.remote.errors import RemoteError
 from pipeline.runner import make_artifact
 from pipeline.stage import Context
+from pipeline.store.file_digests import may_write
 from pipeline.store.store import Artifact
 from stages.components.compute.faiss_library import find_faiss, import_faiss
 from stages.components.embeddings.searchable import Rows, read_rows
@@ -95,7 +99,7 @@ class FaissFinder:
 
 
 def open_finder(artifact: Artifact, *, context: Context) -> Finder:
-    """Find or build the index of an artifact; without faiss, compare with every row.
+    """Find or build the index of an artifact; without faiss, or a place to keep the index, compare with every row.
 
     Args:
         artifact: Artifact of embed or encode-teacher.
@@ -106,5 +110,11 @@ def open_finder(artifact: Artifact, *, context: Context) -> Finder:
     """
     if find_faiss() is None:  # checked here, because the stage would raise an error
         return ExactFinder(read_rows(artifact))
-    index = make_artifact("index", params={}, inputs={"rows": str(artifact.path)}, runtime={}, context=context)
+    try:
+        index = make_artifact("index", params={}, inputs={"rows": str(artifact.path)}, runtime={}, context=context)
+    except ProtoRKDError as error:
+        if may_write(context.store.root / "index") and not isinstance(error, RemoteError):
+            raise
+        log.info("search: no index can be kept, so rows are compared in memory: %s", error)
+        return ExactFinder(read_rows(artifact))
     return FaissFinder(index)

@@ -342,6 +342,42 @@ def test_run_stage__commits_nothing_when_an_input_changes_while_it_works(toy, mo
     assert toy.run().artifact.record.counts == {"made": 3}  # nothing is taken over from what was set aside
 
 
+def put_back(path, before, other):
+    """Let other words stand in a file for a moment; its time of change is put back as well."""
+    stat = path.stat()
+    time.sleep(0.02)  # a kernel's clock moves by ticks
+    path.write_text(other)
+    path.write_text(before)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_check_inputs__refuses_what_was_written_and_put_back_since_it_was_hashed(toy, monkeypatch, touched):
+    def run(params, sources, out, runtime, context):
+        if touched:
+            put_back(toy.source, "words", "other")
+        context.check_inputs()
+        return TOY.run(params, sources, out, runtime, context)
+
+    monkeypatch.setattr(toy_stage, "TOY", replace(TOY, run=run))
+    if touched:
+        with pytest.raises(ProtoRKDError, match=rf"must stay .* while it reads them; written .*: {toy.source}\."):
+            toy.run()
+        assert toy.store.artifacts() == list(toy.store.leftovers()) == []
+        monkeypatch.undo()
+    assert toy.run().status == "created"
+
+
+def test_check_inputs__names_an_input_that_is_another_by_now(toy, monkeypatch):
+    def run(*arguments):
+        toy.source.write_text("other words")
+        arguments[-1].check_inputs()
+
+    monkeypatch.setattr(toy_stage, "TOY", replace(TOY, run=run))
+    with pytest.raises(ProtoRKDError, match=rf"written meanwhile: source {toy.source}"):
+        toy.run()
+
+
 def test_run_stage__keeps_to_the_newest_that_it_began_with(toy, monkeypatch):
     """A newer artifact that comes while a run works is no other input."""
     first = toy.run().artifact

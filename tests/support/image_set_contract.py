@@ -1,5 +1,6 @@
 """What every set of images keeps, whatever they lie in: a set says how it is made of files, and what it stores."""
 
+import dataclasses
 import hashlib
 import os
 import pickle
@@ -97,6 +98,13 @@ class ImageSetContract:
         assert len(images.select([]).paths) == 0
         opens(images)
 
+    def test_select__keeps_the_reasons_of_what_is_missing(self, images: ImageSet) -> None:
+        reasons = {ABSENT: "not there", DAMAGED: "no image"} if not images.missing else {}
+        known = {**images.missing, **{NAMES.index(name): reason for name, reason in reasons.items()}}
+        chosen = dataclasses.replace(images, missing=known).select([5, 2, 4, 5])
+        assert dict(chosen.missing) == {new: known[old] for new, old in ((0, 5), (2, 4), (3, 5)) if old in known}
+        assert dict(chosen.select([1, 2]).missing) == {1: known[4]}
+
     def test_set__opens_the_same_in_a_process_that_it_is_handed_to(
         self, images: ImageSet, opens: Callable[..., None]
     ) -> None:
@@ -182,6 +190,22 @@ class IdentityContract(ImageSetContract):
         content = identify()
         (folder / DAMAGED).unlink()
         assert identify() != content
+
+    def test_digests__refuse_what_has_changed_since_it_was_hashed(
+        self, build: Callable[..., ImageSet], folder: Path
+    ) -> None:
+        images = build(NAMES)
+        for path in folder.rglob("*.*"):
+            os.utime(path, ns=(10**18, 10**18))
+        hashed = identify_images(
+            images.root, list(images.paths), identity="content", file_digests=FileDigests(None)
+        ).value
+        numbers = range(len(NAMES))
+        assert hashed.digests(numbers, FileDigests(None)) == images.digests(numbers, FileDigests(None))
+        draw(7).save(folder / "clear.png")
+        build(NAMES)
+        with pytest.raises(ProtoRKDError, match="it has changed"):
+            hashed.digests([2], FileDigests(None))
 
 
 class LocalContract(IdentityContract):

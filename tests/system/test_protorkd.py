@@ -195,6 +195,15 @@ def test_load_embeddings__gives_captions_embeddings_and_pairs(encoded: Pairs, st
         protorkd.load_embeddings("abc", store=store)
 
 
+@pytest.mark.parametrize("name", ["captions.parquet", "pairs.parquet"])
+def test_load_embeddings__refuses_captions_and_pairs_with_other_bytes(encoded: Pairs, store: Path, name: str) -> None:
+    [path] = store.glob(f"encode-teacher/[!.]*/{name}")
+    data = path.read_bytes()
+    path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    with pytest.raises(ProtoRKDError, match=rf"{name} must be as it was written"):
+        protorkd.load_embeddings(store=store)
+
+
 SCRIPT = """
 import sys
 import protorkd

@@ -25,8 +25,8 @@ from data_schemas.manifest import (
 )
 from data_schemas.pair_sources.columns import Columns, shown
 from data_schemas.pair_sources.text.delimited import Positions, Rows, read_rows
-from data_schemas.pair_sources.text.quoting import QUOTINGS, decide_quoting
-from data_schemas.pair_sources.text.text_file import BOM, excerpt, first_line, line_end, open_text
+from data_schemas.pair_sources.text.quoting import QUOTINGS, are_neither, decide_quoting, has_quoted_column
+from data_schemas.pair_sources.text.text_file import BOM, excerpt, first_line, first_lines, line_end, open_text
 
 
 def read_manifest(
@@ -183,6 +183,24 @@ def separator_of(path: Path, columns: Columns, *, quoting: str = "auto") -> str:
         ProtoRKDError: the file cannot be read.
     """
     return _find_separator(first_line(path), columns, quoting=quoting, path=path)
+
+
+def is_told_by_a_column(path: Path, columns: Columns, *, separator: str) -> bool:
+    """Tell whether ``--quoting auto`` takes a table's quotes for csv's only because a whole column stands in them.
+
+    Raises:
+        ProtoRKDError: the file cannot be read.
+    """
+    head = first_lines(path)
+    start = line_end(head, 0)
+    separator = _find_separator(head[:start], columns, quoting=AUTO, path=path) if separator == AUTO else separator
+    names, header_quoted = _read_header(head[:start], separator, quoting=AUTO, path=path)
+    if header_quoted or not has_quoted_column(head, start=start, separator=separator, of=len(names)):
+        return False
+    data = open_text(path)
+    return are_neither(data, start=start, num_columns=len(names), separator=separator) and has_quoted_column(
+        data, start=start, separator=separator, of=len(names)
+    )
 
 
 def _find_separator(header: bytes, columns: Columns, *, quoting: str, path: Path) -> str:

@@ -67,24 +67,40 @@ def decide_quoting(data: mmap, *, start: int, num_columns: int, separator: str, 
     return "csv" if is_quoted else "none"
 
 
-def has_quoted_column(data: mmap, *, start: int, separator: str) -> bool:
+def are_neither(data: mmap, *, start: int, num_columns: int, separator: str) -> bool:
+    """Tell whether no field needs csv's quotes and none has quotes that are text; the first that has ends the look.
+
+    Args:
+        data: Content of the whole file.
+        start: Position of its second line, in bytes.
+        num_columns: Number of columns of the header.
+        separator: The ASCII character between fields.
+    """
+    cut = separator.encode()
+    matches = quoted_field(separator).finditer(data, start)
+    return all(_weigh(data, match, num_columns=num_columns, separator=cut) is Evidence.NEITHER for match in matches)
+
+
+def has_quoted_column(data: mmap | bytes, *, start: int, separator: str, of: int | None = None) -> bool:
     """Tell whether all fields of a column that are not empty stand in double quotes, in a file of a row a line.
 
     Args:
         data: Content of the whole file.
         start: Position of its second line, in bytes.
         separator: The ASCII character between fields.
+        of: Number of columns to look at, from the first on; None looks at all.
     """
     cut = separator.encode()
+    columns = set(range(of)) if of is not None else None
     quoted: set[int] = set()
     plain: set[int] = set()
     while start < len(data):
         end = line_end(data, start)
-        for column, field in enumerate(data[start:end].rstrip(b"\r\n").split(cut)):
+        for column, field in enumerate(data[start:end].rstrip(b"\r\n").split(cut)[:of]):
             if field:
                 is_quoted = len(field) > 1 and field[:1] == field[-1:] == b'"'
                 (quoted if is_quoted else plain).add(column)
-        if quoted and quoted <= plain:
+        if (quoted and quoted <= plain) or plain == columns:
             return False
         start = end
     return not quoted <= plain

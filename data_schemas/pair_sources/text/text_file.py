@@ -41,6 +41,16 @@ def first_line(path: Path) -> bytes:
     """Read the first line, up to a mebibyte, without looking at the rest.
 
     Raises:
+        ProtoRKDError: as `first_lines`.
+    """
+    head = first_lines(path)
+    return head[: head.find(b"\n") + 1 or None]
+
+
+def first_lines(path: Path) -> bytes:
+    """Read the whole lines of the first mebibyte, without looking at the rest.
+
+    Raises:
         ProtoRKDError: the file is absent, or cannot be read or unpacked.
     """
     import pyarrow as pa  # keeps pyarrow out of --help
@@ -53,7 +63,7 @@ def first_line(path: Path) -> bytes:
             head: bytes = (pa.CompressedInputStream(file, codec) if codec else file).read(_HEAD_BYTES)
         except (OSError, pa.ArrowException) as error:
             raise ProtoRKDError(f"{path} must be readable; {error}. Is it whole?") from error
-    return head[: head.find(b"\n") + 1 or None]
+    return head if len(head) < _HEAD_BYTES else head[: head.rfind(b"\n") + 1 or None]
 
 
 def _map(path: Path) -> mmap:
@@ -126,7 +136,7 @@ def _wide_encoding(head: bytes) -> str:
     return ""
 
 
-def line_end(data: mmap, offset: int) -> int:
+def line_end(data: mmap | bytes, offset: int) -> int:
     """Return where the line that holds a byte ends, its newline included."""
     return data.find(b"\n", offset) + 1 or len(data)
 

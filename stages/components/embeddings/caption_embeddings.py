@@ -101,6 +101,7 @@ def write_caption_embeddings(
     loaded = None
     if known is None or not known.is_known.all():
         loaded = load_teacher(teacher, recipe, captions, devices=choose_devices())
+        context.check_inputs()
     dim = known.dim if known else loaded.dim if loaded else 0
     embeddings = EmbeddingArray.create(
         draft.path, rows=len(captions), dim=dim, dtype=recipe.embedding_dtype, shard_rows=shard_rows

@@ -13,7 +13,7 @@ from pipeline.store.file_digests import FileDigests
 if TYPE_CHECKING:
     from stages.components.images.lazy_image import LazyImage
 
-IDENTITIES = ("content", "path")
+IDENTITIES = CONTENT, PATH = "content", "path"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class ImageSet:
     def select(self, numbers: Sequence[int]) -> "ImageSet":
         """Return the set of the chosen images, numbered anew in the given order."""
         chosen = [self.paths[number] for number in numbers]
-        return ImageSet(root=self.root, paths=chosen, facts=self._facts_of(numbers))
+        return ImageSet(self.root, chosen, self._missing_of(numbers), facts=self._facts_of(numbers))
 
     def shared(self) -> "ImageSet":
         """Return the same set with its large parts in shared memory."""
@@ -75,8 +75,20 @@ class ImageSet:
         return os.stat(self._file(number)).st_size  # noqa: PTH116 - as the rest of the set does
 
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
-        """Hash the bytes of images by SHA-256; None for missing ones."""
-        return file_digests.digests([self._file(number) for number in numbers])
+        """Hash the bytes of images by SHA-256; None for missing ones.
+
+        Raises:
+            ProtoRKDError: one is not what it was when it was hashed.
+        """
+        digests, facts = file_digests.digests_and_facts([self._file(number) for number in numbers])
+        if self.facts is not None:
+            for number, seen in zip(numbers, facts, strict=True):
+                if seen != int(self.facts[number]):
+                    raise changed(self._file(number))
+        return digests
+
+    def _missing_of(self, numbers: Sequence[int]) -> dict[int, str]:
+        return {new: self.missing[number] for new, number in enumerate(numbers) if number in self.missing}
 
     def _facts_of(self, numbers: Sequence[int]) -> list[int] | None:
         return None if self.facts is None else [int(self.facts[number]) for number in numbers]

@@ -114,8 +114,8 @@ class RecordImageSet(ImageSet):
         """Return the set of the chosen images, numbered anew in the given order."""
         chosen = [self.paths[number] for number in numbers]
         known = self.located.select(np.asarray(numbers, dtype=np.int64))
-        facts = self._facts_of(numbers)
-        return RecordImageSet(self.root, chosen, facts=facts, list_members=self.list_members, known=known)
+        missing, facts = self._missing_of(numbers), self._facts_of(numbers)
+        return RecordImageSet(self.root, chosen, missing, facts=facts, list_members=self.list_members, known=known)
 
     def stored_bytes(self, number: int) -> int:
         """Return the size of an image as it is stored, in bytes.
@@ -140,7 +140,11 @@ class RecordImageSet(ImageSet):
         return dataclasses.replace(self, paths=share_names(self.paths), known=known, facts=facts)
 
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
-        """Hash the bytes of images by SHA-256, in a container or not; None for missing ones."""
+        """Hash the bytes of images by SHA-256, in a container or not; None for missing ones.
+
+        Raises:
+            ProtoRKDError: an image, or its container, is not what it was when it was hashed.
+        """
         container = np.asarray(self.located.container)
         files = [number for number in numbers if container[number] == _FILE]
         of_files = dict(zip(files, super().digests(files, file_digests), strict=True))

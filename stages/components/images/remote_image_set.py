@@ -76,6 +76,7 @@ class RemoteImageSet(ImageSet):
         return RemoteImageSet(
             root=self.root,
             paths=[self.paths[number] for number in numbers],
+            missing=self._missing_of(numbers),
             sha256=b"".join(self.sha256[_place(number)] for number in numbers),
         )
 
@@ -93,8 +94,16 @@ class RemoteImageSet(ImageSet):
         return len(data)
 
     def digests(self, numbers: Sequence[int], file_digests: FileDigests) -> list[str | None]:
-        """Hash the bytes of images by SHA-256; None for missing ones."""
-        return digests_of([self._file(number) for number in numbers], file_digests)
+        """Hash the bytes of images by SHA-256; None for missing ones.
+
+        Raises:
+            ProtoRKDError: one is not what it was when it was hashed.
+        """
+        digests = digests_of([self._file(number) for number in numbers], file_digests)
+        for number, digest in zip(numbers, digests, strict=True) if self.sha256 else ():
+            if bytes.fromhex(digest or "") != self._digest(number):
+                raise changed(self._file(number))
+        return digests
 
     def _file(self, number: int) -> str:
         return place_of(self.root, self.paths[number])

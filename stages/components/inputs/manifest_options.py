@@ -84,7 +84,8 @@ class ManifestFormat:
     def identify(self, source: "PairSource", *, file_digests: FileDigests) -> "Input[PairSource]":
         """Hash the files that pairs are read from.
 
-        Names of shards and a separator that follows from the file's name decide what is read, and are hashed, too.
+        Names of shards, a separator that follows from the header and quotes that a whole column tells decide what is
+        read, and are hashed, too.
 
         Raises:
             ProtoRKDError: one of them is absent.
@@ -96,21 +97,25 @@ class ManifestFormat:
                     f"{file} must be a readable file; it is missing, closed to you, or no regular file."
                 )
         if source.kind in _PLAIN and len(digests) == 1:
-            separator = self._decided(source)
-            whole = str(digests[0]) if separator is None else hash_json([separator, digests[0]])
+            decided = self._decided(source)
+            whole = hash_json([*decided, digests[0]]) if decided else str(digests[0])
         else:
             names = [source.name_of(file) for file in source.files]
             whole = hash_json([source.kind, source.encoding, names, digests])
         return Input(digest=whole, location=str(source.path.resolve()), value=source)
 
-    def _decided(self, source: "PairSource") -> str | None:
-        """Return the separator of a table if the option leaves it open and it is not a tab."""
-        if source.kind != "table" or self.separator != "auto":
-            return None
-        from data_schemas.pair_sources.text.manifest_table import separator_of
+    def _decided(self, source: "PairSource") -> list[str]:
+        """Return what is found out about a table: its separator, unless it is a tab; and quotes told by a column."""
+        if source.kind != "table":
+            return []
+        from data_schemas.pair_sources.text.manifest_table import is_told_by_a_column, separator_of
 
-        separator = separator_of(source.files[0], self.columns(), quoting=self.quoting)
-        return None if separator == "\t" else separator
+        [file], columns, decided = source.files, self.columns(), []
+        if self.separator == "auto" and (found := separator_of(file, columns, quoting=self.quoting)) != "\t":
+            decided.append(found)
+        if self.quoting == "auto" and is_told_by_a_column(file, columns, separator=SEPARATORS[self.separator]):
+            decided.append("a column in quotes")
+        return decided
 
 
 def find_pairs(manifest: Path) -> "PairSource":

@@ -3,9 +3,8 @@
 import contextlib
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from data_schemas.artifact_record import JOURNAL_NAME, RECORD_NAME, ArtifactRecord
@@ -20,7 +19,7 @@ from data_schemas.student_checkpoint import (
 )
 from pipeline.fingerprint import hash_json
 from pipeline.store.draft import read_journal
-from pipeline.store.locks import is_held
+from pipeline.store.locks import begun, is_held
 from pipeline.store.store import DRAFT_PREFIX, Artifact, Store
 
 LAST, ALL = "last", "all"
@@ -217,21 +216,21 @@ def find_run(store: Store, reference: str | None) -> DistillRun:
 
     Args:
         store: Store with the distillations.
-        reference: Fingerprint or its beginning, or the path of an artifact; None takes the newest running one, or else
-            the newest of all.
+        reference: Fingerprint or its beginning, or the path of an artifact; None takes the running one that was begun
+            last, or else the one that was last begun or asked for.
 
     Raises:
-        ProtoRKDError: there is none, or more than one fits.
+        ProtoRKDError: there is none, or more than one fits, or none is named and a record is damaged.
     """
     if reference is not None and Path(reference).is_dir():
         artifact = store.resolve(reference, stage=_STAGE, flag="--student")
         return DistillRun(artifact.record.fingerprint, DONE, artifact)
-    drafts = _folders(store, DRAFT_PREFIX)  # before the artifacts: a draft renamed meanwhile is seen twice, not missed
-    known = drafts | _elsewhere(store) | _folders(store)
+    drafts = _drafts(store)  # before the artifacts: a draft renamed meanwhile is seen twice, not missed
+    finished, damaged = store.survey(_STAGE)
+    known = dict.fromkeys([*drafts, *(each.record.fingerprint for each in finished), *(path.name for path in damaged)])
     fitting = [fingerprint for fingerprint in known if fingerprint.startswith(reference or "")]
     if reference is None:
-        running = [fingerprint for fingerprint in drafts if is_held(store, _STAGE, fingerprint)]
-        fitting = sorted(running or fitting, key=known.__getitem__)[-1:]
+        fitting = _newest(store, drafts, finished, damaged)
     if len(fitting) != 1:
         if reference is None:
             raise ProtoRKDError(f"{store} must hold a distillation; it has none. Start distill first.")
@@ -250,20 +249,22 @@ def _run(store: Store, fingerprint: str) -> DistillRun:
     return DistillRun(fingerprint, DONE if artifact else STOPPED, artifact)
 
 
-def _elsewhere(store: Store) -> dict[str, float]:
-    """Return fingerprints of finished distillations that have no folder here yet, with their times of creation."""
-    records = [artifact.record for artifact in store.artifacts(_STAGE) if not artifact.path.exists()]
-    return {record.fingerprint: datetime.fromisoformat(record.created).timestamp() for record in records}
+def _newest(
+    store: Store, drafts: Sequence[str], finished: Sequence[Artifact], damaged: Mapping[Path, ProtoRKDError]
+) -> list[str]:
+    """Return the fingerprint of the running distillation begun last, or of the one last begun or asked for, if any."""
+    times = {fingerprint: begun(store, _STAGE, fingerprint) for fingerprint in drafts}
+    running = [fingerprint for fingerprint in drafts if is_held(store, _STAGE, fingerprint)]
+    if not running:
+        if damaged:
+            raise next(iter(damaged.values()))  # it might be the newest
+        times |= {each.record.fingerprint: store.last_asked(each) for each in finished[-1:]}
+    return sorted(running or times, key=times.__getitem__)[-1:]
 
 
-def _folders(store: Store, prefix: str = "") -> dict[str, float]:
-    """Return fingerprints of the folders with a prefix, with the time of each one's last change."""
-    times = {}
-    for path in (store.root / _STAGE).glob(f"{prefix}[!.]*"):
-        with contextlib.suppress(OSError):  # renamed or removed by now
-            if path.is_dir():
-                times[path.name.removeprefix(prefix)] = path.stat().st_mtime
-    return times
+def _drafts(store: Store) -> list[str]:
+    """Return the fingerprints of unfinished distillations."""
+    return [path.name.removeprefix(DRAFT_PREFIX) for path in (store.root / _STAGE).glob(f"{DRAFT_PREFIX}[!.]*")]
 
 
 def _chosen_epochs(which: str, kept: Sequence[int], artifact: Artifact) -> list[int]:

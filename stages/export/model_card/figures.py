@@ -121,9 +121,13 @@ def find_evaluation(reference: str | None, *, student: StudentWeights, store: St
                 f"Run evaluate with --student {student.fingerprint[:12]} and --checkpoints, or pass {NONE} here."
             )
         return chosen
+    return store.chosen(f"{_STAGE} of {digest} {student.name}", lambda: _newest(digest, names, store))
+
+
+def _newest(digest: str, names: set[str], store: Store) -> ChosenEvaluation | None:
     for artifact in reversed(store.artifacts(_STAGE)):
         if artifact.record.inputs["student"].digest == digest and (chosen := _read(store.fetch(artifact), names)):
-            log.info("export: figures of %s", artifact.name)
+            log.info("export: figures of %s, the newest evaluation of these weights", artifact.name)
             return chosen
     return None
 

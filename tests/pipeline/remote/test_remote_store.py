@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -74,12 +75,44 @@ def object_of(artifact, path):
     return file_key(artifact.record, file)
 
 
-def test_artifact__that_is_here_and_there_costs_a_listing(machine, bucket_server):
+@pytest.mark.parametrize("scale", [1.0, 2.0], ids=["older", "newest"])
+def test_artifact__that_is_here_and_there_costs_the_note_that_it_was_asked_for(machine, bucket_server, scale):
     one = machine("one")
     one.run()
+    one.run(scale=2.0)
+    bucket_server.requests.clear()
+    made = one.run(scale=scale)
+    assert made.status == "unchanged"
+    assert bucket_server.requests == [("PUT", f"/{one.store.objects.url[5:]}/toy/{made.artifact.path.name}.asked?")]
+    assert machine("two").store.newest("toy").record == made.artifact.record
+
+
+def test_artifact__that_is_made_on_the_way_costs_nothing(machine, bucket_server, monkeypatch):
+    one = machine("one")
+    one.run()
+    monkeypatch.setattr(toy_stage, "TOY", replace(TOY, quiet=True))
     bucket_server.requests.clear()
     assert one.run().status == "unchanged"
-    assert [method for method, _ in bucket_server.requests] == ["GET"]  # whether it is the newest still
+    assert bucket_server.requests == []
+
+
+@pytest.mark.parametrize("fault", ["silent", "refused"])
+def test_artifact__that_is_here_is_unchanged_at_once_while_nothing_answers(machine, bucket_server, monkeypatch, fault):
+    one = machine("one")
+    older, newer = one.run().artifact, one.run(scale=2.0).artifact
+    monkeypatch.setattr(objects, "AT_ONCE_S", 0.3)
+    objects._client.cache_clear()
+    bucket_server.requests.clear()
+    if fault == "silent":
+        bucket_server.stall(2.0, method="PUT", times=2)
+    else:
+        bucket_server.answer_with("503 Slow Down", method="PUT", times=2)
+    start = time.monotonic()
+    assert one.run().status == "unchanged"
+    assert time.monotonic() - start < 1.5
+    assert bucket_server.count() == 1
+    assert one.store.newest("toy").path == older.path  # noted here
+    assert machine("two").store.newest("toy").record == newer.record
 
 
 def test_artifact__costs_a_request_a_file_and_one_for_the_record_to_put_and_to_fetch(machine, bucket_server):
@@ -87,10 +120,8 @@ def test_artifact__costs_a_request_a_file_and_one_for_the_record_to_put_and_to_f
     assert bucket_server.count("PUT", "/store/toy/") == NUM_FILES + 1
     bucket_server.requests.clear()
     machine("two").run()
-    assert (
-        bucket_server.count("GET") <= NUM_FILES + 3
-    )  # the record, once more before its files are fetched, and a listing
-    assert bucket_server.count() == bucket_server.count("GET")
+    assert bucket_server.count("GET") <= NUM_FILES + 2  # the record, once more before its files are fetched
+    assert bucket_server.count() == bucket_server.count("GET") + 1  # that it was asked for
 
 
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])

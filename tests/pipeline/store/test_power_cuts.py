@@ -9,7 +9,8 @@ from toy_stage import Toy
 
 from data_schemas import files
 from data_schemas.errors import ProtoRKDError
-from pipeline.commands.artifacts import artifact_problems, garbage
+from pipeline.commands.artifacts import artifact_problems
+from pipeline.maintenance.garbage import find_garbage
 from pipeline.store.store import Store
 
 
@@ -50,7 +51,7 @@ def rerun(tree, tmp_path, toy, *, damage=()):
     try:
         for artifact in again.store.artifacts():
             assert set(artifact_problems(artifact)) <= set(damage), sorted(tree)
-        garbage(again.store, kept_stages=[])
+        find_garbage(again.store, kept_stages=[])
         outcome = again.run()
         assert artifact_problems(outcome.artifact) == {}
         return outcome.artifact.record

@@ -14,7 +14,8 @@ import toy_stage
 from click.testing import CliRunner
 from toy_stage import CHILD, TOY, ToyInputs, ToyParams, ToyRuntime, run_toy
 
-from pipeline.commands.artifacts import artifact_problems, garbage, gc
+from pipeline.commands.artifacts import artifact_problems, gc
+from pipeline.maintenance.garbage import find_garbage
 from pipeline.runner import context_of, run_stage, run_within
 from pipeline.store.store import HOLDER_PREFIX, LOCK_PREFIX
 
@@ -77,14 +78,14 @@ def test_gc__leaves_alone_what_a_run_has_made_on_its_way(toy):
         options = {"params": ToyParams(), "inputs": ToyInputs(toy.source), "runtime": ToyRuntime()}
         inner = run_within(replace(TOY, name="inner"), **options, context=context).artifact
         run_within(replace(TOY, name="inner"), **(options | {"params": ToyParams(scale=2.0)}), context=context)
-        seen.append((inner.path, garbage(toy.store, kept_stages=["outer"])))
+        seen.append((inner.path, find_garbage(toy.store, kept_stages=["outer"])))
         return run_toy(params, sources, out, runtime, context)
 
     options = {"params": ToyParams(scale=3.0), "inputs": ToyInputs(toy.source), "runtime": ToyRuntime()}
     run_stage(replace(TOY, name="outer", run=run), **options, context=context_of(toy.store))
     [(inner, during)] = seen
     assert during == []
-    assert garbage(toy.store, kept_stages=["outer"]) == [inner]
+    assert find_garbage(toy.store, kept_stages=["outer"]) == [inner]
 
 
 def test_lock__of_a_dead_process_is_taken_over(toy):

@@ -1,5 +1,6 @@
 """Where distill's prototypes come from: made on the way and reused, or named."""
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,8 @@ from workbench import DISTILL, WORDS, Cli, Pairs
 
 from data_schemas.prototypes import Prototypes
 from stages.distill.build import PrototypeMaps
+from stages.distill.loss_spec import READ_PROTOTYPES
+from stages.distill.objectives import OBJECTIVES
 
 PROTO = (*DISTILL, "--epochs", 1, "--log-every-steps", 1, "--loss", "proto-rkd=1")
 
@@ -69,6 +72,24 @@ def test_prototypes__that_are_named_are_taken(encoded: Pairs, run_cli: Cli, monk
     assert len(prototypes_in(run_cli.store)) == 2
     why = run_cli.run("why", *PROTO, "--prototypes", four["path"], "--lr", 1).stdout
     assert "--lr: 0.001 -> 1.0" in why
+
+
+def test_prototypes__that_no_objective_reads_make_no_other_training(encoded: Pairs, run_cli: Cli) -> None:
+    four = run_cli("prototypes", "--num-prototypes", 4)
+    words = (*DISTILL, "--epochs", 1, "--loss", "simreg=1")
+    without = run_cli(*words)
+    for named in (four["path"], "abc"):
+        result = run_cli.run(*words, "--prototypes", named, "--json")
+        again = json.loads(result.stdout)
+        assert (again["status"], again["fingerprint"]) == ("unchanged", without["fingerprint"])
+    forced = run_cli.run(*words, "--prototypes", four["path"], "--force")
+    assert "--prototypes is not read, for no objective of --loss relates to prototypes" in forced.stderr
+    assert set(record_of(without)["inputs"]) == {"embeddings", "images"}
+
+
+def test_prototypes__are_read_by_the_objectives_that_take_them() -> None:
+    takers = {name for name, make in OBJECTIVES.items() if "prototypes" in inspect.signature(make).parameters}
+    assert takers == READ_PROTOTYPES
 
 
 def test_prototypes__must_be_of_the_teachers_width(encoded: Pairs, run_cli: Cli, tmp_path: Path, store: Path) -> None:

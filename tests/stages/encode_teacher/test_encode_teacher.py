@@ -3,7 +3,9 @@
 import contextlib
 import json
 import multiprocessing
+import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import safetensors.numpy
 from workbench import Cli, counted_captions, with_prompts
 
 import stages.components.embeddings.caption_embeddings
+import stages.components.inputs.manifest_options
 import stages.components.teacher.loading
 import stages.components.teacher.teacher
 from data_schemas.artifact_record import ArtifactRecord
@@ -487,7 +490,7 @@ def test_encode__beside_a_gc_gives_the_teachers_rows(
         if root == Path(source["path"]) and not pages:
             pages.append("")
             if removed:
-                monkeypatch.setattr("pipeline.commands.artifacts.digests_in_use", lambda store: set())
+                monkeypatch.setattr("pipeline.maintenance.garbage.digests_in_use", lambda store: set())
             pages.append(run_cli.run("gc", "--yes").output)
         return embeddings
 
@@ -523,6 +526,39 @@ def test_encode__commits_nothing_when_its_manifest_changes_meanwhile(
     assert "purple" in rows_of(encode(manifest))
     manifest.write_bytes(before)
     assert "yellow" in rows_of(encode(manifest))
+
+
+@pytest.mark.parametrize("name", ["manifest", "teacher"])
+def test_encode__refuses_what_was_other_while_it_was_read(
+    write_manifest: Write,
+    run_cli: Cli,
+    word_vectors: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    manifest, teacher = write_manifest(CAPTIONS), shutil.copy(word_vectors, tmp_path / "own.txt")
+    place, owner, method = {
+        "manifest": (manifest, stages.components.inputs.manifest_options.ManifestFormat, "read"),
+        "teacher": (teacher, stages.components.teacher.teacher.Teacher, "__init__"),
+    }[name]
+    before, real, kept = place.read_bytes(), getattr(owner, method), place.stat()
+
+    def read_other(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.02)  # a kernel's clock moves by ticks
+        place.write_bytes(before.replace(b"yellow", b"purple"))
+        try:
+            return real(*arguments, **options)
+        finally:
+            place.write_bytes(before)
+            os.utime(place, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+
+    words = ("encode-teacher", "--manifest", manifest, "--teacher", teacher)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, read_other)
+        message = run_cli.fails(*words)
+    assert f"inputs of encode-teacher must stay as they are while it reads them; written meanwhile: {place}" in message
+    assert "yellow" in rows_of(run_cli(*words))
 
 
 def test_encode__takes_no_shards_of_a_killed_run_that_read_other_captions(

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from set_miniatures import make_cifar10
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from workbench import COLOURS, SHAPES, Cli, Pairs, draw_image
+from workbench import COLOURS, DISTILL, SHAPES, Cli, Pairs, draw_image
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.evaluation_report import read_report
@@ -171,6 +171,34 @@ def test_overlap__finds_training_images_among_those_measured(trained: Any, pairs
     [found] = read_report(Path(outcome["path"]))["overlap"]
     assert (found["name"], found["num_exact"], found["num_training"]) == ("pairs", 24, 24)
     assert "training" in (Path(outcome["path"]) / "report.html").read_text()
+
+
+def test_overlap__is_not_looked_for_among_images_that_have_changed_since_the_training(
+    pairs: Pairs, word_vectors: Path, tmp_path: Path, run_cli: Cli
+) -> None:
+    root = shutil.copytree(pairs.root, tmp_path / "own")
+    run_cli("encode-teacher", "--manifest", root / "pairs.tsv", "--teacher", word_vectors)
+    run_cli(*DISTILL, "--epochs", 1)
+    words = ("evaluate", "--device", "cpu", "--workers", 0, "--num-resamples", 100, "--retrieval", pairs.manifest)
+    first = run_cli(*words)
+    draw_image(root / pairs.images[0], "red", "circle", 50)
+    result = run_cli.run(*words, "--json")
+    changed = json.loads(result.stdout)
+    assert (changed["status"], first["status"]) == ("created", "created")
+    assert f"images below {root} are no longer those that distill" in result.stderr
+    assert [len(read_report(Path(each["path"]))["overlap"]) for each in (first, changed)] == [1, 0]
+    shutil.copyfile(pairs.root / pairs.images[0], root / pairs.images[0])
+    again = run_cli(*words)
+    assert (again["status"], again["fingerprint"]) == ("unchanged", first["fingerprint"])
+
+
+@pytest.mark.parametrize("identity", ["content", "path"])
+def test_overlap__knows_the_training_images_as_the_training_did(
+    encoded: Pairs, pairs: Pairs, run_cli: Cli, identity: str
+) -> None:
+    run_cli(*DISTILL, "--epochs", 1, "--image-identity", identity)
+    words = ("evaluate", "--device", "cpu", "--workers", 0, "--num-resamples", 100, "--retrieval", pairs.manifest)
+    assert len(read_report(Path(run_cli(*words)["path"]))["overlap"]) == 1
 
 
 def test_overlap__that_cannot_be_looked_for_fails_alone(

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from PIL import Image
 from workbench import DISTILL, Cli, Pairs
 
 import protorkd
+import stages.export.run
+from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import Preprocessing, StudentConfig, TeacherRecord
 from pipeline.store.store import Store
@@ -227,6 +230,27 @@ def test_export__of_other_formats_needs_no_teacher(exported: Exported, run_cli: 
 def test_export__refuses_a_student_of_another_width(encoded: Pairs, run_cli: Cli) -> None:
     run_cli(*DISTILL, "--epochs", 1, "--projection-dim", 8, "--loss", "rkd=1")
     assert "as wide as its teacher" in run_cli.fails("export")
+
+
+def test_export__keeps_to_the_evaluation_that_it_began_with(
+    exported: Exported, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation that ends while an export works is the next export's."""
+    [first] = (exported.store / "evaluate").glob("[!.]*")
+    evaluate = ("evaluate", "--retrieval", exported.pairs.manifest, "--device", "cpu", "--workers", 0, "--no-overlap")
+    real = stages.export.run.write_card
+
+    def after_another(*arguments: Any, **options: Any) -> None:
+        run_cli(*evaluate, "--num-resamples", 102)
+        real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.export.run, "write_card", after_another)
+        made = run_cli("export", "--license", "mit")
+    assert ArtifactRecord.read(Path(made["path"])).inputs["evaluation"].location == str(first)
+    again = run_cli("export", "--license", "mit")
+    assert again["status"] == "created"
+    assert ArtifactRecord.read(Path(again["path"])).inputs["evaluation"].location != str(first)
 
 
 def test_export__refuses_an_evaluation_of_another_student(exported: Exported, run_cli: Cli) -> None:

@@ -1,8 +1,11 @@
 """Both finders against a whole sort, and the rows that they are given."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pytest
 from faiss_doubles import DAMAGES, damage_faiss
@@ -55,6 +58,38 @@ def test_open_finder__gives_the_same_with_faiss_and_without(
     assert isinstance(without, ExactFinder)
     for one, other in zip(with_faiss.find(queries, 5), without.find(queries, 5), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("made_before", [False, True])
+def test_open_finder__searches_a_store_that_may_only_be_read(
+    embedded: Embedded, store: Path, monkeypatch: pytest.MonkeyPatch, made_before: bool
+) -> None:
+    artifact = find_searchable(None, store=Store(store))
+    queries = read_rows(artifact).values[:3]
+    expected = open_finder(artifact, context=context(store)) if made_before else ExactFinder(read_rows(artifact))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    access = os.access
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
+    for name in ("mkdir", "replace", "rename", "fsync"):
+        monkeypatch.setattr(os, name, refuse)
+    found = open_finder(artifact, context=context(store))
+    assert type(found) is type(expected)
+    np.testing.assert_array_equal(found.find(queries, 5)[1], expected.find(queries, 5)[1])
+
+
+def test_open_finder__raises_what_a_store_that_may_be_written_does_not_take(
+    embedded: Embedded, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with pytest.raises(ProtoRKDError, match="No space left"):
+        open_finder(find_searchable(None, store=Store(store)), context=context(store))
 
 
 def test_open_finder__refuses_an_altered_index(encoded: Pairs, run_cli: Cli, store: Path) -> None:

@@ -74,6 +74,15 @@ def test_identity__changes_with_the_bytes_of_one_object(image_pairs, digests, bu
     assert bucket_server.count() == 2  # the listing, and the one that has changed
 
 
+def test_select__of_an_image_that_was_missing_when_it_was_hashed_opens_none_that_came_since(image_pairs, digests):
+    pairs, root = image_pairs
+    images = identify(root, [pairs.images[0], "late.jpg"], digests).value
+    Objects(str(root).replace("s3:/", "s3://")).write("late.jpg", (pairs.root / pairs.images[1]).read_bytes())
+    for chosen in (images, images.select([0, 1])):
+        with pytest.raises(ImageRejected, match="missing object"):
+            chosen.open(1)
+
+
 def test_identity__by_path_reads_nothing(image_pairs, digests, bucket_server):
     pairs, root = image_pairs
     bucket_server.requests.clear()

@@ -1,5 +1,6 @@
 """How pairs are written, found, and known again."""
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 from pair_forms import Imaged, webdataset, webdataset_shards, write_form
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.files import hash_file
 from data_schemas.manifest import Manifest
 from data_schemas.pair_sources.columns import Columns
+from pipeline.fingerprint import hash_json
 from pipeline.store.file_digests import FileDigests
 from stages.components.inputs.manifest_options import ManifestFormat, find_image_root, find_pairs
 
@@ -88,6 +91,45 @@ def test_identify__knows_the_separator_that_the_header_decides(table: Callable[[
     assert identity(path, named) == FileDigests(None).digest(path)
     assert read(path).table.equals(read(path, named).table)
     assert len(read(path).table) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('filepath,title\n"a.jpg","red"\n"b.jpg","blue"\n', True),
+        ('filepath,title\na.jpg,"red"\nb.jpg,"blue"\n', True),
+        ('filepath\ttitle\na.jpg\t"red"\n', True),
+        ('"filepath","title"\n"a.jpg","red"\n', False),  # the header says so
+        ('filepath,title\na.jpg,"red, or so"\nb.jpg,"blue"\n', False),  # a field needs them
+        ('filepath,title\na.jpg,"red"\nb.jpg,blue\n', False),  # they are text
+        ('filepath,title\na.jpg,red\nb.jpg,"blue"\n', False),
+        ("filepath,title\na.jpg,red\n", False),
+    ],
+)
+def test_identify__tells_a_table_whose_quotes_a_whole_column_tells(
+    table: Callable[[str, str], Path], text: str, told: bool
+) -> None:
+    """Such tables were read with their quotes once: what was made of them then is another's."""
+    path = table("pairs.tsv", text)
+    found = hash_file(path)
+    separator = [","] if "," in text.splitlines()[0] else []
+    plain = hash_json([*separator, found]) if separator else found
+    assert identity(path) == (hash_json([*separator, "a column in quotes", found]) if told else plain)
+    assert identity(path, ManifestFormat(quoting="csv")) == plain
+    packed = path.with_name("packed.tsv.gz")
+    packed.write_bytes(gzip.compress(text.encode()))
+    assert (
+        identity(packed) != (hash_json([*separator, hash_file(packed)]) if separator else hash_file(packed))
+    ) == told
+
+
+def test_identify__looks_beyond_the_head_of_a_table(table: Callable[[str, str], Path]) -> None:
+    rows = "".join(f'{number}.jpg,"caption {number}"\n' for number in range(60_000))
+    assert len(rows) > 1 << 20
+    path = table("pairs.csv", f"filepath,title\n{rows}")
+    assert identity(path) == hash_json([",", "a column in quotes", hash_file(path)])
+    path = table("pairs.csv", f"filepath,title\n{rows}z.jpg,plain\n")
+    assert identity(path) == hash_json([",", hash_file(path)])
 
 
 def test_identify__knows_the_names_of_shards_for_they_name_the_images(tmp_path: Path) -> None:

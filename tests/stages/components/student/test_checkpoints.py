@@ -186,6 +186,32 @@ def test_find_run__takes_the_newest_of_the_stopped_and_the_done_where_none_runs(
     assert find_run(opened, None) == DistillRun(SECOND, "stopped")
 
 
+def test_find_run__takes_what_was_last_asked_for_whatever_its_folder_says(opened: Store) -> None:
+    first = finish(opened, begin(opened, FIRST, epochs=(1,)), last="after 1")
+    second = finish(opened, begin(opened, SECOND, epochs=(1,)), last="after 1")
+    os.utime(first.path, (2e9, 2e9))
+    os.utime(second.path, (1e9, 1e9))
+    assert find_run(opened, None) == DistillRun(SECOND, "done", second)
+    opened.note_asked(first, at="2100-01-01T00:00:00.000000+00:00")
+    os.utime(first.path, (1e9, 1e9))
+    assert find_run(opened, None) == DistillRun(FIRST, "done", first)
+    (second.path / "artifact.json").write_text("{")
+    with pytest.raises(ProtoRKDError, match=r"artifact\.json"):
+        find_run(opened, None)
+
+
+def test_find_run__takes_the_one_begun_last_of_those_that_run_or_were_killed(opened: Store) -> None:
+    drafts = [begin(opened, fingerprint) for fingerprint in (SECOND, FIRST)]
+    with locked(opened, "distill", SECOND), locked(opened, "distill", FIRST):
+        os.utime(drafts[0].path, (2e9, 2e9))
+        os.utime(drafts[1].path, (1e9, 1e9))
+        assert find_run(opened, None) == DistillRun(FIRST, "running")
+        notes = {path: path.read_text() for path in (opened.root / "distill").glob(".holder-*")}
+    for path, text in notes.items():  # as killed runs leave them
+        path.write_text(text)
+    assert find_run(opened, None) == DistillRun(FIRST, "stopped")
+
+
 def test_find_run__follows_a_run_to_its_end(opened: Store) -> None:
     with locked(opened, "distill", FIRST):
         draft = begin(opened, FIRST)
