@@ -13,16 +13,22 @@ from numpy.typing import NDArray
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import disk_error, fsync
 
-ARRAY_NAME = "embeddings.zarr"
+ARRAY_NAME, FEATURES_NAME = "embeddings.zarr", "features.zarr"
 SCHEMA_VERSION = 1
 CAPTION_KIND = "protorkd teacher embeddings"
 IMAGE_KIND = "protorkd picture embeddings"
-_MADE_BY = {CAPTION_KIND: "encode-teacher", IMAGE_KIND: "embed"}
+FEATURE_KIND = "protorkd image features"
+_MADE_BY = {CAPTION_KIND: "encode-teacher", IMAGE_KIND: "embed", FEATURE_KIND: "encode-images"}
 _CHUNK_ROWS = 256
 # Otherwise zarr makes a task of each inner chunk, which takes longer than the chunk itself.
 _ONE_TASK_A_SHARD = {"codec_pipeline.batch_size": 1 << 16}
 _CRC_BYTES = 4  # a CRC-32C ends each chunk, and the index at the end of a shard
 _INDEX_DTYPE = np.dtype("<u8")  # where each chunk begins and how long it is
+
+
+def array_name(kind: str) -> str:
+    """Return the name of the folder that an array of a kind lies in."""
+    return FEATURES_NAME if kind == FEATURE_KIND else ARRAY_NAME
 
 
 def stored_bytes(rows: int, dim: int, dtype: str) -> int:
@@ -70,9 +76,10 @@ class EmbeddingArray:
         array: (rows, dim), float16 or float32; row k belongs to the caption, or the image, of row k.
     """
 
-    def __init__(self, root: Path, array: "zarr.Array[Any]") -> None:
+    def __init__(self, root: Path, array: "zarr.Array[Any]", *, name: str) -> None:
         self._root = root
         self._array = array
+        self._name = name
 
     @property
     def array(self) -> "zarr.Array[Any]":
@@ -91,12 +98,13 @@ class EmbeddingArray:
             dim: Width of an embedding.
             dtype: "float16" or "float32".
             shard_rows: Rows in one shard file, a multiple of 256.
-            kind: `CAPTION_KIND`, or `IMAGE_KIND` for a student's embeddings of images.
+            kind: `CAPTION_KIND`; `IMAGE_KIND` for a student's embeddings of images; or `FEATURE_KIND` for a backbone's
+                features of them.
 
         Raises:
             ProtoRKDError: the disk is full or the folder cannot be written.
         """
-        path = root / ARRAY_NAME
+        path = root / array_name(kind)
         try:
             (path / "zarr.json").unlink(missing_ok=True)
             array = zarr.create_array(
@@ -112,7 +120,7 @@ class EmbeddingArray:
             fsync(path / "zarr.json")
         except OSError as error:
             raise disk_error(path, error) from error
-        return cls(root, array)
+        return cls(root, array, name=path.name)
 
     @classmethod
     def open(cls, root: Path, *, kind: str = CAPTION_KIND) -> "EmbeddingArray":
@@ -121,14 +129,14 @@ class EmbeddingArray:
         Raises:
             ProtoRKDError: there is none, it is something else, or a shard is missing or empty.
         """
-        path = root / ARRAY_NAME
+        path = root / array_name(kind)
         try:
             array = zarr.open_array(path, mode="r")
         except Exception as error:  # zarr raises many kinds
             raise ProtoRKDError(f"{path} must be a zarr array; {error}. Run {_MADE_BY[kind]} again.") from error
         if array.attrs.get("kind") != kind or array.ndim != 2:
             raise ProtoRKDError(f"{path} must hold {kind}; got {dict(array.attrs)}.")
-        embeddings = cls(root, array)
+        embeddings = cls(root, array, name=path.name)
         for shard in embeddings.shards():
             file = root / shard.path
             if not file.is_file() or not file.stat().st_size:
@@ -154,7 +162,7 @@ class EmbeddingArray:
         """Yield all shards, in row order."""
         shard_rows = (self._array.shards or self._array.chunks)[0]
         for number, start in enumerate(range(0, self.rows, shard_rows)):
-            path = f"{ARRAY_NAME}/c/{number}/0"
+            path = f"{self._name}/c/{number}/0"
             yield Shard(path=path, start=start, stop=min(start + shard_rows, self.rows))
 
     def write(self, shard: Shard, values: NDArray[Any]) -> None:
@@ -198,7 +206,7 @@ class EmbeddingArray:
             rows: (chosen,), from 0 to the number of rows; or a slice with a start and a stop.
             returns: (chosen, dim), the array's dtype, finite.
         """
-        path = self._root / ARRAY_NAME
+        path = self._root / self._name
         first, last = (rows.start, rows.stop) if isinstance(rows, slice) else (rows.min(initial=0), rows.max(initial=0))
         try:
             values: NDArray[Any] = np.asarray(self._array.oindex[rows, :])

@@ -1,12 +1,12 @@
 """A student on disk: weights as safetensors, and beside them in JSON everything needed to use them."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import read_json, write_json
+from data_schemas.later_fields import as_plain, later
 
 WEIGHTS_NAME = "student.safetensors"
 CONFIG_NAME = "student.json"
@@ -43,12 +43,32 @@ class Preprocessing:
             others.
         std: Standard deviation of each RGB channel, divided by; ImageNet's likewise.
         interpolation: Interpolation of the antialiased resize.
+        resize_size: Side to which the short side is resized before the centre crop, in pixels; 0 is ``image_size``.
+        resize: ``shortest`` resizes the short side and keeps the ratio; ``squash`` resizes both sides, whatever their
+            ratio, as SigLIP does.
     """
 
     image_size: int
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bicubic"
+    resize_size: int = later(0)
+    resize: str = later("shortest")
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """A head on the features of a frozen backbone; the statistics that standardise them are among its weights.
+
+    Args:
+        kind: ``linear``, ``mlp``, ``gated`` or ``residual``.
+        width: Width of the hidden layer; 0 where the kind has none.
+        dropout: Share of hidden units that training drops.
+    """
+
+    kind: str
+    width: int = 0
+    dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +82,12 @@ class StudentConfig:
         preprocessing: Preprocessing of the student's images.
         teacher: Teacher whose embeddings the student learned.
         losses: Weight of each objective that the student was trained with.
+        pooling: Pooling of a transformer's tokens: ``native``, ``cls``, ``mean`` or ``cls+mean``.
+        architecture: Configuration that a backbone of transformers is built from; None for families that build by
+            name.
+        head: Head on the features of a frozen backbone; None where the head is ``projection_layers`` layers.
+        backbone_digest: Digest of the artifact of ``backbone`` whose weights the student runs, where they do not lie
+            among its own; "" where they do.
     """
 
     backbone: str
@@ -71,10 +97,14 @@ class StudentConfig:
     teacher: TeacherRecord
     losses: dict[str, float]
     schema_version: int = SCHEMA_VERSION
+    pooling: str = later("native")
+    architecture: dict[str, Any] | None = later(None)
+    head: HeadConfig | None = later(None)
+    backbone_digest: str = later("")
 
     def write(self, root: Path) -> None:
         """Write ``student.json`` into an artifact's folder."""
-        write_json(root / CONFIG_NAME, dataclasses.asdict(self))
+        write_json(root / CONFIG_NAME, as_plain(self))
 
     @classmethod
     def read(cls, root: Path) -> "StudentConfig":
@@ -90,12 +120,21 @@ class StudentConfig:
                 raise ProtoRKDError(
                     f"{path} must be of schema version {SCHEMA_VERSION} or older; use a newer protorkd."
                 )
-            preprocessing = values.pop("preprocessing")
-            preprocessing |= {name: tuple(preprocessing[name]) for name in ("mean", "std")}
+            preprocessing = preprocessing_of(values.pop("preprocessing"))
             teacher = TeacherRecord(**values.pop("teacher"))
-            return cls(preprocessing=Preprocessing(**preprocessing), teacher=teacher, **values)
+            head = HeadConfig(**values.pop("head")) if "head" in values else None
+            return cls(preprocessing=preprocessing, teacher=teacher, head=head, **values)
         except (KeyError, TypeError, AttributeError) as error:
             raise ProtoRKDError(f"{path} must describe a student; {error!r}. Run distill again.") from error
+
+
+def preprocessing_of(values: dict[str, Any]) -> Preprocessing:
+    """Build the preprocessing from its JSON.
+
+    Raises:
+        KeyError, TypeError: the JSON is no preprocessing.
+    """
+    return Preprocessing(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
 
 
 def find_config_beside(weights: Path) -> Path | None:

@@ -10,12 +10,13 @@ from typing import Any
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import FileEntry
+from data_schemas.later_fields import is_left_out
 
 FINGERPRINT_LENGTH = 32
 
 
 def canonical(value: Any) -> Any:
-    """Reduce a value to the one JSON form that is hashed.
+    """Reduce a value to the one JSON form that is hashed; `later_fields` at their defaults are left out.
 
     Raises:
         ProtoRKDError: the value has no canonical form (a path, a set, a NaN, an object).
@@ -35,7 +36,8 @@ def canonical(value: Any) -> Any:
     elif isinstance(value, list | tuple):
         return [canonical(item) for item in value]
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: canonical(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {field.name: canonical(each) for field, each in fields.items() if not is_left_out(field, each)}
     raise ProtoRKDError(f"A parameter must be text, a finite number, a flag or a list of these; got {value!r}.")
 
 

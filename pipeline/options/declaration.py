@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.later_fields import LATER
 from pipeline.options.completion import complete_names, complete_references
 
 _KEY = "protorkd"
@@ -73,10 +74,15 @@ def option(
     complete: Callable[[], Iterable[str]] | None = None,
     runs_code: bool = False,
     is_read: Callable[[Any], bool] | None = None,
+    later: bool = False,
 ) -> Any:
-    """Write a stage's parameter once. Without a default the option is required; a tuple may be given repeatedly."""
+    """Write a stage's parameter once. Without a default the option is required; a tuple may be given repeatedly.
+
+    One that a stage gained ``later`` is hashed and recorded only where it is not at its default, so that what was asked
+    for before keeps its fingerprint.
+    """
     line = Option(help, check, tuple(choices), metavar, flag, artifact, complete, runs_code, is_read)
-    return dataclasses.field(default=default, metadata={_KEY: line})
+    return dataclasses.field(default=default, metadata={_KEY: line, **(LATER if later else {})})
 
 
 def check_options(values: Any) -> None:

@@ -135,13 +135,14 @@ def show_forecast(answer: Forecast, *, as_json: bool) -> None:
 def _earlier(records: list[ArtifactRecord], work: Work | None, stage: AnyStage, params: Any) -> ArtifactRecord | None:
     """Return the largest run with the same pace, where start-up counts least; among equals the newest."""
     like, paced_by = (work.like, work.paced_by) if work else ((), "")
+    asked = canonical(params)
     fitting = [
         record
         for record in records
         if record.seconds > 0
         and record.version == stage.version
         and (not paced_by or record.counts.get(paced_by, 0) > 0)
-        and all(record.params.get(name) == canonical(getattr(params, name)) for name in like)
+        and all(record.params.get(name) == asked.get(name) for name in like)
     ]
     return max(reversed(fitting), key=lambda record: record.counts.get(paced_by, 0), default=None)
 

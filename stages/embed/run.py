@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from data_schemas.embedded_images import CONFIG_NAME, EmbedConfig
 from data_schemas.embedding_array import ARRAY_NAME, IMAGE_KIND, EmbeddingArray, Shard
+from data_schemas.later_fields import as_plain
 from data_schemas.manifest import Rejection
 from data_schemas.pair_index import write_rejected
 from pipeline.log import log
@@ -65,7 +65,7 @@ def embed_images(
     device = choose_device(runtime.device)
     precision = choose_precision(params.precision, device)
     log.info("embed: on %s", describe_work(device, precision=precision))
-    EmbedConfig(asdict(student.config), student.sha256, student.name, precision, params.normalize).write(draft.path)
+    EmbedConfig(as_plain(student.config), student.sha256, student.name, precision, params.normalize).write(draft.path)
     draft.adopt(CONFIG_NAME)
     known = None
     if not context.force:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data_schemas.embedding_array import ARRAY_NAME, EmbeddingArray
+from data_schemas.embedding_array import EmbeddingArray, array_name
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import allocate
 from pipeline.log import log
@@ -73,7 +73,7 @@ def find_known_rows(
             rows[is_known] = -1
             if not (rows >= 0).any():
                 continue
-            source.require_whole((f"{ARRAY_NAME}/zarr.json",), read=True)
+            source.require_whole((f"{array_name(kind)}/zarr.json",), read=True)
             embeddings = EmbeddingArray.open(source.path, kind=kind)
             if values is None:
                 values = _scratch(draft, len(keys), embeddings)

@@ -95,7 +95,7 @@ class TrainCrop:
 
 
 class EvalTransform:
-    """The evaluation transform: short side resized to the input size by Pillow with antialiasing, then the centre crop.
+    """The evaluation transform: short side (or both) resized by Pillow with antialiasing, then the centre crop.
 
     Args:
         preprocessing: Preprocessing of the student.
@@ -105,7 +105,9 @@ class EvalTransform:
         interpolation = v2.InterpolationMode(preprocessing.interpolation)
         size = preprocessing.image_size
         self.image_bytes = 3 * size**2
-        resize = v2.Resize(size, interpolation=interpolation, antialias=True)
+        side = preprocessing.resize_size or size
+        sides = [side, side] if preprocessing.resize == "squash" else side
+        resize = v2.Resize(sides, interpolation=interpolation, antialias=True)
         self._crop = v2.Compose([resize, v2.CenterCrop(size)])
 
     def __call__(self, image: LazyImage) -> Tensor:
