@@ -178,17 +178,25 @@ class FileDigests:
             raise ProtoRKDError(f"{self._database} must be writable; {error}. Choose another --store.") from error
         with contextlib.closing(memory):
             try:
-                if remembers:
-                    for table in _TABLES:
-                        memory.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
-                elif not all(memory.execute(_IS_THERE, [table.partition(" ")[0]]).fetchone() for table in _TABLES):
-                    yield None  # from an earlier release, and must not be changed
-                    return
-                yield memory
+                yield memory if _has_tables(memory, makes_them=remembers) else None
             except sqlite3.Error as error:
                 raise ProtoRKDError(
                     f"{self._database} must be a sound and writable database; {error}. Remove it: it is made anew."
                 ) from error
+
+
+def _has_tables(memory: sqlite3.Connection, *, makes_them: bool) -> bool:
+    """Make what is missing in a database, or tell that it is missing: no room for it, or not to be changed."""
+    if not makes_them:  # it may be from an earlier release
+        return all(memory.execute(_IS_THERE, [table.partition(" ")[0]]).fetchone() for table in _TABLES)
+    try:
+        for table in _TABLES:
+            memory.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            raise
+        return False
+    return True
 
 
 def may_write(path: Path) -> bool:

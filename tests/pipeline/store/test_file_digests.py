@@ -131,6 +131,22 @@ def test_digests__go_on_when_nothing_can_be_remembered(digests, paths, reads, tm
     assert digests.digests(paths) == [hash_file(path) for path in paths]
 
 
+def test_digests__go_on_when_there_is_no_room_for_the_database(digests, paths, reads, monkeypatch):
+    real = sqlite3.connect
+
+    def full(*args, **kwargs):
+        connection = real(*args, **kwargs)
+        connection.execute("PRAGMA max_page_count = 1")
+        return connection
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memo.sqlite3, "connect", full)
+        assert digests.digests(paths) == [hash_file(path) for path in paths]
+    digests.digests(paths)
+    digests.digests(paths)
+    assert reads == ["a", "b"] * 2
+
+
 def mounted(monkeypatch, tmp_path, kind):
     """Have the system say that everything here lies on one kind of file system."""
     device = tmp_path.stat().st_dev
