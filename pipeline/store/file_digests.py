@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import disk_error, hash_file
+from data_schemas.mounts import devices_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _SETTLED_S = 2.0
-_MOUNTS = Path("/proc/self/mountinfo")
 _TIMELESS = re.compile(r"squashfs|cramfs|romfs|iso9660|erofs|msdos|vfat|exfat|fuse(blk)?(\..*)?")
 _TABLES = (
     "digests (key BLOB PRIMARY KEY, sha256 TEXT NOT NULL)",
@@ -233,14 +233,7 @@ def facts_of(stat: os.stat_result) -> int:
 
 def timeless_devices() -> frozenset[int]:
     """Return the numbers of mounted devices where a file may change while all its times stay: squashfs, FUSE, FAT."""
-    devices = set()
-    with contextlib.suppress(OSError, ValueError, IndexError):  # no Linux, or none that says so
-        for line in _MOUNTS.read_text(errors="replace").splitlines():
-            fields, _, rest = line.partition(" - ")
-            if _TIMELESS.fullmatch(rest.split()[0]):
-                major, _, minor = fields.split()[2].partition(":")
-                devices.add(os.makedev(int(major), int(minor)))
-    return frozenset(devices)
+    return devices_of(_TIMELESS)
 
 
 class _Seen(NamedTuple):

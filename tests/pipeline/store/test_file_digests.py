@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+import data_schemas.mounts
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file
 from pipeline.store import file_digests as memo
@@ -153,7 +154,7 @@ def mounted(monkeypatch, tmp_path, kind):
     mounts = tmp_path / "mountinfo"
     number = f"{os.major(device)}:{os.minor(device)}"
     mounts.write_text(f"22 27 0:21 / /proc rw - proc proc rw\n27 1 {number} / / rw - {kind} x rw\n")
-    monkeypatch.setattr(memo, "_MOUNTS", mounts)
+    monkeypatch.setattr(data_schemas.mounts, "MOUNTS", mounts)
 
 
 @pytest.mark.parametrize("kind", ["squashfs", "fuse.sshfs", "fuseblk", "vfat"])
