@@ -9,7 +9,6 @@ import pytest
 from data_schemas.errors import ProtoRKDError
 from data_schemas.regular_files import NotRegularError, check_regular, open_regular, read_regular
 
-
 OF_THE_KERNEL = ("/proc/stat", "/sys/kernel/uevent_seqnum")  # without a size, and with one that says nothing
 
 
