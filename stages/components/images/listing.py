@@ -41,7 +41,7 @@ def list_images(folder: Path, *, root: Path) -> Listing:
         root: Folder above it that the paths are relative to.
 
     Raises:
-        ProtoRKDError: a folder cannot be listed.
+        ProtoRKDError: a folder cannot be listed, or the name of an image is no UTF-8.
     """
     images: list[str] = []
     others: Counter[str] = Counter()
@@ -55,6 +55,13 @@ def list_images(folder: Path, *, root: Path) -> Listing:
                 images.append(name if prefix == "." else f"{prefix}/{name}")
             else:
                 others[suffix] += 1
+    from data_schemas.pair_sources.blocks import is_unicode  # keeps pyarrow out of --help
+
+    if odd := next((name for name in images if not is_unicode(name)), None):
+        raise ProtoRKDError(
+            f"Names of images must be UTF-8; got {os.fsencode(odd)!r} below {root}. Rename it: convmv does so for a "
+            "whole folder."
+        )
     return Listing(sorted(images), others)
 
 

@@ -301,6 +301,16 @@ def test_large_records__are_refused_before_they_are_read(tmp_path: Path) -> None
         open_images(tmp_path, ["0.tar/a.jpg"], FileDigests(None)).open(0)
 
 
+def test_parquet__with_a_footer_that_lies_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.parquet"
+    pq.write_table(pa.table({"filepath": ["a.jpg"], "title": ["a cat"]}), path)
+    path.write_bytes(path.read_bytes()[:-8] + bytes(4) + b"PAR1")
+    with pytest.raises(ProtoRKDError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path} must be a whole parquet file; ")
+    assert "\n" not in str(caught.value)
+
+
 def test_parquet__rejects_rows_and_refuses_columns_of_other_types(tmp_path: Path) -> None:
     path = tmp_path / "pairs.parquet"
     images = [{"bytes": b"x", "path": None}, {"bytes": None, "path": "a.jpg"}, {"bytes": None, "path": None}, None]

@@ -67,3 +67,13 @@ def test_tell_of_others__warns_of_what_looks_like_images(tmp_path: Path, caplog:
         tell_of_others(tmp_path, {".heic": 1, ".txt": 2})
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
     assert caplog.messages[1].endswith("3 files are no images that can be read, and are left out: 1 .heic, 2 .txt")
+
+
+def test_list_images__refuses_a_name_that_is_no_text(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "good.jpg", "JPEG")
+    try:
+        (tmp_path / "a" / os.fsdecode(b"\xff.jpg")).write_bytes(b"")
+    except OSError:
+        pytest.skip("no such name in this file system")
+    with pytest.raises(ProtoRKDError, match=r"Names of images must be UTF-8; got b'a/\\xff\.jpg' below .*: convmv"):
+        list_images(tmp_path, root=tmp_path)
