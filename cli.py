@@ -1,5 +1,7 @@
 """The command line: one subcommand a stage, the commands about artifacts, and the demo."""
 
+import errno
+import os
 import sys
 from typing import Any
 
@@ -29,9 +31,15 @@ from stages.evaluate.stage import STAGE as EVALUATE
 from stages.gather_cc.command import gather_cc
 from stages.search.command import search
 
+_NO_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
+_SHOWN_CHARS = 200
+
 
 class _Commands(click.Group):
-    """The group of all commands: turns our own errors, Ctrl-C and SIGTERM into a line on stderr and exit status 1."""
+    """The group of all commands: turns our own errors, Ctrl-C and SIGTERM into a line on stderr and exit status 1.
+
+    So it does with a path that the system will not even look at, which any option may name.
+    """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         with command_signals():
@@ -39,7 +47,15 @@ class _Commands(click.Group):
 
     def invoke(self, context: click.Context) -> object:
         try:
+            _check_current_folder()
             return super().invoke(context)
+        except OSError as error:
+            if error.errno not in _NO_PATHS or error.filename is None:
+                raise
+            path = printable(str(error.filename)[:_SHOWN_CHARS])
+            raise click.ClickException(
+                f"{path} must be a path that you can reach; {error.strerror}. Check it."
+            ) from error
         except ProtoRKDError as error:
             raise click.ClickException(printable(str(error))) from error
         except click.ClickException as error:
@@ -49,6 +65,13 @@ class _Commands(click.Group):
             raise click.ClickException(
                 "Asked to stop, and did. Run the same command again: what was whole is kept."
             ) from error
+
+
+def _check_current_folder() -> None:
+    try:
+        os.getcwd()  # noqa: PTH109 - a Path would do no more
+    except FileNotFoundError as error:
+        raise ProtoRKDError("The current folder must be there; it has been removed. Go to another (cd).") from error
 
 
 @click.group(cls=_Commands, context_settings={"max_content_width": 110})

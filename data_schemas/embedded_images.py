@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import ProtoRKDError, in_one_line
 from data_schemas.files import read_json, write_atomic_by, write_json
 
 IMAGES_NAME = "images.parquet"
@@ -80,7 +80,7 @@ def read_images(root: Path) -> pa.Table:
     try:
         table = pq.read_table(path, page_checksum_verification=True)
     except (OSError, ValueError, pa.ArrowException) as error:  # a damaged footer decodes to anything
-        raise ProtoRKDError(f"{path} must be a whole parquet file; {error}. Run embed again.") from error
+        raise ProtoRKDError(f"{path} must be a whole parquet file; {in_one_line(error)}. Run embed again.") from error
     if not table.schema.equals(IMAGES_SCHEMA):
         raise ProtoRKDError(f"{path} must have the columns {IMAGES_SCHEMA.names}; got {table.schema.names}.")
     return table

@@ -30,3 +30,8 @@ class PartialError(ProtoRKDError):
     def __init__(self, message: str, found: Mapping[str, Any]) -> None:
         super().__init__(message)
         self.found = found
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return a library's message without the breaks that some put into it, to be part of ours."""
+    return " ".join(str(error).split())

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import ProtoRKDError, in_one_line
 from data_schemas.files import disk_errors, fsync, write_atomic_by
 
 MANIFEST_NAME = "manifest.tsv"
@@ -202,6 +202,7 @@ def _read(path: Path, schema: pa.Schema, wanted: pa.Schema) -> pa.Table:
                 raise ProtoRKDError(f"{path} must be written by gather-cc; it is not. Pass another --output.")
             return file.read(wanted.names).select(wanted.names).cast(wanted)
     except (OSError, ValueError, pa.ArrowException) as error:  # a damaged footer decodes to anything
+        said = in_one_line(error)
         raise ProtoRKDError(
-            f"{path} must be a whole parquet file; {error}. Remove it and run gather-cc again, for its rows."
+            f"{path} must be a whole parquet file; {said}. Remove it and run gather-cc again, for its rows."
         ) from error

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import ProtoRKDError, in_one_line
 from data_schemas.files import read_json, write_atomic_by, write_json
 from data_schemas.regular_files import open_regular
 
@@ -134,7 +134,7 @@ def read_index(root: Path, columns: list[str] | None = None, *, shard: int | Non
         tables = [pq.read_table(file, columns=columns, page_checksum_verification=True) for file in files]
         return pa.concat_tables(tables)
     except (OSError, ValueError, pa.ArrowException) as error:  # a damaged footer decodes to anything
-        raise ProtoRKDError(f"{folder} must hold whole parquet files; {error}. Run pack again.") from error
+        raise ProtoRKDError(f"{folder} must hold whole parquet files; {in_one_line(error)}. Run pack again.") from error
 
 
 class PackedImages:

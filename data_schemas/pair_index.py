@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import ProtoRKDError, in_one_line
 from data_schemas.files import write_atomic_by
 from data_schemas.manifest import Rejection
 
@@ -119,7 +119,9 @@ def _read(path: Path, *schemas: pa.Schema) -> pa.Table:
         table = pq.read_table(path, page_checksum_verification=True)
         names = table.schema.names
     except (OSError, ValueError, pa.ArrowException) as error:  # a damaged footer decodes to anything
-        raise ProtoRKDError(f"{path} must be a whole parquet file; {error}. Run its stage again.") from error
+        raise ProtoRKDError(
+            f"{path} must be a whole parquet file; {in_one_line(error)}. Run its stage again."
+        ) from error
     if not any(table.schema.equals(schema) for schema in schemas):
         raise ProtoRKDError(f"{path} must have the columns {schemas[0].names}; got {names}.")
     return table

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import ProtoRKDError, in_one_line
 from data_schemas.files import write_atomic_by
 
 OUTCOMES_NAME = "outcomes.parquet"
@@ -120,7 +120,9 @@ def read_outcomes(root: Path) -> list[QueryResults]:
         schema = table.schema
         names = schema.names
     except (OSError, ValueError, pa.ArrowException) as error:  # a damaged footer decodes to anything
-        raise ProtoRKDError(f"{path} must be a whole parquet file; {error}. Run evaluate again.") from error
+        raise ProtoRKDError(
+            f"{path} must be a whole parquet file; {in_one_line(error)}. Run evaluate again."
+        ) from error
     num_keys = len(KEY_SCHEMA)
     are_numbers = all(column.type == pa.float64() for column in list(schema)[num_keys:])
     if list(schema)[:num_keys] != list(KEY_SCHEMA) or not are_numbers or schema.metadata != KEY_SCHEMA.metadata:

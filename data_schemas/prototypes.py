@@ -11,7 +11,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import ProtoRKDError, in_one_line
 from data_schemas.files import read_json, write_atomic, write_atomic_by, write_json
 
 CENTROIDS_NAME = "centroids.safetensors"
@@ -138,7 +138,9 @@ def _read_assignment(path: Path) -> pa.Table:
         table = pq.read_table(path, page_checksum_verification=True)
         names = table.schema.names
     except (OSError, ValueError, pa.ArrowException) as error:  # a damaged footer decodes to anything
-        raise ProtoRKDError(f"{path} must be a whole parquet file; {error}. Run prototypes again.") from error
+        raise ProtoRKDError(
+            f"{path} must be a whole parquet file; {in_one_line(error)}. Run prototypes again."
+        ) from error
     if not table.schema.equals(ASSIGNMENT_SCHEMA):
         raise ProtoRKDError(f"{path} must have the columns {ASSIGNMENT_SCHEMA.names}; got {names}.")
     return table

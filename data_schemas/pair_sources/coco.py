@@ -91,15 +91,15 @@ def read_coco(content: dict[str, Any], path: Path, *, name: str) -> Pairs:
     files, shared = _image_files(content, path, pairs)
     by_text = {str(image_id): image_id for image_id in files}
     described, num_read = set(), 0
-    annotations = _list(content, "annotations", path)
+    annotations = list_of(content, "annotations", path)
     for row, annotation in enumerate(annotations):
         place = f"annotations[{row}]"
-        reason = _problem(annotation, {"image_id": _is_id})
+        reason = problem_of(annotation, {"image_id": is_id})
         if not reason:
             image_id = annotation["image_id"]
             image_id = image_id if image_id in files else by_text.get(str(image_id), image_id)
             described.add(image_id)
-            reason = _problem(annotation, {"caption": _is_text})
+            reason = problem_of(annotation, {"caption": is_text})
         num_read += not reason
         if reason:
             pairs.reject(reason, row=row, value=place)
@@ -110,7 +110,7 @@ def read_coco(content: dict[str, Any], path: Path, *, name: str) -> Pairs:
         else:
             pairs.reject("image_id of no image", row=row, value=f"{place}, {image_id}")
     if annotations and not num_read:
-        place, annotation = next(entries(content, "annotations", path))
+        place, annotation = first_of(content, "annotations", path)
         value_of(annotation, "image_id", int | str, path, place)
         value_of(annotation, "caption", str, path, place)
     for image_id, (row, file) in files.items():
@@ -125,10 +125,10 @@ def _image_files(
     """Return place and file name of each id, and the ids of which several files have one; reject what is no image."""
     files: dict[int | str, tuple[int, str]] = {}
     shared: set[int | str] = set()
-    images = _list(content, "images", path)
+    images = list_of(content, "images", path)
     for row, image in enumerate(images):
         place = f"images[{row}]"
-        if reason := _problem(image, {"id": _is_id, "file_name": _is_text}):
+        if reason := problem_of(image, {"id": is_id, "file_name": is_text}):
             pairs.reject(reason, row=row, value=place)
         elif image["id"] in files:
             pairs.reject("an id that comes twice", row=row, value=f"{place}, {image['id']}")
@@ -137,14 +137,19 @@ def _image_files(
         else:
             files[image["id"]] = row, image["file_name"]
     if images and not files:
-        place, image = next(entries(content, "images", path))
+        place, image = first_of(content, "images", path)
         value_of(image, "id", int | str, path, place)
         value_of(image, "file_name", str, path, place)
     return files, shared
 
 
-def _problem(entry: Any, rules: Mapping[str, Callable[[Any], bool]]) -> str:
-    """Say why an entry is no record, or return ""."""
+def problem_of(entry: Any, rules: Mapping[str, Callable[[Any], bool]]) -> str:
+    """Say why an entry is no record, or return "".
+
+    Args:
+        entry: Entry of a list, as parsed.
+        rules: What the value of a key must be: `is_id`, `is_text` or `is_list`.
+    """
     if not isinstance(entry, dict):
         return "no JSON object"
     for key, holds in rules.items():
@@ -152,18 +157,28 @@ def _problem(entry: Any, rules: Mapping[str, Callable[[Any], bool]]) -> str:
         if value is None:
             return f"empty {key}"
         if not holds(value):
-            return f"{key} is no {'number or text' if holds is _is_id else 'text'}"
+            return f"{key} is no {_KINDS[holds]}"
         if isinstance(value, str) and not is_unicode(value):
             return "text that is no Unicode"
     return ""
 
 
-def _is_id(value: Any) -> bool:
+def is_id(value: Any) -> bool:
+    """Tell whether a value can be the id of an image."""
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
-def _is_text(value: Any) -> bool:
+def is_text(value: Any) -> bool:
+    """Tell whether a value is text."""
     return isinstance(value, str)
+
+
+def is_list(value: Any) -> bool:
+    """Tell whether a value is a list."""
+    return isinstance(value, list)
+
+
+_KINDS = {is_id: "number or text", is_text: "text", is_list: "list"}
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -187,18 +202,27 @@ def load_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def entries(parent: dict[str, Any], key: str, path: Path, above: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the objects of a list with their places, as in ``images[3].sentences[0]``."""
-    for index, entry in enumerate(_list(parent, key, path, above)):
-        if not isinstance(entry, dict):
-            raise _malformed(path, f"{above}{key}[{index}]", "an object", entry)
-        yield f"{above}{key}[{index}]", entry
+def first_of(parent: dict[str, Any], key: str, path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the first object of a list with its place, as in ``images[0]``.
+
+    Raises:
+        ProtoRKDError: it is no object.
+    """
+    place, entry = f"{key}[0]", list_of(parent, key, path)[0]
+    if not isinstance(entry, dict):
+        raise _malformed(path, place, "an object", entry)
+    return place, entry
 
 
-def _list(parent: dict[str, Any], key: str, path: Path, above: str = "") -> list[Any]:
+def list_of(parent: dict[str, Any], key: str, path: Path) -> list[Any]:
+    """Take a list of a file.
+
+    Raises:
+        ProtoRKDError: it is absent, or something else.
+    """
     found = parent.get(key)
     if not isinstance(found, list):
-        raise _malformed(path, f"{above}{key}", "a list", found)
+        raise _malformed(path, key, "a list", found)
     return found
 
 

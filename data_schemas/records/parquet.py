@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import ProtoRKDError, in_one_line
 from data_schemas.records.arrow import has_images, image_bytes, row_numbers
 from data_schemas.records.opened import open_bytes
 from data_schemas.records.record import ABSENT, BROKEN, MAX_RECORD_BYTES, Places, UnreadableRecord, facts_of
@@ -35,7 +35,7 @@ def open_parquet(path: Path, *, read_dictionary: tuple[str, ...] = ()) -> pq.Par
     try:
         return pq.ParquetFile(file, read_dictionary=list(read_dictionary))
     except BROKEN as error:
-        raise ProtoRKDError(f"{path} must be a whole parquet file; {error}. Fetch it again.") from error
+        raise ProtoRKDError(f"{path} must be a whole parquet file; {in_one_line(error)}. Fetch it again.") from error
 
 
 def leaf_metadata(path: Path, leaf: str) -> list[pq.ColumnChunkMetaData]:

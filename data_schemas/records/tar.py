@@ -70,6 +70,26 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if tar.offset <= member.offset:
             raise tarfile.ReadError("a header that points back")
         yield member
+    _check_end(tar)
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Refuse what the library takes for an end: a damaged header, none at all, and members behind the mark.
+
+    Raises:
+        ReadError: the file ends there otherwise than by blocks of zeros.
+    """
+    file = tar.fileobj
+    assert file is not None
+    file.seek(tar.offset)
+    block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("no mark at its end, so it may be cut; truncate -s +1024 gives it one if it is not")
+    if any(block):
+        raise tarfile.ReadError("a header that is damaged")
+    while block := file.read(_BUFFER_BYTES):
+        if any(block):
+            raise tarfile.ReadError("more behind the mark of its end, as where tars were put one behind the other")
 
 
 def _problem(member: tarfile.TarInfo, name: str) -> str | None:

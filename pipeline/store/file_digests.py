@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import disk_error, hash_file
+from data_schemas.mounts import devices_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _SETTLED_S = 2.0
-_MOUNTS = Path("/proc/self/mountinfo")
 _TIMELESS = re.compile(r"squashfs|cramfs|romfs|iso9660|erofs|msdos|vfat|exfat|fuse(blk)?(\..*)?")
 _TABLES = (
     "digests (key BLOB PRIMARY KEY, sha256 TEXT NOT NULL)",
@@ -193,17 +193,25 @@ class FileDigests:
             raise ProtoRKDError(f"{self._database} must be writable; {error}. Choose another --store.") from error
         with contextlib.closing(memory):
             try:
-                if remembers:
-                    for table in _TABLES:
-                        memory.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
-                elif not all(memory.execute(_IS_THERE, [table.partition(" ")[0]]).fetchone() for table in _TABLES):
-                    yield None  # from an earlier release, and must not be changed
-                    return
-                yield memory
+                yield memory if _has_tables(memory, makes_them=remembers) else None
             except sqlite3.Error as error:
                 raise ProtoRKDError(
                     f"{self._database} must be a sound and writable database; {error}. Remove it: it is made anew."
                 ) from error
+
+
+def _has_tables(memory: sqlite3.Connection, *, makes_them: bool) -> bool:
+    """Make what is missing in a database, or tell that it is missing: no room for it, or not to be changed."""
+    if not makes_them:  # it may be from an earlier release
+        return all(memory.execute(_IS_THERE, [table.partition(" ")[0]]).fetchone() for table in _TABLES)
+    try:
+        for table in _TABLES:
+            memory.execute(f"CREATE TABLE IF NOT EXISTS {table} WITHOUT ROWID")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            raise
+        return False
+    return True
 
 
 def may_write(path: Path) -> bool:
@@ -240,14 +248,7 @@ def facts_of(stat: os.stat_result) -> int:
 
 def timeless_devices() -> frozenset[int]:
     """Return the numbers of mounted devices where a file may change while all its times stay: squashfs, FUSE, FAT."""
-    devices = set()
-    with contextlib.suppress(OSError, ValueError, IndexError):  # no Linux, or none that says so
-        for line in _MOUNTS.read_text(errors="replace").splitlines():
-            fields, _, rest = line.partition(" - ")
-            if _TIMELESS.fullmatch(rest.split()[0]):
-                major, _, minor = fields.split()[2].partition(":")
-                devices.add(os.makedev(int(major), int(minor)))
-    return frozenset(devices)
+    return devices_of(_TIMELESS)
 
 
 class _Seen(NamedTuple):

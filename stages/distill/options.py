@@ -217,6 +217,12 @@ class DistillRuntime:
     save_every_minutes: float = option(
         10.0, help="Minutes between saved states within an epoch: what a kill loses at most.", check=POSITIVE
     )
+    step_timeout_minutes: float = option(
+        10.0,
+        help="Minutes that the processes of torchrun wait for one another within a step, such as for one that saves; "
+        "then the one that is waited for hangs, and all end.",
+        check=POSITIVE,
+    )
     max_bad_fraction: float = option(
         0.01, help="Unreadable images beyond this share of the pairs stop the stage.", check=FRACTION
     )

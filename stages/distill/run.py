@@ -1,6 +1,6 @@
 """Run the distill stage: pairs, targets, student, objectives, training, files."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,7 +54,9 @@ def train_student(
             read, the loss is no longer finite, or an operation is to be deterministic and cannot.
     """
     settings = _settings(params, runtime, sources.images.value)
-    if ranks_of(context.peers).is_first:
+    ranks = ranks_of(context.peers).within(runtime.step_timeout_minutes)
+    context = replace(context, peers=ranks)
+    if ranks.is_first:
         log.info("distill: on %s", describe_work(settings.device, precision=settings.precision))
     trained = f"--student {params.student} and --loss {', '.join(params.loss)}"
     with training_device(settings.device, deterministic=runtime.deterministic, trained=trained):

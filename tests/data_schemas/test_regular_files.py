@@ -9,8 +9,10 @@ import pytest
 from data_schemas.errors import ProtoRKDError
 from data_schemas.regular_files import NotRegularError, check_regular, open_regular, read_regular
 
+OF_THE_KERNEL = ("/proc/stat", "/sys/kernel/uevent_seqnum")  # without a size, and with one that says nothing
 
-@pytest.fixture(params=["pipe", "link to a pipe", "link to /dev/zero", "socket"])
+
+@pytest.fixture(params=["pipe", "link to a pipe", "link to /dev/zero", "socket", *OF_THE_KERNEL])
 def irregular(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Return a path that leads to no regular file."""
     path = tmp_path / "odd"
@@ -25,6 +27,10 @@ def irregular(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         case "socket":
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.bind(str(path))
+        case kernels:
+            path.symlink_to(kernels)
+            if not path.exists():
+                pytest.skip("no such file in this system")
     return path
 
 

@@ -51,3 +51,23 @@ def test_stage__stops_at_input_that_is_mostly_broken_unless_told_otherwise(
     outcome = run_cli(*words, "--max-bad-fraction", 1)
     assert outcome["status"] == "created"
     assert {20, 23} & {value for value in outcome["counts"].values() if isinstance(value, int)} or stage == "evaluate"
+
+
+@pytest.mark.parametrize("option", ["--manifest", "--teacher", "--store"])
+def test_path__that_the_system_will_not_look_at_is_named(
+    option: str, encoded_session: tuple[Path, Pairs], word_vectors: Path, run_cli: Cli
+) -> None:
+    """As where the content of a file is pasted in the place of its name."""
+    words = {"--manifest": encoded_session[1].manifest, "--teacher": word_vectors, "--store": run_cli.store}
+    words[option] = Path("x" * 300)
+    message = run_cli.fails("encode-teacher", *(word for pair in words.items() for word in pair))
+    assert f"{'x' * 200} must be a path that you can reach; File name too long. Check it." in message
+
+
+def test_command__in_a_folder_that_was_removed_says_so(run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def getcwd() -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.getcwd", getcwd)
+        assert "The current folder must be there; it has been removed." in run_cli.fails("status")

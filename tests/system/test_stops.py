@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,6 +110,15 @@ def at_work(job: Job, store: Path, log: Path) -> Iterator[Command]:
     assert not abandoned_since(before)
 
 
+def wait_for_processes(command: Command, find: Callable[[], list[int]]) -> None:
+    """Wait until a command that is at work has started two of the processes that it works with."""
+    deadline = time.monotonic() + START_S
+    while len(find()) < 2:
+        assert command.process.poll() is None, command.said()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def _is_at_work(path: Path, lines: int) -> bool:
     return not lines or len(path.read_bytes().splitlines()) >= lines
 
@@ -146,10 +155,7 @@ def test_command__whose_reader_is_killed_ends_in_seconds_and_names_the_image(
 ) -> None:
     job = jobs[name]
     with at_work(job, run_cli.store, tmp_path / "log") as command:
-        deadline = time.monotonic() + START_S
-        while len(command.readers) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for_processes(command, lambda: command.readers)
         time.sleep(0.5)  # until it reads
         os.kill(command.readers[-1], signal.SIGKILL)
         ended = command.ended(since=time.monotonic(), timeout_s=START_S)
@@ -167,7 +173,7 @@ def test_command__that_is_killed_leaves_no_process_behind(
 ) -> None:
     """As kill -9 and the kernel do where memory runs out: nothing of the command can tidy up."""
     with at_work(jobs[name], run_cli.store, tmp_path / "log") as command:
-        assert len(command.all) > 1
+        wait_for_processes(command, lambda: command.all[1:] if "encode" in name else command.readers)
         os.kill(command.process.pid, signal.SIGKILL)
         command.ended(since=time.monotonic(), timeout_s=START_S)
         assert not command.left_over(timeout_s=SECONDS)

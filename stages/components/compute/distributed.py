@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,11 +16,12 @@ from torch import Tensor, distributed, nn
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.peers import Peers
+from stages.components.compute.stopped_processes import StoppedProcessWatch, own_address
 
 # The first process may hash a million images, or wait for another run, before it broadcasts.
 _PATIENCE = timedelta(days=7)
-# Within a step no process is that late: one that hangs is detected.
-_STEP_TIMEOUT = timedelta(minutes=30)
+# Within a step no process is that late, unless `within` allows it: one that hangs is detected.
+STEP_TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class Ranks:
         size: Number of processes.
         group: Process group for tensors within a step, where a hung process is soon noticed; None for a single process.
         patient_group: Process group for broadcasts and small objects, which may be waited for for days.
+        watch: Watch that ends a process of the run that is stopped; None for a single process.
     """
 
     rank: int = 0
     size: int = 1
     group: Any = None
     patient_group: Any = None
+    watch: StoppedProcessWatch | None = None
 
     @property
     def is_first(self) -> bool:
@@ -145,8 +148,17 @@ class Ranks:
             distributed.broadcast(whole, src=0, group=self.group)
             tensor.copy_(whole)
 
+    def within(self, minutes: float) -> "Ranks":
+        """Return the same ranks, of which none waits longer than this for another within a step; all ranks call it."""
+        timeout = timedelta(minutes=minutes)
+        if self.size == 1 or timeout == STEP_TIMEOUT:
+            return self
+        return replace(self, group=distributed.new_group(backend=_backend(), timeout=timeout))
+
     def leave(self) -> None:
         """Close the process groups after a success; after a failure, this process ends and the others notice that."""
+        if self.watch is not None:
+            self.watch.close()
         if distributed.is_initialized():
             distributed.destroy_process_group()
 
@@ -158,23 +170,28 @@ def join_ranks() -> Ranks:
         ProtoRKDError: they cannot be reached.
     """
     try:
-        distributed.init_process_group("gloo", timeout=_STEP_TIMEOUT)
-        backend = "gloo"
-        if distributed.is_nccl_available() and torch.cuda.is_available():
-            backend = "cpu:gloo,cuda:nccl"  # --device cpu still works
+        distributed.init_process_group("gloo", timeout=STEP_TIMEOUT)
+        backend = _backend()
+        if backend != "gloo":
             local_rank = int(os.environ.get("LOCAL_RANK", "0"))
             if local_rank < torch.cuda.device_count():  # else `choose_device` refuses it
                 torch.cuda.set_device(local_rank)
-        group = distributed.new_group(backend=backend, timeout=_STEP_TIMEOUT)
+        group = distributed.new_group(backend=backend, timeout=STEP_TIMEOUT)
         patient_group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise ProtoRKDError(
             f"The processes of a run must reach one another; {error}. Start them with torchrun, and check "
             "MASTER_ADDR and MASTER_PORT."
         ) from error
-    return Ranks(
+    ranks = Ranks(
         rank=distributed.get_rank(), size=distributed.get_world_size(), group=group, patient_group=patient_group
     )
+    return replace(ranks, watch=StoppedProcessWatch(ranks.gather_objects(own_address())))
+
+
+def _backend() -> str:
+    """Name the backends of a step's tensors; with a GPU, ``--device cpu`` still works."""
+    return "cpu:gloo,cuda:nccl" if distributed.is_nccl_available() and torch.cuda.is_available() else "gloo"
 
 
 @contextmanager

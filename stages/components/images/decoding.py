@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,9 +121,14 @@ def opened(path: Path | str) -> Iterator[BinaryIO]:
 
 
 def missing_reason(path: Path | str) -> str:
-    """Say that an image file is missing, and whether its path is one of Windows."""
-    is_foreign = os.sep == "/" and "\\" in os.fspath(path)
-    return "missing file: its path has backslashes; write / in their place" if is_foreign else "missing file"
+    """Say that an image file is missing, and whether its path is one of Windows, or there in other characters."""
+    name = os.fspath(path)
+    if os.sep == "/" and "\\" in name:
+        return "missing file: its path has backslashes; write / in their place"
+    for form in () if name.isascii() else ("NFC", "NFD"):
+        if os.path.exists(unicodedata.normalize(form, name)):  # noqa: PTH110 - a text
+            return f"missing file: its name is there in another Unicode form ({form}), as copying from a Mac makes it"
+    return "missing file"
 
 
 def decode_image(file: BinaryIO) -> Image.Image:

@@ -1,10 +1,13 @@
 """List the image files of a folder, and count what is passed over."""
 
-from collections import Counter
-from collections.abc import Mapping
+import os
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_schemas.errors import ProtoRKDError
+from data_schemas.regular_files import open_regular
 from pipeline.log import log
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -16,7 +19,7 @@ _HEAD_BYTES = 64
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a folder, hidden ones apart.
+    """Files of a folder, hidden ones apart.
 
     Args:
         images: Paths of the images with forward slashes, sorted.
@@ -28,33 +31,71 @@ class Listing:
 
 
 def list_images(folder: Path, *, root: Path) -> Listing:
-    """List the images below a folder, at any depth; hidden files and folders are skipped.
+    """List the images below a folder, at any depth; hidden files and folders are skipped, links are followed.
+
+    A link that leads nowhere is an image if it is called one: it is missing, not passed over. A folder that several
+    links lead to, or one to itself, is listed once; by its own path if it lies below this one.
 
     Args:
         folder: Folder to search.
         root: Folder above it that the paths are relative to.
+
+    Raises:
+        ProtoRKDError: a folder cannot be listed, or the name of an image is no UTF-8.
     """
     images: list[str] = []
     others: Counter[str] = Counter()
-    for path in folder.rglob("*"):
-        relative = path.relative_to(root)
-        if any(part.startswith(".") for part in relative.parts) or not path.is_file():
-            continue
-        if is_image(path):
-            images.append(relative.as_posix())
-        else:
-            others[path.suffix.lower()] += 1
+    for below, files in _walk(folder):
+        prefix = Path(below).relative_to(root).as_posix()
+        for name in files:
+            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path for each of a million takes seconds
+            if name.startswith("."):
+                continue
+            if suffix in IMAGE_SUFFIXES or is_image(Path(below, name)):
+                images.append(name if prefix == "." else f"{prefix}/{name}")
+            else:
+                others[suffix] += 1
+    from data_schemas.pair_sources.blocks import is_unicode  # keeps pyarrow out of --help
+
+    if odd := next((name for name in images if not is_unicode(name)), None):
+        raise ProtoRKDError(
+            f"Names of images must be UTF-8; got {os.fsencode(odd)!r} below {root}. Rename it: convmv does so for a "
+            "whole folder."
+        )
     return Listing(sorted(images), others)
 
 
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder with its files, once; those behind links come last."""
+    seen: set[tuple[int, int]] = set()
+    waiting = deque([str(folder)])
+    while waiting:
+        for below, folders, files in os.walk(waiting.popleft(), onerror=_refuse):
+            facts = os.stat(below)  # noqa: PTH116 - as above
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            if (facts.st_dev, facts.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((facts.st_dev, facts.st_ino))
+            waiting += [path for path in (os.path.join(below, name) for name in folders) if os.path.islink(path)]  # noqa: PTH114, PTH118
+            yield below, files
+
+
+def _refuse(error: OSError) -> None:
+    raise ProtoRKDError(
+        f"{error.filename} must be a folder that can be listed; {error.strerror}. Its images must not be lost in "
+        "silence: open it to you, or move it away."
+    ) from error
+
+
 def is_image(path: Path) -> bool:
-    """Tell whether a regular file is an image: by its suffix, or else by its first bytes."""
+    """Tell whether a file is an image: by its suffix, or else by its first bytes."""
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return True
     from stages.components.images.decoding import begins_as_image  # keeps Pillow out of --help
 
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return begins_as_image(file.read(_HEAD_BYTES))
     except OSError:
         return False

@@ -131,7 +131,7 @@ class JobRunner:
         except ProtoRKDError as error:
             self.fail(Failure(job.entry.evaluation_set.name, job.task, job.student.name, str(error)))
             return None
-        log.info("evaluate: %s: %s", job.name, _in_short(measured.entry))
+        log.info("evaluate: %s: %s%s", job.name, _in_short(measured.entry), _rejected_in_short(measured.entry))
         return measured
 
     def fail(self, failure: Failure) -> None:
@@ -169,6 +169,11 @@ def _in_short(entry: Mapping[str, Any]) -> str:
     if measure not in metrics:
         measure = next(iter(metrics))
     return f"{measure} {metrics[measure]:.2f}"
+
+
+def _rejected_in_short(entry: Mapping[str, Any]) -> str:
+    """Say how many rows and images an entry is without, and why it is without the first."""
+    return f" ({entry['rejected']} rejected, first {entry['first_rejected']})" if entry.get("rejected") else ""
 
 
 def jobs_of(student: StudentWeights, entries: Sequence[RequestedSet], query_prompt: Input[str] | None) -> list[Job]:

@@ -244,17 +244,26 @@ def test_tar__takes_the_members_that_are_asked_for(tmp_path: Path) -> None:
 def test_tar__must_be_whole(size: int, tmp_path: Path) -> None:
     path = write_tar(tmp_path / "0.tar", [("a.jpg", b"x" * 1000), ("a.txt", b"a"), ("b.jpg", b"y" * 9000)])
     path.write_bytes(path.read_bytes()[:size])
-    if size == 1536:  # cut between members: nothing tells, but the sample has no caption
-        assert rejected_or_error(path) == [(0, "no caption in a sample")]
-        return
     with pytest.raises(ProtoRKDError, match=rf"{path} must be a whole tar that is not compressed"):
         read(path)
 
 
-def rejected_or_error(path: Path) -> list[tuple[int, str]]:
-    with pytest.raises(ProtoRKDError, match=r"not all; got 1 of 1 \(1 no caption in a sample\)"):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tar: tar[:1536], "no mark at its end, so it may be cut; .*, after a.jpg"),
+        (lambda tar: tar[:1536] + b"x" + tar[1537:], "a header that is damaged, after a.jpg"),
+        (lambda tar: tar[:1660] + b"zzzz" + tar[1664:], "a header that is damaged, after a.jpg"),
+        (lambda tar: tar + tar, "more behind the mark of its end"),
+    ],
+    ids=["cut between members", "another name", "a size that is none", "two tars"],
+)
+def test_tar__is_read_to_its_last_member(change: Any, said: str, tmp_path: Path) -> None:
+    """Of such a tar the library gives the members before, as if there were no others."""
+    path = write_tar(tmp_path / "0.tar", [("a.jpg", b"x" * 1000), ("a.txt", b"a"), ("b.jpg", b"y"), ("b.txt", b"b")])
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ProtoRKDError, match=said):
         read(path)
-    return [(0, "no caption in a sample")]
 
 
 def test_tar__of_huge_claims_is_refused_without_reading_them(tmp_path: Path) -> None:
@@ -290,6 +299,16 @@ def test_large_records__are_refused_before_they_are_read(tmp_path: Path) -> None
     assert rejected(read(path)) == [(1, "a text of more than 16 MiB")]
     with pytest.raises(ImageRejected, match="a record of more than 256 MiB"):
         open_images(tmp_path, ["0.tar/a.jpg"], FileDigests(None)).open(0)
+
+
+def test_parquet__with_a_footer_that_lies_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.parquet"
+    pq.write_table(pa.table({"filepath": ["a.jpg"], "title": ["a cat"]}), path)
+    path.write_bytes(path.read_bytes()[:-8] + bytes(4) + b"PAR1")
+    with pytest.raises(ProtoRKDError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path} must be a whole parquet file; ")
+    assert "\n" not in str(caught.value)
 
 
 def test_parquet__rejects_rows_and_refuses_columns_of_other_types(tmp_path: Path) -> None:

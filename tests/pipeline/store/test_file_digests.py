@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+import data_schemas.mounts
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file
 from pipeline.store import file_digests as memo
@@ -131,13 +132,29 @@ def test_digests__go_on_when_nothing_can_be_remembered(digests, paths, reads, tm
     assert digests.digests(paths) == [hash_file(path) for path in paths]
 
 
+def test_digests__go_on_when_there_is_no_room_for_the_database(digests, paths, reads, monkeypatch):
+    real = sqlite3.connect
+
+    def full(*args, **kwargs):
+        connection = real(*args, **kwargs)
+        connection.execute("PRAGMA max_page_count = 1")
+        return connection
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memo.sqlite3, "connect", full)
+        assert digests.digests(paths) == [hash_file(path) for path in paths]
+    digests.digests(paths)
+    digests.digests(paths)
+    assert reads == ["a", "b"] * 2
+
+
 def mounted(monkeypatch, tmp_path, kind):
     """Have the system say that everything here lies on one kind of file system."""
     device = tmp_path.stat().st_dev
     mounts = tmp_path / "mountinfo"
     number = f"{os.major(device)}:{os.minor(device)}"
     mounts.write_text(f"22 27 0:21 / /proc rw - proc proc rw\n27 1 {number} / / rw - {kind} x rw\n")
-    monkeypatch.setattr(memo, "_MOUNTS", mounts)
+    monkeypatch.setattr(data_schemas.mounts, "MOUNTS", mounts)
 
 
 @pytest.mark.parametrize("kind", ["squashfs", "fuse.sshfs", "fuseblk", "vfat"])

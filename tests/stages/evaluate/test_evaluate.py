@@ -160,16 +160,18 @@ def test_evaluate__trusts_the_teachers_code_as_encoding_did(
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
 def test_evaluate__counts_images_that_cannot_be_read(
-    trained: Any, image_pairs: Pairs, run_cli: Cli, damage: str
+    trained: Any, image_pairs: Pairs, run_cli: Cli, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     victim = image_pairs.root / image_pairs.images[3]
     victim.unlink() if damage == "missing" else victim.write_bytes(victim.read_bytes()[:200])
     message = run_cli.fails(*EVALUATE, "--retrieval", image_pairs.manifest)
     assert "--max-bad-fraction" in message
     assert image_pairs.images[3] in message
+    caplog.clear()
     outcome = run_cli(*EVALUATE, "--retrieval", image_pairs.manifest, "--max-bad-fraction", 0.1)
     [entry, *_] = read_report(Path(outcome["path"]))["sets"]
     assert (entry["rejected"], entry["num_images"], entry["num_captions"]) == (1, 23, 23)
+    assert any(f"(1 rejected, first {image_pairs.images[3]}" in said for said in caplog.messages)
 
 
 def test_evaluate__measures_other_images_anew(trained: Any, image_pairs: Pairs, run_cli: Cli) -> None:

@@ -4,7 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.pair_sources.coco import entries, load_json, read_coco, value_of
+from data_schemas.pair_sources.coco import (
+    first_of,
+    is_list,
+    is_text,
+    list_of,
+    load_json,
+    problem_of,
+    read_coco,
+    value_of,
+)
 from data_schemas.pair_sources.pairs import ALL, Pairs, choose_split
 
 
@@ -39,18 +48,35 @@ def read_json_file(path: Path, split: str | None) -> Pairs:
 
 
 def _read_karpathy(content: dict[str, Any], path: Path, split: str | None) -> Pairs:
-    images = [
-        (place, image, value_of(image, "split", str, path, place)) for place, image in entries(content, "images", path)
-    ]
-    chosen = choose_split(split, (*sorted({part for *_, part in images}), ALL), path, default="test")
+    """Take every sentence of the split's images as a pair; an image whose split cannot be read is rejected in any."""
+    images = list_of(content, "images", path)
+    splits = {image["split"] for image in images if not problem_of(image, {"split": is_text})}
+    if images and not splits:
+        place, image = first_of(content, "images", path)
+        value_of(image, "split", str, path, place)
+    chosen = choose_split(split, (*sorted(splits), ALL), path, default="test")
     pairs = Pairs(path, f"{path.stem}_{chosen}")
-    for row, (place, image, part) in enumerate(images):
-        if chosen in (part, ALL):
-            folder = value_of(image, "filepath", str, path, place) if "filepath" in image else ""
-            file = str(Path(folder) / value_of(image, "filename", str, path, place))
-            sentences = list(entries(image, "sentences", path, f"{place}."))
-            for where, sentence in sentences:
-                pairs.add(file, value_of(sentence, "raw", str, path, where), row=row, value=where)
-            if not sentences:
-                pairs.reject("no caption", row=row, value=f"{place}, {file}")
+    for row, image in enumerate(images):
+        if reason := problem_of(image, {"split": is_text}):
+            pairs.reject(reason, row=row, value=f"images[{row}]")
+        elif chosen in (image["split"], ALL):
+            _add_sentences(pairs, image, row)
     return pairs
+
+
+def _add_sentences(pairs: Pairs, image: dict[str, Any], row: int) -> None:
+    """Add an image's sentences, or reject it; or each sentence that is none."""
+    place = f"images[{row}]"
+    rules = {"filename": is_text, "sentences": is_list} | ({"filepath": is_text} if "filepath" in image else {})
+    if reason := problem_of(image, rules):
+        pairs.reject(reason, row=row, value=place)
+        return
+    file = str(Path(image.get("filepath", "")) / image["filename"])
+    for number, sentence in enumerate(image["sentences"]):
+        where = f"{place}.sentences[{number}]"
+        if reason := problem_of(sentence, {"raw": is_text}):
+            pairs.reject(reason, row=row, value=where)
+        else:
+            pairs.add(file, sentence["raw"], row=row, value=where)
+    if not image["sentences"]:
+        pairs.reject("no caption", row=row, value=f"{place}, {file}")

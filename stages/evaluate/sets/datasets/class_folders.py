@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
-from stages.components.images.listing import IMAGE_SUFFIXES, Listing, is_image, tell_of_others
+from stages.components.images.listing import list_images, tell_of_others
 from stages.evaluate.sets.datasets.description import Contents, Reader, Wanted, labelled_folder
 from stages.evaluate.sets.datasets.names import (
     FolderNames,
@@ -102,7 +102,7 @@ def _read_split(place: Path, folders: Sequence[str], *, left_out: Collection[str
     for folder in folders:
         for class_folder in _subfolders(place / folder):
             if class_folder not in left_out:
-                found = _images(place, Path(folder, class_folder))
+                found = list_images(place / folder / class_folder, root=place)
                 by_class.setdefault(class_folder, []).extend(found.images)
                 others += found.others
     tell_of_others(place, others)
@@ -145,21 +145,3 @@ def _subfolders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _images(place: Path, folder: Path) -> Listing:
-    # Not Path.rglob, which is too slow: ImageNet has over a million images.
-    paths: list[str] = []
-    others: Counter[str] = Counter()
-    for below, folders, files in os.walk(place / folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        prefix = Path(below).relative_to(place).as_posix()
-        for name in files:
-            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
-            if name.startswith("."):
-                continue
-            if suffix in IMAGE_SUFFIXES or ((path := Path(below, name)).is_file() and is_image(path)):
-                paths.append(f"{prefix}/{name}")
-            else:
-                others[suffix] += 1
-    return Listing(paths, others)

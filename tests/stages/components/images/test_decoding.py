@@ -6,6 +6,7 @@ import resource
 import struct
 import subprocess
 import sys
+import unicodedata
 import zlib
 from pathlib import Path
 
@@ -463,4 +464,15 @@ def test_begins_as_image__knows_what_is_read(kind, mode):
 
 def test_open_image__says_that_a_missing_path_has_backslashes(tmp_path):
     assert reason_for(tmp_path / "images\\0.jpg") == "missing file: its path has backslashes; write / in their place"
+
+
+@pytest.mark.parametrize(("there", "asked"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_open_image__says_that_a_missing_name_is_there_in_another_form(tmp_path, there, asked):
+    name = tmp_path / "caf\u00e9.jpg"
+    path = Path(unicodedata.normalize(asked, str(name)))
+    assert reason_for(path) == "missing file"
+    Path(unicodedata.normalize(there, str(name))).write_bytes(b"")
+    if path.exists():
+        pytest.skip("one name in this file system")
+    assert reason_for(path).startswith(f"missing file: its name is there in another Unicode form ({there})")
     assert reason_for(tmp_path / "0.jpg") == "missing file"

@@ -64,6 +64,10 @@ if os.environ["RANK"] == "1":
         moment.write_text(str(time.time()))
         if what == "is killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if what == "is stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if what == "hangs":
+            time.sleep(3600)
         if what == "is slow":
             time.sleep(2)
         return plain(step, lr)
@@ -118,6 +122,8 @@ def test_torchrun__ends_all_processes_when_one_fails(encoded: Pairs, run_cli: Cl
     ("what", "said"),
     [
         ("is killed", "Another process of this run has ended, or does not answer"),
+        ("is stopped", "Process 1 of this run ("),
+        ("hangs", "Another process of this run has ended, or does not answer"),
         ("sees other images", "Every process of distill must see the same options and inputs"),
         ("is slow", "distill created"),
     ],
@@ -130,8 +136,9 @@ def test_torchrun__with_a_rank_that_is_odd_ends_in_time_and_says_why(
     shutil.copyfile(other / encoded.images[1], other / encoded.images[0])
     script, moment = tmp_path / "odd.py", tmp_path / "moment"
     script.write_text(ONE_RANK_IS_ODD)
-    finished = torchrun(what, moment, *TRAIN, "--image-root", own, store=store, script=script)
+    patience = ("--step-timeout-minutes", 0.1) if what == "hangs" else ()
+    finished = torchrun(what, moment, *TRAIN, "--image-root", own, *patience, store=store, script=script)
     assert said in finished.stderr + finished.stdout
     assert (finished.returncode == 0) == (what == "is slow")
-    if what == "is killed":
+    if what in ("is killed", "is stopped"):
         assert time.time() - float(moment.read_text()) < ENDED_S

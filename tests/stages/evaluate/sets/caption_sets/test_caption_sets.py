@@ -210,11 +210,12 @@ def test_coco_file__finds_images_by_ids_in_text(tmp_path: Path) -> None:
         ({**COCO, "annotations": [{"caption": "a"}]}, r"annotations\[0\]\.image_id must be a number"),
         ({**COCO, "annotations": [{"image_id": 5, "caption": " "}]}, r"must hold captions.*'annotations\[0\]': empty"),
         ({"images": [{"id": 1, "file_name": "a"}]}, r"images\[0\]\.split must be a string; got nothing"),
-        ({"images": [{"split": "test", "filename": 4}]}, r"images\[0\]\.filename must be a string; got 4"),
-        ({"images": [{"split": "test", "filename": "a"}]}, r"images\[0\]\.sentences must be a list"),
+        ({"images": [3]}, r"images\[0\] must be an object; got 3"),
+        ({"images": [{"split": "test", "filename": 4}]}, r"1 rejected .*'images\[0\]': filename is no text"),
+        ({"images": [{"split": "test", "filename": "a"}]}, r"1 rejected .*'images\[0\]': empty sentences"),
         (
-            {"images": [{"split": "test", "filename": "a", "sentences": [{"raw": "a"}, {"tokens": ["a"]}]}]},
-            r"images\[0\]\.sentences\[1\]\.raw must be a string; got nothing",
+            {"images": [{"split": "test", "filename": "a", "sentences": [{"tokens": ["a"]}]}]},
+            r"1 rejected .*'images\[0\].sentences\[0\]': empty raw",
         ),
     ],
 )
@@ -270,6 +271,33 @@ def test_karpathy__rejects_an_image_without_captions(tmp_path: Path) -> None:
     assert rejected(read(path)) == [
         (0, "no caption", "images[0], bare.jpg"),
         (5, "empty caption", "images[5].sentences[0]"),
+    ]
+
+
+def test_karpathy__rejects_a_bad_record_and_goes_on(tmp_path: Path) -> None:
+    """An image whose split cannot be read might belong to any."""
+    sentences = [{"raw": None}, "a cat", {"tokens": ["a"]}, {"raw": "a hat"}, {"raw": "\ud800"}]
+    images = [
+        {"filename": "1.jpg", "split": "test", "sentences": sentences},
+        {"filename": "2.jpg", "split": "test", "sentences": "a cat"},
+        {"filename": None, "split": "test", "sentences": [{"raw": "a cat"}]},
+        {"filename": "4.jpg", "filepath": 3, "split": "test", "sentences": [{"raw": "a cat"}]},
+        {"filename": "5.jpg", "sentences": [{"raw": "a cat"}]},
+        "6.jpg",
+        {"filename": "7.jpg", "split": "val", "sentences": None},
+    ]
+    found = read(write(touch(tmp_path, "1.jpg") / "d.json", {"images": images}))
+    assert pairs_of(found) == [("1.jpg", "a hat")]
+    assert rejected(found) == [
+        (0, "empty raw", "images[0].sentences[0]"),
+        (0, "no JSON object", "images[0].sentences[1]"),
+        (0, "empty raw", "images[0].sentences[2]"),
+        (0, "text that is no Unicode", "images[0].sentences[4]"),
+        (1, "sentences is no list", "images[1]"),
+        (2, "empty filename", "images[2]"),
+        (3, "filepath is no text", "images[3]"),
+        (4, "empty split", "images[4]"),
+        (5, "no JSON object", "images[5]"),
     ]
 
 
