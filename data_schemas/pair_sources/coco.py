@@ -178,7 +178,7 @@ def is_list(value: Any) -> bool:
     return isinstance(value, list)
 
 
-_KINDS = {is_id: "number or text", is_text: "text", is_list: "list"}
+_KINDS: dict[Callable[[Any], bool], str] = {is_id: "number or text", is_text: "text", is_list: "list"}
 
 
 def load_json(path: Path) -> dict[str, Any]:
