@@ -79,7 +79,7 @@ class ImageRows:
         known: ReusedRows | None = None,
     ) -> None:
         self._distinct, self._draft, self._layout, self._reading = distinct, draft, layout, reading
-        self._opened, self._seeds, self._known = opened, seeds, known
+        self.opened, self._seeds, self._known = opened, seeds, known
         self._array = EmbeddingArray.create(
             draft.path,
             rows=len(distinct.firsts) * layout.views,
@@ -137,7 +137,7 @@ class ImageRows:
         if values is None:
             return False
         for view in self._views(np.flatnonzero(~values.any(axis=1)) + shard.start):
-            row, opened = self._opened[view]
+            row, opened = self.opened[view]
             if isinstance(opened, str):
                 self.reasons[row // self._layout.views] = opened
         return True
@@ -163,11 +163,11 @@ class ImageRows:
         size = self._reading.batch_size
         parts = [some[start : start + size] for some in rows for start in range(0, len(some), size)]
         return ImageLoader(
-            self._opened,
+            self.opened,
             workers=min(num_workers(self._reading.workers), len(parts)),
             pin_memory=pin_memory,
             batches=_Batches(self._views, parts),
-            batch_bytes=max(map(len, parts), default=0) * self._opened.image_bytes,
+            batch_bytes=max(map(len, parts), default=0) * self.opened.image_bytes,
         )
 
     def _note(self, batch: Batch) -> None:

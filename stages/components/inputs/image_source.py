@@ -56,12 +56,25 @@ class ImageSource:
         assert self.images is not None
         return self._of_folder(self.images)
 
+    def list_paths(self, manifest_format: ManifestFormat, file_digests: FileDigests) -> tuple[Path, list[str]]:
+        """List the paths of a manifest, each once, whose images need not be there; and the manifest's folder.
+
+        Args:
+            manifest_format: Format of the manifest.
+            file_digests: Remembered members of tars.
+
+        Raises:
+            ProtoRKDError: there is no manifest, or it names no images.
+        """
+        if self.manifest is None or self.images is not None:
+            raise ProtoRKDError("--vectors must go with --manifest, whose image paths are their keys. Pass it alone.")
+        root = self.image_root or self.manifest.parent
+        return root, _paths_in(self.manifest, manifest_format, file_digests)
+
     def _of_manifest(
         self, manifest: Path, manifest_format: ManifestFormat, file_digests: FileDigests
     ) -> tuple[Path, list[str]]:
-        # Broken records are no error here; encode-teacher judges them.
-        pairs = manifest_format.read(find_pairs(manifest), max_bad_fraction=1.0, file_digests=file_digests)
-        paths = pairs.table["image"].unique().to_pylist()
+        paths = _paths_in(manifest, manifest_format, file_digests)
         root = self.image_root or find_image_root(manifest, paths)
         if not self.allow_outside:
             check_inside(paths, root, absolute=is_own(manifest))
@@ -77,6 +90,13 @@ class ImageSource:
         if not found.images:
             raise ProtoRKDError(f"--images must hold images; got none below {folder}. Check the path.")
         return folder, found.images
+
+
+def _paths_in(manifest: Path, manifest_format: ManifestFormat, file_digests: FileDigests) -> list[str]:
+    # Broken records are no error here; encode-teacher judges them.
+    pairs = manifest_format.read(find_pairs(manifest), max_bad_fraction=1.0, file_digests=file_digests)
+    paths: list[str] = pairs.table["image"].unique().to_pylist()
+    return paths
 
 
 @dataclass(frozen=True)
