@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data_schemas.embedding_array import FEATURE_KIND
 from data_schemas.errors import ProtoRKDError
 from data_schemas.image_features import CONFIG_NAME, FeaturesConfig
-from data_schemas.vector_sources.part import BLOCK_ROWS, ROW_KEYS, VectorBlock, VectorColumns, as_keys
+from data_schemas.vector_sources.part import BLOCK_ROWS, POSITION, ROW_KEY, VectorBlock, VectorColumns, as_keys
 
 _TABLE_SUFFIXES = (".parquet", ".tsv", ".csv", ".txt")
 _TABLES_OF_ARTIFACTS = ("images.parquet", "captions.parquet")
@@ -39,8 +39,8 @@ class ArrayVectors:
     def key_column(self, columns: VectorColumns) -> str:
         """Return the name of the column of keys, as `VectorPart.key_column` does."""
         if self._table is None:
-            if ROW_KEYS[0] in columns.known:
-                return ROW_KEYS[0]
+            if ROW_KEY in columns.known:
+                return POSITION
             raise self._without_table()
         if self._table.suffix == ".txt":
             return columns.known[0]
@@ -49,7 +49,7 @@ class ArrayVectors:
     def keys(self, columns: VectorColumns) -> pa.Array:
         """Read the keys, as `VectorPart.keys` does; without a table they are the rows' numbers."""
         if self._table is None:
-            return pa.array(np.arange(len(self._open())))
+            return pa.array(np.arange(self._open().shape[0]))
         table = self._read_table()
         name = _LINE if self._table.suffix == ".txt" else columns.choose_key(table.column_names, self._table)
         return as_keys(table[name].take(pa.array(self._order(table))))
@@ -57,11 +57,11 @@ class ArrayVectors:
     def blocks(self, columns: VectorColumns) -> Iterator[VectorBlock]:  # noqa: ARG002 - as in `VectorPart`
         """Read the vectors, as `VectorPart.blocks` does."""
         array = self._open()
-        rows = np.arange(len(array))
+        rows = np.arange(array.shape[0])
         if self._table is not None:
             table = self._read_table()
-            rows = self._rows(table, len(array))[self._order(table)]
-        for start in range(0, len(array), BLOCK_ROWS):
+            rows = self._rows(table, array.shape[0])[self._order(table)]
+        for start in range(0, array.shape[0], BLOCK_ROWS):
             first, last = np.searchsorted(rows, [start, start + BLOCK_ROWS])
             if first == last:
                 continue

@@ -24,7 +24,7 @@ class ParquetVectors:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.files = (path,)
+        self.files: tuple[Path, ...] = (path,)
 
     def key_column(self, columns: VectorColumns) -> str:
         """Return the name of the column of keys, as `VectorPart.key_column` does."""
@@ -89,7 +89,8 @@ class ParquetVectors:
                 f"{self.path} must have a column of lists of numbers (--vector-column); got {got}. Its columns of "
                 f"lists: {shown(fitting) if fitting else 'none'}; all: {shown(schema.names)}."
             )
-        return fitting[0]
+        only: str = fitting[0]
+        return only
 
     def _open(self) -> pq.ParquetFile:
         try:
@@ -103,4 +104,4 @@ class ParquetVectors:
 
 def _holds_vectors(kind: pa.DataType) -> bool:
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return is_list and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
+    return bool(is_list and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)))

@@ -6,17 +6,21 @@ Gives:  embeddings.zarr (row k: the embedding of caption k), captions.parquet, p
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
+from pipeline.options.declaration import flag_of
 from pipeline.remote.object_store import url_of
-from pipeline.stage import Context, Result, Stage, Work
+from pipeline.stage import Context, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
 from stages.components.inputs.manifest_options import find_pairs
+from stages.components.inputs.vectors import VectorSource
 from stages.components.teacher.encoding_options import EncodingOptions
-from stages.components.teacher.identity import identify_teacher
+from stages.components.teacher.identity import TeacherSource, identify_teacher
+from stages.components.teacher.recorded import identify_by_vectors
 from stages.encode_teacher.options import EncodeInputs, EncodeParams, EncodeRuntime, EncodeSources
 
 if TYPE_CHECKING:
@@ -40,16 +44,21 @@ def encode_teacher(
     )
     captions, pairs = index_captions(manifest.table)
     write_pairs(out.path, pairs)
-    write_rejected(out.path, manifest.rejections)
     counts = {"pairs": pairs.num_rows, "rejected_rows": len(manifest.rejections)}
     if params.label_column:
         names, _ = read_labels(out.path)
         counts |= {"labels": len(names), "unlabelled_pairs": pairs["label"].null_count}
+    if isinstance(sources.teacher.value, VectorSource):
+        from stages.encode_teacher.vectors import take_vectors
+
+        source = sources.teacher.value
+        return Result(counts | take_vectors(params, runtime, manifest, captions, pairs, source=source, draft=out))
+    write_rejected(out.path, manifest.rejections)
     del manifest, pairs  # the teacher may need the memory
     written = write_caption_embeddings(
         captions,
         out,
-        teacher=sources.teacher,
+        teacher=cast("Input[TeacherSource]", sources.teacher),
         recipe=EncodingOptions.of(params),
         shard_rows=params.shard_rows,
         choose_devices=partial(_choose_devices, runtime.device, precision=params.teacher_precision),
@@ -72,10 +81,30 @@ def identify(inputs: EncodeInputs, params: EncodeParams, context: Context) -> En
     pairs = params.identify(find_pairs(inputs.manifest), file_digests=context.file_digests)
     return EncodeSources(
         manifest=replace(pairs, location=url_of(inputs.manifest) or pairs.location),
-        teacher=identify_teacher(
-            inputs.teacher, file_digests=context.file_digests, trust_code=inputs.trust_remote_code
-        ),
+        teacher=_identify_teacher(inputs, params, context),
     )
+
+
+def _identify_teacher(
+    inputs: EncodeInputs, params: EncodeParams, context: Context
+) -> Input[TeacherSource] | Input[VectorSource]:
+    """Hash the teacher, or the vectors that it is known by."""
+    if (inputs.teacher is None) == (inputs.vectors is None):
+        got = "neither" if inputs.teacher is None else "both"
+        raise ProtoRKDError(
+            f"One of --teacher and --vectors must be given; got {got}. Pass the model that embeds captions, or vectors "
+            "that another tool computed."
+        )
+    if inputs.teacher is not None:
+        return identify_teacher(inputs.teacher, file_digests=context.file_digests, trust_code=inputs.trust_remote_code)
+    assert inputs.vectors is not None
+    for field in fields(EncodingOptions):
+        if field.name != "embedding_dtype" and getattr(params, field.name) not in (field.default, "auto"):
+            raise ProtoRKDError(
+                f"--vectors must go without {flag_of(field)}, for nothing is embedded; got "
+                f"{getattr(params, field.name)}. Leave it out."
+            )
+    return identify_by_vectors(inputs.vectors, params, name=inputs.teacher_name, file_digests=context.file_digests)
 
 
 def work(params: EncodeParams, sources: EncodeSources, context: Context) -> Work:

@@ -185,7 +185,7 @@ class _Gathering:
                 "column with --vector-key."
             )
         found = pc.fill_null(pc.index_in(keys, value_set=self.wanted.keys, skip_nulls=True), -1).to_numpy()
-        rows = self.wanted.rows[found]
+        rows: Rows = self.wanted.rows[found]
         rows[found < 0] = -1
         self.gathered.num_unused += int((found < 0).sum())
         return rows

@@ -1,9 +1,8 @@
 """Options of vectors that another tool computed, and what identifies them: the bytes of their files."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.fingerprint import hash_json
@@ -45,21 +44,20 @@ class VectorOptions:
         return VectorColumns(self.vector_key, self.vector_column, known)
 
 
-def vectors_option(*, of: str, keys: str) -> "dataclasses.Field[Path | None]":
+def vectors_option(*, of: str, keys: str) -> Any:
     """Declare ``--vectors``.
 
     Args:
         of: What the vectors belong to, in the plural.
         keys: What tells whose a vector is.
     """
-    declared: dataclasses.Field[Path | None] = option(
+    return option(
         None,
         help=f"Vectors of the {of} that another tool computed: parquet files with a column of lists, npy files beside "
         f"tables, or a zarr array; a file, a folder or a pattern. A vector's key is {keys}.",
         metavar="PATH",
         later=True,
     )
-    return declared
 
 
 @dataclass(frozen=True)
@@ -86,6 +84,7 @@ def identify_vectors(path: Path, columns: "VectorColumns", *, file_digests: File
         ProtoRKDError: there are none, one cannot be read, or it has no column of keys.
     """
     from data_schemas.vector_sources.find import find_parts
+    from data_schemas.vector_sources.part import POSITION
 
     if url := url_of(path):
         raise ProtoRKDError(f"--vectors must lie on this machine; got {url}. Fetch them first.")
@@ -104,6 +103,10 @@ def identify_vectors(path: Path, columns: "VectorColumns", *, file_digests: File
             f"--vectors must have one column of keys; got {named}. Name the right one with --vector-key."
         )
     [key] = keys
+    if key == POSITION and len(parts) > 1:
+        raise ProtoRKDError(
+            f"--vectors must have a table of keys beside each of several arrays; got none beside {parts[0].path}."
+        )
     by_file = dict(zip(files, digests, strict=True))
     by_part = {part.path.name: hash_json([by_file[file] for file in part.files]) for part in parts}
     return Input(
