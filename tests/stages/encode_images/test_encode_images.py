@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
-from workbench import Cli, Pairs, draw_image, make_manifest, power_cut
+from workbench import FEATURES, Cli, Pairs, draw_image, make_manifest, power_cut
 
 from data_schemas.embedded_images import read_images
 from data_schemas.embedding_array import FEATURE_KIND, EmbeddingArray
@@ -20,32 +20,19 @@ from pipeline.store.store import Store
 from stages.components.backbones.frozen import load_backbone
 from stages.components.images.lazy_image import open_lazily
 from stages.components.images.transforms import EvalTransform, Normalize
-from stages.components.student.backbones import build_backbone
 
-ENCODE = ("encode-images", "--backbone", "squeezenet1_1", "--image-size", 32, "--device", "cpu", "--workers", 0)
 FP32 = ("--precision", "fp32")
 NUM = 24
 
 
-@pytest.fixture(scope="session")
-def backbone_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Save random weights of a small backbone, in its own layout."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network, _ = build_backbone("squeezenet1_1", image_size=32)
-    path = tmp_path_factory.mktemp("weights") / "squeezenet.safetensors"
-    safetensors.torch.save_file(network.state_dict(), path)
-    return path
-
-
 @pytest.fixture
 def encode(run_cli: Cli, backbone_weights: Path) -> Callable[..., dict[str, Any]]:
-    return lambda *words: run_cli(*ENCODE, "--init-from", backbone_weights, *words)
+    return lambda *words: run_cli(*FEATURES, "--init-from", backbone_weights, *words)
 
 
 @pytest.fixture
 def fails(run_cli: Cli, backbone_weights: Path) -> Callable[..., str]:
-    return lambda *words: run_cli.fails(*ENCODE, "--init-from", backbone_weights, *words)
+    return lambda *words: run_cli.fails(*FEATURES, "--init-from", backbone_weights, *words)
 
 
 @pytest.fixture
@@ -166,7 +153,7 @@ def test_encode_images__names_the_image_that_overflows(
     large = {name: value * 1e8 if "12.expand3x3" in name else value for name, value in weights.items()}
     path = tmp_path / "large.safetensors"
     safetensors.torch.save_file(large, path)
-    words = (*ENCODE, "--init-from", path, "--manifest", pairs.manifest, *FP32)
+    words = (*FEATURES, "--init-from", path, "--manifest", pairs.manifest, *FP32)
     message = run_cli.fails(*words)
     assert "--feature-dtype must hold the backbone's numbers; float16 cannot hold" in message
     assert "images/0" in message
@@ -213,7 +200,7 @@ def test_encode_images__goes_on_from_its_last_whole_shard_and_is_repaired(
     many: Path, encode: Any, run_cli: Cli, monkeypatch: pytest.MonkeyPatch, backbone_weights: Path, tmp_path: Path
 ) -> None:
     words = ("--images", many, "--shard-rows", 256, "--batch-size", 64, *FP32)
-    undisturbed = Cli(tmp_path / "undisturbed")(*ENCODE, "--init-from", backbone_weights, *words)
+    undisturbed = Cli(tmp_path / "undisturbed")(*FEATURES, "--init-from", backbone_weights, *words)
     real = EmbeddingArray.write
     with monkeypatch.context() as patch:
         patch.setattr(
