@@ -2,13 +2,12 @@
 
 import contextlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.options.declaration import NOT_NEGATIVE, POSITIVE, Check, option
-from pipeline.sources import hashed_as
 from pipeline.stage import Input
 from stages.components.inputs.image_source import Images, PackableImageSource
 from stages.components.inputs.manifest_options import ManifestFormat
@@ -48,7 +47,7 @@ class EncodeImagesSources:
 
     backbone: "Input[BackboneSource] | None"
     vectors: Input[VectorSource] | None
-    images: Input[Images] | None = field(metadata=hashed_as("pictures"))
+    images: Input[Images] | None
     paths: Input[Images]
 
 
