@@ -95,7 +95,7 @@ def gather_vectors(source: VectorSource, wanted: Wanted, draft: Draft, *, dtype:
     for part in source.parts:
         gathering.take(part)
     if not gathered.placed.any():
-        gathering.refuse()
+        raise gathering.nothing_fits()
     return gathered
 
 
@@ -165,13 +165,18 @@ class _Gathering:
             raise ProtoRKDError(f"{part.path} must have a vector for each key; got {num:,} for {len(keys):,} keys.")
         self.num_before += len(keys)
 
-    def refuse(self) -> None:
-        """Raise an error that shows a key of each side."""
+    def nothing_fits(self) -> ProtoRKDError:
+        """Return the error that shows a key of each side, or says that what fits holds nothing."""
+        if self.gathered.reasons:
+            return ProtoRKDError(
+                f"--vectors must hold numbers; all of {self.source.path} that fit are null or all zeros. Compute them "
+                "again."
+            )
         theirs = next(
             (keys[0].as_py() for part in self.source.parts if len(keys := part.keys(self.source.columns))), ""
         )
         ours = next((key.as_py() for key in self.wanted.keys), "")
-        raise ProtoRKDError(
+        return ProtoRKDError(
             f"--vectors must have the keys of the {self.wanted.noun}s; none of {self.source.path} fits: its "
             f"{self.source.key!r} begins with {theirs!r}, where {ours!r} is wanted. Name another column with "
             "--vector-key, or write the keys as the manifest writes them."

@@ -90,12 +90,11 @@ def identify_vectors(path: Path, columns: "VectorColumns", *, file_digests: File
         raise ProtoRKDError(f"--vectors must lie on this machine; got {url}. Fetch them first.")
     parts = find_parts(path)
     files = [file for part in parts for file in part.files]
-    for file in files:
-        check_fetched(file, flag="--vectors")
     digests = file_digests.digests(files)
     for file, digest in zip(files, digests, strict=True):
         if digest is None:
             raise ProtoRKDError(f"{file} must be a readable file; it is missing, closed to you, or no regular file.")
+        check_fetched(file, flag="--vectors")
     keys = {part.key_column(columns): part for part in reversed(parts)}
     if len(keys) > 1:
         named = ", ".join(f"{name!r} in {part.path.name}" for name, part in keys.items())

@@ -1,5 +1,6 @@
 """Vectors that another tool computed become the features of images, in any order and form, or are refused by name."""
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -192,6 +193,11 @@ def test_vectors__whose_keys_do_not_fit_are_shown(
     assert "its 'filepath' begins with '/data/images/000.jpg', where 'images/000.jpg' is wanted" in message
 
 
+def test_vectors__that_are_all_zeros_are_refused(pairs: Pairs, run_cli: Cli, tmp_path: Path) -> None:
+    path = write(tmp_path / "v.parquet", pairs.images, np.zeros((NUM, DIM)))
+    assert "that fit are null or all zeros" in run_cli.fails(*take(pairs, path))
+
+
 def test_vectors__columns_can_be_named(pairs: Pairs, vectors: np.ndarray, run_cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "v.parquet"
     rows = pa.array(list(map(list, vectors)), pa.list_(pa.float32()))
@@ -210,6 +216,8 @@ def test_vectors__that_are_no_files_are_refused(pairs: Pairs, run_cli: Cli, tmp_
     assert "which has none" in run_cli.fails(*take(pairs, tmp_path / "empty"))
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
     assert "must be a whole parquet file" in run_cli.fails(*take(pairs, tmp_path / "cut.parquet"))
+    os.mkfifo(tmp_path / "empty/pipe.parquet")
+    assert "must be a readable file" in run_cli.fails(*take(pairs, tmp_path / "empty"))
     np.save(tmp_path / "alone.npy", np.ones((NUM, DIM)))
     assert "must have a table beside it" in run_cli.fails(*take(pairs, tmp_path / "alone.npy"))
     (tmp_path / "alone.txt").write_text("one.jpg\n")
