@@ -59,6 +59,8 @@ class ParquetVectors:
         """Turn a column of lists into rows of one width; those that are null have zeros."""
         is_valid = column.is_valid().to_numpy(zero_copy_only=False)
         lists = column.drop_null()
+        if not len(lists):
+            return VectorBlock(start, np.zeros((len(column), 0), np.float32), is_valid)
         widths = np.unique(pc.list_value_length(lists).to_numpy(zero_copy_only=False))
         numbers = lists.flatten()
         if len(widths) > 1 or numbers.null_count:

@@ -196,6 +196,8 @@ def test_vectors__whose_keys_do_not_fit_are_shown(
 def test_vectors__that_are_all_zeros_are_refused(pairs: Pairs, run_cli: Cli, tmp_path: Path) -> None:
     path = write(tmp_path / "v.parquet", pairs.images, np.zeros((NUM, DIM)))
     assert "that fit are null or all zeros" in run_cli.fails(*take(pairs, path))
+    path = write(tmp_path / "n.parquet", pairs.images, [None] * NUM)
+    assert "that fit are null or all zeros" in run_cli.fails(*take(pairs, path))
 
 
 def test_vectors__columns_can_be_named(pairs: Pairs, vectors: np.ndarray, run_cli: Cli, tmp_path: Path) -> None:
