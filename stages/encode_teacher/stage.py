@@ -78,10 +78,11 @@ def _choose_devices(names: str, *, precision: str) -> "Sequence[torch.device]":
 
 def identify(inputs: EncodeInputs, params: EncodeParams, context: Context) -> EncodeSources:
     """Hash what the pairs are read from, and the teacher."""
+    teacher = _identify_teacher(inputs, params, context)
     pairs = params.identify(find_pairs(inputs.manifest), file_digests=context.file_digests)
     return EncodeSources(
         manifest=replace(pairs, location=url_of(inputs.manifest) or pairs.location),
-        teacher=_identify_teacher(inputs, params, context),
+        teacher=teacher,
     )
 
 
