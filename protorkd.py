@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # Made below, like the functions of all other stages; named here for readers and type checkers.
 encode_teacher: Callable[..., StageResult]
+encode_images: Callable[..., StageResult]
 pack: Callable[..., StageResult]
 prototypes: Callable[..., StageResult]
 distill: Callable[..., StageResult]

@@ -73,14 +73,14 @@ def _compare_student(
 ) -> list[Comparison]:
     subject = f"a step of {student}, {batch_size} images of {_IMAGE_SIZE} px"
     bare = _bare_step(student, batch_size)
-    first = _timed(bare, _WARM + _TIMED // 2)[_WARM:]
+    first = timed(bare, _WARM + _TIMED // 2)[_WARM:]
     ours = {workers: _training(pairs, student, batch_size, workers=workers) for workers in (0, 1)}
-    alone = first + _timed(bare, _TIMED - len(first))  # before and after, so that drift cancels
+    alone = first + timed(bare, _TIMED - len(first))  # before and after, so that drift cancels
     comparisons = [
         Comparison(f"{subject}, {workers} workers", "s", "the student alone", baseline=alone, ours=times, bar=BAR)
         for workers, times in ours.items()
     ]
-    encodings = _timed(lambda: encode(0, batch_size), _TIMED)
+    encodings = timed(lambda: encode(0, batch_size), _TIMED)
     with_teacher = [step + encoding for step, encoding in zip(alone, encodings, strict=True)]
     name = "the student alone, with the teacher in the step"
     comparisons.append(Comparison(subject, "s", name, baseline=with_teacher, ours=ours[1]))
@@ -92,7 +92,7 @@ def _pairs(folder: Path, settings: Settings, *, num: int) -> _Pairs:
     context = context_of(Store(folder / "store"), stages=STAGES)
     manifest = folder / "pairs.tsv"
     if settings.data is None:
-        _draw_pairs(manifest, num)
+        draw_pairs(manifest, num)
         root = folder
     else:
         root = settings.data / "coco22k"
@@ -184,7 +184,8 @@ def _teacher(settings: Settings, captions: list[str]) -> Callable[[int, int], ob
     return encode
 
 
-def _draw_pairs(manifest: Path, num: int) -> None:
+def draw_pairs(manifest: Path, num: int) -> None:
+    """Draw images of 500 x 375 pixels beside a manifest of them."""
     random = np.random.default_rng(0)
     with manifest.open("w", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
@@ -209,7 +210,8 @@ def _word_vectors(path: Path, captions: list[str]) -> Path:
     return path
 
 
-def _timed(function: Callable[[], object], times: int) -> list[float]:
+def timed(function: Callable[[], object], times: int) -> list[float]:
+    """Measure the seconds of each of several calls."""
     seconds = []
     for _ in range(times):
         start = time.perf_counter()

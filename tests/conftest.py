@@ -16,6 +16,7 @@ from workbench import (
     Cli,
     Pairs,
     Trained,
+    make_backbone_weights,
     make_bert,
     make_manifest,
     make_pairs,
@@ -80,6 +81,12 @@ def pairs_folder(tmp_path: Path) -> Callable[[int, int], Pairs]:
 def word_vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a teacher: a file of word vectors in GloVe's text format."""
     return make_word_vectors(tmp_path_factory.mktemp("vectors") / "words.txt")
+
+
+@pytest.fixture(scope="session")
+def backbone_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save random weights of the small backbone that `FEATURES` names."""
+    return make_backbone_weights(tmp_path_factory.mktemp("weights") / "backbone.safetensors")
 
 
 @pytest.fixture(scope="session")

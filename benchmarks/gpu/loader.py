@@ -16,11 +16,11 @@ from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.student_checkpoint import Preprocessing
 from pipeline.store.store import Artifact
 from stages.components.compute.precision import autocast
+from stages.components.images.augmentation import AUGMENTATIONS, Augment
 from stages.components.images.batch_resize import resize_batch
 from stages.components.images.packed_image_set import Pack, take_all
 from stages.components.images.transforms import Normalize, TrainCrop
 from stages.components.loading.num_workers import num_workers
-from stages.distill.data.augmentation import AUGMENTATIONS, Augment
 from stages.distill.data.batch_order import BatchRequests
 from stages.distill.data.device_pipeline import prepares_batches
 from stages.distill.data.example_images import ExampleImages, load_batches

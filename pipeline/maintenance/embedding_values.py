@@ -22,11 +22,18 @@ def value_problems(artifact: Artifact) -> dict[str, str]:
         return {}
     import numpy as np
 
-    from data_schemas.embedding_array import CAPTION_KIND, IMAGE_KIND, EmbeddingArray  # keeps zarr out of --help
+    from data_schemas.embedding_array import (  # keeps zarr out of --help
+        CAPTION_KIND,
+        FEATURE_KIND,
+        FEATURES_NAME,
+        IMAGE_KIND,
+        EmbeddingArray,
+    )
 
     counts = artifact.record.counts
     try:
         kind = IMAGE_KIND if "distinct_images" in counts else CAPTION_KIND
+        kind = FEATURE_KIND if described.startswith(FEATURES_NAME) else kind
         embeddings = EmbeddingArray.open(artifact.path, kind=kind)
     except ProtoRKDError as error:
         return {described: str(error)}
@@ -52,4 +59,6 @@ def _counted_zeros(record: ArtifactRecord, num_rows: int) -> int | None:
     """Return how many rows of zeros a record knows of: captions without a known word, or images that were rejected."""
     if "zero_captions" in record.counts:
         return int(record.counts["zero_captions"])
-    return num_rows - int(record.counts["distinct_images"]) if "distinct_images" in record.counts else None
+    if "distinct_images" not in record.counts:
+        return None
+    return num_rows - int(record.counts["distinct_images"]) * int(record.params.get("views", 1))

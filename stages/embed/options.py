@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass, field
 
-from pipeline.options.declaration import FRACTION, POSITIVE, Check, option
+from pipeline.options.declaration import Check, option
 from pipeline.sources import hashed_as
 from pipeline.stage import Input
-from stages.components.images.image_set import ImageSet
-from stages.components.inputs.image_source import ImageSource
+from stages.components.inputs.image_source import Images, PackableImageSource
 from stages.components.inputs.manifest_options import ManifestFormat
+from stages.components.loading.reading_options import ReadingOptions
 from stages.components.student.checkpoints import StudentWeights
 
 
 @dataclass(frozen=True)
-class EmbedInputs(ImageSource):
+class EmbedInputs(PackableImageSource):
     """Where the inputs lie; hashed by content."""
 
     student: str | None = option(
@@ -21,26 +21,6 @@ class EmbedInputs(ImageSource):
         metavar="REF",
         artifact="distill",
     )
-    packed: str | None = option(
-        None,
-        help="Artifact of pack, by fingerprint or path, whose images are taken; with --manifest or --images, those "
-        "of them that it has all of.",
-        metavar="REF",
-        artifact="pack",
-    )
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images to embed.
-
-    Args:
-        images: Images to embed, each path once.
-        by_content: Whether images are the same if the digests of their files are.
-    """
-
-    images: ImageSet
-    by_content: bool
 
 
 @dataclass(frozen=True)
@@ -73,13 +53,7 @@ class EmbedParams(ManifestFormat):
 
 
 @dataclass(frozen=True)
-class EmbedRuntime:
+class EmbedRuntime(ReadingOptions):
     """What changes only how fast or where it runs; not hashed."""
 
     device: str = option("auto", help="Where the student runs: auto, cpu, cuda, ...")
-    workers: int = option(
-        -1,
-        help="Processes that read images; fewer where batches are large. -1: one less than the cores, at most 8.",
-    )
-    batch_size: int = option(256, help="Images embedded at a time.", check=POSITIVE)
-    max_bad_fraction: float = option(0.01, help="Unreadable images beyond this share stop the stage.", check=FRACTION)

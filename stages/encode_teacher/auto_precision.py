@@ -8,8 +8,9 @@ from data_schemas.artifact_record import ArtifactRecord
 from pipeline.fingerprint import canonical
 from pipeline.log import log
 from pipeline.sources import hashed_inputs
-from pipeline.stage import Context, Input
+from pipeline.stage import Context
 from pipeline.store.store import Artifact, Store
+from stages.components.inputs.vectors import VectorSource
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
 
@@ -30,11 +31,13 @@ def settle_precision(
     """
     if params.teacher_precision != "auto":
         return params
+    if isinstance(sources.teacher.value, VectorSource):
+        return replace(params, teacher_precision="fp32")  # they are taken as they are
     earlier = _earlier(params, sources, context)
     if earlier is not None:
         precision, reason = EncodingOptions.of(earlier.record.params).teacher_precision, f"as in {earlier.name}"
     else:
-        precision, reason = _by_device(runtime.device, sources.teacher)
+        precision, reason = _by_device(runtime.device, sources.teacher.value)
     log.info("teacher precision: %s, %s", precision, reason)
     return replace(params, teacher_precision=precision)
 
@@ -64,8 +67,8 @@ def _but_precision(params: Mapping[str, object]) -> Mapping[str, object]:
     return {name: value for name, value in params.items() if name != "teacher_precision"}
 
 
-def _by_device(names: str, teacher: Input[TeacherSource]) -> tuple[str, str]:
-    if teacher.value.kind == "word-vectors":
+def _by_device(names: str, teacher: TeacherSource) -> tuple[str, str]:
+    if teacher.kind == "word-vectors":
         return "fp32", "for word vectors are looked up and not multiplied"
     if all(name.strip() == "cpu" for name in names.split(",")):
         return "fp32", "as the device is a CPU"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pipeline.options.declaration import FRACTION, NOT_NEGATIVE, Check, option
 from pipeline.stage import Input
 from stages.components.inputs.manifest_options import ManifestFormat
+from stages.components.inputs.vectors import VectorOptions, VectorSource, vectors_option
 from stages.components.teacher.encoding_options import PRECISIONS, EncodingOptions
 from stages.components.teacher.identity import TeacherSource, trust_option
 
@@ -24,10 +25,16 @@ class EncodeInputs:
         "folder.",
         metavar="PATH",
     )
-    teacher: str = option(
-        help="Model of sentence-transformers, by name or NAME@REVISION or folder, or a file of GloVe word vectors.",
+    teacher: str | None = option(
+        None,
+        help="Model of sentence-transformers, by name or NAME@REVISION or folder, or a file of GloVe word vectors. "
+        "Required, unless there are --vectors.",
         metavar="NAME_OR_PATH",
     )
+    vectors: Path | None = vectors_option(
+        of="captions", keys="the caption as --manifest writes it, or manifest_row as pairs.parquet counts it"
+    )
+    teacher_name: str = option("", help="What embedded --vectors, for people: it is written down, and nothing else.")
     trust_remote_code: bool = trust_option()
     prompt_name: str | None = option(
         None,
@@ -42,11 +49,11 @@ class EncodeSources:
     """What the inputs lead to, identified by content."""
 
     manifest: "Input[PairSource]"
-    teacher: Input[TeacherSource]
+    teacher: Input[TeacherSource | VectorSource]
 
 
 @dataclass(frozen=True)
-class EncodeParams(EncodingOptions, ManifestFormat):
+class EncodeParams(VectorOptions, EncodingOptions, ManifestFormat):
     """What changes the output."""
 
     teacher_precision: str = option(

@@ -6,19 +6,22 @@ Gives:  embeddings.zarr (row k: the embedding of caption k), captions.parquet, p
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
+from pipeline.options.declaration import flag_of
 from pipeline.remote.object_store import url_of
-from pipeline.stage import Context, Result, Stage, Work
+from pipeline.stage import Context, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
 from stages.components.inputs.manifest_options import find_pairs
+from stages.components.inputs.vectors import VectorSource
 from stages.components.teacher.encoding_options import EncodingOptions
-from stages.components.teacher.identity import identify_teacher
+from stages.components.teacher.identity import TeacherSource, identify_teacher
 from stages.components.teacher.prompts import named_prompt
+from stages.components.teacher.recorded import identify_by_vectors
 from stages.encode_teacher.options import EncodeInputs, EncodeParams, EncodeRuntime, EncodeSources
 
 if TYPE_CHECKING:
@@ -43,16 +46,21 @@ def encode_teacher(
     context.check_inputs()
     captions, pairs = index_captions(manifest.table)
     write_pairs(out.path, pairs)
-    write_rejected(out.path, manifest.rejections)
     counts = {"pairs": pairs.num_rows, "rejected_rows": len(manifest.rejections)}
     if params.label_column:
         names, _ = read_labels(out.path)
         counts |= {"labels": len(names), "unlabelled_pairs": pairs["label"].null_count}
+    if isinstance(sources.teacher.value, VectorSource):
+        from stages.encode_teacher.vectors import take_vectors
+
+        source = sources.teacher.value
+        return Result(counts | take_vectors(params, runtime, manifest, captions, pairs, source=source, draft=out))
+    write_rejected(out.path, manifest.rejections)
     del manifest, pairs  # the teacher may need the memory
     written = write_caption_embeddings(
         captions,
         out,
-        teacher=sources.teacher,
+        teacher=cast("Input[TeacherSource]", sources.teacher),
         recipe=EncodingOptions.of(params),
         shard_rows=params.shard_rows,
         choose_devices=partial(_choose_devices, runtime.device, precision=params.teacher_precision),
@@ -72,13 +80,38 @@ def _choose_devices(names: str, *, precision: str) -> "Sequence[torch.device]":
 
 def identify(inputs: EncodeInputs, params: EncodeParams, context: Context) -> EncodeSources:
     """Hash what the pairs are read from, and the teacher."""
+    teacher = _identify_teacher(inputs, params, context)
     pairs = params.identify(find_pairs(inputs.manifest), file_digests=context.file_digests)
     return EncodeSources(
         manifest=replace(pairs, location=url_of(inputs.manifest) or pairs.location),
-        teacher=identify_teacher(
-            inputs.teacher, file_digests=context.file_digests, trust_code=inputs.trust_remote_code
-        ),
+        teacher=teacher,
     )
+
+
+def _identify_teacher(
+    inputs: EncodeInputs, params: EncodeParams, context: Context
+) -> Input[TeacherSource] | Input[VectorSource]:
+    """Hash the teacher, or the vectors that it is known by."""
+    if (inputs.teacher is None) == (inputs.vectors is None):
+        got = "neither" if inputs.teacher is None else "both"
+        raise ProtoRKDError(
+            f"One of --teacher and --vectors must be given; got {got}. Pass the model that embeds captions, or vectors "
+            "that another tool computed."
+        )
+    if inputs.teacher is not None:
+        return identify_teacher(inputs.teacher, file_digests=context.file_digests, trust_code=inputs.trust_remote_code)
+    assert inputs.vectors is not None
+    if inputs.prompt_name is not None:
+        raise ProtoRKDError(
+            f"--vectors must go without --prompt-name, for nothing is embedded; got {inputs.prompt_name}. Leave it out."
+        )
+    for field in fields(EncodingOptions):
+        if field.name != "embedding_dtype" and getattr(params, field.name) not in (field.default, "auto"):
+            raise ProtoRKDError(
+                f"--vectors must go without {flag_of(field)}, for nothing is embedded; got "
+                f"{getattr(params, field.name)}. Leave it out."
+            )
+    return identify_by_vectors(inputs.vectors, params, name=inputs.teacher_name, file_digests=context.file_digests)
 
 
 def work(params: EncodeParams, sources: EncodeSources, context: Context) -> Work:
@@ -95,7 +128,8 @@ def settle(
     from stages.encode_teacher.auto_precision import settle_precision
 
     if inputs.prompt_name is not None:
-        params = _with_prompt(params, named_prompt(inputs.prompt_name, sources.teacher.value, flag="--prompt-name"))
+        teacher = cast("TeacherSource", sources.teacher.value)
+        params = _with_prompt(params, named_prompt(inputs.prompt_name, teacher, flag="--prompt-name"))
     return settle_precision(params, sources, runtime, context)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from data_schemas.embedding_array import stored_bytes
 from pipeline.stage import Context, Work
 from stages.components.embeddings.reused_captions import count_unknown
+from stages.components.inputs.vectors import VectorSource
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.glove_file import measure_vectors
 from stages.components.teacher.identity import TeacherSource
@@ -27,6 +28,8 @@ def encoding_work(params: "EncodeParams", sources: "EncodeSources", context: Con
         file_digests=context.file_digests,
     )
     captions, pairs = index_captions(manifest.table)
+    if isinstance(sources.teacher.value, VectorSource):
+        return Work(counts={"pairs": pairs.num_rows, "captions": len(captions)})
     unknown = len(captions)
     if not context.force:
         digest = sources.teacher.digest

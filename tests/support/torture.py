@@ -28,7 +28,15 @@ from data_schemas.embedding_array import ARRAY_NAME
 from pipeline.commands.artifacts import artifact_problems
 from pipeline.store.draft import read_journal
 from pipeline.store.store import Store
-from tests.support.workbench import DISTILL, counted_captions, make_manifest, make_pairs, make_word_vectors
+from tests.support.workbench import (
+    DISTILL,
+    FEATURES,
+    counted_captions,
+    make_backbone_weights,
+    make_manifest,
+    make_pairs,
+    make_word_vectors,
+)
 
 _SHARD_ROWS = 256
 
@@ -76,6 +84,8 @@ def jobs(root: Path) -> Iterator[Job]:
     yield Job("encode-teacher", many)
     images = make_pairs(root / "many", 240, 40).root
     embed = ("embed", "--images", images, "--device", "cpu", "--workers", 0)
+    weights = make_backbone_weights(root / "backbone.safetensors")
+    yield Job("encode-images", (*FEATURES, "--init-from", weights, "--images", images))
     yield Job("pack", ("pack", "--images", images, "--shard-images", 20))
     yield Job("prototypes", ("prototypes", "--num-prototypes", 64, "--device", "cpu"), before=(many,))
     yield Job("distill", distill, before=(encode,))

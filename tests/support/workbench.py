@@ -34,6 +34,8 @@ SMALL = ("--image-size", 32, "--batch-size", 8, "--warmup-steps", 0, "--workers"
 # 24 pairs, 3 steps an epoch; this student has dropout, so that its weights tell where the random numbers stand.
 DISTILL = ("distill", *SMALL, "--precision", "fp32", "--student", "squeezenet1_1", "--epochs", 2, "--lr", 1e-3)
 
+FEATURES = ("encode-images", "--backbone", "squeezenet1_1", "--image-size", "32", "--device", "cpu", "--workers", "0")
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -128,6 +130,21 @@ def make_word_vectors(path: Path) -> Path:
     numbers = np.random.default_rng(0).normal(size=(len(WORDS), VECTOR_DIM))
     lines = [f"{word} {' '.join(f'{x:.4f}' for x in row)}\n" for word, row in zip(WORDS, numbers, strict=True)]
     path.write_text("".join(lines))
+    return path
+
+
+def make_backbone_weights(path: Path) -> Path:
+    """Save random weights of the backbone that `FEATURES` names, in its own layout."""
+    import safetensors.torch
+    import torch
+
+    from stages.components.backbones.registry import find_family
+
+    family, name = find_family(FEATURES[FEATURES.index("--backbone") + 1])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = family.build(name, image_size=32, pooling="native").network
+    safetensors.torch.save_file(network.state_dict(), path)
     return path
 
 

@@ -20,6 +20,8 @@ _NOT_RUN = {
     "torchrun": "several processes: test_torchrun has them",
     "gather-cc": "asks addresses of the internet",
     "s3://": "asks a bucket",
+    "--backbone": "weights that somebody publishes",
+    "--vectors": "what another tool has computed",
     "--init-from": "a file that somebody publishes",
     "--serve": "ends by Ctrl-C",
     "--push-to-hub": "sends to the hub",

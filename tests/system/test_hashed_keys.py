@@ -12,6 +12,7 @@ from stages import STAGES
 from stages.distill.options import DistillSources
 from stages.draw_scenes.stage import DrawSources
 from stages.embed.options import EmbedSources
+from stages.encode_images.options import EncodeImagesSources
 from stages.encode_teacher.options import EncodeSources
 from stages.evaluate.embeddings import cached_embeddings
 from stages.evaluate.jobs import job_artifact
@@ -26,6 +27,7 @@ SETS = {"sets": ("retrieval NAME", "classes NAME", "sts NAME"), "unread": ("unre
 
 KEYS: Mapping[type[Any], list[str]] = {
     EncodeSources: ["manifest", "teacher"],
+    EncodeImagesSources: ["backbone", "vectors", "images", "paths"],
     PackSources: ["pictures", "paths"],
     PrototypesSources: ["embeddings"],
     DistillSources: ["embeddings", "images", "init_from", "prototypes"],

@@ -16,10 +16,10 @@ from data_schemas.pair_index import read_rejected
 from data_schemas.pair_sources.columns import Columns
 from data_schemas.pair_sources.kinds import find_source
 from pipeline.store.file_digests import FileDigests
+from stages.components.images.augmentation import AUGMENTATIONS, Augment
 from stages.components.images.image_set import ImageSet
 from stages.components.images.opening import open_images
 from stages.components.images.transforms import TrainCrop
-from stages.distill.data.augmentation import AUGMENTATIONS, Augment
 from stages.distill.data.batch_order import BatchRequests
 from stages.distill.data.example_images import ExampleImages, load_batches
 

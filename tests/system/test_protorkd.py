@@ -46,10 +46,8 @@ def test_protorkd__has_a_function_for_every_stage(stage: Any) -> None:
 
 def test_signature__tells_defaults_and_what_has_none() -> None:
     parameters = inspect.signature(protorkd.encode_teacher).parameters
-    assert [name for name, each in parameters.items() if each.default is inspect.Parameter.empty] == [
-        "manifest",
-        "teacher",
-    ]
+    assert [name for name, each in parameters.items() if each.default is inspect.Parameter.empty] == ["manifest"]
+    assert parameters["teacher"].default is None
     assert parameters["shard_rows"].default == 8192
     assert parameters["limit"].annotation is int
     assert inspect.signature(protorkd.distill).return_annotation is protorkd.StageResult
@@ -73,7 +71,9 @@ def test_function__refuses_what_the_command_refuses(options: dict[str, Any], mes
 
 
 def test_function__says_what_it_cannot_do_without(store: Path) -> None:
-    with pytest.raises(ProtoRKDError, match=r"encode_teacher\(\) must give teacher"):
+    with pytest.raises(ProtoRKDError, match=r"encode_teacher\(\) must give manifest"):
+        protorkd.encode_teacher(teacher="all-MiniLM-L6-v2", store=store)
+    with pytest.raises(ProtoRKDError, match="One of --teacher and --vectors must be given; got neither"):
         protorkd.encode_teacher(manifest="train.tsv", store=store)
 
 

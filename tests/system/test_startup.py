@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workbench import DISTILL, Cli, Pairs
+from workbench import DISTILL, FEATURES, Cli, Pairs
 
 from tests.system.test_imports import ROOT, SLOW_TO_IMPORT, TABLES
 
@@ -34,7 +34,9 @@ def test_status__imports_neither_tensors_nor_tables(trained: dict[str, Any], sto
     assert not imported & (SLOW_TO_IMPORT | TABLES | {"obstore"})
 
 
-@pytest.mark.parametrize("stage", ["encode-teacher", "prototypes", "distill", "evaluate", "embed", "export", "index"])
+@pytest.mark.parametrize(
+    "stage", ["encode-teacher", "encode-images", "prototypes", "distill", "evaluate", "embed", "export", "index"]
+)
 def test_unchanged__imports_no_tensors(
     stage: str,
     trained: dict[str, Any],
@@ -42,6 +44,7 @@ def test_unchanged__imports_no_tensors(
     run_cli: Cli,
     encoded_session: tuple[Path, Pairs],
     word_vectors: Path,
+    backbone_weights: Path,
 ) -> None:
     manifest = encoded_session[1].manifest
     words = {
@@ -50,6 +53,7 @@ def test_unchanged__imports_no_tensors(
         "distill": DISTILL,
         "embed": ("embed", "--images", manifest.parent, "--workers", 0),
         "index": ("index",),
+        "encode-images": (*FEATURES, "--init-from", backbone_weights, "--manifest", manifest),
         "evaluate": ("evaluate", "--retrieval", manifest, "--num-resamples", 100, "--workers", 0),
         "export": ("export", "--format", "torch", "--format", "sentence-transformers"),
     }[stage]

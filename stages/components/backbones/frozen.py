@@ -66,9 +66,9 @@ def identify_weights(name: str, init_from: Path | None, context: Context) -> Inp
     Raises:
         ProtoRKDError: there are no such weights.
     """
-    from stages.components.backbones.registry import find_family
-
     if init_from is None:
+        from stages.components.backbones.registry import find_family  # keeps torch out of "unchanged"
+
         family, short = find_family(name)
         found = family.find_weights(short)
         files, source = found.files, found.source

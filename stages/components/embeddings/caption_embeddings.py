@@ -90,11 +90,7 @@ def write_caption_embeddings(
     Raises:
         ProtoRKDError: an embedding is not finite, or too large or too small for the recipe's dtype.
     """
-    write_captions(draft.path, captions)
-    if draft.was_adopted(CAPTIONS_NAME) and not draft.is_whole(CAPTIONS_NAME):
-        # A killed run read other captions under this fingerprint: its shards are of those.
-        shutil.rmtree(draft.path / ARRAY_NAME, ignore_errors=True)
-    draft.adopt(CAPTIONS_NAME)
+    adopt_captions(captions, draft)
     known = None
     if not context.force:
         known = find_known_captions(captions, draft, context=context, teacher_digest=teacher.digest, recipe=recipe)
@@ -146,6 +142,14 @@ def write_caption_embeddings(
         cut_captions=num_cut,
         metrics=(loaded.nearness if loaded else {}) | _tell_cut(num_cut, encoded, loaded),
     )
+
+
+def adopt_captions(captions: pa.Array, draft: Draft) -> None:
+    """Write the captions; shards of a killed run that read other ones under this fingerprint are taken away."""
+    write_captions(draft.path, captions)
+    if draft.was_adopted(CAPTIONS_NAME) and not draft.is_whole(CAPTIONS_NAME):
+        shutil.rmtree(draft.path / ARRAY_NAME, ignore_errors=True)
+    draft.adopt(CAPTIONS_NAME)
 
 
 def _tell_cut(num_cut: int, encoded: int, loaded: "Teacher | None") -> dict[str, float]:

@@ -76,7 +76,7 @@ def find_known_rows(
             source.require_whole((f"{array_name(kind)}/zarr.json",), read=True)
             embeddings = EmbeddingArray.open(source.path, kind=kind)
             if values is None:
-                values = _scratch(draft, len(keys), embeddings)
+                values = scratch_rows(draft, len(keys), embeddings.dim, embeddings.dtype)
             _copy(source, embeddings, rows, values)
         except ProtoRKDError as error:
             log.info("passing over %s, which is damaged: %s", each.name, error)
@@ -109,10 +109,11 @@ def _rows_in(keys: pa.Array, source: Artifact, read_keys: Callable[[Artifact], p
     return np.asarray(pc.fill_null(found, -1), dtype=np.int64)
 
 
-def _scratch(draft: Draft, num_rows: int, embeddings: EmbeddingArray) -> NDArray[Any]:
-    path, shape = draft.state / _SCRATCH_NAME, (num_rows, embeddings.dim)
-    allocate(path, num_rows * embeddings.dim * embeddings.dtype.itemsize)
-    return np.memmap(path, dtype=embeddings.dtype, mode="r+", shape=shape)
+def scratch_rows(draft: Draft, num_rows: int, dim: int, dtype: "np.dtype[Any]") -> NDArray[Any]:
+    """Make room for rows on disk, in the draft's state, so that they need not fit into memory: (num_rows, dim)."""
+    path = draft.state / _SCRATCH_NAME
+    allocate(path, num_rows * dim * dtype.itemsize)
+    return np.memmap(path, dtype=dtype, mode="r+", shape=(num_rows, dim))
 
 
 def _copy(source: Artifact, embeddings: EmbeddingArray, rows: NDArray[np.int64], values: NDArray[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Set the precision that a teacher computes in, and measure what fewer bits change."""
+"""Set the precision that a teacher computes in, and draw the captions on which it is compared with fp32."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from data_schemas.errors import ProtoRKDError
-from pipeline.log import log
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -52,34 +50,6 @@ def draw_sample(captions: pa.Array) -> list[str]:
     rows = np.random.default_rng(0).choice(len(captions), size=size, replace=False)
     sample: list[str] = captions.take(pa.array(np.sort(rows))).to_pylist()
     return sample
-
-
-def nearness(embeddings: NDArray[np.float32], exact: NDArray[np.float32]) -> dict[str, float]:
-    """Compare embeddings with those in fp32: return the mean and least cosine, and the number of captions.
-
-    A caption whose embedding is the zero vector in both counts as 1.
-
-    Shapes:
-        embeddings, exact: (captions, dim), float32.
-    """
-    lengths = np.linalg.norm(embeddings, axis=1) * np.linalg.norm(exact, axis=1)
-    products = np.einsum("cd,cd->c", embeddings, exact)
-    both_zero = ~(embeddings.any(axis=1) | exact.any(axis=1))
-    cosines = np.where(both_zero, 1.0, products / np.maximum(lengths, np.finfo(np.float32).tiny))
-    return {
-        "fp32_cosine_mean": float(cosines.mean()),
-        "fp32_cosine_min": float(cosines.min()),
-        "fp32_cosine_captions": float(len(cosines)),
-    }
-
-
-def tell_nearness(cosines: Mapping[str, float], *, precision: str) -> None:
-    """Log the result of `nearness`."""
-    log.info(
-        "the teacher in %s: cosine to fp32 %.6f in the mean, %.6f at least, of %d captions",
-        precision,
-        *cosines.values(),
-    )
 
 
 def _widen(_module: torch.nn.Module, _inputs: object, features: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,17 @@
-"""Find the same teacher again, by its identity, to embed new captions."""
+"""Find the same teacher again, by its identity, to embed new captions; one known by its vectors alone cannot."""
 
+from dataclasses import replace
+from pathlib import Path
+
+from data_schemas.artifact_record import InputRecord
 from data_schemas.errors import ProtoRKDError
+from pipeline.fingerprint import hash_json
 from pipeline.stage import Context, Input
+from pipeline.store.file_digests import FileDigests
+from stages.components.inputs.vectors import VectorOptions, VectorSource, identify_vectors
 from stages.components.teacher.identity import TeacherSource, former_digest, identify_teacher
+
+_VECTORS = "vectors"  # among the parts of a teacher that is known by its vectors alone
 
 
 def find_recorded_teacher(
@@ -20,7 +29,14 @@ def find_recorded_teacher(
     Raises:
         ProtoRKDError: it cannot be found, or is another teacher, or was loaded otherwise.
     """
-    name = name or recorded_location(identity, context)
+    recorded = _recorded(identity, context)
+    if recorded is not None and _VECTORS in recorded.parts:
+        raise ProtoRKDError(
+            f"The teacher that {what} must be here to embed texts; of it there are only vectors that another tool "
+            f"computed ({recorded.location}). Ask for what needs no text: --knn or --linear-probe of evaluate, "
+            "--picture of search, --format onnx of export."
+        )
+    name = name or (None if recorded is None else recorded.location)
     if name is None:
         raise ProtoRKDError(f"--teacher must be given, for {context.store} no longer has the embeddings that {what}.")
     teacher = identify_teacher(name, file_digests=context.file_digests, trust_code=trust_code)
@@ -45,8 +61,32 @@ def find_recorded_teacher(
 
 def recorded_location(identity: str, context: Context) -> str | None:
     """Return the location where encode-teacher last found a teacher; None if the store does not know it."""
-    for embeddings in reversed(context.store.artifacts("encode-teacher")):
-        teacher = embeddings.record.inputs["teacher"]
-        if teacher.digest == identity:
-            return teacher.location
-    return None
+    recorded = _recorded(identity, context)
+    return None if recorded is None else recorded.location
+
+
+def identify_by_vectors(
+    path: Path, options: VectorOptions, *, name: str, file_digests: FileDigests
+) -> Input[VectorSource]:
+    """Identify a teacher by vectors of captions that another tool computed with it.
+
+    Args:
+        path: Vectors.
+        options: Columns of keys and vectors.
+        name: What computed them, for people; "" gives their place.
+        file_digests: Remembered digests.
+
+    Raises:
+        ProtoRKDError: there are no such vectors.
+    """
+    from data_schemas.vector_sources.part import CAPTION_KEYS
+
+    found = identify_vectors(path, options.vector_columns(CAPTION_KEYS), file_digests=file_digests)
+    digest = hash_json([found.digest, options.vector_column])
+    return replace(found, digest=digest, location=name or found.location, parts={**found.parts, _VECTORS: found.digest})
+
+
+def _recorded(identity: str, context: Context) -> InputRecord | None:
+    """Find a teacher among the inputs of encode-teacher, the newest first."""
+    teachers = (artifact.record.inputs["teacher"] for artifact in reversed(context.store.artifacts("encode-teacher")))
+    return next((teacher for teacher in teachers if teacher.digest == identity), None)

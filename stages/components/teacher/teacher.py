@@ -14,12 +14,13 @@ from torch import nn
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from stages.components.compute.precision import full_float32
+from stages.components.embeddings.nearness import nearness, tell_nearness
 from stages.components.teacher.batching import Batch, Batcher, LibraryBatches, PaddedBatches, StaticBatches
 from stages.components.teacher.encoding_options import PRECISIONS
 from stages.components.teacher.identity import TeacherSource
 from stages.components.teacher.loading import load_model
 from stages.components.teacher.network import TeacherNetwork
-from stages.components.teacher.precision import nearness, set_precision, tell_nearness
+from stages.components.teacher.precision import set_precision
 from stages.components.teacher.processes import TeacherProcesses
 from stages.components.teacher.word_averages import WordBags, WordBatches, averages_words
 
@@ -93,7 +94,7 @@ class Teacher:
         else:
             self.nearness = self._place(model, torch.device(devices[0]), precision, sample)
         if self.nearness:
-            tell_nearness(self.nearness, precision=precision)
+            tell_nearness(self.nearness, model="teacher", precision=precision, noun="caption")
 
     def __enter__(self) -> "Teacher":
         return self
@@ -154,7 +155,7 @@ class Teacher:
             set_precision(model, precision, device)
             network = _make_network(model)
         self._network = TeacherNetwork(network, device, dim=self.dim)
-        return nearness(self.encode(sample), exact) if exact is not None and len(exact) else {}
+        return nearness(self.encode(sample), exact, noun="caption") if exact is not None and len(exact) else {}
 
 
 def _make_batcher(model: SentenceTransformer, prompt: str) -> Batcher:

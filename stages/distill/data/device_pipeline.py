@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from stages.components.images.augmentation import Augment
 from stages.components.images.transforms import Normalize
-from stages.distill.data.augmentation import Augment
 
 
 def prepares_batches(device: torch.device) -> bool:

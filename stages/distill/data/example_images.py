@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from stages.components.compute.keyed_random import keyed_numbers
 from stages.components.compute.shared_memory import share
+from stages.components.images.augmentation import Augment
 from stages.components.images.decoding import ImageRejected
 from stages.components.images.image_set import ImageSet
 from stages.components.images.packed_image_set import mean_bytes
@@ -20,7 +21,6 @@ from stages.components.images.transforms import TrainCrop
 from stages.components.loading.batch import Batch, collate, collate_unsized
 from stages.components.loading.image_loader import ImageLoader
 from stages.components.loading.worker_trace import no_line
-from stages.distill.data.augmentation import Augment
 from stages.distill.data.batch_order import BatchRequests, Request
 from stages.distill.data.buffer_pool import ROOM, BufferPool
 

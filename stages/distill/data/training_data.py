@@ -10,10 +10,10 @@ from torch import Tensor
 
 from data_schemas.student_checkpoint import Preprocessing
 from stages.components.compute.distributed import Ranks
+from stages.components.images.augmentation import AUGMENTATIONS, Augment
 from stages.components.images.batch_resize import resize_batch
 from stages.components.images.packed_image_set import are_raw
 from stages.components.images.transforms import Normalize, TrainCrop
-from stages.distill.data.augmentation import AUGMENTATIONS, Augment
 from stages.distill.data.batch_order import BatchRequests
 from stages.distill.data.device_pipeline import DevicePreprocess, prepares_batches
 from stages.distill.data.example_images import ExampleImages

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_schemas.artifact_record import ArtifactRecord
-from data_schemas.embedding_array import CAPTION_KIND, IMAGE_KIND, EmbeddingArray
+from data_schemas.embedding_array import CAPTION_KIND, FEATURE_KIND, IMAGE_KIND, EmbeddingArray, array_name
 from pipeline.commands.artifacts import artifact_problems
 from pipeline.fingerprint import fingerprint
 from pipeline.store.draft import commit, open_draft
@@ -42,17 +42,28 @@ def test_verify__finds_what_is_no_number(make, dtype, value):
 
 
 @pytest.mark.parametrize(
-    ("counts", "kind"), [({"zero_captions": 1}, CAPTION_KIND), ({"distinct_images": 599}, IMAGE_KIND)]
+    ("counts", "kind"),
+    [
+        ({"zero_captions": 1}, CAPTION_KIND),
+        ({"distinct_images": 599}, IMAGE_KIND),
+        ({"distinct_images": 599}, FEATURE_KIND),
+    ],
 )
 def test_verify__finds_rows_of_zeros_that_are_not_counted(make, counts, kind):
     problems = artifact_problems(make({3: 0.0, 599: 0.0}, counts, kind=kind))
     why = "has 1 rows of zeros, of 2 in all, and the record counts 1"
-    assert problems == {"embeddings.zarr/c/0/0": why, "embeddings.zarr/c/2/0": why}
+    name = array_name(kind)
+    assert problems == {f"{name}/c/0/0": why, f"{name}/c/2/0": why}
 
 
 @pytest.mark.parametrize(
     ("counts", "kind"),
-    [({"zero_captions": 2}, CAPTION_KIND), ({"distinct_images": 598}, IMAGE_KIND), ({}, CAPTION_KIND)],
+    [
+        ({"zero_captions": 2}, CAPTION_KIND),
+        ({"distinct_images": 598}, IMAGE_KIND),
+        ({"distinct_images": 598}, FEATURE_KIND),
+        ({}, CAPTION_KIND),
+    ],
 )
 def test_verify__takes_rows_of_zeros_that_are_counted(make, counts, kind):
     """Records of before they were counted say nothing of them."""

@@ -11,10 +11,10 @@ from torch import Tensor
 from workbench import DISTILL, Cli, Pairs, at_step, power_cut
 
 from data_schemas.student_checkpoint import Preprocessing
+from stages.components.images.augmentation import AUGMENTATIONS, Augment
 from stages.components.images.batch_resize import resize_batch
 from stages.components.images.transforms import Normalize
 from stages.distill.data import training_data
-from stages.distill.data.augmentation import AUGMENTATIONS, Augment
 from stages.distill.data.device_pipeline import DevicePreprocess, prepares_batches
 
 LIGHT = (*DISTILL, "--augmentation", "light", "--log-every-steps", 1)

@@ -12,10 +12,10 @@ from workbench import DISTILL, Cli, Pairs, make_manifest
 
 from data_schemas.pair_index import read_rejected
 from pipeline.store.store import Store
+from stages.components.images.augmentation import AUGMENTATIONS, Augment
 from stages.components.images.image_set import ImageSet
 from stages.components.images.packed_image_set import PackedImageSet, take_packed
 from stages.components.images.transforms import TrainCrop
-from stages.distill.data.augmentation import AUGMENTATIONS, Augment
 from stages.distill.data.batch_order import BatchRequests
 from stages.distill.data.example_images import ExampleImages, load_batches
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from data_schemas.errors import ProtoRKDError
+from stages.components.embeddings.nearness import nearness
 from stages.components.teacher.identity import find_teacher
-from stages.components.teacher.precision import draw_sample, nearness
+from stages.components.teacher.precision import draw_sample
 from stages.components.teacher.teacher import Teacher
 from stages.components.teacher.word_averages import WordBatches
 
@@ -65,7 +66,7 @@ def test_draw_sample__draws_the_same_few_captions_each_time(captions: int, size:
 def test_nearness__is_mean_and_least_of_the_cosines() -> None:
     exact = np.array([[1, 0], [0, 2], [0, 0]], np.float32)
     given: Any = np.array([[3, 0], [1, 1], [0, 0]], np.float32)
-    assert nearness(given, exact) == {
+    assert nearness(given, exact, noun="caption") == {
         "fp32_cosine_mean": pytest.approx((1 + 0.5**0.5 + 1) / 3),
         "fp32_cosine_min": pytest.approx(0.5**0.5),
         "fp32_cosine_captions": 3,

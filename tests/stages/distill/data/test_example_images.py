@@ -11,10 +11,10 @@ import torch
 from workbench import Pairs
 
 from data_schemas.errors import ProtoRKDError
+from stages.components.images.augmentation import AUGMENTATIONS, Augment
 from stages.components.images.image_set import ImageSet
 from stages.components.images.transforms import TrainCrop
 from stages.components.loading.batch import Batch, collate
-from stages.distill.data.augmentation import AUGMENTATIONS, Augment
 from stages.distill.data.batch_order import BatchRequests, Request, episodes, epoch_order
 from stages.distill.data.example_images import ExampleImages, load_batches
 

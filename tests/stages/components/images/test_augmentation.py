@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from pipeline.options.declaration import click_options
-from stages.distill.data.augmentation import AUGMENTATIONS, Augment, Augmentation
+from stages.components.images.augmentation import AUGMENTATIONS, Augment, Augmentation
 from stages.distill.options import DistillParams
 
 SIZE = 24
