@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.options.declaration import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.stage import Input
 from pipeline.store.store import Artifact
+from stages.components.backbones.family import POOLINGS, BackboneSource
 from stages.components.images.image_set import IDENTITIES, ImageSet
 from stages.distill.completion import objective_names, student_names
 from stages.distill.loss_spec import format_loss_options, format_losses, parse_loss_options, parse_losses
@@ -37,8 +38,8 @@ class DistillInputs:
     )
     init_from: Path | None = option(
         None,
-        help="Weights that the backbone starts from: MoCo, SimCLR, SwAV, torchvision, SEED or a student of ours, told "
-        "apart by their keys.",
+        help="Weights that the backbone starts from: MoCo, SimCLR, SwAV, SEED, the layout of torchvision, timm or the "
+        "hub, or a student of ours, told apart by their keys.",
         metavar="FILE",
     )
     prototypes: str | None = option(
@@ -51,12 +52,23 @@ class DistillInputs:
 
 @dataclass(frozen=True)
 class DistillSources:
-    """What the inputs name, identified by content."""
+    """What the inputs name, identified by content.
+
+    Args:
+        embeddings: Artifact of encode-teacher.
+        images: Images that its pairs name.
+        init_from: File of the backbone's first weights; None without one.
+        prototypes: Artifact of prototypes; None where none was named.
+        architecture: Files that the student's backbone is built from; None where its name says all.
+        pretrained: Files of the published weights that it starts from; None without ``--pretrained``.
+    """
 
     embeddings: Input[Artifact]
     images: Input[ImageSet]
     init_from: Input[Path] | None
     prototypes: Input[Artifact] | None
+    architecture: Input[BackboneSource] | None = None
+    pretrained: Input[BackboneSource] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,14 +77,22 @@ class DistillParams:
 
     student: str = option(
         "resnet18",
-        help="Backbone: a classification model of torchvision, resnet50w2/w4/w5, or an image tower of OpenCLIP.",
+        help="Backbone: a classification model of torchvision, resnet50w2/w4/w5, timm:NAME, hf:OWNER/NAME[@REVISION], "
+        "open-clip:NAME, hf:FOLDER or timm:FOLDER; protorkd list students lists them.",
         metavar="NAME",
         complete=student_names,
     )
     pretrained: str = option(
         "",
-        help="Published weights that the backbone starts from: torchvision, or open-clip:TAG. Default: random.",
+        help="Published weights that the backbone starts from: torchvision, timm, hf, open-clip:TAG. Default: random.",
         metavar="NAME",
+    )
+    pooling: str = option(
+        "native",
+        help="Pooling of a transformer's tokens, of timm and of the hub: its own, the class token, the mean over "
+        "patches, or the last two side by side.",
+        choices=POOLINGS,
+        later=True,
     )
     freeze_backbone: bool = option(False, help="Train the projection head alone.")
     image_size: int = option(224, help="Side of the student's square input, in pixels.", check=POSITIVE)

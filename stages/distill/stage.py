@@ -15,6 +15,8 @@ from pipeline.remote.object_store import url_of
 from pipeline.stage import Context, Distributed, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
+from stages.components.backbones.family import BackboneSource
+from stages.components.backbones.frozen import identify_source, identify_weights
 from stages.components.compute.torchrun import join_torchrun
 from stages.components.images.image_set import ImageSet
 from stages.components.images.opening import identify_images
@@ -47,7 +49,23 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
         images=images,
         init_from=None if inputs.init_from is None else _weights(inputs.init_from, context),
         prototypes=None if inputs.prototypes is None else _prototypes(inputs.prototypes, context),
+        architecture=_architecture(params, context),
+        pretrained=_pretrained(params, context) if params.pretrained else None,
     )
+
+
+def _architecture(params: DistillParams, context: Context) -> Input[BackboneSource] | None:
+    from stages.components.backbones.registry import find_family
+
+    family, name = find_family(params.student)
+    described = family.find_description(name)
+    return None if described is None else identify_source(described, context)
+
+
+def _pretrained(params: DistillParams, context: Context) -> Input[BackboneSource]:
+    from stages.components.backbones.registry import published_name
+
+    return identify_weights(published_name(params.student, params.pretrained), None, context)
 
 
 def _images(inputs: DistillInputs, embeddings: Artifact, paths: "pa.ChunkedArray", context: Context) -> Input[ImageSet]:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from data_schemas.files import write_json, write_unsynced
-from stages.components.student.backbones import list_backbones
+from stages.components.backbones.open_clip_family import OpenCLIPFamily
+from stages.components.backbones.registry import find_family
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
@@ -86,7 +87,7 @@ def _model_config(route: TextRoute, recipe: EncodingOptions, backbone: str) -> d
         named = {name: prompts.get(name) or recipe.prompt for name in ("query", "document")}
         prompts, default = {**prompts, **named, _PROMPT_NAME: recipe.prompt}, _PROMPT_NAME
     requirements = {"sentence-transformers": ">=6.0", "torchvision": ">=0.26"}
-    if backbone not in list_backbones():
+    if isinstance(find_family(backbone)[0], OpenCLIPFamily):
         requirements["open_clip_torch"] = ">=3.0"
     return {
         "model_type": "SentenceTransformer",
