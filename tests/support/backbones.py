@@ -23,7 +23,7 @@ def build_network(name: str, *, image_size: int) -> tuple[Any, int]:
 
 def make_tiny_backbone(store: Store, *, name: str = TINY, image_size: int = 32, pooling: str = "native") -> Artifact:
     """Make the artifact of a tiny frozen backbone of timm, from a file of random weights beside the store."""
-    path = Path(str(store)).resolve().parent / "tiny_backbone.safetensors"
+    path = Path(str(store)).resolve().parent / f"tiny_{name.rpartition(':')[2]}.safetensors"
     if not path.is_file():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

@@ -66,6 +66,9 @@ class BackboneFamily(Protocol):
     prefix: str
     """What a name of the family begins with, such as "timm:"; "" for names without prefix."""
 
+    usage: str
+    """How its names are written, with prefix, for people."""
+
     package: str
     """Module that its models come from; "" where that is always installed."""
 

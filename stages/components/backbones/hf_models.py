@@ -2,98 +2,16 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
 
-from data_schemas.errors import ProtoRKDError
+from stages.components.backbones.hf_family import KINDS, Kind
 from stages.components.backbones.token_pooling import check_pooling, pool_tokens
 
 _WRAPPED = "model."  # names inside `VisionBackbone`
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of vision model, by the type in its configuration.
-
-    Args:
-        model: Class in transformers.
-        output: Output that is its own pooling.
-        num_prefix: Number of tokens before the patches, without registers; None where its outputs are no tokens.
-        has_cls: Whether the first of them is a class token.
-        adds_pooler: Whether the class has an option ``add_pooling_layer``: a layer that not all files have.
-    """
-
-    model: str
-    output: str = "pooler_output"
-    num_prefix: int | None = 1
-    has_cls: bool = True
-    adds_pooler: bool = False
-
-
-KINDS = {
-    "beit": Kind("BeitModel", adds_pooler=True),
-    "clip_vision_model": Kind("CLIPVisionModelWithProjection", "image_embeds"),
-    "convnext": Kind("ConvNextModel", num_prefix=None),
-    "convnextv2": Kind("ConvNextV2Model", num_prefix=None),
-    "deit": Kind("DeiTModel", num_prefix=2, adds_pooler=True),
-    "dinov2": Kind("Dinov2Model"),
-    "dinov2_with_registers": Kind("Dinov2WithRegistersModel"),
-    "dinov3_convnext": Kind("DINOv3ConvNextModel", num_prefix=None),
-    "dinov3_vit": Kind("DINOv3ViTModel"),
-    "resnet": Kind("ResNetModel", num_prefix=None),
-    "siglip_vision_model": Kind("SiglipVisionModel", num_prefix=0, has_cls=False),
-    "swin": Kind("SwinModel", num_prefix=0, has_cls=False),
-    "swinv2": Kind("Swinv2Model", num_prefix=0, has_cls=False),
-    "vit": Kind("ViTModel", adds_pooler=True),
-}
-"""Kinds that take square images of one size; SigLIP 2 of fixed resolution is of SigLIP's kind."""
-
-_TOWERS = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
-
-
-def vision_architecture(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the configuration of a model's vision part.
-
-    Args:
-        config: Content of its ``config.json``.
-        path: File that it was read from, for messages.
-
-    Raises:
-        ProtoRKDError: it is of no known kind, or takes images of several sizes.
-    """
-    kind = config.get("model_type")
-    if kind in _TOWERS:
-        vision = dict(config.get("vision_config") or {})
-        vision["model_type"] = _TOWERS[kind]
-        if "projection_dim" in config:
-            vision["projection_dim"] = config["projection_dim"]
-        return _without_versions(vision)
-    if kind == "siglip2":
-        raise ProtoRKDError(
-            f"{path} must be of a model that takes squares of one size; got SigLIP 2 with NaFlex, whose images have "
-            "several. Take one of fixed resolution, such as google/siglip2-base-patch16-224."
-        )
-    if kind not in KINDS:
-        known = ", ".join(sorted({*KINDS, *_TOWERS}))
-        code = " Code that comes with a model is never run." if "auto_map" in config else ""
-        raise ProtoRKDError(
-            f"{path} must be of a vision model that is known here; got model_type {kind!r}. Known: {known}.{code} "
-            "Many others are in timm: protorkd list students."
-        )
-    return _without_versions(config)
-
-
-def _without_versions(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what changes nothing that is computed, such as the version of the library that wrote it."""
-    return {key: value for key, value in config.items() if key not in _UNUSED}
-
-
-_UNUSED = ("_name_or_path", "auto_map", "dtype", "torch_dtype", "transformers_version", "id2label", "label2id")
 
 
 class VisionBackbone(nn.Module):

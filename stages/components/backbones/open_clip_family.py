@@ -27,6 +27,7 @@ class OpenCLIPFamily:
     source = "open-clip"
     title = "an image tower of OpenCLIP"
     prefix = PREFIX
+    usage = f"{PREFIX}NAME[:TAG]"
     package = "open_clip"
     install = INSTALL
 

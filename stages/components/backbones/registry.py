@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import ProtoRKDError
+from pipeline.commands.listing import NameGroup
 from stages.components.backbones.family import BackboneFamily, BackboneSource, BuiltBackbone, is_installed
-from stages.components.backbones.hf_family import HFFamily
+from stages.components.backbones.hf_family import HFFamily, known_kinds
 from stages.components.backbones.open_clip_family import OpenCLIPFamily
 from stages.components.backbones.timm_family import TimmFamily
 from stages.components.backbones.torchvision_family import TorchvisionFamily
@@ -129,6 +130,19 @@ def measure_features(name: str, network: "nn.Module", *, image_size: int) -> int
     finally:
         network.train(was_training)
     return int(features.shape[1])
+
+
+def student_groups() -> list[NameGroup]:
+    """List the backbones that ``--student`` and ``--backbone`` take, family by family."""
+    return [
+        NameGroup(
+            title=family.source,
+            usage=family.usage,
+            names=dict.fromkeys(known_kinds() if isinstance(family, HFFamily) else family.names(), ""),
+            install="" if is_installed(family) else family.install,
+        )
+        for family in FAMILIES
+    ]
 
 
 def _size_error(name: str, image_size: int, error: Exception) -> ProtoRKDError:

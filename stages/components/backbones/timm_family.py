@@ -32,6 +32,7 @@ class TimmFamily:
     source = "timm"
     title = "a model of timm"
     prefix = "timm:"
+    usage = "timm:NAME[.TAG] or timm:FOLDER"
     package = "timm"
     install = INSTALL
 
@@ -116,6 +117,8 @@ class TimmFamily:
                 bare = convert(bare, model)
         heads = model.pretrained_cfg.get("classifier") or ()
         heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
+        if getattr(model, "attn_pool", model) is None:
+            heads += ("attn_pool.",)
         own = model.state_dict()
         return {prefix + key: value for key, value in bare.items() if key in own or not key.startswith(heads)}
 

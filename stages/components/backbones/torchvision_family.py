@@ -32,6 +32,7 @@ class TorchvisionFamily:
     source = "torchvision"
     title = "a model of torchvision"
     prefix = ""
+    usage = "NAME"
     package = ""
     install = ""
 
