@@ -28,7 +28,7 @@ KEYS: Mapping[type[Any], list[str]] = {
     EncodeSources: ["manifest", "teacher"],
     PackSources: ["pictures", "paths"],
     PrototypesSources: ["embeddings"],
-    DistillSources: ["embeddings", "images", "init_from", "prototypes"],
+    DistillSources: ["embeddings", "images", "init_from", "prototypes", "architecture", "pretrained"],
     EvaluateSources: ["student", *SETS["sets"], *SETS["unread"], "teacher", "absent sets", "training pictures"],
     ExportSources: ["student", "weights", "teacher", "evaluation", "lineage", "code"],
     EmbedSources: ["student", "pictures", "paths"],

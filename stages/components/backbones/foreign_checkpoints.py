@@ -77,14 +77,14 @@ BARE = CheckpointFormat("the backbone's own", "")
 # The first that fits is taken, so longer prefixes come before shorter ones that they begin with.
 FORMATS = (
     *(
-        CheckpointFormat(*each, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-        for each in (
-            ("MoCo v1 or v2", "module.encoder_q."),
-            ("MoCo v3", "module.base_encoder."),
-            ("SimCLR of SEED", "module.module.module."),
-            ("SEED student", "module.student."),
-            ("SimCLR of VISSL", "_feature_blocks."),
-            ("DINO", "module.backbone."),
+        CheckpointFormat(name, prefix, mark, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        for name, prefix, mark in (
+            ("MoCo v1 or v2", "module.encoder_q.", ""),
+            ("MoCo v3", "module.base_encoder.", ""),
+            ("SimCLR of SEED", "module.module.module.", ""),
+            ("SEED student", "module.student.", ""),
+            ("SimCLR of VISSL", "_feature_blocks.", ""),
+            ("DINO", "module.backbone.", ""),
             ("DINO", "backbone.", "head.last_layer."),
         )
     ),

@@ -8,6 +8,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from data_schemas.errors import ProtoRKDError
 from stages.components.backbones.hf_family import KINDS, Kind
 from stages.components.backbones.token_pooling import check_pooling, pool_tokens
 
@@ -35,7 +36,7 @@ class VisionBackbone(nn.Module):
         super().__init__()
         kind = KINDS[architecture["model_type"]]
         check_pooling(pooling, name=name, has_tokens=kind.num_prefix is not None, has_cls=kind.has_cls)
-        config = transformers.AutoConfig.for_model(**architecture)
+        config = _config(architecture, name)
         self.pooling = pooling
         self._num_prefix = (kind.num_prefix or 0) + int(getattr(config, "num_register_tokens", 0) or 0)
         self._output = _native_output(kind, architecture)
@@ -67,6 +68,15 @@ class VisionBackbone(nn.Module):
         loaded, report = _load(self._class, self.model.config, bare, self._options)
         absent = {*report["missing_keys"], *(each[0] for each in report["mismatched_keys"])}
         return {_WRAPPED + key: value for key, value in loaded.state_dict().items() if key not in absent}
+
+
+def _config(architecture: Mapping[str, Any], name: str) -> Any:
+    try:
+        return transformers.AutoConfig.for_model(**architecture)
+    except Exception as error:  # each field has a check of its own kind
+        raise ProtoRKDError(
+            f"{name} must have a configuration that transformers {transformers.__version__} builds; got {error}."
+        ) from error
 
 
 def _load(kind: Any, config: Any, tensors: dict[str, Tensor], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -153,8 +153,11 @@ def _size_error(name: str, image_size: int, error: Exception) -> ProtoRKDError:
 
 
 def _unknown(name: str) -> ProtoRKDError:
-    known = [f"{family.prefix}{each}" for family in FAMILIES for each in family.names()]
-    short = {each.rpartition(":")[2].lower(): each for each in reversed(known)}  # plain names win over prefixed ones
+    short: dict[str, str] = {}
+    for family in FAMILIES:
+        for each in family.names():
+            bare = each.partition(".")[0]  # without the tag of weights
+            short.setdefault(bare.lower(), family.prefix + bare)
     nearest = [short[each] for each in difflib.get_close_matches(name.lower(), short, n=_MOST_SUGGESTIONS)]
     lines = [f"Nearest: {', '.join(nearest)}."] if nearest else []
     lines += [f"After {family.install}: {family.prefix}NAME." for family in FAMILIES if not is_installed(family)]

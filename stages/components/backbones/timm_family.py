@@ -76,7 +76,7 @@ class TimmFamily:
                 is_enough=lambda folder: (folder / file).is_file(),
                 name=f"timm:{name}",
             )
-            weights: tuple[Path, ...] = (folder / file,)
+            weights = (folder / file,)
         else:
             folder = find_model(repository, revision=revision, described=(), name=f"timm:{name}")
             weights = weight_files(folder, flag=f"timm:{name}")

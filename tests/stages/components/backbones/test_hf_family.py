@@ -188,12 +188,14 @@ def test_build__refuses_a_pooling_that_a_kind_has_not(kind: str, folder_of: Call
     [
         ({"model_type": "siglip2"}, "got SigLIP 2 with NaFlex"),
         ({"model_type": "bert"}, "must be of a vision model that is known here; got model_type 'bert'. Known: beit"),
+        ({"model_type": "vit", "hidden_size": "wide"}, "must have a configuration that transformers .* builds; got"),
         ({"model_type": "mine", "auto_map": {}}, "Code that comes with a model is never run"),
     ],
 )
 def test_build__refuses_other_kinds(config: dict[str, Any], message: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "preprocessor_config.json").write_text("{}")
+    processor = {"size": 32, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     with pytest.raises(ProtoRKDError, match=message):
         build_backbone(f"hf:{tmp_path}", image_size=0)
 
