@@ -4,9 +4,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_json, write_unsynced
+from data_schemas.student_checkpoint import Preprocessing, StudentConfig
 from stages.components.backbones.open_clip_family import OpenCLIPFamily
 from stages.components.backbones.registry import find_family
+from stages.components.backbones.torchvision_family import TorchvisionFamily
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
@@ -29,8 +32,9 @@ def write_folder(student: StudentWeights, source: TeacherSource, files: Collecti
         out: Folder of the export.
 
     Raises:
-        ProtoRKDError: as `write_text_route`.
+        ProtoRKDError: as `write_text_route`; or the code beside the model cannot build such a student.
     """
+    _check_buildable(student.config)
     recipe = EncodingOptions.of(student.config.teacher.recipe)
     route = write_text_route(source, files, out)
     write_unsynced(out / CODE_NAME, (Path(__file__).parents[1] / CODE_NAME).read_bytes())
@@ -58,6 +62,18 @@ def write_folder(student: StudentWeights, source: TeacherSource, files: Collecti
         ],
     )
     write_json(out / "config_sentence_transformers.json", _model_config(route, recipe, student.config.backbone))
+
+
+def _check_buildable(config: StudentConfig) -> None:
+    """Refuse a student that the code beside the model does not know how to build, or whose images it cannot prepare."""
+    family = find_family(config.backbone)[0]
+    plain = Preprocessing(image_size=config.preprocessing.image_size)
+    is_plain = (config.preprocessing.resize_size, config.preprocessing.resize) == (plain.resize_size, plain.resize)
+    if family.source not in (TorchvisionFamily.source, OpenCLIPFamily.source) or not is_plain:
+        raise ProtoRKDError(
+            "--format sentence-transformers must have a student of torchvision, or of OpenCLIP with images that are not "
+            f"squashed; got {config.backbone}. Pass --format torch or onnx, or load it by protorkd.load_student."
+        )
 
 
 def _write_image_encoder(student: StudentWeights, out: Path) -> None:
