@@ -46,8 +46,6 @@ def make_student(
     Raises:
         ProtoRKDError: the student is unknown, or its starting weights are not its own.
     """
-    if params.pretrained and sources.init_from is not None:
-        raise ProtoRKDError("Only one of --pretrained and --init-from must be given; got both. Leave one out.")
     name = published_name(params.student, params.pretrained) if params.pretrained else params.student
     built = build_backbone(
         name,

@@ -4,14 +4,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from data_schemas.errors import ProtoRKDError
 from stages.components.backbones.registry import published_name
 from stages.components.compute.device import find_devices
 from stages.components.compute.precision import check_precision
 from stages.components.student.student import build_student
 from stages.distill.loss_spec import parse_loss_options, parse_losses
 from stages.distill.objectives import build_objective, read_options
-from stages.distill.options import DistillInputs, DistillParams, DistillRuntime
+from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, check_start
 from stages.distill.reporting.trackers import check_trackers
 
 _DIM = 16
@@ -28,8 +27,7 @@ def check_training(params: DistillParams, inputs: DistillInputs, runtime: Distil
     check_precision(params.precision, device)
     check_objectives(params)
     check_trackers(runtime.report_to)
-    if params.pretrained and inputs.init_from is not None:
-        raise ProtoRKDError("Only one of --pretrained and --init-from must be given; got both. Leave one out.")
+    check_start(params, inputs)
     if params.pretrained:
         published_name(params.student, params.pretrained)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes without numbers

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_schemas.errors import ProtoRKDError
 from pipeline.options.declaration import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.stage import Input
 from pipeline.store.store import Artifact
@@ -230,3 +231,13 @@ class DistillRuntime:
     max_bad_fraction: float = option(
         0.01, help="Unreadable images beyond this share of the pairs stop the stage.", check=FRACTION
     )
+
+
+def check_start(params: DistillParams, inputs: DistillInputs) -> None:
+    """Refuse two sources of the backbone's first weights.
+
+    Raises:
+        ProtoRKDError: both are named.
+    """
+    if params.pretrained and inputs.init_from is not None:
+        raise ProtoRKDError("Only one of --pretrained and --init-from must be given; got both. Leave one out.")

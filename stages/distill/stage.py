@@ -22,7 +22,7 @@ from stages.components.images.image_set import ImageSet
 from stages.components.images.opening import identify_images
 from stages.components.inputs.manifest_options import find_image_root
 from stages.components.inputs.path_checks import check_inside, is_own
-from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources
+from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources, check_start
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,6 +41,7 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
     """Find the cached embeddings, and hash the images that their pair index names."""
     from data_schemas.pair_index import PAIRS_NAME, read_pairs
 
+    check_start(params, inputs)
     artifact = context.store.resolve(inputs.embeddings, stage="encode-teacher", flag="--embeddings")
     artifact.require_whole((PAIRS_NAME,), read=True)
     images = _images(inputs, artifact, read_pairs(artifact.path)["image"], context)

@@ -71,8 +71,8 @@ def _check_buildable(config: StudentConfig) -> None:
     is_plain = (config.preprocessing.resize_size, config.preprocessing.resize) == (plain.resize_size, plain.resize)
     if family.source not in (TorchvisionFamily.source, OpenCLIPFamily.source) or not is_plain:
         raise ProtoRKDError(
-            "--format sentence-transformers must have a student of torchvision, or of OpenCLIP with images that are not "
-            f"squashed; got {config.backbone}. Pass --format torch or onnx, or load it by protorkd.load_student."
+            "--format sentence-transformers must have a student of torchvision or of OpenCLIP (images not squashed); "
+            f"got {config.backbone}. Pass --format torch or onnx, or load it by protorkd.load_student."
         )
 
 
