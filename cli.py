@@ -9,6 +9,7 @@ import click
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.commands.artifacts import gc, status, verify
+from pipeline.commands.listing import listing_options, show_groups
 from pipeline.commands.run import run
 from pipeline.commands.stages import show_outcome, stage_command, why_command
 from pipeline.commands.store_options import store_options
@@ -123,6 +124,35 @@ def demo(store: Store) -> None:
         ),
     )
     show_outcome(evaluated, page=EVALUATE.page)
+
+
+@cli.group(name="list")
+def list_names() -> None:
+    """List names that options take: students, objectives, sets; after them a WORD that the names must have."""
+
+
+@list_names.command("students", params=listing_options("the backbones"))
+def list_students(word: str, as_json: bool) -> None:
+    """List the backbones of --student, by family, with what is installed."""
+    from stages.components.backbones.registry import student_groups
+
+    show_groups(student_groups(), word=word, as_json=as_json)
+
+
+@list_names.command("objectives", params=listing_options("the objectives"))
+def list_objectives(word: str, as_json: bool) -> None:
+    """List the objectives of --loss, with their options."""
+    from stages.distill.objectives import objective_groups
+
+    show_groups(objective_groups(), word=word, as_json=as_json)
+
+
+@list_names.command("sets", params=listing_options("the sets"))
+def list_sets(word: str, as_json: bool) -> None:
+    """List the sets that evaluate knows by name or form."""
+    from stages.evaluate.sets.datasets.catalogue import set_groups
+
+    show_groups(set_groups(), word=word, as_json=as_json)
 
 
 for _stage in STAGES:

@@ -24,7 +24,6 @@ class BackboneConfig:
         preprocessing: How an image becomes its input.
         pooling: Pooling of a transformer's tokens: ``native``, ``cls``, ``mean`` or ``cls+mean``.
         architecture: Configuration that a backbone of transformers is built from; None for families that build by name.
-        source: Where the weights came from, for people: a file's name, or a model's name and commit on the hub.
     """
 
     name: str
@@ -32,7 +31,6 @@ class BackboneConfig:
     preprocessing: Preprocessing
     pooling: str = "native"
     architecture: dict[str, Any] | None = None
-    source: str = ""
     schema_version: int = SCHEMA_VERSION
 
     def write(self, root: Path) -> None:

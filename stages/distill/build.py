@@ -1,7 +1,7 @@
 """Build the parts of a training, each from its own options."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,13 @@ from pipeline.log import log
 from pipeline.runner import make_artifact
 from pipeline.stage import Context
 from pipeline.store.store import Artifact
+from stages.components.backbones.initial_weights import load_initial_weights, load_published_weights
+from stages.components.backbones.registry import build_backbone, published_name
 from stages.components.compute.distributed import Ranks
 from stages.components.compute.precision import autocast
 from stages.components.images.transforms import EvalTransform, Normalize
 from stages.components.student.gradient_checkpointing import enable_gradient_checkpointing
-from stages.components.student.initial_weights import load_initial_weights, load_pretrained
-from stages.components.student.student import Student, build_student, freeze_backbone
+from stages.components.student.student import Student, add_head, freeze_backbone
 from stages.distill.data.held_out import HeldOutImages
 from stages.distill.data.targets import Targets
 from stages.distill.data.training_pairs import TrainingPairs
@@ -39,31 +40,34 @@ _CAPTIONS_PER_PROTOTYPE = 4
 
 def make_student(
     params: "DistillParams", sources: "DistillSources", *, teacher_dim: int, device: torch.device, ranks: Ranks
-) -> tuple[Student, Preprocessing]:
-    """Build the student with its starting weights, and the preprocessing of its images.
+) -> tuple[Student, Preprocessing, dict[str, Any] | None]:
+    """Build the student with its starting weights, the preprocessing of its images, and its backbone's architecture.
 
     Raises:
         ProtoRKDError: the student is unknown, or its starting weights are not its own.
     """
-    if params.pretrained and sources.init_from is not None:
-        raise ProtoRKDError("Only one of --pretrained and --init-from must be given; got both. Leave one out.")
-    student = build_student(
-        params.student,
-        embedding_dim=params.projection_dim or teacher_dim,
+    name = published_name(params.student, params.pretrained) if params.pretrained else params.student
+    built = build_backbone(
+        name,
         image_size=params.image_size,
+        pooling=params.pooling,
+        source=None if sources.architecture is None else sources.architecture.value,
+    )
+    student = add_head(
+        built,
+        name=name,
+        embedding_dim=params.projection_dim or teacher_dim,
         projection_layers=params.projection_layers,
     )
-    preprocessing = Preprocessing(image_size=params.image_size)
     start = None
-    if params.pretrained:
-        start = load_pretrained(
-            student.backbone, params.pretrained, backbone_name=params.student, image_size=params.image_size
-        )
+    if sources.pretrained is not None:
+        start = load_published_weights(built, sources.pretrained.value, backbone_name=name)
     elif sources.init_from is not None:
-        start = load_initial_weights(student.backbone, sources.init_from.value, backbone_name=params.student)
+        start = load_initial_weights(built, sources.init_from.value, backbone_name=name)
+    preprocessing = Preprocessing(image_size=params.image_size)  # of random weights, whatever the backbone
     if start is not None:
         log.info("distill: the backbone starts from %d tensors of %s", start.num_tensors, start.format)
-        preprocessing = Preprocessing(image_size=params.image_size, mean=start.mean, std=start.std)
+        preprocessing = replace(built.preprocessing, mean=start.mean, std=start.std)
     if params.freeze_backbone:
         freeze_backbone(student)
     student = student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -71,7 +75,7 @@ def make_student(
         sync_batchnorm(student, ranks, device)
     elif ranks.size > 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
         log.info("distill: each of %d processes normalises its own part of a batch (--sync-batchnorm)", ranks.size)
-    return student, preprocessing
+    return student, preprocessing, built.architecture
 
 
 def make_model(

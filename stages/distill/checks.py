@@ -4,15 +4,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
+from stages.components.backbones.registry import published_name
 from stages.components.compute.device import find_devices
 from stages.components.compute.precision import check_precision
-from stages.components.student.initial_weights import check_pretrained
 from stages.components.student.student import build_student
 from stages.distill.loss_spec import parse_loss_options, parse_losses, reads_prototypes
 from stages.distill.objectives import build_objective, read_options
-from stages.distill.options import DistillInputs, DistillParams, DistillRuntime
+from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, check_start
 from stages.distill.reporting.trackers import check_trackers
 
 _DIM = 16
@@ -31,17 +30,17 @@ def check_training(params: DistillParams, inputs: DistillInputs, runtime: Distil
     if inputs.prototypes is not None and not reads_prototypes(params.loss):
         log.info("distill: --prototypes is not read, for no objective of --loss relates to prototypes")
     check_trackers(runtime.report_to)
-    if params.pretrained and inputs.init_from is not None:
-        raise ProtoRKDError("Only one of --pretrained and --init-from must be given; got both. Leave one out.")
+    check_start(params, inputs)
+    if params.pretrained:
+        published_name(params.student, params.pretrained)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes without numbers
         build_student(
             params.student,
             embedding_dim=params.projection_dim or _DIM,
             image_size=params.image_size,
             projection_layers=params.projection_layers,
+            pooling=params.pooling,
         )
-    if params.pretrained:
-        check_pretrained(params.pretrained, backbone_name=params.student)
 
 
 def check_objectives(params: DistillParams) -> None:

@@ -1,21 +1,14 @@
 """Names of students and objectives for a shell to complete, without torch, which takes longer than a user waits."""
 
 import ast
-import importlib.util
-import re
 from pathlib import Path
-
-_REGISTERED = re.compile(r"^@register_model\(\)\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
-_WIDE_RESNETS = ("resnet50w2", "resnet50w4", "resnet50w5")
 
 
 def student_names() -> list[str]:
-    """Name torchvision's classification models, as its source registers them, and the wide ResNets."""
-    found = importlib.util.find_spec("torchvision")
-    places = (found.submodule_search_locations or []) if found else []
-    files = [path for place in places for path in sorted((Path(place) / "models").glob("*.py"))]
-    names = [name for path in files for name in _REGISTERED.findall(path.read_text(encoding="utf-8"))]
-    return sorted([*names, *_WIDE_RESNETS])
+    """Name torchvision's classification models and the wide ResNets; timm, which knows its own, takes seconds."""
+    from stages.components.backbones.torchvision_family import TorchvisionFamily
+
+    return TorchvisionFamily().names()
 
 
 def objective_names() -> list[str]:

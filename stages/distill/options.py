@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_schemas.errors import ProtoRKDError
 from pipeline.options.declaration import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.stage import Input
 from pipeline.store.store import Artifact
+from stages.components.backbones.family import POOLINGS, BackboneSource
 from stages.components.images.image_set import IDENTITIES, ImageSet
 from stages.distill.completion import objective_names, student_names
 from stages.distill.loss_spec import (
@@ -43,8 +45,8 @@ class DistillInputs:
     )
     init_from: Path | None = option(
         None,
-        help="Weights that the backbone starts from: MoCo, SimCLR, SwAV, torchvision, SEED or a student of ours, told "
-        "apart by their keys.",
+        help="Weights that the backbone starts from: MoCo, SimCLR, SwAV, SEED, the layout of torchvision, timm or the "
+        "hub, or a student of ours, told apart by their keys.",
         metavar="FILE",
     )
     prototypes: str | None = option(
@@ -59,12 +61,24 @@ class DistillInputs:
 
 @dataclass(frozen=True)
 class DistillSources:
-    """What the inputs name, identified by content; prototypes only where an objective reads them."""
+    """What the inputs name, identified by content.
+
+    Args:
+        embeddings: Artifact of encode-teacher.
+        images: Images that its pairs name.
+        init_from: File of the backbone's first weights; None without one.
+        prototypes: Artifact of prototypes; None where none was named, or no objective reads
+            it.
+        architecture: Files that the student's backbone is built from; None where its name says all.
+        pretrained: Files of the published weights that it starts from; None without ``--pretrained``.
+    """
 
     embeddings: Input[Artifact]
     images: Input[ImageSet]
     init_from: Input[Path] | None
     prototypes: Input[Artifact] | None
+    architecture: Input[BackboneSource] | None = None
+    pretrained: Input[BackboneSource] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,14 +87,22 @@ class DistillParams:
 
     student: str = option(
         "resnet18",
-        help="Backbone: a classification model of torchvision, resnet50w2/w4/w5, or an image tower of OpenCLIP.",
+        help="Backbone: a classification model of torchvision, resnet50w2/w4/w5, timm:NAME, hf:OWNER/NAME[@REVISION], "
+        "open-clip:NAME, hf:FOLDER or timm:FOLDER; protorkd list students lists them.",
         metavar="NAME",
         complete=student_names,
     )
     pretrained: str = option(
         "",
-        help="Published weights that the backbone starts from: torchvision, or open-clip:TAG. Default: random.",
+        help="Published weights that the backbone starts from: torchvision, timm, hf, open-clip:TAG. Default: random.",
         metavar="NAME",
+    )
+    pooling: str = option(
+        "native",
+        help="Pooling of a transformer's tokens, of timm and of the hub: its own, the class token, the mean over "
+        "patches, or the last two side by side.",
+        choices=POOLINGS,
+        later=True,
     )
     freeze_backbone: bool = option(False, help="Train the projection head alone.")
     image_size: int = option(224, help="Side of the student's square input, in pixels.", check=POSITIVE)
@@ -226,3 +248,13 @@ class DistillRuntime:
     max_bad_fraction: float = option(
         0.01, help="Unreadable images beyond this share of the pairs stop the stage.", check=FRACTION
     )
+
+
+def check_start(params: DistillParams, inputs: DistillInputs) -> None:
+    """Refuse two sources of the backbone's first weights.
+
+    Raises:
+        ProtoRKDError: both are named.
+    """
+    if params.pretrained and inputs.init_from is not None:
+        raise ProtoRKDError("Only one of --pretrained and --init-from must be given; got both. Leave one out.")

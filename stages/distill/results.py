@@ -37,6 +37,7 @@ def student_config(
             recipe=EncodingOptions.of(embeddings.record.params).as_dict(),
         ),
         losses=parse_losses(params.loss),
+        pooling=params.pooling,
     )
 
 

@@ -1,7 +1,7 @@
 """Run the distill stage: pairs, targets, student, objectives, training, files."""
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -81,7 +81,7 @@ def _train(
     most_missing = settings.max_rejected + len(images.missing)
     pairs = choose_pairs(params, embeddings=embeddings, images=images, targets=targets, max_missing=most_missing)
 
-    model, preprocessing, prototypes = _model(
+    model, preprocessing, architecture, prototypes = _model(
         params, runtime, settings, pairs, targets, sources=sources, context=context
     )
     data = make_data(params, pairs, targets=targets, preprocessing=preprocessing, device=device, ranks=ranks)
@@ -94,7 +94,8 @@ def _train(
     training = Training(data, model, _schedule(params), settings, observers, ranks=ranks, draft=draft)
     if ranks.is_first:  # before the first checkpoint, so that evaluation can watch
         dims = {"teacher_dim": targets.dim, "embedding_dim": model.student.embedding_dim}
-        student_config(params, preprocessing, embeddings, **dims).write(draft.path)
+        described = student_config(params, preprocessing, embeddings, **dims)
+        replace(described, architecture=architecture).write(draft.path)
     progress = training.run()
     if ranks.is_first:
         save_weights(model.kept_student, draft.path / WEIGHTS_NAME)
@@ -115,11 +116,13 @@ def _model(
     *,
     sources: "DistillSources",
     context: Context,
-) -> tuple[TrainedModel, Preprocessing, tuple[str, ...]]:
-    """Make the trained model, its images' preprocessing, and the digests of the artifacts of prototypes it uses."""
+) -> tuple[TrainedModel, Preprocessing, dict[str, Any] | None, tuple[str, ...]]:
+    """Make the trained model, its preprocessing and architecture, and the digests of the prototypes that it uses."""
     device, ranks = settings.device, ranks_of(context.peers)
     torch.manual_seed(params.seed)
-    student, preprocessing = make_student(params, sources, teacher_dim=targets.dim, device=device, ranks=ranks)
+    student, preprocessing, architecture = make_student(
+        params, sources, teacher_dim=targets.dim, device=device, ranks=ranks
+    )
     if sources.init_from is not None:
         context.check_inputs()
     maps = PrototypeMaps(
@@ -132,7 +135,7 @@ def _model(
     )
     objectives = make_objectives(params, targets=targets, prototypes=maps, num_labels=pairs.num_labels, device=device)
     model = make_model(params, settings, student, objectives, checkpoint_gradients=runtime.checkpoint_gradients)
-    return model, preprocessing, tuple(sorted(maps.used))
+    return model, preprocessing, architecture, tuple(sorted(maps.used))
 
 
 def _settings(params: "DistillParams", runtime: "DistillRuntime", images: ImageSet) -> RunSettings:

@@ -15,13 +15,15 @@ from pipeline.remote.object_store import url_of
 from pipeline.stage import Context, Distributed, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
+from stages.components.backbones.family import BackboneSource
+from stages.components.backbones.frozen import identify_source, identify_weights
 from stages.components.compute.torchrun import join_torchrun
 from stages.components.images.image_set import ImageSet
 from stages.components.images.opening import identify_images
 from stages.components.inputs.manifest_options import find_image_root
 from stages.components.inputs.path_checks import check_inside, is_own
 from stages.distill.loss_spec import reads_prototypes
-from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources
+from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources, check_start
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,6 +42,7 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
     """Find the cached embeddings, and hash the images that their pair index names."""
     from data_schemas.pair_index import PAIRS_NAME, read_pairs
 
+    check_start(params, inputs)
     artifact = context.store.resolve(inputs.embeddings, stage="encode-teacher", flag="--embeddings")
     artifact.require_whole((PAIRS_NAME,), read=True)
     images = _images(inputs, artifact, read_pairs(artifact.path)["image"], context)
@@ -50,7 +53,23 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
         prototypes=_prototypes(inputs.prototypes, context)
         if inputs.prototypes is not None and reads_prototypes(params.loss)
         else None,
+        architecture=_architecture(params, context),
+        pretrained=_pretrained(params, context) if params.pretrained else None,
     )
+
+
+def _architecture(params: DistillParams, context: Context) -> Input[BackboneSource] | None:
+    from stages.components.backbones.registry import find_family
+
+    family, name = find_family(params.student)
+    described = family.find_description(name)
+    return None if described is None else identify_source(described, context)
+
+
+def _pretrained(params: DistillParams, context: Context) -> Input[BackboneSource]:
+    from stages.components.backbones.registry import published_name
+
+    return identify_weights(published_name(params.student, params.pretrained), None, context)
 
 
 def _images(inputs: DistillInputs, embeddings: Artifact, paths: "pa.ChunkedArray", context: Context) -> Input[ImageSet]:

@@ -43,5 +43,6 @@ def _weight_bytes(params: "DistillParams", teacher_dim: int) -> int:
             embedding_dim=params.projection_dim or teacher_dim,
             image_size=params.image_size,
             projection_layers=params.projection_layers,
+            pooling=params.pooling,
         )
     return sum(tensor.nbytes for tensor in student.state_dict().values())

@@ -36,8 +36,8 @@ _STAGE_OF = {
     "--in": "encode-teacher",
 }
 _SMALLER = {
-    "distill": "--student squeezenet1_1 --pretrained '' --image-size 32 --batch-size 8 --epochs 1 --episode-size 0 "
-    "--warmup-steps 0 --workers 0 --device cpu --precision fp32 --smoothing-landmarks 16 --no-profile "
+    "distill": "--student squeezenet1_1 --pretrained '' --pooling native --image-size 32 --batch-size 8 --epochs 1 "
+    "--episode-size 0 --warmup-steps 0 --workers 0 --device cpu --precision fp32 --smoothing-landmarks 16 --no-profile "
     "--no-checkpoint-gradients",
     "evaluate": "--workers 0 --device cpu --num-resamples 100 --knn-k 3",
     "prototypes": "--num-prototypes 4",

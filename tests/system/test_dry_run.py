@@ -88,14 +88,18 @@ def test_distill__foretells_steps_and_bytes(ask: Any, encoded: Pairs, run_cli: C
 
 
 def test_distill__foretells_nothing_for_a_student_that_it_does_not_know(encoded: Pairs, run_cli: Cli) -> None:
-    assert "--student must be a torchvision" in run_cli.fails("distill", "--student", "resnet19", "--dry-run")
+    assert "must name a known backbone; got 'resnet19'" in run_cli.fails(
+        "distill", "--student", "resnet19", "--dry-run"
+    )
 
 
 def test_names_for_completion__are_those_that_there_are() -> None:
-    from stages.components.student.backbones import list_backbones
+    import torchvision
+
     from stages.distill.objectives import OBJECTIVES
 
-    assert student_names() == list_backbones()
+    wide = ["resnet50w2", "resnet50w4", "resnet50w5"]
+    assert student_names() == sorted([*torchvision.models.list_models(module=torchvision.models), *wide])
     assert objective_names() == list(OBJECTIVES)
 
 

@@ -1,6 +1,6 @@
 """Frozen backbones as artifacts: identified by the bytes of their weights, kept once, and loaded from the store."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from pipeline.runner import run_within
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
+from stages.components.backbones.family import BackboneSource
 
 if TYPE_CHECKING:
     import torch
@@ -25,19 +26,6 @@ class BackboneParams:
     name: str = option(help="Name of the backbone.")
     image_size: int = option(0, help="Side of its square input in pixels. 0: the model's own.")
     pooling: str = option("native", help="Pooling of a transformer's tokens.")
-
-
-@dataclass(frozen=True)
-class BackboneSource:
-    """Files of a backbone's weights.
-
-    Args:
-        files: Files of weights and configuration.
-        source: Where they came from, for people.
-    """
-
-    files: tuple[Path, ...]
-    source: str
 
 
 @dataclass(frozen=True)
@@ -66,33 +54,48 @@ def identify_weights(name: str, init_from: Path | None, context: Context) -> Inp
     Raises:
         ProtoRKDError: there are no such weights.
     """
-    if init_from is None:
-        from stages.components.backbones.registry import find_family  # keeps torch out of "unchanged"
+    from stages.components.backbones.registry import find_family
 
-        family, short = find_family(name)
-        found = family.find_weights(short)
-        files, source = found.files, found.source
-    else:
-        if not init_from.is_file():
-            raise ProtoRKDError(f"--init-from must name a file of weights; got {init_from}. Check the path.")
-        files, source = (init_from,), init_from.name
-    digests = [context.file_digests.digest(path) for path in files]
-    parts = {path.name: digest for path, digest in zip(files, digests, strict=True)}
+    family, short = find_family(name)
+    if init_from is None:
+        return identify_source(family.find_weights(short), context)
+    if not init_from.is_file():
+        raise ProtoRKDError(f"--init-from must name a file of weights; got {init_from}. Check the path.")
+    described = family.find_description(short)
+    source = BackboneSource(
+        (init_from,), described.description if described else (), source=init_from.name, is_published=False
+    )
+    return identify_source(source, context, location=str(init_from.resolve()))
+
+
+def identify_source(source: BackboneSource, context: Context, *, location: str = "") -> Input[BackboneSource]:
+    """Hash the files of a backbone.
+
+    Args:
+        source: Files that were found.
+        context: Context with remembered digests.
+        location: Where they lie; "" takes the source's own words.
+    """
+    digests = {path.name: context.file_digests.digest(path.resolve()) for path in source.files}
+    [first, *others] = digests.values()
     return Input(
-        digest=digests[0] if len(digests) == 1 else hash_json(sorted(digests)),
-        location=str(files[0].resolve()),
-        parts=parts if len(parts) > 1 else {},
-        value=BackboneSource(files, source),
+        digest=hash_json(digests) if others else first,
+        location=location or source.source,
+        parts=digests if others else {},
+        value=source,
     )
 
 
 def make_backbone(params: BackboneParams, weights: Input[BackboneSource], context: Context) -> Artifact:
-    """Make the artifact of a backbone, or find it made.
+    """Make the artifact of a backbone, or find it made; a folder counts by its own name, wherever it lies.
 
     Raises:
         ProtoRKDError: there is no such backbone, or the weights are not its own.
     """
+    from stages.components.backbones.registry import portable_name
+
     inputs = _Inputs(_Sources(weights))
+    params = replace(params, name=portable_name(params.name))
     artifact = run_within(BACKBONE, params=params, inputs=inputs, runtime=_Runtime(), context=context).artifact
     artifact.require_whole(read=True)
     return artifact
@@ -108,12 +111,14 @@ def load_backbone(root: Path, *, device: "torch.device") -> "tuple[nn.Module, Ba
     import safetensors.torch
     import torch
 
-    from stages.components.backbones.registry import find_family
+    from stages.components.backbones.registry import build_backbone
 
     config = BackboneConfig.read(root)
-    family, short = find_family(config.name)
-    built = family.build(
-        short, image_size=config.preprocessing.image_size, pooling=config.pooling, architecture=config.architecture
+    built = build_backbone(
+        config.name,
+        image_size=config.preprocessing.image_size,
+        pooling=config.pooling,
+        architecture=config.architecture,
     )
     try:
         built.network.load_state_dict(safetensors.torch.load_file(root / WEIGHTS_NAME))
@@ -124,31 +129,30 @@ def load_backbone(root: Path, *, device: "torch.device") -> "tuple[nn.Module, Ba
 
 
 def _run(params: BackboneParams, sources: _Sources, out: Draft, runtime: _Runtime, context: Context) -> Result:
-    import torch
+    from stages.components.backbones.initial_weights import load_initial_weights, load_published_weights
+    from stages.components.backbones.registry import build_backbone, measure_features
+    from stages.components.compute.tensor_file import write_tensors
 
-    from stages.components.backbones.registry import find_family
-    from stages.components.student.foreign_checkpoints import read_tensors
-    from stages.components.student.tensor_file import write_tensors
-
-    family, short = find_family(params.name)
-    built = family.build(short, image_size=params.image_size, pooling=params.pooling)
-    weights = sources.weights.value
-    tensors = family.backbone_tensors(short, read_tensors(weights.files[0]))
-    try:
-        built.network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ProtoRKDError(f"{weights.files[0]} must hold the weights of {params.name}; {error}.") from error
+    source = sources.weights.value
+    built = build_backbone(
+        params.name,
+        image_size=params.image_size,
+        pooling=params.pooling,
+        source=source if source.description else None,
+    )
+    if source.is_published:
+        start = load_published_weights(built, source, backbone_name=params.name)
+    else:
+        start = load_initial_weights(built, source.weights[0], backbone_name=params.name)
     size = built.preprocessing.image_size
-    with torch.inference_mode():
-        features = built.network(torch.zeros(1, 3, size, size))
-    write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, out.path / WEIGHTS_NAME)
+    tensors = {name: tensor.contiguous() for name, tensor in built.network.state_dict().items()}
+    write_tensors(tensors, out.path / WEIGHTS_NAME)
     BackboneConfig(
         name=params.name,
-        feature_dim=features.shape[1],
-        preprocessing=built.preprocessing,
+        feature_dim=measure_features(params.name, built.network, image_size=size),
+        preprocessing=replace(built.preprocessing, mean=start.mean, std=start.std),
         pooling=params.pooling,
         architecture=built.architecture,
-        source=weights.source,
     ).write(out.path)
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         out.adopt(name)

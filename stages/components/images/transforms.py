@@ -32,13 +32,21 @@ class TrainCrop:
         min_scale: Least share of the image's area that a crop keeps, with sides from 3:4 to 4:3; 0 takes the centre,
             exactly as evaluation does.
         interpolation: Interpolation of the resize, "bicubic" or "bilinear".
+        middle: Preprocessing of evaluation, which cuts the centre; None resizes the short side to the output's.
     """
 
-    def __init__(self, *, image_size: int, min_scale: float, interpolation: str = "bicubic") -> None:
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        min_scale: float,
+        interpolation: str = "bicubic",
+        middle: Preprocessing | None = None,
+    ) -> None:
         self._size = image_size
         self._min_scale = min_scale
         self._interpolation = v2.InterpolationMode(interpolation)
-        self._middle = EvalTransform(Preprocessing(image_size=image_size, interpolation=interpolation))
+        self._middle = EvalTransform(middle or Preprocessing(image_size=image_size, interpolation=interpolation))
         self.image_bytes = self._middle.image_bytes
 
     def unsized_bytes(self, whole: float) -> float:

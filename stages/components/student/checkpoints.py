@@ -53,8 +53,11 @@ class StudentWeights:
 
     @property
     def identity(self) -> str:
-        """Hash of the weights, the backbone's name and the preprocessing."""
-        return hash_json([self.sha256, self.config.backbone, self.config.preprocessing])
+        """Hash of the weights, the backbone's name, architecture and pooling, and the preprocessing."""
+        config = self.config
+        built = {"architecture": config.architecture, "pooling": config.pooling}
+        said = {} if (config.architecture, config.pooling) == (None, "native") else built
+        return hash_json([self.sha256, config.backbone, config.preprocessing, *([said] if said else [])])
 
     @property
     def folder(self) -> Path:

@@ -8,7 +8,8 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
-from stages.components.student.backbones import build_backbone
+from stages.components.backbones.family import BuiltBackbone
+from stages.components.backbones.registry import build_backbone, measure_features
 
 
 class Student(nn.Module):
@@ -62,17 +63,26 @@ class Student(nn.Module):
 
 
 def build_student(
-    name: str, *, embedding_dim: int, image_size: int = 224, projection_layers: int = 1, hidden_dim: int | None = None
+    name: str,
+    *,
+    embedding_dim: int,
+    image_size: int = 224,
+    projection_layers: int = 1,
+    hidden_dim: int | None = None,
+    pooling: str = "native",
+    architecture: Mapping[str, Any] | None = None,
 ) -> Student:
     """Make an untrained student in train mode, and test its backbone with one image of the given size.
 
     Args:
-        name: One of `stages.components.student.backbones.list_backbones`, or an image tower of OpenCLIP.
+        name: Name of a backbone, as `stages.components.backbones.registry.find_family` knows it.
         embedding_dim: Width of the embeddings, which is the teacher's.
         image_size: Side of the square images in pixels; transformers accept no other size later.
         projection_layers: Linear layers between features and embedding; all but the last are followed by batch
             normalisation and ReLU, and 0 makes the features the embedding.
         hidden_dim: Width between projection layers, of which there must be at least 2; None is the features' width.
+        pooling: Pooling of a transformer's tokens: ``native``, ``cls``, ``mean`` or ``cls+mean``.
+        architecture: Configuration of a backbone that is not built by its name alone; None looks it up.
 
     Raises:
         ProtoRKDError: If there is no such backbone, it does not take images of that size, or the head does not fit.
@@ -81,9 +91,32 @@ def build_student(
         >>> build_student("resnet18", embedding_dim=384, image_size=64)(torch.zeros(2, 3, 64, 64)).shape
         torch.Size([2, 384])
     """
-    backbone, feature_dim = build_backbone(name, image_size=image_size)
+    if image_size < 1:
+        raise ProtoRKDError(f"--image-size must be at least 1 pixel; got {image_size}. The usual size is 224.")
+    built = build_backbone(name, image_size=image_size, pooling=pooling, architecture=architecture)
+    return add_head(
+        built, name=name, embedding_dim=embedding_dim, projection_layers=projection_layers, hidden_dim=hidden_dim
+    )
+
+
+def add_head(
+    built: BuiltBackbone, *, name: str, embedding_dim: int, projection_layers: int, hidden_dim: int | None = None
+) -> Student:
+    """Put an untrained projection head behind a backbone; the student is in train mode.
+
+    Args:
+        built: Backbone, which is tested with one image of its size.
+        name: Name of the backbone, for messages.
+        embedding_dim: As for `build_student`, like the next two.
+        projection_layers: Linear layers of the head.
+        hidden_dim: Width between them; None is the features' width.
+
+    Raises:
+        ProtoRKDError: the backbone does not take images of its size, or the head does not fit.
+    """
+    feature_dim = measure_features(name, built.network, image_size=built.preprocessing.image_size)
     head = _build_head(feature_dim, embedding_dim, num_layers=projection_layers, hidden_dim=hidden_dim)
-    return Student(backbone=backbone, head=head, feature_dim=feature_dim, embedding_dim=embedding_dim)
+    return Student(backbone=built.network, head=head, feature_dim=feature_dim, embedding_dim=embedding_dim).train()
 
 
 def freeze_backbone(student: Student) -> None:

@@ -8,8 +8,8 @@ import torch
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import StudentConfig
+from stages.components.compute.tensor_file import write_tensors
 from stages.components.student.student import Student, build_student
-from stages.components.student.tensor_file import write_tensors
 
 
 def save_weights(student: Student, path: Path) -> None:
@@ -28,6 +28,8 @@ def load_student(config: StudentConfig, weights: Path, *, device: torch.device) 
         embedding_dim=config.embedding_dim,
         image_size=config.preprocessing.image_size,
         projection_layers=config.projection_layers,
+        pooling=config.pooling,
+        architecture=config.architecture,
     )
     try:
         student.load_state_dict(safetensors.torch.load_file(weights))

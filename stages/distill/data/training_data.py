@@ -25,6 +25,8 @@ from stages.distill.data.training_pairs import TrainingPairs
 if TYPE_CHECKING:
     from stages.distill.options import DistillParams
 
+_OF_CROPS = ("bicubic", "bilinear")  # of batches of tensors; what is left in the middle is resized as in evaluation
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -93,9 +95,13 @@ def _images(
 ) -> tuple[ExampleImages, DevicePreprocess]:
     """Divide the work on images between the processes that read and the device."""
     augmentation = AUGMENTATIONS[params.augmentation]
-    size, interpolation = params.image_size, preprocessing.interpolation
+    size = params.image_size
+    interpolation = preprocessing.interpolation if preprocessing.interpolation in _OF_CROPS else "bicubic"
     crop = TrainCrop(
-        image_size=size, min_scale=params.crop_min_scale or augmentation.crop_min_scale, interpolation=interpolation
+        image_size=size,
+        min_scale=params.crop_min_scale or augmentation.crop_min_scale,
+        interpolation=interpolation,
+        middle=preprocessing,
     )
     on_device = prepares_batches(device)
     resize = on_device and are_raw(pairs.images)  # images that have to be decoded are shrunk meanwhile

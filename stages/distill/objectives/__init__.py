@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from torch import nn
 
 from data_schemas.errors import ProtoRKDError
+from pipeline.commands.listing import NameGroup
 from stages.distill.objectives.barlow_twins import BarlowTwinsLoss
 from stages.distill.objectives.compress import Compress1QLoss, Compress2QLoss
 from stages.distill.objectives.dino import DINOLoss
@@ -46,6 +47,26 @@ OBJECTIVES: dict[str, Callable[..., nn.Module]] = {
 
 # Arguments that the engine passes to the constructors that take them; all others are the user's options.
 _INJECTED = {"dim", "corpus", "prototypes", "num_labels"}
+
+
+def objective_groups() -> list[NameGroup]:
+    """List the objectives that ``--loss`` takes, by what they look at beside the batch, with their options."""
+    groups = {what: NameGroup(title, "--loss NAME=WEIGHT") for what, title in _GROUPS.items()}
+    for name, kind in OBJECTIVES.items():
+        parameters = _parameters_of(kind)
+        what = next(what for what in _GROUPS if what in parameters or not what)
+        summary = (inspect.getdoc(kind) or "").partition("\n")[0]
+        options = ", ".join(each.replace("_", "-") for each in _options_of(name))
+        groups[what].names[name] = summary + (f" ({options})" if options else "")
+    return list(groups.values())
+
+
+_GROUPS = {
+    "prototypes": "relating to prototypes",
+    "num_labels": "by labels",
+    "corpus": "looking at the whole cache, if told to",
+    "": "within the batch, or with a queue",
+}
 
 
 def build_objective(

@@ -33,7 +33,7 @@ def build_optimizer(student: nn.Module, objectives: nn.Module, settings: AdamWSe
 
     Radford et al., CLIP, 2021, arXiv:2103.00020, table 18, gives transformers another beta2 and eps.
     """
-    transformer = any(isinstance(module, nn.MultiheadAttention) for module in student.modules())
+    transformer = any(_is_attention(module) for module in student.modules())
     groups = parameter_groups(student, settings.weight_decay) + parameter_groups(objectives, 0.0)
     device = next(student.parameters()).device
     return torch.optim.AdamW(
@@ -92,3 +92,11 @@ def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int) -> float:
 def _is_vector(parameter: Tensor) -> bool:
     """Count axes longer than 1, so that a gain of shape (channels, 1, 1), as in ConvNeXt, is a vector too."""
     return sum(size > 1 for size in parameter.shape) <= 1
+
+
+def _is_attention(module: nn.Module) -> bool:
+    """Return whether a module is torch's attention, or that of timm or transformers, which write their own."""
+    kind = type(module)
+    if kind.__module__.partition(".")[0] in ("timm", "transformers"):  # optional, so their types are not imported
+        return kind.__name__.endswith("Attention")
+    return isinstance(module, nn.MultiheadAttention)

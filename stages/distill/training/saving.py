@@ -9,7 +9,7 @@ from pipeline.log import log
 from pipeline.store.draft import Draft
 from stages.components.compute.background import write_behind
 from stages.components.compute.distributed import Ranks
-from stages.components.student.tensor_file import write_tensors
+from stages.components.compute.tensor_file import write_tensors
 from stages.distill.training.model import TrainedModel
 from stages.distill.training.profiler import Clock
 from stages.distill.training.state import TrainingProgress, TrainingState, load_training_state

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.log import log
-from stages.components.student.tensor_file import write_tensors
+from stages.components.compute.tensor_file import write_tensors
 
 _HEADER = "protorkd"
 

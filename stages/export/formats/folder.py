@@ -3,8 +3,12 @@
 from collections.abc import Collection
 from pathlib import Path
 
+from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_json, write_unsynced
-from stages.components.student.backbones import list_backbones
+from data_schemas.student_checkpoint import Preprocessing, StudentConfig
+from stages.components.backbones.open_clip_family import OpenCLIPFamily
+from stages.components.backbones.registry import find_family
+from stages.components.backbones.torchvision_family import TorchvisionFamily
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
@@ -30,8 +34,9 @@ def write_folder(
         query_prompt: Text that ``encode_query`` puts before a query; None leaves the teacher's own, or the captions'.
 
     Raises:
-        ProtoRKDError: as `write_text_route`.
+        ProtoRKDError: as `write_text_route`; or the code beside the model cannot build such a student.
     """
+    _check_buildable(student.config)
     recipe = EncodingOptions.of(student.config.teacher.recipe)
     route = write_text_route(source, files, out)
     write_unsynced(out / CODE_NAME, (Path(__file__).parents[1] / CODE_NAME).read_bytes())
@@ -71,6 +76,18 @@ def write_folder(
     )
 
 
+def _check_buildable(config: StudentConfig) -> None:
+    """Refuse a student that the code beside the model does not know how to build, or whose images it cannot prepare."""
+    family = find_family(config.backbone)[0]
+    plain = Preprocessing(image_size=config.preprocessing.image_size)
+    is_plain = (config.preprocessing.resize_size, config.preprocessing.resize) == (plain.resize_size, plain.resize)
+    if family.source not in (TorchvisionFamily.source, OpenCLIPFamily.source) or not is_plain:
+        raise ProtoRKDError(
+            "--format sentence-transformers must have a student of torchvision or of OpenCLIP (images not squashed); "
+            f"got {config.backbone}. Pass --format torch or onnx, or load it by protorkd.load_student."
+        )
+
+
 def _write_image_encoder(student: StudentWeights, out: Path) -> None:
     config, preprocessing = student.config, student.config.preprocessing
     assert student.artifact is not None
@@ -105,6 +122,6 @@ def _prompts(route: TextRoute, recipe: EncodingOptions, query_prompt: str | None
 def _requirements(backbone: str) -> dict[str, str]:
     """Return what has to be installed, with versions."""
     requirements = {"sentence-transformers": ">=6.0", "torchvision": ">=0.26"}
-    if backbone not in list_backbones():
+    if isinstance(find_family(backbone)[0], OpenCLIPFamily):
         requirements["open_clip_torch"] = ">=3.0"
     return requirements

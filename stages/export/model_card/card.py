@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from data_schemas.files import write_unsynced
-from stages.components.student.backbones import list_backbones
+from stages.components.backbones.open_clip_family import OpenCLIPFamily
+from stages.components.backbones.registry import find_family
 from stages.export.model_card.figures import ChosenEvaluation, Figure
 from stages.export.model_card.lineage import Lineage
 
@@ -57,7 +58,7 @@ def write_card(out: Path, params: "ExportParams", *, lineage: Lineage, evaluatio
         preprocessing=student["preprocessing"],
         formats=params.format,
         with_text="sentence-transformers" in params.format,
-        needs_open_clip=student["backbone"] not in list_backbones(),
+        needs_open_clip=isinstance(find_family(student["backbone"])[0], OpenCLIPFamily),
         figures=figures,
         overlaps=evaluation.overlaps() if evaluation else [],
         precision=evaluation.report["student"].get("precision", "fp32") if evaluation else "",

@@ -43,7 +43,7 @@ def test_check_training__takes_every_objective_and_draws_no_random_number(name: 
         ({"loss_option": ("infonce.corpus-negatives=-1",)}, "corpus_negatives of infonce must not be negative; got -1"),
         ({"student": "resnet81"}, "resnet81"),
         ({"student": "vit_b_16", "image_size": 100}, "--image-size must suit --student vit_b_16; got 100"),
-        ({"pretrained": "imagenet"}, "--pretrained must be torchvision or open-clip:TAG; got 'imagenet'"),
+        ({"pretrained": "imagenet"}, "--pretrained must be torchvision, timm, hf or open-clip:TAG; got 'imagenet'"),
         ({"pretrained": "torchvision", "student": "resnet50w2"}, "--pretrained torchvision must go with a model"),
         ({"pretrained": "open-clip:openai"}, "--pretrained open-clip:openai must go with an image tower"),
         ({"precision": "fp16"}, "--precision must be auto, fp32 or bf16 on cpu; got fp16"),

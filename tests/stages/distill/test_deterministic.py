@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from workbench import SMALL, Cli, Pairs, start_process, wait_for
 
-from stages.components.student.backbones import list_backbones
+from stages.components.backbones.torchvision_family import TorchvisionFamily
 from stages.components.student.student import build_student
 from stages.distill.objectives import OBJECTIVES, WeightedObjectives, build_objective
 
@@ -66,7 +66,7 @@ def test_students__refuse_where_they_pool_to_several_places(name: str, refuses: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list_backbones())
+@pytest.mark.parametrize("name", TorchvisionFamily().names())
 def test_students__refuse_by_name_as_the_documentation_has_it(name: str) -> None:
     assert refused(name) == (POOLING if name == "alexnet" or name.startswith("vgg") else set())
 

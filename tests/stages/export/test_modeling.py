@@ -16,11 +16,11 @@ from PIL import Image
 from torch import nn
 
 from data_schemas.student_checkpoint import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from stages.components.backbones.wide_resnet import build_wide_resnet
 from stages.components.images.decoding import decode_image
 from stages.components.images.lazy_image import DecodedImage
 from stages.components.images.transforms import EvalTransform, Normalize
 from stages.components.student.student import build_student
-from stages.components.student.wide_resnet import build_wide_resnet
 from stages.export.loading import load_model
 from stages.export.modeling_protorkd import ProtoRKDImageEncoder, build_backbone, to_rgb
 
@@ -128,7 +128,7 @@ def test_encoder__embeds_as_the_student_whose_weights_it_has(name: str, layers: 
 
 def test_build_backbone__has_the_wide_resnets_keys_and_shapes() -> None:
     with torch.device("meta"):
-        ours = build_wide_resnet("resnet50w2").state_dict()
+        ours = build_wide_resnet(widening=2).state_dict()
     theirs, width = build_backbone("resnet50w2", image_size=32)
     assert width == 4096
     assert {name: tensor.shape for name, tensor in theirs.state_dict().items()} == {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data_schemas.files import read_json, write_unsynced
-from stages.components.student.tensor_file import write_tensors
+from stages.components.compute.tensor_file import write_tensors
 from stages.components.teacher.weights.files import describe_weights, find_weights, plain_name
 
 HALVES = (torch.float16, torch.bfloat16)

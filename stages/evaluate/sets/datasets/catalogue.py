@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
+from pipeline.commands.listing import NameGroup
 from stages.evaluate.sets.datasets import torchvision_layouts as layouts
 from stages.evaluate.sets.datasets.class_folders import (
     by_imagenet_names,
@@ -63,6 +64,25 @@ KNOWN_SETS: dict[str, KnownSet] = {
     ),
     "sun397": KnownSet(layouts=(("SUN397", layouts.sun397),)),
 }
+
+
+def set_groups() -> list[NameGroup]:
+    """List the sets that evaluate finds by name."""
+    classes = {name: "mean over classes" if known.mean_per_class else "" for name, known in KNOWN_SETS.items()}
+    return [
+        NameGroup("images in classes", "--zero-shot, --knn and --linear-probe NAME below --eval-data-dir", classes),
+        NameGroup(
+            "images with captions",
+            "--retrieval [NAME=]PATH[@SPLIT]",
+            {
+                "manifest": "TSV, CSV, JSON lines, parquet, tars, as for encode-teacher",
+                "coco": "a folder with annotations/ and images, or its captions_*.json",
+                "karpathy": "dataset_coco.json, dataset_flickr8k.json, dataset_flickr30k.json",
+                "flickr8k": "Flickr8k.token.txt beside its lists of images",
+                "flickr30k": "results.csv or results_20130124.token",
+            },
+        ),
+    ]
 
 
 def find_sets(

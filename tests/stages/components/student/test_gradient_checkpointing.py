@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
+from backbones import build_network
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 from torchvision.models.resnet import BasicBlock
 
 from data_schemas.errors import ProtoRKDError
-from stages.components.student.backbones import build_backbone
 from stages.components.student.gradient_checkpointing import enable_gradient_checkpointing
 
 slow = pytest.mark.slow
@@ -40,7 +40,7 @@ def step(backbone: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]
 )
 def test_checkpointed__has_the_same_loss_gradients_buffers_and_names(name: str, num_blocks: int) -> None:
     torch.manual_seed(0)
-    plain, _ = build_backbone(name, image_size=32)
+    plain, _ = build_network(name, image_size=32)
     check_same_as_plain(plain, num_blocks)
 
 
@@ -72,7 +72,7 @@ class Counting(nn.Conv2d):
 
 
 def test_checkpointed__computes_twice_in_training_and_once_in_evaluation() -> None:
-    backbone, _ = build_backbone("resnet18", image_size=32)
+    backbone, _ = build_network("resnet18", image_size=32)
     counting = backbone.layer1[0].conv1 = Counting(64, 64, 3, padding=1)  # type: ignore[index]
     enable_gradient_checkpointing(backbone)
     images = torch.randn(2, 3, 32, 32)
@@ -84,7 +84,7 @@ def test_checkpointed__computes_twice_in_training_and_once_in_evaluation() -> No
 
 
 def test_checkpointed__stays_so_when_copied_and_works_on_its_own_weights() -> None:
-    backbone, _ = build_backbone("resnet18", image_size=32)
+    backbone, _ = build_network("resnet18", image_size=32)
     enable_gradient_checkpointing(backbone)
     copied = copy.deepcopy(backbone)
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_checkpointed__compiles_to_the_same_gradients_and_buffers() -> None:
 
 
 def test_checkpointed__can_be_enabled_twice() -> None:
-    backbone, _ = build_backbone("resnet18", image_size=32)
+    backbone, _ = build_network("resnet18", image_size=32)
     enable_gradient_checkpointing(backbone)
     forward = backbone.layer1[0].forward  # type: ignore[index, union-attr]
     assert enable_gradient_checkpointing(backbone) == 8
@@ -121,7 +121,7 @@ def test_checkpointed__can_be_enabled_twice() -> None:
 
 
 def test_checkpointed__gives_gradients_again_from_a_kept_graph() -> None:
-    backbone, _ = build_backbone("resnet18", image_size=32)
+    backbone, _ = build_network("resnet18", image_size=32)
     enable_gradient_checkpointing(backbone)
     loss = backbone(torch.randn(2, 3, 32, 32)).square().mean()
     first, second = (
@@ -133,6 +133,6 @@ def test_checkpointed__gives_gradients_again_from_a_kept_graph() -> None:
 
 
 def test_enable_gradient_checkpointing__refuses_a_backbone_without_known_blocks() -> None:
-    backbone, _ = build_backbone("squeezenet1_1", image_size=32)
+    backbone, _ = build_network("squeezenet1_1", image_size=32)
     with pytest.raises(ProtoRKDError, match=r"known blocks; got SqueezeNet.*resnet, densenet,.*vit, swin"):
         enable_gradient_checkpointing(backbone)

@@ -3,7 +3,9 @@
 import math
 
 import pytest
+import timm
 import torch
+import torchvision
 from torch import nn
 
 from stages.distill.training.optimizer import AdamWSettings, build_optimizer, parameter_groups, warmup_cosine
@@ -45,7 +47,14 @@ TRANSFORMER = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MultiheadAttention(4, 2))
 
 
 @pytest.mark.parametrize(
-    ("student", "betas", "eps"), [(CONVOLUTIONS, (0.9, 0.999), 1e-8), (TRANSFORMER, (0.9, 0.98), 1e-6)]
+    ("student", "betas", "eps"),
+    [
+        (CONVOLUTIONS, (0.9, 0.999), 1e-8),
+        (TRANSFORMER, (0.9, 0.98), 1e-6),
+        (timm.create_model("test_vit"), (0.9, 0.98), 1e-6),
+        (timm.create_model("test_resnet"), (0.9, 0.999), 1e-8),
+        (torchvision.models.swin_transformer.ShiftedWindowAttention(4, [2, 2], [0, 0], 1), (0.9, 0.999), 1e-8),
+    ],
 )
 def test_build_optimizer__suits_the_architecture_unless_told(
     student: nn.Module, betas: tuple[float, float], eps: float

@@ -13,7 +13,7 @@ from workbench import DISTILL, Cli, Pairs, Trained, at_step, power_cut
 from data_schemas.errors import ProtoRKDError
 from pipeline.commands.artifacts import artifact_problems
 from pipeline.store.store import Store
-from stages.components.student.tensor_file import write_tensors
+from stages.components.compute.tensor_file import write_tensors
 from stages.distill.training import saving, state
 from stages.distill.training.state import TrainingState, load_training_state
 

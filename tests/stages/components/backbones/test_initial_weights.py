@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+from backbones import build_network
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer
 
@@ -23,14 +23,21 @@ from data_schemas.student_checkpoint import (
     TeacherRecord,
     checkpoint_path,
 )
-from stages.components.student.backbones import build_backbone
-from stages.components.student.initial_weights import InitialWeights, load_initial_weights, load_pretrained
+from stages.components.backbones.family import BackboneSource, BuiltBackbone
+from stages.components.backbones.initial_weights import InitialWeights, load_published_weights
+from stages.components.backbones.initial_weights import load_initial_weights as load_into
+from stages.components.backbones.registry import build_backbone, find_family, published_name
+from stages.components.backbones.torchvision_family import TorchvisionFamily
 from stages.components.student.student import Student
 from stages.components.student.weights import save_weights
 
 Tensors = dict[str, Tensor]
 
 SMALL = "squeezenet1_1"
+
+
+def load_initial_weights(network: nn.Module, path: Path, *, backbone_name: str) -> InitialWeights:
+    return load_into(BuiltBackbone(network, Preprocessing(image_size=32)), path, backbone_name=backbone_name)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +53,7 @@ def trained() -> Tensors:
 
 @pytest.fixture(scope="module")
 def backbone() -> nn.Module:
-    return build_backbone("resnet18", image_size=32)[0]
+    return build_network("resnet18", image_size=32)[0]
 
 
 def prefixed(tensors: Tensors, prefix: str, **extra: tuple[int, ...]) -> Tensors:
@@ -154,7 +161,7 @@ LAYOUTS: dict[str, tuple[Callable[[Tensors], Any], tuple[float, float, float]]] 
     "SwAV or DeepCluster-v2": (swav, (0.228, 0.224, 0.225)),
     "SwAV or DeepCluster-v2 ": (deepcluster, (0.228, 0.224, 0.225)),
     "SEED student": (seed_student, IMAGENET_STD),
-    "torchvision in DataParallel": (imagenet_example, IMAGENET_STD),
+    "DataParallel": (imagenet_example, IMAGENET_STD),
     "torchvision": (own, IMAGENET_STD),
     "DINO": (dino, IMAGENET_STD),
     "DINO ": (dino_student, IMAGENET_STD),
@@ -163,7 +170,7 @@ LAYOUTS: dict[str, tuple[Callable[[Tensors], Any], tuple[float, float, float]]] 
     "torchvision ": (averaged_by_timm, IMAGENET_STD),
     "torchvision  ": (compiled, IMAGENET_STD),
     "torchvision   ": (compiled_layer_by_layer, IMAGENET_STD),
-    "torchvision in DataParallel ": (compiled_in_parallel, IMAGENET_STD),
+    "DataParallel ": (compiled_in_parallel, IMAGENET_STD),
 }
 
 
@@ -207,14 +214,14 @@ def test_load_initial_weights__takes_safetensors_and_half_precision(
 def test_load_initial_weights__takes_a_student_with_its_normalisation(
     name: str, has_config: bool, tmp_path: Path
 ) -> None:
-    first, feature_dim = build_backbone(SMALL, image_size=32)
+    first, feature_dim = build_network(SMALL, image_size=32)
     student = Student(backbone=first, head=nn.Linear(feature_dim, 3), feature_dim=feature_dim, embedding_dim=3)
     (tmp_path / name).parent.mkdir(exist_ok=True)
     save_weights(student, tmp_path / name)
     preprocessing = Preprocessing(image_size=32, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     if has_config:
         StudentConfig(SMALL, 3, 1, preprocessing, TeacherRecord("", 3, {}), {}).write(tmp_path)
-    second, _ = build_backbone(SMALL, image_size=32)
+    second, _ = build_network(SMALL, image_size=32)
     loaded = load_initial_weights(second, tmp_path / name, backbone_name=SMALL)
     assert loaded.format == "ProtoRKD student"
     assert (loaded.mean == preprocessing.mean) is has_config
@@ -223,10 +230,10 @@ def test_load_initial_weights__takes_a_student_with_its_normalisation(
 
 
 def test_load_initial_weights__takes_a_wide_resnet_of_swav(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("stages.components.student.wide_resnet._NUM_BLOCKS", (1, 1))
-    first, _ = build_backbone("resnet50w2", image_size=32)
+    monkeypatch.setattr("stages.components.backbones.wide_resnet._NUM_BLOCKS", (1, 1))
+    first, _ = build_network("resnet50w2", image_size=32)
     torch.save(swav(first.state_dict()), tmp_path / "wide.pth")
-    second, _ = build_backbone("resnet50w2", image_size=32)
+    second, _ = build_network("resnet50w2", image_size=32)
     assert load_initial_weights(second, tmp_path / "wide.pth", backbone_name="resnet50w2").std[0] == 0.228
     torch.testing.assert_close(second.state_dict(), first.state_dict(), rtol=0, atol=0)
 
@@ -263,7 +270,7 @@ def test_load_initial_weights__knows_a_pointer_of_git_lfs(backbone: nn.Module, t
 
 
 def test_load_initial_weights__refuses_those_of_another_backbone(trained: Tensors, tmp_path: Path) -> None:
-    deeper, _ = build_backbone("resnet34", image_size=32)
+    deeper, _ = build_network("resnet34", image_size=32)
     torch.save(moco_v2(trained), tmp_path / "weights.pth")
     with pytest.raises(ProtoRKDError, match=r"\(MoCo v1 or v2\) must hold all weights of the resnet34 .* 80 missing"):
         load_initial_weights(deeper, tmp_path / "weights.pth", backbone_name="resnet34")
@@ -322,34 +329,32 @@ def test_load_initial_weights__refuses_a_cut_file_and_a_missing_one(
         load_initial_weights(backbone, tmp_path / "none.pth", backbone_name="resnet18")
 
 
-class Published:
-    """Stands in for torchvision's enumeration of weights: nothing is downloaded."""
-
-    url = "https://host/weights.pth"
-
-    def __init__(self, weights: Tensors | Exception) -> None:
-        self._weights = weights
-
-    def __str__(self) -> str:
-        return "Published.DEFAULT"
-
-    def get_state_dict(self, **options: bool) -> Tensors:
-        assert options == {"progress": False, "check_hash": True}
-        if isinstance(self._weights, Exception):
-            raise self._weights
-        return self._weights
-
-    def transforms(self) -> SimpleNamespace:
-        return SimpleNamespace(mean=[0.4, 0.5, 0.6], std=[0.1, 0.2, 0.3])
-
-
 @pytest.fixture
-def publish(monkeypatch: pytest.MonkeyPatch) -> Callable[[Tensors | Exception], None]:
+def publish(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Tensors | Exception], None]:
+    """Put weights into torch's cache, as if torchvision had downloaded them; or let the download fail."""
+
     def publish(weights: Tensors | Exception) -> None:
-        published = SimpleNamespace(DEFAULT=Published(weights))
-        monkeypatch.setattr("torchvision.models.get_model_weights", lambda name: published)
+        def download(url: str, path: str, begins: str | None, *, progress: bool) -> None:
+            assert begins == "0123abcd"
+            if isinstance(weights, Exception):
+                raise weights
+            torch.save(weights, path)
+
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        monkeypatch.setattr(
+            "stages.components.backbones.torchvision_family._default_weights",
+            lambda name: ("Weights.DEFAULT", "https://host/weights-0123abcd.pth"),
+        )
+        monkeypatch.setattr("torch.hub.download_url_to_file", download)
 
     return publish
+
+
+def load_pretrained(built: BuiltBackbone, source: str, *, backbone_name: str) -> InitialWeights:
+    """Find and load published weights, as a training does."""
+    name = published_name(backbone_name, source)
+    family, short = find_family(name)
+    return load_published_weights(built, family.find_weights(short), backbone_name=name)
 
 
 def test_load_pretrained__gives_torchvisions_weights_without_classifier(
@@ -357,8 +362,9 @@ def test_load_pretrained__gives_torchvisions_weights_without_classifier(
 ) -> None:
     publish(trained)
     erase(backbone)
-    loaded = load_pretrained(backbone, "torchvision", backbone_name="resnet18", image_size=32)
-    assert loaded == InitialWeights("Published.DEFAULT", 120, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    built = BuiltBackbone(backbone, Preprocessing(image_size=32))
+    loaded = load_pretrained(built, "torchvision", backbone_name="resnet18")
+    assert loaded == InitialWeights("Weights.DEFAULT of torchvision", 120, IMAGENET_MEAN, IMAGENET_STD)
     assert all(torch.equal(tensor, trained[key]) for key, tensor in backbone.state_dict().items())
 
 
@@ -368,19 +374,19 @@ def test_load_pretrained__normalises_as_torchvision_does_inside_the_net(
 ) -> None:
     whole = torchvision.models.get_model(name, weights=None, init_weights=False, transform_input=True)
     publish(whole.state_dict())  # with classifiers, auxiliary ones too
-    backbone, _ = build_backbone(name, image_size=75)
-    loaded = load_pretrained(backbone, "torchvision", backbone_name=name, image_size=75)
+    built = build_backbone(name, image_size=75)
+    loaded = load_pretrained(built, "torchvision", backbone_name=name)
     images = torch.rand(2, 3, 75, 75)
     whole.fc = nn.Identity()
     expected = whole.eval()(normalise(images, IMAGENET_MEAN, IMAGENET_STD))
-    torch.testing.assert_close(backbone.eval()(normalise(images, loaded.mean, loaded.std)), expected)
+    torch.testing.assert_close(built.network(normalise(images, loaded.mean, loaded.std)), expected)
 
 
 def test_load_initial_weights__normalises_googlenet_as_torchvision_does(tmp_path: Path) -> None:
     whole = torchvision.models.googlenet(weights=None, init_weights=False)
     torch.save(whole.state_dict(), tmp_path / "googlenet-1378be20.pth")
-    backbone, _ = build_backbone("googlenet", image_size=32)
-    loaded = load_initial_weights(backbone, tmp_path / "googlenet-1378be20.pth", backbone_name="googlenet")
+    built = build_backbone("googlenet", image_size=32)
+    loaded = load_into(built, tmp_path / "googlenet-1378be20.pth", backbone_name="googlenet")
     assert (loaded.mean, loaded.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
@@ -389,12 +395,13 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def test_load_pretrained__reads_old_names_of_densenet(publish: Callable[[Tensors], None]) -> None:
-    first, second = (build_backbone("densenet121", image_size=32)[0] for _ in range(2))
+    first, second = (build_network("densenet121", image_size=32)[0] for _ in range(2))
     weights = first.state_dict()
     old = {key.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): weights[key] for key in weights}
     assert old.keys() != weights.keys()
     publish(old)
-    load_pretrained(second, "torchvision", backbone_name="densenet121", image_size=32)
+    built = BuiltBackbone(second, Preprocessing(image_size=32))
+    load_pretrained(built, "torchvision", backbone_name="densenet121")
     torch.testing.assert_close(second.state_dict(), weights, rtol=0, atol=0)
 
 
@@ -424,8 +431,9 @@ def test_load_pretrained__points_to_a_file_where_the_download_fails(
     error: Exception, backbone: nn.Module, publish: Callable[[Exception], None]
 ) -> None:
     publish(error)
+    built = BuiltBackbone(backbone, Preprocessing(image_size=32))
     with pytest.raises(ProtoRKDError, match=rf"downloadable; got {error} for https://host/.*--init-from FILE"):
-        load_pretrained(backbone, "torchvision", backbone_name="resnet18", image_size=32)
+        load_pretrained(built, "torchvision", backbone_name="resnet18")
 
 
 @pytest.mark.parametrize(
@@ -436,19 +444,39 @@ def test_load_pretrained__points_to_a_file_where_the_download_fails(
             "resnet50w2",
             r"must go with a model of torchvision; got --student resnet50w2",
         ),
-        ("imagenet", "resnet18", "--pretrained must be torchvision or open-clip:TAG; got 'imagenet'"),
+        ("imagenet", "resnet18", "--pretrained must be torchvision, timm, hf or open-clip:TAG; got 'imagenet'"),
+        ("timm:tag", "timm:test_vit", "--pretrained must be torchvision, timm, hf or open-clip:TAG; got 'timm:tag'"),
+        ("timm", "resnet18", r"must go with a model of timm; got --student resnet18\. Pass --student timm:NAME"),
         ("open-clip:openai", "resnet18", "must go with an image tower of OpenCLIP; got --student resnet18"),
     ],
 )
-def test_load_pretrained__refuses_a_source_that_has_none(
-    source: str, name: str, message: str, backbone: nn.Module
-) -> None:
+def test_published_name__refuses_a_source_that_has_none(source: str, name: str, message: str) -> None:
     with pytest.raises(ProtoRKDError, match=message):
-        load_pretrained(backbone, source, backbone_name=name, image_size=32)
+        published_name(name, source)
 
 
-@pytest.mark.slow
-def test_torchvision__publishes_default_weights_for_every_backbone() -> None:
+def test_torchvision__is_known_to_publish_what_it_does_publish() -> None:
+    from stages.components.backbones.torchvision_family import _default_weights
+
     for name in torchvision.models.list_models(module=torchvision.models):
-        recipe = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-        assert len(recipe.mean) == len(recipe.std) == 3
+        published = torchvision.models.get_model_weights(name).DEFAULT
+        assert _default_weights(name) == (str(published), published.url)
+        recipe = published.transforms()
+        half = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        assert (tuple(recipe.mean), tuple(recipe.std)) == (
+            half if name == "efficientnet_v2_l" else (IMAGENET_MEAN, IMAGENET_STD)
+        )
+
+
+def test_torchvision__finds_weights_in_torchs_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    published = torchvision.models.ResNet18_Weights.DEFAULT
+    for variable, hub in (("TORCH_HOME", tmp_path / "hub"), ("XDG_CACHE_HOME", tmp_path / "torch" / "hub")):
+        monkeypatch.delenv("TORCH_HOME", raising=False)
+        monkeypatch.setenv(variable, str(tmp_path))
+        path = hub / "checkpoints" / published.url.rpartition("/")[2]
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"weights")
+        assert Path(torch.hub.get_dir()) == hub
+        assert TorchvisionFamily().find_weights("resnet18") == BackboneSource(
+            (path,), source=f"{published} of torchvision"
+        )

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from backbones import build_network
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
-from stages.components.student.backbones import build_backbone
+from stages.components.backbones.initial_weights import InitialWeights, load_initial_weights, load_published_weights
+from stages.components.backbones.registry import build_backbone, find_family, published_name
 from stages.components.student.gradient_checkpointing import enable_gradient_checkpointing
-from stages.components.student.initial_weights import InitialWeights, load_initial_weights, load_pretrained
-from stages.components.student.open_clip_towers import build_tower, find_tower
 
 HAS_OPEN_CLIP = importlib.util.find_spec("open_clip") is not None
 real = [pytest.mark.slow, pytest.mark.skipif(not HAS_OPEN_CLIP, reason="open_clip is not installed")]
@@ -82,20 +82,19 @@ def open_clip(monkeypatch: pytest.MonkeyPatch) -> FakeOpenClip:
 @pytest.mark.usefixtures("open_clip")
 @pytest.mark.parametrize("name", ["RN50", "open-clip:RN50", "open-clip:convnext_tiny"])
 def test_build_backbone__builds_a_tower_for_the_image_size_without_its_text_tower(name: str) -> None:
-    backbone, feature_dim = build_backbone(name, image_size=48)
+    backbone, feature_dim = build_network(name, image_size=48)
     assert feature_dim == 6
     assert isinstance(backbone, nn.Sequential)
-    assert backbone.training
     assert backbone(torch.zeros(2, 3, 48, 48)).shape == (2, 6)
 
 
 @pytest.mark.parametrize(("tower", "quick_gelu"), [("RN50", False), ("RN50-quickgelu", True)])
-def test_build_tower__passes_on_the_configuration(
+def test_build_backbone__passes_on_the_configuration(
     tower: str, quick_gelu: bool, open_clip: FakeOpenClip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[FakeClip] = []
     monkeypatch.setattr(open_clip, "CLIP", lambda **options: built.append(FakeClip(**options)) or built[0])
-    build_tower(tower, image_size=48)
+    build_backbone(f"open-clip:{tower}", image_size=48)
     assert built[0].options == {
         "image_size": 48,
         "layers": [3, 4, 6, 3],
@@ -106,38 +105,49 @@ def test_build_tower__passes_on_the_configuration(
 
 
 @pytest.mark.usefixtures("open_clip")
-def test_find_tower__knows_what_open_clip_lists() -> None:
-    assert find_tower("RN50") == find_tower("open-clip:RN50") == "RN50"
-    assert find_tower("RN51") is None
+def test_find_family__knows_what_open_clip_lists() -> None:
+    family = find_family("open-clip:RN50")[0]
+    assert find_family("RN50") == (family, "RN50")
+    assert find_family("open-clip:RN50:laion") == (family, "RN50:laion")
     with pytest.raises(ProtoRKDError, match=r"--student open-clip:NAME must .*got 'open-clip:RN51'\. Nearest: RN50"):
-        find_tower("open-clip:RN51")
+        build_backbone("open-clip:RN51", image_size=48)
 
 
-def test_find_tower__says_how_to_install_open_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_backbone__says_how_to_install_open_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    assert find_tower("RN50") is None
     with pytest.raises(ProtoRKDError, match=r"must have open_clip installed.*pip install 'protorkd\[open-clip\]'"):
-        find_tower("open-clip:RN50")
+        build_backbone("open-clip:RN50", image_size=48)
+
+
+def load_pretrained(name: str, pretrained: str, image_size: int) -> tuple[Any, InitialWeights]:
+    """Build a tower with the weights that a training would start from."""
+    full = published_name(name, pretrained)
+    family, short = find_family(full)
+    built = build_backbone(full, image_size=image_size)
+    return built.network, load_published_weights(built, family.find_weights(short), backbone_name=full)
 
 
 @pytest.mark.usefixtures("open_clip")
-def test_load_pretrained__gives_a_towers_weights_and_its_normalisation() -> None:
-    backbone, _ = build_backbone("RN50", image_size=48)
-    loaded = load_pretrained(backbone, "open-clip:laion", backbone_name="RN50", image_size=48)
-    assert loaded == InitialWeights("open-clip:laion", 2, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert bool((backbone[2].weight == len("weights.pt")).all())  # type: ignore[index]
+@pytest.mark.parametrize(
+    ("name", "pretrained"),
+    [("RN50", "open-clip:laion"), ("open-clip:RN50:laion", "open-clip"), ("open-clip:RN50:openai", "open-clip:laion")],
+)
+def test_load_published_weights__gives_a_towers_weights_and_its_normalisation(name: str, pretrained: str) -> None:
+    backbone, loaded = load_pretrained(name, pretrained, 48)
+    assert loaded == InitialWeights("open-clip:RN50:laion", 2, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert bool((backbone[2].weight == len("weights.pt")).all())
 
 
 @pytest.mark.usefixtures("open_clip")
 def test_load_initial_weights__takes_the_image_tower_of_an_open_clip_checkpoint(tmp_path: Path) -> None:
     clip = FakeClip(6, {"image_size": 48}, {"width": 1})
-    backbone, _ = build_backbone("RN50", image_size=48)
+    built = build_backbone("RN50", image_size=48)
     for prefix in ("", "module."):
         weights = {prefix + key: tensor + 1 for key, tensor in clip.state_dict().items()}
         torch.save({"epoch": 1, "state_dict": weights}, tmp_path / "epoch_1.pt")
-        loaded = load_initial_weights(backbone, tmp_path / "epoch_1.pt", backbone_name="RN50")
+        loaded = load_initial_weights(built, tmp_path / "epoch_1.pt", backbone_name="RN50")
         assert loaded == InitialWeights("OpenCLIP", 2, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-        assert torch.equal(backbone[2].weight, clip.visual[2].weight + 1)  # type: ignore[index]
+        assert torch.equal(built.network[2].weight, clip.visual[2].weight + 1)  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
@@ -152,16 +162,14 @@ def test_load_initial_weights__takes_the_image_tower_of_an_open_clip_checkpoint(
 def test_load_pretrained__refuses_what_does_not_go_with_the_tower(
     name: str, tag: str, image_size: int, message: str, open_clip: FakeOpenClip
 ) -> None:
-    backbone, _ = build_backbone(name, image_size=image_size)
     with pytest.raises(ProtoRKDError, match=message):
-        load_pretrained(backbone, f"open-clip:{tag}", backbone_name=name, image_size=image_size)
+        load_pretrained(name, f"open-clip:{tag}", image_size)
 
 
 def test_load_pretrained__points_to_a_file_where_a_towers_download_fails(open_clip: FakeOpenClip) -> None:
     open_clip.downloads = OSError("no route to host")
-    backbone, _ = build_backbone("RN50", image_size=48)
     with pytest.raises(ProtoRKDError, match="must be downloadable; got no route to host"):
-        load_pretrained(backbone, "open-clip:laion", backbone_name="RN50", image_size=48)
+        load_pretrained("RN50", "open-clip:laion", 48)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +182,7 @@ def test_load_pretrained__points_to_a_file_where_a_towers_download_fails(open_cl
     ],
 )
 def test_real_tower__trains_a_step(name: str, image_size: int, feature_dim: int, num_blocks: int) -> None:
-    backbone, width = build_backbone(name, image_size=image_size)
+    backbone, width = build_network(name, image_size=image_size)
     assert width == feature_dim
     if num_blocks:
         assert enable_gradient_checkpointing(backbone) == num_blocks
@@ -205,13 +213,9 @@ def small_published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNa
 def test_real_tower__computes_what_clip_computes_of_downloaded_weights(small_published: SimpleNamespace) -> None:
     images = torch.randn(2, 3, 64, 64)
     expected: Tensor = small_published.clip.eval().encode_image(images)
-    for load in (
-        lambda backbone: load_pretrained(backbone, "open-clip:tag", backbone_name="ViT-S-32", image_size=64),
-        lambda backbone: load_initial_weights(backbone, small_published.path, backbone_name="ViT-S-32"),
-    ):
-        backbone, _ = build_backbone("ViT-S-32", image_size=64)
-        assert load(backbone).mean == (0.1, 0.2, 0.3)
-        torch.testing.assert_close(backbone.eval()(images), expected)
-    larger, _ = build_backbone("ViT-S-32", image_size=96)  # positions resized by open_clip
-    load_pretrained(larger, "open-clip:tag", backbone_name="ViT-S-32", image_size=96)
-    assert torch.equal(larger.conv1.weight, small_published.clip.visual.conv1.weight)  # type: ignore[union-attr]
+    built = build_backbone("ViT-S-32", image_size=64)
+    load_initial_weights(built, small_published.path, backbone_name="ViT-S-32")
+    for network in (load_pretrained("ViT-S-32", "open-clip:tag", 64)[0], built.network):
+        torch.testing.assert_close(network.eval()(images), expected)
+    larger, _ = load_pretrained("ViT-S-32", "open-clip:tag", 96)  # positions resized by open_clip
+    assert torch.equal(larger.conv1.weight, small_published.clip.visual.conv1.weight)

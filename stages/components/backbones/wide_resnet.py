@@ -5,22 +5,19 @@ from collections import OrderedDict
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
-WIDE_RESNETS = {"resnet50w2": 2, "resnet50w4": 4, "resnet50w5": 5}
-"""Widening factor of each network over ResNet-50."""
-
 _NUM_BLOCKS = (3, 4, 6, 3)
 
 
-def build_wide_resnet(name: str) -> nn.Sequential:
+def build_wide_resnet(*, widening: int) -> nn.Sequential:
     """Make an untrained wide ResNet without classifier, (batch, 3, size, size) to (batch, 2048 * widening).
 
     Caron et al., SwAV, 2020, arXiv:2006.09882, train these three. torchvision's ``wide_resnet50_2`` is another
     architecture, wide inside its bottlenecks alone; names of layers are torchvision's all the same.
 
     Args:
-        name: One of `WIDE_RESNETS`.
+        widening: Factor over ResNet-50: 2, 4 or 5.
     """
-    width = 64 * WIDE_RESNETS[name]
+    width = 64 * widening
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False),
         bn1=nn.BatchNorm2d(width),

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from data_schemas.errors import ProtoRKDError
-from stages.components.student.tensor_file import _DTYPES, write_tensors
+from stages.components.compute.tensor_file import _DTYPES, write_tensors
 
 TENSORS = {
     f"{name}.{str(dtype).removeprefix('torch.')}": torch.arange(100, 100 + size).view(shape).to(dtype)

@@ -41,16 +41,17 @@ class CheckpointFormat:
         prefix: Beginning of the backbone's keys; all others belong to something else.
         mark: Beginning of some key in this format alone; "" if the prefix is enough.
         dropped: Beginnings of the heads' keys, after the prefix.
-        mean: Mean of each RGB channel, subtracted from the images in training.
-        std: Standard deviation of each RGB channel, by which they are divided.
+        mean: Mean of each RGB channel, subtracted from the images in training; None where the format does not say, and
+            the backbone's own is taken.
+        std: Standard deviation of each RGB channel, by which they are divided; None likewise.
     """
 
     name: str
     prefix: str
     mark: str = ""
     dropped: tuple[str, ...] = ()
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
     def fits(self, keys: list[str]) -> bool:
         """Return whether keys are of this format."""
@@ -70,33 +71,41 @@ _SWAV_STD = (0.228, 0.224, 0.225)  # sic: SwAV's own training code divides red b
 
 OPEN_CLIP = "OpenCLIP"
 PROTORKD = "ProtoRKD student"
-TORCHVISION = CheckpointFormat("torchvision", "")
+BARE = CheckpointFormat("the backbone's own", "")
+"""Names without a prefix of another project: the layout of the backbone's own family."""
 
 # The first that fits is taken, so longer prefixes come before shorter ones that they begin with.
 FORMATS = (
-    CheckpointFormat("MoCo v1 or v2", "module.encoder_q."),
-    CheckpointFormat("MoCo v3", "module.base_encoder."),
-    CheckpointFormat("SimCLR of SEED", "module.module.module."),
-    CheckpointFormat("SEED student", "module.student."),
-    CheckpointFormat("SimCLR of VISSL", "_feature_blocks."),
-    CheckpointFormat("DINO", "module.backbone."),
-    CheckpointFormat("DINO", "backbone.", "head.last_layer."),
+    *(
+        CheckpointFormat(name, prefix, mark, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        for name, prefix, mark in (
+            ("MoCo v1 or v2", "module.encoder_q.", ""),
+            ("MoCo v3", "module.base_encoder.", ""),
+            ("SimCLR of SEED", "module.module.module.", ""),
+            ("SEED student", "module.student.", ""),
+            ("SimCLR of VISSL", "_feature_blocks.", ""),
+            ("DINO", "module.backbone.", ""),
+            ("DINO", "backbone.", "head.last_layer."),
+        )
+    ),
     CheckpointFormat(PROTORKD, "backbone."),
     *(CheckpointFormat("Lightning module", prefix) for prefix in ("model.backbone.", "module.model.", "model.")),
     CheckpointFormat(OPEN_CLIP, "module.visual."),
     CheckpointFormat(OPEN_CLIP, "visual."),
     *(
-        CheckpointFormat("SwAV or DeepCluster-v2", "module.", mark, ("projection_head.", "prototypes"), std=_SWAV_STD)
+        CheckpointFormat(
+            "SwAV or DeepCluster-v2", "module.", mark, ("projection_head.", "prototypes"), IMAGENET_MEAN, _SWAV_STD
+        )
         for mark in ("module.projection_head.", "module.prototypes")
     ),
-    CheckpointFormat("torchvision in DataParallel", "module."),
+    CheckpointFormat("DataParallel", "module."),
 )
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> CheckpointFormat:
-    """Return the format of a file; keys without a known beginning are taken for torchvision's own."""
+    """Return the format of a file; keys without a known beginning are taken for the backbone's own."""
     keys = list(tensors)
-    return next((one for one in FORMATS if one.fits(keys)), TORCHVISION)
+    return next((one for one in FORMATS if one.fits(keys)), BARE)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

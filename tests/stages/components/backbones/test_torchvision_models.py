@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import Preprocessing, StudentConfig, TeacherRecord
-from stages.components.student.backbones import build_backbone, list_backbones, torchvision_backbones
+from stages.components.backbones.registry import FAMILIES, build_backbone, find_family
+from stages.components.backbones.torchvision_family import TorchvisionFamily
 from stages.components.student.student import build_student
 from stages.components.student.weights import load_student, save_weights
 
@@ -17,7 +19,8 @@ SMALLEST_SIZES = {"inception_v3": 75, "maxvit_t": 224, "vit_h_14": 28, "alexnet"
 OVER_300_MILLION_PARAMETERS = {"regnet_y_128gf", "resnet50w4", "resnet50w5", "vit_h_14", "vit_l_16", "vit_l_32"}
 
 every_backbone = pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in list_backbones()]
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TorchvisionFamily().names()],
 )
 
 
@@ -62,30 +65,30 @@ def test_backbone__trains_a_step_and_is_evaluated_as_saved(name: str, tmp_path: 
         torch.testing.assert_close(loaded(images), embeddings, rtol=1e-3, atol=1e-4)
 
 
-def test_list_backbones__is_sorted_and_has_torchvision_and_wide_resnets() -> None:
-    names = list_backbones()
+def test_names__are_sorted_and_has_torchvision_and_wide_resnets() -> None:
+    names = TorchvisionFamily().names()
     assert names == sorted(names)
-    assert set(torchvision_backbones()) < set(names)
+    assert set(torchvision.models.list_models(module=torchvision.models)) < set(names)
     assert {"resnet50w2", "resnet50w4", "resnet50w5"} <= set(names)
 
 
-def test_build_backbone__is_in_train_mode_and_says_how_wide_its_features_are() -> None:
-    backbone, feature_dim = build_backbone("squeezenet1_1", image_size=32)
-    assert backbone.training
-    assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, feature_dim)
+def test_build_student__is_in_train_mode_and_says_how_wide_its_features_are() -> None:
+    student = build_student("squeezenet1_1", embedding_dim=3, image_size=32)
+    assert all(module.training for module in student.modules())
+    assert student.features(torch.zeros(2, 3, 32, 32)).shape == (2, student.feature_dim)
 
 
 def test_build_backbone__says_how_to_install_open_clip_for_a_name_that_only_it_may_know(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(ProtoRKDError, match=r"--student must .* got 'RN50'.*pip install 'protorkd\[open-clip\]'"):
+    with pytest.raises(ProtoRKDError, match=r"--student .* must .* got 'RN50'.*pip install 'protorkd\[open-clip\]'"):
         build_backbone("RN50", image_size=32)
 
 
 def test_build_backbone__prefers_torchvision_where_open_clip_has_the_same_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(name: str) -> str:
+    def refuse(self: object, name: str) -> bool:
         raise AssertionError(name)
 
-    monkeypatch.setattr("stages.components.student.backbones.find_tower", refuse)
-    assert build_backbone("resnet18", image_size=32)[1] == 512
+    monkeypatch.setattr("stages.components.backbones.open_clip_family.OpenCLIPFamily.lists", refuse)
+    assert find_family("resnet18") == (FAMILIES[0], "resnet18")

@@ -5,13 +5,14 @@ import torch
 import torchvision
 from torch import nn
 
-from stages.components.student.wide_resnet import WIDE_RESNETS, build_wide_resnet
+from stages.components.backbones.torchvision_family import WIDE_RESNETS
+from stages.components.backbones.wide_resnet import build_wide_resnet
 
 
 def build_meta(name: str) -> nn.Sequential:
     """Shapes without numbers: the widest has 2 GB of weights."""
     with torch.device("meta"):
-        return build_wide_resnet(name)
+        return build_wide_resnet(widening=WIDE_RESNETS[name])
 
 
 @pytest.mark.parametrize(
@@ -37,18 +38,16 @@ def test_wide_resnet__has_every_name_of_torchvisions_and_every_width_widened(nam
         assert list(tensor.shape) == widened, key
 
 
-def test_wide_resnet__computes_what_torchvisions_does_at_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(WIDE_RESNETS, "resnet50w1", 1)
-    plain, wide = torchvision.models.resnet50(num_classes=1), build_wide_resnet("resnet50w1")
+def test_wide_resnet__computes_what_torchvisions_does_at_its_width() -> None:
+    plain, wide = torchvision.models.resnet50(num_classes=1), build_wide_resnet(widening=1)
     plain.fc = nn.Identity()
     wide.load_state_dict(plain.state_dict())
     images = torch.randn(2, 3, 40, 40)
     torch.testing.assert_close(wide.train()(images), plain.train()(images))
 
 
-def test_wide_resnet__starts_as_torchvisions_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(WIDE_RESNETS, "resnet50w1", 1)
-    wide, plain = build_wide_resnet("resnet50w1").state_dict(), torchvision.models.resnet50(num_classes=1).state_dict()
+def test_wide_resnet__starts_as_torchvisions_does() -> None:
+    wide, plain = build_wide_resnet(widening=1).state_dict(), torchvision.models.resnet50(num_classes=1).state_dict()
     for key, tensor in wide.items():
         if tensor.dim() > 1:
             torch.testing.assert_close(tensor.std(), plain[key].std(), rtol=0.1, atol=0)
