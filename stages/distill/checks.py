@@ -9,6 +9,7 @@ from stages.components.compute.device import find_devices
 from stages.components.compute.precision import check_precision
 from stages.components.student.initial_weights import check_pretrained
 from stages.components.student.student import build_student
+from stages.distill.feature_options import check_feature_runtime
 from stages.distill.loss_spec import parse_loss_options, parse_losses
 from stages.distill.objectives import build_objective, read_options
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime
@@ -22,12 +23,16 @@ def check_training(params: DistillParams, inputs: DistillInputs, runtime: Distil
 
     Raises:
         ProtoRKDError: an objective, an option of one, the student, its published weights, the device, the precision
-            or a tracker is unknown, not to be had here, or of a value that is not allowed.
+            or a tracker is unknown, not to be had here, or of a value that is not allowed; or an option does not go
+            with cached features.
     """
     [device] = find_devices(runtime.device, most=1)
     check_precision(params.precision, device)
     check_objectives(params)
     check_trackers(runtime.report_to)
+    if inputs.features is not None:
+        check_feature_runtime(runtime)
+        return
     if params.pretrained and inputs.init_from is not None:
         raise ProtoRKDError("Only one of --pretrained and --init-from must be given; got both. Leave one out.")
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes without numbers

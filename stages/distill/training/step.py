@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stages.components.compute.device import send
 from stages.components.compute.distributed import Ranks
-from stages.distill.data.device_pipeline import DevicePreprocess
+from stages.distill.data.training_data import Prepare
 from stages.distill.training.model import TrainedModel
 from stages.distill.training.optimizer import trained_parameters
 from stages.distill.training.profiler import Clock
@@ -26,7 +26,7 @@ class TrainingStep:
     Args:
         model: Model that is trained in place.
         ranks: Ranks that train together.
-        prepare: Turns a batch's bytes into the student's input.
+        prepare: Turns a batch's images, or features, into the student's input.
         in_precision: Makes contexts for the student's matrix products.
         max_grad_norm: Norm to which longer gradients are scaled down; 0 leaves them.
         clock: Clock that is told of the parts of a step.
@@ -37,7 +37,7 @@ class TrainingStep:
         model: TrainedModel,
         *,
         ranks: Ranks,
-        prepare: DevicePreprocess,
+        prepare: Prepare,
         in_precision: Callable[[], AbstractContextManager[object]],
         max_grad_norm: float,
         clock: Clock,
@@ -70,12 +70,12 @@ class TrainingStep:
         """Embed this rank's part of a micro-batch.
 
         Args:
-            images: Bytes of the images.
+            images: Bytes of the images, or features.
             seeds: Seeds of their augmentation.
             sizes: Sizes of images that are still to be resized.
 
         Shapes:
-            images, seeds, sizes: as `DevicePreprocess` takes them.
+            images, seeds, sizes: as `prepare` takes them.
             returns: (own, embedding_dim), float.
         """
         with self._clock.part("copy, augment, normalise"), self._in_precision():
