@@ -223,6 +223,7 @@ def test_distill__tells_what_it_would_do_and_why_it_runs(
 ) -> None:
     words = (*TRAIN, "--epochs", 3, "--features", features.path)
     told = json.loads(run_cli.run(*words, "--dry-run", "--json").stdout)
+    told = told["estimate"]
     assert told["counts"] == {"pairs": 24, "images": 24, "examples": 24, "steps": 9}
     outcome = train(*TRAIN, "--epochs", 3)
     weights = sum(tensor.nbytes for tensor in weights_of(outcome).values())
