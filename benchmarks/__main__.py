@@ -15,7 +15,18 @@ from benchmarks.measure import Comparison, table
 from benchmarks.settings import Settings, find_settings
 
 # Each module has a function compare(settings) -> list[Comparison].
-GROUPS = ("encoding", "image_reading", "rkd", "retrieval", "targets", "kmeans", "commands", "objectives", "step")
+GROUPS = (
+    "encoding",
+    "image_reading",
+    "rkd",
+    "retrieval",
+    "targets",
+    "kmeans",
+    "commands",
+    "objectives",
+    "step",
+    "features",
+)
 
 
 def main() -> None:

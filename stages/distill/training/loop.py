@@ -235,7 +235,7 @@ class Training:
             self._watch.look(grad_norm, name="gradient", step=step, rows=self._rows_in_step(), last_good=last_good)
 
     def _seed_step(self) -> None:
-        seed_step(seed=self._schedule.seed, step=self._progress.step, rank=self._ranks.rank)
+        seed_step(self._settings.device, seed=self._schedule.seed, step=self._progress.step, rank=self._ranks.rank)
 
     def _finish_epoch(self, epochs_done: int) -> str | None:
         """Validate, and return the path under which the weights are to be kept, or None."""

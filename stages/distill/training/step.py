@@ -141,10 +141,15 @@ class TrainingStep:
         return grad_norm
 
 
-def seed_step(*, seed: int, step: int, rank: int) -> None:
-    """Make dropout a function of seed, step and rank, so that a resumed step draws what an undisturbed one draws."""
+def seed_step(device: torch.device, *, seed: int, step: int, rank: int) -> None:
+    """Make dropout and noise functions of seed, step and rank, so that a resumed step draws what it would have drawn.
+
+    On a CPU its generator alone is seeded: otherwise torch keeps a call for each kind of GPU that is not in use yet,
+    with the stack that it came from, at every step.
+    """
     [number] = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
-    torch.manual_seed(int(number >> np.uint64(1)))
+    seed_device = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
+    seed_device(int(number >> np.uint64(1)))
 
 
 def _parallel(student: nn.Module, ranks: Ranks) -> nn.Module:
