@@ -100,5 +100,5 @@ class HeldOutFeatures:
 
     def __call__(self, own: Sequence[int], *, pin_memory: bool) -> Iterator[Batch]:  # noqa: ARG002 - of images
         """Gather the features of some images, by their numbers, in batches."""
-        for numbers in torch.tensor(own, dtype=torch.int64).split(self._batch_size):
+        for numbers in torch.split(torch.tensor(own, dtype=torch.int64), self._batch_size):
             yield Batch(images=self._table.gather(self._rows[numbers]), rows=numbers, rejected={})

@@ -50,7 +50,9 @@ class TargetSmoothing:
             returns: (batch, dim), float32, unit rows.
         """
         if len(teacher) * len(self._landmarks) > _MOST_RELATIONS:  # rows do not depend on one another
-            return torch.cat([self(part) for part in teacher.split(max(1, _MOST_RELATIONS // len(self._landmarks)))])
+            return torch.cat(
+                [self(part) for part in torch.split(teacher, max(1, _MOST_RELATIONS // len(self._landmarks)))]
+            )
         with torch.autocast(teacher.device.type, enabled=False):
             teacher = unit_rows(teacher)
             relation = torch.softmax(teacher @ self._landmarks.T / self._temperature, dim=1)
