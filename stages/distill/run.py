@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from data_schemas.student_checkpoint import WEIGHTS_NAME, Preprocessing
+from data_schemas.student_checkpoint import WEIGHTS_NAME, Preprocessing, StudentConfig
 from pipeline.log import log
 from pipeline.sources import hashed_inputs
 from pipeline.stage import Context, Result
 from pipeline.store.draft import Draft
-from pipeline.store.store import DRAFT_PREFIX
+from pipeline.store.store import DRAFT_PREFIX, Artifact
 from stages.components.compute.device import choose_device, describe_work, gpu_name
 from stages.components.compute.distributed import Ranks, ranks_of
 from stages.components.compute.precision import choose_precision
@@ -96,9 +96,10 @@ def _train(
         features = load_cached_features(
             sources.features.value, pairs, placement=placement, device=device, draft=draft, ranks=ranks
         )
-        for digest in features.digests:
-            context.use(digest)
 
+    used = () if features is None else features.digests
+    for digest in used:
+        context.use(digest)
     model, preprocessing, prototypes = _model(
         params, runtime, settings, pairs, targets=targets, features=features, sources=sources, context=context
     )
@@ -113,15 +114,14 @@ def _train(
     training = Training(data, model, _schedule(params), settings, observers, ranks=ranks, draft=draft)
     if ranks.is_first:  # before the first checkpoint, so that evaluation can watch
         dims = {"teacher_dim": targets.dim, "embedding_dim": model.student.embedding_dim}
-        config = student_config(params, preprocessing, embeddings, **dims)
-        (config if features is None else with_features(config, params, features)).write(draft.path)
+        _config(params, preprocessing, embeddings, features, **dims).write(draft.path)
     progress = training.run()
     if ranks.is_first:
         save_weights(model.kept_student, draft.path / WEIGHTS_NAME)
         write_rejected_pairs(draft, pairs, progress)
     return Result(
         counts=training_counts(params, pairs, progress),
-        uses=(*prototypes, *(features.digests if features else ())),
+        uses=(*prototypes, *used),
         environment={"device": gpu_name(device), "precision": settings.precision, "processes": str(ranks.size)},
     )
 
@@ -172,6 +172,20 @@ def _model(
     objectives = make_objectives(params, targets=targets, prototypes=maps, num_labels=pairs.num_labels, device=device)
     model = make_model(params, settings, student, objectives, checkpoint_gradients=runtime.checkpoint_gradients)
     return model, preprocessing, tuple(sorted(maps.used))
+
+
+def _config(
+    params: "DistillParams",
+    preprocessing: Preprocessing,
+    embeddings: Artifact,
+    features: CachedFeatures | None,
+    *,
+    teacher_dim: int,
+    embedding_dim: int,
+) -> StudentConfig:
+    """Describe the student, and of a head on features the backbone as well."""
+    config = student_config(params, preprocessing, embeddings, teacher_dim=teacher_dim, embedding_dim=embedding_dim)
+    return config if features is None else with_features(config, params, features)
 
 
 def _data(
