@@ -26,6 +26,7 @@ GROUPS = (
     "commands",
     "objectives",
     "step",
+    "heads",
 )
 
 

@@ -30,7 +30,7 @@ from stages.distill.training.model import TrainedModel
 from stages.distill.training.optimizer import AdamWSettings, build_optimizer
 from stages.distill.training.settings import RunSettings
 from stages.distill.training.sync_batchnorm import sync_batchnorm
-from stages.distill.training.validation import Validation
+from stages.distill.training.validation import HeldOutReader, Validation
 
 if TYPE_CHECKING:
     from stages.distill.options import DistillParams, DistillSources
@@ -70,12 +70,17 @@ def make_student(
         preprocessing = replace(built.preprocessing, mean=start.mean, std=start.std)
     if params.freeze_backbone:
         freeze_backbone(student)
+    return place_student(params, student, device=device, ranks=ranks), preprocessing
+
+
+def place_student(params: "DistillParams", student: Student, *, device: torch.device, ranks: Ranks) -> Student:
+    """Move a student to its device, and let its batch normalisation see all ranks where that is asked for."""
     student = student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if params.sync_batchnorm:
         sync_batchnorm(student, ranks, device)
     elif ranks.size > 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules()):
         log.info("distill: each of %d processes normalises its own part of a batch (--sync-batchnorm)", ranks.size)
-    return student, preprocessing, built.architecture
+    return student
 
 
 def make_model(
@@ -101,6 +106,23 @@ def make_model(
     )
 
 
+def hold_out(params: "DistillParams", pairs: TrainingPairs, *, targets: Targets) -> HeldOutImages | None:
+    """Collect the images to validate on, or None where no pairs are held out.
+
+    Raises:
+        ProtoRKDError: the student's embeddings are not of the teacher's width.
+    """
+    if not len(pairs.held_out):
+        return None
+    if params.projection_dim not in (0, targets.dim):
+        raise ProtoRKDError(
+            f"--validation-fraction must go with embeddings of the teacher's width, {targets.dim}; got "
+            f"--projection-dim {params.projection_dim}. Leave one of them out."
+        )
+    caption_rows = torch.from_numpy(pairs.caption_rows)
+    return HeldOutImages.of(pairs.images, torch.from_numpy(pairs.held_out), caption_rows=caption_rows)
+
+
 def make_validation(
     params: "DistillParams",
     settings: RunSettings,
@@ -115,23 +137,17 @@ def make_validation(
     Raises:
         ProtoRKDError: the student's embeddings are not of the teacher's width.
     """
-    if not len(pairs.held_out):
+    held_out = hold_out(params, pairs, targets=targets)
+    if held_out is None:
         return None
-    if params.projection_dim not in (0, targets.dim):
-        raise ProtoRKDError(
-            f"--validation-fraction must go with embeddings of the teacher's width, {targets.dim}; got "
-            f"--projection-dim {params.projection_dim}. Leave one of them out."
-        )
-    caption_rows = torch.from_numpy(pairs.caption_rows)
+    transform = EvalTransform(preprocessing)
     return Validation(
-        HeldOutImages.of(pairs.images, torch.from_numpy(pairs.held_out), caption_rows=caption_rows),
+        held_out,
         targets=targets,
-        transform=EvalTransform(preprocessing),
-        normalize=Normalize(preprocessing, settings.device),
+        read=HeldOutReader(held_out.images, transform, batch_size=params.batch_size, workers=settings.workers),
+        prepare=Normalize(preprocessing, settings.device),
         in_precision=autocast(settings.precision, settings.device),
         ranks=ranks,
-        batch_size=params.batch_size,
-        workers=settings.workers,
     )
 
 

@@ -9,6 +9,7 @@ from stages.components.backbones.registry import published_name
 from stages.components.compute.device import find_devices
 from stages.components.compute.precision import check_precision
 from stages.components.student.student import build_student
+from stages.distill.feature_options import check_feature_runtime
 from stages.distill.loss_spec import parse_loss_options, parse_losses, reads_prototypes
 from stages.distill.objectives import build_objective, read_options
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, check_start
@@ -22,7 +23,8 @@ def check_training(params: DistillParams, inputs: DistillInputs, runtime: Distil
 
     Raises:
         ProtoRKDError: an objective, an option of one, the student, its published weights, the device, the precision
-            or a tracker is unknown, not to be had here, or of a value that is not allowed.
+            or a tracker is unknown, not to be had here, or of a value that is not allowed; or an option does not go
+            with cached features.
     """
     [device] = find_devices(runtime.device, most=1)
     check_precision(params.precision, device)
@@ -30,6 +32,9 @@ def check_training(params: DistillParams, inputs: DistillInputs, runtime: Distil
     if inputs.prototypes is not None and not reads_prototypes(params.loss):
         log.info("distill: --prototypes is not read, for no objective of --loss relates to prototypes")
     check_trackers(runtime.report_to)
+    if inputs.features is not None:
+        check_feature_runtime(runtime)
+        return
     check_start(params, inputs)
     if params.pretrained:
         published_name(params.student, params.pretrained)

@@ -57,6 +57,14 @@ class DistillInputs:
         artifact="prototypes",
         is_read=lambda params: reads_prototypes(params.loss),
     )
+    features: str | None = option(
+        None,
+        help="Artifact of encode-images, by fingerprint or path: a head is trained on the features of a frozen "
+        "backbone, and no image is opened. Default: a student is trained on images.",
+        metavar="REF",
+        artifact="encode-images",
+        later=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -67,18 +75,19 @@ class DistillSources:
         embeddings: Artifact of encode-teacher.
         images: Images that its pairs name.
         init_from: File of the backbone's first weights; None without one.
-        prototypes: Artifact of prototypes; None where none was named, or no objective reads
-            it.
+        prototypes: Artifact of prototypes; None where none was named or is read.
         architecture: Files that the student's backbone is built from; None where its name says all.
         pretrained: Files of the published weights that it starts from; None without ``--pretrained``.
+        features: Artifact of encode-images in whose place the images are not read; None where they are.
     """
 
     embeddings: Input[Artifact]
-    images: Input[ImageSet]
+    images: Input[ImageSet] | None
     init_from: Input[Path] | None
     prototypes: Input[Artifact] | None
     architecture: Input[BackboneSource] | None = None
     pretrained: Input[BackboneSource] | None = None
+    features: Input[Artifact] | None = None
 
 
 @dataclass(frozen=True)
@@ -198,6 +207,33 @@ class DistillParams:
     seed: int = option(
         0, help="Seed of the first weights, the order, the crops and the held-out images.", check=NOT_NEGATIVE
     )
+    head: str = option(
+        "linear",
+        help="Head on --features. mlp: linear, batch norm, GELU, dropout, linear; gated: the product of two "
+        "projections, one through ReLU6; residual: a linear layer on the features plus an MLP of them.",
+        choices=("linear", "mlp", "gated", "residual"),
+        later=True,
+    )
+    head_width: int = option(
+        0, help="Width of the head's hidden layer. 0: that of the features.", check=NOT_NEGATIVE, later=True
+    )
+    head_dropout: float = option(
+        0.0, help="Share of the head's hidden units that training drops.", check=BELOW_ONE, later=True
+    )
+    feature_noise: float = option(
+        0.0,
+        help="Gaussian noise that training adds to features, in units of each feature's standard deviation over the "
+        "corpus. 0: none.",
+        check=NOT_NEGATIVE,
+        later=True,
+    )
+    feature_mixup: float = option(
+        0.0,
+        help="Mix each pair's features and target with another pair's of the batch, by shares drawn from "
+        "Beta(alpha, alpha) with this alpha. 0: never.",
+        check=NOT_NEGATIVE,
+        later=True,
+    )
 
     def __post_init__(self) -> None:
         """Write the losses one way: ``simreg``, ``simreg=1`` and ``simreg=1.0`` ask for the same training."""
@@ -219,7 +255,7 @@ class DistillRuntime:
     )
     targets_placement: str = option(
         "auto",
-        help="Where the teacher's embeddings are kept while training.",
+        help="Where the teacher's embeddings, and features, are kept while training.",
         choices=("auto", "device", "ram", "mapped"),
     )
     compile: bool = option(False, help="Compile the student with torch.compile: slow to begin, faster on a GPU.")

@@ -1,16 +1,16 @@
-"""Run the distill stage: pairs, targets, student, objectives, training, files."""
+"""Run the distill stage: pairs, targets, images or features, student, objectives, training, files."""
 
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from data_schemas.student_checkpoint import WEIGHTS_NAME, Preprocessing
+from data_schemas.student_checkpoint import WEIGHTS_NAME, Preprocessing, StudentConfig
 from pipeline.log import log
 from pipeline.sources import hashed_inputs
 from pipeline.stage import Context, Result
 from pipeline.store.draft import Draft
-from pipeline.store.store import DRAFT_PREFIX
+from pipeline.store.store import DRAFT_PREFIX, Artifact
 from stages.components.compute.device import choose_device, describe_work, gpu_name
 from stages.components.compute.distributed import Ranks, ranks_of
 from stages.components.compute.precision import choose_precision
@@ -26,8 +26,17 @@ from stages.distill.build import (
     make_validation,
     named_prototypes,
 )
+from stages.distill.build_features import (
+    CachedFeatures,
+    load_cached_features,
+    make_feature_data,
+    make_feature_validation,
+    make_head_student,
+    with_features,
+)
+from stages.distill.data.feature_images import check_matched, find_features
 from stages.distill.data.targets import Targets, load_targets
-from stages.distill.data.training_data import make_data
+from stages.distill.data.training_data import TrainingData, make_data
 from stages.distill.data.training_pairs import TrainingPairs, choose_pairs
 from stages.distill.reporting.metric_log import Metrics
 from stages.distill.reporting.trackers import make_reporters
@@ -37,6 +46,7 @@ from stages.distill.training.model import TrainedModel
 from stages.distill.training.profiler import NoClock, StepClock
 from stages.distill.training.settings import RunSettings, Schedule
 from stages.distill.training.training_device import training_device
+from stages.distill.training.validation import Validation
 
 if TYPE_CHECKING:
     from stages.distill.options import DistillParams, DistillRuntime, DistillSources
@@ -53,39 +63,51 @@ def train_student(
         ProtoRKDError: the embeddings are damaged, the student or an objective is unknown, too many images cannot be
             read, the loss is no longer finite, or an operation is to be deterministic and cannot.
     """
-    settings = _settings(params, runtime, sources.images.value)
+    images = _images(sources, runtime)
+    settings = _settings(params, runtime, images)
     ranks = ranks_of(context.peers).within(runtime.step_timeout_minutes)
     context = replace(context, peers=ranks)
     if ranks.is_first:
         log.info("distill: on %s", describe_work(settings.device, precision=settings.precision))
-    trained = f"--student {params.student} and --loss {', '.join(params.loss)}"
+    what = f"--student {params.student}" if sources.features is None else f"--head {params.head}"
+    trained = f"{what} and --loss {', '.join(params.loss)}"
     with training_device(settings.device, deterministic=runtime.deterministic, trained=trained):
-        return _train(params, runtime, settings, sources=sources, draft=draft, context=context)
+        return _train(params, runtime, settings, images, sources=sources, draft=draft, context=context)
 
 
 def _train(
     params: "DistillParams",
     runtime: "DistillRuntime",
     settings: RunSettings,
+    images: ImageSet,
     *,
     sources: "DistillSources",
     draft: Draft,
     context: Context,
 ) -> Result:
     embeddings = sources.embeddings.value
-    images = sources.images.value
     device, ranks = settings.device, ranks_of(context.peers)
-    if settings.workers:
+    if settings.workers and sources.features is None:
         start_server()  # gets ready while the rest is made
-    targets = load_targets(embeddings, placement=runtime.targets_placement, device=device, draft=draft, ranks=ranks)
+    placement = runtime.targets_placement
+    targets = load_targets(embeddings, placement=placement, device=device, draft=draft, ranks=ranks)
     most_missing = settings.max_rejected + len(images.missing)
     pairs = choose_pairs(params, embeddings=embeddings, images=images, targets=targets, max_missing=most_missing)
+    features = None
+    if sources.features is not None:
+        features = load_cached_features(
+            sources.features.value, pairs, placement=placement, device=device, draft=draft, ranks=ranks
+        )
 
+    used = () if features is None else features.digests
+    for digest in used:
+        context.use(digest)
     model, preprocessing, architecture, prototypes = _model(
-        params, runtime, settings, pairs, targets, sources=sources, context=context
+        params, runtime, settings, pairs, targets=targets, features=features, sources=sources, context=context
     )
-    data = make_data(params, pairs, targets=targets, preprocessing=preprocessing, device=device, ranks=ranks)
-    validate = make_validation(params, settings, pairs, targets=targets, preprocessing=preprocessing, ranks=ranks)
+    data, validate = _data(
+        params, settings, pairs, targets=targets, features=features, preprocessing=preprocessing, ranks=ranks
+    )
     observers = Observers(
         metrics=_metrics(params, runtime, sources=sources, draft=draft, ranks=ranks),
         clock=StepClock(draft.logs, device) if runtime.profile and ranks.is_first else NoClock(),
@@ -94,17 +116,33 @@ def _train(
     training = Training(data, model, _schedule(params), settings, observers, ranks=ranks, draft=draft)
     if ranks.is_first:  # before the first checkpoint, so that evaluation can watch
         dims = {"teacher_dim": targets.dim, "embedding_dim": model.student.embedding_dim}
-        described = student_config(params, preprocessing, embeddings, **dims)
-        replace(described, architecture=architecture).write(draft.path)
+        described = _config(params, preprocessing, embeddings, features, architecture=architecture, **dims)
+        described.write(draft.path)
     progress = training.run()
     if ranks.is_first:
         save_weights(model.kept_student, draft.path / WEIGHTS_NAME)
         write_rejected_pairs(draft, pairs, progress)
     return Result(
         counts=training_counts(params, pairs, progress),
-        uses=prototypes,
+        uses=(*prototypes, *used),
         environment={"device": gpu_name(device), "precision": settings.precision, "processes": str(ranks.size)},
     )
+
+
+def _images(sources: "DistillSources", runtime: "DistillRuntime") -> ImageSet:
+    """Return the images of the pairs; in a training on features they are known by their rows alone.
+
+    Raises:
+        ProtoRKDError: the features are of other images than the pairs name.
+    """
+    if sources.features is None:
+        assert sources.images is not None
+        return sources.images.value
+    features, embeddings = sources.features.value, sources.embeddings.value
+    images = find_features(features, embeddings)
+    most_missing = int(runtime.max_bad_fraction * len(images.paths))
+    check_matched(images, features=features, embeddings=embeddings, most_missing=most_missing)
+    return images
 
 
 def _model(
@@ -112,17 +150,23 @@ def _model(
     runtime: "DistillRuntime",
     settings: RunSettings,
     pairs: TrainingPairs,
-    targets: Targets,
     *,
+    targets: Targets,
+    features: CachedFeatures | None,
     sources: "DistillSources",
     context: Context,
 ) -> tuple[TrainedModel, Preprocessing, dict[str, Any] | None, tuple[str, ...]]:
     """Make the trained model, its preprocessing and architecture, and the digests of the prototypes that it uses."""
     device, ranks = settings.device, ranks_of(context.peers)
     torch.manual_seed(params.seed)
-    student, preprocessing, architecture = make_student(
-        params, sources, teacher_dim=targets.dim, device=device, ranks=ranks
-    )
+    architecture = None
+    if features is None:
+        student, preprocessing, architecture = make_student(
+            params, sources, teacher_dim=targets.dim, device=device, ranks=ranks
+        )
+    else:
+        student = make_head_student(params, features, teacher_dim=targets.dim, device=device, ranks=ranks)
+        preprocessing = features.preprocessing
     if sources.init_from is not None:
         context.check_inputs()
     maps = PrototypeMaps(
@@ -136,6 +180,41 @@ def _model(
     objectives = make_objectives(params, targets=targets, prototypes=maps, num_labels=pairs.num_labels, device=device)
     model = make_model(params, settings, student, objectives, checkpoint_gradients=runtime.checkpoint_gradients)
     return model, preprocessing, architecture, tuple(sorted(maps.used))
+
+
+def _config(
+    params: "DistillParams",
+    preprocessing: Preprocessing,
+    embeddings: Artifact,
+    features: CachedFeatures | None,
+    *,
+    architecture: dict[str, Any] | None,
+    teacher_dim: int,
+    embedding_dim: int,
+) -> StudentConfig:
+    """Describe the student, and of a head on features the backbone as well."""
+    config = student_config(params, preprocessing, embeddings, teacher_dim=teacher_dim, embedding_dim=embedding_dim)
+    return replace(config, architecture=architecture) if features is None else with_features(config, params, features)
+
+
+def _data(
+    params: "DistillParams",
+    settings: RunSettings,
+    pairs: TrainingPairs,
+    *,
+    targets: Targets,
+    features: CachedFeatures | None,
+    preprocessing: Preprocessing,
+    ranks: Ranks,
+) -> tuple[TrainingData, Validation | None]:
+    """Put together what the student learns from, and what it is measured on."""
+    if features is None:
+        data = make_data(
+            params, pairs, targets=targets, preprocessing=preprocessing, device=settings.device, ranks=ranks
+        )
+        return data, make_validation(params, settings, pairs, targets=targets, preprocessing=preprocessing, ranks=ranks)
+    data = make_feature_data(params, pairs, features, targets=targets, device=settings.device, ranks=ranks)
+    return data, make_feature_validation(params, settings, pairs, features, targets=targets, ranks=ranks)
 
 
 def _settings(params: "DistillParams", runtime: "DistillRuntime", images: ImageSet) -> RunSettings:

@@ -1,10 +1,12 @@
 """distill: train an image student purely against cached teacher embeddings.
 
-Takes:  an artifact of encode-teacher, and the images that its pair index names.
-Does:   trains a backbone and a projection head so that an image lands where its caption lies; loads no teacher.
+Takes:  an artifact of encode-teacher, and the images that its pair index names, or an artifact of their features.
+Does:   trains a backbone and a projection head, or a head on features alone, so that an image lands where its caption
+        lies; loads no teacher.
 Gives:  student.safetensors and student.json, checkpoints/epoch_N.safetensors, rejected.parquet, logs/metrics.jsonl.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ from stages.components.images.image_set import ImageSet
 from stages.components.images.opening import identify_images
 from stages.components.inputs.manifest_options import find_image_root
 from stages.components.inputs.path_checks import check_inside, is_own
+from stages.distill.feature_options import check_feature_options
 from stages.distill.loss_spec import reads_prototypes
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources, check_start
 
@@ -39,22 +42,26 @@ def distill(
 
 
 def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> DistillSources:
-    """Find the cached embeddings, and hash the images that their pair index names."""
+    """Find the cached embeddings, and hash the images that their pair index names, or find their features."""
     from data_schemas.pair_index import PAIRS_NAME, read_pairs
 
     check_start(params, inputs)
+    check_feature_options(inputs, params)
     artifact = context.store.resolve(inputs.embeddings, stage="encode-teacher", flag="--embeddings")
     artifact.require_whole((PAIRS_NAME,), read=True)
-    images = _images(inputs, artifact, read_pairs(artifact.path)["image"], context)
+    images = None
+    if inputs.features is None:
+        images = _images(inputs, artifact, read_pairs(artifact.path)["image"], context)
     return DistillSources(
         embeddings=Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=artifact),
         images=images,
         init_from=None if inputs.init_from is None else _weights(inputs.init_from, context),
-        prototypes=_prototypes(inputs.prototypes, context)
-        if inputs.prototypes is not None and reads_prototypes(params.loss)
+        prototypes=_artifact(inputs.prototypes, "prototypes", "--prototypes", context)
+        if reads_prototypes(params.loss)
         else None,
-        architecture=_architecture(params, context),
+        architecture=_architecture(params, context) if inputs.features is None else None,
         pretrained=_pretrained(params, context) if params.pretrained else None,
+        features=_artifact(inputs.features, "encode-images", "--features", context),
     )
 
 
@@ -99,9 +106,24 @@ def _weights(path: Path, context: Context) -> Input[Path]:
     return Input(digest=digest, location=str(path.resolve()), parts=parts, value=path)
 
 
-def _prototypes(reference: str, context: Context) -> Input[Artifact]:
-    artifact = context.store.resolve(reference, stage="prototypes", flag="--prototypes")
+def _artifact(reference: str | None, stage: str, flag: str, context: Context) -> Input[Artifact] | None:
+    if reference is None:
+        return None
+    artifact = context.store.resolve(reference, stage=stage, flag=flag)
     return Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=artifact)
+
+
+def settle(
+    params: DistillParams,
+    inputs: DistillInputs,
+    sources: DistillSources,
+    runtime: DistillRuntime,
+    context: Context,
+) -> DistillParams:
+    """Record no student and no augmentation where there are no images, whichever way that was asked for."""
+    if sources.features is None:
+        return params
+    return dataclasses.replace(params, student="", augmentation="none")
 
 
 def work(params: DistillParams, sources: DistillSources, context: Context) -> Work:
@@ -127,6 +149,7 @@ STAGE = Stage(
     runtime=DistillRuntime,
     identify=identify,
     run=distill,
+    settle=settle,
     check=check,
     keep=True,
     distributed=Distributed(join_torchrun),

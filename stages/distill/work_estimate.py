@@ -4,11 +4,16 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
-from data_schemas.embedding_array import EmbeddingArray
+from data_schemas.embedding_array import FEATURE_KIND, EmbeddingArray
 from data_schemas.pair_index import read_pairs
 from pipeline.stage import Work
+from stages.components.images.image_set import ImageSet
+from stages.components.student.heads import build_feature_head
 from stages.components.student.student import build_student
+from stages.distill.build_features import head_config
+from stages.distill.data.feature_images import find_features
 
 if TYPE_CHECKING:
     from stages.distill.options import DistillParams, DistillSources
@@ -22,7 +27,7 @@ def training_work(params: "DistillParams", sources: "DistillSources") -> Work:
     """
     embeddings = sources.embeddings.value
     pairs = read_pairs(embeddings.path)
-    readable = pairs.num_rows - len(sources.images.value.missing)
+    readable = pairs.num_rows - len(_images(sources).missing)
     num_images = len(pairs["image"].unique())
     examples = readable if params.captions_per_image == "each" else min(num_images, readable)
     examples = max(2, round(examples * (1 - params.validation_fraction)))
@@ -31,18 +36,32 @@ def training_work(params: "DistillParams", sources: "DistillSources") -> Work:
     return Work(
         counts={"pairs": pairs.num_rows, "images": num_images, "examples": examples, "steps": steps},
         paced_by="steps",
-        like=("student", "image_size", "batch_size", "loss", "freeze_backbone"),
-        size=kept * _weight_bytes(params, EmbeddingArray.open(embeddings.path).dim),
+        like=("student", "image_size", "batch_size", "loss", "freeze_backbone", "head", "head_width"),
+        size=kept * _weight_bytes(params, sources, EmbeddingArray.open(embeddings.path).dim),
     )
 
 
-def _weight_bytes(params: "DistillParams", teacher_dim: int) -> int:
+def _images(sources: "DistillSources") -> ImageSet:
+    if sources.images is not None:
+        return sources.images.value
+    assert sources.features is not None
+    return find_features(sources.features.value, sources.embeddings.value)
+
+
+def _weight_bytes(params: "DistillParams", sources: "DistillSources", teacher_dim: int) -> int:
+    embedding_dim = params.projection_dim or teacher_dim
+    student: nn.Module
     with torch.device("meta"):  # shapes without numbers
-        student = build_student(
-            params.student,
-            embedding_dim=params.projection_dim or teacher_dim,
-            image_size=params.image_size,
-            projection_layers=params.projection_layers,
-            pooling=params.pooling,
-        )
+        if sources.features is None:
+            student = build_student(
+                params.student,
+                embedding_dim=embedding_dim,
+                image_size=params.image_size,
+                projection_layers=params.projection_layers,
+                pooling=params.pooling,
+            )
+        else:
+            dim = EmbeddingArray.open(sources.features.value.path, kind=FEATURE_KIND).dim
+            config = head_config(params, feature_dim=dim)
+            student = build_feature_head(config, feature_dim=dim, embedding_dim=embedding_dim)
     return sum(tensor.nbytes for tensor in student.state_dict().values())

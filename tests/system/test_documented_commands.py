@@ -9,8 +9,10 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from features import make_features
 from workbench import COLOURS, SHAPES, Pairs, draw_image, make_manifest, make_pairs, with_prompts
 
 from tests.system.test_readme import PAGES, blocks, commands_of
@@ -34,11 +36,13 @@ _STAGE_OF = {
     "--student": "distill",
     "--embeddings": "encode-teacher",
     "--in": "encode-teacher",
+    "--features": "encode-images",
 }
 _SMALLER = {
     "distill": "--student squeezenet1_1 --pretrained '' --pooling native --image-size 32 --batch-size 8 --epochs 1 "
     "--episode-size 0 --warmup-steps 0 --workers 0 --device cpu --precision fp32 --smoothing-landmarks 16 --no-profile "
     "--no-checkpoint-gradients",
+    "distill --features": "--batch-size 8 --epochs 1 --warmup-steps 0 --device cpu --precision fp32",
     "evaluate": "--workers 0 --device cpu --num-resamples 100 --knn-k 3",
     "prototypes": "--num-prototypes 4",
     "encode-teacher": "--device cpu --teacher-precision fp32",
@@ -80,6 +84,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, word_vectors: Path, bert_fol
         patch.chdir(root)
         for command in ("encode-teacher --manifest train.tsv --teacher all-MiniLM-L6-v2", "distill"):
             _run(shlex.split(_smaller(command)))
+        make_features(root / "store", pairs.images, np.random.default_rng(0).normal(size=(24, 8)).astype(np.float16))
         yield root
 
 
@@ -140,7 +145,7 @@ def _smaller(command: str) -> str:
     command = re.sub(r"(validation-fraction )\S+", r"\g<1>0.2", command)
     name, _, rest = command.partition(" ")
     stage = rest.split(" ")[0] if name == "why" else name
-    smaller = _SMALLER.get(stage, "")
+    smaller = _SMALLER.get(f"{stage} --features" if "--features" in command else stage, "")
     is_of_prototypes = "proto" in command or "--config" in command
     if stage == "distill" and is_of_prototypes and "num-prototypes" not in command and "--prototypes" not in command:
         smaller += " --loss-option proto-rkd.num-prototypes=4"

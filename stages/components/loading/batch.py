@@ -21,7 +21,7 @@ class Batch:
 
     Shapes:
         images: (batch, 3, size, size), uint8; where they are still to be resized, (all pixels, 3), one image after
-            the other, each row by row.
+            the other, each row by row. Or their features, (batch, feature_dim), float32.
         rows: (batch,), int64: each image's pair, or its number in a set.
         seeds: (batch,), int64, of the augmentation; empty where nothing is left to augment.
         sizes: (batch, 2), int64, heights and widths; empty where nothing is left to resize.

@@ -105,6 +105,11 @@ class BatchRequests:
         return steps * self.micro_batches_per_step
 
     def __iter__(self) -> Iterator[list[Request]]:
+        for epoch, examples in self.parts():
+            yield [(epoch, example) for example in examples.tolist()]
+
+    def parts(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Yield the epoch and the examples, (own,), of each micro-batch: what iteration gives, without its tuples."""
         first_epoch, first_step = divmod(self._start_step, self.steps_per_epoch)
         drawn = episodes(len(self._examples), self._episode_size, seed=self._seed)
         for epoch, episode in enumerate(itertools.islice(drawn, first_epoch, self._epochs), start=first_epoch):
@@ -112,7 +117,7 @@ class BatchRequests:
             for step in range(first_step if epoch == first_epoch else 0, self.steps_per_epoch):
                 stop = len(order) if step == self.steps_per_epoch - 1 else (step + 1) * self._batch_size
                 for own in self._own_parts(order[step * self._batch_size : stop]):
-                    yield [(epoch, example) for example in own.tolist()]
+                    yield epoch, own
 
     def _own_parts(self, batch: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
         for micro_batch in np.array_split(batch, self.micro_batches_per_step):

@@ -77,6 +77,10 @@ class ExampleImages(Dataset[tuple[int, Tensor | str]]):
         """Look up the path of an example's image, as its manifest writes it."""
         return self._images.paths[int(self._pairs[example])]
 
+    def batches(self, requests: BatchRequests, *, workers: int, pin_memory: bool) -> Iterable[Batch]:
+        """Read the requested micro-batches, as `load_batches` does."""
+        return load_batches(self, requests, workers=workers, pin_memory=pin_memory)
+
     def __getitem__(self, request: Request) -> tuple[int, Tensor | str]:
         """Read one image: the example, and the image as (3, size, size) uint8 or why there is none."""
         [sample] = self._read([request], self._crop)

@@ -102,6 +102,8 @@ class Examples:
             examples: (batch,), int64, on the CPU.
             returns: the same.
         """
+        if len(self._caption_rows) == self.num:
+            return self._caption_rows[examples]
         starts, counts = self._spans(examples)
         if self._mean:
             return self._caption_rows[starts]

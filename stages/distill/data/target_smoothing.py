@@ -7,6 +7,8 @@ from stages.distill.data.targets import Targets
 from stages.distill.objectives.parts.embeddings import unit_rows
 from stages.distill.objectives.parts.negatives import draw_rows
 
+_MOST_RELATIONS = 1 << 27  # of a batch to landmarks, at once
+
 
 class TargetSmoothing:
     """Mix each target with the mean of the corpus as seen from it.
@@ -47,6 +49,10 @@ class TargetSmoothing:
             teacher: (batch, dim), float, on the training device.
             returns: (batch, dim), float32, unit rows.
         """
+        if len(teacher) * len(self._landmarks) > _MOST_RELATIONS:  # rows do not depend on one another
+            return torch.cat(
+                [self(part) for part in torch.split(teacher, max(1, _MOST_RELATIONS // len(self._landmarks)))]
+            )
         with torch.autocast(teacher.device.type, enabled=False):
             teacher = unit_rows(teacher)
             relation = torch.softmax(teacher @ self._landmarks.T / self._temperature, dim=1)

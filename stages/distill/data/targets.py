@@ -1,4 +1,4 @@
-"""The teacher's embeddings as one table that a training step gathers rows from."""
+"""Cached rows, the teacher's embeddings and the features of images, as tables that a training step gathers from."""
 
 import mmap
 import os
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_schemas.embedding_array import ARRAY_NAME, EmbeddingArray, Shard
+from data_schemas.embedding_array import CAPTION_KIND, FEATURE_KIND, EmbeddingArray, Shard, array_name
 from data_schemas.files import write_atomic_by
 from pipeline.log import log
 from pipeline.peers import fail_together
@@ -26,12 +26,11 @@ _THREADS = 8  # that read shards; hashing, the slowest part, runs in parallel
 _PLACEMENTS = ("device", "ram", "mapped")  # from the fastest to the one that always has room
 
 
-class Targets:
-    """Cached embeddings by caption row.
+class EmbeddingTable:
+    """Rows of an artifact's array, wherever they are kept.
 
     Args:
-        table: Embedding of each caption row: (captions, dim), float16 or float32; on the device, in RAM or mapped
-            from a file.
+        table: The rows: (rows, dim), float16 or float32; on the device, in RAM or mapped from a file.
         device: Device on which gathered rows are wanted.
         placement: Place of the table: "device", "ram" or "mapped".
     """
@@ -47,19 +46,12 @@ class Targets:
         return self._table.shape[1]
 
     @property
-    def num_captions(self) -> int:
-        """Number of captions."""
+    def num_rows(self) -> int:
+        """Number of rows."""
         return len(self._table)
 
-    def is_zero(self) -> Tensor:
-        """Find the captions with the zero vector: (captions,), bool, on the CPU."""
-        found = self._table[:, 0] == 0
-        rows = found.nonzero().flatten()  # few rows begin with a zero; only these are looked at in full
-        found[rows] = (self._table[rows] == 0).all(dim=1)
-        return found.cpu()
-
     def take(self, rows: Tensor) -> Tensor:
-        """Take the embeddings of caption rows as they are stored.
+        """Take rows as they are stored.
 
         Shapes:
             rows: (batch,), int64.
@@ -77,7 +69,7 @@ class Targets:
         return send(found, self._device)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Take the embeddings of caption rows to compute with; only these rows are widened, on the device.
+        """Take rows to compute with; only these are widened, on the device.
 
         Shapes:
             rows: (batch,), int64.
@@ -86,14 +78,38 @@ class Targets:
         return self.take(rows).float()
 
 
+class Targets(EmbeddingTable):
+    """The teacher's embeddings by caption row."""
+
+    @property
+    def num_captions(self) -> int:
+        """Number of captions."""
+        return self.num_rows
+
+    def is_zero(self) -> Tensor:
+        """Find the captions with the zero vector: (captions,), bool, on the CPU."""
+        found = self._table[:, 0] == 0
+        rows = found.nonzero().flatten()  # few rows begin with a zero; only these are looked at in full
+        found[rows] = (self._table[rows] == 0).all(dim=1)
+        return found.cpu()
+
+
 def load_targets(artifact: Artifact, *, placement: str, device: torch.device, draft: Draft, ranks: Ranks) -> Targets:
-    """Read all embeddings once into a table, and refuse damaged ones.
+    """Read all embeddings of captions once into a table; arguments and errors are those of `load_features`."""
+    table, placement = _load(artifact, CAPTION_KIND, "targets", placement, device=device, draft=draft, ranks=ranks)
+    return Targets(table, device, placement=placement)
+
+
+def load_features(
+    artifact: Artifact, *, placement: str, device: torch.device, draft: Draft, ranks: Ranks
+) -> EmbeddingTable:
+    """Read all features of images once into a table, and refuse damaged ones.
 
     The ranks of one draft share a mapped table: the first writes it into the draft's state, where a resumed run finds
     it and a finished one leaves nothing; the system keeps one copy of it in memory for all.
 
     Args:
-        artifact: Artifact of embeddings.
+        artifact: Artifact that holds the array.
         placement: Place of the table: "device", "ram", "mapped", or "auto", which is the first of these with room for
             it on every rank.
         device: Device on which gathered rows are wanted.
@@ -101,21 +117,28 @@ def load_targets(artifact: Artifact, *, placement: str, device: torch.device, dr
         ranks: Ranks that train together.
 
     Raises:
-        ProtoRKDError: the embeddings are damaged, or the disk is full.
+        ProtoRKDError: the array is damaged, or the disk is full.
     """
-    artifact.require_whole((f"{ARRAY_NAME}/zarr.json",), read=True)
-    embeddings = EmbeddingArray.open(artifact.path)
+    table, placement = _load(artifact, FEATURE_KIND, "features", placement, device=device, draft=draft, ranks=ranks)
+    return EmbeddingTable(table, device, placement=placement)
+
+
+def _load(
+    artifact: Artifact, kind: str, name: str, placement: str, *, device: torch.device, draft: Draft, ranks: Ranks
+) -> tuple[Tensor, str]:
+    artifact.require_whole((f"{array_name(kind)}/zarr.json",), read=True)
+    embeddings = EmbeddingArray.open(artifact.path, kind=kind)
     size = embeddings.rows * embeddings.dim * embeddings.dtype.itemsize
     if placement == "auto":
         placement = max(ranks.gather_objects(_choose(size, device)), key=_PLACEMENTS.index)
     if placement == "mapped":
-        table = _map(artifact, embeddings, draft=draft, ranks=ranks)
+        table = _map(artifact, embeddings, name, draft=draft, ranks=ranks)
     elif placement == "device" and device.type != "cpu":
         table = _put(artifact, embeddings, device)
     else:
         table = torch.from_numpy(_read(artifact, embeddings))
-    log.info("distill: %d x %d targets, placed: %s", embeddings.rows, embeddings.dim, placement)
-    return Targets(table, device, placement=placement)
+    log.info("distill: %d x %d %s, placed: %s", embeddings.rows, embeddings.dim, name, placement)
+    return table, placement
 
 
 def _read(artifact: Artifact, embeddings: EmbeddingArray) -> NDArray[Any]:
@@ -139,8 +162,8 @@ def _put(artifact: Artifact, embeddings: EmbeddingArray, device: torch.device) -
     return table
 
 
-def _map(artifact: Artifact, embeddings: EmbeddingArray, *, draft: Draft, ranks: Ranks) -> Tensor:
-    name = f"{STATE_FOLDER}/targets-{artifact.record.digest}.bin"
+def _map(artifact: Artifact, embeddings: EmbeddingArray, kind: str, *, draft: Draft, ranks: Ranks) -> Tensor:
+    name = f"{STATE_FOLDER}/{kind}-{artifact.record.digest}.bin"
 
     def write(partial: Path) -> None:
         partial.touch()

@@ -1,8 +1,9 @@
-"""The data that a student learns from: images, the teacher's targets for them, and the order of both."""
+"""The data that a student learns from: images or their features, the teacher's targets, and the order of both."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -14,10 +15,12 @@ from stages.components.images.augmentation import AUGMENTATIONS, Augment
 from stages.components.images.batch_resize import resize_batch
 from stages.components.images.packed_image_set import are_raw
 from stages.components.images.transforms import Normalize, TrainCrop
+from stages.components.loading.batch import Batch
 from stages.distill.data.batch_order import BatchRequests
 from stages.distill.data.device_pipeline import DevicePreprocess, prepares_batches
 from stages.distill.data.example_images import ExampleImages
 from stages.distill.data.examples import Examples
+from stages.distill.data.feature_noise import FeatureMixup
 from stages.distill.data.target_smoothing import TargetSmoothing
 from stages.distill.data.targets import Targets
 from stages.distill.data.training_pairs import TrainingPairs
@@ -28,30 +31,46 @@ if TYPE_CHECKING:
 _OF_CROPS = ("bicubic", "bilinear")  # of batches of tensors; what is left in the middle is resized as in evaluation
 
 
+Prepare = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Turns the images of a batch, with its seeds and sizes, into the student's input, on the device."""
+
+
+class ExampleSource(Protocol):
+    """What gives the images of examples, or their features, in batches."""
+
+    def batches(self, requests: BatchRequests, *, workers: int, pin_memory: bool) -> Iterable[Batch]:
+        """Read the requested micro-batches, in order."""
+
+    def path_of(self, example: int) -> str:
+        """Look up the path of an example's image, as its manifest writes it."""
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """The data that a student learns from; constant while it trains.
 
     Args:
-        images: Images by epoch and example.
-        prepare: Turns a batch's bytes into the student's input, on the device.
+        source: Images, or features, by epoch and example.
+        prepare: Turns what the source gives into the student's input.
         examples: Captions and labels of each example.
         targets: Embeddings of the teacher by caption row.
         smooth: Smooths targets before objectives see them; None leaves them as they are.
         requests: Micro-batches of this rank, from the first step to the last.
         manifest_rows: Manifest row of each example, for messages.
+        mixup: Mixes targets as the source mixes features; None leaves them.
 
     Shapes:
         manifest_rows: (examples,), int64.
     """
 
-    images: ExampleImages
-    prepare: DevicePreprocess
+    source: ExampleSource
+    prepare: Prepare
     examples: Examples
     targets: Targets
     smooth: TargetSmoothing | None
     requests: BatchRequests
     manifest_rows: Tensor
+    mixup: FeatureMixup | None = None
 
     def teacher(self, examples: Tensor, epoch: int) -> Tensor:
         """Look up the embeddings that the student should give the images of examples in an epoch.
@@ -61,7 +80,9 @@ class TrainingData:
             returns: (batch, teacher_dim), float, on the training device.
         """
         teacher = self.examples.targets(examples, epoch, self.targets.gather)
-        return teacher if self.smooth is None else self.smooth(teacher)
+        if self.smooth is not None:
+            teacher = self.smooth(teacher)
+        return teacher if self.mixup is None else self.mixup(teacher, examples, epoch)
 
 
 def make_data(
@@ -79,14 +100,33 @@ def make_data(
         ProtoRKDError: batches or episodes are too small for the ranks and micro-batches, or larger than the whole.
     """
     dataset, prepare = _images(params, pairs, preprocessing=preprocessing, device=device)
+    return join_data(params, pairs, dataset, prepare, targets=targets, ranks=ranks)
+
+
+def join_data(
+    params: "DistillParams",
+    pairs: TrainingPairs,
+    source: ExampleSource,
+    prepare: Prepare,
+    *,
+    targets: Targets,
+    ranks: Ranks,
+    mixup: FeatureMixup | None = None,
+) -> TrainingData:
+    """Put the targets and the order of a training beside a source of images or features.
+
+    Raises:
+        ProtoRKDError: as `make_data`.
+    """
     return TrainingData(
-        images=dataset,
+        source=source,
         prepare=prepare,
         examples=pairs.examples,
         targets=targets,
         smooth=_smoothing(params, targets),
         requests=_requests(params, pairs.examples.num, ranks),
         manifest_rows=torch.from_numpy(pairs.manifest_rows[pairs.examples.pairs]),
+        mixup=mixup,
     )
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from data_schemas.errors import ProtoRKDError
+from stages.distill.objectives.parts.chunked_contrast import chunked_contrast, is_large
 from stages.distill.objectives.parts.corpus import Corpus
 from stages.distill.objectives.parts.embeddings import check_above_zero, check_same_shape, full_precision, unit_rows
 from stages.distill.objectives.parts.negatives import CorpusDraw
@@ -71,8 +72,11 @@ class InfoNCELoss(nn.Module):
         check_same_shape(student=student, teacher=teacher)
         with torch.autocast(student.device.type, enabled=False):
             student = bounded_scale(self.logit_scale, self.max_scale, training=self.training) * unit_rows(student)
+            captions = unit_rows(teacher.detach()).to(student.dtype)
+            if is_large(len(student), len(teacher) + (0 if self.negatives is None else self.negatives.size)):
+                return self._large(student, captions, caption_numbers(teacher, rows), rows)
             positives = self._positives(teacher, rows)
-            teacher = unit_rows(teacher.detach()).to(student.dtype)
+            teacher = captions
             logits = student @ teacher.T
             if self.negatives is None:
                 return contrast(logits, None if positives is None else self._shares(positives, logits.dtype))
@@ -91,6 +95,42 @@ class InfoNCELoss(nn.Module):
                 self.negatives.advance(teacher)
             return (to_text + to_image) / 2
 
+    def _large(self, student: Tensor, captions: Tensor, numbers: Tensor, rows: Tensor | None) -> Tensor:
+        """Return the same loss without the whole matrix of scores.
+
+        Shapes:
+            student: (batch, dim), scaled.
+            captions: (batch, dim), unit rows.
+            numbers: (batch,), int64: equal for equal captions.
+        """
+        batch, left_out = len(captions), None
+        keys, key_rows = captions, None
+        if self.negatives is not None:
+            drawn, key_rows = self.negatives.keys()
+            keys = torch.cat([captions, drawn.to(student.dtype)])
+            if rows is not None:
+
+                def left_out(part: slice) -> Tensor:
+                    return pad(rows[part, None] == key_rows, (batch, 0))
+
+        def shares(part: slice) -> tuple[Tensor, Tensor]:
+            places = torch.arange(batch, device=numbers.device) if not self.merge_duplicates else numbers
+            positives = places[part, None] == places  # (rows, batch)
+            to_image = self._shares(positives, captions.dtype)
+            if key_rows is None:
+                return to_image, to_image
+            to_text = even_shares(pad(positives, (0, len(keys) - batch)), captions.dtype)
+            if self.label_smoothing:
+                compared = torch.ones_like(to_text, dtype=torch.bool) if left_out is None else ~left_out(part)
+                to_text = to_text.lerp(even_shares(compared, captions.dtype), self.label_smoothing)
+            return to_text, to_image
+
+        is_plain = not self.merge_duplicates and not self.label_smoothing
+        loss = chunked_contrast(student, keys, shares=None if is_plain else shares, left_out=left_out)
+        if self.negatives is not None and self.training:
+            self.negatives.advance(captions)
+        return loss
+
     def _positives(self, teacher: Tensor, rows: Tensor | None) -> Tensor | None:
         """Find the pairs that share a pair's target, (batch, batch); None where each has only its own."""
         if self.merge_duplicates:
@@ -99,7 +139,7 @@ class InfoNCELoss(nn.Module):
 
     def _shares(self, positives: Tensor, dtype: torch.dtype) -> Tensor:
         shares = even_shares(positives, dtype)
-        return shares.lerp(shares.new_full((), 1 / len(shares)), self.label_smoothing)
+        return shares.lerp(shares.new_full((), 1 / shares.shape[1]), self.label_smoothing)
 
 
 def positive_loss(
@@ -135,9 +175,15 @@ def same_captions(teacher: Tensor, rows: Tensor | None) -> Tensor:
         rows: (batch,), int64.
         returns: (batch, batch), bool; the diagonal is true.
     """
+    numbers = caption_numbers(teacher, rows)
+    return numbers[:, None] == numbers
+
+
+def caption_numbers(teacher: Tensor, rows: Tensor | None) -> Tensor:
+    """Number the captions of a batch, equal ones alike: (batch, dim) to (batch,), int64; corpus rows do where known."""
     if rows is None:
         _, rows = torch.unique(full_precision(teacher.detach()), dim=0, return_inverse=True)
-    return rows[:, None] == rows
+    return rows
 
 
 def new_logit_scale(objective: str, *, temperature: float, learn_temperature: bool, max_scale: float) -> nn.Parameter:

@@ -7,7 +7,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.infonce import bounded_scale, even_shares, new_logit_scale, same_captions
+from stages.distill.objectives.infonce import (
+    bounded_scale,
+    caption_numbers,
+    even_shares,
+    new_logit_scale,
+    same_captions,
+)
+from stages.distill.objectives.parts.chunked_contrast import chunked_contrast, is_large
 from stages.distill.objectives.parts.embeddings import check_above_zero, check_same_shape, unit_rows
 from stages.distill.objectives.parts.soft_cross_entropy import contrast
 
@@ -51,12 +58,19 @@ class UniCLLoss(nn.Module):
         check_same_shape(student=student, teacher=teacher)
         with torch.autocast(student.device.type, enabled=False):
             student = bounded_scale(self.logit_scale, self.max_scale, training=self.training) * unit_rows(student)
-            positives = same_captions(teacher, rows)
-            if labels is not None:
-                is_known = labels[:, None] >= 0
-                positives = (labels[:, None] == labels) & (is_known | positives)
-            logits = student @ unit_rows(teacher.detach()).to(student.dtype).T
-            return contrast(logits, even_shares(positives, logits.dtype))
+            captions = unit_rows(teacher.detach()).to(student.dtype)
+            numbers = caption_numbers(teacher, rows)
+
+            def shares(part: slice) -> Tensor:
+                positives = numbers[part, None] == numbers  # (rows, batch)
+                if labels is not None:
+                    is_known = labels[part, None] >= 0
+                    positives = (labels[part, None] == labels) & (is_known | positives)
+                return even_shares(positives, captions.dtype)
+
+            if is_large(len(student), len(captions)):
+                return chunked_contrast(student, captions, shares=lambda part: (shares(part),) * 2)
+            return contrast(student @ captions.T, shares(slice(None)))
 
 
 class CrossEntropyLoss(nn.Module):

@@ -30,7 +30,6 @@ from stages.components.loading.batch import Batch
 from stages.components.loading.image_loader import NoBatchError, ReaderDiedError
 from stages.components.loading.prefetch import prefetch_to_device
 from stages.distill.data.batch_order import BatchRequests
-from stages.distill.data.example_images import load_batches
 from stages.distill.data.training_data import TrainingData
 from stages.distill.reporting.metric_log import Metrics
 from stages.distill.training.loss_watch import LossWatch
@@ -181,7 +180,7 @@ class Training:
         """Read batches ahead, note how long each is waited for, and send its images to the device."""
         settings = self._settings
         pin_memory = settings.device.type == "cuda"
-        batches = load_batches(self._data.images, requests, workers=settings.workers, pin_memory=pin_memory)
+        batches = self._data.source.batches(requests, workers=settings.workers, pin_memory=pin_memory)
         return prefetch_to_device(waited_for(self._metrics.timed(batches), self._clock), settings.device)
 
     def _sync_ranks(self, batch: Batch, stop: threading.Event) -> RankStatus:
@@ -191,7 +190,7 @@ class Training:
             rejected, most = self._progress.rejected, self._settings.max_rejected
             rejected |= status.rejected
             if len(rejected) > most:
-                named = [f"{self._data.images.path_of(one)}: {reason}" for one, reason in list(rejected.items())[:3]]
+                named = [f"{self._data.source.path_of(one)}: {reason}" for one, reason in list(rejected.items())[:3]]
                 raise ProtoRKDError(
                     f"At most {most} images may be unreadable (--max-bad-fraction); got {len(rejected)} so far, "
                     f"first: {'; '.join(named)}. Mend them, or raise --max-bad-fraction."
@@ -236,7 +235,7 @@ class Training:
             self._watch.look(grad_norm, name="gradient", step=step, rows=self._rows_in_step(), last_good=last_good)
 
     def _seed_step(self) -> None:
-        seed_step(seed=self._schedule.seed, step=self._progress.step, rank=self._ranks.rank)
+        seed_step(self._settings.device, seed=self._schedule.seed, step=self._progress.step, rank=self._ranks.rank)
 
     def _finish_epoch(self, epochs_done: int) -> str | None:
         """Validate, and return the path under which the weights are to be kept, or None."""

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stages.components.compute.device import send
 from stages.components.compute.distributed import Ranks
-from stages.distill.data.device_pipeline import DevicePreprocess
+from stages.distill.data.training_data import Prepare
 from stages.distill.training.model import TrainedModel
 from stages.distill.training.optimizer import trained_parameters
 from stages.distill.training.profiler import Clock
@@ -26,7 +26,7 @@ class TrainingStep:
     Args:
         model: Model that is trained in place.
         ranks: Ranks that train together.
-        prepare: Turns a batch's bytes into the student's input.
+        prepare: Turns a batch's images, or features, into the student's input.
         in_precision: Makes contexts for the student's matrix products.
         max_grad_norm: Norm to which longer gradients are scaled down; 0 leaves them.
         clock: Clock that is told of the parts of a step.
@@ -37,7 +37,7 @@ class TrainingStep:
         model: TrainedModel,
         *,
         ranks: Ranks,
-        prepare: DevicePreprocess,
+        prepare: Prepare,
         in_precision: Callable[[], AbstractContextManager[object]],
         max_grad_norm: float,
         clock: Clock,
@@ -70,12 +70,12 @@ class TrainingStep:
         """Embed this rank's part of a micro-batch.
 
         Args:
-            images: Bytes of the images.
+            images: Bytes of the images, or features.
             seeds: Seeds of their augmentation.
             sizes: Sizes of images that are still to be resized.
 
         Shapes:
-            images, seeds, sizes: as `DevicePreprocess` takes them.
+            images, seeds, sizes: as `prepare` takes them.
             returns: (own, embedding_dim), float.
         """
         with self._clock.part("copy, augment, normalise"), self._in_precision():
@@ -141,10 +141,15 @@ class TrainingStep:
         return grad_norm
 
 
-def seed_step(*, seed: int, step: int, rank: int) -> None:
-    """Make dropout a function of seed, step and rank, so that a resumed step draws what an undisturbed one draws."""
+def seed_step(device: torch.device, *, seed: int, step: int, rank: int) -> None:
+    """Make dropout and noise functions of seed, step and rank, so that a resumed step draws what it would have drawn.
+
+    On a CPU its generator alone is seeded: otherwise torch keeps a call for each kind of GPU that is not in use yet,
+    with the stack that it came from, at every step.
+    """
     [number] = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
-    torch.manual_seed(int(number >> np.uint64(1)))
+    seed_device = torch.default_generator.manual_seed if device.type == "cpu" else torch.manual_seed
+    seed_device(int(number >> np.uint64(1)))
 
 
 def _parallel(student: nn.Module, ranks: Ranks) -> nn.Module:

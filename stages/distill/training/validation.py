@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from stages.components.compute.distributed import Ranks
-from stages.components.images.transforms import EvalTransform, Normalize
+from stages.components.images.image_set import ImageSet
+from stages.components.images.transforms import EvalTransform
 from stages.components.loading.batch import Batch, EvalImages
 from stages.components.loading.image_loader import ImageLoader, batches_of
 from stages.components.loading.prefetch import prefetch_to_device
@@ -19,22 +21,56 @@ from stages.distill.data.targets import Targets
 from stages.distill.training.training_device import measuring_device
 
 
+class ReadHeldOut(Protocol):
+    """Reads held-out images, or their features, in batches."""
+
+    def __call__(self, own: Sequence[int], *, pin_memory: bool) -> Iterable[Batch]:
+        """Read some images, by their numbers."""
+
+
+class HeldOutReader:
+    """Reads held-out images.
+
+    The processes that read are started anew each time: that costs a fraction of a second, while standing by would cost
+    their memory for the whole training.
+
+    Args:
+        images: Images to read.
+        transform: Transform of evaluation.
+        batch_size: Images at a time, on each rank.
+        workers: Processes that read images; 0 reads in this one.
+    """
+
+    def __init__(self, images: ImageSet, transform: EvalTransform, *, batch_size: int, workers: int) -> None:
+        self._images = EvalImages(images, transform)
+        self._batch_size, self._workers = batch_size, workers
+
+    def __call__(self, own: Sequence[int], *, pin_memory: bool) -> Iterable[Batch]:
+        """Read some images, by their numbers."""
+        batches = batches_of(own, self._batch_size)
+        workers = min(self._workers, len(batches))
+        return ImageLoader(
+            self._images,
+            workers=workers,
+            pin_memory=pin_memory,
+            batches=batches,
+            batch_bytes=min(self._batch_size, len(own)) * self._images.image_bytes,
+        )
+
+
 class Validation:
     """Measures how well held-out captions find their images, and images their captions.
 
     Each rank embeds every size-th image; then all hold all embeddings and count the same. No rank waits for another
-    before its own part is done. The processes that read images are started anew each time: that costs a fraction of a
-    second, while standing by would cost their memory for the whole training.
+    before its own part is done.
 
     Args:
         held_out: Images to look at, and their captions.
         targets: Embeddings of the teacher by caption row, as wide as the student's.
-        transform: Transform of evaluation.
-        normalize: Turns bytes into the student's input.
+        read: Reads batches of these images, or of their features.
+        prepare: Turns what it reads into the student's input.
         in_precision: Makes contexts for the student's matrix products.
         ranks: Ranks that share the work; all of them must call at the same step.
-        batch_size: Images at a time, on each rank.
-        workers: Processes that read images; 0 reads in this one.
     """
 
     def __init__(
@@ -42,17 +78,15 @@ class Validation:
         held_out: HeldOutImages,
         *,
         targets: Targets,
-        transform: EvalTransform,
-        normalize: Normalize,
+        read: ReadHeldOut,
+        prepare: Callable[[Tensor], Tensor],
         in_precision: Callable[[], AbstractContextManager[object]],
         ranks: Ranks,
-        batch_size: int,
-        workers: int,
     ) -> None:
         self._held_out = held_out
-        self._images = EvalImages(held_out.images, transform)
-        self._targets, self._normalize, self._in_precision = targets, normalize, in_precision
-        self._ranks, self._batch_size, self._workers = ranks, batch_size, workers
+        self._read, self._prepare = read, prepare
+        self._targets, self._in_precision = targets, in_precision
+        self._ranks = ranks
         self._num_rejected = 0
 
     @measuring_device()
@@ -93,25 +127,14 @@ class Validation:
         embeddings = [torch.empty(0, self._targets.dim, device=device)]
         readable = [torch.empty(0, dtype=torch.int64)]
         rejected: dict[int, str] = {}
-        for batch in prefetch_to_device(self._load(own, pin_memory=device.type == "cuda"), device):
+        for batch in prefetch_to_device(self._read(own, pin_memory=device.type == "cuda"), device):
             rejected |= batch.rejected
             if len(batch.rows):
                 with self._in_precision():
-                    embedded = student(self._normalize(batch.images))
+                    embedded = student(self._prepare(batch.images))
                 embeddings.append(embedded.float())
                 readable.append(batch.rows)
         return torch.cat(embeddings), torch.cat(readable).to(device), rejected
-
-    def _load(self, own: Sequence[int], *, pin_memory: bool) -> Iterable[Batch]:
-        batches = batches_of(own, self._batch_size)
-        workers = min(self._workers, len(batches))
-        return ImageLoader(
-            self._images,
-            workers=workers,
-            pin_memory=pin_memory,
-            batches=batches,
-            batch_bytes=min(self._batch_size, len(own)) * self._images.image_bytes,
-        )
 
     def _check_rejected(self, parts: Sequence[dict[int, str]]) -> None:
         rejected = {image: reason for part in parts for image, reason in part.items()}

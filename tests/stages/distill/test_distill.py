@@ -20,7 +20,7 @@ from data_schemas.student_checkpoint import WEIGHTS_NAME, StudentConfig
 from stages.components.loading.batch import Batch
 from stages.components.loading.image_loader import NoBatchError
 from stages.components.student.weights import load_student
-from stages.distill.training import loop
+from stages.distill.data.example_images import ExampleImages
 
 SAVE_EACH_STEP = ("--save-every-minutes", 1e-9)
 RESNET = ("distill", *SMALL, "--precision", "fp32", "--student", "resnet18", "--epochs", 2, "--lr", 1e-3)
@@ -189,7 +189,7 @@ def test_run__begins_nothing_more_where_a_training_is_asked_to_stop_at_its_last_
 def test_distill__saves_where_no_batch_comes_and_a_stop_is_asked_for(
     encoded: Pairs, run_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = loop.load_batches
+    plain = ExampleImages.batches
 
     def stalling(*args: Any, **options: Any) -> Iterator[Batch]:
         yield next(iter(plain(*args, **options)))
@@ -197,7 +197,7 @@ def test_distill__saves_where_no_batch_comes_and_a_stop_is_asked_for(
         raise NoBatchError("Asked to stop, and did, while no batch of images came for 10 s.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "load_batches", stalling)
+        patch.setattr(ExampleImages, "batches", stalling)
         message = run_cli.fails(*DISTILL)
     assert "distill was asked to stop and did, after step 1 of 6." in message
     assert "going on from step 1" in run_cli.run(*DISTILL).stderr

@@ -96,6 +96,11 @@ class CorpusDraw(StepCount):
         whole = unit_rows(corpus.gather(torch.arange(corpus.num_captions))) if fits else None
         self.register_buffer("whole", whole, persistent=False)
 
+    @property
+    def size(self) -> int:
+        """Number of rows in a draw."""
+        return min(self._size, self._corpus.num_captions)
+
     def keys(self) -> tuple[Tensor, Tensor]:
         """Return this step's unit rows, (size, dim), float32, and which of the corpus they are, (size,), int64."""
         if self.whole is not None:

@@ -61,3 +61,11 @@ def test_distill__smooths_targets_when_asked(encoded: Pairs, run_cli: Cli) -> No
     smoothed = run_cli(*DISTILL, "--epochs", 1, "--target-smoothing", 0.5)
     assert smoothed["digest"] != plain["digest"]
     assert "--target-smoothing must lie between 0 and 1; got 2" in run_cli.fails(*DISTILL, "--target-smoothing", 2)
+
+
+def test_smoothing__is_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    landmarks, teacher = torch.randn(2, 40, 6, generator=torch.Generator().manual_seed(0))
+    smooth = TargetSmoothing(landmarks, share=0.5, temperature=0.1)
+    whole = smooth(teacher)
+    monkeypatch.setattr("stages.distill.data.target_smoothing._MOST_RELATIONS", 40 * 7)
+    torch.testing.assert_close(smooth(teacher), whole)

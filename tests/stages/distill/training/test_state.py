@@ -26,7 +26,7 @@ def make(seed: int) -> tuple[dict[str, nn.Module], torch.optim.Optimizer]:
 
 
 def step(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, number: int) -> None:
-    seed_step(seed=0, step=number, rank=0)
+    seed_step(torch.device("cpu"), seed=0, step=number, rank=0)
     loss = modules["objectives"](modules["student"](torch.arange(12.0).view(3, 4))).square().sum()
     optimizer.zero_grad()
     loss.backward()

@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from features import make_features
 from workbench import SMALL, Cli, Pairs, on_ranks
 
 from data_schemas.pair_index import read_rejected
@@ -34,6 +36,11 @@ SYNCED = (
     0.01,
     "--lr",
     1e-4,
+)
+# Neither noise nor dropout, which each process draws for its own part of a batch.
+HEAD = (
+    *("distill", "--batch-size", 8, "--warmup-steps", 0, "--device", "cpu", "--precision", "fp32", "--epochs", 2),
+    *("--head", "mlp", "--head-width", 12, "--sync-batchnorm", "--validation-fraction", 0.2, "--eps", 0.01),
 )
 
 FAILS_ON_THE_SECOND_RANK = """
@@ -104,6 +111,23 @@ def test_torchrun__ends_where_one_process_ends(encoded: Pairs, run_cli: Cli, sto
     expected = safetensors.torch.load_file(Path(alone["path"]) / WEIGHTS_NAME)
     for name, tensor in safetensors.torch.load_file(Path(together["path"]) / WEIGHTS_NAME).items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-2, atol=2e-3)
+
+
+def test_torchrun__trains_a_head_on_features_as_one_process_does(
+    encoded: Pairs, run_cli: Cli, store: Path, tmp_path: Path
+) -> None:
+    values = np.random.default_rng(0).normal(size=(24, 10)).astype(np.float16)
+    features = make_features(store, encoded.images, values)
+    words = (*HEAD, "--features", features.path)
+    other = Cli(shutil.copytree(store, tmp_path / "other"))
+    finished = torchrun(*words, store=store)
+    assert finished.returncode == 0, finished.stderr
+    alone, together = other(*words), run_cli(*words)
+    assert together["status"] == "unchanged"
+    assert together["counts"] == alone["counts"]
+    expected = safetensors.torch.load_file(Path(alone["path"]) / WEIGHTS_NAME)
+    for name, tensor in safetensors.torch.load_file(Path(together["path"]) / WEIGHTS_NAME).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
 
 
 def test_torchrun__ends_all_processes_when_one_fails(encoded: Pairs, run_cli: Cli, store: Path, tmp_path: Path) -> None:

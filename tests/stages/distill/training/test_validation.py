@@ -21,7 +21,7 @@ from stages.components.images.transforms import EvalTransform, Normalize
 from stages.components.metrics.retrieval import retrieval_metrics
 from stages.distill.data.held_out import MAX_IMAGES, HeldOutImages
 from stages.distill.data.targets import Targets
-from stages.distill.training.validation import Validation
+from stages.distill.training.validation import HeldOutReader, Validation
 
 CPU = torch.device("cpu")
 PREPROCESSING = Preprocessing(image_size=8)
@@ -76,12 +76,12 @@ def make(images: ImageSet, targets: Targets) -> Callable[..., Validation]:
         held_out = HeldOutImages.of(images, pairs, caption_rows=CAPTION_ROWS, max_images=max_images)
         options: dict[str, Any] = {
             "targets": targets,
-            "transform": EvalTransform(PREPROCESSING),
-            "normalize": Normalize(PREPROCESSING, CPU),
+            "read": HeldOutReader(
+                held_out.images, EvalTransform(PREPROCESSING), batch_size=2, workers=words.pop("workers", 0)
+            ),
+            "prepare": Normalize(PREPROCESSING, CPU),
             "in_precision": contextlib.nullcontext,
             "ranks": Ranks(),
-            "batch_size": 2,
-            "workers": 0,
         }
         return Validation(held_out, **(options | words))
 
