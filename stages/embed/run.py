@@ -73,7 +73,7 @@ def embed_images(
         known = find_known_rows(
             distinct.keys, draft, sources=sources, context=context, read_keys=read_keys, kind=IMAGE_KIND
         )
-    work = _Work(params, runtime, student=student, distinct=distinct, known=known, draft=draft)
+    work = _Work(params, runtime, student=student, distinct=distinct, known=known, draft=draft, store=context.store)
     work.embed_missing(device, precision)
     rejections = work.rejections()
     write_rejected(draft.path, rejections)
@@ -103,6 +103,7 @@ class _Work:
         distinct: Distinct images to embed.
         known: Rows reused from earlier artifacts, or None.
         draft: Draft of the artifact.
+        store: Store that a frozen backbone is looked for in first.
     """
 
     def __init__(
@@ -114,8 +115,9 @@ class _Work:
         distinct: Distinct,
         known: ReusedRows | None,
         draft: Draft,
+        store: Store,
     ) -> None:
-        self._params, self._runtime, self._student = params, runtime, student
+        self._params, self._runtime, self._student, self._store = params, runtime, student, store
         self._distinct, self._known, self._draft = distinct, known, draft
         self._opened = EvalImages(distinct.images, EvalTransform(student.config.preprocessing))
         self._embeddings = EmbeddingArray.create(
@@ -137,7 +139,9 @@ class _Work:
         total = len(self._distinct.firsts)
         self.num_embedded = sum(map(len, to_read))
         self.num_resumed = total - sum(shard.stop - shard.start for shard in missing)
-        embedder = ImageEmbedder.load(self._student, device=device, precision=precision) if self.num_embedded else None
+        embedder = None
+        if self.num_embedded:
+            embedder = ImageEmbedder.load(self._student, device=device, precision=precision, store=self._store)
         with (
             progress("embedding images", total=total, unit="images", done=self.num_resumed) as advance,
         ):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from data_schemas.artifact_record import InputRecord
 from data_schemas.errors import ProtoRKDError
 from data_schemas.pair_index import read_pairs
 from data_schemas.student_checkpoint import CONFIG_NAME
@@ -101,7 +102,10 @@ def _identify_absent(absent: tuple[Absent, ...], inputs: EvaluateInputs) -> Inpu
 
 def _training_images(artifact: Artifact, context: Context) -> Input[ImageSet] | AbsentImages:
     """Open the images that the student was distilled from, where they are still available."""
-    images, wanted = artifact.record.inputs["images"], artifact.record.inputs["embeddings"].digest
+    images, wanted = _distilled_from(artifact, context), artifact.record.inputs["embeddings"].digest
+    if images is None:
+        gone = "it was distilled from features, and the record of their images is not in the store"
+        return AbsentImages(digest=hash_json("absent"), location="", value=gone)
     root = Path(images.location)
     known = [each for each in context.store.artifacts("encode-teacher") if each.record.digest == wanted]
     try:
@@ -119,3 +123,13 @@ def _training_images(artifact: Artifact, context: Context) -> Input[ImageSet] | 
     except ProtoRKDError as error:  # the list or the pack is damaged
         missing = str(error)
     return AbsentImages(digest=hash_json("absent"), location=images.location, value=missing)
+
+
+def _distilled_from(artifact: Artifact, context: Context) -> InputRecord | None:
+    """Find the record of the images that a student was distilled from, perhaps by way of their features."""
+    inputs = artifact.record.inputs
+    if "features" in inputs:
+        of_features = context.store.artifacts("encode-images")
+        digest = inputs["features"].digest
+        inputs = next((each.record.inputs for each in of_features if each.record.digest == digest), {})
+    return inputs.get("images")
