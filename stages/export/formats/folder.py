@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from data_schemas.files import write_json, write_unsynced
-from stages.components.student.backbones import list_backbones
+from data_schemas.later_fields import as_plain
 from stages.components.student.checkpoints import StudentWeights
+from stages.components.student.student import Student
+from stages.components.student.weights import save_weights
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
-from stages.export.formats.text_route import CODE_NAME, TextRoute, write_text_route
+from stages.export.formats.text_route import CODE_NAME, CODE_NAMES, TextRoute, write_text_route
 from stages.export.modeling_protorkd import FORMAT
+from stages.export.requirements import requirements_of
 
 IMAGE_FOLDER = "image_0_ProtoRKDImageEncoder"
 
@@ -18,11 +21,14 @@ _PROMPT_NAME = "caption"
 _NORMALIZE = "1_Normalize"
 
 
-def write_folder(student: StudentWeights, source: TeacherSource, files: Collection[str], out: Path) -> None:
+def write_folder(
+    chosen: StudentWeights, student: Student, source: TeacherSource, files: Collection[str], out: Path
+) -> None:
     """Write student and teacher as one model.
 
     Args:
-        student: Student, whose weights are copied byte for byte.
+        chosen: Weights of the student, which are copied byte for byte where they are all that it has.
+        student: The same, loaded; with its backbone where that is frozen and lies elsewhere.
         source: Source of the teacher.
         files: Files that make the teacher's identity.
         out: Folder of the export.
@@ -30,10 +36,11 @@ def write_folder(student: StudentWeights, source: TeacherSource, files: Collecti
     Raises:
         ProtoRKDError: as `write_text_route`.
     """
-    recipe = EncodingOptions.of(student.config.teacher.recipe)
+    recipe = EncodingOptions.of(chosen.config.teacher.recipe)
     route = write_text_route(source, files, out)
-    write_unsynced(out / CODE_NAME, (Path(__file__).parents[1] / CODE_NAME).read_bytes())
-    _write_image_encoder(student, out / IMAGE_FOLDER)
+    for name in CODE_NAMES:
+        write_unsynced(out / name, (Path(__file__).parents[1] / name).read_bytes())
+    _write_image_encoder(chosen, student, out / IMAGE_FOLDER)
     write_json(
         out / "router_config.json",
         {
@@ -56,14 +63,17 @@ def write_folder(student: StudentWeights, source: TeacherSource, files: Collecti
             {"idx": 1, "name": "1", "path": _NORMALIZE, "type": "sentence_transformers.base.modules.Normalize"},
         ],
     )
-    write_json(out / "config_sentence_transformers.json", _model_config(route, recipe, student.config.backbone))
+    write_json(out / "config_sentence_transformers.json", _model_config(route, recipe, chosen.config.backbone))
 
 
-def _write_image_encoder(student: StudentWeights, out: Path) -> None:
-    config, preprocessing = student.config, student.config.preprocessing
-    assert student.artifact is not None
-    weights = student.artifact.read_whole(student.weights.relative_to(student.artifact.path).as_posix())
-    write_unsynced(out / "model.safetensors", weights)
+def _write_image_encoder(chosen: StudentWeights, student: Student, out: Path) -> None:
+    config, artifact = chosen.config, chosen.artifact
+    assert artifact is not None
+    if config.head is None:
+        weights = artifact.read_whole(chosen.weights.relative_to(artifact.path).as_posix())
+        write_unsynced(out / "model.safetensors", weights)
+    else:
+        save_weights(student, out / "model.safetensors")
     write_json(
         out / "config.json",
         {
@@ -71,10 +81,10 @@ def _write_image_encoder(student: StudentWeights, out: Path) -> None:
             "backbone_name": config.backbone,
             "embedding_dim": config.embedding_dim,
             "projection_layers": config.projection_layers,
-            "image_size": preprocessing.image_size,
-            "mean": list(preprocessing.mean),
-            "std": list(preprocessing.std),
-            "interpolation": preprocessing.interpolation,
+            **as_plain(config.preprocessing),
+            "pooling": config.pooling,
+            "architecture": config.architecture,
+            "feature_head": None if config.head is None else {"kind": config.head.kind, "width": config.head.width},
         },
     )
 
@@ -85,13 +95,10 @@ def _model_config(route: TextRoute, recipe: EncodingOptions, backbone: str) -> d
     if recipe.prompt:
         named = {name: prompts.get(name) or recipe.prompt for name in ("query", "document")}
         prompts, default = {**prompts, **named, _PROMPT_NAME: recipe.prompt}, _PROMPT_NAME
-    requirements = {"sentence-transformers": ">=6.0", "torchvision": ">=0.26"}
-    if backbone not in list_backbones():
-        requirements["open_clip_torch"] = ">=3.0"
     return {
         "model_type": "SentenceTransformer",
         "prompts": prompts,
         "default_prompt_name": default,
         "similarity_fn_name": "cosine",
-        "requirements": requirements,
+        "requirements": requirements_of(backbone),
     }

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from data_schemas.files import write_unsynced
-from stages.components.student.backbones import list_backbones
 from stages.export.model_card.figures import ChosenEvaluation, Figure
 from stages.export.model_card.lineage import Lineage
+from stages.export.requirements import requirements_of
 
 if TYPE_CHECKING:
     from stages.export.options import ExportParams
@@ -57,7 +57,8 @@ def write_card(out: Path, params: "ExportParams", *, lineage: Lineage, evaluatio
         preprocessing=student["preprocessing"],
         formats=params.format,
         with_text="sentence-transformers" in params.format,
-        needs_open_clip=student["backbone"] not in list_backbones(),
+        packages=_Written(" ".join([*requirements_of(student["backbone"]), "pillow"])),
+        head=_head_words(student),
         figures=figures,
         overlaps=evaluation.overlaps() if evaluation else [],
         precision=evaluation.report["student"].get("precision", "fp32") if evaluation else "",
@@ -93,7 +94,7 @@ def _front_matter(params: "ExportParams", *, lineage: Lineage, title: str, figur
             metric_name=figure.measure,
             metric_value=_rounded(figure.value),
             metric_args={
-                "num_pictures": figure.num_pictures,
+                "num_images": figure.num_images,
                 **({"interval_95": [_rounded(end) for end in figure.interval]} if figure.interval else {}),
                 **({"chance": _rounded(figure.chance)} if figure.chance is not None else {}),
             },
@@ -119,6 +120,16 @@ def _front_matter(params: "ExportParams", *, lineage: Lineage, title: str, figur
         ],
     )
     return str(data.to_yaml(line_break="\n")).strip()
+
+
+def _head_words(student: dict[str, Any]) -> str:
+    """Describe what lies behind the backbone."""
+    head = student["head"]
+    if head is None:
+        return f"{student['projection_layers']} linear layer(s) behind it"
+    width = f" of width {head['width']}" if head["width"] else ""
+    frozen = f"frozen, digest {student['backbone_digest']}"
+    return f"{frozen}; a {head['kind']} head{width} on its standardised features"
 
 
 def _recipe_words(recipe: dict[str, Any]) -> str:
