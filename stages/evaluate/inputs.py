@@ -13,7 +13,7 @@ from pipeline.stage import Context, Input
 from pipeline.store.store import Artifact
 from stages.components.images.image_set import ImageSet
 from stages.components.images.opening import open_images
-from stages.components.images.packed_image_set import find_pack, take_packed
+from stages.components.images.packed_image_set import PACK, find_pack, take_packed
 from stages.components.student.checkpoints import StudentWeights, finished_checkpoints
 from stages.components.teacher.identity import TeacherSource
 from stages.components.teacher.recorded import find_recorded_teacher, recorded_location
@@ -104,12 +104,12 @@ def _training_images(artifact: Artifact, context: Context) -> Input[ImageSet] | 
     """Open the images that the student was distilled from, where they are still available."""
     images, wanted = _distilled_from(artifact, context), artifact.record.inputs["embeddings"].digest
     if images is None:
-        gone = "it was distilled from features, and the record of their images is not in the store"
-        return AbsentImages(digest=hash_json("absent"), location="", value=gone)
+        missing = f"{context.store} does not say which images their features are of"
+        return AbsentImages(digest=hash_json("absent"), location="", value=missing)
     root = Path(images.location)
     known = [each for each in context.store.artifacts("encode-teacher") if each.record.digest == wanted]
     try:
-        pack = find_pack(images.digest, images.location, context.store)
+        pack = find_pack(images.parts.get(PACK, images.digest), images.location, context.store)
         if pack is None and not (root.is_dir() or url_of(root)):
             missing = f"{root} is gone"
         elif not known:
@@ -128,8 +128,7 @@ def _training_images(artifact: Artifact, context: Context) -> Input[ImageSet] | 
 def _distilled_from(artifact: Artifact, context: Context) -> InputRecord | None:
     """Find the record of the images that a student was distilled from, perhaps by way of their features."""
     inputs = artifact.record.inputs
-    if "features" in inputs:
-        of_features = context.store.artifacts("encode-images")
-        digest = inputs["features"].digest
-        inputs = next((each.record.inputs for each in of_features if each.record.digest == digest), {})
-    return inputs.get("images")
+    if "features" not in inputs:
+        return inputs["images"]
+    known = [each.record for each in context.store.artifacts("encode-images")]
+    return next((each.inputs.get("pictures") for each in known if each.digest == inputs["features"].digest), None)
