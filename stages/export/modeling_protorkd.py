@@ -26,7 +26,7 @@ from .networks_protorkd import build_backbone, build_feature_head, build_head
 FORMAT = 2
 """Format of the files that these classes write; raised when older code cannot read them."""
 
-_FILE_NAME = "modeling_protorkd"
+_FILE_NAME, _NETWORKS_NAME = "modeling_protorkd", "networks_protorkd.py"
 _LOADING = ("token", "cache_folder", "revision", "local_files_only")
 _SIXTEEN_BITS = ("PPM", "PNG")  # formats whose samples have at most 16 bits, which Pillow may return in 32
 _EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LA", "La", "PA", "RGBA", "RGBa")
@@ -123,7 +123,8 @@ class ProtoRKDRouter(Router):  # type: ignore[misc]
             place, _, name = reference.rpartition(".")
             if place.startswith("transformers_modules."):
                 source = Path(str(sys.modules[place].__file__))
-                for file in source.parent.glob("*_protorkd.py"):
+                beside = [source.with_name(_NETWORKS_NAME)] if source.stem == _FILE_NAME else []
+                for file in (source, *beside):
                     shutil.copy(file, Path(output_path) / file.name)
                 config["types"][model_id] = f"{source.stem}.{name}"
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -11,10 +11,11 @@ import pytest
 from backbones import make_tiny_backbone
 from features import make_features
 from frozen_students import make_frozen_student
-from workbench import COLOURS, SHAPES, Cli, Pairs, draw_image
+from workbench import COLOURS, SHAPES, Cli, Pairs, draw_image, make_pairs
 
 import protorkd
 from data_schemas.embedding_array import IMAGE_KIND, EmbeddingArray
+from pipeline.commands.store_options import open_store
 from pipeline.store.store import Artifact, Store
 
 ON_CPU = ("--device", "cpu", "--workers", 0, "--precision", "fp32")
@@ -195,3 +196,20 @@ def test_status__tells_what_a_student_was_made_from(
     text = run_cli.run("status").stdout
     assert features.name in next(line for line in text.splitlines() if line.startswith("distill"))
     assert "backbone  1 made on the way" in text
+
+
+def test_embed__on_a_machine_that_has_nothing_fetches_student_and_backbone(
+    bucket: str, word_vectors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs, url = make_pairs(tmp_path / "images", 6, 40), f"{bucket}/store"
+    monkeypatch.setenv("PROTORKD_STORE_CACHE", str(tmp_path / "one"))
+    run: Any = Cli(url)  # type: ignore[arg-type]
+    run("encode-teacher", "--manifest", pairs.manifest, "--teacher", word_vectors)
+    shared = open_store(url)
+    make_frozen_student(shared, make_tiny_backbone(shared))
+    monkeypatch.setenv("PROTORKD_STORE_CACHE", str(tmp_path / "two"))
+    outcome = run("embed", "--manifest", pairs.manifest, *ON_CPU)
+    assert outcome["counts"]["embedded_images"] == 6
+    assert list((tmp_path / "two").rglob("backbone.safetensors"))
+    monkeypatch.setenv("PROTORKD_STORE_CACHE", str(tmp_path / "three"))
+    assert run.run("verify").exit_code == 0  # of what is in the bucket alone
