@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from backbones import make_tiny_backbone
 from exports import FORMATS
@@ -49,11 +48,7 @@ def test_export__embeds_images_as_backbone_and_head_do(
 def test_export__loads_without_store_and_project(
     name: str, opened: Store, encoded: Pairs, run_cli: Cli, tmp_path: Path
 ) -> None:
-    if name.startswith("timm:"):
-        backbone = make_tiny_backbone(opened, name, image_size=64)
-    else:
-        backbone = torchvision_backbone(opened)
-    student = make_frozen_student(opened, backbone)
+    student = make_frozen_student(opened, make_tiny_backbone(opened, name=name, image_size=64))
     images = images_of(encoded, 2)
     wanted = protorkd.load_student(student.path, store=opened.root, device="cpu").encode(images, normalize=True)
     run_cli("export", "--output", tmp_path / "eyes")
@@ -74,21 +69,9 @@ def test_export__loads_without_store_and_project(
     np.testing.assert_allclose(json.loads(done.stdout), wanted[0], atol=1e-5)
 
 
-def torchvision_backbone(store: Store) -> object:
-    import torchvision
-
-    from pipeline.runner import context_of
-    from stages.components.backbones.frozen import BackboneParams, identify_weights, make_backbone
-
-    file = store.root.parent / "resnet18.safetensors"
-    safetensors.torch.save_file(torchvision.models.resnet18().state_dict(), file)
-    context = context_of(store)
-    return make_backbone(BackboneParams("resnet18", 64), identify_weights("resnet18", file, context), context)
-
-
 def test_export__of_every_format_names_what_it_is_made_of(opened: Store, encoded: Pairs, run_cli: Cli) -> None:
     head = HeadConfig("gated", 8)
-    backbone = make_tiny_backbone(opened, "timm:test_efficientnet", image_size=64)
+    backbone = make_tiny_backbone(opened, name="timm:test_efficientnet", image_size=64)
     make_frozen_student(opened, backbone, head=head)
     folder = Path(run_cli("export", *FORMATS)["path"])
     card = (folder / "README.md").read_text()

@@ -107,7 +107,7 @@ def test_build_backbone__pools_tokens_of_transformers_without_class_token_and_re
 
 
 def test_build_backbone__of_transformers_knows_every_kind_that_the_project_knows() -> None:
-    ours = pytest.importorskip("stages.components.backbones.hf_models")
+    ours = pytest.importorskip("stages.components.backbones.hf_family")
     kinds = {name: (kind.model, kind.output, kind.num_prefix, kind.adds_pooler) for name, kind in ours.KINDS.items()}
     assert kinds == networks_protorkd._HF_KINDS
 
