@@ -88,6 +88,15 @@ def test_evaluate__ranks_by_the_embeddings_of_the_student(
     assert metrics["pairs/text_to_image/recall@5"] == pytest.approx(100 * np.mean([rank <= 5 for rank in ranks]))
 
 
+def test_evaluate__says_that_images_behind_features_are_not_known(
+    student: Artifact, encoded: Pairs, run_cli: Cli
+) -> None:
+    with_overlap = [word for word in EVALUATE if word != "--no-overlap"]
+    result = run_cli.run(*with_overlap, "--retrieval", encoded.manifest)
+    assert result.exit_code == 0
+    assert "does not say which images their features are of" in result.stderr
+
+
 def test_compare__takes_two_heads_on_one_backbone(
     opened: Store, backbone: Artifact, encoded: Pairs, run_cli: Cli
 ) -> None:
