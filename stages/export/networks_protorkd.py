@@ -103,6 +103,9 @@ def build_feature_head(feature_dim: int, embedding_dim: int, *, kind: str, width
 class _FeatureHead(nn.Module):
     """Standardise features by statistics of the corpus that the head was trained on, then map them to embeddings."""
 
+    feature_mean: Tensor
+    feature_std: Tensor
+
     def __init__(self, layers: nn.Module, feature_dim: int) -> None:
         super().__init__()
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
