@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 _NUM_CLASSES = 1000
-_WIDE_RESNETS = {"resnet50w2": 2, "resnet50w4": 4, "resnet50w5": 5}
+WIDE_RESNETS = {"resnet50w2": 2, "resnet50w4": 4, "resnet50w5": 5}
 _OPEN_CLIP, _TIMM, _HF = "open-clip:", "timm:", "hf:"
 _PACKAGES = {"open_clip": "open_clip_torch"}
 _SMALLEST_TEXT_TOWER = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
@@ -58,8 +58,8 @@ def build_backbone(
         backbone = _build_timm(name.removeprefix(_TIMM), image_size, pooling, architecture)
     elif name.startswith(_HF):
         backbone = _VisionModel(architecture or {}, image_size, pooling)
-    elif name in _WIDE_RESNETS:
-        backbone = _WideResNet(_WIDE_RESNETS[name])
+    elif name in WIDE_RESNETS:
+        backbone = _WideResNet(WIDE_RESNETS[name])
     elif name in torchvision.models.list_models(module=torchvision.models):
         backbone = torchvision.models.get_model(name, weights=None, **_model_options(name, image_size))
         classifiers = [path for path, module in backbone.named_modules() if _is_classifier(module)]

@@ -1,6 +1,8 @@
 """What has to be installed to run an export."""
 
-from stages.components.student.backbones import list_backbones
+import torchvision
+
+from stages.export.networks_protorkd import WIDE_RESNETS
 
 _OF_PREFIX = {"timm:": {"timm": ">=1.0.20"}, "hf:": {"transformers": ">=4.56"}}
 _OF_TOWERS = {"open_clip_torch": ">=3.0"}
@@ -14,5 +16,6 @@ def requirements_of(backbone: str) -> dict[str, str]:
     """
     family = next((of_family for prefix, of_family in _OF_PREFIX.items() if backbone.startswith(prefix)), None)
     if family is None:
-        family = {} if backbone in list_backbones() else _OF_TOWERS
+        own = {*torchvision.models.list_models(module=torchvision.models), *WIDE_RESNETS}
+        family = {} if backbone in own else _OF_TOWERS
     return {"sentence-transformers": ">=6.0", "torchvision": ">=0.26", **family}

@@ -72,7 +72,8 @@ def make_frozen_student(
         seed: Seed of its weights.
     """
     embeddings = store.resolve(None, stage="encode-teacher", flag="--embeddings")
-    sources = _Sources(_input(embeddings), _input(features), _input(backbone))
+    captions = Input(embeddings.record.digest, str(embeddings.path), value=embeddings)
+    sources = _Sources(captions, _input(features), _input(backbone))
     params = _Params(seed=seed, head=head)
     context = context_of(store)
     return run_stage(_STAGE, params=params, inputs=_Inputs(sources), runtime=_Runtime(), context=context).artifact

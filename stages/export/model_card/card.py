@@ -127,9 +127,8 @@ def _head_words(student: dict[str, Any]) -> str:
     head = student["head"]
     if head is None:
         return f"{student['projection_layers']} linear layer(s) behind it"
-    width = f" of width {head['width']}" if head["width"] else ""
-    frozen = f"frozen, digest {student['backbone_digest']}"
-    return f"{frozen}; a {head['kind']} head{width} on its standardised features"
+    width = f", width {head['width']}" if head["width"] else ""
+    return f"frozen, digest {student['backbone_digest']}; head on its standardised features: {head['kind']}{width}"
 
 
 def _recipe_words(recipe: dict[str, Any]) -> str:

@@ -77,7 +77,7 @@ def test_export__of_every_format_names_what_it_is_made_of(opened: Store, encoded
     card = (folder / "README.md").read_text()
     assert "pip install sentence-transformers torchvision timm pillow" in card
     assert backbone.record.digest in card
-    assert "a gated head of width 8 on its standardised features" in card
+    assert "head on its standardised features: gated, width 8" in card
     assert "picture" not in card
     settings = json.loads((folder / "config_sentence_transformers.json").read_text())
     assert settings["requirements"]["timm"] == ">=1.0.20"
