@@ -95,8 +95,9 @@ def load_student(
     """
     from stages.components.student.encoder import open_student
 
-    artifact = open_store(store).resolve(_text(reference), stage="distill", flag="reference")
-    return open_student(artifact, epoch=epoch, device=device)
+    opened = open_store(store)
+    artifact = opened.resolve(_text(reference), stage="distill", flag="reference")
+    return open_student(artifact, store=opened, epoch=epoch, device=device)
 
 
 def load_model(folder: str | os.PathLike[str], *, device: str | None = None, trust_remote_code: bool = False) -> Any:

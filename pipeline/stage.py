@@ -135,6 +135,8 @@ class Stage(Generic[P, I, S, R]):
         work: Says what a run would have to do, for ``--dry-run``. Reads only what is quickly read, and writes nothing.
         check: Refuses options that are mistakes whatever the inputs hold, before the first of a run's stages begins. It
             is not asked where the artifact is there, may import torch, and must be quick.
+        lacking: Names what an artifact cannot be used without and the store has no more, beside its own files, for
+            ``verify``: problems by the file that says so.
         deliver: Handles an artifact each time that it is asked for, made now or before, for instance copies it; runs in
             the first process alone.
     """
@@ -155,6 +157,7 @@ class Stage(Generic[P, I, S, R]):
     settle: Callable[[P, I, S, R, Context], P] | None = None
     work: Callable[[P, S, Context], Work] | None = None
     check: Callable[[P, I, R], None] | None = None
+    lacking: Callable[[Artifact, Store], Mapping[str, str]] | None = None
     deliver: Callable[[Artifact, R], None] | None = None
 
     def check_options(self, *, params: P, inputs: I, runtime: R) -> None:

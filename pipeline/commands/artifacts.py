@@ -124,29 +124,35 @@ def verify(store: Store, references: tuple[str, ...], mend: bool, trust_remote_c
         if mend and not newer:
             echo(f"  set aside as {set_any_record_aside(folder, store=store)}", err=as_json)
     newer_records = [error for error in unreadable.values() if isinstance(error, NewerRecordError)]
-    num_bad = len(unreadable) - len(newer_records)
+    num_bad, num_lacking = len(unreadable) - len(newer_records), 0
     findings = []
     for artifact in chosen:
         here = artifact_problems(artifact) if is_here(store, artifact) else {}
         there = remote_problems(store, artifact)
-        echo(f"{artifact.name}: {'NOT WHOLE' if here or there else 'whole'}", err=as_json)
+        lacking = {} if here or there else _lacking(store, artifact)
+        state = "NOT WHOLE" if here or there else "whole, and NOT USABLE" if lacking else "whole"
+        echo(f"{artifact.name}: {state}", err=as_json)
         for path, problem in here.items():
             echo(f"  {artifact.path / path}: {problem}", err=as_json)
         for path, problem in there.items():
             place = f"{store}/{artifact.record.stage}/{artifact.record.fingerprint}"
             echo(f"  {place}, {path}: {problem}", err=as_json)
+        for path, problem in lacking.items():
+            echo(f"  {path}: {problem}", err=as_json)
         damaged = bool(here or there)
         mended = (
             damaged and mend and _mend(artifact, here, there, context, trust_code=trust_remote_code, to_stderr=as_json)
         )
         num_bad += damaged and not mended
-        findings.append({**_describe(artifact), "problems": here, "remote_problems": there, "mended": mended})
+        num_lacking += bool(lacking)
+        problems = {"problems": here, "remote_problems": there, "lacking": lacking, "mended": mended}
+        findings.append({**_describe(artifact), **problems})
     if as_json:
         texts = {str(folder): str(error) for folder, error in unreadable.items()}
         print_json(
             {
                 "store": str(store),
-                "whole": not num_bad and not newer_records,
+                "whole": not num_bad and not num_lacking and not newer_records,
                 "artifacts": findings,
                 "unreadable": texts,
             }
@@ -157,8 +163,21 @@ def verify(store: Store, references: tuple[str, ...], mend: bool, trust_remote_c
             + ("" if mend else "Run their stages again with the same options, and with --force where sizes are right ")
             + ("" if mend else "and bytes are not; or pass --repair, which does so.")
         )
+    if num_lacking:
+        raise ProtoRKDError(
+            f"Every artifact must have what it is used with; {num_lacking} of {len(chosen)} have not. What each lacks, "
+            "and the command that makes it again, is printed above."
+        )
     if newer_records:
         raise newer_records[0]
+
+
+def _lacking(store: Store, artifact: Artifact) -> dict[str, str]:
+    """Name what an artifact whose own files are whole cannot be used without, and the store has no more."""
+    stage = next((each for each in available_stages() if each.name == artifact.record.stage), None)
+    if stage is None or stage.lacking is None or not is_here(store, artifact):
+        return {}
+    return dict(stage.lacking(artifact, store))
 
 
 def _mend(

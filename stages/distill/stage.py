@@ -16,7 +16,7 @@ from pipeline.fingerprint import hash_json
 from pipeline.remote.object_store import url_of
 from pipeline.stage import Context, Distributed, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
-from pipeline.store.store import Artifact
+from pipeline.store.store import Artifact, Store
 from stages.components.backbones.family import BackboneSource
 from stages.components.backbones.frozen import identify_source, identify_weights
 from stages.components.compute.torchrun import join_torchrun
@@ -140,6 +140,13 @@ def check(params: DistillParams, inputs: DistillInputs, runtime: DistillRuntime)
     check_training(params, inputs, runtime)
 
 
+def lacking(artifact: Artifact, store: Store) -> dict[str, str]:
+    """Name the frozen backbone of a student, where the store has it no more."""
+    from stages.components.student.frozen_backbone import lacking_backbone
+
+    return lacking_backbone(artifact, store=store)
+
+
 STAGE = Stage(
     name="distill",
     version=3,
@@ -154,4 +161,5 @@ STAGE = Stage(
     keep=True,
     distributed=Distributed(join_torchrun),
     work=work,
+    lacking=lacking,
 )

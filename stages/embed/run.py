@@ -74,7 +74,7 @@ def embed_images(
     rows = ImageRows(distinct, draft, layout=layout, reading=runtime, opened=opened, known=known)
 
     def load(_sample: Sequence[View]) -> Compute:
-        embedder = ImageEmbedder.load(student, device=device, precision=precision)
+        embedder = ImageEmbedder.load(student, device=device, precision=precision, store=context.store)
         return lambda batches: _embeddings(embedder, batches, normalize=params.normalize)
 
     rows.write_missing(load, pin_memory=device.type == "cuda")

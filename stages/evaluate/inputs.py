@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from data_schemas.artifact_record import InputRecord
 from data_schemas.errors import ProtoRKDError
 from data_schemas.pair_index import read_pairs
 from data_schemas.student_checkpoint import CONFIG_NAME
@@ -12,7 +13,7 @@ from pipeline.stage import Context, Input
 from pipeline.store.store import Artifact
 from stages.components.images.image_set import CONTENT, ImageSet
 from stages.components.images.opening import identify_images
-from stages.components.images.packed_image_set import find_pack, take_packed
+from stages.components.images.packed_image_set import PACK, find_pack, take_packed
 from stages.components.student.checkpoints import StudentWeights, finished_checkpoints
 from stages.components.teacher.identity import TeacherSource
 from stages.components.teacher.prompts import find_query_prompt
@@ -122,11 +123,14 @@ def _identify_absent(absent: tuple[Absent, ...], inputs: EvaluateInputs) -> Inpu
 
 def _training_images(artifact: Artifact, context: Context) -> Input[ImageSet] | AbsentImages:
     """Identify the images that the student was distilled from, where they are still available, and still the same."""
-    images, wanted = artifact.record.inputs["images"], artifact.record.inputs["embeddings"].digest
+    images, wanted = _distilled_from(artifact, context), artifact.record.inputs["embeddings"].digest
+    if images is None:
+        missing = f"{context.store} does not say which images their features are of"
+        return AbsentImages(digest=hash_json("absent"), location="", value=missing)
     root = Path(images.location)
     known = [each for each in context.store.artifacts("encode-teacher") if each.record.digest == wanted]
     try:
-        pack = find_pack(images.digest, images.location, context.store)
+        pack = find_pack(images.parts.get(PACK, images.digest), images.location, context.store)
         if pack is None and not (root.is_dir() or url_of(root)):
             missing = f"{root} is gone"
         elif not known:
@@ -145,3 +149,12 @@ def _training_images(artifact: Artifact, context: Context) -> Input[ImageSet] | 
     except ProtoRKDError as error:  # the list or the pack is damaged
         missing = str(error)
     return AbsentImages(digest=hash_json("absent"), location=images.location, value=missing)
+
+
+def _distilled_from(artifact: Artifact, context: Context) -> InputRecord | None:
+    """Find the record of the images that a student was distilled from, perhaps by way of their features."""
+    inputs = artifact.record.inputs
+    if "features" not in inputs:
+        return inputs["images"]
+    known = [each.record for each in context.store.artifacts("encode-images")]
+    return next((each.inputs.get("images") for each in known if each.digest == inputs["features"].digest), None)

@@ -1,39 +1,34 @@
-"""A picture encoder and a text encoder in one space, as ProtoRKD exports them for sentence-transformers.
+"""An image encoder and a text encoder in one space, as ProtoRKD exports them for sentence-transformers.
 
-This file lies beside the model's weights. Beside sentence-transformers it needs torchvision and Pillow alone, and
-open_clip where the pictures' encoder is one of its towers. Captions are always text, also when they look like an
-address or a path: nothing is opened that is not handed over as a picture.
+This file lies beside the model's weights, and `networks_protorkd` beside it. Beside sentence-transformers they need
+torchvision and Pillow, and the library of the backbone where that is of another. Captions are always text, also when
+they look like an address or a path: nothing is opened that is not handed over as an image.
 """
 
-import importlib
 import json
 import shutil
 import sys
 from collections import OrderedDict
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-import torchvision
 from PIL import ExifTags, Image
 from sentence_transformers.base.modules import InputModule, Router
 from sentence_transformers.util import import_module_class
-from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck, ResNet
+from torch import Tensor
 from torchvision.transforms import v2
 
-FORMAT = 1
-"""Of the files that these classes write; raised when older code cannot read them."""
+from .networks_protorkd import build_backbone, build_feature_head, build_head
 
-_FILE_NAME = "modeling_protorkd"
+FORMAT = 2
+"""Format of the files that these classes write; raised when older code cannot read them."""
+
+_FILE_NAME, _NETWORKS_NAME = "modeling_protorkd", "networks_protorkd.py"
 _LOADING = ("token", "cache_folder", "revision", "local_files_only")
-_NUM_CLASSES = 1000
-_WIDE_RESNETS = {"resnet50w2": 2, "resnet50w4": 4, "resnet50w5": 5}
-_OPEN_CLIP = "open-clip:"
-_SMALLEST_TEXT_TOWER = {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}
+_SIXTEEN_BITS = ("PPM", "PNG")  # formats whose samples have at most 16 bits, which Pillow may return in 32
 _EIGHT_BIT_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LA", "La", "PA", "RGBA", "RGBa")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -47,12 +42,13 @@ _TURNS = {
 
 
 class ProtoRKDRouter(Router):  # type: ignore[misc]
-    """Captions to the teacher's modules, pictures to the student; which is which goes by type alone.
+    """Send captions to the teacher's modules and images to the student; which is which goes by type alone.
 
     Args:
-        sub_modules: ``text`` and ``image``.
-        max_tokens: longest caption in tokens, the rest is cut off; 0 for the text encoder's own limit.
-        truncate_dim: keep the first so many dimensions of a caption's embedding, before it is normalised; 0 for all.
+        sub_modules: Modules of the routes ``text`` and ``image``.
+        max_tokens: Longest caption in tokens, beyond which it is cut; 0 takes the text encoder's own limit.
+        truncate_dim: Number of leading dimensions that a caption's embedding keeps, before it is normalised; 0 keeps
+            all.
     """
 
     config_keys: ClassVar = ["max_tokens", "truncate_dim"]
@@ -66,7 +62,7 @@ class ProtoRKDRouter(Router):  # type: ignore[misc]
 
     @property
     def modalities(self) -> list[str]:
-        """Text and pictures; "message" is what the library takes captions for, some of which look like addresses."""
+        """Names of what is taken; "message" is what the library takes captions for that look like addresses."""
         return ["text", "image", "message"]
 
     def preprocess(
@@ -77,21 +73,21 @@ class ProtoRKDRouter(Router):  # type: ignore[misc]
         modality: str | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Make captions, or pictures, ready for `forward`.
+        """Make captions, or images, ready for `forward`.
 
         Args:
-            inputs: texts alone, or pictures alone (PIL images or uint8 arrays).
-            prompt: put before each text.
-            task: handed on to text encoders that have several.
-            modality: "text" or "image", to be sure of it; by default it follows from the inputs.
-            kwargs: handed on.
+            inputs: Captions alone, or images alone: PIL images or uint8 arrays.
+            prompt: Prompt that is put before each caption.
+            task: Task of a text encoder that has several.
+            modality: Modality that the inputs must have, ``text`` or ``image``; None takes either.
+            kwargs: Further options of the text encoder.
 
         Raises:
-            ValueError: texts and pictures are mixed, or it is neither.
+            ValueError: Captions and images are mixed, or an input is neither.
         """
         routes = {"text" if _is_text(each) else "image" for each in inputs} or {"text"}
         if len(routes) > 1:
-            raise ValueError("A batch must have captions alone or pictures alone; got both. Encode them apart.")
+            raise ValueError("A batch must have captions alone or images alone; got both. Encode them apart.")
         [route] = routes
         if modality not in (None, route):
             raise ValueError(f"modality must be {route!r} for what is given; got {modality!r}.")
@@ -114,7 +110,7 @@ class ProtoRKDRouter(Router):  # type: ignore[misc]
         return features
 
     def get_embedding_dimension(self) -> int:
-        """Width of both kinds of embeddings."""
+        """Return the width of both kinds of embeddings."""
         width: int = self.sub_modules["image"][0].get_embedding_dimension()
         return width
 
@@ -127,7 +123,9 @@ class ProtoRKDRouter(Router):  # type: ignore[misc]
             place, _, name = reference.rpartition(".")
             if place.startswith("transformers_modules."):
                 source = Path(str(sys.modules[place].__file__))
-                shutil.copy(source, Path(output_path) / source.name)
+                beside = [source.with_name(_NETWORKS_NAME)] if source.stem == _FILE_NAME else []
+                for file in (source, *beside):
+                    shutil.copy(file, Path(output_path) / file.name)
                 config["types"][model_id] = f"{source.stem}.{name}"
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -136,10 +134,10 @@ class ProtoRKDRouter(Router):  # type: ignore[misc]
         """Load the modules; those of this file need no more trust than it was given already.
 
         Args:
-            model_name_or_path: a folder, or a name on the hub.
-            subfolder: of the router's own files.
-            trust_remote_code: whether text encoders may bring code of their own.
-            kwargs: as sentence-transformers hands them to modules.
+            model_name_or_path: Folder of the model, or its name on the hub.
+            subfolder: Folder of the router's own files.
+            trust_remote_code: Whether text encoders may bring code of their own.
+            kwargs: Options that sentence-transformers hands to modules.
         """
         where = {name: kwargs[name] for name in _LOADING if name in kwargs}
         config = cls.load_config(model_name_or_path, subfolder=subfolder, **where)
@@ -164,20 +162,25 @@ class ProtoRKDRouter(Router):  # type: ignore[misc]
 
 
 class ProtoRKDImageEncoder(InputModule):  # type: ignore[misc]
-    """Pictures to embeddings: a backbone without classifier, and a projection head.
+    """Embed images by a backbone without classifier and a head.
 
     Args:
-        backbone_name: a classification model of torchvision, a wide ResNet, or an image tower of OpenCLIP.
-        embedding_dim: width of the embeddings.
-        projection_layers: linear layers of the head; 0 for none.
-        image_size: side of the square input, in pixels; the short side is resized to it, and the centre is taken.
-        mean: of each RGB channel from 0 to 1, subtracted.
-        std: of each RGB channel, divided by.
-        interpolation: of the resize.
-        format: of the files.
+        backbone_name: Name of the backbone, as `build_backbone` takes it.
+        embedding_dim: Width of the embeddings.
+        projection_layers: Number of linear layers of the head, unless there is a ``feature_head``; 0 for none.
+        image_size: Side of the square input in pixels, which is cut from the centre.
+        mean: Mean of each RGB channel from 0 to 1, subtracted.
+        std: Standard deviation of each RGB channel, divided by.
+        interpolation: Interpolation of the resize.
+        resize_size: Side to which the short side is resized before the cut, in pixels; 0 is ``image_size``.
+        resize: Whether the short side is resized and the ratio kept, ``shortest``, or both sides, ``squash``.
+        pooling: Pooling of a transformer's tokens: ``native``, ``cls``, ``mean`` or ``cls+mean``.
+        architecture: Configuration of a backbone that is not built by its name alone.
+        feature_head: Kind and width of a head on standardised features, such as ``{"kind": "mlp", "width": 2048}``.
+        format: Format of the files.
 
     Raises:
-        ValueError: there is no such backbone, or the files are of a newer kind.
+        ValueError: There is no such backbone or head, or the files are of a newer format.
     """
 
     save_in_root = False
@@ -190,6 +193,11 @@ class ProtoRKDImageEncoder(InputModule):  # type: ignore[misc]
         "mean",
         "std",
         "interpolation",
+        "resize_size",
+        "resize",
+        "pooling",
+        "architecture",
+        "feature_head",
         "format",
     ]
 
@@ -203,47 +211,66 @@ class ProtoRKDImageEncoder(InputModule):  # type: ignore[misc]
         mean: Sequence[float],
         std: Sequence[float],
         interpolation: str = "bicubic",
+        resize_size: int = 0,
+        resize: str = "shortest",
+        pooling: str = "native",
+        architecture: Mapping[str, Any] | None = None,
+        feature_head: Mapping[str, Any] | None = None,
         format: int = FORMAT,  # noqa: A002 - the key in the file
     ) -> None:
         super().__init__()
         if format > FORMAT:
-            raise ValueError(f"The picture encoder must be of format {FORMAT} or older; got {format}.")
-        self.backbone_name = backbone_name
-        self.embedding_dim = embedding_dim
-        self.projection_layers = projection_layers
-        self.image_size = image_size
-        self.mean, self.std = list(mean), list(std)
-        self.interpolation = interpolation
-        self.format = format
-        resize = v2.Resize(image_size, interpolation=v2.InterpolationMode(interpolation), antialias=True)
-        self._crop = v2.Compose([resize, v2.CenterCrop(image_size)])
-        self.backbone, feature_dim = build_backbone(backbone_name, image_size=image_size)
-        self.head = build_head(feature_dim, embedding_dim, num_layers=projection_layers)
+            raise ValueError(f"The image encoder must be of format {FORMAT} or older; got {format}.")
+        self.backbone_name, self.pooling, self.architecture = backbone_name, pooling, architecture
+        self.embedding_dim, self.projection_layers, self.feature_head = embedding_dim, projection_layers, feature_head
+        self.image_size, self.resize_size, self.resize = image_size, resize_size, resize
+        self.mean, self.std, self.interpolation = list(mean), list(std), interpolation
+        self.format = FORMAT
+        side = resize_size or image_size
+        self._crop = v2.Compose(
+            [
+                v2.Resize(
+                    [side, side] if resize == "squash" else side,
+                    interpolation=v2.InterpolationMode(interpolation),
+                    antialias=True,
+                ),
+                v2.CenterCrop(image_size),
+            ]
+        )
+        self.backbone, feature_dim = build_backbone(
+            backbone_name, image_size=image_size, pooling=pooling, architecture=architecture
+        )
+        self.head = (
+            build_head(feature_dim, embedding_dim, num_layers=projection_layers)
+            if feature_head is None
+            else build_feature_head(feature_dim, embedding_dim, kind=feature_head["kind"], width=feature_head["width"])
+        )
         scale, shift = 1 / (255 * torch.tensor(self.std)), -torch.tensor(self.mean) / torch.tensor(self.std)
         self.register_buffer("_scale", scale.view(1, 3, 1, 1), persistent=False)
         self.register_buffer("_shift", shift.view(1, 3, 1, 1), persistent=False)
 
     def preprocess(self, inputs: Sequence[Any], **_kwargs: Any) -> dict[str, Tensor]:
-        """Turn upright, take what is transparent for white, resize the short side, crop the centre.
+        """Turn images upright, show what is transparent on white, resize, and cut the centre.
 
         Args:
             inputs: PIL images, uint8 arrays of (height, width, 3), or ``{"image": ...}`` around one.
-            _kwargs: for texts, such as a prompt; they do nothing here.
+            _kwargs: Options for captions, such as a prompt, which do nothing here.
 
         Raises:
-            ValueError: something is no picture, such as a path or an address, which is never opened.
+            ValueError: An input is no image, such as a path or an address, which is never opened; or its samples are of
+                unknown scale.
 
         Shapes:
-            pixel_values: (pictures, 3, image_size, image_size), uint8.
+            pixel_values: (images, 3, image_size, image_size), uint8.
         """
         crops = [np.array(self._crop(to_rgb(_as_image(each))), copy=True) for each in inputs]
         return {"pixel_values": torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)}
 
     def forward(self, features: dict[str, Any]) -> dict[str, Any]:
-        """Normalise and embed.
+        """Normalise images and embed them.
 
         Shapes:
-            sentence_embedding: (pictures, embedding_dim), not of unit length.
+            sentence_embedding: (images, embedding_dim), float, not of unit length.
         """
         pixels = features["pixel_values"].float()
         images = torch.addcmul(self._shift.float(), pixels, self._scale.float())
@@ -252,7 +279,7 @@ class ProtoRKDImageEncoder(InputModule):  # type: ignore[misc]
         return features
 
     def get_embedding_dimension(self) -> int:
-        """Width of the embeddings."""
+        """Return the width of the embeddings."""
         return self.embedding_dim
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
@@ -280,112 +307,38 @@ class ProtoRKDImageEncoder(InputModule):  # type: ignore[misc]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Give a picture as 8-bit RGB, turned upright; transparent parts white, the upper 8 bits of 16.
+    """Convert an image to 8-bit RGB, turned upright: transparent parts white, of 16 bits the upper 8.
 
     Raises:
-        ValueError: its colours have no conversion to RGB.
+        ValueError: Its colours have no conversion to RGB, or its samples are of unknown scale.
     """
+    has_16_bits = image.format in _SIXTEEN_BITS
     try:
         turn = _TURNS.get(image.getexif()[ExifTags.Base.Orientation])
-    except Exception:  # none, or damaged metadata of a sound picture
+    except Exception:  # none, or damaged metadata of a sound image
         turn = None
     if turn is not None:
         image = image.transpose(turn)
     if image.mode.startswith("I;16"):
         return _from_grey(np.asarray(image) >> 8)
     if image.mode in ("I", "F"):
-        samples, is_float = np.asarray(image), image.mode == "F"
-        if not ((samples >= 0) & (samples <= (1 if is_float else 65535))).all():
-            raise ValueError(f"A picture of mode {image.mode} must have samples from 0 to {1 if is_float else 65535}.")
-        return _from_grey(np.rint(samples * 255) if is_float else samples >> 8)
+        return _from_wide_samples(np.asarray(image), is_float=image.mode == "F", has_16_bits=has_16_bits)
     if image.mode not in _EIGHT_BIT_MODES:
-        raise ValueError(f"A picture must have colours that convert to RGB; got mode {image.mode}.")
+        raise ValueError(f"An image must have colours that convert to RGB; got mode {image.mode}.")
     if image.has_transparency_data:
         seen = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
     return image.convert("RGB")
 
 
-def build_backbone(name: str, *, image_size: int) -> tuple[nn.Module, int]:
-    """Make an untrained backbone in eval mode, and say how wide its features are.
-
-    Raises:
-        ValueError: there is no such backbone.
-    """
-    if name in _WIDE_RESNETS:
-        backbone: nn.Module = _WideResNet(_WIDE_RESNETS[name])
-    elif name in torchvision.models.list_models(module=torchvision.models):
-        backbone = torchvision.models.get_model(name, weights=None, **_model_options(name, image_size))
-        classifiers = [path for path, module in backbone.named_modules() if _is_classifier(module)]
-        backbone.set_submodule(classifiers[-1], nn.Identity())
-    else:
-        backbone = _build_tower(name.removeprefix(_OPEN_CLIP), image_size)
-    with torch.no_grad():
-        features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
-    return backbone, features.shape[1]
-
-
-def build_head(feature_dim: int, embedding_dim: int, *, num_layers: int) -> nn.Module:
-    """Make an untrained projection head: linear layers, all but the last with batch normalisation and ReLU."""
-    if not num_layers:
-        return nn.Identity()
-    layers: list[nn.Module] = []
-    for width, next_width in pairwise([feature_dim] * num_layers):
-        layers += [nn.Linear(width, next_width, bias=False), nn.BatchNorm1d(next_width), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.Linear(feature_dim, embedding_dim))
-
-
-class _WideResNet(ResNet):  # type: ignore[misc]
-    """ResNet-50 with every layer so many times as wide, without classifier (SwAV, arXiv:2006.09882)."""
-
-    def __init__(self, widening: int) -> None:
-        super().__init__(Bottleneck, [3, 4, 6, 3])
-        width = 64 * widening
-        self.inplanes = width
-        self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        for index, num_blocks in enumerate([3, 4, 6, 3]):
-            layer = self._make_layer(Bottleneck, width * 2**index, num_blocks, stride=2 if index else 1)
-            setattr(self, f"layer{index + 1}", layer)
-        self.fc = nn.Identity()
-
-
-def _model_options(name: str, image_size: int) -> dict[str, Any]:
-    if name.startswith("vit_"):
-        return {"image_size": image_size}
-    if name.startswith("maxvit_"):
-        return {"input_size": (image_size, image_size)}
-    if name in ("googlenet", "inception_v3"):
-        return {"aux_logits": False, "init_weights": False}
-    return {}
-
-
-def _is_classifier(module: nn.Module) -> bool:
-    if isinstance(module, nn.Conv2d):  # squeezenet classifies each position, then pools
-        return module.kernel_size == (1, 1) and module.out_channels == _NUM_CLASSES
-    return isinstance(module, nn.Linear) and module.out_features == _NUM_CLASSES
-
-
-def _build_tower(tower: str, image_size: int) -> nn.Module:
-    try:
-        # Not an import statement, which would have everybody who loads this file install it.
-        open_clip = importlib.import_module("open_clip")
-    except ImportError as error:
-        raise ValueError(
-            f"{tower} must have open_clip installed; got {error}. Run: pip install open_clip_torch"
-        ) from error
-    if tower not in open_clip.list_models():
-        raise ValueError(f"The backbone must be known to torchvision or open_clip; got {tower!r}.")
-    config = open_clip.get_model_config(tower)
-    vision = config["vision_cfg"] | {"image_size": image_size, "output_tokens": False, "timm_model_pretrained": False}
-    clip = open_clip.CLIP(
-        embed_dim=config["embed_dim"],
-        vision_cfg=vision,
-        text_cfg=_SMALLEST_TEXT_TOWER,
-        quick_gelu=config.get("quick_gelu", False),
-    )
-    visual: nn.Module = clip.visual
-    return visual
+def _from_wide_samples(samples: np.ndarray, *, is_float: bool, has_16_bits: bool) -> Image.Image:
+    """Scale 32-bit samples to 8 bits, where they are floats from 0 to 1, or of a 16-bit file that Pillow widens."""
+    if not (is_float or has_16_bits):
+        raise ValueError("An image must have samples of a known scale; got integers of 32 bits. Scale them to 8 bits.")
+    highest = 1 if is_float else 65535
+    if not ((samples >= 0) & (samples <= highest)).all():
+        raise ValueError(f"An image of 32-bit samples must have samples from 0 to {highest}. Scale them to 8 bits.")
+    return _from_grey(np.rint(samples * 255) if is_float else samples >> 8)
 
 
 def _is_text(value: Any) -> bool:
@@ -401,7 +354,7 @@ def _as_image(value: Any) -> Image.Image:
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (2, 3):
         return Image.fromarray(value)
     raise ValueError(
-        f"A picture must be a PIL image or a uint8 array of (height, width, 3); got {type(value).__name__}. Files and "
+        f"An image must be a PIL image or a uint8 array of (height, width, 3); got {type(value).__name__}. Files and "
         "addresses are not opened: pass PIL.Image.open(path)."
     )
 

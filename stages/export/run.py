@@ -15,6 +15,7 @@ from data_schemas.files import disk_errors, list_files
 from pipeline.log import log
 from pipeline.stage import Result
 from pipeline.store.draft import Draft
+from pipeline.store.store import Store
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.encoder import StudentEncoder
 from stages.components.student.student import Student
@@ -36,8 +37,14 @@ if TYPE_CHECKING:
 _MILLION = 1e6
 
 
-def write_export(params: "ExportParams", sources: "ExportSources", out: Draft) -> Result:
+def write_export(params: "ExportParams", sources: "ExportSources", out: Draft, *, store: Store) -> Result:
     """Write the wanted formats, and compare them with teacher and student.
+
+    Args:
+        params: Parameters of the stage.
+        sources: Student, teacher, evaluation and lineage.
+        out: Draft of the export.
+        store: Store that a frozen backbone is looked for in first.
 
     Raises:
         ProtoRKDError: a format cannot be written, or embeds differently.
@@ -47,19 +54,14 @@ def write_export(params: "ExportParams", sources: "ExportSources", out: Draft) -
     chosen = sources.student.value
     assert chosen.artifact is not None
     chosen.artifact.require_whole((chosen.weights.relative_to(chosen.artifact.path).as_posix(),), read=True)
-    student = load_student(chosen.config, chosen.weights, device=torch.device("cpu"))
+    student = load_student(chosen.config, chosen.weights, device=torch.device("cpu"), store=store)
     query_prompt = None if sources.query_prompt is None else sources.query_prompt.value
     differences: dict[str, float] = {}
     with disk_errors(out.path):
         if sources.teacher is not None:
             source = sources.teacher.value
-            write_folder(
-                chosen,
-                source,
-                [name for name in sources.teacher.parts if (source.path / name).is_file()],
-                out.path,
-                query_prompt=query_prompt,
-            )
+            files = [name for name in sources.teacher.parts if (source.path / name).is_file()]
+            write_folder(chosen, student, source, files, out.path, query_prompt=query_prompt)
             differences |= _check_folder(out.path, chosen, student, source, query_prompt=query_prompt)
         if "onnx" in params.format:
             differences["onnx"] = write_onnx(student, chosen.config, out.path)

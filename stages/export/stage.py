@@ -17,7 +17,7 @@ def export(
     """Write the wanted formats, check them, and describe them."""
     from stages.export.run import write_export
 
-    result = write_export(params, sources, out)
+    result = write_export(params, sources, out, store=context.store)
     context.check_inputs()
     return result
 
@@ -41,7 +41,7 @@ def deliver(artifact: Artifact, runtime: ExportRuntime) -> None:
 
 STAGE = Stage(
     name="export",
-    version=1,
+    version=2,
     summary="Write one folder that embeds captions and images: for sentence-transformers, ONNX or torch.",
     params=ExportParams,
     inputs=ExportInputs,

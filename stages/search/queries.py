@@ -164,7 +164,9 @@ class Queries:
                 precision = "auto"
             precision = choose_precision(precision, device)
             log.info("search: the student on %s", describe_work(device, precision=precision))
-            self._embedder = ImageEmbedder.load(self.student, device=device, precision=precision)
+            self._embedder = ImageEmbedder.load(
+                self.student, device=device, precision=precision, store=self._context.store
+            )
         return self._embedder
 
     def _of_images(self) -> StudentWeights:

@@ -21,15 +21,24 @@ def build_network(name: str, *, image_size: int) -> tuple[Any, int]:
     return network.train(), measure_features(name, network, image_size=image_size)
 
 
-def make_tiny_backbone(store: Store, *, name: str = TINY, image_size: int = 32, pooling: str = "native") -> Artifact:
-    """Make the artifact of a tiny frozen backbone of timm, from a file of random weights beside the store."""
-    path = Path(str(store)).resolve().parent / f"tiny_{name.rpartition(':')[2]}.safetensors"
-    if not path.is_file():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            weights = build_backbone(name, image_size=image_size).network.state_dict()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(weights, path)
+def make_tiny_backbone(
+    store: Store, *, name: str = TINY, image_size: int = 32, pooling: str = "native", seed: int = 0
+) -> Artifact:
+    """Make the artifact of a tiny frozen backbone of timm, from a file of random weights beside the store.
+
+    Args:
+        store: Store of the artifact.
+        name: Name of the backbone.
+        image_size: Side of its square input in pixels.
+        pooling: Pooling of its tokens.
+        seed: Seed of its weights.
+    """
+    path = Path(str(store.root)).resolve().parent / f"{name.rpartition(':')[2]}_{seed}.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        weights = build_backbone(name, image_size=image_size).network.state_dict()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file(weights, path)
     context = context_of(store)
-    weights_input = identify_weights(name, path, context)
-    return make_backbone(BackboneParams(name=name, image_size=image_size, pooling=pooling), weights_input, context)
+    params = BackboneParams(name=name, image_size=image_size, pooling=pooling)
+    return make_backbone(params, identify_weights(name, path, context), context)

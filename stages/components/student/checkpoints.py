@@ -10,6 +10,7 @@ from pathlib import Path
 from data_schemas.artifact_record import JOURNAL_NAME, RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import FileEntry
+from data_schemas.later_fields import as_plain
 from data_schemas.student_checkpoint import (
     CHECKPOINT_FOLDER,
     CONFIG_NAME,
@@ -26,6 +27,7 @@ LAST, ALL = "last", "all"
 RUNNING, STOPPED, DONE = "running", "stopped", "done"
 
 _STAGE = "distill"
+_ARCHITECTURE = ("pooling", "architecture", "head", "backbone_digest")
 _KEPT = re.compile(re.escape(checkpoint_path(0)).replace("0", "([1-9][0-9]*)"))
 
 
@@ -53,11 +55,15 @@ class StudentWeights:
 
     @property
     def identity(self) -> str:
-        """Hash of the weights, the backbone's name, architecture and pooling, and the preprocessing."""
-        config = self.config
-        built = {"architecture": config.architecture, "pooling": config.pooling}
-        said = {} if (config.architecture, config.pooling) == (None, "native") else built
-        return hash_json([self.sha256, config.backbone, config.preprocessing, *([said] if said else [])])
+        """Hash of the weights, of what they are the weights of, and of the preprocessing."""
+        described = as_plain(self.config)  # without what students of before do not have
+        rest = {name: described[name] for name in _ARCHITECTURE if name in described}
+        return hash_json([self.sha256, self.config.backbone, self.config.preprocessing, *([rest] if rest else [])])
+
+    @property
+    def pass_identity(self) -> str:
+        """Identity of what images pass through: the frozen backbone, or the whole student where it has none."""
+        return self.config.backbone_digest or self.identity
 
     @property
     def folder(self) -> Path:

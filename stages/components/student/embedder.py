@@ -1,7 +1,8 @@
 """Embed batches of images by a trained student."""
 
-from collections.abc import Iterable, Iterator
-from typing import Self
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -9,13 +10,16 @@ from torch import Tensor
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file
 from data_schemas.student_checkpoint import Preprocessing
+from pipeline.store.store import Store
 from stages.components.compute.precision import autocast, full_float32
 from stages.components.images.transforms import Normalize
 from stages.components.loading.batch import Batch
 from stages.components.loading.prefetch import results_on_cpu
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.student import Student
-from stages.components.student.weights import load_student
+from stages.components.student.weights import load_frozen_backbone, load_student
+
+T = TypeVar("T")
 
 
 class ImageEmbedder:
@@ -30,19 +34,38 @@ class ImageEmbedder:
 
     def __init__(self, student: Student, preprocessing: Preprocessing, *, device: torch.device, precision: str) -> None:
         self.model = student
+        self.preprocessing = preprocessing
         self._device = device
         self._normalize = Normalize(preprocessing, device)
         self._in_precision = autocast(precision, device)
 
     @classmethod
-    def load(cls, weights: StudentWeights, *, device: torch.device, precision: str) -> Self:
+    def load(cls, weights: StudentWeights, *, device: torch.device, precision: str, store: Store) -> Self:
         """Load the student whose weights were identified.
 
+        Args:
+            weights: Weights of the student.
+            device: Device of the student.
+            precision: Precision of the backbone: fp32, bf16 or fp16.
+            store: Store that a frozen backbone is looked for in first.
+
         Raises:
-            ProtoRKDError: the weights are gone or do not fit the student.
+            ProtoRKDError: the weights are gone or do not fit the student, or its backbone is gone.
         """
-        student = _load(weights, device)
-        return cls(student, weights.config.preprocessing, device=device, precision=precision)
+        config = weights.config
+        student = load_identified(weights, lambda path: load_student(config, path, device=device, store=store))
+        return cls(student, config.preprocessing, device=device, precision=precision)
+
+    @classmethod
+    def load_backbone(cls, weights: StudentWeights, *, device: torch.device, precision: str, store: Store) -> Self:
+        """Load the frozen backbone of a student alone: its features are the embeddings.
+
+        Raises:
+            ProtoRKDError: the backbone is gone.
+        """
+        config = weights.config
+        backbone = load_frozen_backbone(config, weights.weights, device=device, store=store)
+        return cls(backbone, config.preprocessing, device=device, precision=precision)
 
     @full_float32()
     @torch.inference_mode()
@@ -76,12 +99,20 @@ class ImageEmbedder:
         return torch.empty(0, self.model.feature_dim), torch.empty(0, self.model.embedding_dim)
 
 
-def _load(student: StudentWeights, place: torch.device) -> Student:
-    """Load the weights that were identified, even if their draft has become an artifact meanwhile."""
+def load_identified(student: StudentWeights, load: Callable[[Path], T]) -> T:
+    """Load the weights that were identified, even if their draft has become an artifact meanwhile.
+
+    Args:
+        student: Weights to load.
+        load: Loads them from a file.
+
+    Raises:
+        ProtoRKDError: they are gone, or as ``load``.
+    """
     for weights in student.places:
         try:
             if hash_file(weights) == student.sha256:
-                return load_student(student.config, weights, device=place)
+                return load(weights)
         except OSError:
             continue
         except ProtoRKDError:

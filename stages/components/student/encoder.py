@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import CONFIG_NAME, WEIGHTS_NAME, StudentConfig, checkpoint_path
-from pipeline.store.store import Artifact
+from pipeline.store.store import Artifact, Store
 from stages.components.compute.device import choose_device, send
 from stages.components.images.decoding import ImageRejected, upright_rgb
 from stages.components.images.lazy_image import DecodedImage, LazyImage, open_lazily
@@ -82,23 +82,26 @@ class StudentEncoder:
             raise ProtoRKDError(f"images must be images; number {number} ({name}) is not: {error.reason}.") from error
 
 
-def open_student(artifact: Artifact, *, epoch: int | None, device: str) -> StudentEncoder:
+def open_student(artifact: Artifact, *, store: Store, epoch: int | None, device: str) -> StudentEncoder:
     """Load a student from an artifact of distill, and check its digests.
 
     Args:
         artifact: Artifact of distill.
+        store: Store that a frozen backbone is looked for in first.
         epoch: Epoch after which the weights were kept; None takes those at the end.
         device: Device of the student, as ``--device`` takes it.
 
     Raises:
-        ProtoRKDError: no weights were kept after that epoch, a file is damaged, or the device is not there.
+        ProtoRKDError: no weights were kept after that epoch, a file is damaged, the backbone is gone, or the device is
+            not there.
     """
     path = WEIGHTS_NAME if epoch is None else checkpoint_path(epoch)
     if path not in [file.path for file in artifact.record.files]:
         raise ProtoRKDError(f"epoch must be one after which weights were kept; {artifact.path} has no {path}.")
     artifact.require_whole((CONFIG_NAME, path), read=True)
     config, where = StudentConfig.read(artifact.path), choose_device(device)
-    return StudentEncoder(load_student(config, artifact.path / path, device=where), config, device=where)
+    student = load_student(config, artifact.path / path, device=where, store=store)
+    return StudentEncoder(student, config, device=where)
 
 
 def _is_one(images: Any) -> bool:

@@ -1,15 +1,23 @@
 """Save and load a student's weights."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import StudentConfig
+from pipeline.store.store import Store
+from stages.components.backbones.frozen import load_backbone
 from stages.components.compute.tensor_file import write_tensors
+from stages.components.student.frozen_backbone import find_frozen_backbone
+from stages.components.student.heads import build_feature_head
 from stages.components.student.student import Student, build_student
+
+_HEAD = "head."
 
 
 def save_weights(student: Student, path: Path) -> None:
@@ -17,12 +25,23 @@ def save_weights(student: Student, path: Path) -> None:
     write_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}, path)
 
 
-def load_student(config: StudentConfig, weights: Path, *, device: torch.device) -> Student:
+def load_student(config: StudentConfig, weights: Path, *, device: torch.device, store: Store | None = None) -> Student:
     """Build the student that a config describes and load its weights, in eval mode.
 
+    Args:
+        config: Configuration of the student.
+        weights: File of its weights; of a student of a frozen backbone, of its head alone.
+        device: Device of the student.
+        store: Store that its frozen backbone is looked for in, before the one that the weights lie in.
+
     Raises:
-        ProtoRKDError: the weights are missing, damaged or of another student.
+        ProtoRKDError: the weights are missing, damaged or of another student; its backbone is gone; or it has none,
+            because its features came from another tool.
     """
+    if config.head is not None:
+        student = load_frozen_backbone(config, weights, device=device, store=store)
+        student.head, student.embedding_dim = load_head(config, weights, device=device), config.embedding_dim
+        return student
     student = build_student(
         config.backbone,
         embedding_dim=config.embedding_dim,
@@ -31,9 +50,59 @@ def load_student(config: StudentConfig, weights: Path, *, device: torch.device) 
         pooling=config.pooling,
         architecture=config.architecture,
     )
-    try:
-        student.load_state_dict(safetensors.torch.load_file(weights))
-    except (OSError, safetensors.SafetensorError, RuntimeError) as error:
-        raise ProtoRKDError(f"{weights} must hold the weights of a {config.backbone} student; {error}.") from error
+    _load_into(student, _read(weights, config), weights, config)
     student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return student.eval()
+
+
+def load_frozen_backbone(
+    config: StudentConfig, weights: Path, *, device: torch.device, store: Store | None = None
+) -> Student:
+    """Load the frozen backbone of a student without its head, so that its features are the embeddings.
+
+    Raises:
+        ProtoRKDError: as `load_student`.
+    """
+    if not config.backbone_digest:
+        raise ProtoRKDError(
+            f"{weights} must have a backbone to embed images; its features came from another tool, so the student "
+            "takes vectors of that tool alone (evaluate --image-vectors). Distill on features of encode-images, which "
+            "keeps the backbone, for a student that takes images."
+        )
+    backbone, described = load_backbone(find_frozen_backbone(config, weights, store=store).path, device=device)
+    dim = described.feature_dim
+    return Student(backbone=backbone, head=nn.Identity(), feature_dim=dim, embedding_dim=dim).eval()
+
+
+def load_head(config: StudentConfig, weights: Path, *, device: torch.device) -> nn.Module:
+    """Load the head of a student of features, in eval mode.
+
+    Raises:
+        ProtoRKDError: the weights are missing, damaged or of another student.
+    """
+    assert config.head is not None
+    tensors = {name.removeprefix(_HEAD): tensor for name, tensor in _read(weights, config).items()}
+    if "feature_mean" not in tensors:
+        raise ProtoRKDError(f"{weights} must hold the weights of a head; got {', '.join(sorted(tensors)[:3])}.")
+    feature_dim = len(tensors["feature_mean"])
+    head = build_feature_head(config.head, feature_dim=feature_dim, embedding_dim=config.embedding_dim)
+    _load_into(head, tensors, weights, config)
+    return head.to(device).eval()
+
+
+def _read(weights: Path, config: StudentConfig) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(weights)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _not_its_weights(weights, config, error) from error
+
+
+def _load_into(network: nn.Module, tensors: Mapping[str, Tensor], weights: Path, config: StudentConfig) -> None:
+    try:
+        network.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise _not_its_weights(weights, config, error) from error
+
+
+def _not_its_weights(weights: Path, config: StudentConfig, error: Exception) -> ProtoRKDError:
+    return ProtoRKDError(f"{weights} must hold the weights of a {config.backbone} student; {error}.")

@@ -29,7 +29,7 @@ _SHARD_ROWS = 8192
 
 @dataclass(frozen=True)
 class ImageEmbeddings:
-    """A student's embeddings of the images of a set that could be read.
+    """Embeddings of the images of a set that could be read, by a student, or features by a frozen backbone alone.
 
     Its tensors are mapped from a file: what is not used is not read.
 
@@ -50,7 +50,7 @@ class ImageEmbeddings:
 
 @dataclass(frozen=True)
 class _ImageSources:
-    """Images to embed, and the student that embeds them."""
+    """Images to embed, and the student that embeds them; it is known by its backbone alone where that is frozen."""
 
     student: Input[StudentWeights]
     images: Input[ImageSet]
@@ -103,6 +103,9 @@ def embed_images(
 ) -> ImageEmbeddings:
     """Embed the images of a set, or read their embeddings from the store; each process of the context embeds its part.
 
+    Of a student of a frozen backbone, the backbone alone embeds them, once for all heads on it: its features are the
+    embeddings, until `head_on_features.embed_features` applies the head.
+
     Args:
         student: Student that embeds the images.
         images: Images of the set, identified.
@@ -115,7 +118,7 @@ def embed_images(
     """
     import safetensors.torch
 
-    sources = _ImageSources(student=Input(student.identity, str(student.folder), value=student), images=images)
+    sources = _ImageSources(student=Input(student.pass_identity, str(student.folder), value=student), images=images)
     outcome = run_within(
         IMAGE_EMBEDDINGS, params=_ImageParams(precision), inputs=_Inputs(sources), runtime=runtime, context=context
     )
@@ -167,20 +170,21 @@ def _embed_images(
     from stages.components.compute.device import choose_device
     from stages.components.compute.distributed import ranks_of
     from stages.components.compute.precision import choose_precision
+    from stages.components.student.embedder import ImageEmbedder
     from stages.evaluate.embeddings.image_pass import student_embeddings
 
-    images = sources.images.value
+    student, images = sources.student.value, sources.images.value
     device = choose_device(runtime.device)
     precision = choose_precision(params.precision, device)
     ranks = ranks_of(context.peers)
+    load = ImageEmbedder.load_backbone if student.config.head is not None else ImageEmbedder.load
     rejected = student_embeddings(
-        sources.student.value,
+        lambda: load(student, device=device, precision=precision, store=context.store),
         images,
         out=out.path / _FEATURES_NAME,
         scratch=out.state,
         ranks=ranks,
         device=device,
-        precision=precision,
         workers=runtime.workers,
         batch_size=runtime.batch_size,
     )

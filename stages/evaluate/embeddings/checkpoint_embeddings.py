@@ -13,6 +13,7 @@ from stages.components.student.checkpoints import StudentWeights
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
 from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_captions, embed_images
+from stages.evaluate.embeddings.head_on_features import embed_features
 
 
 class CheckpointEmbeddings:
@@ -21,7 +22,7 @@ class CheckpointEmbeddings:
     Args:
         student: Student that embeds the images.
         teacher: Teacher that embeds the captions; None where no task asks for any.
-        known: Embeddings of images that are embedded already, by the digest of their set.
+        known: What `embed_images` gave for images that are embedded already, by the digest of their set.
         precision: Precision of the student's pass over images, as `embed_images` takes it.
         runtime: Device, workers and batch sizes.
         context: Store of the embeddings. Images are never embedded by force: an evaluation has embedded them before its
@@ -43,7 +44,8 @@ class CheckpointEmbeddings:
         self._runtime = runtime
         self._context = context
         self._precision = precision
-        self._images = dict(known)
+        self._known = dict(known)
+        self._images: dict[str, ImageEmbeddings] = {}
         self._captions: dict[tuple[tuple[str, ...], str | None], tuple[Tensor, str]] = {}
         self._used: set[str] = set()
 
@@ -56,15 +58,12 @@ class CheckpointEmbeddings:
     @property
     def precisions(self) -> tuple[str, ...]:
         """Precisions of the passes over images so far: one, unless the store comes from elsewhere."""
-        return tuple(sorted({embedded.precision for embedded in self._images.values()}))
+        return tuple(sorted({embedded.precision for embedded in (self._known | self._images).values()}))
 
     def images(self, images: Input[ImageSet]) -> ImageEmbeddings:
         """Embed the readable images, one row each; the same images are embedded once for all tasks."""
         if images.digest not in self._images:
-            context = dataclasses.replace(self._context, force=False)
-            self._images[images.digest] = embed_images(
-                self._student, images, precision=self._precision, runtime=self._runtime, context=context
-            )
+            self._images[images.digest] = self._embed(images)
         embedded = self._images[images.digest]
         self._used.add(embedded.digest)
         return embedded
@@ -89,6 +88,18 @@ class CheckpointEmbeddings:
         embeddings, digest = self._captions[captions, prompt]
         self._used.add(digest)
         return embeddings
+
+    def _embed(self, images: Input[ImageSet]) -> ImageEmbeddings:
+        embedded = self._known.get(images.digest)
+        if embedded is None:
+            context = dataclasses.replace(self._context, force=False)
+            embedded = embed_images(
+                self._student, images, precision=self._precision, runtime=self._runtime, context=context
+            )
+        if self._student.config.head is None:
+            return embedded
+        embeddings = embed_features(self._student, embedded.features, device=choose_device(self._runtime.device))
+        return dataclasses.replace(embedded, embeddings=embeddings)
 
     def take_used(self) -> tuple[str, ...]:
         """Return the digests of the artifacts that embeddings came from since the last call."""

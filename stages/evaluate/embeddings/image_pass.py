@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import safetensors
@@ -18,7 +19,6 @@ from stages.components.images.transforms import EvalTransform
 from stages.components.loading.batch import Batch, EvalImages
 from stages.components.loading.image_loader import ImageLoader, batches_of
 from stages.components.loading.num_workers import num_workers
-from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.embedder import ImageEmbedder
 from stages.components.student.student import Student
 from stages.evaluate.embeddings.image_blocks import Block, save_tensors
@@ -27,33 +27,31 @@ _BLOCK_IMAGES = 4096  # what a killed pass loses at most
 
 
 def student_embeddings(
-    student: StudentWeights,
+    load: Callable[[], ImageEmbedder],
     images: ImageSet,
     *,
     out: Path,
     scratch: Path,
     ranks: Ranks,
     device: torch.device,
-    precision: str,
     workers: int,
     batch_size: int,
 ) -> dict[int, str]:
     """Embed every image that can be read, in one pass, and write features and embeddings.
 
     Each rank embeds a run of the set and writes it block by block into the scratch folder, from which a killed pass
-    goes on; the first rank joins the blocks. The backbone runs in the given precision, the projection head in fp32.
+    goes on; the first rank joins the blocks.
 
     Writes: a safetensors file with ``embeddings`` (readable, dim), float32, ``rows`` (readable,), int64, and
         ``features`` (readable, feature_dim), float32, which are left out where they are the embeddings.
 
     Args:
-        student: Student to embed with; its weights are loaded here.
+        load: Loads the student to embed with.
         images: Images of the set.
         out: File to write.
         scratch: Folder of the blocks, the same for all ranks; removed in the end.
         ranks: Processes that embed together.
         device: Device of the student.
-        precision: Precision of the backbone: fp32, bf16 or fp16.
         workers: Processes that read images; -1 chooses.
         batch_size: Images in a batch.
 
@@ -66,11 +64,10 @@ def student_embeddings(
     with fail_together(ranks):
         runs = _runs(len(images.paths), ranks.size)
         own_block = _embed(
-            student,
+            load(),
             images,
             runs[ranks.rank],
             scratch=scratch,
-            precision=precision,
             device=device,
             workers=num_workers(workers),
             batch_size=batch_size,
@@ -89,12 +86,11 @@ def student_embeddings(
 
 @torch.inference_mode()
 def _embed(
-    student: StudentWeights,
+    embed: ImageEmbedder,
     images: ImageSet,
     run: range,
     *,
     scratch: Path,
-    precision: str,
     device: torch.device,
     workers: int,
     batch_size: int,
@@ -104,10 +100,9 @@ def _embed(
     blocks = _blocks(run, batch_size)
     known = [block for block in blocks if Block.is_whole(_path(scratch, block))]
     missing = [block for block in blocks if block not in known]
-    embed = ImageEmbedder.load(student, device=device, precision=precision)
     to_read = [row for block in missing for row in block]
     to_embed = batches_of(to_read, batch_size)
-    to_load = EvalImages(images, EvalTransform(student.config.preprocessing))
+    to_load = EvalImages(images, EvalTransform(embed.preprocessing))
     loader = ImageLoader(
         to_load,
         workers=min(workers, len(to_embed)),

@@ -77,7 +77,7 @@ class JobRunner:
         )
         self.alone = dataclasses.replace(context, peers=SingleProcess())
         self._embeddings: tuple[StudentWeights, CheckpointEmbeddings] | None = None
-        self._embedded: dict[str, dict[str, ImageEmbeddings]] = {}  # by weights and set; mapped from their files
+        self._embedded: dict[str, dict[str, ImageEmbeddings]] = {}  # by pass and set; mapped from their files
         self.failures: list[Failure] = []
         self.used: set[str] = set()
 
@@ -103,14 +103,14 @@ class JobRunner:
         ranks = ranks_of(self._context.peers)
         is_missing = ranks.broadcast([self._is_missing(job) for job in jobs] if ranks.is_first else None)
         passes = {
-            (job.student.identity, images.digest): (job.student, images)
+            (job.student.pass_identity, images.digest): (job.student, images)
             for job, missing in zip(jobs, is_missing, strict=True)
             if missing or job.student is shown
             for images in job.images
         }
         for student, images in passes.values():
             try:
-                self._embedded.setdefault(student.identity, {})[images.digest] = embed_images(
+                self._embedded.setdefault(student.pass_identity, {})[images.digest] = embed_images(
                     student,
                     images,
                     precision=self._params.precision,
@@ -148,7 +148,7 @@ class JobRunner:
                 CheckpointEmbeddings(
                     student,
                     self._teacher,
-                    known=self._embedded.get(student.identity, {}),
+                    known=self._embedded.get(student.pass_identity, {}),
                     precision=self._params.precision,
                     runtime=self._runtime,
                     context=self.alone,

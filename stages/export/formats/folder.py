@@ -3,17 +3,16 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_json, write_unsynced
-from data_schemas.student_checkpoint import Preprocessing, StudentConfig
-from stages.components.backbones.open_clip_family import OpenCLIPFamily
-from stages.components.backbones.registry import find_family
-from stages.components.backbones.torchvision_family import TorchvisionFamily
+from data_schemas.later_fields import as_plain
 from stages.components.student.checkpoints import StudentWeights
+from stages.components.student.student import Student
+from stages.components.student.weights import save_weights
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
-from stages.export.formats.text_route import CODE_NAME, TextRoute, write_text_route
+from stages.export.formats.text_route import CODE_NAME, CODE_NAMES, TextRoute, write_text_route
 from stages.export.modeling_protorkd import FORMAT
+from stages.export.requirements import requirements_of
 
 IMAGE_FOLDER = "image_0_ProtoRKDImageEncoder"
 
@@ -22,12 +21,19 @@ _NORMALIZE = "1_Normalize"
 
 
 def write_folder(
-    student: StudentWeights, source: TeacherSource, files: Collection[str], out: Path, *, query_prompt: str | None
+    chosen: StudentWeights,
+    student: Student,
+    source: TeacherSource,
+    files: Collection[str],
+    out: Path,
+    *,
+    query_prompt: str | None,
 ) -> None:
     """Write student and teacher as one model.
 
     Args:
-        student: Student, whose weights are copied byte for byte.
+        chosen: Weights of the student, which are copied byte for byte where they are all that it has.
+        student: The same, loaded; with its backbone where that is frozen and lies elsewhere.
         source: Source of the teacher.
         files: Files that make the teacher's identity.
         out: Folder of the export.
@@ -36,11 +42,11 @@ def write_folder(
     Raises:
         ProtoRKDError: as `write_text_route`; or the code beside the model cannot build such a student.
     """
-    _check_buildable(student.config)
-    recipe = EncodingOptions.of(student.config.teacher.recipe)
+    recipe = EncodingOptions.of(chosen.config.teacher.recipe)
     route = write_text_route(source, files, out)
-    write_unsynced(out / CODE_NAME, (Path(__file__).parents[1] / CODE_NAME).read_bytes())
-    _write_image_encoder(student, out / IMAGE_FOLDER)
+    for name in CODE_NAMES:
+        write_unsynced(out / name, (Path(__file__).parents[1] / name).read_bytes())
+    _write_image_encoder(chosen, student, out / IMAGE_FOLDER)
     write_json(
         out / "router_config.json",
         {
@@ -71,28 +77,19 @@ def write_folder(
             "prompts": prompts,
             "default_prompt_name": default,
             "similarity_fn_name": "cosine",
-            "requirements": _requirements(student.config.backbone),
+            "requirements": requirements_of(chosen.config.backbone),
         },
     )
 
 
-def _check_buildable(config: StudentConfig) -> None:
-    """Refuse a student that the code beside the model does not know how to build, or whose images it cannot prepare."""
-    family = find_family(config.backbone)[0]
-    plain = Preprocessing(image_size=config.preprocessing.image_size)
-    is_plain = (config.preprocessing.resize_size, config.preprocessing.resize) == (plain.resize_size, plain.resize)
-    if family.source not in (TorchvisionFamily.source, OpenCLIPFamily.source) or not is_plain:
-        raise ProtoRKDError(
-            "--format sentence-transformers must have a student of torchvision or of OpenCLIP (images not squashed); "
-            f"got {config.backbone}. Pass --format torch or onnx, or load it by protorkd.load_student."
-        )
-
-
-def _write_image_encoder(student: StudentWeights, out: Path) -> None:
-    config, preprocessing = student.config, student.config.preprocessing
-    assert student.artifact is not None
-    weights = student.artifact.read_whole(student.weights.relative_to(student.artifact.path).as_posix())
-    write_unsynced(out / "model.safetensors", weights)
+def _write_image_encoder(chosen: StudentWeights, student: Student, out: Path) -> None:
+    config, artifact = chosen.config, chosen.artifact
+    assert artifact is not None
+    if config.head is None:
+        weights = artifact.read_whole(chosen.weights.relative_to(artifact.path).as_posix())
+        write_unsynced(out / "model.safetensors", weights)
+    else:
+        save_weights(student, out / "model.safetensors")
     write_json(
         out / "config.json",
         {
@@ -100,10 +97,10 @@ def _write_image_encoder(student: StudentWeights, out: Path) -> None:
             "backbone_name": config.backbone,
             "embedding_dim": config.embedding_dim,
             "projection_layers": config.projection_layers,
-            "image_size": preprocessing.image_size,
-            "mean": list(preprocessing.mean),
-            "std": list(preprocessing.std),
-            "interpolation": preprocessing.interpolation,
+            **as_plain(config.preprocessing),
+            "pooling": config.pooling,
+            "architecture": config.architecture,
+            "feature_head": None if config.head is None else {"kind": config.head.kind, "width": config.head.width},
         },
     )
 
@@ -117,11 +114,3 @@ def _prompts(route: TextRoute, recipe: EncodingOptions, query_prompt: str | None
     if query_prompt is not None:
         prompts["query"] = query_prompt
     return prompts, default
-
-
-def _requirements(backbone: str) -> dict[str, str]:
-    """Return what has to be installed, with versions."""
-    requirements = {"sentence-transformers": ">=6.0", "torchvision": ">=0.26"}
-    if isinstance(find_family(backbone)[0], OpenCLIPFamily):
-        requirements["open_clip_torch"] = ">=3.0"
-    return requirements

@@ -9,25 +9,24 @@ _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, 
 
 def describe(preprocessing: Preprocessing) -> dict[str, Any]:
     """Return the preprocessing step by step in words, and in the keys of transformers' image processors."""
-    size = preprocessing.image_size
-    side = preprocessing.resize_size or size
-    is_squashed = preprocessing.resize == "squash"
-    sides = (
-        f"both sides to {side} pixels, whatever their ratio,"
-        if is_squashed
-        else f"the short side to {side} pixels, the long side in proportion and rounded down,"
+    size, side = preprocessing.image_size, preprocessing.resize_size or preprocessing.image_size
+    squashes = preprocessing.resize == "squash"
+    resized = (
+        f"resize to {side} x {side} pixels, whatever the ratio of the sides"
+        if squashes
+        else f"resize the short side to {side} pixels, the long side in proportion and rounded down"
     )
     return {
         "steps": [
             "decode to 8-bit RGB; turn upright by the EXIF orientation; what is transparent becomes white; of 16 bits "
             "the upper 8; of an animation the first frame",
-            f"resize {sides} by {preprocessing.interpolation} interpolation with antialiasing, as Pillow does",
+            f"{resized}, by {preprocessing.interpolation} interpolation with antialiasing, as Pillow does",
             f"crop {size} x {size} pixels from the centre",
             "divide by 255, subtract the mean, divide by the standard deviation",
             "order as (batch, channel, row, column)",
         ],
         "do_resize": True,
-        "size": {"height": side, "width": side} if is_squashed else {"shortest_edge": side},
+        "size": {"height": side, "width": side} if squashes else {"shortest_edge": side},
         "resample": _RESAMPLE[preprocessing.interpolation],
         "do_center_crop": True,
         "crop_size": {"height": size, "width": size},

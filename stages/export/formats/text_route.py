@@ -15,6 +15,7 @@ from stages.components.teacher.weights.files import changes_on_loading
 from stages.components.teacher.weights.mending import mend_weights
 
 CODE_NAME = "modeling_protorkd.py"
+CODE_NAMES = (CODE_NAME, "networks_protorkd.py")
 
 _MODULES_NAME, _CONFIG_NAME, _ROUTER_NAME = "modules.json", "config_sentence_transformers.json", "router_config.json"
 _TOKENIZER_NAME = "whitespacetokenizer_config.json"
@@ -136,8 +137,6 @@ def _copy_code(folder: Path, files: Iterable[str], out: Path) -> None:
     for file in files:
         if "/" in file or not file.endswith(".py"):
             continue
-        if file == CODE_NAME:
-            raise ProtoRKDError(
-                f"The teacher's code must not be called {CODE_NAME}, which is the student's. Rename it."
-            )
+        if file in CODE_NAMES:
+            raise ProtoRKDError(f"The teacher's code must not be called {file}, which is the student's. Rename it.")
         shutil.copyfile(folder / file, out / file)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from data_schemas.files import write_unsynced
-from stages.components.backbones.open_clip_family import OpenCLIPFamily
-from stages.components.backbones.registry import find_family
 from stages.export.model_card.figures import ChosenEvaluation, Figure
 from stages.export.model_card.lineage import Lineage
+from stages.export.requirements import requirements_of
 
 if TYPE_CHECKING:
     from stages.export.options import ExportParams
@@ -58,7 +57,8 @@ def write_card(out: Path, params: "ExportParams", *, lineage: Lineage, evaluatio
         preprocessing=student["preprocessing"],
         formats=params.format,
         with_text="sentence-transformers" in params.format,
-        needs_open_clip=isinstance(find_family(student["backbone"])[0], OpenCLIPFamily),
+        packages=_Written(" ".join([*requirements_of(student["backbone"]), "pillow"])),
+        head=_head_words(student),
         figures=figures,
         overlaps=evaluation.overlaps() if evaluation else [],
         precision=evaluation.report["student"].get("precision", "fp32") if evaluation else "",
@@ -94,7 +94,7 @@ def _front_matter(params: "ExportParams", *, lineage: Lineage, title: str, figur
             metric_name=figure.measure,
             metric_value=_rounded(figure.value),
             metric_args={
-                "num_pictures": figure.num_pictures,
+                "num_images": figure.num_images,
                 **({"interval_95": [_rounded(end) for end in figure.interval]} if figure.interval else {}),
                 **({"chance": _rounded(figure.chance)} if figure.chance is not None else {}),
             },
@@ -120,6 +120,15 @@ def _front_matter(params: "ExportParams", *, lineage: Lineage, title: str, figur
         ],
     )
     return str(data.to_yaml(line_break="\n")).strip()
+
+
+def _head_words(student: dict[str, Any]) -> str:
+    """Describe what lies behind the backbone."""
+    head = student["head"]
+    if head is None:
+        return f"{student['projection_layers']} linear layer(s) behind it"
+    width = f", width {head['width']}" if head["width"] else ""
+    return f"frozen, digest {student['backbone_digest']}; head on its standardised features: {head['kind']}{width}"
 
 
 def _recipe_words(recipe: dict[str, Any]) -> str:

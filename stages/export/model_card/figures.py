@@ -36,7 +36,7 @@ class Figure:
         value: Value in percent, or a rank for ``median_rank``.
         interval: Ends of the 95 % interval, or None.
         chance: Value of guessing, or None if it is not known.
-        num_pictures: Number of images that were measured.
+        num_images: Number of images that were measured.
     """
 
     set: str
@@ -46,7 +46,7 @@ class Figure:
     value: float
     interval: tuple[float, float] | None
     chance: float | None
-    num_pictures: int
+    num_images: int
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class ChosenEvaluation:
                     value=value,
                     interval=(ends["low"], ends["high"]) if ends else None,
                     chance=entry["chance"].get(measure),
-                    num_pictures=interval_size(ends) if ends else int(entry.get("num_images", 0)),
+                    num_images=interval_size(ends) if ends else int(entry.get("num_images", 0)),
                 )
 
 

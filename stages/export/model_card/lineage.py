@@ -1,5 +1,6 @@
 """Gather the origin of an exported model from the records of its artifacts, without paths or hosts."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def trace(student: StudentWeights, *, teacher_location: str | None, base_model: 
     Returns:
         ``teacher``: ``name``, ``hub`` and ``revision`` ("" where there are none), ``identity``, ``dim``, ``recipe``.
         ``student``: ``fingerprint``, ``digest``, ``checkpoint``, ``epoch``, ``sha256`` of the weights, ``backbone``,
-        ``embedding_dim``, ``projection_layers``, ``preprocessing``, ``losses``.
+        ``embedding_dim``, ``projection_layers``, ``pooling``, ``architecture``, ``head`` (None where it is projection
+        layers), ``backbone_digest`` ("" where the backbone was not frozen), ``preprocessing``, ``losses``.
         ``training``: ``params``, ``counts`` and ``environment`` of the distillation, and ``inputs``: digests by name.
         ``captions``: ``fingerprint``, ``digest``, ``params``, ``counts`` and ``manifest`` (a digest), or empty.
     """
@@ -53,11 +55,15 @@ def trace(student: StudentWeights, *, teacher_location: str | None, base_model: 
             "backbone": config.backbone,
             "embedding_dim": config.embedding_dim,
             "projection_layers": config.projection_layers,
+            "pooling": config.pooling,
+            "architecture": config.architecture,
+            "head": None if config.head is None else asdict(config.head),
+            "backbone_digest": config.backbone_digest,
             "preprocessing": {
-                "image_size": preprocessing.image_size,
+                **asdict(preprocessing),
                 "mean": list(preprocessing.mean),
                 "std": list(preprocessing.std),
-                "interpolation": preprocessing.interpolation,
+                "resize_size": preprocessing.resize_size or preprocessing.image_size,
             },
             "losses": dict(config.losses),
         },

@@ -30,6 +30,7 @@ from stages.components.teacher.identity import find_teacher
 from stages.components.teacher.teacher import Teacher
 from stages.export import inputs, parity
 from stages.export.formats import onnx_file
+from stages.export.formats.text_route import CODE_NAMES
 from stages.export.loading import load_model
 from stages.export.manifest import MANIFEST_NAME, changes
 from stages.export.options import ExportParams
@@ -101,12 +102,12 @@ def test_export__is_made_again_when_the_code_that_goes_with_it_has_changed(
     asked = ("export", "--format", "torch")
     assert run_cli(*asked)["status"] == "created"
     (tmp_path / "model_card").mkdir()
-    for path in ("modeling_protorkd.py", "model_card/card.md"):
+    for path in (*CODE_NAMES, "model_card/card.md"):
         (tmp_path / path).write_text("another")
     monkeypatch.setattr(inputs, "__file__", str(tmp_path / "inputs.py"))
     why = run_cli.run("why", *asked).output
     assert "code card.md" in why
-    assert "code modeling_protorkd.py" in why
+    assert all(f"code {name}" in why for name in CODE_NAMES)
 
 
 def test_export__lists_stop_words_in_order(exported_session: Exported) -> None:

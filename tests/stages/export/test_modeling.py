@@ -3,37 +3,29 @@
 import builtins
 import io
 import socket
-import sys
+from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from exports import Exported
 from PIL import Image
-from torch import nn
 
-from data_schemas.student_checkpoint import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from stages.components.backbones.wide_resnet import build_wide_resnet
+from data_schemas.student_checkpoint import Preprocessing
 from stages.components.images.decoding import decode_image
 from stages.components.images.lazy_image import DecodedImage
 from stages.components.images.transforms import EvalTransform, Normalize
 from stages.components.student.student import build_student
 from stages.export.loading import load_model
-from stages.export.modeling_protorkd import ProtoRKDImageEncoder, build_backbone, to_rgb
+from stages.export.modeling_protorkd import ProtoRKDImageEncoder, to_rgb
 
 
-def encoder_of(name: str, *, image_size: int = 32, layers: int = 1) -> ProtoRKDImageEncoder:
-    return ProtoRKDImageEncoder(
-        backbone_name=name,
-        embedding_dim=16,
-        projection_layers=layers,
-        image_size=image_size,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    )
+def encoder_of(
+    name: str, *, image_size: int = 32, layers: int = 1, preprocessing: Preprocessing | None = None
+) -> ProtoRKDImageEncoder:
+    described = asdict(preprocessing or Preprocessing(image_size=image_size))
+    return ProtoRKDImageEncoder(backbone_name=name, embedding_dim=16, projection_layers=layers, **described)
 
 
 def noise(mode: str, size: tuple[int, int] = (50, 41)) -> Image.Image:
@@ -84,9 +76,31 @@ def test_to_rgb__shows_what_the_project_sees(kind: str, data: bytes) -> None:
     assert np.array_equal(np.asarray(given), np.asarray(decode_image(io.BytesIO(data))))
 
 
-def test_to_rgb__refuses_samples_of_unknown_scale() -> None:
-    with pytest.raises(ValueError, match="samples from 0 to 1"):
-        to_rgb(Image.fromarray(np.full((4, 4), 3.0, np.float32)))
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.full((4, 4), 3.0, np.float32), "samples from 0 to 1"),
+        (np.full((4, 4), 200, np.int32), "integers of 32 bits"),  # which would come out black, as if of 16 bits
+        (np.full((4, 4), 70_000, np.int32), "integers of 32 bits"),
+    ],
+)
+def test_to_rgb__refuses_samples_of_unknown_scale(samples: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        to_rgb(Image.fromarray(samples))
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        Preprocessing(image_size=32, resize_size=36),
+        Preprocessing(image_size=32, resize="squash"),
+        Preprocessing(image_size=24, resize_size=28, resize="squash", interpolation="bilinear"),
+    ],
+)
+def test_preprocess__resizes_as_the_backbone_wants_it(preprocessing: Preprocessing) -> None:
+    encoder, image = encoder_of("squeezenet1_1", preprocessing=preprocessing), noise("RGB")
+    wanted = EvalTransform(preprocessing)(DecodedImage(np.asarray(image)))
+    assert torch.equal(encoder.preprocess([image])["pixel_values"][0], wanted)
 
 
 @pytest.mark.parametrize("size", [(50, 41), (31, 90), (32, 32), (7, 9), (300, 200)])
@@ -126,16 +140,6 @@ def test_encoder__embeds_as_the_student_whose_weights_it_has(name: str, layers: 
     torch.testing.assert_close(given, wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_build_backbone__has_the_wide_resnets_keys_and_shapes() -> None:
-    with torch.device("meta"):
-        ours = build_wide_resnet(widening=2).state_dict()
-    theirs, width = build_backbone("resnet50w2", image_size=32)
-    assert width == 4096
-    assert {name: tensor.shape for name, tensor in theirs.state_dict().items()} == {
-        name: tensor.shape for name, tensor in ours.items()
-    }
-
-
 FAMILIES = (
     "alexnet",
     "convnext_tiny",
@@ -168,36 +172,10 @@ def test_encoder__has_the_keys_of_every_family(name: str) -> None:
     assert encoder_of(name, image_size=size).state_dict().keys() == student.state_dict().keys()
 
 
-class Tower(nn.Module):
-    """Stands in for a CLIP of open_clip: what it was told, and an image's mean colours."""
-
-    def __init__(self, embed_dim: int, vision_cfg: dict[str, Any], text_cfg: object, quick_gelu: bool) -> None:
-        super().__init__()
-        self.visual = nn.Sequential(nn.AvgPool2d(vision_cfg["image_size"]), nn.Flatten(), nn.Linear(3, embed_dim))
-
-
-def test_build_backbone__asks_open_clip_for_its_towers(monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "open_clip", None)
-        with pytest.raises(ValueError, match="pip install open_clip_torch"):
-            build_backbone("RN50", image_size=32)
-    package = SimpleNamespace(
-        CLIP=Tower,
-        list_models=lambda: ["RN50"],
-        get_model_config=lambda _: {"embed_dim": 6, "vision_cfg": {"image_size": 224}},
-    )
-    monkeypatch.setitem(sys.modules, "open_clip", package)
-    for name in ("RN50", "open-clip:RN50"):
-        _, width = build_backbone(name, image_size=32)
-        assert width == 6
-    with pytest.raises(ValueError, match="RN51"):
-        build_backbone("open-clip:RN51", image_size=32)
-
-
 def test_encoder__refuses_files_of_a_newer_kind_and_unknown_backbones() -> None:
-    with pytest.raises(ValueError, match="format 1 or older"):
+    with pytest.raises(ValueError, match="format 2 or older"):
         ProtoRKDImageEncoder(
-            backbone_name="resnet18", embedding_dim=4, projection_layers=1, image_size=32, mean=[0], std=[1], format=2
+            backbone_name="resnet18", embedding_dim=4, projection_layers=1, image_size=32, mean=[0], std=[1], format=3
         )
     with pytest.raises(ValueError, match="no-such-net"):
         encoder_of("no-such-net")

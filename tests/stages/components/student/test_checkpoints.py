@@ -1,5 +1,6 @@
 """Weights that a distillation kept: of one that is done, and of one that is in the making, by its journal."""
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -15,7 +16,13 @@ from data_schemas.student_checkpoint import WEIGHTS_NAME, Preprocessing, Student
 from pipeline.store.draft import Draft, commit, open_draft
 from pipeline.store.locks import locked
 from pipeline.store.store import Artifact, Store
-from stages.components.student.checkpoints import DistillRun, find_run, finished_checkpoints, running_checkpoints
+from stages.components.student.checkpoints import (
+    DistillRun,
+    StudentWeights,
+    find_run,
+    finished_checkpoints,
+    running_checkpoints,
+)
 
 CONFIG = StudentConfig(
     backbone="resnet18",
@@ -120,6 +127,13 @@ def test_identity__is_the_same_for_equal_bytes_whatever_their_name(opened: Store
     assert [student.identity for student in finished_checkpoints(artifact, "all")] == running
     [last] = finished_checkpoints(artifact, "last")
     assert last.identity == running[1] != running[0]
+
+
+def test_identity__is_that_of_before_for_students_of_before() -> None:
+    student = StudentWeights(CONFIG, Path("w"), sha256="0" * 64, name="last", epoch=None, fingerprint=FIRST)
+    assert student.identity == "58e123891699a1fe84d0d0c3cc733e641e0b980862d3005ddb16a5bf82b2d984"
+    assert student.pass_identity == student.identity
+    assert dataclasses.replace(student, config=dataclasses.replace(CONFIG, pooling="cls")).identity != student.identity
 
 
 def test_running_checkpoints__are_those_that_the_journal_calls_whole(opened: Store) -> None:

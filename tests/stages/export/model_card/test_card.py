@@ -48,7 +48,7 @@ def test_card__tells_the_hub_what_it_files_models_by(exported_session: Exported)
         assert each["value"] == pytest.approx(entry["metrics"][each["type"]], abs=1e-3)
         assert each["args"]["interval_95"] == pytest.approx([ends["low"], ends["high"]], abs=1e-3)
         assert each["args"]["chance"] == pytest.approx(entry["chance"][each["type"]], abs=1e-3)
-        assert each["args"]["num_pictures"] == 24
+        assert each["args"]["num_images"] == 24
 
 
 def test_card__tells_people_where_the_model_comes_from(exported_session: Exported) -> None:
@@ -63,7 +63,7 @@ def test_card__tells_people_where_the_model_comes_from(exported_session: Exporte
         "| training: rejected images | 0 |",
         "infonce (weight 1)",
         "| batch size | 8 |",
-        "24 of 24 pictures are among those that were trained",
+        "24 of 24 images are among those that were trained",
     ):
         assert fact in card, fact
     rows = [line for line in card.splitlines() if line.startswith("| pairs |")]
