@@ -81,8 +81,7 @@ def _config(architecture: Mapping[str, Any], name: str) -> Any:
 
 def _load(kind: Any, config: Any, tensors: dict[str, Tensor], options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Load tensors as transformers loads a file; its report, which lists all of a text tower, is not printed."""
-    from transformers.utils import logging
-
+    logging: Any = transformers.utils.logging  # of functions without types
     before, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
