@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from data_schemas.artifact_record import InputRecord
+from data_schemas.embedded_images import read_images
 from data_schemas.errors import ProtoRKDError
-from data_schemas.pair_index import read_pairs
+from data_schemas.pair_index import read_pairs, read_rejected
 from data_schemas.student_checkpoint import CONFIG_NAME
 from pipeline.fingerprint import hash_json
 from pipeline.remote.object_store import url_of
@@ -123,25 +123,30 @@ def _identify_absent(absent: tuple[Absent, ...], inputs: EvaluateInputs) -> Inpu
 
 def _training_images(artifact: Artifact, context: Context) -> Input[ImageSet] | AbsentImages:
     """Identify the images that the student was distilled from, where they are still available, and still the same."""
-    images, wanted = _distilled_from(artifact, context), artifact.record.inputs["embeddings"].digest
+    features, images = None, artifact.record.inputs.get("images")
+    if images is None:
+        features = _find_made("encode-images", artifact.record.inputs["features"].digest, context)
+        images = None if features is None else features.record.inputs.get("images")
     if images is None:
         missing = f"{context.store} does not say which images their features are of"
         return AbsentImages(digest=hash_json("absent"), location="", value=missing)
     root = Path(images.location)
-    known = [each for each in context.store.artifacts("encode-teacher") if each.record.digest == wanted]
+    embeddings = _find_made("encode-teacher", artifact.record.inputs["embeddings"].digest, context)
     try:
         pack = find_pack(images.parts.get(PACK, images.digest), images.location, context.store)
         if pack is None and not (root.is_dir() or url_of(root)):
             missing = f"{root} is gone"
-        elif not known:
+        elif embeddings is None:
             missing = f"{context.store} no longer has their list"
         else:
-            paths = read_pairs(context.store.fetch(known[0]).path)["image"]
+            paths = read_pairs(context.store.fetch(embeddings).path)["image"]
             if pack is not None:
-                return take_packed(pack, paths.combine_chunks(), manifest=known[0].record.inputs["manifest"].location)
-            request = artifact.record.request
+                manifest = embeddings.record.inputs["manifest"].location
+                return take_packed(pack, paths.combine_chunks(), manifest=manifest)
+            names = paths.to_pylist() if features is None else _listed(context.store.fetch(features))
+            request = (features or artifact).record.request
             identity = str(request.inputs.get("image_identity", CONTENT)) if request else CONTENT
-            found = identify_images(root, paths.to_pylist(), identity=identity, file_digests=context.file_digests)
+            found = identify_images(root, names, identity=identity, file_digests=context.file_digests)
             if found.digest == images.digest:
                 return found
             changed = f"images below {root} are no longer those that {artifact.name} was trained on"
@@ -151,10 +156,13 @@ def _training_images(artifact: Artifact, context: Context) -> Input[ImageSet] | 
     return AbsentImages(digest=hash_json("absent"), location=images.location, value=missing)
 
 
-def _distilled_from(artifact: Artifact, context: Context) -> InputRecord | None:
-    """Find the record of the images that a student was distilled from, perhaps by way of their features."""
-    inputs = artifact.record.inputs
-    if "features" not in inputs:
-        return inputs["images"]
-    known = [each.record for each in context.store.artifacts("encode-images")]
-    return next((each.inputs.get("images") for each in known if each.digest == inputs["features"].digest), None)
+def _find_made(stage: str, digest: str, context: Context) -> Artifact | None:
+    return next((each for each in context.store.artifacts(stage) if each.record.digest == digest), None)
+
+
+def _listed(features: Artifact) -> list[str]:
+    """List the images that were put through a backbone, in their order, with those that could not be read."""
+    rejected = {rejection.row: rejection.value for rejection in read_rejected(features.path)}
+    read = iter(read_images(features.path)["image"].to_pylist())
+    total = features.record.counts["images"] + len(rejected)
+    return [rejected[number] if number in rejected else next(read) for number in range(total)]

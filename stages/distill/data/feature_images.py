@@ -34,7 +34,7 @@ class FeatureImages(ImageSet):
     def select(self, numbers: Sequence[int]) -> "FeatureImages":
         """Return the set of the chosen images, numbered anew in the given order."""
         chosen = [self.paths[number] for number in numbers]
-        return dataclasses.replace(self, paths=chosen, missing={}, rows=self.rows[list(numbers)])
+        return dataclasses.replace(self, paths=chosen, missing=self._missing_of(numbers), rows=self.rows[list(numbers)])
 
 
 def find_features(features: Artifact, embeddings: Artifact) -> FeatureImages:
