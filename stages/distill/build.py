@@ -70,7 +70,7 @@ def make_student(
         preprocessing = replace(built.preprocessing, mean=start.mean, std=start.std)
     if params.freeze_backbone:
         freeze_backbone(student)
-    return place_student(params, student, device=device, ranks=ranks), preprocessing
+    return place_student(params, student, device=device, ranks=ranks), preprocessing, built.architecture
 
 
 def place_student(params: "DistillParams", student: Student, *, device: torch.device, ranks: Ranks) -> Student:

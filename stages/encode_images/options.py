@@ -15,7 +15,7 @@ from stages.components.inputs.vectors import VectorOptions, VectorSource, vector
 from stages.components.loading.reading_options import ReadingOptions
 
 if TYPE_CHECKING:
-    from stages.components.backbones.frozen import BackboneSource
+    from stages.components.backbones.family import BackboneSource
 
 
 def backbone_names() -> Iterable[str]:
