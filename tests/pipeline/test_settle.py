@@ -22,8 +22,8 @@ def asked():
 def stage(asked):
     """Return the toy, whose word is settled where none is given: by what the source says and where it runs."""
 
-    def settle(params, sources, runtime, context):
-        asked.append((params, runtime))
+    def settle(params, inputs, sources, runtime, context):
+        asked.append((params, inputs, runtime))
         word = params.word or f"{sources.source.value} {runtime.fail_after}"
         return dataclasses.replace(params, word=word)
 
@@ -47,7 +47,7 @@ def test_settle__makes_the_parameters_that_are_hashed_recorded_and_run_with(toy,
 
 def test_settle__is_asked_once_for_a_run(toy, stage, asked):
     run_stage(stage, **options(toy), context=context_of(toy.store))
-    assert asked == [(ToyParams(), ToyRuntime(fail_after=7))]
+    assert asked == [(ToyParams(), ToyInputs(toy.source), ToyRuntime(fail_after=7))]
 
 
 def test_settle__holds_for_plans_and_forecasts(toy, stage):
