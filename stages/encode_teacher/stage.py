@@ -80,11 +80,16 @@ def _choose_devices(names: str, *, precision: str) -> "Sequence[torch.device]":
 
 def identify(inputs: EncodeInputs, params: EncodeParams, context: Context) -> EncodeSources:
     """Hash what the pairs are read from, and the teacher."""
-    teacher = _identify_teacher(inputs, params, context)
+    if (inputs.teacher is None) == (inputs.vectors is None):
+        got = "neither" if inputs.teacher is None else "both"
+        raise ProtoRKDError(
+            f"One of --teacher and --vectors must be given; got {got}. Pass the model that embeds captions, or vectors "
+            "that another tool computed."
+        )
     pairs = params.identify(find_pairs(inputs.manifest), file_digests=context.file_digests)
     return EncodeSources(
         manifest=replace(pairs, location=url_of(inputs.manifest) or pairs.location),
-        teacher=teacher,
+        teacher=_identify_teacher(inputs, params, context),
     )
 
 
@@ -92,12 +97,6 @@ def _identify_teacher(
     inputs: EncodeInputs, params: EncodeParams, context: Context
 ) -> Input[TeacherSource] | Input[VectorSource]:
     """Hash the teacher, or the vectors that it is known by."""
-    if (inputs.teacher is None) == (inputs.vectors is None):
-        got = "neither" if inputs.teacher is None else "both"
-        raise ProtoRKDError(
-            f"One of --teacher and --vectors must be given; got {got}. Pass the model that embeds captions, or vectors "
-            "that another tool computed."
-        )
     if inputs.teacher is not None:
         return identify_teacher(inputs.teacher, file_digests=context.file_digests, trust_code=inputs.trust_remote_code)
     assert inputs.vectors is not None

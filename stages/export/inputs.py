@@ -9,7 +9,7 @@ from pipeline.stage import Context, Input
 from stages.components.student.checkpoints import StudentWeights, find_checkpoint
 from stages.components.teacher.prompts import find_query_prompt
 from stages.components.teacher.recorded import find_recorded_teacher, recorded_location
-from stages.export.formats.text_route import CODE_NAMES
+from stages.export.code_files import CODE_NAMES
 from stages.export.model_card.figures import ChosenEvaluation, find_evaluation
 from stages.export.model_card.lineage import trace
 from stages.export.options import ExportInputs, ExportParams, ExportSources

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import read_json
-from stages.export.formats.text_route import CODE_NAME
+from stages.export.code_files import CODE_NAME
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -28,6 +28,7 @@ _NOT_RUN = {
     "--serve": "ends by Ctrl-C",
     "--push-to-hub": "sends to the hub",
 }
+_ENCODE = "encode-teacher --manifest train.tsv --teacher all-MiniLM-L6-v2"
 # A placeholder stands for an artifact of the stage that the words before it ask for.
 _PLACEHOLDER = re.compile(r"(--[a-z]+ )?(5c1d0f6a2b7e|9ab3c04d81f2)")
 _STAGE_OF = {
@@ -82,7 +83,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, word_vectors: Path, bert_fol
                     draw_image(path, colour, shape, 40)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        for command in ("encode-teacher --manifest train.tsv --teacher all-MiniLM-L6-v2", "distill"):
+        for command in (_ENCODE, "distill"):
             _run(shlex.split(_smaller(command)))
         make_features(root / "store", pairs.images, np.random.default_rng(0).normal(size=(24, 8)).astype(np.float16))
         yield root
@@ -129,6 +130,8 @@ def test_documented_commands__run(world: Path, page: str) -> None:
     made: dict[str, list[str]] = {}  # by stage, in the order of the page
     for command in commands_of(page):
         if not any(word in command for word in _NOT_RUN):
+            if "--features" in command:  # of the images of these pairs, which other pages may have left for others
+                _run(shlex.split(_smaller(_ENCODE)))
             output = _run(shlex.split(_named(_smaller(command), made)))
             for stage, name in re.findall(
                 r"^([a-z-]+) (?:created|unchanged): \S*/([0-9a-f]{32})$", output, re.MULTILINE

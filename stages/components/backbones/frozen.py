@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from data_schemas.backbone_checkpoint import CONFIG_NAME, WEIGHTS_NAME, BackboneConfig
 from data_schemas.errors import ProtoRKDError
+from data_schemas.student_checkpoint import find_config_beside
 from pipeline.fingerprint import hash_json
 from pipeline.options.declaration import option
 from pipeline.runner import run_within
@@ -65,7 +66,13 @@ def identify_weights(name: str, init_from: Path | None, context: Context) -> Inp
     source = BackboneSource(
         (init_from,), described.description if described else (), source=init_from.name, is_published=False
     )
-    return identify_source(source, context, location=str(init_from.resolve()))
+    found = identify_source(source, context, location=str(init_from.resolve()))
+    config = find_config_beside(init_from)
+    if config is None:
+        return found
+    # It says how the weights want their images normalised.
+    parts = {"weights": found.digest, config.name: context.file_digests.digest(config)}
+    return replace(found, digest=hash_json(parts), parts=parts)
 
 
 def identify_source(source: BackboneSource, context: Context, *, location: str = "") -> Input[BackboneSource]:

@@ -10,7 +10,8 @@ from stages.components.student.student import Student
 from stages.components.student.weights import save_weights
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
-from stages.export.formats.text_route import CODE_NAME, CODE_NAMES, TextRoute, write_text_route
+from stages.export.code_files import CODE_NAME, CODE_NAMES
+from stages.export.formats.text_route import TextRoute, write_text_route
 from stages.export.modeling_protorkd import FORMAT
 from stages.export.requirements import requirements_of
 

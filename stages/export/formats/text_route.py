@@ -13,9 +13,7 @@ from stages.components.teacher.identity import TeacherSource
 from stages.components.teacher.loading import load_model
 from stages.components.teacher.weights.files import changes_on_loading
 from stages.components.teacher.weights.mending import mend_weights
-
-CODE_NAME = "modeling_protorkd.py"
-CODE_NAMES = (CODE_NAME, "networks_protorkd.py")
+from stages.export.code_files import CODE_NAMES
 
 _MODULES_NAME, _CONFIG_NAME, _ROUTER_NAME = "modules.json", "config_sentence_transformers.json", "router_config.json"
 _TOKENIZER_NAME = "whitespacetokenizer_config.json"

@@ -315,7 +315,7 @@ def test_projection_dim__other_than_the_teachers_is_refused_where_widths_must_ag
 
 def test_distill__lists_known_names_for_an_unknown_one(encoded: Pairs, run_cli: Cli) -> None:
     message = run_cli.fails(*DISTILL, "--student", "resnet19")
-    assert "--student must " in message
+    assert "--student and --backbone must name a known backbone" in message
     assert "resnet18" in message
     message = run_cli.fails(*DISTILL, "--loss", "simrge=1")
     assert "--loss must name a known objective; got 'simrge'. Did you mean 'simreg'?" in message

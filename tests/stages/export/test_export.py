@@ -29,8 +29,8 @@ from stages.components.student.weights import load_student
 from stages.components.teacher.identity import find_teacher
 from stages.components.teacher.teacher import Teacher
 from stages.export import inputs, parity
+from stages.export.code_files import CODE_NAMES
 from stages.export.formats import onnx_file
-from stages.export.formats.text_route import CODE_NAMES
 from stages.export.loading import load_model
 from stages.export.manifest import MANIFEST_NAME, changes
 from stages.export.options import ExportParams

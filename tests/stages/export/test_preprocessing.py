@@ -18,7 +18,7 @@ from stages.export.formats.preprocessing import describe
         (
             Preprocessing(224, resize="squash"),
             {"height": 224, "width": 224},
-            "resize both sides to 224 pixels, whatever their ratio, by bicubic",
+            "resize to 224 x 224 pixels, whatever the ratio of the sides, by bicubic",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 """Search in a real browser: typed into, clicked, given an image; from the disk and from the local server."""
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,17 +21,23 @@ WIDTHS = (375, 1280)
 
 
 @pytest.fixture(scope="module")
-def page(embedded_session: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def own_store(embedded_session: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the embedded images, for searching leaves an index beside them."""
+    return Path(shutil.copytree(embedded_session.store, tmp_path_factory.mktemp("searched") / "store"))
+
+
+@pytest.fixture(scope="module")
+def page(embedded_session: Embedded, own_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "page.html"
     image = embedded_session.images.root / embedded_session.images.images[0]
     words = ("--text", "red circle", "--picture", image, "--page", path)
-    Cli(embedded_session.store)("search", "--device", "cpu", *words)
+    Cli(own_store)("search", "--device", "cpu", *words)
     return path
 
 
 @pytest.fixture(scope="module")
-def server(embedded_session: Embedded) -> Iterator[SearchServer]:
-    opened = opened_search(embedded_session.store)
+def server(own_store: Path) -> Iterator[SearchServer]:
+    opened = opened_search(own_store)
     with SearchServer(opened, [opened.ask_text("red circle", top=3)], top=5, port=0) as started:
         thread = threading.Thread(target=started.serve_forever, daemon=True)
         thread.start()
