@@ -9,11 +9,9 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
-from features import make_features
-from workbench import COLOURS, SHAPES, Pairs, draw_image, make_manifest, make_pairs, with_prompts
+from workbench import COLOURS, FEATURES, SHAPES, Pairs, draw_image, make_manifest, make_pairs, with_prompts
 
 from tests.system.test_readme import PAGES, blocks, commands_of
 
@@ -54,7 +52,9 @@ _SMALLER = {
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, word_vectors: Path, bert_folder: Path) -> Iterator[Path]:
+def world(
+    tmp_path_factory: pytest.TempPathFactory, word_vectors: Path, bert_folder: Path, backbone_weights: Path
+) -> Iterator[Path]:
     """Yield a folder in which what the pages name is there: manifests, images, sets and teachers."""
     root = tmp_path_factory.mktemp("world")
     pairs = make_pairs(root, 24, 40)
@@ -85,7 +85,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, word_vectors: Path, bert_fol
         patch.chdir(root)
         for command in (_ENCODE, "distill"):
             _run(shlex.split(_smaller(command)))
-        make_features(root / "store", pairs.images, np.random.default_rng(0).normal(size=(24, 8)).astype(np.float16))
+        _run([*FEATURES, "--init-from", str(backbone_weights), "--manifest", "train.tsv"])
         yield root
 
 
