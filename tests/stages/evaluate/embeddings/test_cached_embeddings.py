@@ -33,7 +33,13 @@ from stages.components.student.weights import load_student, save_weights
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import identify_teacher
 from stages.evaluate.embeddings import image_pass as image_features
-from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_captions, embed_images
+from stages.evaluate.embeddings.cached_embeddings import (
+    FeatureRuntime,
+    ImageEmbeddings,
+    embed_captions,
+    embed_images,
+    image_pass,
+)
 
 RUNTIME = FeatureRuntime(device="cpu", workers=0, batch_size=3, batch_tokens=0)
 NUM, BROKEN, MISSING = 11, 2, 8
@@ -84,7 +90,7 @@ def set_of(pairs: Pairs, context: Context, *, start: int = 0, stop: int = NUM) -
 
 
 def embed(student: StudentWeights, images: Input, context: Context) -> ImageEmbeddings:
-    return embed_images(student, images, precision="fp32", runtime=RUNTIME, context=context)
+    return embed_images(image_pass(student, None), images, precision="fp32", runtime=RUNTIME, context=context)
 
 
 def as_arrays(found: ImageEmbeddings) -> dict[str, Any]:
@@ -371,7 +377,7 @@ def test_embed_images__in_bf16_gives_nearly_the_same(
 ) -> None:
     images = set_of(image_pairs, context)
     exact = embed(student, images, context)
-    rounded = embed_images(student, images, precision="bf16", runtime=RUNTIME, context=context)
+    rounded = embed_images(image_pass(student, None), images, precision="bf16", runtime=RUNTIME, context=context)
     assert (exact.precision, rounded.precision) == ("fp32", "bf16")
     assert rounded.digest != exact.digest
     assert rounded.embeddings.dtype == rounded.features.dtype == torch.float32
