@@ -102,7 +102,7 @@ class FeatureRuntime:
     batch_tokens: int
 
 
-def image_pass(student: StudentWeights, vectors: Input[VectorSource] | None) -> Input[StudentWeights | VectorSource]:
+def identify_pass(student: StudentWeights, vectors: Input[VectorSource] | None) -> Input[StudentWeights | VectorSource]:
     """Identify what features of images come from: the student, or vectors by the tool in place of its backbone."""
     return vectors or Input(student.pass_identity, str(student.folder), value=student)
 
@@ -121,7 +121,7 @@ def embed_images(
     embeddings, until `head_on_features.embed_features` applies the head.
 
     Args:
-        student: Student that embeds the images, or vectors of them, as `image_pass` identifies it.
+        student: Student that embeds the images, or vectors of them, as `identify_pass` identifies it.
         images: Images of the set, identified.
         precision: Precision of the backbone: fp32, bf16, fp16, or "auto", which takes bf16 where the device has it.
         runtime: Device, workers and batch size.

@@ -18,7 +18,7 @@ from stages.evaluate.embeddings.cached_embeddings import (
     ImageEmbeddings,
     embed_captions,
     embed_images,
-    image_pass,
+    identify_pass,
 )
 from stages.evaluate.embeddings.head_on_features import embed_features
 
@@ -50,7 +50,7 @@ class CheckpointEmbeddings:
     ) -> None:
         self._student = student
         self._teacher = teacher
-        self._pass = image_pass(student, image_vectors)
+        self._pass = identify_pass(student, image_vectors)
         self._runtime = runtime
         self._context = context
         self._precision = precision

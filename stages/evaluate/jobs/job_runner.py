@@ -15,7 +15,7 @@ from stages.components.compute.precision import choose_precision
 from stages.components.inputs.vectors import VectorSource
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.teacher.identity import TeacherSource
-from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_images, image_pass
+from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_images, identify_pass
 from stages.evaluate.embeddings.checkpoint_embeddings import CheckpointEmbeddings
 from stages.evaluate.jobs.job_artifact import Job, find_measurement, make_measurement
 from stages.evaluate.sets.evaluation_sets import RequestedSet
@@ -111,7 +111,7 @@ class JobRunner:
             (student.digest, images.digest): (student, images)
             for job, missing in zip(jobs, is_missing, strict=True)
             if missing or job.student is shown
-            for student in [image_pass(job.student, self._image_vectors)]
+            for student in [identify_pass(job.student, self._image_vectors)]
             for images in job.images
         }
         for student, images in passes.values():
@@ -160,7 +160,7 @@ class JobRunner:
                     student,
                     self._teacher,
                     image_vectors=self._image_vectors,
-                    known=self._embedded.get(image_pass(student, self._image_vectors).digest, {}),
+                    known=self._embedded.get(identify_pass(student, self._image_vectors).digest, {}),
                     precision=self._params.precision,
                     runtime=self._runtime,
                     context=self.alone,
