@@ -120,7 +120,9 @@ class ArrayVectors:
                 return pq.read_table(self._table)
             if self._table.suffix == ".txt":
                 return pa.table({_LINE: self._table.read_text(encoding="utf-8").splitlines()})
-            parsing = pyarrow.csv.ParseOptions(delimiter="\t" if self._table.suffix == ".tsv" else ",")
+            parsing = pyarrow.csv.ParseOptions(
+                delimiter="\t" if self._table.suffix == ".tsv" else ",", newlines_in_values=True
+            )
             return pyarrow.csv.read_csv(self._table, parse_options=parsing)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise ProtoRKDError(f"{self._table} must be a table of keys; {error}. Write it again.") from error

@@ -12,10 +12,14 @@ _PARQUET = (".parquet", ".pq")
 _ZARR_METADATA = ("zarr.json", ".zarray")
 
 
-def find_parts(path: Path) -> list[VectorPart]:
+def find_parts(path: Path, *, flag: str) -> list[VectorPart]:
     """Find the parts of a source of vectors, in the order of their names.
 
     In a folder with arrays, tables are theirs; else each parquet file is a part.
+
+    Args:
+        path: File, folder or pattern.
+        flag: Option that named it, for messages.
 
     Raises:
         ProtoRKDError: nothing is there, or nothing that holds vectors.
@@ -23,12 +27,12 @@ def find_parts(path: Path) -> list[VectorPart]:
     if is_pattern(path):
         root = pattern_root(path)
         arrays = [found for found in sorted(root.glob(str(path.relative_to(root)))) if _is_zarr(found)]
-        return [_part(each) for each in arrays or expand(path)]
+        return [_part(each, flag) for each in arrays or expand(path)]
     if path.is_file() or _is_zarr(path):
-        return [_part(path)]
+        return [_part(path, flag)]
     if not path.is_dir():
         raise ProtoRKDError(
-            f"--vectors must name a file or a folder on this machine, or a pattern of files; got {path}, which is not "
+            f"{flag} must name a file or a folder on this machine, or a pattern of files; got {path}, which is not "
             "there."
         )
     inside = sorted(path.iterdir())
@@ -36,18 +40,18 @@ def find_parts(path: Path) -> list[VectorPart]:
     parts = arrays or [each for each in inside if each.suffix in _PARQUET]
     if not parts:
         raise ProtoRKDError(
-            f"--vectors must hold vectors: parquet files, npy files or zarr arrays; got {path}, which has none."
+            f"{flag} must hold vectors: parquet files, npy files or zarr arrays; got {path}, which has none."
         )
-    return [_part(each) for each in parts]
+    return [_part(each, flag) for each in parts]
 
 
-def _part(path: Path) -> VectorPart:
+def _part(path: Path, flag: str) -> VectorPart:
     if path.suffix in _PARQUET:
         return ParquetVectors(path)
     if path.suffix == ".npy" or _is_zarr(path):
         return ArrayVectors(path)
     raise ProtoRKDError(
-        f"--vectors must name parquet, npy or zarr; got {path}. Write a parquet file with a column of keys and one of "
+        f"{flag} must name parquet, npy or zarr; got {path}. Write a parquet file with a column of keys and one of "
         "lists of numbers."
     )
 

@@ -13,8 +13,9 @@ from data_schemas.pair_sources.columns import shown
 
 BLOCK_ROWS = 2048
 IMAGE_KEYS = ("filepath", "image", "image_path", "file_name", "path", "sha256")
-CAPTION_KEYS = ("title", "caption", "text", "TEXT", "sentence", "manifest_row")
 DIGEST_KEY, ROW_KEY = "sha256", "manifest_row"
+TEXT_KEYS = ("title", "caption", "text", "TEXT", "sentence")
+CAPTION_KEYS = (*TEXT_KEYS, ROW_KEY)
 POSITION = "position"
 """In place of a column of keys, for an array of captions' vectors without a table: vector k is that of pair k."""
 

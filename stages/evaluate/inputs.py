@@ -1,7 +1,9 @@
 """Find and identify the inputs of evaluation: the student's checkpoints, teacher, training images, and the sets."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from data_schemas.embedded_images import read_images
 from data_schemas.errors import ProtoRKDError
@@ -14,11 +16,13 @@ from pipeline.store.store import Artifact
 from stages.components.images.image_set import CONTENT, ImageSet
 from stages.components.images.opening import identify_images
 from stages.components.images.packed_image_set import PACK, find_pack, take_packed
+from stages.components.inputs.vectors import VectorSource, check_keys, identify_vectors, width_of
 from stages.components.student.checkpoints import StudentWeights, finished_checkpoints
 from stages.components.teacher.identity import TeacherSource
 from stages.components.teacher.prompts import find_query_prompt
 from stages.components.teacher.recorded import find_recorded_teacher, recorded_location
 from stages.evaluate.options import EvaluateInputs, EvaluateParams
+from stages.evaluate.sets.caption_texts import texts_to_embed
 from stages.evaluate.sets.datasets import Absent
 from stages.evaluate.sets.evaluation_sets import RequestedSet
 from stages.evaluate.sets.requested_sets import read_requested_sets
@@ -37,7 +41,7 @@ def find_inputs(inputs: EvaluateInputs, params: EvaluateParams, context: Context
     artifact.require_whole((CONFIG_NAME,), read=True)
     students = tuple(finished_checkpoints(artifact, params.checkpoints))
     requested = read_requested_sets(inputs, params, context)
-    teacher = find_teacher(inputs, students[-1], requested.readable.values(), context)
+    teacher = find_teacher(inputs, params, students[-1], requested.readable.values(), context)
     return EvaluateSources(
         student=Input(
             digest=artifact.record.digest,
@@ -50,17 +54,23 @@ def find_inputs(inputs: EvaluateInputs, params: EvaluateParams, context: Context
         query_prompt=query_prompt_of(inputs, teacher, requested.readable.values()),
         absent=_identify_absent(requested.absent, inputs) if requested.absent else None,
         training=_training_images(artifact, context) if params.overlap else None,
+        image_vectors=find_image_vectors(inputs, params, students[-1], context),
     )
 
 
 def find_teacher(
-    inputs: EvaluateInputs, student: StudentWeights, sets: Iterable[RequestedSet], context: Context
-) -> Input[TeacherSource] | None:
-    """Identify the student's teacher; None where no task on the sets needs it.
+    inputs: EvaluateInputs,
+    params: EvaluateParams,
+    student: StudentWeights,
+    sets: Iterable[RequestedSet],
+    context: Context,
+) -> Input[TeacherSource | VectorSource] | None:
+    """Identify the student's teacher, or the vectors in its place; None where no task on the sets needs it.
 
     Raises:
-        ProtoRKDError: the teacher is missing, is another, or is not as wide as its student.
+        ProtoRKDError: the teacher is missing, is another, or is not as wide as its student; vectors lack a text.
     """
+    sets = list(sets)
     if not any(NEED_TEACHER & set(each.tasks) for each in sets):
         return None
     config = student.config
@@ -69,6 +79,8 @@ def find_teacher(
             f"Retrieval and zero-shot must have a student as wide as its teacher; got {config.embedding_dim} and "
             f"{config.teacher.dim}. Distil without --projection-dim, or pass --task knn or --task linear-probe."
         )
+    if inputs.caption_vectors is not None:
+        return _find_caption_vectors(inputs, params, student, sets, context)
     return find_recorded_teacher(
         inputs.teacher,
         config.teacher.identity,
@@ -78,8 +90,69 @@ def find_teacher(
     )
 
 
+def find_image_vectors(
+    inputs: EvaluateInputs, params: EvaluateParams, student: StudentWeights, context: Context
+) -> Input[VectorSource] | None:
+    """Identify the features of the sets' images that another tool computed; None where none are given.
+
+    Raises:
+        ProtoRKDError: there are no such vectors, or the student embeds images itself.
+    """
+    if inputs.image_vectors is None:
+        return None
+    config = student.config
+    if config.head is None or config.backbone_digest:
+        raise ProtoRKDError(
+            "--image-vectors must go with a student whose features came from encode-images --vectors; got one of "
+            f"{config.backbone}, which embeds images itself. Leave it out."
+        )
+    from data_schemas.vector_sources.part import IMAGE_KEYS
+
+    return _identify_vectors(inputs.image_vectors, params, IMAGE_KEYS, flag="--image-vectors", context=context)
+
+
+def _find_caption_vectors(
+    inputs: EvaluateInputs,
+    params: EvaluateParams,
+    student: StudentWeights,
+    sets: Iterable[RequestedSet],
+    context: Context,
+) -> Input[VectorSource]:
+    """Identify vectors in place of the teacher, which must be of its width and of every text that is needed."""
+    from data_schemas.vector_sources.part import TEXT_KEYS
+
+    for flag, value in (("--teacher", inputs.teacher), ("--query-prompt-name", inputs.query_prompt_name)):
+        if value is not None:
+            raise ProtoRKDError(
+                f"--caption-vectors must go without {flag}, for they are in the teacher's place; got {value}. Leave "
+                "one out."
+            )
+    path = cast("Path", inputs.caption_vectors)
+    vectors = _identify_vectors(path, params, TEXT_KEYS, flag="--caption-vectors", context=context)
+    width, dim = width_of(vectors.value), student.config.teacher.dim
+    if width != dim:
+        raise ProtoRKDError(
+            f"--caption-vectors must be by the teacher that the student was distilled from, {dim} wide; got vectors of "
+            f"{width} in {path}. Embed the texts with that teacher."
+        )
+    remedy = "`protorkd prompts` writes the texts of a set: embed them all as the captions of the training were."
+    check_keys(vectors.value, texts_to_embed(sets), noun="texts of the sets", remedy=remedy)
+    return vectors
+
+
+def _identify_vectors(
+    path: Path, params: EvaluateParams, known: tuple[str, ...], *, flag: str, context: Context
+) -> Input[VectorSource]:
+    """Identify vectors by their files and by the columns that are read."""
+    columns = params.vector_columns(known)
+    found = identify_vectors(path, columns, file_digests=context.file_digests, flag=flag)
+    return replace(found, digest=hash_json([found.digest, found.value.key, columns.vector]))
+
+
 def query_prompt_of(
-    inputs: EvaluateInputs, teacher: Input[TeacherSource] | None, sets: Iterable[RequestedSet]
+    inputs: EvaluateInputs,
+    teacher: Input[TeacherSource | VectorSource] | None,
+    sets: Iterable[RequestedSet],
 ) -> Input[str] | None:
     """Identify the prompt of captions that look for their image; None where none is asked for.
 
@@ -93,7 +166,7 @@ def query_prompt_of(
             "--query-prompt-name must go with a set of --retrieval, the only task with queries in words; got none that "
             "can be read. Pass one, or leave the prompt out."
         )
-    return find_query_prompt(inputs.query_prompt_name, teacher)
+    return find_query_prompt(inputs.query_prompt_name, cast("Input[TeacherSource]", teacher))  # vectors go without
 
 
 def count_images(sources: EvaluateSources) -> dict[str, int]:
@@ -107,9 +180,12 @@ def count_images(sources: EvaluateSources) -> dict[str, int]:
     }
 
 
-def teacher_name(identity: str, teacher: Input[TeacherSource] | None, context: Context) -> str:
+def teacher_name(identity: str, teacher: Input[TeacherSource | VectorSource] | None, context: Context) -> str:
     """Name the teacher for reports: the end of its path, its name on the hub, or the start of its identity."""
-    location = teacher.location if teacher else recorded_location(identity, context)
+    if teacher is None or isinstance(teacher.value, VectorSource):
+        location = recorded_location(identity, context)
+    else:
+        location = teacher.location
     if location is None:
         return identity[:12]
     path = Path(location)

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.options.declaration import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
 from stages.components.images.image_set import IDENTITIES
 from stages.components.inputs.manifest_options import ManifestFormat
+from stages.components.inputs.vectors import VectorOptions, vectors_option
 from stages.components.teacher.identity import trust_option
 from stages.components.teacher.prompts import query_prompt_option
 from stages.evaluate.task_names import TASK_GROUPS
@@ -23,6 +24,16 @@ class EvaluateInputs:
     )
     teacher: str | None = option(
         None, help="The student's teacher. Default: where encode-teacher found it.", metavar="NAME_OR_PATH"
+    )
+    caption_vectors: Path | None = vectors_option(
+        of="captions and prompts",
+        keys="the text as the command prompts writes it",
+        purpose="The teacher is not loaded then.",
+    )
+    image_vectors: Path | None = vectors_option(
+        of="images",
+        keys="the image's path as the set writes it, or the SHA-256 of its file",
+        purpose="For a student whose features came from encode-images --vectors, by the same tool.",
     )
     trust_remote_code: bool = trust_option()
     query_prompt_name: str | None = query_prompt_option()
@@ -81,7 +92,7 @@ class EvaluateInputs:
 
 
 @dataclass(frozen=True)
-class EvaluateParams(ManifestFormat):
+class EvaluateParams(VectorOptions, ManifestFormat):
     """What changes the output."""
 
     checkpoints: str = option(

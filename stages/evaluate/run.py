@@ -13,6 +13,7 @@ from pipeline.stage import Context, Result
 from pipeline.store.draft import Draft
 from stages.components.compute.distributed import ranks_of
 from stages.components.images.packed_image_set import PACK
+from stages.components.inputs.vectors import VectorSource
 from stages.evaluate.inputs import teacher_name
 from stages.evaluate.jobs.job_runner import Failure, JobRunner, jobs_of
 from stages.evaluate.overlap.report import OverlapReport, measure_overlap
@@ -46,7 +47,7 @@ def measure(
     packs = {images.parts[PACK] for each in sets for images in each.images() if PACK in images.parts}
     for digest in packs:
         context.use(digest)
-    runner = JobRunner(params, sources.teacher, runtime, context)
+    runner = JobRunner(params, sources.teacher, runtime, context, image_vectors=sources.image_vectors)
     runner.log_device()
     jobs = {student.name: jobs_of(student, sets, sources.query_prompt) for student in checkpoints.students}
     runner.embed([job for each in jobs.values() for job in each], shown=shown)
@@ -121,6 +122,11 @@ def _describe(sources: "EvaluateSources", context: Context, *, precision: str) -
         "teacher": {
             "name": teacher_name(config.teacher.identity, sources.teacher, context),
             **asdict(config.teacher),
+        },
+        **{
+            name: vectors.location
+            for name, vectors in (("caption_vectors", sources.teacher), ("image_vectors", sources.image_vectors))
+            if vectors is not None and isinstance(vectors.value, VectorSource)
         },
         "absent": [
             {"name": each.name, "places": [str(place) for place in each.places], "reason": each.reason}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.sources import hashed_as
 from pipeline.stage import Input
+from stages.components.inputs.vectors import VectorSource
 from stages.components.teacher.identity import TeacherSource
 
 if TYPE_CHECKING:
@@ -43,17 +44,19 @@ class EvaluateSources:
         student: The checkpoints that are measured.
         sets: The sets that could be read and allow a task, under keys such as ``retrieval NAME``.
         unread: The sets that could not be read, under keys such as ``unread NAME``.
-        teacher: The student's teacher; None where no task needs it.
+        teacher: The student's teacher, or vectors of the texts by it; None where no task needs it.
         query_prompt: What is put before captions that look for their image; None for what all captions have.
         absent: The known sets that are not below ``--eval-data-dir``; None where none is absent.
         training: The images that the student was distilled from, or why they are not available; None without
             ``--overlap``.
+        image_vectors: Features of the sets' images by another tool; None where the student embeds images.
     """
 
     student: Input[Checkpoints]
     sets: "Mapping[str, Input[RequestedSet]]"
     unread: "Mapping[str, Input[UnreadSet]]"
-    teacher: Input[TeacherSource] | None
+    teacher: Input[TeacherSource | VectorSource] | None
     query_prompt: Input[str] | None = field(metadata=hashed_as("query prompt"))
     absent: "Input[tuple[Absent, ...]] | None" = field(metadata=hashed_as("absent sets"))
     training: "Input[ImageSet] | AbsentImages | None" = field(metadata=hashed_as("training pictures"))
+    image_vectors: Input[VectorSource] | None = None

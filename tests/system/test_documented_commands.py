@@ -22,6 +22,7 @@ _NOT_RUN = {
     "s3://": "asks a bucket",
     "--backbone": "weights that somebody publishes",
     "--vectors": "what another tool has computed",
+    "--caption-vectors": "what another tool has computed",
     "--init-from": "a file that somebody publishes",
     "--serve": "ends by Ctrl-C",
     "--push-to-hub": "sends to the hub",

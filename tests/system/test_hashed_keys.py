@@ -39,6 +39,7 @@ KEYS: Mapping[type[Any], list[str]] = {
         "query prompt",
         "absent sets",
         "training pictures",
+        "image_vectors",
     ],
     ExportSources: ["student", "weights", "teacher", "query prompt", "evaluation", "lineage", "code"],
     EmbedSources: ["student", "pictures", "paths"],
@@ -46,7 +47,7 @@ KEYS: Mapping[type[Any], list[str]] = {
     DrawSources: [],
     cached_embeddings._ImageSources: ["student", "images"],
     cached_embeddings._CaptionSources: ["captions", "teacher"],
-    job_artifact._Sources: ["set", "student", "teacher"],
+    job_artifact._Sources: ["set", "student", "teacher", "image_vectors"],
     perceptual_hash._Sources: ["images"],
 }
 

@@ -133,7 +133,7 @@ def check_missing(missing: Sequence[str], *, total: int, source: VectorSource, m
     if len(missing) > max_bad_fraction * total:
         first = "".join(f"\n  {printable_line(name)}" for name in missing[:3])
         raise ProtoRKDError(
-            f"--vectors must have a vector for each but a share of {max_bad_fraction:g} (--max-bad-fraction); got "
+            f"{source.flag} must have a vector for each but a share of {max_bad_fraction:g} (--max-bad-fraction); got "
             f"{len(missing):,} of {total:,} without one in {source.path}. The first:{first}\nCompute theirs, or raise "
             "--max-bad-fraction."
         )
@@ -169,15 +169,15 @@ class _Gathering:
         """Return the error that shows a key of each side, or says that what fits holds nothing."""
         if self.gathered.reasons:
             return ProtoRKDError(
-                f"--vectors must hold numbers; all of {self.source.path} that fit are null or all zeros. Compute them "
-                "again."
+                f"{self.source.flag} must hold numbers; all of {self.source.path} that fit are null or all zeros. "
+                "Compute them again."
             )
         theirs = next(
             (keys[0].as_py() for part in self.source.parts if len(keys := part.keys(self.source.columns))), ""
         )
         ours = next((key.as_py() for key in self.wanted.keys), "")
         return ProtoRKDError(
-            f"--vectors must have the keys of the {self.wanted.noun}s; none of {self.source.path} fits: its "
+            f"{self.source.flag} must have the keys of the {self.wanted.noun}s; none of {self.source.path} fits: its "
             f"{self.source.key!r} begins with {theirs!r}, where {ours!r} is wanted. Name another column with "
             "--vector-key, or write the keys as the manifest writes them."
         )
@@ -247,8 +247,8 @@ class _Gathering:
             row, number = int(rows[differing[0]]), int(numbers[differing[0]])
             key = self.wanted.keys[int(np.flatnonzero(self.wanted.rows == row)[0])].as_py()
             raise ProtoRKDError(
-                f"--vectors must have one vector for each {self.wanted.noun}; got two that differ for {key!r}: "
-                f"{self._place(int(self.gathered.placed[row]))} and {self._place(number)}. Leave one out."
+                f"{self.source.flag} must have one vector for each {self.wanted.noun}; got two that differ for "
+                f"{key!r}: {self._place(int(self.gathered.placed[row]))} and {self._place(number)}. Leave one out."
             )
         self.gathered.num_repeated += len(rows)
 
@@ -266,5 +266,7 @@ class _Gathering:
         if self.gathered.values is None:
             self.gathered.values = scratch_rows(self.draft, self.wanted.num_rows, width, self.dtype)
         if (wanted := self.gathered.values.shape[1]) != width:
-            raise ProtoRKDError(f"--vectors must be of one width; got {width} in {part.path}, and {wanted} before it.")
+            raise ProtoRKDError(
+                f"{self.source.flag} must be of one width; got {width} in {part.path}, and {wanted} before it."
+            )
         return self.gathered.values

@@ -14,7 +14,7 @@ from pipeline.store.store import Store
 from stages.components.backbones.frozen import load_backbone
 from stages.components.compute.tensor_file import write_tensors
 from stages.components.student.frozen_backbone import find_frozen_backbone
-from stages.components.student.heads import build_feature_head
+from stages.components.student.heads import FeatureHead, build_feature_head
 from stages.components.student.student import Student, build_student
 
 _HEAD = "head."
@@ -74,7 +74,7 @@ def load_frozen_backbone(
     return Student(backbone=backbone, head=nn.Identity(), feature_dim=dim, embedding_dim=dim).eval()
 
 
-def load_head(config: StudentConfig, weights: Path, *, device: torch.device) -> nn.Module:
+def load_head(config: StudentConfig, weights: Path, *, device: torch.device) -> FeatureHead:
     """Load the head of a student of features, in eval mode.
 
     Raises:

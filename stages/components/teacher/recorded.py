@@ -33,8 +33,9 @@ def find_recorded_teacher(
     if recorded is not None and _VECTORS in recorded.parts:
         raise ProtoRKDError(
             f"The teacher that {what} must be here to embed texts; of it there are only vectors that another tool "
-            f"computed ({recorded.location}). Ask for what needs no text: --knn or --linear-probe of evaluate, "
-            "--picture of search, --format onnx of export."
+            f"computed ({recorded.location}). Have that tool embed what `protorkd prompts` writes, for evaluate "
+            "--caption-vectors, or ask for what needs no text: --knn or --linear-probe of evaluate, --picture of "
+            "search, --format onnx of export."
         )
     name = name or (None if recorded is None else recorded.location)
     if name is None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from data_schemas.embedding_array import EmbeddingArray
 from data_schemas.manifest import Rejection
@@ -15,6 +15,7 @@ from pipeline.stage import Context, Distributed, Input, Result, Stage
 from pipeline.store.draft import Draft
 from stages.components.compute.torchrun import join_torchrun
 from stages.components.images.image_set import ImageSet
+from stages.components.inputs.vectors import VectorSource
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
@@ -50,18 +51,21 @@ class ImageEmbeddings:
 
 @dataclass(frozen=True)
 class _ImageSources:
-    """Images to embed, and the student that embeds them; it is known by its backbone alone where that is frozen."""
+    """Images to embed, and the student that embeds them; it is known by its backbone alone where that is frozen.
 
-    student: Input[StudentWeights]
+    In place of the student there may be vectors of the images, by another tool.
+    """
+
+    student: Input[StudentWeights | VectorSource]
     images: Input[ImageSet]
 
 
 @dataclass(frozen=True)
 class _CaptionSources:
-    """Captions to embed, and the teacher that embeds them."""
+    """Captions to embed, and the teacher that embeds them, or vectors of them."""
 
     captions: "Input[pa.Array]"
-    teacher: Input[TeacherSource]
+    teacher: Input[TeacherSource | VectorSource]
 
 
 S = TypeVar("S", _ImageSources, _CaptionSources)
@@ -98,8 +102,18 @@ class FeatureRuntime:
     batch_tokens: int
 
 
+def identify_pass(student: StudentWeights, vectors: Input[VectorSource] | None) -> Input[StudentWeights | VectorSource]:
+    """Identify what features of images come from: the student, or vectors by the tool in place of its backbone."""
+    return vectors or Input(student.pass_identity, str(student.folder), value=student)
+
+
 def embed_images(
-    student: StudentWeights, images: Input[ImageSet], *, precision: str, runtime: FeatureRuntime, context: Context
+    student: Input[StudentWeights | VectorSource],
+    images: Input[ImageSet],
+    *,
+    precision: str,
+    runtime: FeatureRuntime,
+    context: Context,
 ) -> ImageEmbeddings:
     """Embed the images of a set, or read their embeddings from the store; each process of the context embeds its part.
 
@@ -107,7 +121,7 @@ def embed_images(
     embeddings, until `head_on_features.embed_features` applies the head.
 
     Args:
-        student: Student that embeds the images.
+        student: Student that embeds the images, or vectors of them, as `identify_pass` identifies it.
         images: Images of the set, identified.
         precision: Precision of the backbone: fp32, bf16, fp16, or "auto", which takes bf16 where the device has it.
         runtime: Device, workers and batch size.
@@ -118,10 +132,9 @@ def embed_images(
     """
     import safetensors.torch
 
-    sources = _ImageSources(student=Input(student.pass_identity, str(student.folder), value=student), images=images)
-    outcome = run_within(
-        IMAGE_EMBEDDINGS, params=_ImageParams(precision), inputs=_Inputs(sources), runtime=runtime, context=context
-    )
+    params = _ImageParams("" if isinstance(student.value, VectorSource) else precision)
+    inputs = _Inputs(_ImageSources(student=student, images=images))
+    outcome = run_within(IMAGE_EMBEDDINGS, params=params, inputs=inputs, runtime=runtime, context=context)
     _require_whole(outcome, context)
     tensors = safetensors.torch.load_file(outcome.artifact.path / _FEATURES_NAME)
     return ImageEmbeddings(
@@ -137,7 +150,7 @@ def embed_images(
 def embed_captions(
     captions: tuple[str, ...],
     *,
-    teacher: Input[TeacherSource],
+    teacher: Input[TeacherSource | VectorSource],
     recipe: EncodingOptions,
     runtime: FeatureRuntime,
     context: Context,
@@ -167,34 +180,60 @@ def embed_captions(
 def _embed_images(
     params: _ImageParams, sources: _ImageSources, out: Draft, runtime: FeatureRuntime, context: Context
 ) -> Result:
+    images = sources.images.value
+    if isinstance(sources.student.value, VectorSource):
+        environment = {"precision": ""}
+        rejected = _take_vectors(sources.student.value, images, out, context)
+    else:
+        environment, rejected = _pass_images(
+            sources.student.value, images, out, precision=params.precision, runtime=runtime, context=context
+        )
+    if context.peers.is_first:
+        reasons = sorted(rejected.items())
+        write_rejected(
+            out.path, [Rejection(row=row, reason=reason, value=images.paths[row]) for row, reason in reasons]
+        )
+    counts = {"images": len(images.paths), "rejected_images": len(rejected)}
+    return Result(counts=counts, environment=environment)
+
+
+def _take_vectors(source: VectorSource, images: ImageSet, out: Draft, context: Context) -> dict[int, str]:
+    """Take vectors of images in the first process; return why others have none."""
+    from stages.evaluate.embeddings.given_vectors import take_image_vectors
+
+    rejected: dict[int, str] = {}
+    with fail_together(context.peers):
+        if context.peers.is_first:
+            rejected = take_image_vectors(
+                source, images, draft=out, out=out.path / _FEATURES_NAME, file_digests=context.file_digests
+            )
+    return rejected
+
+
+def _pass_images(
+    student: StudentWeights, images: ImageSet, out: Draft, *, precision: str, runtime: FeatureRuntime, context: Context
+) -> tuple[dict[str, str], dict[int, str]]:
+    """Embed images in all processes; return the facts of the run, and why images could not be read."""
     from stages.components.compute.device import choose_device
     from stages.components.compute.distributed import ranks_of
     from stages.components.compute.precision import choose_precision
     from stages.components.student.embedder import ImageEmbedder
     from stages.evaluate.embeddings.image_pass import student_embeddings
 
-    student, images = sources.student.value, sources.images.value
     device = choose_device(runtime.device)
-    precision = choose_precision(params.precision, device)
-    ranks = ranks_of(context.peers)
+    precision = choose_precision(precision, device)
     load = ImageEmbedder.load_backbone if student.config.head is not None else ImageEmbedder.load
     rejected = student_embeddings(
         lambda: load(student, device=device, precision=precision, store=context.store),
         images,
         out=out.path / _FEATURES_NAME,
         scratch=out.state,
-        ranks=ranks,
+        ranks=ranks_of(context.peers),
         device=device,
         workers=runtime.workers,
         batch_size=runtime.batch_size,
     )
-    if ranks.is_first:
-        reasons = sorted(rejected.items())
-        write_rejected(
-            out.path, [Rejection(row=row, reason=reason, value=images.paths[row]) for row, reason in reasons]
-        )
-    counts = {"images": len(images.paths), "rejected_images": len(rejected)}
-    return Result(counts=counts, environment={"device": device.type, "precision": precision})
+    return {"device": device.type, "precision": precision}, rejected
 
 
 def _embed_captions(
@@ -203,10 +242,17 @@ def _embed_captions(
     from stages.components.compute.device import choose_devices
     from stages.components.embeddings.caption_embeddings import write_caption_embeddings
 
+    if isinstance(sources.teacher.value, VectorSource):
+        from stages.evaluate.embeddings.given_vectors import take_caption_vectors
+
+        vectors, dtype = sources.teacher.value, params.embedding_dtype
+        return Result(
+            take_caption_vectors(vectors, sources.captions.value, draft=out, dtype=dtype, shard_rows=params.shard_rows)
+        )
     written = write_caption_embeddings(
         sources.captions.value,
         out,
-        teacher=sources.teacher,
+        teacher=cast("Input[TeacherSource]", sources.teacher),
         recipe=EncodingOptions.of(params),
         shard_rows=params.shard_rows,
         choose_devices=partial(choose_devices, runtime.device),

@@ -9,10 +9,17 @@ from torch import Tensor
 from pipeline.stage import Context, Input
 from stages.components.compute.device import choose_device
 from stages.components.images.image_set import ImageSet
+from stages.components.inputs.vectors import VectorSource
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
-from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_captions, embed_images
+from stages.evaluate.embeddings.cached_embeddings import (
+    FeatureRuntime,
+    ImageEmbeddings,
+    embed_captions,
+    embed_images,
+    identify_pass,
+)
 from stages.evaluate.embeddings.head_on_features import embed_features
 
 
@@ -21,7 +28,8 @@ class CheckpointEmbeddings:
 
     Args:
         student: Student that embeds the images.
-        teacher: Teacher that embeds the captions; None where no task asks for any.
+        teacher: Teacher that embeds the captions, or vectors of them; None where no task asks for any.
+        image_vectors: Features of images by another tool; None where the student embeds them.
         known: What `embed_images` gave for images that are embedded already, by the digest of their set.
         precision: Precision of the student's pass over images, as `embed_images` takes it.
         runtime: Device, workers and batch sizes.
@@ -32,8 +40,9 @@ class CheckpointEmbeddings:
     def __init__(
         self,
         student: StudentWeights,
-        teacher: Input[TeacherSource] | None,
+        teacher: Input[TeacherSource | VectorSource] | None,
         *,
+        image_vectors: Input[VectorSource] | None = None,
         known: Mapping[str, ImageEmbeddings],
         precision: str,
         runtime: FeatureRuntime,
@@ -41,6 +50,7 @@ class CheckpointEmbeddings:
     ) -> None:
         self._student = student
         self._teacher = teacher
+        self._pass = identify_pass(student, image_vectors)
         self._runtime = runtime
         self._context = context
         self._precision = precision
@@ -94,7 +104,7 @@ class CheckpointEmbeddings:
         if embedded is None:
             context = dataclasses.replace(self._context, force=False)
             embedded = embed_images(
-                self._student, images, precision=self._precision, runtime=self._runtime, context=context
+                self._pass, images, precision=self._precision, runtime=self._runtime, context=context
             )
         if self._student.config.head is None:
             return embedded

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from data_schemas.errors import ProtoRKDError
 from stages.components.compute.precision import full_float32
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.embedder import load_identified
@@ -24,4 +25,9 @@ def embed_features(student: StudentWeights, features: Tensor, *, device: torch.d
         returns: (images, dim), float32, on the CPU.
     """
     head = load_identified(student, lambda path: load_head(student.config, path, device=device))
+    if (width := features.shape[1]) != (wanted := len(head.feature_mean)):
+        raise ProtoRKDError(
+            f"Features of images must be as wide as those that the student was distilled from, {wanted}; got {width}. "
+            "Compute --image-vectors with the tool of encode-images --vectors."
+        )
     return torch.cat([head(rows.to(device)).cpu() for rows in torch.split(features, _ROWS)])

@@ -14,6 +14,7 @@ from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
 from stages.components.images.image_set import ImageSet
+from stages.components.inputs.vectors import VectorSource
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.teacher.identity import TeacherSource
 from stages.evaluate.sets.evaluation_sets import (
@@ -87,7 +88,8 @@ class _Inputs:
     """Inputs that evaluate has identified already; finding an artifact needs no embeddings, only measuring does."""
 
     job: Job
-    teacher: Input[TeacherSource] | None
+    teacher: Input[TeacherSource | VectorSource] | None
+    image_vectors: Input[VectorSource] | None
     embeddings: "CheckpointEmbeddings | None" = None
 
 
@@ -98,27 +100,35 @@ class _Sources:
     Args:
         set: The set, identified by the splits that the task uses; its value is the whole job.
         student: The weights; None where the teacher itself is measured.
-        teacher: The student's teacher; None where the task needs none.
+        teacher: The student's teacher, or vectors of the texts; None where the task needs none.
+        image_vectors: Features of the images by another tool; None where the student embeds them, or there are none.
     """
 
     set: Input[_Inputs]
     student: Input[None] | None
-    teacher: Input[TeacherSource] | None
+    teacher: Input[TeacherSource | VectorSource] | None
+    image_vectors: Input[VectorSource] | None
 
 
 def find_measurement(
-    job: Job, params: "EvaluateParams", teacher: Input[TeacherSource] | None, context: Context
+    job: Job,
+    params: "EvaluateParams",
+    teacher: Input[TeacherSource | VectorSource] | None,
+    *,
+    image_vectors: Input[VectorSource] | None,
+    context: Context,
 ) -> Artifact | None:
     """Find the whole artifact that answers a job; None if there is none."""
-    asked = {"params": _params(job, params), "inputs": _Inputs(job, teacher), "runtime": _Runtime()}
+    asked = {"params": _params(job, params), "inputs": _Inputs(job, teacher, image_vectors), "runtime": _Runtime()}
     return plan_stage(MEASUREMENTS, **asked, context=context).artifact
 
 
 def make_measurement(
     job: Job,
     params: "EvaluateParams",
-    teacher: Input[TeacherSource] | None,
+    teacher: Input[TeacherSource | VectorSource] | None,
     *,
+    image_vectors: Input[VectorSource] | None,
     embeddings: "CheckpointEmbeddings",
     context: Context,
 ) -> tuple["TaskResult", str]:
@@ -127,7 +137,8 @@ def make_measurement(
     Args:
         job: The job to measure.
         params: Settings of the tasks.
-        teacher: The student's teacher; None where no task needs it.
+        teacher: The student's teacher, or vectors of the texts; None where no task needs it.
+        image_vectors: Features of the images by another tool; None where the student embeds them.
         embeddings: Embeddings by the job's checkpoint.
         context: The run's context; its store keeps the artifact.
 
@@ -139,7 +150,7 @@ def make_measurement(
     """
     from stages.evaluate.tasks.task_result import TaskResult
 
-    inputs = _Inputs(job, teacher, embeddings)
+    inputs = _Inputs(job, teacher, image_vectors, embeddings)
     outcome = run_stage(MEASUREMENTS, params=_params(job, params), inputs=inputs, runtime=_Runtime(), context=context)
     outcome.require_whole()
     artifact = outcome.artifact
@@ -178,6 +189,7 @@ def _identify(inputs: _Inputs, _params: object, _context: Context) -> _Sources:
         set=Input(digest=hash_json([requested.name, digest]), value=inputs),
         student=None if job.task == "sts" else Input(job.student.identity, str(job.student.folder), value=None),
         teacher=inputs.teacher if needs_teacher else None,
+        image_vectors=None if job.task == "sts" else inputs.image_vectors,
     )
 
 

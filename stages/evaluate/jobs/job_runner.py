@@ -12,9 +12,10 @@ from pipeline.stage import Context, Input
 from stages.components.compute.device import choose_device, describe_work
 from stages.components.compute.distributed import ranks_of
 from stages.components.compute.precision import choose_precision
+from stages.components.inputs.vectors import VectorSource
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.teacher.identity import TeacherSource
-from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_images
+from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_images, identify_pass
 from stages.evaluate.embeddings.checkpoint_embeddings import CheckpointEmbeddings
 from stages.evaluate.jobs.job_artifact import Job, find_measurement, make_measurement
 from stages.evaluate.sets.evaluation_sets import RequestedSet
@@ -55,19 +56,23 @@ class JobRunner:
 
     Args:
         params: Settings of the tasks.
-        teacher: The student's teacher; None where no task needs it.
+        teacher: The student's teacher, or vectors of the texts; None where no task needs it.
         runtime: Device, batch sizes and workers, and the share of rejected images that a set may have.
         context: The run's context: its store, and the processes that embed images together.
+        image_vectors: Features of images by another tool; None where the student embeds them.
     """
 
     def __init__(
         self,
         params: "EvaluateParams",
-        teacher: Input[TeacherSource] | None,
+        teacher: Input[TeacherSource | VectorSource] | None,
         runtime: "EvaluateRuntime",
         context: Context,
+        *,
+        image_vectors: Input[VectorSource] | None = None,
     ) -> None:
-        self._params, self._teacher, self._context = params, teacher, context
+        self._params, self._context = params, context
+        self._teacher, self._image_vectors = teacher, image_vectors
         self._max_bad_fraction = runtime.max_bad_fraction
         self._runtime = FeatureRuntime(
             device=runtime.device,
@@ -103,14 +108,15 @@ class JobRunner:
         ranks = ranks_of(self._context.peers)
         is_missing = ranks.broadcast([self._is_missing(job) for job in jobs] if ranks.is_first else None)
         passes = {
-            (job.student.pass_identity, images.digest): (job.student, images)
+            (student.digest, images.digest): (student, images)
             for job, missing in zip(jobs, is_missing, strict=True)
             if missing or job.student is shown
+            for student in [identify_pass(job.student, self._image_vectors)]
             for images in job.images
         }
         for student, images in passes.values():
             try:
-                self._embedded.setdefault(student.pass_identity, {})[images.digest] = embed_images(
+                self._embedded.setdefault(student.digest, {})[images.digest] = embed_images(
                     student,
                     images,
                     precision=self._params.precision,
@@ -124,7 +130,12 @@ class JobRunner:
         """Measure a job, or take its artifact; None where it fails."""
         try:
             measured, digest = make_measurement(
-                job, self._params, self._teacher, embeddings=self.embeddings_of(job.student), context=self.alone
+                job,
+                self._params,
+                self._teacher,
+                image_vectors=self._image_vectors,
+                embeddings=self.embeddings_of(job.student),
+                context=self.alone,
             )
             self.used.add(digest)
             check_rejected(measured.entry, self._max_bad_fraction)
@@ -148,7 +159,8 @@ class JobRunner:
                 CheckpointEmbeddings(
                     student,
                     self._teacher,
-                    known=self._embedded.get(student.pass_identity, {}),
+                    image_vectors=self._image_vectors,
+                    known=self._embedded.get(identify_pass(student, self._image_vectors).digest, {}),
                     precision=self._params.precision,
                     runtime=self._runtime,
                     context=self.alone,
@@ -157,7 +169,10 @@ class JobRunner:
         return self._embeddings[1]
 
     def _is_missing(self, job: Job) -> bool:
-        return self._context.force or find_measurement(job, self._params, self._teacher, self.alone) is None
+        known = find_measurement(
+            job, self._params, self._teacher, image_vectors=self._image_vectors, context=self.alone
+        )
+        return self._context.force or known is None
 
 
 def _in_short(entry: Mapping[str, Any]) -> str:

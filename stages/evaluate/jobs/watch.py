@@ -18,7 +18,7 @@ from stages.components.student.checkpoints import (
     find_run,
     running_checkpoints,
 )
-from stages.evaluate.inputs import find_teacher, query_prompt_of
+from stages.evaluate.inputs import find_image_vectors, find_teacher, query_prompt_of
 from stages.evaluate.jobs.job_runner import JobRunner, jobs_of
 from stages.evaluate.sets.requested_sets import read_requested_sets
 
@@ -89,8 +89,9 @@ def _measure(
 ) -> None:
     """Measure one checkpoint at every task, and log its headline metrics."""
     sets = [*read_requested_sets(inputs, params, context).readable.values()]
-    teacher = find_teacher(inputs, student, sets, context)
-    measurer = JobRunner(params, teacher, runtime, context)
+    teacher = find_teacher(inputs, params, student, sets, context)
+    image_vectors = find_image_vectors(inputs, params, student, context)
+    measurer = JobRunner(params, teacher, runtime, context, image_vectors=image_vectors)
     jobs = jobs_of(student, sets, query_prompt_of(inputs, teacher, sets))
     measurer.embed(jobs, shown=None)
     if ranks_of(context.peers).is_first:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import runpy
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,15 @@ def open_clip_metadata() -> dict[str, Any]:
             "pip install 'protorkd[open-clip]'."
         )
     return runpy.run_path(str(Path(spec.origin).with_name("zero_shot_metadata.py")))
+
+
+def class_prompts(class_names: Iterable[str], templates: Sequence[str]) -> tuple[str, ...]:
+    """List the prompts of classes: of each class one by each template.
+
+    Raises:
+        ProtoRKDError: a template has no ``{}``.
+    """
+    return tuple(fill(template, name) for name in class_names for template in templates)
 
 
 def fill(template: str, class_name: str) -> str:

@@ -15,7 +15,7 @@ from stages.evaluate.metrics.classification import Classified, classify
 from stages.evaluate.metrics.knn import knn_votes
 from stages.evaluate.metrics.zero_shot import class_embeddings, class_scores
 from stages.evaluate.sets.evaluation_sets import ClassSet, LabelledSet
-from stages.evaluate.sets.prompts import fill
+from stages.evaluate.sets.prompts import class_prompts
 from stages.evaluate.statistics.bootstrap import NUM_RESAMPLES
 from stages.evaluate.statistics.summary import summarise
 from stages.evaluate.tasks.task_result import TaskResult, as_json, rejected
@@ -48,7 +48,7 @@ def zero_shot(
             infinite.
     """
     labels = labels_of(split_of(class_set, "test"), test)
-    prompts = embed_captions(tuple(fill(template, name) for name in class_set.class_names for template in templates))
+    prompts = embed_captions(class_prompts(class_set.class_names, templates))
     classes = class_embeddings(prompts.reshape(len(class_set.class_names), len(templates), -1))
     scores = class_scores(image_embeddings=test.embeddings, class_embeddings=classes)
     answers = classify(scores=scores, labels=labels, tolerance=TIE_TOLERANCE)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import safetensors
 import safetensors.torch
@@ -19,6 +21,7 @@ from data_schemas import files
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file
 from data_schemas.student_checkpoint import Preprocessing, StudentConfig, TeacherRecord
+from data_schemas.vector_sources.part import VectorColumns
 from pipeline.peers import Peers
 from pipeline.runner import context_of, run_stage
 from pipeline.stage import Context, Distributed, Input, Result, Stage
@@ -27,13 +30,20 @@ from stages.components.compute.distributed import Ranks
 from stages.components.images.lazy_image import open_lazily
 from stages.components.images.opening import identify_images
 from stages.components.images.transforms import EvalTransform, Normalize
+from stages.components.inputs.vectors import identify_vectors
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.student import build_student
 from stages.components.student.weights import load_student, save_weights
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import identify_teacher
 from stages.evaluate.embeddings import image_pass as image_features
-from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_captions, embed_images
+from stages.evaluate.embeddings.cached_embeddings import (
+    FeatureRuntime,
+    ImageEmbeddings,
+    embed_captions,
+    embed_images,
+    identify_pass,
+)
 
 RUNTIME = FeatureRuntime(device="cpu", workers=0, batch_size=3, batch_tokens=0)
 NUM, BROKEN, MISSING = 11, 2, 8
@@ -84,7 +94,7 @@ def set_of(pairs: Pairs, context: Context, *, start: int = 0, stop: int = NUM) -
 
 
 def embed(student: StudentWeights, images: Input, context: Context) -> ImageEmbeddings:
-    return embed_images(student, images, precision="fp32", runtime=RUNTIME, context=context)
+    return embed_images(identify_pass(student, None), images, precision="fp32", runtime=RUNTIME, context=context)
 
 
 def as_arrays(found: ImageEmbeddings) -> dict[str, Any]:
@@ -293,6 +303,29 @@ def test_embed_images__of_several_processes_gives_the_rows_of_one(
     assert {file.path for file in artifact.record.files} == {"image_embeddings.safetensors", "rejected.parquet"}
 
 
+def test_embed_images__takes_vectors_in_one_of_several_processes(
+    image_pairs: Pairs, context: Context, shared_store: Path, tmp_path: Path
+) -> None:
+    images = set_of(image_pairs, context)
+    with_vector = [path for number, path in enumerate(images.value.paths) if number != 2]
+    values = np.random.default_rng(0).normal(size=(len(with_vector), 3)).astype(np.float32)
+    pq.write_table(pa.table({"filepath": with_vector, "vector": list(values)}), tmp_path / "vectors.parquet")
+
+    def work(ranks: Ranks) -> Any:
+        def inside(context: Context) -> Any:
+            vectors = identify_vectors(tmp_path / "vectors.parquet", VectorColumns(), file_digests=context.file_digests)
+            return embed_images(vectors, images, precision="auto", runtime=RUNTIME, context=context)
+
+        return outer_stage(ranks, inside)
+
+    for together in on_ranks(2, work):
+        np.testing.assert_array_equal(together.embeddings.numpy(), values)
+        assert together.rows.tolist() == [row for row in range(len(images.value.paths)) if row != 2]
+        assert [(each.row, each.reason) for each in together.rejections] == [(2, "no vector has its key")]
+        assert together.precision == ""
+    assert not list(Store(shared_store).leftovers())
+
+
 def test_embed_images__fails_in_all_processes_alike_and_the_next_set_is_embedded(
     image_pairs: Pairs, student: StudentWeights, shared_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,7 +404,7 @@ def test_embed_images__in_bf16_gives_nearly_the_same(
 ) -> None:
     images = set_of(image_pairs, context)
     exact = embed(student, images, context)
-    rounded = embed_images(student, images, precision="bf16", runtime=RUNTIME, context=context)
+    rounded = embed_images(identify_pass(student, None), images, precision="bf16", runtime=RUNTIME, context=context)
     assert (exact.precision, rounded.precision) == ("fp32", "bf16")
     assert rounded.digest != exact.digest
     assert rounded.embeddings.dtype == rounded.features.dtype == torch.float32
