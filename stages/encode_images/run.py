@@ -1,5 +1,6 @@
 """Put distinct images through a frozen backbone, shard by shard."""
 
+import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,9 +54,7 @@ def compute_features(
     Raises:
         ProtoRKDError: too many images cannot be read, a feature cannot be stored, or the disk is full.
     """
-    assert sources.backbone is not None
-    wanted = BackboneParams(params.backbone, params.image_size, params.pooling)
-    artifact = make_backbone(wanted, sources.backbone, context)
+    artifact = _backbone(params, sources, context)
     device = choose_device(runtime.device)
     precision = choose_precision(params.precision, device)
     log.info("encode-images: on %s", describe_work(device, precision=precision))
@@ -83,6 +82,18 @@ def compute_features(
         uses=(digest,),
         environment={"device": device.type, "precision": precision},
     )
+
+
+def _backbone(params: "EncodeImagesParams", sources: "EncodeImagesSources", context: Context) -> Artifact:
+    """Return the backbone that a student has, or make the one that was named; every byte of it is checked."""
+    assert sources.backbone is not None
+    kept = sources.backbone.value
+    if not isinstance(kept, Artifact):
+        wanted = BackboneParams(params.backbone, params.image_size, params.pooling)
+        return make_backbone(wanted, dataclasses.replace(sources.backbone, value=kept), context)
+    context.use(kept.record.digest)
+    kept.require_whole(read=True)
+    return kept
 
 
 def _describe(config: FeaturesConfig, draft: Draft) -> None:

@@ -30,7 +30,7 @@ KEYS: Mapping[type[Any], list[str]] = {
     EncodeImagesSources: ["backbone", "vectors", "images", "paths"],
     PackSources: ["pictures", "paths"],
     PrototypesSources: ["embeddings"],
-    DistillSources: ["embeddings", "images", "init_from", "prototypes", "architecture", "pretrained"],
+    DistillSources: ["embeddings", "images", "init_from", "prototypes", "architecture", "pretrained", "features"],
     EvaluateSources: [
         "student",
         *SETS["sets"],
@@ -41,7 +41,7 @@ KEYS: Mapping[type[Any], list[str]] = {
         "training pictures",
     ],
     ExportSources: ["student", "weights", "teacher", "query prompt", "evaluation", "lineage", "code"],
-    EmbedSources: ["student", "pictures", "paths"],
+    EmbedSources: ["student", "pictures", "paths", "backbone"],
     IndexSources: ["rows"],
     DrawSources: [],
     cached_embeddings._ImageSources: ["student", "images"],

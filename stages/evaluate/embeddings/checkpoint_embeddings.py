@@ -10,10 +10,10 @@ from pipeline.stage import Context, Input
 from stages.components.compute.device import choose_device
 from stages.components.images.image_set import ImageSet
 from stages.components.student.checkpoints import StudentWeights
+from stages.components.student.head_on_features import embed_features
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
 from stages.evaluate.embeddings.cached_embeddings import FeatureRuntime, ImageEmbeddings, embed_captions, embed_images
-from stages.evaluate.embeddings.head_on_features import embed_features
 
 
 class CheckpointEmbeddings:

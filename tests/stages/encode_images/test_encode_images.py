@@ -172,8 +172,11 @@ def test_encode_images__reads_a_pack_though_the_images_are_gone(encode: Any, pai
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--backbone", ""), "One of --backbone and --vectors must be given; got neither"),
-        (("--vectors", "absent"), "One of --backbone and --vectors must be given; got both"),
+        (("--backbone", ""), "One of --backbone, --student and --vectors must be given; got none"),
+        (
+            ("--vectors", "absent"),
+            "One of --backbone, --student and --vectors must be given; got --backbone and --vectors",
+        ),
         (("--views", 2), "--views and --augmentation must go together; got 2 and none"),
         (("--augmentation", "crop"), "--views and --augmentation must go together; got 1 and crop"),
         (("--init-from", "absent"), "--init-from must name a file of weights; got absent"),
