@@ -1,6 +1,5 @@
 """Put distinct images through a frozen backbone, shard by shard."""
 
-import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from data_schemas.embedding_array import FEATURE_KIND, FEATURES_NAME
 from data_schemas.image_features import CONFIG_NAME, FeaturesConfig
 from data_schemas.pair_index import write_rejected
 from pipeline.log import log
-from pipeline.stage import Context, Result
+from pipeline.stage import Context, Input, Result
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
 from stages.components.backbones.frozen import BackboneParams, load_backbone, make_backbone
@@ -87,10 +86,10 @@ def compute_features(
 def _backbone(params: "EncodeImagesParams", sources: "EncodeImagesSources", context: Context) -> Artifact:
     """Return the backbone that a student has, or make the one that was named; every byte of it is checked."""
     assert sources.backbone is not None
-    kept = sources.backbone.value
+    found, kept = sources.backbone, sources.backbone.value
     if not isinstance(kept, Artifact):
         wanted = BackboneParams(params.backbone, params.image_size, params.pooling)
-        return make_backbone(wanted, dataclasses.replace(sources.backbone, value=kept), context)
+        return make_backbone(wanted, Input(found.digest, found.location, found.parts, value=kept), context)
     context.use(kept.record.digest)
     kept.require_whole(read=True)
     return kept

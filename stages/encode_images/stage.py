@@ -136,11 +136,15 @@ def work(params: EncodeImagesParams, sources: EncodeImagesSources, context: Cont
 
 
 def check(params: EncodeImagesParams, inputs: EncodeImagesInputs, runtime: EncodeImagesRuntime) -> None:
-    """Refuse a device that is not there and a precision that it does not serve."""
+    """Refuse a device that is not there, a precision that it does not serve, and an unknown backbone or size of it."""
     if inputs.vectors is not None:
         return
+    from stages.components.backbones.registry import check_backbone
     from stages.components.compute.device import find_devices
     from stages.components.compute.precision import check_precision
+
+    if inputs.student is None:
+        check_backbone(params.backbone, image_size=params.image_size, pooling=params.pooling)
 
     [device] = find_devices(runtime.device, most=1)
     check_precision(params.precision, device)
