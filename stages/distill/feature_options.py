@@ -59,7 +59,9 @@ def check_feature_runtime(runtime: "DistillRuntime") -> None:
 
 def without_images(params: "DistillParams") -> "DistillParams":
     """Return the parameters of a training on features, in which those of images and backbone have no part."""
-    defaults = {each.name: each.default for each in dataclasses.fields(params) if each.name in _OF_OWN_FEATURES}
+    defaults: dict[str, Any] = {
+        each.name: each.default for each in dataclasses.fields(params) if each.name in _OF_OWN_FEATURES
+    }
     return dataclasses.replace(params, **{**defaults, **_SETTLED})
 
 

@@ -34,7 +34,8 @@ def prepare(
     check_start(params, inputs)
     check_feature_options(inputs, params)
     asked = _request(inputs, params, context)
-    log.info("distill: --features auto: %s makes or finds the features of %s", _MAKER, asked["params"].backbone)
+    if context.peers.is_first:
+        log.info("distill: --features auto: %s makes or finds the features of %s", _MAKER, asked["params"].backbone)
     stage = context.stages[_MAKER]
     shared = {name: getattr(runtime, name) for name in ("device", "workers", "max_bad_fraction")}
     run_within(stage, **asked, runtime=stage.runtime(**shared), context=dataclasses.replace(context, force=False))
