@@ -8,19 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 
 from benchmarks.measure import Comparison, seconds
 from benchmarks.settings import Settings
-from data_schemas.artifact_record import ArtifactRecord
-from data_schemas.embedded_images import write_images
-from data_schemas.embedding_array import FEATURE_KIND, EmbeddingArray
-from data_schemas.files import FileEntry, list_files
-from data_schemas.image_features import FeaturesConfig
-from data_schemas.pair_sources.text.manifest_table import read_manifest
-from pipeline.fingerprint import digest_of_files
 from pipeline.runner import context_of, run_stage
 from pipeline.stage import Context
 from pipeline.store.store import Store
@@ -29,6 +20,8 @@ from stages.components.compute.precision import autocast, choose_precision
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime
 from stages.distill.run import METRICS_NAME
 from stages.distill.stage import STAGE as DISTILL
+from stages.encode_images.options import EncodeImagesInputs
+from stages.encode_images.stage import STAGE as ENCODE_IMAGES
 from stages.encode_teacher.options import EncodeInputs, EncodeParams
 from stages.encode_teacher.stage import STAGE as ENCODE_TEACHER
 
@@ -132,22 +125,15 @@ def _inputs(folder: Path) -> tuple[Context, DistillInputs]:
         runtime=ENCODE_TEACHER.runtime(),
         context=context,
     ).artifact
-    paths: list[str] = read_manifest(manifest).table["image"].to_pylist()
-    values = generator.standard_normal((_NUM_PAIRS, FEATURE_DIM), np.float32).astype(np.float16)
-    _write_features(folder / "features", paths, values)
-    return context, DistillInputs(embeddings=str(embeddings.path), features=str(folder / "features"))
-
-
-def _write_features(root: Path, paths: list[str], values: NDArray[np.float16]) -> None:
-    """Write an artifact of encode-images that holds given features."""
-    root.mkdir()
-    rows, dim = values.shape
-    array = EmbeddingArray.create(root, rows=rows, dim=dim, dtype="float16", shard_rows=4096, kind=FEATURE_KIND)
-    for shard in array.shards():
-        array.write(shard, values[shard.start : shard.stop])
-    columns = {"image_row": list(range(rows)), "image": paths, "sha256": pa.nulls(rows, pa.large_string())}
-    write_images(root, pa.table(columns))
-    FeaturesConfig(backbone=None, backbone_digest="", precision="").write(root)
-    files = tuple(FileEntry.of(root, path) for path in list_files(root))
-    digest = digest_of_files(files)
-    ArtifactRecord("encode-images", 1, digest[:32], digest, {}, {}, files, {}, {}, (), "", {}).write(root)
+    np.save(
+        folder / "features.npy", generator.standard_normal((_NUM_PAIRS, FEATURE_DIM), np.float32).astype(np.float16)
+    )
+    (folder / "features.txt").write_text("".join(f"{pair}.jpg\n" for pair in range(_NUM_PAIRS)))
+    features = run_stage(
+        ENCODE_IMAGES,
+        params=ENCODE_IMAGES.params(),
+        inputs=EncodeImagesInputs(manifest=manifest, vectors=folder / "features.npy"),
+        runtime=ENCODE_IMAGES.runtime(),
+        context=context,
+    ).artifact
+    return context, DistillInputs(embeddings=str(embeddings.path), features=str(features.path))

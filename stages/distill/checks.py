@@ -9,7 +9,7 @@ from stages.components.backbones.registry import published_name
 from stages.components.compute.device import find_devices
 from stages.components.compute.precision import check_precision
 from stages.components.student.student import build_student
-from stages.distill.feature_options import check_feature_runtime
+from stages.distill.feature_options import AUTO, check_feature_runtime
 from stages.distill.loss_spec import parse_loss_options, parse_losses, reads_prototypes
 from stages.distill.objectives import build_objective, read_options
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, check_start
@@ -34,8 +34,15 @@ def check_training(params: DistillParams, inputs: DistillInputs, runtime: Distil
     check_trackers(runtime.report_to)
     if inputs.features is not None:
         check_feature_runtime(runtime)
+    if inputs.features not in (None, AUTO):
         return
     check_start(params, inputs)
+    starts_somewhere = params.pretrained or inputs.init_from is not None
+    if inputs.features is None and params.freeze_backbone and params.augmentation == "none" and starts_somewhere:
+        log.info(
+            "distill: the frozen backbone computes every image in every epoch; --features auto in place of "
+            "--freeze-backbone computes each once, and trains a head of --head on what comes out"
+        )
     if params.pretrained:
         published_name(params.student, params.pretrained)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes without numbers

@@ -59,8 +59,9 @@ class DistillInputs:
     )
     features: str | None = option(
         None,
-        help="Artifact of encode-images, by fingerprint or path: a head is trained on the features of a frozen "
-        "backbone, and no image is opened. Default: a student is trained on images.",
+        help="Artifact of encode-images, by fingerprint or path, or newest: a head is trained on the features of a "
+        "frozen backbone, and no image is opened; auto has encode-images make them, from --student and its weights. "
+        "Default: a student is trained on images.",
         metavar="REF",
         artifact="encode-images",
         later=True,

@@ -6,7 +6,6 @@ Does:   trains a backbone and a projection head, or a head on features alone, so
 Gives:  student.safetensors and student.json, checkpoints/epoch_N.safetensors, rejected.parquet, logs/metrics.jsonl.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +23,10 @@ from stages.components.images.image_set import ImageSet
 from stages.components.images.opening import identify_images
 from stages.components.inputs.manifest_options import find_image_root
 from stages.components.inputs.path_checks import check_inside, is_own
-from stages.distill.feature_options import check_feature_options
+from stages.distill.feature_options import AUTO, NEWEST, check_feature_options, without_images
 from stages.distill.loss_spec import reads_prototypes
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources, check_start
+from stages.distill.own_features import find_own_features, prepare
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,20 +49,31 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
     check_feature_options(inputs, params)
     artifact = context.store.resolve(inputs.embeddings, stage="encode-teacher", flag="--embeddings")
     artifact.require_whole((PAIRS_NAME,), read=True)
-    images = None
-    if inputs.features is None:
-        images = _images(inputs, artifact, read_pairs(artifact.path)["image"], context)
+    embeddings = Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=artifact)
+    prototypes = None
+    if reads_prototypes(params.loss):
+        prototypes = _artifact(inputs.prototypes, "prototypes", "--prototypes", context)
+    if inputs.features is not None:
+        return DistillSources(
+            embeddings, None, None, prototypes, features=_features(inputs.features, inputs, params, context)
+        )
     return DistillSources(
-        embeddings=Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=artifact),
-        images=images,
+        embeddings=embeddings,
+        images=_images(inputs, artifact, read_pairs(artifact.path)["image"], context),
         init_from=None if inputs.init_from is None else _weights(inputs.init_from, context),
-        prototypes=_artifact(inputs.prototypes, "prototypes", "--prototypes", context)
-        if reads_prototypes(params.loss)
-        else None,
-        architecture=_architecture(params, context) if inputs.features is None else None,
+        prototypes=prototypes,
+        architecture=_architecture(params, context),
         pretrained=_pretrained(params, context) if params.pretrained else None,
-        features=_artifact(inputs.features, "encode-images", "--features", context),
     )
+
+
+def _features(reference: str, inputs: DistillInputs, params: DistillParams, context: Context) -> Input[Artifact]:
+    if reference == AUTO:
+        artifact = find_own_features(inputs, params, context)
+    else:
+        named = None if reference == NEWEST else reference
+        artifact = context.store.resolve(named, stage="encode-images", flag="--features")
+    return Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=artifact)
 
 
 def _architecture(params: DistillParams, context: Context) -> Input[BackboneSource] | None:
@@ -120,10 +131,8 @@ def settle(
     runtime: DistillRuntime,
     context: Context,
 ) -> DistillParams:
-    """Record no student and no augmentation where there are no images, whichever way that was asked for."""
-    if sources.features is None:
-        return params
-    return dataclasses.replace(params, student="", augmentation="none")
+    """Record nothing of images and backbone where there are features, whichever way they were asked for."""
+    return params if sources.features is None else without_images(params)
 
 
 def work(params: DistillParams, sources: DistillSources, context: Context) -> Work:
@@ -155,6 +164,7 @@ STAGE = Stage(
     inputs=DistillInputs,
     runtime=DistillRuntime,
     identify=identify,
+    prepare=prepare,
     run=distill,
     settle=settle,
     check=check,

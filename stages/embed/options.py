@@ -25,11 +25,19 @@ class EmbedInputs(PackableImageSource):
 
 @dataclass(frozen=True)
 class EmbedSources:
-    """What the inputs lead to, identified by content."""
+    """What the inputs lead to, identified by content.
+
+    Args:
+        student: Student that embeds the images.
+        images: Images to embed.
+        paths: Paths of the images, and where they were asked for.
+        backbone: Frozen backbone of the student, whose features are embedded; None where it was trained whole.
+    """
 
     student: Input[StudentWeights]
     images: Input[Images] = field(metadata=hashed_as("pictures"))
-    paths: Input[None]
+    paths: Input[EmbedInputs]
+    backbone: Input[None] | None = None
 
 
 @dataclass(frozen=True)

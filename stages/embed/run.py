@@ -101,10 +101,11 @@ def _embeddings(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Yield the embeddings of each batch, (read, dim), float32, of unit length where that is asked for."""
     for batch, _, embeddings in embedder.over(batches):
-        yield batch, _unit(embeddings) if normalize else embeddings
+        yield batch, unit(embeddings) if normalize else embeddings
 
 
-def _unit(embeddings: Tensor) -> Tensor:
+def unit(embeddings: Tensor) -> Tensor:
+    """Scale each row to unit length; rows of zeros stay."""
     lengths = np.linalg.norm(embeddings.numpy(), axis=1, keepdims=True)
     return embeddings / torch.from_numpy(np.maximum(lengths, np.finfo(np.float32).tiny))
 

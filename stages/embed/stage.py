@@ -1,7 +1,8 @@
 """embed: embed every image of a folder, a manifest or a pack once, by a student.
 
 Takes:  an artifact of distill, and images.
-Does:   finds the distinct images, reuses rows of earlier artifacts, embeds the rest, shard by shard.
+Does:   finds the distinct images, reuses rows of earlier artifacts, embeds the rest, shard by shard; of a student of a
+        frozen backbone it has encode-images compute the features, and applies the head to them.
 Gives:  embeddings.zarr (row k: the embedding of image k), images.parquet, rejected.parquet, embed.json.
 """
 
@@ -13,6 +14,10 @@ from stages.embed.options import EmbedInputs, EmbedParams, EmbedRuntime, EmbedSo
 
 def embed(params: EmbedParams, sources: EmbedSources, out: Draft, runtime: EmbedRuntime, context: Context) -> Result:
     """Write one embedding for each distinct image, in order of first appearance."""
+    if sources.backbone is not None:
+        from stages.embed.features import embed_features_of_images
+
+        return embed_features_of_images(params, runtime, sources=sources, draft=out, context=context)
     from stages.embed.run import embed_images
 
     return embed_images(
@@ -29,8 +34,12 @@ def identify(inputs: EmbedInputs, params: EmbedParams, context: Context) -> Embe
     """Find the student, list the images, and hash them and their paths."""
     student = find_checkpoint(inputs.student, store=context.store)
     images, paths = inputs.identify(params, context)
+    backbone = student.config.backbone_digest
     return EmbedSources(
-        student=Input(student.identity, str(student.folder.resolve()), value=student), images=images, paths=paths
+        student=Input(student.identity, str(student.folder.resolve()), value=student),
+        images=images,
+        paths=Input(paths.digest, paths.location, value=inputs),
+        backbone=Input(backbone, value=None) if backbone else None,
     )
 
 

@@ -15,6 +15,7 @@ from stages.components.inputs.vectors import VectorOptions, VectorSource, vector
 from stages.components.loading.reading_options import ReadingOptions
 
 if TYPE_CHECKING:
+    from pipeline.store.store import Artifact
     from stages.components.backbones.family import BackboneSource
 
 
@@ -36,6 +37,11 @@ class EncodeImagesInputs(PackableImageSource):
         help="File of the backbone's weights, in its family's layout. Default: those published under its name.",
         metavar="FILE",
     )
+    student: str | None = option(
+        None,
+        help="Artifact of distill whose frozen backbone is taken, as the store keeps it, in place of --backbone.",
+        metavar="REF",
+    )
     vectors: Path | None = vectors_option(
         of="images", keys="the image's path as --manifest writes it, or the SHA-256 of its file"
     )
@@ -43,9 +49,16 @@ class EncodeImagesInputs(PackableImageSource):
 
 @dataclass(frozen=True)
 class EncodeImagesSources:
-    """What the inputs lead to, identified by content: a backbone and images, or vectors and what they are for."""
+    """What the inputs lead to, identified by content: a backbone and images, or vectors and what they are for.
 
-    backbone: "Input[BackboneSource] | None"
+    Args:
+        backbone: Files of the backbone's weights, or its artifact where a student has it; None beside vectors.
+        vectors: Vectors that another tool computed; None beside a backbone.
+        images: Images, by content; None where vectors are keyed by path.
+        paths: Paths of the images.
+    """
+
+    backbone: "Input[BackboneSource | Artifact] | None"
     vectors: Input[VectorSource] | None
     images: Input[Images] | None
     paths: Input[Images]
@@ -58,7 +71,7 @@ class EncodeImagesParams(VectorOptions, ManifestFormat):
     backbone: str = option(
         "",
         help="Backbone that stays as it is: timm:NAME, a classification model of torchvision, ... Required, unless "
-        "there are --vectors.",
+        "there is --student or --vectors.",
         metavar="NAME",
         complete=backbone_names,
     )

@@ -16,7 +16,7 @@ from data_schemas.embedding_array import FEATURE_KIND, FEATURES_NAME
 from data_schemas.image_features import CONFIG_NAME, FeaturesConfig
 from data_schemas.pair_index import write_rejected
 from pipeline.log import log
-from pipeline.stage import Context, Result
+from pipeline.stage import Context, Input, Result
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
 from stages.components.backbones.frozen import BackboneParams, load_backbone, make_backbone
@@ -53,9 +53,7 @@ def compute_features(
     Raises:
         ProtoRKDError: too many images cannot be read, a feature cannot be stored, or the disk is full.
     """
-    assert sources.backbone is not None
-    wanted = BackboneParams(params.backbone, params.image_size, params.pooling)
-    artifact = make_backbone(wanted, sources.backbone, context)
+    artifact = _backbone(params, sources, context)
     device = choose_device(runtime.device)
     precision = choose_precision(params.precision, device)
     log.info("encode-images: on %s", describe_work(device, precision=precision))
@@ -83,6 +81,18 @@ def compute_features(
         uses=(digest,),
         environment={"device": device.type, "precision": precision},
     )
+
+
+def _backbone(params: "EncodeImagesParams", sources: "EncodeImagesSources", context: Context) -> Artifact:
+    """Return the backbone that a student has, or make the one that was named; every byte of it is checked."""
+    assert sources.backbone is not None
+    found, kept = sources.backbone, sources.backbone.value
+    if not isinstance(kept, Artifact):
+        wanted = BackboneParams(params.backbone, params.image_size, params.pooling)
+        return make_backbone(wanted, Input(found.digest, found.location, found.parts, value=kept), context)
+    context.use(kept.record.digest)
+    kept.require_whole(read=True)
+    return kept
 
 
 def _describe(config: FeaturesConfig, draft: Draft) -> None:

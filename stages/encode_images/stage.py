@@ -5,14 +5,20 @@ Does:   finds the distinct images, reuses rows of earlier artifacts, computes th
 Gives:  features.zarr (row image_row * views + view), images.parquet, rejected.parquet, features.json.
 """
 
+import dataclasses
+
 from data_schemas.errors import ProtoRKDError
 from pipeline.fingerprint import hash_json
 from pipeline.stage import Context, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
+from pipeline.store.store import Artifact
+from stages.components.backbones.family import BackboneSource
 from stages.components.backbones.frozen import identify_weights
 from stages.components.images.image_set import ImageSet
 from stages.components.inputs.image_source import Images
 from stages.components.inputs.vectors import identify_vectors
+from stages.components.student.checkpoints import find_checkpoint
+from stages.components.student.frozen_backbone import locate_frozen_backbone
 from stages.encode_images.options import (
     EncodeImagesInputs,
     EncodeImagesParams,
@@ -40,11 +46,13 @@ def encode_images(
 
 def identify(inputs: EncodeImagesInputs, params: EncodeImagesParams, context: Context) -> EncodeImagesSources:
     """Hash the backbone's weights or the vectors, the images, and their paths."""
-    if (inputs.vectors is None) == (not params.backbone):
-        got = "neither" if inputs.vectors is None else "both"
+    given = {"--backbone": params.backbone, "--student": inputs.student, "--vectors": inputs.vectors}
+    named = [flag for flag, value in given.items() if value]
+    if len(named) != 1:
         raise ProtoRKDError(
-            f"One of --backbone and --vectors must be given; got {got}. Pass what computes the features, such as "
-            "--backbone timm:tf_efficientnet_lite0, or features that another tool computed."
+            f"One of --backbone, --student and --vectors must be given; got {' and '.join(named) or 'none'}. Pass what "
+            "computes the features, such as --backbone timm:tf_efficientnet_lite0, or features that another tool "
+            "computed."
         )
     if inputs.vectors is not None:
         return _identify_vectors(inputs, params, context)
@@ -55,11 +63,28 @@ def identify(inputs: EncodeImagesInputs, params: EncodeImagesParams, context: Co
         )
     images, paths = inputs.identify(params, context)
     return EncodeImagesSources(
-        backbone=identify_weights(params.backbone, inputs.init_from, context),
+        backbone=identify_weights(params.backbone, inputs.init_from, context)
+        if inputs.student is None
+        else _of_student(inputs.student, inputs, params, context),
         vectors=None,
         images=images,
         paths=Input(paths.digest, paths.location, value=images.value),
     )
+
+
+def _of_student(
+    reference: str, inputs: EncodeImagesInputs, params: EncodeImagesParams, context: Context
+) -> Input[BackboneSource | Artifact]:
+    """Find the frozen backbone of a student; it counts as the weights that it was made from."""
+    if inputs.init_from is not None or params.image_size or params.pooling != "native":
+        raise ProtoRKDError(
+            "--student must go without --init-from, --image-size and --pooling, which are the backbone's own. Leave "
+            "them out."
+        )
+    student = find_checkpoint(reference, store=context.store)
+    backbone = locate_frozen_backbone(student.config, student.weights, store=context.store)
+    weights = backbone.record.inputs["weights"]
+    return Input(weights.digest, weights.location, weights.parts, value=backbone)
 
 
 def _identify_vectors(inputs: EncodeImagesInputs, params: EncodeImagesParams, context: Context) -> EncodeImagesSources:
@@ -87,6 +112,22 @@ def _identify_vectors(inputs: EncodeImagesInputs, params: EncodeImagesParams, co
     return EncodeImagesSources(None, vectors, None, paths_input)
 
 
+def settle(
+    params: EncodeImagesParams,
+    inputs: EncodeImagesInputs,
+    sources: EncodeImagesSources,
+    runtime: EncodeImagesRuntime,
+    context: Context,
+) -> EncodeImagesParams:
+    """Record the backbone of a student as if it had been named."""
+    if inputs.student is None:
+        return params
+    assert sources.backbone is not None
+    assert isinstance(sources.backbone.value, Artifact)
+    kept = sources.backbone.value.record.params
+    return dataclasses.replace(params, backbone=kept["name"], image_size=kept["image_size"], pooling=kept["pooling"])
+
+
 def work(params: EncodeImagesParams, sources: EncodeImagesSources, context: Context) -> Work:
     """Count images and rows that are not known yet, and the bytes of all features."""
     from stages.encode_images.work_estimate import feature_work
@@ -95,11 +136,15 @@ def work(params: EncodeImagesParams, sources: EncodeImagesSources, context: Cont
 
 
 def check(params: EncodeImagesParams, inputs: EncodeImagesInputs, runtime: EncodeImagesRuntime) -> None:
-    """Refuse a device that is not there and a precision that it does not serve."""
+    """Refuse a device that is not there, a precision that it does not serve, and an unknown backbone or size of it."""
     if inputs.vectors is not None:
         return
+    from stages.components.backbones.registry import check_backbone
     from stages.components.compute.device import find_devices
     from stages.components.compute.precision import check_precision
+
+    if inputs.student is None:
+        check_backbone(params.backbone, image_size=params.image_size, pooling=params.pooling)
 
     [device] = find_devices(runtime.device, most=1)
     check_precision(params.precision, device)
@@ -114,6 +159,7 @@ STAGE = Stage(
     runtime=EncodeImagesRuntime,
     identify=identify,
     run=encode_images,
+    settle=settle,
     check=check,
     work=work,
 )

@@ -41,6 +41,8 @@ def feature_work(params: "EncodeImagesParams", sources: "EncodeImagesSources", c
 def _find_backbone(params: "EncodeImagesParams", sources: "EncodeImagesSources", context: Context) -> Artifact | None:
     """Find the backbone's artifact if an earlier run made it."""
     assert sources.backbone is not None
+    if isinstance(sources.backbone.value, Artifact):
+        return sources.backbone.value
     wanted = BackboneParams(params.backbone, params.image_size, params.pooling)
     named = fingerprint(BACKBONE.name, BACKBONE.version, wanted, {"weights": sources.backbone.digest})
     found = context.store.find(BACKBONE.name, named)

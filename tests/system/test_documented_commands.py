@@ -21,6 +21,7 @@ _NOT_RUN = {
     "gather-cc": "asks addresses of the internet",
     "s3://": "asks a bucket",
     "--backbone": "weights that somebody publishes",
+    "--features auto": "weights that somebody publishes",
     "--vectors": "what another tool has computed",
     "--caption-vectors": "what another tool has computed",
     "--init-from": "a file that somebody publishes",

@@ -42,7 +42,7 @@ KEYS: Mapping[type[Any], list[str]] = {
         "image_vectors",
     ],
     ExportSources: ["student", "weights", "teacher", "query prompt", "evaluation", "lineage", "code"],
-    EmbedSources: ["student", "pictures", "paths"],
+    EmbedSources: ["student", "pictures", "paths", "backbone"],
     IndexSources: ["rows"],
     DrawSources: [],
     cached_embeddings._ImageSources: ["student", "images"],

@@ -108,6 +108,14 @@ def build_backbone(
         raise _size_error(name, image_size, error) from error
 
 
+def check_backbone(name: str, *, image_size: int, pooling: str = "native") -> None:
+    """Refuse a backbone as `build_backbone` does, without making its weights."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes without numbers
+        build_backbone(name, image_size=image_size, pooling=pooling)
+
+
 def measure_features(name: str, network: "nn.Module", *, image_size: int) -> int:
     """Return the width of a backbone's features, by one image of the given size; its mode stays as it is.
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_schemas.embedding_array import EmbeddingArray, Shard
+from data_schemas.embedding_array import CAPTION_KIND, EmbeddingArray, Shard
 from data_schemas.errors import ProtoRKDError
 from pipeline.store.file_digests import facts_of
 from pipeline.store.store import Artifact
@@ -19,18 +19,19 @@ class EmbeddingRows:
     been written since; each read checks the chunks' checksums and that all numbers are finite.
 
     Args:
-        artifact: Artifact of encode-teacher.
+        artifact: Artifact of encode-teacher, embed or encode-images.
+        kind: Kind of its embeddings.
 
     Raises:
         ProtoRKDError: there is no array, or a shard is missing.
 
     Shapes:
-        rows: (captions, dim), float16 or float32.
+        rows: (rows, dim), float16 or float32.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, *, kind: str = CAPTION_KIND) -> None:
         self._artifact = artifact
-        self._array = EmbeddingArray.open(artifact.path)
+        self._array = EmbeddingArray.open(artifact.path, kind=kind)
         self._shards = list(self._array.shards())
         self._proven: dict[str, int] = {}  # facts of the shards whose bytes were compared
 

@@ -11,7 +11,18 @@ BACKBONE_STAGE = "backbone"
 
 
 def find_frozen_backbone(config: StudentConfig, weights: Path, *, store: Store | None = None) -> Artifact:
-    """Find the artifact of a student's frozen backbone, and check every byte of it.
+    """Find the artifact of a student's frozen backbone, as `locate_frozen_backbone`, and check every byte of it.
+
+    Raises:
+        ProtoRKDError: the backbone is gone or damaged.
+    """
+    artifact = locate_frozen_backbone(config, weights, store=store)
+    artifact.require_whole(read=True)
+    return artifact
+
+
+def locate_frozen_backbone(config: StudentConfig, weights: Path, *, store: Store | None = None) -> Artifact:
+    """Find the artifact of a student's frozen backbone, whose bytes are not read.
 
     Args:
         config: Configuration of the student, with the digest of a backbone.
@@ -19,14 +30,14 @@ def find_frozen_backbone(config: StudentConfig, weights: Path, *, store: Store |
         store: Store that is searched first.
 
     Raises:
-        ProtoRKDError: the backbone is gone or damaged.
+        ProtoRKDError: the student has no frozen backbone, or it is gone.
     """
+    if not config.backbone_digest:
+        raise ProtoRKDError(_no_backbone(config, weights))
     for each in _stores(weights, store):
         for artifact in each.artifacts(BACKBONE_STAGE):
             if artifact.record.digest == config.backbone_digest:
-                here = each.fetch(artifact)
-                here.require_whole(read=True)
-                return here
+                return each.fetch(artifact)
     raise ProtoRKDError(f"{weights} must have its backbone beside it; {describe_missing(config)}")
 
 
@@ -55,6 +66,16 @@ def describe_missing(config: StudentConfig) -> str:
     return (
         f"{config.backbone}, digest {config.backbone_digest[:12]}, is in no artifact of {BACKBONE_STAGE} any more. "
         f"Run {again} with the weights that it had, on any images: that keeps it again."
+    )
+
+
+def _no_backbone(config: StudentConfig, weights: Path) -> str:
+    if config.head is None:
+        return f"{weights} must have a frozen backbone; it was trained whole. Name a student of distill --features."
+    return (
+        f"{weights} must have a backbone to embed images; its features came from another tool, so the student "
+        "takes vectors of that tool alone (evaluate --image-vectors). Distill on features of encode-images, which "
+        "keeps the backbone, for a student that takes images."
     )
 
 

@@ -63,12 +63,6 @@ def load_frozen_backbone(
     Raises:
         ProtoRKDError: as `load_student`.
     """
-    if not config.backbone_digest:
-        raise ProtoRKDError(
-            f"{weights} must have a backbone to embed images; its features came from another tool, so the student "
-            "takes vectors of that tool alone (evaluate --image-vectors). Distill on features of encode-images, which "
-            "keeps the backbone, for a student that takes images."
-        )
     backbone, described = load_backbone(find_frozen_backbone(config, weights, store=store).path, device=device)
     dim = described.feature_dim
     return Student(backbone=backbone, head=nn.Identity(), feature_dim=dim, embedding_dim=dim).eval()

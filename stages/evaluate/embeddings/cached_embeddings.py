@@ -118,7 +118,7 @@ def embed_images(
     """Embed the images of a set, or read their embeddings from the store; each process of the context embeds its part.
 
     Of a student of a frozen backbone, the backbone alone embeds them, once for all heads on it: its features are the
-    embeddings, until `head_on_features.embed_features` applies the head.
+    embeddings, until `embed_features` applies the head.
 
     Args:
         student: Student that embeds the images, or vectors of them, as `identify_pass` identifies it.

@@ -11,6 +11,7 @@ from stages.components.compute.device import choose_device
 from stages.components.images.image_set import ImageSet
 from stages.components.inputs.vectors import VectorSource
 from stages.components.student.checkpoints import StudentWeights
+from stages.components.student.head_on_features import embed_features
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
 from stages.evaluate.embeddings.cached_embeddings import (
@@ -20,7 +21,6 @@ from stages.evaluate.embeddings.cached_embeddings import (
     embed_images,
     identify_pass,
 )
-from stages.evaluate.embeddings.head_on_features import embed_features
 
 
 class CheckpointEmbeddings:

@@ -172,8 +172,11 @@ def test_encode_images__reads_a_pack_though_the_images_are_gone(encode: Any, pai
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--backbone", ""), "One of --backbone and --vectors must be given; got neither"),
-        (("--vectors", "absent"), "One of --backbone and --vectors must be given; got both"),
+        (("--backbone", ""), "One of --backbone, --student and --vectors must be given; got none"),
+        (
+            ("--vectors", "absent"),
+            "One of --backbone, --student and --vectors must be given; got --backbone and --vectors",
+        ),
         (("--views", 2), "--views and --augmentation must go together; got 2 and none"),
         (("--augmentation", "crop"), "--views and --augmentation must go together; got 1 and crop"),
         (("--init-from", "absent"), "--init-from must name a file of weights; got absent"),
@@ -255,3 +258,17 @@ def test_images_parquet__is_in_the_order_of_the_source(encode: Any, pairs: Pairs
     outcome = encode("--manifest", pairs.manifest)
     table = pq.read_table(Path(outcome["path"]) / "images.parquet")
     assert table["image_row"].to_pylist() == list(range(NUM))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--backbone", "timm:resnett18"), "timm:NAME must name a model of timm; got 'resnett18'"),
+        (("--backbone", "squeezenet1_1", "--pooling", "cls"), "--pooling"),
+    ],
+)
+def test_encode_images__refuses_a_backbone_before_a_run_begins(
+    words: tuple[object, ...], message: str, pairs: Pairs, run_cli: Cli, backbone_weights: Path
+) -> None:
+    given = ("--manifest", pairs.manifest, "--init-from", backbone_weights, "--device", "cpu", *words)
+    assert message in run_cli.fails("encode-images", *given, "--dry-run")

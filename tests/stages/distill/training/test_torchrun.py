@@ -130,6 +130,15 @@ def test_torchrun__trains_a_head_on_features_as_one_process_does(
         torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
 
 
+def test_torchrun__makes_features_once(encoded: Pairs, run_cli: Cli, store: Path, backbone_weights: Path) -> None:
+    backbone = ("--student", "squeezenet1_1", "--image-size", 32, "--init-from", backbone_weights)
+    words = (*HEAD, "--features", "auto", *backbone)
+    finished = torchrun(*words, store=store)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr.count("encode-images: made") == 1
+    assert run_cli(*words)["status"] == "unchanged"
+
+
 def test_torchrun__ends_all_processes_when_one_fails(encoded: Pairs, run_cli: Cli, store: Path, tmp_path: Path) -> None:
     script = tmp_path / "broken.py"
     script.write_text(FAILS_ON_THE_SECOND_RANK)
