@@ -177,7 +177,7 @@ def _embed_images(
     device = choose_device(runtime.device)
     precision = choose_precision(params.precision, device)
     ranks = ranks_of(context.peers)
-    load = ImageEmbedder.load_backbone if student.config.head is not None else ImageEmbedder.load
+    load = ImageEmbedder.load_backbone if student.config.is_head_alone else ImageEmbedder.load
     rejected = student_embeddings(
         lambda: load(student, device=device, precision=precision, store=context.store),
         images,
