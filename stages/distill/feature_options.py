@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _OF_IMAGES = {
     "image_root", "allow_outside", "image_identity", "packed", "init_from", "student", "pretrained",
     "freeze_backbone", "image_size", "pooling", "projection_layers", "augmentation", "crop_min_scale", "compile",
-    "checkpoint_gradients",
+    "checkpoint_gradients", "from_student", "unfreeze", "backbone_lr_scale",
 }  # fmt: skip
 _OF_FEATURES = {"head", "head_width", "head_dropout", "feature_noise", "feature_mixup"}
 _SETTLED = {"student": "", "augmentation": "none"}  # what the record of a training on features says

@@ -1,6 +1,7 @@
 """distill: train an image student purely against cached teacher embeddings.
 
 Takes:  an artifact of encode-teacher, and the images that its pair index names, or an artifact of their features.
+        Or, of a student, goes on from it.
 Does:   trains a backbone and a projection head, or a head on features alone, so that an image lands where its caption
         lies; loads no teacher.
 Gives:  student.safetensors and student.json, checkpoints/epoch_N.safetensors, rejected.parquet, logs/metrics.jsonl.
@@ -25,8 +26,9 @@ from stages.components.images.opening import identify_images
 from stages.components.inputs.manifest_options import find_image_root
 from stages.components.inputs.path_checks import check_inside, is_own
 from stages.distill.feature_options import check_feature_options
+from stages.distill.fine_tuning import check_start, find_start, settle_start
 from stages.distill.loss_spec import reads_prototypes
-from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources, check_start
+from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,6 +49,7 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
 
     check_start(params, inputs)
     check_feature_options(inputs, params)
+    start = find_start(params, inputs, context)
     artifact = context.store.resolve(inputs.embeddings, stage="encode-teacher", flag="--embeddings")
     artifact.require_whole((PAIRS_NAME,), read=True)
     images = None
@@ -59,9 +62,10 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
         prototypes=_artifact(inputs.prototypes, "prototypes", "--prototypes", context)
         if reads_prototypes(params.loss)
         else None,
-        architecture=_architecture(params, context) if inputs.features is None else None,
+        architecture=_architecture(params, context) if inputs.features is None and start is None else None,
         pretrained=_pretrained(params, context) if params.pretrained else None,
         features=_artifact(inputs.features, "encode-images", "--features", context),
+        from_student=start,
     )
 
 
@@ -120,7 +124,9 @@ def settle(
     runtime: DistillRuntime,
     context: Context,
 ) -> DistillParams:
-    """Record no student and no augmentation where there are no images, whichever way that was asked for."""
+    """Record what student is trained, and on features no augmentation, whichever way that was asked for."""
+    if sources.from_student is not None:
+        return settle_start(params, sources.from_student.value)
     if sources.features is None:
         return params
     return dataclasses.replace(params, student="", augmentation="none")
