@@ -58,7 +58,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """A head on the features of a frozen backbone; the statistics that standardise them are among its weights.
+    """A head on the features of a backbone that was frozen at first; their statistics are among its weights.
 
     Args:
         kind: ``linear``, ``mlp``, ``gated`` or ``residual``.
@@ -85,9 +85,10 @@ class StudentConfig:
         pooling: Pooling of a transformer's tokens: ``native``, ``cls``, ``mean`` or ``cls+mean``.
         architecture: Configuration that a backbone of transformers is built from; None for families that build by
             name.
-        head: Head on the features of a frozen backbone; None where the head is ``projection_layers`` layers.
+        head: Head on standardised features; None where the head is ``projection_layers`` layers.
         backbone_digest: Digest of the artifact of ``backbone`` whose weights the student runs, where they do not lie
-            among its own; "" where they do.
+            among its own; "" where they do, or where ``backbone`` is "" as well: the features of a head on vectors of
+            another tool.
     """
 
     backbone: str
@@ -101,6 +102,11 @@ class StudentConfig:
     architecture: dict[str, Any] | None = later(None)
     head: HeadConfig | None = later(None)
     backbone_digest: str = later("")
+
+    @property
+    def is_head_alone(self) -> bool:
+        """Whether the student's own weights are those of its head, and none of a backbone's."""
+        return self.head is not None and not (self.backbone and not self.backbone_digest)
 
     def write(self, root: Path) -> None:
         """Write ``student.json`` into an artifact's folder."""

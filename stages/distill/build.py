@@ -12,17 +12,21 @@ from data_schemas.student_checkpoint import Preprocessing
 from pipeline.log import log
 from pipeline.runner import make_artifact
 from pipeline.stage import Context
-from pipeline.store.store import Artifact
+from pipeline.store.store import Artifact, Store
 from stages.components.backbones.initial_weights import load_initial_weights, load_published_weights
 from stages.components.backbones.registry import build_backbone, published_name
 from stages.components.compute.distributed import Ranks
 from stages.components.compute.precision import autocast
 from stages.components.images.transforms import EvalTransform, Normalize
+from stages.components.student.checkpoints import StudentWeights
+from stages.components.student.embedder import load_identified
 from stages.components.student.gradient_checkpointing import enable_gradient_checkpointing
-from stages.components.student.student import Student, add_head, freeze_backbone
+from stages.components.student.student import Student, add_head, freeze_backbone, train_last_blocks
+from stages.components.student.weights import load_student
 from stages.distill.data.held_out import HeldOutImages
 from stages.distill.data.targets import Targets
 from stages.distill.data.training_pairs import TrainingPairs
+from stages.distill.fine_tuning import last_blocks
 from stages.distill.loss_spec import parse_loss_options, parse_losses
 from stages.distill.objectives import WeightedObjectives, build_objective, read_options
 from stages.distill.training.ema import EMA
@@ -70,7 +74,45 @@ def make_student(
         preprocessing = replace(built.preprocessing, mean=start.mean, std=start.std)
     if params.freeze_backbone:
         freeze_backbone(student)
+    elif num_blocks := last_blocks(params.unfreeze):
+        train_last_blocks(student, num_blocks)
     return place_student(params, student, device=device, ranks=ranks), preprocessing, built.architecture
+
+
+def take_student(
+    params: "DistillParams",
+    start: StudentWeights,
+    *,
+    teacher_dim: int,
+    device: torch.device,
+    ranks: Ranks,
+    store: Store,
+) -> Student:
+    """Take a student whole, so that its head and the part of its backbone that is to train go on from where they are.
+
+    Raises:
+        ProtoRKDError: its weights or its backbone are gone, its embeddings are of another width, or its backbone has
+            not so many blocks.
+    """
+    config, dim = start.config, params.projection_dim or teacher_dim
+    if config.embedding_dim != dim:
+        raise ProtoRKDError(
+            f"--from-student must be of the width that is asked for, {dim}; got embeddings of {config.embedding_dim}. "
+            "Name a student of the same teacher, or its width by --projection-dim."
+        )
+    cpu = torch.device("cpu")
+    found = load_identified(start, lambda path: load_student(config, path, device=cpu, store=store))
+    built = build_backbone(
+        config.backbone,
+        image_size=config.preprocessing.image_size,
+        pooling=config.pooling,
+        architecture=config.architecture,
+    )
+    built.network.load_state_dict(found.backbone.state_dict())  # into one that is not frozen
+    student = Student(backbone=built.network, head=found.head, feature_dim=found.feature_dim, embedding_dim=dim).train()
+    if num_blocks := last_blocks(params.unfreeze):
+        train_last_blocks(student, num_blocks)
+    return place_student(params, student, device=device, ranks=ranks)
 
 
 def place_student(params: "DistillParams", student: Student, *, device: torch.device, ranks: Ranks) -> Student:
@@ -90,12 +132,18 @@ def make_model(
     objectives: WeightedObjectives,
     *,
     checkpoint_gradients: bool,
+    backbone_lr_scale: float,
 ) -> TrainedModel:
     """Add optimizer and loss scaler to a student and its objectives, and a mean of weights if one is asked for."""
     ema = EMA(student, decay=params.ema_decay) if params.ema_decay else None  # copies the student before it is compiled
     speed_up(student, compile_=settings.compiled, checkpoint_gradients=checkpoint_gradients)
     adamw = AdamWSettings(
-        lr=params.lr, weight_decay=params.weight_decay, beta1=params.beta1, beta2=params.beta2, eps=params.eps
+        lr=params.lr,
+        weight_decay=params.weight_decay,
+        beta1=params.beta1,
+        beta2=params.beta2,
+        eps=params.eps,
+        backbone_lr_scale=backbone_lr_scale,
     )
     return TrainedModel(
         student=student,

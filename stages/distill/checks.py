@@ -8,11 +8,12 @@ from pipeline.log import log
 from stages.components.backbones.registry import published_name
 from stages.components.compute.device import find_devices
 from stages.components.compute.precision import check_precision
-from stages.components.student.student import build_student
+from stages.components.student.student import build_student, train_last_blocks
 from stages.distill.feature_options import AUTO, check_feature_runtime
+from stages.distill.fine_tuning import check_start, last_blocks
 from stages.distill.loss_spec import parse_loss_options, parse_losses, reads_prototypes
 from stages.distill.objectives import build_objective, read_options
-from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, check_start
+from stages.distill.options import DistillInputs, DistillParams, DistillRuntime
 from stages.distill.reporting.trackers import check_trackers
 
 _DIM = 16
@@ -37,6 +38,8 @@ def check_training(params: DistillParams, inputs: DistillInputs, runtime: Distil
     if inputs.features not in (None, AUTO):
         return
     check_start(params, inputs)
+    if inputs.from_student is not None:
+        return  # what it is, the store knows
     starts_somewhere = params.pretrained or inputs.init_from is not None
     if inputs.features is None and params.freeze_backbone and params.augmentation == "none" and starts_somewhere:
         log.info(
@@ -46,13 +49,15 @@ def check_training(params: DistillParams, inputs: DistillInputs, runtime: Distil
     if params.pretrained:
         published_name(params.student, params.pretrained)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # shapes without numbers
-        build_student(
+        student = build_student(
             params.student,
             embedding_dim=params.projection_dim or _DIM,
             image_size=params.image_size,
             projection_layers=params.projection_layers,
             pooling=params.pooling,
         )
+        if num_blocks := last_blocks(params.unfreeze):
+            train_last_blocks(student, num_blocks)
 
 
 def check_objectives(params: DistillParams) -> None:

@@ -19,7 +19,8 @@ _OF_OWN_FEATURES = {  # read by --features auto
     "image_size", "pooling",
 }  # fmt: skip
 _OF_IMAGES = _OF_OWN_FEATURES | {
-    "projection_layers", "augmentation", "crop_min_scale", "compile", "checkpoint_gradients",
+    "projection_layers", "augmentation", "crop_min_scale", "compile", "checkpoint_gradients", "from_student",
+    "unfreeze", "backbone_lr_scale",
 }  # fmt: skip
 _SETTLED = {"student": "", "augmentation": "none"}  # what the record of a training on features says
 _LINEAR = "linear"

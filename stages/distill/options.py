@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_schemas.errors import ProtoRKDError
 from pipeline.options.declaration import BELOW_ONE, FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
 from pipeline.stage import Input
 from pipeline.store.store import Artifact
 from stages.components.backbones.family import POOLINGS, BackboneSource
 from stages.components.images.image_set import IDENTITIES, ImageSet
+from stages.components.student.checkpoints import StudentWeights
 from stages.distill.completion import objective_names, student_names
+from stages.distill.fine_tuning import UNFREEZE
 from stages.distill.loss_spec import (
     format_loss_options,
     format_losses,
@@ -64,6 +65,16 @@ class DistillInputs:
         "Default: a student is trained on images.",
         metavar="REF",
         artifact="encode-images",
+        is_read=lambda params: not params.unfreeze,
+        later=True,
+    )
+    from_student: str | None = option(
+        None,
+        help="Student that training goes on from, by fingerprint or path, of an epoch as REF@epoch_3: its backbone, "
+        "head, preprocessing and pooling are taken whole, and trained on images. Default: a new student.",
+        metavar="REF",
+        artifact="distill",
+        is_read=lambda params: bool(params.unfreeze) and not params.pretrained,
         later=True,
     )
 
@@ -80,6 +91,7 @@ class DistillSources:
         architecture: Files that the student's backbone is built from; None where its name says all.
         pretrained: Files of the published weights that it starts from; None without ``--pretrained``.
         features: Artifact of encode-images in whose place the images are not read; None where they are.
+        from_student: Student that training goes on from; None where it begins with a new one.
     """
 
     embeddings: Input[Artifact]
@@ -89,6 +101,7 @@ class DistillSources:
     architecture: Input[BackboneSource] | None = None
     pretrained: Input[BackboneSource] | None = None
     features: Input[Artifact] | None = None
+    from_student: Input[StudentWeights] | None = None
 
 
 @dataclass(frozen=True)
@@ -235,6 +248,20 @@ class DistillParams:
         check=NOT_NEGATIVE,
         later=True,
     )
+    unfreeze: str = option(
+        "",
+        help="Part of the backbone that trains: all, or last:N for its last N blocks with what lies behind them; the "
+        "rest stays as it is. Default: all; --from-student must say.",
+        metavar="PART",
+        check=UNFREEZE,
+        later=True,
+    )
+    backbone_lr_scale: float = option(
+        0.0,
+        help="Factor on the learning rate of the backbone's parameters. 0: 0.1 with --from-student, else 1.",
+        check=NOT_NEGATIVE,
+        later=True,
+    )
 
     def __post_init__(self) -> None:
         """Write the losses one way: ``simreg``, ``simreg=1`` and ``simreg=1.0`` ask for the same training."""
@@ -285,13 +312,3 @@ class DistillRuntime:
     max_bad_fraction: float = option(
         0.01, help="Unreadable images beyond this share of the pairs stop the stage.", check=FRACTION
     )
-
-
-def check_start(params: DistillParams, inputs: DistillInputs) -> None:
-    """Refuse two sources of the backbone's first weights.
-
-    Raises:
-        ProtoRKDError: both are named.
-    """
-    if params.pretrained and inputs.init_from is not None:
-        raise ProtoRKDError("Only one of --pretrained and --init-from must be given; got both. Leave one out.")

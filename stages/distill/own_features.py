@@ -12,7 +12,7 @@ from pipeline.stage import Context
 from pipeline.store.store import Artifact
 from stages.components.inputs.manifest_options import ManifestFormat
 from stages.distill.feature_options import AUTO, check_feature_options
-from stages.distill.options import check_start
+from stages.distill.fine_tuning import check_start
 
 if TYPE_CHECKING:
     from stages.distill.options import DistillInputs, DistillParams, DistillRuntime

@@ -17,6 +17,7 @@ from stages.components.compute.precision import choose_precision
 from stages.components.images.image_set import ImageSet
 from stages.components.loading.image_loader import start_server
 from stages.components.loading.num_workers import num_workers
+from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.weights import save_weights
 from stages.distill.build import (
     PrototypeMaps,
@@ -25,6 +26,7 @@ from stages.distill.build import (
     make_student,
     make_validation,
     named_prototypes,
+    take_student,
 )
 from stages.distill.build_features import (
     CachedFeatures,
@@ -38,6 +40,7 @@ from stages.distill.data.feature_images import check_matched, find_features
 from stages.distill.data.targets import Targets, load_targets
 from stages.distill.data.training_data import TrainingData, make_data
 from stages.distill.data.training_pairs import TrainingPairs, choose_pairs
+from stages.distill.fine_tuning import lr_scale, origins, start_of
 from stages.distill.reporting.metric_log import Metrics
 from stages.distill.reporting.trackers import make_reporters
 from stages.distill.results import student_config, training_counts, write_rejected_pairs
@@ -99,7 +102,7 @@ def _train(
             sources.features.value, pairs, placement=placement, device=device, draft=draft, ranks=ranks
         )
 
-    used = () if features is None else features.digests
+    used = origins(sources) if features is None else features.digests
     for digest in used:
         context.use(digest)
     model, preprocessing, architecture, prototypes = _model(
@@ -116,7 +119,9 @@ def _train(
     training = Training(data, model, _schedule(params), settings, observers, ranks=ranks, draft=draft)
     if ranks.is_first:  # before the first checkpoint, so that evaluation can watch
         dims = {"teacher_dim": targets.dim, "embedding_dim": model.student.embedding_dim}
-        described = _config(params, preprocessing, embeddings, features, architecture=architecture, **dims)
+        described = _config(
+            params, preprocessing, embeddings, features, start=start_of(sources), architecture=architecture, **dims
+        )
         described.write(draft.path)
     progress = training.run()
     if ranks.is_first:
@@ -159,8 +164,11 @@ def _model(
     """Make the trained model, its preprocessing and architecture, and the digests of the prototypes that it uses."""
     device, ranks = settings.device, ranks_of(context.peers)
     torch.manual_seed(params.seed)
-    architecture = None
-    if features is None:
+    architecture, start = None, start_of(sources)
+    if start is not None:
+        student = take_student(params, start, teacher_dim=targets.dim, device=device, ranks=ranks, store=context.store)
+        preprocessing, architecture = start.config.preprocessing, start.config.architecture
+    elif features is None:
         student, preprocessing, architecture = make_student(
             params, sources, teacher_dim=targets.dim, device=device, ranks=ranks
         )
@@ -178,7 +186,14 @@ def _model(
         context=context,
     )
     objectives = make_objectives(params, targets=targets, prototypes=maps, num_labels=pairs.num_labels, device=device)
-    model = make_model(params, settings, student, objectives, checkpoint_gradients=runtime.checkpoint_gradients)
+    model = make_model(
+        params,
+        settings,
+        student,
+        objectives,
+        checkpoint_gradients=runtime.checkpoint_gradients,
+        backbone_lr_scale=lr_scale(params, from_student=start is not None),
+    )
     return model, preprocessing, architecture, tuple(sorted(maps.used))
 
 
@@ -188,13 +203,16 @@ def _config(
     embeddings: Artifact,
     features: CachedFeatures | None,
     *,
+    start: StudentWeights | None,
     architecture: dict[str, Any] | None,
     teacher_dim: int,
     embedding_dim: int,
 ) -> StudentConfig:
-    """Describe the student, and of a head on features the backbone as well."""
+    """Describe the student, of a head on features the backbone as well, and the head that it started with."""
     config = student_config(params, preprocessing, embeddings, teacher_dim=teacher_dim, embedding_dim=embedding_dim)
-    return replace(config, architecture=architecture) if features is None else with_features(config, params, features)
+    if features is not None:
+        return with_features(config, params, features)
+    return replace(config, architecture=architecture, head=None if start is None else start.config.head)
 
 
 def _data(

@@ -1,6 +1,7 @@
 """distill: train an image student purely against cached teacher embeddings.
 
 Takes:  an artifact of encode-teacher, and the images that its pair index names, or an artifact of their features.
+        Or, of a student, goes on from it.
 Does:   trains a backbone and a projection head, or a head on features alone, so that an image lands where its caption
         lies; loads no teacher.
 Gives:  student.safetensors and student.json, checkpoints/epoch_N.safetensors, rejected.parquet, logs/metrics.jsonl.
@@ -24,8 +25,9 @@ from stages.components.images.opening import identify_images
 from stages.components.inputs.manifest_options import find_image_root
 from stages.components.inputs.path_checks import check_inside, is_own
 from stages.distill.feature_options import AUTO, NEWEST, check_feature_options, without_images
+from stages.distill.fine_tuning import check_start, find_start, settle_start
 from stages.distill.loss_spec import reads_prototypes
-from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources, check_start
+from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources
 from stages.distill.own_features import find_own_features, prepare
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
 
     check_start(params, inputs)
     check_feature_options(inputs, params)
+    start = find_start(params, inputs, context)
     artifact = context.store.resolve(inputs.embeddings, stage="encode-teacher", flag="--embeddings")
     artifact.require_whole((PAIRS_NAME,), read=True)
     embeddings = Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=artifact)
@@ -62,8 +65,9 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
         images=_images(inputs, artifact, read_pairs(artifact.path)["image"], context),
         init_from=None if inputs.init_from is None else _weights(inputs.init_from, context),
         prototypes=prototypes,
-        architecture=_architecture(params, context),
+        architecture=_architecture(params, context) if start is None else None,
         pretrained=_pretrained(params, context) if params.pretrained else None,
+        from_student=start,
     )
 
 
@@ -131,7 +135,9 @@ def settle(
     runtime: DistillRuntime,
     context: Context,
 ) -> DistillParams:
-    """Record nothing of images and backbone where there are features, whichever way they were asked for."""
+    """Record what student is trained, and nothing of images where there are features, however that was asked for."""
+    if sources.from_student is not None:
+        return settle_start(params, sources.from_student.value)
     return params if sources.features is None else without_images(params)
 
 

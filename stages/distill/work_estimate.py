@@ -9,7 +9,9 @@ from torch import nn
 from data_schemas.embedding_array import FEATURE_KIND, EmbeddingArray
 from data_schemas.pair_index import read_pairs
 from pipeline.stage import Work
+from stages.components.backbones.registry import build_backbone
 from stages.components.images.image_set import ImageSet
+from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.heads import build_feature_head
 from stages.components.student.student import build_student
 from stages.distill.build_features import head_config
@@ -36,7 +38,7 @@ def training_work(params: "DistillParams", sources: "DistillSources") -> Work:
     return Work(
         counts={"pairs": pairs.num_rows, "images": num_images, "examples": examples, "steps": steps},
         paced_by="steps",
-        like=("student", "image_size", "batch_size", "loss", "freeze_backbone", "head", "head_width"),
+        like=("student", "image_size", "batch_size", "loss", "freeze_backbone", "head", "head_width", "unfreeze"),
         size=kept * _weight_bytes(params, sources, EmbeddingArray.open(embeddings.path).dim),
     )
 
@@ -49,6 +51,8 @@ def _images(sources: "DistillSources") -> ImageSet:
 
 
 def _weight_bytes(params: "DistillParams", sources: "DistillSources", teacher_dim: int) -> int:
+    if sources.from_student is not None:
+        return _bytes_from(sources.from_student.value)
     embedding_dim = params.projection_dim or teacher_dim
     student: nn.Module
     with torch.device("meta"):  # shapes without numbers
@@ -65,3 +69,18 @@ def _weight_bytes(params: "DistillParams", sources: "DistillSources", teacher_di
             config = head_config(params, feature_dim=dim)
             student = build_feature_head(config, feature_dim=dim, embedding_dim=embedding_dim)
     return sum(tensor.nbytes for tensor in student.state_dict().values())
+
+
+def _bytes_from(student: StudentWeights) -> int:
+    """Count the bytes of a student whose backbone's weights become its own."""
+    size, config = student.weights.stat().st_size, student.config
+    if not config.is_head_alone:
+        return size
+    with torch.device("meta"):
+        built = build_backbone(
+            config.backbone,
+            image_size=config.preprocessing.image_size,
+            pooling=config.pooling,
+            architecture=config.architecture,
+        )
+    return size + sum(tensor.nbytes for tensor in built.network.state_dict().values())

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from data_schemas.backbone_checkpoint import WEIGHTS_NAME as BACKBONE_WEIGHTS
 from data_schemas.backbone_checkpoint import BackboneConfig
 from data_schemas.student_checkpoint import (
     WEIGHTS_NAME,
@@ -34,6 +36,7 @@ OTHER_TOOL = Preprocessing(image_size=32)
 class _Params:
     seed: int = option(0, help="Of the weights.")
     head: HeadConfig = option(LINEAR, help="The head.")
+    owns_backbone: bool = option(False, help="Whether the backbone's weights are among the student's own.")
     epochs: int = option(1, help="Passes over the features.")
 
 
@@ -61,6 +64,7 @@ def make_frozen_student(
     features: Artifact | None = None,
     head: HeadConfig = LINEAR,
     seed: int = 0,
+    owns_backbone: bool = False,
 ) -> Artifact:
     """Make a student of random weights: a head, and the digest of its backbone.
 
@@ -70,11 +74,12 @@ def make_frozen_student(
         features: Artifact of the features that it learned from.
         head: Head of the student.
         seed: Seed of its weights.
+        owns_backbone: Whether the backbone's weights are among the student's own, as after fine-tuning.
     """
     embeddings = store.resolve(None, stage="encode-teacher", flag="--embeddings")
     captions = Input(embeddings.record.digest, str(embeddings.path), value=embeddings)
     sources = _Sources(captions, _input(features), _input(backbone))
-    params = _Params(seed=seed, head=head)
+    params = _Params(seed=seed, head=head, owns_backbone=owns_backbone)
     context = context_of(store)
     return run_stage(_STAGE, params=params, inputs=_Inputs(sources), runtime=_Runtime(), context=context).artifact
 
@@ -102,11 +107,15 @@ def _write(params: _Params, sources: _Sources, out: Draft, _runtime: _Runtime, _
         teacher=TeacherRecord(captions.inputs["teacher"].digest, DIM, EncodingOptions.of(captions.params).as_dict()),
         losses={"simreg": 1.0},
         head=params.head,
-        backbone_digest="" if backbone is None else backbone.record.digest,
+        backbone_digest="" if backbone is None or params.owns_backbone else backbone.record.digest,
     ).write(out.path)
     tensors: Mapping[str, Tensor] = head_tensors(
         params.head, feature_dim=8 if described is None else described.feature_dim, seed=params.seed
     )
+    if params.owns_backbone:
+        assert backbone is not None
+        own = load_file(backbone.path / BACKBONE_WEIGHTS)
+        tensors = {**tensors, **{f"backbone.{name}": tensor for name, tensor in own.items()}}
     write_tensors(tensors, out.path / WEIGHTS_NAME)
     write_tensors(tensors, out.path / checkpoint_path(1))
     return Result(counts={"epochs": 1}, uses=tuple(each.record.digest for each in (backbone, features) if each))

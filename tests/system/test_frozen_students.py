@@ -97,6 +97,21 @@ def test_evaluate__says_that_images_behind_features_are_not_known(
     assert "does not say which images their features are of" in result.stderr
 
 
+def test_commands__take_a_student_that_has_its_backbone_and_a_head_on_features_as_any_other(
+    opened: Store, backbone: Artifact, encoded: Pairs, classes: Path, run_cli: Cli
+) -> None:
+    sets = ("--retrieval", encoded.manifest, "--knn", classes, "--knn-k", 3)
+    shared = make_frozen_student(opened, backbone)
+    expected = run_cli(*EVALUATE, *sets, "--student", shared.path)["metrics"]
+    rows = run_cli("embed", "--manifest", encoded.manifest, *ON_CPU, "--student", shared.path)
+    own = make_frozen_student(opened, backbone, owns_backbone=True)
+    shutil.rmtree(backbone.path)
+    assert run_cli(*EVALUATE, *sets, "--student", own.path)["metrics"] == expected
+    own_rows = run_cli("embed", "--manifest", encoded.manifest, *ON_CPU, "--student", own.path)
+    tables = [EmbeddingArray.open(Path(each["path"]), kind=IMAGE_KIND) for each in (rows, own_rows)]
+    np.testing.assert_array_equal(*(each.read(0, each.rows) for each in tables))
+
+
 def test_compare__takes_two_heads_on_one_backbone(
     opened: Store, backbone: Artifact, encoded: Pairs, run_cli: Cli
 ) -> None:

@@ -30,7 +30,16 @@ KEYS: Mapping[type[Any], list[str]] = {
     EncodeImagesSources: ["backbone", "vectors", "images", "paths"],
     PackSources: ["pictures", "paths"],
     PrototypesSources: ["embeddings"],
-    DistillSources: ["embeddings", "images", "init_from", "prototypes", "architecture", "pretrained", "features"],
+    DistillSources: [
+        "embeddings",
+        "images",
+        "init_from",
+        "prototypes",
+        "architecture",
+        "pretrained",
+        "features",
+        "from_student",
+    ],
     EvaluateSources: [
         "student",
         *SETS["sets"],

@@ -101,25 +101,26 @@ def split_checkpoint(reference: str) -> tuple[str, str | None]:
     return (name, checkpoint) if at and not Path(reference).is_dir() else (reference, None)
 
 
-def find_checkpoint(reference: str | None, *, store: Store) -> StudentWeights:
-    """Find the weights that ``--student`` names.
+def find_checkpoint(reference: str | None, *, store: Store, flag: str = "--student") -> StudentWeights:
+    """Find the weights that an option names.
 
     Args:
         reference: REF for the last weights of a distillation, REF@epoch_3 for those after an epoch; None for the last
             weights of the newest distillation.
         store: Store with the distillations.
+        flag: The option, for messages.
 
     Raises:
         ProtoRKDError: there is no such student, it kept no such weights, or a file is missing or cut.
     """
     name, checkpoint = (None, None) if reference is None else split_checkpoint(reference)
-    artifact = store.resolve(name, stage=_STAGE, flag="--student")
+    artifact = store.resolve(name, stage=_STAGE, flag=flag)
     artifact.require_whole((CONFIG_NAME,), read=True)
     wanted = checkpoint or LAST
     known = {student.name: student for which in (LAST, ALL) for student in finished_checkpoints(artifact, which)}
     if wanted not in known:
         raise ProtoRKDError(
-            f"--student must name weights that {artifact.name} kept; got {wanted!r}. Choose one of {', '.join(known)}, "
+            f"{flag} must name weights that {artifact.name} kept; got {wanted!r}. Choose one of {', '.join(known)}, "
             f"as in {artifact.record.fingerprint[:12]}@{LAST}."
         )
     return known[wanted]

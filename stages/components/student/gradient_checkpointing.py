@@ -8,26 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.models.convnext import CNBlock
-from torchvision.models.densenet import _DenseLayer
-from torchvision.models.efficientnet import FusedMBConv, MBConv
-from torchvision.models.regnet import ResBottleneckBlock
-from torchvision.models.resnet import BasicBlock, Bottleneck
-from torchvision.models.swin_transformer import SwinTransformerBlock
-from torchvision.models.vision_transformer import EncoderBlock
 
-from data_schemas.errors import ProtoRKDError
-
-_BLOCKS: dict[str, tuple[type[nn.Module], ...]] = {
-    "resnet": (BasicBlock, Bottleneck),
-    "densenet": (_DenseLayer,),
-    "efficientnet": (MBConv, FusedMBConv),
-    "regnet": (ResBottleneckBlock,),
-    "convnext": (CNBlock,),
-    "vit": (EncoderBlock,),
-    "swin": (SwinTransformerBlock,),
-}
-_OPEN_CLIP_BLOCKS = {"Bottleneck", "ResidualAttentionBlock", "CustomResidualAttentionBlock"}
+from stages.components.student.blocks import find_blocks
 
 
 def enable_gradient_checkpointing(backbone: nn.Module) -> int:
@@ -39,24 +21,13 @@ def enable_gradient_checkpointing(backbone: nn.Module) -> int:
         Number of blocks that are computed again in the backward pass.
 
     Raises:
-        ProtoRKDError: If the backbone has no known blocks.
+        ProtoRKDError: the backbone has no known blocks.
     """
-    blocks = [module for module in backbone.modules() if _is_block(module)]
-    if not blocks:
-        raise ProtoRKDError(
-            f"--checkpoint-gradients must have a --student of known blocks; got {type(backbone).__name__}. "
-            f"Leave it out, or pass one of the families {', '.join(_BLOCKS)}, or a ResNet or ViT of OpenCLIP."
-        )
+    blocks = find_blocks(backbone, flag="--checkpoint-gradients")
     for block in blocks:
         if "forward" not in vars(block):  # not yet enabled
             block.forward = functools.partial(_forward, block, block.forward)
     return len(blocks)
-
-
-def _is_block(module: nn.Module) -> bool:
-    if type(module).__module__.startswith("open_clip."):  # optional, so its types cannot be imported here
-        return type(module).__name__ in _OPEN_CLIP_BLOCKS
-    return any(isinstance(module, types) for types in _BLOCKS.values())
 
 
 def _forward(block: nn.Module, compute: Callable[..., Tensor], *inputs: Any, **options: Any) -> Tensor:

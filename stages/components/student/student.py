@@ -1,7 +1,7 @@
 """The image student: a backbone without classifier, and a projection head to the teacher's width."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Self
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from data_schemas.errors import ProtoRKDError
 from stages.components.backbones.family import BuiltBackbone
 from stages.components.backbones.registry import build_backbone, measure_features
+from stages.components.student.blocks import find_blocks
 
 
 class Student(nn.Module):
@@ -32,7 +33,7 @@ class Student(nn.Module):
         self.head = head
         self.feature_dim = feature_dim
         self.embedding_dim = embedding_dim
-        self.backbone_is_frozen = False
+        self.frozen: tuple[str, ...] = ()  # names of modules that do not train
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features before the projection head, (batch, feature_dim), float: the input of probes."""
@@ -45,10 +46,10 @@ class Student(nn.Module):
         return embeddings
 
     def train(self, mode: bool = True) -> Self:
-        """Set train or eval mode; a frozen backbone stays in eval mode, so that its statistics do not move."""
+        """Set train or eval mode; what is frozen stays in eval mode, so that its statistics do not move."""
         super().train(mode)
-        if self.backbone_is_frozen:
-            self.backbone.eval()
+        for name in self.frozen:
+            self.get_submodule(name).eval()
         return self
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -131,8 +132,43 @@ def freeze_backbone(student: Student) -> None:
             "Pass --projection-layers 1."
         )
     student.backbone.requires_grad_(False)
-    student.backbone_is_frozen = True
+    student.frozen = ("backbone",)
     student.train(student.training)
+
+
+def train_last_blocks(student: Student, num: int) -> None:
+    """Freeze the backbone but for its last blocks, and what is defined behind them, such as a last normalisation.
+
+    Parameters that are of the whole, such as position embeddings, stay as they are.
+
+    Args:
+        student: Student, changed in place.
+        num: Number of blocks that train.
+
+    Raises:
+        ProtoRKDError: the backbone has no known blocks, or fewer.
+    """
+    blocks = find_blocks(student.backbone, flag="--unfreeze")
+    if num > len(blocks):
+        raise ProtoRKDError(
+            f"--unfreeze must name at most last:{len(blocks)}, for the backbone has {len(blocks)} blocks; got "
+            f"last:{num}. Pass --unfreeze all to train the whole."
+        )
+    student.frozen = tuple(_freeze_before(blocks[-num], student.backbone, prefix="backbone."))
+    student.train(student.training)
+
+
+def _freeze_before(block: nn.Module, module: nn.Module, *, prefix: str) -> Iterator[str]:
+    """Freeze what comes before a block in a module that holds it, and yield the names of the modules frozen."""
+    for parameter in module.parameters(recurse=False):
+        parameter.requires_grad_(False)
+    for name, child in module.named_children():
+        if block in child.modules():
+            if child is not block:
+                yield from _freeze_before(block, child, prefix=f"{prefix}{name}.")
+            return
+        child.requires_grad_(False)
+        yield prefix + name
 
 
 def _build_head(feature_dim: int, embedding_dim: int, *, num_layers: int, hidden_dim: int | None) -> nn.Module:

@@ -12,6 +12,7 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.student_checkpoint import StudentConfig
 from pipeline.store.store import Store
 from stages.components.backbones.frozen import load_backbone
+from stages.components.backbones.registry import build_backbone
 from stages.components.compute.tensor_file import write_tensors
 from stages.components.student.frozen_backbone import find_frozen_backbone
 from stages.components.student.heads import FeatureHead, build_feature_head
@@ -30,7 +31,7 @@ def load_student(config: StudentConfig, weights: Path, *, device: torch.device, 
 
     Args:
         config: Configuration of the student.
-        weights: File of its weights; of a student of a frozen backbone, of its head alone.
+        weights: File of its weights, which for a student of a frozen backbone are those of its head alone.
         device: Device of the student.
         store: Store that its frozen backbone is looked for in, before the one that the weights lie in.
 
@@ -38,19 +39,13 @@ def load_student(config: StudentConfig, weights: Path, *, device: torch.device, 
         ProtoRKDError: the weights are missing, damaged or of another student; its backbone is gone; or it has none,
             because its features came from another tool.
     """
-    if config.head is not None:
+    if config.is_head_alone:
         student = load_frozen_backbone(config, weights, device=device, store=store)
         student.head, student.embedding_dim = load_head(config, weights, device=device), config.embedding_dim
         return student
-    student = build_student(
-        config.backbone,
-        embedding_dim=config.embedding_dim,
-        image_size=config.preprocessing.image_size,
-        projection_layers=config.projection_layers,
-        pooling=config.pooling,
-        architecture=config.architecture,
-    )
-    _load_into(student, _read(weights, config), weights, config)
+    tensors = _read(weights, config)
+    student = _build(config, tensors, weights)
+    _load_into(student, tensors, weights, config)
     student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return student.eval()
 
@@ -74,14 +69,38 @@ def load_head(config: StudentConfig, weights: Path, *, device: torch.device) -> 
     Raises:
         ProtoRKDError: the weights are missing, damaged or of another student.
     """
-    assert config.head is not None
-    tensors = {name.removeprefix(_HEAD): tensor for name, tensor in _read(weights, config).items()}
-    if "feature_mean" not in tensors:
-        raise ProtoRKDError(f"{weights} must hold the weights of a head; got {', '.join(sorted(tensors)[:3])}.")
-    feature_dim = len(tensors["feature_mean"])
-    head = build_feature_head(config.head, feature_dim=feature_dim, embedding_dim=config.embedding_dim)
-    _load_into(head, tensors, weights, config)
+    tensors = _read(weights, config)
+    head = _build_head(config, tensors, weights)
+    _load_into(head, {name.removeprefix(_HEAD): tensor for name, tensor in tensors.items()}, weights, config)
     return head.to(device).eval()
+
+
+def _build(config: StudentConfig, tensors: Mapping[str, Tensor], weights: Path) -> Student:
+    """Build a student whose backbone is among its own weights."""
+    image_size = config.preprocessing.image_size
+    if config.head is None:
+        return build_student(
+            config.backbone,
+            embedding_dim=config.embedding_dim,
+            image_size=image_size,
+            projection_layers=config.projection_layers,
+            pooling=config.pooling,
+            architecture=config.architecture,
+        )
+    head = _build_head(config, tensors, weights)
+    built = build_backbone(
+        config.backbone, image_size=image_size, pooling=config.pooling, architecture=config.architecture
+    )
+    feature_dim = len(head.feature_mean)
+    return Student(backbone=built.network, head=head, feature_dim=feature_dim, embedding_dim=config.embedding_dim)
+
+
+def _build_head(config: StudentConfig, tensors: Mapping[str, Tensor], weights: Path) -> FeatureHead:
+    assert config.head is not None
+    mean = tensors.get(f"{_HEAD}feature_mean")
+    if mean is None:
+        raise ProtoRKDError(f"{weights} must hold the weights of a head; got {', '.join(sorted(tensors)[:3])}.")
+    return build_feature_head(config.head, feature_dim=len(mean), embedding_dim=config.embedding_dim)
 
 
 def _read(weights: Path, config: StudentConfig) -> dict[str, Tensor]:

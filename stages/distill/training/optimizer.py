@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_LR_SCALE = "lr_scale"
+
 
 @dataclass(frozen=True)
 class AdamWSettings:
@@ -19,6 +21,7 @@ class AdamWSettings:
         beta1: Decay of the gradient's running mean.
         beta2: Decay of its running square; 0: 0.98 for transformers, 0.999 for the rest.
         eps: Number added to the root of that square; 0: 1e-6 for transformers, 1e-8 for the rest.
+        backbone_lr_scale: Factor on the learning rate of the backbone's parameters.
     """
 
     lr: float
@@ -26,15 +29,27 @@ class AdamWSettings:
     beta1: float = 0.9
     beta2: float = 0.0
     eps: float = 0.0
+    backbone_lr_scale: float = 1.0
 
 
 def build_optimizer(student: nn.Module, objectives: nn.Module, settings: AdamWSettings) -> torch.optim.AdamW:
     """Make AdamW over the parameters that train; those of the objectives do not decay.
 
     Radford et al., CLIP, 2021, arXiv:2103.00020, table 18, gives transformers another beta2 and eps.
+
+    Args:
+        student: Student; with a factor on the backbone's learning rate, of a backbone and a head.
+        objectives: Objectives, with whatever parameters they have.
+        settings: Settings of AdamW.
     """
     transformer = any(_is_attention(module) for module in student.modules())
-    groups = parameter_groups(student, settings.weight_decay) + parameter_groups(objectives, 0.0)
+    groups = parameter_groups(objectives, 0.0)
+    if settings.backbone_lr_scale == 1:
+        groups = parameter_groups(student, settings.weight_decay) + groups
+    else:
+        of_backbone = parameter_groups(student.get_submodule("backbone"), settings.weight_decay)
+        scaled = [{**group, _LR_SCALE: settings.backbone_lr_scale} for group in of_backbone]
+        groups = scaled + parameter_groups(student.get_submodule("head"), settings.weight_decay) + groups
     device = next(student.parameters()).device
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
@@ -43,6 +58,12 @@ def build_optimizer(student: nn.Module, objectives: nn.Module, settings: AdamWSe
         eps=settings.eps or (1e-6 if transformer else 1e-8),
         fused=device.type in ("cpu", "cuda"),
     )
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameters, each times the factor that `build_optimizer` gave it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get(_LR_SCALE, 1.0)
 
 
 def trained_parameters(*modules: nn.Module) -> list[nn.Parameter]:

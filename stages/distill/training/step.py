@@ -13,7 +13,7 @@ from stages.components.compute.device import send
 from stages.components.compute.distributed import Ranks
 from stages.distill.data.training_data import Prepare
 from stages.distill.training.model import TrainedModel
-from stages.distill.training.optimizer import trained_parameters
+from stages.distill.training.optimizer import set_lr, trained_parameters
 from stages.distill.training.profiler import Clock
 
 
@@ -125,8 +125,7 @@ class TrainingStep:
 
     def update(self, lr: float) -> Tensor:
         """Move the parameters by the step's gradients, and return the norm of these before they are clipped."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_lr(self._optimizer, lr)
         if not self._synced:  # the last micro-batch, which would have averaged gradients over the ranks, was left out
             self._ranks.average_gradients(self._student)
             self._synced = True

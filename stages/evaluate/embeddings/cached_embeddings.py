@@ -222,7 +222,7 @@ def _pass_images(
 
     device = choose_device(runtime.device)
     precision = choose_precision(precision, device)
-    load = ImageEmbedder.load_backbone if student.config.head is not None else ImageEmbedder.load
+    load = ImageEmbedder.load_backbone if student.config.is_head_alone else ImageEmbedder.load
     rejected = student_embeddings(
         lambda: load(student, device=device, precision=precision, store=context.store),
         images,

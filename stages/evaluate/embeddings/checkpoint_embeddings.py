@@ -106,7 +106,7 @@ class CheckpointEmbeddings:
             embedded = embed_images(
                 self._pass, images, precision=self._precision, runtime=self._runtime, context=context
             )
-        if self._student.config.head is None:
+        if not self._student.config.is_head_alone:
             return embedded
         embeddings = embed_features(self._student, embedded.features, device=choose_device(self._runtime.device))
         return dataclasses.replace(embedded, embeddings=embeddings)

@@ -86,7 +86,7 @@ def write_folder(
 def _write_image_encoder(chosen: StudentWeights, student: Student, out: Path) -> None:
     config, artifact = chosen.config, chosen.artifact
     assert artifact is not None
-    if config.head is None:
+    if not config.is_head_alone:
         weights = artifact.read_whole(chosen.weights.relative_to(artifact.path).as_posix())
         write_unsynced(out / "model.safetensors", weights)
     else:

@@ -128,7 +128,9 @@ def _head_words(student: dict[str, Any]) -> str:
     if head is None:
         return f"{student['projection_layers']} linear layer(s) behind it"
     width = f", width {head['width']}" if head["width"] else ""
-    return f"frozen, digest {student['backbone_digest']}; head on its standardised features: {head['kind']}{width}"
+    digest = student["backbone_digest"]
+    backbone = f"frozen, digest {digest}" if digest else "fine-tuned"
+    return f"{backbone}; head on its standardised features: {head['kind']}{width}"
 
 
 def _recipe_words(recipe: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ def trace(student: StudentWeights, *, teacher_location: str | None, base_model: 
         ``teacher``: ``name``, ``hub`` and ``revision`` ("" where there are none), ``identity``, ``dim``, ``recipe``.
         ``student``: ``fingerprint``, ``digest``, ``checkpoint``, ``epoch``, ``sha256`` of the weights, ``backbone``,
         ``embedding_dim``, ``projection_layers``, ``pooling``, ``architecture``, ``head`` (None where it is projection
-        layers), ``backbone_digest`` ("" where the backbone was not frozen), ``preprocessing``, ``losses``.
+        layers), ``backbone_digest`` ("" where the backbone's weights are its own), ``preprocessing``, ``losses``.
         ``training``: ``params``, ``counts`` and ``environment`` of the distillation, and ``inputs``: digests by name.
         ``captions``: ``fingerprint``, ``digest``, ``params``, ``counts`` and ``manifest`` (a digest), or empty.
     """

@@ -20,7 +20,7 @@ from workbench import COLOURS, SHAPES, Cli, Pairs, draw_image
 import protorkd
 from pipeline.store.store import Artifact, Store
 from stages.components.student.checkpoints import find_checkpoint
-from stages.evaluate.embeddings.head_on_features import embed_features
+from stages.components.student.head_on_features import embed_features
 
 EVALUATE = ("evaluate", "--device", "cpu", "--num-resamples", 100, "--no-overlap")
 FEATURE_DIM = 8  # of `make_frozen_student` without a backbone

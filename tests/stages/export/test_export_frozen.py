@@ -44,6 +44,21 @@ def test_export__embeds_images_as_backbone_and_head_do(
     np.testing.assert_allclose(load_model(folder, device="cpu").encode(images), wanted, atol=1e-5)
 
 
+def test_export__of_a_student_with_its_own_backbone_needs_no_other_artifact(
+    opened: Store, encoded: Pairs, run_cli: Cli
+) -> None:
+    backbone = make_tiny_backbone(opened)
+    student = make_frozen_student(opened, backbone, head=HeadConfig("mlp", 8, 0.5), owns_backbone=True)
+    shutil.rmtree(backbone.path)
+    folder = Path(run_cli("export", *FORMATS)["path"])
+    images = images_of(encoded)
+    wanted = protorkd.load_student(student.path, store=opened.root, device="cpu").encode(images, normalize=True)
+    np.testing.assert_allclose(load_model(folder, device="cpu").encode(images), wanted, atol=1e-5)
+    card = (folder / "README.md").read_text()
+    assert "fine-tuned; head on its standardised features: mlp, width 8" in card
+    assert json.loads((folder / "torch" / "student.json").read_text())["head"]["kind"] == "mlp"
+
+
 @pytest.mark.parametrize("name", ["timm:test_convnext", "resnet18"])
 def test_export__loads_without_store_and_project(
     name: str, opened: Store, encoded: Pairs, run_cli: Cli, tmp_path: Path

@@ -48,6 +48,18 @@ def test_load_student__puts_the_head_on_the_backbone(head: HeadConfig, opened: S
     assert set(load_file(artifact.path / WEIGHTS_NAME)) == set(tensors)  # and no weight of the backbone
 
 
+@pytest.mark.parametrize("head", EVERY_HEAD, ids=lambda head: head.kind)
+def test_load_student__takes_the_backbone_from_its_own_weights(head: HeadConfig, opened: Store, encoded: Pairs) -> None:
+    backbone = make_tiny_backbone(opened)
+    paths = [encoded.root / name for name in encoded.images[:3]]
+    students = [make_frozen_student(opened, backbone, head=head, owns_backbone=owns) for owns in (False, True)]
+    shared = protorkd.load_student(students[0].path, store=opened.root, device="cpu").encode(paths)
+    shutil.rmtree(backbone.path)
+    own = protorkd.load_student(students[1].path, store=opened.root, device="cpu").encode(paths)
+    assert np.array_equal(own, shared)
+    assert [StudentConfig.read(each.path).is_head_alone for each in students] == [True, False]
+
+
 def test_load_student__finds_the_backbone_in_the_store_that_the_student_lies_in(
     opened: Store, encoded: Pairs, tmp_path: Path
 ) -> None:

@@ -1,10 +1,12 @@
 """Blocks that are computed twice give what blocks that are computed once give."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from backbones import build_network
+from hub_models import save_vision_model
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 from torchvision.models.resnet import BasicBlock
@@ -27,6 +29,9 @@ def step(backbone: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor]
     ("name", "num_blocks"),
     [
         ("resnet18", 8),
+        ("timm:test_resnet", 4),
+        ("timm:test_vit", 6),
+        ("timm:test_efficientnet", 5),
         pytest.param("vit_b_32", 12, marks=slow),
         pytest.param("resnet50", 16, marks=slow),
         pytest.param("densenet121", 58, marks=slow),
@@ -42,6 +47,12 @@ def test_checkpointed__has_the_same_loss_gradients_buffers_and_names(name: str, 
     torch.manual_seed(0)
     plain, _ = build_network(name, image_size=32)
     check_same_as_plain(plain, num_blocks)
+
+
+@pytest.mark.parametrize(("kind", "num_blocks"), [("vit", 2), ("convnext", 4), ("dinov3", 2), ("siglip", 2)])
+def test_checkpointed__computes_the_same_in_models_of_the_hub(kind: str, num_blocks: int, tmp_path: Path) -> None:
+    save_vision_model(kind, tmp_path / kind)
+    check_same_as_plain(build_network(f"hf:{tmp_path / kind}", image_size=32)[0], num_blocks)
 
 
 def test_checkpointed__draws_the_same_dropout_twice() -> None:

@@ -1,5 +1,7 @@
 """Any torchvision backbone, stripped of its classifier, with a head of the teacher's width."""
 
+from typing import Any
+
 import pytest
 import torch
 import torchvision
@@ -9,7 +11,8 @@ import stages.components.student.student
 import stages.distill.student
 from data_schemas.errors import ProtoRKDError
 from stages.components.backbones.torchvision_family import TorchvisionFamily
-from stages.components.student.student import Student, build_student, freeze_backbone
+from stages.components.student.blocks import find_blocks
+from stages.components.student.student import Student, build_student, freeze_backbone, train_last_blocks
 
 slow = pytest.mark.slow
 
@@ -184,3 +187,47 @@ def test_freeze_backbone__keeps_it_in_eval_mode_and_the_head_in_the_mode_asked_f
 def test_freeze_backbone__refuses_a_student_without_head() -> None:
     with pytest.raises(ProtoRKDError, match="--freeze-backbone must leave something to train"):
         freeze_backbone(build_tiny(projection_layers=0, embedding_dim=12))
+
+
+def build_vit() -> Student:
+    return build_student("timm:test_vit", embedding_dim=7, image_size=32)
+
+
+def test_train_last_blocks__freezes_what_comes_before_and_keeps_that_in_eval_mode() -> None:
+    student: Any = build_vit()
+    train_last_blocks(student, 2)
+    trained = {name for name, parameter in student.named_parameters() if parameter.requires_grad}
+    places = {
+        ".".join(name.split(".")[:3]) if ".blocks." in name else ".".join(name.split(".")[:2]) for name in trained
+    }
+    assert places == {"backbone.blocks.4", "backbone.blocks.5", "backbone.norm", "head.0"}
+    for mode in (True, False, True):
+        student.train(mode)
+        assert [block.training for block in student.backbone.blocks] == [False] * 4 + [mode] * 2
+        assert (student.backbone.patch_embed.training, student.head.training) == (False, mode)
+
+
+@pytest.mark.parametrize("name", ["timm:test_resnet", "timm:test_efficientnet", "timm:test_convnext", "resnet18"])
+def test_train_last_blocks__moves_nothing_before_them(name: str) -> None:
+    student = build_student(name, embedding_dim=7, image_size=64)
+    last = find_blocks(student.backbone, flag="--unfreeze")[-1]
+    train_last_blocks(student, 1)
+    before = {key: tensor.clone() for key, tensor in student.state_dict().items()}
+    optimizer = torch.optim.SGD([one for one in student.parameters() if one.requires_grad], lr=1.0)
+    student(torch.randn(4, 3, 64, 64)).square().mean().backward()
+    optimizer.step()
+    after = student.state_dict()
+    changed = [key for key in after if not torch.equal(before[key], after[key])]
+    names = list(after)
+    [prefix] = [key for key, module in student.named_modules() if module is last]
+    first = next(place for place, key in enumerate(names) if key.startswith(prefix))
+    assert any(key.startswith(prefix) for key in changed)
+    assert all(names.index(key) >= first for key in changed)
+
+
+def test_train_last_blocks__counts_the_blocks() -> None:
+    with pytest.raises(ProtoRKDError, match=r"at most last:6, for the backbone has 6 blocks; got last:7"):
+        train_last_blocks(build_vit(), 7)
+    student = build_vit()
+    train_last_blocks(student, 6)
+    assert not any(parameter.requires_grad for parameter in student.backbone.patch_embed.parameters())

@@ -8,7 +8,13 @@ import torch
 import torchvision
 from torch import nn
 
-from stages.distill.training.optimizer import AdamWSettings, build_optimizer, parameter_groups, warmup_cosine
+from stages.distill.training.optimizer import (
+    AdamWSettings,
+    build_optimizer,
+    parameter_groups,
+    set_lr,
+    warmup_cosine,
+)
 
 
 def test_parameter_groups__spare_biases_and_gains() -> None:
@@ -92,3 +98,18 @@ def test_warmup_cosine__trains_every_step_of_a_short_run(warmup_steps: int, tota
     factors = [warmup_cosine(step, warmup_steps=warmup_steps, total_steps=total_steps) for step in range(total_steps)]
     assert all(0 < factor <= 1 for factor in factors)
     assert warmup_cosine(total_steps, warmup_steps=warmup_steps, total_steps=total_steps) == 0.0
+
+
+def test_build_optimizer__scales_the_rate_of_the_backbone_alone() -> None:
+    student = nn.ModuleDict({"backbone": nn.Linear(2, 3), "head": nn.Linear(3, 4)})
+    objectives = nn.Linear(2, 3)
+    optimizer = build_optimizer(student, objectives, AdamWSettings(lr=0.5, weight_decay=0.2, backbone_lr_scale=0.1))
+    set_lr(optimizer, 0.4)
+    groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+    for module, lr in ((student["backbone"], 0.04), (student["head"], 0.4), (objectives, 0.4)):
+        assert [groups[id(parameter)]["lr"] for parameter in module.parameters()] == [pytest.approx(lr)] * 2
+    decays = [groups[id(parameter)]["weight_decay"] for parameter in student.parameters()]
+    assert decays == [0.2, 0.0, 0.2, 0.0]
+    plain = build_optimizer(student, objectives, AdamWSettings(lr=0.5, weight_decay=0.2))
+    set_lr(plain, 0.4)
+    assert {group["lr"] for group in plain.param_groups} == {0.4}
