@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.options.declaration import Check, flag_of
@@ -101,7 +101,7 @@ def origins(sources: "DistillSources") -> tuple[str, ...]:
     return () if start is None or start.artifact is None else (start.artifact.record.digest,)
 
 
-def _of_student(config: "StudentConfig") -> "dict[str, object]":
+def _of_student(config: "StudentConfig") -> dict[str, Any]:
     return {
         "student": config.backbone,
         "image_size": config.preprocessing.image_size,

@@ -83,4 +83,4 @@ def _bytes_from(student: StudentWeights) -> int:
             pooling=config.pooling,
             architecture=config.architecture,
         )
-    return size + sum(tensor.nbytes for tensor in built.network.state_dict().values())
+    return size + sum(int(tensor.nbytes) for tensor in built.network.state_dict().values())
