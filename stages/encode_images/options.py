@@ -40,7 +40,7 @@ class EncodeImagesInputs(PackableImageSource):
     student: str | None = option(
         None,
         help="Artifact of distill whose frozen backbone is taken, as the store keeps it, in place of --backbone.",
-        metavar="REF",
+        metavar="STUDENT",
     )
     vectors: Path | None = vectors_option(
         of="images", keys="the image's path as --manifest writes it, or the SHA-256 of its file"

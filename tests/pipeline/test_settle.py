@@ -74,5 +74,6 @@ def test_settle__is_done_in_every_process_that_has_met(toy, stage, asked):
         return run_within(shared, **options(toy), context=context)
 
     outcomes = together(2, work)
+    assert not [each for each in outcomes if isinstance(each, Exception)]
     assert [outcome.artifact.record.counts for outcome in outcomes] == [{"words": ["words 7"] * 2}] * 2
     assert len(asked) == 2

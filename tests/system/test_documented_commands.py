@@ -38,6 +38,7 @@ _STAGE_OF = {
     "--embeddings": "encode-teacher",
     "--in": "encode-teacher",
     "--features": "encode-images",
+    "--from-student": "distill",
 }
 _SMALLER = {
     "distill": "--student squeezenet1_1 --pretrained '' --pooling native --image-size 32 --batch-size 8 --epochs 1 "

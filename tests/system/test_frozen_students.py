@@ -109,7 +109,8 @@ def test_commands__take_a_student_that_has_its_backbone_and_a_head_on_features_a
     assert run_cli(*EVALUATE, *sets, "--student", own.path)["metrics"] == expected
     own_rows = run_cli("embed", "--manifest", encoded.manifest, *ON_CPU, "--student", own.path)
     tables = [EmbeddingArray.open(Path(each["path"]), kind=IMAGE_KIND) for each in (rows, own_rows)]
-    np.testing.assert_array_equal(*(each.read(0, each.rows) for each in tables))
+    ours, shared_rows = (each.read(0, each.rows) for each in tables)
+    np.testing.assert_allclose(ours, shared_rows, atol=2e-3)  # the shared backbone's features are kept in float16
 
 
 def test_compare__takes_two_heads_on_one_backbone(

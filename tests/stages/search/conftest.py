@@ -22,3 +22,9 @@ def embedded(embedded_session: Embedded, store: Path) -> Embedded:
     """Return the same, in this test's own store."""
     shutil.copytree(embedded_session.store, store)
     return Embedded(store, embedded_session.images, embedded_session.outcome)
+
+
+@pytest.fixture(scope="module")
+def own_store(embedded_session: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the embedded images for a module whose searches leave an index beside them."""
+    return Path(shutil.copytree(embedded_session.store, tmp_path_factory.mktemp("searched") / "store"))

@@ -1,6 +1,5 @@
 """Search in a real browser: typed into, clicked, given an image; from the disk and from the local server."""
 
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +17,6 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH"),
 ]
 WIDTHS = (375, 1280)
-
-
-@pytest.fixture(scope="module")
-def own_store(embedded_session: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy the embedded images, for searching leaves an index beside them."""
-    return Path(shutil.copytree(embedded_session.store, tmp_path_factory.mktemp("searched") / "store"))
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from stages.search.server import HOST, SearchServer
 
 
 @pytest.fixture(scope="module")
-def server(embedded_session: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchServer]:
-    opened = opened_search(embedded_session.store)
+def server(own_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchServer]:
+    opened = opened_search(own_store)
     with SearchServer(opened, [opened.ask_text("red circle", top=3)], top=5, port=0) as started:
         thread = threading.Thread(target=started.serve_forever, daemon=True)
         thread.start()
@@ -154,8 +154,8 @@ def test_server__refuses_an_image_that_would_fill_the_memory(server: SearchServe
     assert (answer.status, "megapixels" in answer.json()["error"]) == (400, True)
 
 
-def test_server__says_so_where_its_port_is_taken(embedded_session: Embedded) -> None:
-    opened = opened_search(embedded_session.store)
+def test_server__says_so_where_its_port_is_taken(own_store: Path) -> None:
+    opened = opened_search(own_store)
     with socket.socket() as taken:
         taken.bind((HOST, 0))
         taken.listen()
@@ -163,8 +163,8 @@ def test_server__says_so_where_its_port_is_taken(embedded_session: Embedded) -> 
             SearchServer(opened, [], top=5, port=taken.getsockname()[1])
 
 
-def test_server__draws_a_new_key_each_time(server: SearchServer, embedded_session: Embedded) -> None:
-    with SearchServer(opened_search(embedded_session.store), [], top=5, port=0) as other:
+def test_server__draws_a_new_key_each_time(server: SearchServer, own_store: Path) -> None:
+    with SearchServer(opened_search(own_store), [], top=5, port=0) as other:
         assert other.key != server.key
         assert len(other.key) > 20
 

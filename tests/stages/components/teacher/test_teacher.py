@@ -3,7 +3,8 @@
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -232,10 +233,20 @@ def coded_folder(bert_folder: Path, tmp_path: Path) -> Path:
     return root
 
 
-def test_teacher__runs_code_that_comes_with_it_only_when_told(
-    coded_folder: Path, bert: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep the library's copies of code in a folder of the test, and have it find its own again afterwards."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    earlier = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith("transformers_modules")}
+    yield
+    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
+        del sys.modules[name]
+    sys.modules.update(earlier)
+
+
+@pytest.mark.usefixtures("own_modules")
+def test_teacher__runs_code_that_comes_with_it_only_when_told(coded_folder: Path, bert: Teacher) -> None:
     with pytest.raises(ProtoRKDError, match=r"Python code of its own\. Read that, and pass --trust-remote-code"):
         Teacher(find_teacher(str(coded_folder)))
     turned = Teacher(find_teacher(str(coded_folder), trust_code=True)).encode(["red", "blue circle"])
