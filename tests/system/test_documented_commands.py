@@ -30,7 +30,7 @@ _NOT_RUN = {
 }
 _ENCODE = "encode-teacher --manifest train.tsv --teacher all-MiniLM-L6-v2"
 # A placeholder stands for an artifact of the stage that the words before it ask for.
-_PLACEHOLDER = re.compile(r"(--[a-z]+ )?(5c1d0f6a2b7e|9ab3c04d81f2)")
+_PLACEHOLDER = re.compile(r"(--[a-z-]+ )?(5c1d0f6a2b7e|9ab3c04d81f2)")
 _STAGE_OF = {
     "--packed": "pack",
     "--prototypes": "prototypes",
@@ -155,6 +155,8 @@ def _smaller(command: str) -> str:
     is_of_prototypes = "proto" in command or "--config" in command
     if stage == "distill" and is_of_prototypes and "num-prototypes" not in command and "--prototypes" not in command:
         smaller += " --loss-option proto-rkd.num-prototypes=4"
+    if "--from-student" in command:
+        smaller += " --unfreeze all"  # no blocks are known of the small student
     return f"{command} {smaller}"
 
 
