@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import read_json, write_json
+from data_schemas.files import check_version, read_json, write_json
 from data_schemas.later_fields import as_plain
 from data_schemas.student_checkpoint import Preprocessing, preprocessing_of
 
@@ -59,10 +59,7 @@ class BackboneConfig:
             ProtoRKDError: it is damaged or of a newer kind.
         """
         try:
-            if values["schema_version"] > SCHEMA_VERSION:
-                raise ProtoRKDError(
-                    f"{path} must be of schema version {SCHEMA_VERSION} or older; use a newer protorkd."
-                )
+            check_version(values, path, newest=SCHEMA_VERSION)
             return cls(**{**values, "preprocessing": preprocessing_of(values["preprocessing"])})
         except (KeyError, TypeError, AttributeError) as error:
             raise ProtoRKDError(f"{path} must describe a backbone; {error!r}. Run encode-images again.") from error

@@ -173,6 +173,22 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def check_version(values: dict[str, Any], path: Path, *, newest: int) -> None:
+    """Refuse the JSON of a newer schema than this code knows.
+
+    Args:
+        values: Content of the file, with its ``schema_version``.
+        path: File that it was read from, for the message.
+        newest: Newest version that is known.
+
+    Raises:
+        ProtoRKDError: it is newer.
+        KeyError, TypeError: it has no version.
+    """
+    if values["schema_version"] > newest:
+        raise ProtoRKDError(f"{path} must be of schema version {newest} or older; use a newer protorkd.")
+
+
 def fsync_all(paths: Sequence[Path]) -> None:
     """Force files and their folders to disk; many of them by one call for the whole system, which is quicker."""
     if len(paths) > _MANY and hasattr(os, "sync"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_schemas.backbone_checkpoint import BackboneConfig
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import read_json, write_json
+from data_schemas.files import check_version, read_json, write_json
 from data_schemas.later_fields import as_plain
 
 CONFIG_NAME = "features.json"
@@ -47,10 +47,7 @@ class FeaturesConfig:
         path = root / CONFIG_NAME
         values = read_json(path)
         try:
-            if values["schema_version"] > SCHEMA_VERSION:
-                raise ProtoRKDError(
-                    f"{path} must be of schema version {SCHEMA_VERSION} or older; use a newer protorkd."
-                )
+            check_version(values, path, newest=SCHEMA_VERSION)
             backbone = values["backbone"]
             return cls(**{**values, "backbone": None if backbone is None else BackboneConfig.of(backbone, path)})
         except (KeyError, TypeError, AttributeError) as error:

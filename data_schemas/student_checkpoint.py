@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import read_json, write_json
+from data_schemas.files import check_version, read_json, write_json
 from data_schemas.later_fields import as_plain, later
 
 WEIGHTS_NAME = "student.safetensors"
@@ -122,10 +122,7 @@ class StudentConfig:
         path = root / CONFIG_NAME
         values = read_json(path)
         try:
-            if values["schema_version"] > SCHEMA_VERSION:
-                raise ProtoRKDError(
-                    f"{path} must be of schema version {SCHEMA_VERSION} or older; use a newer protorkd."
-                )
+            check_version(values, path, newest=SCHEMA_VERSION)
             preprocessing = preprocessing_of(values.pop("preprocessing"))
             teacher = TeacherRecord(**values.pop("teacher"))
             head = HeadConfig(**values.pop("head")) if "head" in values else None

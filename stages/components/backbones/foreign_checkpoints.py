@@ -3,7 +3,7 @@
 import argparse
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"{path} must hold tensors by name, bare or under one of {', '.join(_CONTAINERS)}; got {keys}."
         )
     return tensors
+
+
+def read_shards(paths: Iterable[Path]) -> dict[str, Tensor]:
+    """Read weights that lie in one file or in several, as `read_tensors` reads each.
+
+    Raises:
+        ProtoRKDError: as `read_tensors`.
+    """
+    return {key: value for path in paths for key, value in read_tensors(path).items()}
 
 
 def _find_tensors(checkpoint: object) -> dict[str, Tensor]:

@@ -127,10 +127,9 @@ class HFFamily:
         image_size: int,  # noqa: ARG002 - the network knows
     ) -> "dict[str, Tensor]":
         """Read the weights, whole or in shards."""
-        from stages.components.backbones.foreign_checkpoints import read_tensors
+        from stages.components.backbones.foreign_checkpoints import read_shards
 
-        tensors = {key: value for path in source.weights for key, value in read_tensors(path).items()}
-        return self.own_tensors(name, network, tensors)
+        return self.own_tensors(name, network, read_shards(source.weights))
 
     def _folder(self, name: str, *, with_weights: bool) -> tuple[Path, str]:
         """Return the folder of a model, and what names it: its path, or its name on the hub with the commit."""

@@ -131,10 +131,9 @@ class TimmFamily:
         image_size: int,  # noqa: ARG002 - the network knows
     ) -> "dict[str, Tensor]":
         """Read the weights, whole or in shards."""
-        from stages.components.backbones.foreign_checkpoints import read_tensors
+        from stages.components.backbones.foreign_checkpoints import read_shards
 
-        tensors = {key: value for path in source.weights for key, value in read_tensors(path).items()}
-        return self.own_tensors(name, network, tensors)
+        return self.own_tensors(name, network, read_shards(source.weights))
 
 
 def _create(name: str, image_size: int, architecture: Mapping[str, Any] | None) -> "tuple[Any, dict[str, Any]]":
