@@ -63,7 +63,7 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
     return DistillSources(
         embeddings=embeddings,
         images=_images(inputs, artifact, read_pairs(artifact.path)["image"], context),
-        init_from=None if inputs.init_from is None else _weights(inputs.init_from, context),
+        init_from=None if inputs.init_from is None else _weights(inputs.init_from, params.student, context),
         prototypes=prototypes,
         architecture=_architecture(params, context) if start is None else None,
         pretrained=_pretrained(params, context) if params.pretrained else None,
@@ -111,14 +111,25 @@ def _images(inputs: DistillInputs, embeddings: Artifact, paths: "pa.ChunkedArray
     return take_packed(pack, paths.combine_chunks(), manifest=str(manifest))
 
 
-def _weights(path: Path, context: Context) -> Input[Path]:
+def _weights(path: Path, student: str, context: Context) -> Input[Path]:
     if not path.is_file():
         raise ProtoRKDError(f"--init-from must name a file of weights; got {path}. Check the path.")
     digest, parts = context.file_digests.digest(path), {}
     if config := find_config_beside(path):  # it says how the weights want their images normalised
         parts = {"weights": digest, CONFIG_NAME: context.file_digests.digest(config)}
         digest = hash_json(parts)
+    if _prepares_anew(student):
+        parts = {**(parts or {"weights": digest}), "preprocessing": "as published"}
+        digest = hash_json(parts)
     return Input(digest=digest, location=str(path.resolve()), parts=parts, value=path)
+
+
+def _prepares_anew(student: str) -> bool:
+    """Tell whether images for weights of a file once were prepared otherwise than the weights want it."""
+    from stages.components.backbones.open_clip_family import OpenCLIPFamily
+    from stages.components.backbones.registry import find_family
+
+    return student == "efficientnet_v2_l" or isinstance(find_family(student)[0], OpenCLIPFamily)
 
 
 def _artifact(reference: str | None, stage: str, flag: str, context: Context) -> Input[Artifact] | None:

@@ -14,8 +14,13 @@ from hub_models import COMMIT, put_into_cache, save_vision_model
 from workbench import DISTILL, Cli, Pairs
 
 import protorkd
+from data_schemas.files import hash_file
 from data_schemas.student_checkpoint import IMAGENET_MEAN, WEIGHTS_NAME, StudentConfig
+from pipeline.runner import context_of
+from pipeline.store.store import Store
 from stages.components.student.weights import load_student
+from stages.distill.options import DistillInputs, DistillParams
+from stages.distill.stage import identify
 
 ONCE = (*DISTILL, "--epochs", 1)
 CPU = torch.device("cpu")
@@ -162,3 +167,19 @@ def test_distill__refuses_at_once(words: tuple[str, ...], message: str, encoded:
 def test_export__gives_a_state_dict_and_a_folder(encoded: Pairs, run_cli: Cli) -> None:
     run_cli(*ONCE, "--student", "timm:test_resnet")
     assert run_cli("export", "--format", "torch", "--format", "sentence-transformers")["status"] == "created"
+
+
+def test_init_from__is_known_anew_where_images_are_prepared_otherwise_than_before(
+    encoded: Pairs, store: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"weights")
+    context = context_of(Store(store))
+
+    def digest(student: str) -> str:
+        sources = identify(DistillInputs(init_from=weights), DistillParams(student=student), context)
+        assert sources.init_from is not None
+        return sources.init_from.digest
+
+    assert digest("resnet18") == digest("efficientnet_v2_s") == hash_file(weights)
+    assert digest("efficientnet_v2_l") != hash_file(weights)
