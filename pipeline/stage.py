@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from pipeline.options.presets import Presets
 from pipeline.peers import JoinPeers, Peers, SingleProcess
 from pipeline.store.draft import Draft
 from pipeline.store.file_digests import FileDigests
@@ -139,6 +140,7 @@ class Stage(Generic[P, I, S, R]):
             ``verify``: problems by the file that says so.
         deliver: Handles an artifact each time that it is asked for, made now or before, for instance copies it; runs in
             the first process alone.
+        presets: Named sets of values for options that are left out; None where the defaults are all there is.
     """
 
     name: str
@@ -159,6 +161,7 @@ class Stage(Generic[P, I, S, R]):
     check: Callable[[P, I, R], None] | None = None
     lacking: Callable[[Artifact, Store], Mapping[str, str]] | None = None
     deliver: Callable[[Artifact, R], None] | None = None
+    presets: Presets | None = None
 
     def check_options(self, *, params: P, inputs: I, runtime: R) -> None:
         """Refuse options that are mistakes, as `check` says; a stage without one takes all.

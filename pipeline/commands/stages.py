@@ -1,7 +1,7 @@
 """Click commands made from stages: to run one, and to say whether and why it would run."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ def stage_command(stage: AnyStage) -> click.Command:
         *, store: Store, force: bool, as_json: bool, quiet: bool, dry_run: bool, show_config: bool, **values: Any
     ) -> None:
         show_log(quiet=quiet or not is_first_process())
-        options = _options(stage, values)
+        filled = _fill(stage, values)
+        options = _options(stage, {**values, **filled})
         if stage.distributed is None and not is_first_process():
             return
         if show_config:
-            echo(config_text(stage, options, store=store, origins=_origins()), nl=False)
+            echo(config_text(stage, options, store=store, origins=_origins(stage, filled)), nl=False)
             return
         if dry_run:
             show_forecast(
@@ -69,7 +70,8 @@ def why_command(stage: AnyStage) -> click.Command:
     """Make the command that says, without running it, whether a stage would run and because of which field."""
 
     def why(store: Store, as_json: bool, **values: Any) -> None:
-        plan = plan_stage(stage, **_options(stage, values), context=context_of(store, stages=available_stages()))
+        options = _options(stage, {**values, **_fill(stage, values)})
+        plan = plan_stage(stage, **options, context=context_of(store, stages=available_stages()))
         if as_json:
             print_json({"stage": stage.name, **plan.as_json()})
         elif plan.artifact is not None:
@@ -115,22 +117,38 @@ def _command(stage: AnyStage, callback: Callable[..., None], common: list[click.
     return click.Command(stage.name, callback=callback, params=[*own, *common], help=stage.summary)
 
 
-def _origins() -> dict[str, str]:
-    """Say where each option of the current command came from."""
+def _origins(stage: AnyStage, filled: Mapping[str, Any]) -> dict[str, str]:
+    """Say where each option of the current command came from, with what a preset has filled in."""
     words = {
         ParameterSource.COMMANDLINE: "command line",
         ParameterSource.ENVIRONMENT: "environment",
         ParameterSource.DEFAULT_MAP: "file",
         ParameterSource.DEFAULT: "default",
     }
+    named = {name: words[source] for name, source in _sources().items() if source in words}
+    if stage.presets is None or not filled:
+        return named
+    return named | dict.fromkeys(filled, f"preset {filled[stage.presets.option]}")
+
+
+def _fill(stage: AnyStage, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Let a preset of the stage fill in what was left out of the current command."""
+    if stage.presets is None:
+        return {}
+    sources = _sources()
+    return stage.presets.fill(
+        {name: value for name, value in values.items() if sources.get(name) != ParameterSource.DEFAULT}
+    )
+
+
+def _sources() -> dict[str, ParameterSource | None]:
     context = click.get_current_context()
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    return {name: words[source] for name, source in sources.items() if source in words}
+    return {name: context.get_parameter_source(name) for name in context.params}
 
 
-def _options(stage: AnyStage, values: dict[str, Any]) -> dict[str, Any]:
+def _options(stage: AnyStage, values: Mapping[str, Any]) -> dict[str, Any]:
     kinds = {"params": stage.params, "inputs": stage.inputs, "runtime": stage.runtime}
-    return {name: take(kind, values) for name, kind in kinds.items()}
+    return {name: take(kind, dict(values)) for name, kind in kinds.items()}
 
 
 def _brief(value: Any) -> str:

@@ -96,7 +96,7 @@ def read_values(stage: AnyStage, values: Mapping[str, Any], *, place: str) -> di
 
 
 def build(stage: AnyStage, values: Mapping[str, Any], *, place: str) -> dict[str, Any]:
-    """Build the three dataclasses of a stage from the values of `read_values`; what is left out has its default.
+    """Build the three dataclasses of a stage from the values of `read_values`; a preset or the defaults fill the rest.
 
     Returns:
         The dataclasses by the names that `run_stage` takes: params, inputs and runtime.
@@ -108,6 +108,8 @@ def build(stage: AnyStage, values: Mapping[str, Any], *, place: str) -> dict[str
     for name, each in known.items():
         if each.is_required and name not in values:
             raise ProtoRKDError(f"{place} must give {name.replace('_', '-')}, which {stage.name} cannot do without.")
+    if stage.presets is not None:
+        values = {**values, **stage.presets.fill(values)}
     made = {
         kind: getattr(stage, kind)(
             **{name: values[name] for name in known if known[name].kind == kind and name in values}

@@ -18,6 +18,7 @@ from stages.distill.loss_spec import (
     parse_losses,
     reads_prototypes,
 )
+from stages.distill.presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -275,6 +276,13 @@ class DistillParams:
 class DistillRuntime:
     """What changes only how fast or where it runs; not hashed."""
 
+    preset: str = option(
+        "",
+        help="Set of defaults that did best with a kind of training; what you give counts for more, and --show-config "
+        "prints what comes out. Default: frozen with --features, else plain.",
+        choices=("", *PRESETS.sets),
+        metavar="NAME",
+    )
     device: str = option("auto", help="Where the student trains: auto, cpu, cuda, ...")
     workers: int = option(
         -1,

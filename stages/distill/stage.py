@@ -29,6 +29,7 @@ from stages.distill.fine_tuning import check_start, find_start, settle_start
 from stages.distill.loss_spec import reads_prototypes
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources
 from stages.distill.own_features import find_own_features, prepare
+from stages.distill.presets import PRESETS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -189,4 +190,5 @@ STAGE = Stage(
     distributed=Distributed(join_torchrun),
     work=work,
     lacking=lacking,
+    presets=PRESETS,
 )
