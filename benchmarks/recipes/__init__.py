@@ -1,0 +1,1 @@
+"""Recipes of training on real pairs, compared with equal data and steps: ``python -m benchmarks.recipes --help``."""
