@@ -206,9 +206,11 @@ PRODUCTS: dict[str, list[tuple[str, str, str]]] = {
     "protocpc": [_FORWARD, _FORWARD, _BACKWARD, ("many", "dim", "batch")],
     "rkd": [_PAIRS, _PAIRS, ("batch", "dim", "batch")],
     "seed": [_FORWARD, _FORWARD, _BACKWARD],
+    "siglip": [_PAIRS, ("batch", "dim", "batch")],
     "simreg": [],
     "simreg-l1": [],
     "simreg-smooth-l1": [],
+    "structure": [_PAIRS, _PAIRS, ("batch", "dim", "batch")],
     "unicl": [_PAIRS, ("batch", "dim", "batch")],
     "vicreg": [("dim", "dim", "batch"), ("batch", "dim", "dim")],
 }
@@ -219,12 +221,12 @@ DIRECT: dict[str, Loss] = {"rkd": direct_rkd, "seed": _direct_queue}
 
 
 def _step(objective: torch.nn.Module, *, student: Tensor, teacher: Tensor) -> Callable[[], object]:
-    rows = torch.arange(len(teacher))  # which the engine knows
+    known = {"rows": torch.arange(len(teacher)), "features": teacher}  # by the engine
+    taken = {name: value for name, value in known.items() if name in inspect.signature(objective.forward).parameters}
 
     def step() -> None:
         leaf = student.clone().requires_grad_()
         objective.zero_grad(set_to_none=True)
-        taken = {"rows": rows} if "rows" in inspect.signature(objective.forward).parameters else {}
         objective(student=leaf, teacher=teacher, **taken).backward()
 
     return step

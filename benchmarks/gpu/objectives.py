@@ -52,11 +52,11 @@ def _measured(setup: Setup, corpus: Targets, name: str, options: dict[str, Any])
     weighted = WeightedObjectives({name: (1.0, objective)}).to(device).train()
     student = torch.randn(num, dim, device=device, requires_grad=True)
     teacher, rows = torch.randn(num, dim, device=device), torch.arange(num, device=device)
-    labels = torch.full_like(rows, -1)
+    beside = {"rows": rows, "labels": torch.full_like(rows, -1), "features": teacher}
 
     def step() -> None:
         student.grad = None
-        weighted(student=student, teacher=teacher, rows=rows, labels=labels)[0].backward()
+        weighted(student=student, teacher=teacher, **beside)[0].backward()
 
     return {
         "ms": 1000 * pipelined(step, times=setup.sizes.times),

@@ -1,8 +1,10 @@
 """Build the parts of a training, each from its own options."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,9 @@ from stages.components.student.embedder import load_identified
 from stages.components.student.gradient_checkpointing import enable_gradient_checkpointing
 from stages.components.student.student import Student, add_head, freeze_backbone, train_last_blocks
 from stages.components.student.weights import load_student
+from stages.distill.data.balanced_order import balanced_episodes, balanced_weights, nearest_prototypes
+from stages.distill.data.batch_order import Order
+from stages.distill.data.examples import Examples
 from stages.distill.data.held_out import HeldOutImages
 from stages.distill.data.targets import Targets
 from stages.distill.data.training_pairs import TrainingPairs
@@ -286,6 +291,25 @@ def make_objectives(
         )
         objectives[name] = (weight, objective)
     return WeightedObjectives(objectives).to(device)
+
+
+def make_order(
+    params: "DistillParams", examples: Examples, *, targets: Targets, prototypes: PrototypeMaps
+) -> Order | None:
+    """Make the order of a training that draws by clusters; None where each example is seen once an epoch."""
+    if not params.balance:
+        return None
+    centroids = prototypes(params.balance_prototypes)
+    clusters = None
+    if prototypes.ranks.is_first:  # another device might round otherwise, and all must draw the same
+        rows = examples.caption_rows(torch.arange(examples.num), epoch=0)
+        clusters = nearest_prototypes(targets, rows, centroids)  # (examples,)
+    weights = balanced_weights(prototypes.ranks.broadcast(clusters), params.balance)
+    log.info(
+        "distill: with --balance %g an example is drawn %.2g to %.2g times an epoch",
+        params.balance, *(np.array([weights.min(), weights.max()]) * (params.episode_size or examples.num)),
+    )  # fmt: skip
+    return partial(balanced_episodes, weights, params.episode_size or examples.num, seed=params.seed)
 
 
 def named_prototypes(sources: "DistillSources", *, dim: int) -> Artifact | None:

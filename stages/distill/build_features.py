@@ -22,6 +22,7 @@ from stages.distill.data.feature_statistics import FeatureStatistics
 from stages.distill.data.targets import EmbeddingTable, Targets, load_features
 from stages.distill.data.training_data import TrainingData, join_data
 from stages.distill.data.training_pairs import TrainingPairs
+from stages.distill.objectives import WeightedObjectives
 from stages.distill.training.settings import RunSettings
 from stages.distill.training.validation import Validation
 
@@ -102,6 +103,7 @@ def make_feature_data(
     features: CachedFeatures,
     *,
     targets: Targets,
+    objectives: WeightedObjectives,
     device: torch.device,
     ranks: Ranks,
 ) -> TrainingData:
@@ -120,7 +122,7 @@ def make_feature_data(
         seed=params.seed,
     )
     noise = FeatureNoise((params.feature_noise * features.statistics.std).to(device))
-    return join_data(params, pairs, source, noise, targets=targets, ranks=ranks, mixup=mixup)
+    return join_data(params, pairs, source, noise, targets=targets, objectives=objectives, ranks=ranks, mixup=mixup)
 
 
 def make_feature_validation(

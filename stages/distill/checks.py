@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from stages.components.backbones.registry import published_name
 from stages.components.compute.device import find_devices
@@ -11,7 +12,7 @@ from stages.components.compute.precision import check_precision
 from stages.components.student.student import build_student, train_last_blocks
 from stages.distill.feature_options import AUTO, check_feature_runtime
 from stages.distill.fine_tuning import check_start, last_blocks
-from stages.distill.loss_spec import parse_loss_options, parse_losses, reads_prototypes
+from stages.distill.loss_spec import parse_loss_options, parse_losses
 from stages.distill.objectives import build_objective, read_options
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime
 from stages.distill.reporting.trackers import check_trackers
@@ -30,8 +31,15 @@ def check_training(params: DistillParams, inputs: DistillInputs, runtime: Distil
     [device] = find_devices(runtime.device, most=1)
     check_precision(params.precision, device)
     check_objectives(params)
-    if inputs.prototypes is not None and not reads_prototypes(params.loss):
-        log.info("distill: --prototypes is not read, for no objective of --loss relates to prototypes")
+    if inputs.prototypes is not None and not params.reads_prototypes:
+        log.info(
+            "distill: --prototypes is not read, for no objective of --loss relates to prototypes and --balance is 0"
+        )
+    if not params.balance and params.balance_prototypes != DistillParams.balance_prototypes:
+        raise ProtoRKDError(
+            f"--balance-prototypes must come with --balance, which draws by them; got {params.balance_prototypes} "
+            "without. Add --balance, such as 0.5, or leave it out."
+        )
     check_trackers(runtime.report_to)
     if inputs.features is not None:
         check_feature_runtime(runtime)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.options.declaration import flag_of
+from stages.distill.loss_spec import READ_FEATURES, parse_losses
 
 if TYPE_CHECKING:
     from stages.distill.options import DistillInputs, DistillParams, DistillRuntime
@@ -30,13 +31,19 @@ def check_feature_options(inputs: "DistillInputs", params: "DistillParams") -> N
     """Refuse options of images beside ``--features``, and options of features without it.
 
     Raises:
-        ProtoRKDError: one is not at its default, or the head has no hidden layer that an option is for.
+        ProtoRKDError: one is not at its default, an objective of features is asked for without, or the head has no
+            hidden layer that an option is for.
     """
     if inputs.features is None:
         for flag, value in _changed(params, _OF_FEATURES):
             raise ProtoRKDError(
                 f"{flag} must come with --features, the cached features that a head is trained on; got {value} "
                 "without. Name an artifact of encode-images, or leave it out."
+            )
+        for name in sorted(READ_FEATURES.intersection(parse_losses(params.loss))):
+            raise ProtoRKDError(
+                f"--loss {name} must come with --features, whose likeness it keeps; got none. Name an artifact of "
+                "encode-images, or leave the objective out."
             )
         return
     read = _OF_OWN_FEATURES if inputs.features == AUTO else set()

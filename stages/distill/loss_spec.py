@@ -8,6 +8,8 @@ from data_schemas.errors import ProtoRKDError
 _LOSS_EXAMPLE = "Write --loss NAME=WEIGHT, for example --loss simreg=1 --loss rkd=0.5."
 READ_PROTOTYPES = frozenset({"proto", "proto-rkd"})
 """Objectives that relate to prototypes of the cached captions."""
+READ_FEATURES = frozenset({"structure"})
+"""Objectives that compare with the cached features that the student embeds."""
 
 _OPTION_EXAMPLE = "Write --loss-option NAME.OPTION=VALUE, for example --loss-option seed.queue-size=65536."
 

@@ -53,11 +53,11 @@ class DistillInputs:
     )
     prototypes: str | None = option(
         None,
-        help="Artifact of prototypes for the objectives that relate to them; others do not read it. Default: made as "
-        "their options ask.",
+        help="Artifact of prototypes for --balance and the objectives that relate to them; others do not read it. "
+        "Default: made as their options ask.",
         metavar="REF",
         artifact="prototypes",
-        is_read=lambda params: reads_prototypes(params.loss),
+        is_read=lambda params: params.reads_prototypes,
     )
     features: str | None = option(
         None,
@@ -263,6 +263,24 @@ class DistillParams:
         check=NOT_NEGATIVE,
         later=True,
     )
+    balance: float = option(
+        0.0,
+        help="Draw examples with a probability of the size of their caption's cluster to the power of minus this: 1 "
+        "draws from every cluster alike, and from small ones often. 0: each example once an epoch.",
+        check=NOT_NEGATIVE,
+        later=True,
+    )
+    balance_prototypes: int = option(
+        1024,
+        help="Clusters of --balance: prototypes of the captions, in place of those that --prototypes names.",
+        check=Check("be 2 or more", lambda number: number >= 2),
+        later=True,
+    )
+
+    @property
+    def reads_prototypes(self) -> bool:
+        """Whether the training relates to prototypes of the cached captions, or draws by them."""
+        return self.balance > 0 or reads_prototypes(self.loss)
 
     def __post_init__(self) -> None:
         """Write the losses one way: ``simreg``, ``simreg=1`` and ``simreg=1.0`` ask for the same training."""

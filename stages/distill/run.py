@@ -23,6 +23,7 @@ from stages.distill.build import (
     PrototypeMaps,
     make_model,
     make_objectives,
+    make_order,
     make_student,
     make_validation,
     named_prototypes,
@@ -41,6 +42,7 @@ from stages.distill.data.targets import Targets, load_targets
 from stages.distill.data.training_data import TrainingData, make_data
 from stages.distill.data.training_pairs import TrainingPairs, choose_pairs
 from stages.distill.fine_tuning import lr_scale, origins, start_of
+from stages.distill.objectives import WeightedObjectives
 from stages.distill.reporting.metric_log import Metrics
 from stages.distill.reporting.trackers import make_reporters
 from stages.distill.results import student_config, training_counts, write_rejected_pairs
@@ -105,11 +107,35 @@ def _train(
     used = origins(sources) if features is None else features.digests
     for digest in used:
         context.use(digest)
-    model, preprocessing, architecture, prototypes = _model(
-        params, runtime, settings, pairs, targets=targets, features=features, sources=sources, context=context
+    prototypes = PrototypeMaps(
+        named=named_prototypes(sources, dim=targets.dim),
+        embeddings=embeddings,
+        num_captions=targets.num_captions,
+        device=device,
+        ranks=ranks,
+        context=context,
     )
+    model, preprocessing, architecture = _model(
+        params,
+        runtime,
+        settings,
+        pairs,
+        targets=targets,
+        features=features,
+        prototypes=prototypes,
+        sources=sources,
+        context=context,
+    )
+    pairs = replace(pairs, order=make_order(params, pairs.examples, targets=targets, prototypes=prototypes))
     data, validate = _data(
-        params, settings, pairs, targets=targets, features=features, preprocessing=preprocessing, ranks=ranks
+        params,
+        settings,
+        pairs,
+        targets=targets,
+        objectives=model.objectives,
+        features=features,
+        preprocessing=preprocessing,
+        ranks=ranks,
     )
     observers = Observers(
         metrics=_metrics(params, runtime, sources=sources, draft=draft, ranks=ranks),
@@ -129,7 +155,7 @@ def _train(
         write_rejected_pairs(draft, pairs, progress)
     return Result(
         counts=training_counts(params, pairs, progress),
-        uses=(*prototypes, *used),
+        uses=(*sorted(prototypes.used), *used),
         environment={"device": gpu_name(device), "precision": settings.precision, "processes": str(ranks.size)},
     )
 
@@ -158,10 +184,11 @@ def _model(
     *,
     targets: Targets,
     features: CachedFeatures | None,
+    prototypes: PrototypeMaps,
     sources: "DistillSources",
     context: Context,
-) -> tuple[TrainedModel, Preprocessing, dict[str, Any] | None, tuple[str, ...]]:
-    """Make the trained model, its preprocessing and architecture, and the digests of the prototypes that it uses."""
+) -> tuple[TrainedModel, Preprocessing, dict[str, Any] | None]:
+    """Make the trained model, its preprocessing and architecture."""
     device, ranks = settings.device, ranks_of(context.peers)
     torch.manual_seed(params.seed)
     architecture, start = None, start_of(sources)
@@ -177,15 +204,9 @@ def _model(
         preprocessing = features.preprocessing
     if sources.init_from is not None:
         context.check_inputs()
-    maps = PrototypeMaps(
-        named=named_prototypes(sources, dim=targets.dim),
-        embeddings=sources.embeddings.value,
-        num_captions=targets.num_captions,
-        device=device,
-        ranks=ranks,
-        context=context,
+    objectives = make_objectives(
+        params, targets=targets, prototypes=prototypes, num_labels=pairs.num_labels, device=device
     )
-    objectives = make_objectives(params, targets=targets, prototypes=maps, num_labels=pairs.num_labels, device=device)
     model = make_model(
         params,
         settings,
@@ -194,7 +215,7 @@ def _model(
         checkpoint_gradients=runtime.checkpoint_gradients,
         backbone_lr_scale=lr_scale(params, from_student=start is not None),
     )
-    return model, preprocessing, architecture, tuple(sorted(maps.used))
+    return model, preprocessing, architecture
 
 
 def _config(
@@ -221,6 +242,7 @@ def _data(
     pairs: TrainingPairs,
     *,
     targets: Targets,
+    objectives: WeightedObjectives,
     features: CachedFeatures | None,
     preprocessing: Preprocessing,
     ranks: Ranks,
@@ -228,10 +250,18 @@ def _data(
     """Put together what the student learns from, and what it is measured on."""
     if features is None:
         data = make_data(
-            params, pairs, targets=targets, preprocessing=preprocessing, device=settings.device, ranks=ranks
+            params,
+            pairs,
+            targets=targets,
+            objectives=objectives,
+            preprocessing=preprocessing,
+            device=settings.device,
+            ranks=ranks,
         )
         return data, make_validation(params, settings, pairs, targets=targets, preprocessing=preprocessing, ranks=ranks)
-    data = make_feature_data(params, pairs, features, targets=targets, device=settings.device, ranks=ranks)
+    data = make_feature_data(
+        params, pairs, features, targets=targets, objectives=objectives, device=settings.device, ranks=ranks
+    )
     return data, make_feature_validation(params, settings, pairs, features, targets=targets, ranks=ranks)
 
 

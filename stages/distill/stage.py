@@ -26,7 +26,6 @@ from stages.components.inputs.manifest_options import find_image_root
 from stages.components.inputs.path_checks import check_inside, is_own
 from stages.distill.feature_options import AUTO, NEWEST, check_feature_options, without_images
 from stages.distill.fine_tuning import check_start, find_start, settle_start
-from stages.distill.loss_spec import reads_prototypes
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources
 from stages.distill.own_features import find_own_features, prepare
 from stages.distill.presets import PRESETS
@@ -55,7 +54,7 @@ def identify(inputs: DistillInputs, params: DistillParams, context: Context) -> 
     artifact.require_whole((PAIRS_NAME,), read=True)
     embeddings = Input(digest=artifact.record.digest, location=str(artifact.path.resolve()), value=artifact)
     prototypes = None
-    if reads_prototypes(params.loss):
+    if params.reads_prototypes:
         prototypes = _artifact(inputs.prototypes, "prototypes", "--prototypes", context)
     if inputs.features is not None:
         return DistillSources(

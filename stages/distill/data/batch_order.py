@@ -2,7 +2,8 @@
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from data_schemas.errors import ProtoRKDError
 
 Request = tuple[int, int]  # epoch, example
+
+Order = Callable[[], Iterator[NDArray[np.int64]]]
+"""Yields the examples of one epoch after the other, without end: places among those to train on, equally many each."""
 
 
 def epoch_order(num_examples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -60,6 +64,7 @@ class BatchRequests:
         rank: Rank whose part is requested.
         num_ranks: Processes that train together.
         accumulate: Micro-batches in a step.
+        order: Examples of the epochs, as many in each as the other arguments say; None is `episodes`.
 
     Raises:
         ProtoRKDError: batches or episodes are too small for 2 examples in each part, or an episode is larger than the
@@ -77,6 +82,7 @@ class BatchRequests:
         rank: int = 0,
         num_ranks: int = 1,
         accumulate: int = 1,
+        order: Order | None = None,
     ) -> None:
         least = 2 * num_ranks * accumulate  # batch normalisation needs two
         size = episode_size or len(examples)
@@ -84,9 +90,8 @@ class BatchRequests:
         self._examples = examples
         self._batch_size = batch_size
         self._epochs = epochs
-        self._seed = seed
         self._start_step = 0
-        self._episode_size = size
+        self._order = order or partial(episodes, len(examples), size, seed=seed)
         self._rank, self._num_ranks = rank, num_ranks
         self.micro_batches_per_step = accumulate
         self.steps_per_epoch = -(-(size - least + 1) // batch_size)
@@ -111,8 +116,8 @@ class BatchRequests:
     def parts(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Yield the epoch and the examples, (own,), of each micro-batch: what iteration gives, without its tuples."""
         first_epoch, first_step = divmod(self._start_step, self.steps_per_epoch)
-        drawn = episodes(len(self._examples), self._episode_size, seed=self._seed)
-        for epoch, episode in enumerate(itertools.islice(drawn, first_epoch, self._epochs), start=first_epoch):
+        drawn = itertools.islice(self._order(), first_epoch, self._epochs)
+        for epoch, episode in enumerate(drawn, start=first_epoch):
             order = self._examples[episode]
             for step in range(first_step if epoch == first_epoch else 0, self.steps_per_epoch):
                 stop = len(order) if step == self.steps_per_epoch - 1 else (step + 1) * self._batch_size

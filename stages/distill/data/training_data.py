@@ -24,6 +24,7 @@ from stages.distill.data.feature_noise import FeatureMixup
 from stages.distill.data.target_smoothing import TargetSmoothing
 from stages.distill.data.targets import Targets
 from stages.distill.data.training_pairs import TrainingPairs
+from stages.distill.objectives import WeightedObjectives
 
 if TYPE_CHECKING:
     from stages.distill.options import DistillParams
@@ -58,9 +59,11 @@ class TrainingData:
         requests: Micro-batches of this rank, from the first step to the last.
         manifest_rows: Manifest row of each example, for messages.
         mixup: Mixes targets as the source mixes features; None leaves them.
+        image_numbers: Number of each example's image, for objectives that read it; None where none does.
+        gives_features: Whether objectives read what the source gives.
 
     Shapes:
-        manifest_rows: (examples,), int64.
+        manifest_rows, image_numbers: (examples,), int64.
     """
 
     source: ExampleSource
@@ -71,6 +74,20 @@ class TrainingData:
     requests: BatchRequests
     manifest_rows: Tensor
     mixup: FeatureMixup | None = None
+    image_numbers: Tensor | None = None
+    gives_features: bool = False
+
+    def beside(self, batch: Batch, epoch: int) -> dict[str, Tensor]:
+        """Look up what objectives take beside embeddings and targets, by its name there: (batch, ...) each."""
+        found = {
+            "rows": self.examples.caption_rows(batch.rows, epoch),
+            "labels": self.examples.labels(batch.rows),
+        }
+        if self.image_numbers is not None:
+            found["images"] = self.image_numbers[batch.rows]
+        if self.gives_features:
+            found["features"] = batch.images
+        return found
 
     def teacher(self, examples: Tensor, epoch: int) -> Tensor:
         """Look up the embeddings that the student should give the images of examples in an epoch.
@@ -90,6 +107,7 @@ def make_data(
     pairs: TrainingPairs,
     *,
     targets: Targets,
+    objectives: WeightedObjectives,
     preprocessing: Preprocessing,
     device: torch.device,
     ranks: Ranks,
@@ -100,7 +118,7 @@ def make_data(
         ProtoRKDError: batches or episodes are too small for the ranks and micro-batches, or larger than the whole.
     """
     dataset, prepare = _images(params, pairs, preprocessing=preprocessing, device=device)
-    return join_data(params, pairs, dataset, prepare, targets=targets, ranks=ranks)
+    return join_data(params, pairs, dataset, prepare, targets=targets, objectives=objectives, ranks=ranks)
 
 
 def join_data(
@@ -110,6 +128,7 @@ def join_data(
     prepare: Prepare,
     *,
     targets: Targets,
+    objectives: WeightedObjectives,
     ranks: Ranks,
     mixup: FeatureMixup | None = None,
 ) -> TrainingData:
@@ -124,9 +143,11 @@ def join_data(
         examples=pairs.examples,
         targets=targets,
         smooth=_smoothing(params, targets),
-        requests=_requests(params, pairs.examples.num, ranks),
+        requests=_requests(params, pairs, ranks),
         manifest_rows=torch.from_numpy(pairs.manifest_rows[pairs.examples.pairs]),
         mixup=mixup,
+        image_numbers=torch.from_numpy(pairs.image_numbers()) if objectives.takes("images") else None,
+        gives_features=objectives.takes("features"),
     )
 
 
@@ -167,9 +188,9 @@ def _smoothing(params: "DistillParams", targets: Targets) -> TargetSmoothing | N
     )
 
 
-def _requests(params: "DistillParams", num_examples: int, ranks: Ranks) -> BatchRequests:
+def _requests(params: "DistillParams", pairs: TrainingPairs, ranks: Ranks) -> BatchRequests:
     return BatchRequests(
-        np.arange(num_examples),
+        np.arange(pairs.examples.num),
         batch_size=params.batch_size,
         epochs=params.epochs,
         seed=params.seed,
@@ -177,4 +198,5 @@ def _requests(params: "DistillParams", num_examples: int, ranks: Ranks) -> Batch
         rank=ranks.rank,
         num_ranks=ranks.size,
         accumulate=params.accumulate_steps,
+        order=pairs.order,
     )

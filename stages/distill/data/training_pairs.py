@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from data_schemas.errors import ProtoRKDError
@@ -11,6 +12,7 @@ from data_schemas.pair_index import read_labels, read_pairs
 from pipeline.log import log
 from pipeline.store.store import Artifact
 from stages.components.images.image_set import ImageSet
+from stages.distill.data.batch_order import Order
 from stages.distill.data.examples import Examples, split_validation
 from stages.distill.data.targets import Targets
 
@@ -30,6 +32,7 @@ class TrainingPairs:
         held_out: Pairs of the images that are kept for validation.
         num_zero: Number of pairs that are left out because their caption has the zero vector.
         num_labels: Number of distinct labels.
+        order: Order in which examples are trained on; None is that of `BatchRequests`.
 
     Shapes:
         manifest_rows, caption_rows: (pairs,), int64.
@@ -43,11 +46,17 @@ class TrainingPairs:
     held_out: NDArray[np.int64]
     num_zero: int
     num_labels: int
+    order: Order | None = None
 
     @property
     def num(self) -> int:
         """Number of all pairs."""
         return len(self.manifest_rows)
+
+    def image_numbers(self) -> NDArray[np.int64]:
+        """Number the images of examples, those with the same path alike: (examples,), int64."""
+        paths = pa.array(self.images.paths, pa.large_string()).take(pa.array(self.examples.pairs))
+        return paths.dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
 def choose_pairs(

@@ -8,6 +8,7 @@ from torch import nn
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.commands.listing import NameGroup
+from stages.distill.loss_spec import READ_FEATURES
 from stages.distill.objectives.barlow_twins import BarlowTwinsLoss
 from stages.distill.objectives.compress import Compress1QLoss, Compress2QLoss
 from stages.distill.objectives.dino import DINOLoss
@@ -19,7 +20,9 @@ from stages.distill.objectives.proto_rkd import ProtoRKDLoss
 from stages.distill.objectives.protocpc import ProtoCPCLoss
 from stages.distill.objectives.rkd import RKDLoss
 from stages.distill.objectives.seed import SEEDLoss
+from stages.distill.objectives.siglip import SigLIPLoss
 from stages.distill.objectives.simreg import SimRegL1Loss, SimRegLoss, SimRegSmoothL1Loss
+from stages.distill.objectives.structure import StructureLoss
 from stages.distill.objectives.unicl import CrossEntropyLoss, UniCLLoss
 from stages.distill.objectives.vicreg import VICRegLoss
 
@@ -37,9 +40,11 @@ OBJECTIVES: dict[str, Callable[..., nn.Module]] = {
     "protocpc": ProtoCPCLoss,
     "rkd": RKDLoss,
     "seed": SEEDLoss,
+    "siglip": SigLIPLoss,
     "simreg": SimRegLoss,
     "simreg-l1": SimRegL1Loss,
     "simreg-smooth-l1": SimRegSmoothL1Loss,
+    "structure": StructureLoss,
     "unicl": UniCLLoss,
     "vicreg": VICRegLoss,
 }
@@ -54,7 +59,8 @@ def objective_groups() -> list[NameGroup]:
     groups = {what: NameGroup(title, "--loss NAME=WEIGHT") for what, title in _GROUPS.items()}
     for name, kind in OBJECTIVES.items():
         parameters = _parameters_of(kind)
-        what = next(what for what in _GROUPS if what in parameters or not what)
+        reads = {*parameters, *({"features"} if name in READ_FEATURES else ())}
+        what = next(what for what in _GROUPS if what in reads or not what)
         summary = (inspect.getdoc(kind) or "").partition("\n")[0]
         options = ", ".join(each.replace("_", "-") for each in _options_of(name))
         groups[what].names[name] = summary + (f" ({options})" if options else "")
@@ -64,6 +70,7 @@ def objective_groups() -> list[NameGroup]:
 _GROUPS = {
     "prototypes": "relating to prototypes",
     "num_labels": "by labels",
+    "features": "keeping what cached features have (--features)",
     "corpus": "looking at the whole cache, if told to",
     "": "within the batch, or with a queue",
 }

@@ -1,17 +1,22 @@
 """InfoNCE: each image is to find its own caption among all of the batch, and each caption its image."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.parts.chunked_contrast import chunked_contrast, is_large
+from stages.distill.objectives.parts.chunked_contrast import Shares, chunked_contrast, is_large
 from stages.distill.objectives.parts.corpus import Corpus
-from stages.distill.objectives.parts.embeddings import check_above_zero, check_same_shape, full_precision, unit_rows
+from stages.distill.objectives.parts.embeddings import check_same_shape, unit_rows
+from stages.distill.objectives.parts.logit_scale import bounded_scale, new_logit_scale
 from stages.distill.objectives.parts.negatives import CorpusDraw
+from stages.distill.objectives.parts.positives import PairMarks, PairRules, even_shares
 from stages.distill.objectives.parts.soft_cross_entropy import contrast
+
+_ALL = slice(None)
 
 
 class InfoNCELoss(nn.Module):
@@ -25,6 +30,11 @@ class InfoNCELoss(nn.Module):
     of a look-up. ``corpus_negatives`` of them, others at every step, join those that an image is told from; captions
     have no more images to be told from.
 
+    ``hard_negatives`` is the beta of Robinson et al., 2021, arXiv:2010.04592: the score z of a negative becomes
+    z + beta sg(z), where sg stops the gradient, so that its term exp(z) of the normaliser is weighted by exp(beta z).
+    The paper brings these weights to a mean of 1 and takes off what positives among the negatives would add; here they
+    stand as they are, and such positives are named by ``spare_above``.
+
     Args:
         corpus: All teacher embeddings; needed for corpus_negatives.
         temperature: Inverse of the scale; where the scale is learnt, of its start.
@@ -33,15 +43,22 @@ class InfoNCELoss(nn.Module):
         label_smoothing: Share of the target that is spread evenly over all that is compared.
         merge_duplicates: Equal captions of the batch share the target, instead of being negatives of one another.
         corpus_negatives: Captions drawn from the corpus at each step; each costs dim and a few times batch float32.
+        hard_negatives: How much more near negatives count than far ones; 0 takes all as they are. A learnt scale would
+            run to its bound, since nothing in the gradient says what the weights do; so it must not be learnt.
+        spare_above: Captions whose cosine with a pair's own is above it are no negatives of the pair, nor is their
+            image of the caption; 1 spares none.
+        merge_images: Pairs with the same image share the target, as several captions of one image do.
 
     Raises:
-        ProtoRKDError: If a number is out of range, or corpus_negatives is above 0 without a corpus.
+        ProtoRKDError: If a number is out of range, corpus_negatives is above 0 without a corpus, or hard_negatives goes
+            with a scale that is learnt.
 
     Shapes:
         student: (batch, dim), float, any scale.
         teacher: (batch, dim), float, any scale; gets no gradient.
         rows: (batch,), int64: the corpus row of each caption; without them equal embeddings are equal captions, and
             a pair's own caption may be drawn as its negative.
+        images: (batch,), int64: equal for equal images; needed for merge_images.
         returns: (), float32, at least 0.
     """
 
@@ -55,91 +72,130 @@ class InfoNCELoss(nn.Module):
         label_smoothing: float = 0.0,
         merge_duplicates: bool = False,
         corpus_negatives: int = 0,
+        hard_negatives: float = 0.0,
+        spare_above: float = 1.0,
+        merge_images: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ProtoRKDError(f"label_smoothing of infonce must be at least 0 and below 1; got {label_smoothing}.")
+        _check_hard_negatives(hard_negatives, learn_temperature=learn_temperature)
         self.logit_scale = new_logit_scale(
             "infonce", temperature=temperature, learn_temperature=learn_temperature, max_scale=max_scale
         )
         self.max_scale = max_scale
         self.label_smoothing = label_smoothing
-        self.merge_duplicates = merge_duplicates
+        self.hard_negatives = hard_negatives
+        self.rules = PairRules(merge_duplicates, merge_images, spare_above)
+        self.rules.check("infonce")
+        self.unread = frozenset() if merge_images else frozenset({"images"})
         self.negatives = _draw_from(corpus, corpus_negatives) if corpus_negatives else None
 
-    def forward(self, *, student: Tensor, teacher: Tensor, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self, *, student: Tensor, teacher: Tensor, rows: Tensor | None = None, images: Tensor | None = None
+    ) -> Tensor:
         """Return the mean of both directions' cross-entropies; in training, go on to the next negatives after that."""
         check_same_shape(student=student, teacher=teacher)
         with torch.autocast(student.device.type, enabled=False):
             student = bounded_scale(self.logit_scale, self.max_scale, training=self.training) * unit_rows(student)
             captions = unit_rows(teacher.detach()).to(student.dtype)
-            if is_large(len(student), len(teacher) + (0 if self.negatives is None else self.negatives.size)):
-                return self._large(student, captions, caption_numbers(teacher, rows), rows)
-            positives = self._positives(teacher, rows)
-            teacher = captions
-            logits = student @ teacher.T
-            if self.negatives is None:
-                return contrast(logits, None if positives is None else self._shares(positives, logits.dtype))
-            if positives is None:
-                positives = torch.eye(len(teacher), dtype=torch.bool, device=teacher.device)
-            to_image = positive_loss(logits.T, positives, label_smoothing=self.label_smoothing)
-            keys, key_rows = self.negatives.keys()
-            is_own = None if rows is None else pad(rows[:, None] == key_rows, (len(teacher), 0))
-            to_text = positive_loss(
-                torch.cat([logits, student @ keys.to(student.dtype).T], dim=1),  # (batch, batch + negatives)
-                pad(positives, (0, len(keys))),
-                label_smoothing=self.label_smoothing,
-                left_out=is_own,
-            )
-            if self.training:
-                self.negatives.advance(teacher)
-            return (to_text + to_image) / 2
+            marks = self.rules.among(captions, teacher=teacher, rows=rows, images=images)
+            drawn = None
+            if self.negatives is not None:
+                keys, key_rows = self.negatives.keys()
+                drawn = keys.to(student.dtype), key_rows
+            large = is_large(len(student), len(captions) + (0 if drawn is None else len(drawn[0])))
+            loss = (self._in_blocks if large else self._whole)(student, captions, marks, drawn)
+            if self.negatives is not None and self.training:
+                self.negatives.advance(captions)
+            return loss
 
-    def _large(self, student: Tensor, captions: Tensor, numbers: Tensor, rows: Tensor | None) -> Tensor:
-        """Return the same loss without the whole matrix of scores.
+    def _whole(
+        self, student: Tensor, captions: Tensor, marks: PairMarks, drawn: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Return the loss from the whole matrix of scores.
 
         Shapes:
             student: (batch, dim), scaled.
             captions: (batch, dim), unit rows.
-            numbers: (batch,), int64: equal for equal captions.
+            drawn: (negatives, dim), unit rows; (negatives,), int64: their corpus rows.
         """
-        batch, left_out = len(captions), None
-        keys, key_rows = captions, None
-        if self.negatives is not None:
-            drawn, key_rows = self.negatives.keys()
-            keys = torch.cat([captions, drawn.to(student.dtype)])
-            if rows is not None:
+        logits, spared = student @ captions.T, marks.spared(_ALL)
+        is_plain = marks.is_identity and not self.label_smoothing
+        if is_plain and drawn is None and not self.hard_negatives:
+            return contrast(_without(logits, spared), None)
+        positives = marks.positives(_ALL)
+        self._raise(logits, positives)
+        if drawn is None and not self._differs_by_column(marks):
+            shares = None if is_plain else self._smoothed(even_shares(positives, logits.dtype), None)
+            return contrast(_without(logits, spared), shares)
+        to_image = positive_loss(
+            logits.T, positives, label_smoothing=self.label_smoothing, left_out=None if spared is None else spared.T
+        )
+        if drawn is not None:
+            drawn_logits = student @ drawn[0].T
+            self._raise(drawn_logits, None)
+            logits = torch.cat([logits, drawn_logits], dim=1)  # (batch, batch + negatives)
+            spared = marks.spared_of_all(*drawn, _ALL)
+            positives = pad(positives, (0, len(drawn[0])))
+        to_text = positive_loss(logits, positives, label_smoothing=self.label_smoothing, left_out=spared)
+        return (to_text + to_image) / 2
 
-                def left_out(part: slice) -> Tensor:
-                    return pad(rows[part, None] == key_rows, (batch, 0))
+    def _in_blocks(
+        self, student: Tensor, captions: Tensor, marks: PairMarks, drawn: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Return the same loss without the whole matrix of scores; arguments are those of `_whole`."""
+        batch, keys = len(captions), captions if drawn is None else torch.cat([captions, drawn[0]])
+
+        def left_out(part: slice) -> Tensor | None:
+            return marks.spared(part) if drawn is None else marks.spared_of_all(*drawn, part)
+
+        def adjust(part: slice, scores: Tensor) -> None:
+            if self.hard_negatives:
+                self._raise(scores[:, :batch], marks.positives(part))
+                self._raise(scores[:, batch:], None)
+            _without(scores, left_out(part))
+
+        adjusts = self.hard_negatives or marks.spares or drawn is not None
+        is_plain = marks.is_identity and not self.label_smoothing
+        shares = None if is_plain else self._shares(marks, left_out, num_drawn=len(keys) - batch, dtype=captions.dtype)
+        return chunked_contrast(student, keys, shares=shares, adjust=adjust if adjusts else None)
+
+    def _shares(
+        self, marks: PairMarks, left_out: Callable[[slice], Tensor | None], *, num_drawn: int, dtype: torch.dtype
+    ) -> Shares:
+        """Give the targets of both directions by blocks of rows."""
+        counts = compared_counts = None
+        if differs := self._differs_by_column(marks):
+            counts, compared_counts = marks.count(marks.positives), marks.count(marks.compared)
 
         def shares(part: slice) -> tuple[Tensor, Tensor]:
-            places = torch.arange(batch, device=numbers.device) if not self.merge_duplicates else numbers
-            positives = places[part, None] == places  # (rows, batch)
-            to_image = self._shares(positives, captions.dtype)
-            if key_rows is None:
+            positives = marks.positives(part)  # (rows, batch)
+            to_image = self._smoothed(even_shares(positives, dtype, counts), marks.spared(part), compared_counts)
+            if not num_drawn and not differs:
                 return to_image, to_image
-            to_text = even_shares(pad(positives, (0, len(keys) - batch)), captions.dtype)
-            if self.label_smoothing:
-                compared = torch.ones_like(to_text, dtype=torch.bool) if left_out is None else ~left_out(part)
-                to_text = to_text.lerp(even_shares(compared, captions.dtype), self.label_smoothing)
-            return to_text, to_image
+            to_text = even_shares(pad(positives, (0, num_drawn)), dtype)
+            return self._smoothed(to_text, left_out(part)), to_image
 
-        is_plain = not self.merge_duplicates and not self.label_smoothing
-        loss = chunked_contrast(student, keys, shares=None if is_plain else shares, left_out=left_out)
-        if self.negatives is not None and self.training:
-            self.negatives.advance(captions)
-        return loss
+        return shares
 
-    def _positives(self, teacher: Tensor, rows: Tensor | None) -> Tensor | None:
-        """Find the pairs that share a pair's target, (batch, batch); None where each has only its own."""
-        if self.merge_duplicates:
-            return same_captions(teacher, rows)
-        return torch.eye(len(teacher), dtype=torch.bool, device=teacher.device) if self.label_smoothing else None
+    def _differs_by_column(self, marks: PairMarks) -> bool:
+        """Tell whether a pair's share in a row's target may be another than in its column's."""
+        return not marks.is_even or (self.label_smoothing > 0 and marks.spares)
 
-    def _shares(self, positives: Tensor, dtype: torch.dtype) -> Tensor:
-        shares = even_shares(positives, dtype)
-        return shares.lerp(shares.new_full((), 1 / shares.shape[1]), self.label_smoothing)
+    def _raise(self, scores: Tensor, positives: Tensor | None) -> None:
+        """Raise the scores of negatives in place, by what counts as constant; without positives all are negatives."""
+        if self.hard_negatives:
+            raised = scores.detach() if positives is None else scores.detach().masked_fill(positives, 0)
+            scores.add_(raised, alpha=self.hard_negatives)
+
+    def _smoothed(self, shares: Tensor, left_out: Tensor | None, counts: Tensor | None = None) -> Tensor:
+        if not self.label_smoothing:
+            return shares
+        even = shares.new_full((), 1 / shares.shape[1])
+        if left_out is not None:
+            even = even_shares(~left_out, shares.dtype, counts)
+        return shares.lerp(even, self.label_smoothing)
 
 
 def positive_loss(
@@ -167,52 +223,20 @@ def positive_loss(
     return cross_entropy(logits, wanted)
 
 
-def same_captions(teacher: Tensor, rows: Tensor | None) -> Tensor:
-    """Say which pairs have the same caption: by corpus row, or where those are unknown, by equal embeddings.
-
-    Shapes:
-        teacher: (batch, dim).
-        rows: (batch,), int64.
-        returns: (batch, batch), bool; the diagonal is true.
-    """
-    numbers = caption_numbers(teacher, rows)
-    return numbers[:, None] == numbers
+def _without(scores: Tensor, left_out: Tensor | None) -> Tensor:
+    """Bring the scores of what is left out to the lowest number, in place: -inf * 0 would be NaN."""
+    return scores if left_out is None else scores.masked_fill_(left_out, torch.finfo(scores.dtype).min)
 
 
-def caption_numbers(teacher: Tensor, rows: Tensor | None) -> Tensor:
-    """Number the captions of a batch, equal ones alike: (batch, dim) to (batch,), int64; corpus rows do where known."""
-    if rows is None:
-        _, rows = torch.unique(full_precision(teacher.detach()), dim=0, return_inverse=True)
-    return rows
-
-
-def new_logit_scale(objective: str, *, temperature: float, learn_temperature: bool, max_scale: float) -> nn.Parameter:
-    """Make the logarithm of the scale that a temperature stands for; a trainable parameter if it is to be learnt.
-
-    Raises:
-        ProtoRKDError: If a number is not finite and above 0, or the temperature is below 1 / max_scale.
-    """
-    check_above_zero(objective, temperature=temperature, max_scale=max_scale)
-    if 1 / temperature > max_scale:
+def _check_hard_negatives(beta: float, *, learn_temperature: bool) -> None:
+    if not (math.isfinite(beta) and beta >= 0):
+        raise ProtoRKDError(f"hard_negatives of infonce must be a finite number, not negative; got {beta}.")
+    if beta and learn_temperature:
         raise ProtoRKDError(
-            f"temperature of {objective} must be at least 1 / max_scale, {1 / max_scale:g}; got {temperature}. "
-            "Start higher, or raise max_scale."
+            f"hard_negatives of infonce must go with a fixed temperature; got {beta} with one that is learnt, which "
+            "would run to its bound. Add --loss-option infonce.learn-temperature=false, and a temperature such as "
+            "infonce.temperature=0.05."
         )
-    return nn.Parameter(torch.tensor(-math.log(temperature)), requires_grad=learn_temperature)
-
-
-def bounded_scale(logit_scale: Tensor, max_scale: float, *, training: bool) -> Tensor:
-    """Return the scale; in training the parameter itself is brought back first, as CLIP's authors do after a step."""
-    if not training:
-        return logit_scale.clamp(max=math.log(max_scale)).exp()
-    with torch.no_grad():
-        logit_scale.clamp_(max=math.log(max_scale))
-    return logit_scale.exp()
-
-
-def even_shares(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Share each row out evenly among its true columns: (rows, columns), bool, to the dtype."""
-    return mask.to(dtype) / mask.sum(dim=1, keepdim=True)
 
 
 def _draw_from(corpus: Corpus | None, size: int) -> CorpusDraw:

@@ -7,15 +7,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from data_schemas.errors import ProtoRKDError
-from stages.distill.objectives.infonce import (
-    bounded_scale,
-    caption_numbers,
-    even_shares,
-    new_logit_scale,
-    same_captions,
-)
 from stages.distill.objectives.parts.chunked_contrast import chunked_contrast, is_large
 from stages.distill.objectives.parts.embeddings import check_above_zero, check_same_shape, unit_rows
+from stages.distill.objectives.parts.logit_scale import bounded_scale, new_logit_scale
+from stages.distill.objectives.parts.positives import caption_numbers, even_shares, same_captions
 from stages.distill.objectives.parts.soft_cross_entropy import contrast
 
 

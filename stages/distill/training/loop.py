@@ -146,8 +146,7 @@ class Training:
                     loss, terms = step.loss(
                         embeddings,
                         teacher=teacher,
-                        rows=data.examples.caption_rows(batch.rows, epoch),
-                        labels=data.examples.labels(batch.rows),
+                        beside=data.beside(batch, epoch),
                         counts=status.counts,
                     )
                     step.backward(loss, share=1 / requests.micro_batches_per_step)

@@ -1,7 +1,7 @@
 """One optimizer step: images and targets of one or more micro-batches, on one process or many."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -85,30 +85,29 @@ class TrainingStep:
         return embeddings
 
     def loss(
-        self, student: Tensor, *, teacher: Tensor, rows: Tensor, labels: Tensor, counts: Sequence[int]
+        self, student: Tensor, *, teacher: Tensor, beside: Mapping[str, Tensor], counts: Sequence[int]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the objectives over the micro-batch of all ranks.
 
         Args:
             student: Embeddings of this rank's images.
             teacher: Targets of this rank's images.
-            rows: Caption rows of this rank's images.
-            labels: Labels of this rank's images.
+            beside: What else objectives take of this rank's images, by its name there.
             counts: Number of images that each rank has.
 
         Shapes:
             student: (own, embedding_dim), float.
             teacher: (own, teacher_dim), float.
-            rows, labels: (own,), int64.
+            beside: (own, ...) each.
             returns: the loss, (), float32, and its terms by name; the same on all ranks.
         """
         with self._clock.part("objectives"):
             device = student.device
-            student, teacher, rows, labels = self._ranks.gather_together(
-                [student.float(), teacher, send(rows, device), send(labels, device)], counts=counts
+            student, teacher, *others = self._ranks.gather_together(
+                [student.float(), teacher, *(send(one, device) for one in beside.values())], counts=counts
             )
             loss: tuple[Tensor, dict[str, Tensor]] = self._objectives(
-                student=student, teacher=teacher, rows=rows, labels=labels
+                student=student, teacher=teacher, **dict(zip(beside, others, strict=True))
             )
             return loss
 

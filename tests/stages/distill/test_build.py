@@ -13,7 +13,7 @@ from workbench import DISTILL, WORDS, Cli, Pairs
 
 from data_schemas.prototypes import Prototypes
 from stages.distill.build import PrototypeMaps
-from stages.distill.loss_spec import READ_PROTOTYPES
+from stages.distill.loss_spec import READ_FEATURES, READ_PROTOTYPES
 from stages.distill.objectives import OBJECTIVES
 
 PROTO = (*DISTILL, "--epochs", 1, "--log-every-steps", 1, "--loss", "proto-rkd=1")
@@ -90,6 +90,11 @@ def test_prototypes__that_no_objective_reads_make_no_other_training(encoded: Pai
 def test_prototypes__are_read_by_the_objectives_that_take_them() -> None:
     takers = {name for name, make in OBJECTIVES.items() if "prototypes" in inspect.signature(make).parameters}
     assert takers == READ_PROTOTYPES
+
+
+def test_features__are_read_by_the_objectives_that_take_them() -> None:
+    takers = {name for name, kind in OBJECTIVES.items() if "features" in inspect.signature(kind.forward).parameters}
+    assert takers == READ_FEATURES
 
 
 def test_prototypes__must_be_of_the_teachers_width(encoded: Pairs, run_cli: Cli, tmp_path: Path, store: Path) -> None:

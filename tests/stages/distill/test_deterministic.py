@@ -80,7 +80,8 @@ def test_objectives__refuse_nothing(name: str) -> None:
         student, teacher = torch.randn(2, 12, 8).unbind()
         with operations:
             rows = step * 12 + torch.arange(12)
-            loss, _ = objectives(student=student.requires_grad_(), teacher=teacher, rows=rows, labels=rows % 4)
+            beside = {"rows": rows, "labels": rows % 4, "images": rows // 2, "features": teacher}
+            loss, _ = objectives(student=student.requires_grad_(), teacher=teacher, **beside)
             loss.backward()
     assert operations.found
     assert operations.found & REFUSED == set()

@@ -24,10 +24,13 @@ from stages.components.student.heads import build_feature_head
 DIM = 10
 SAVE_EACH_STEP = ("--save-every-minutes", 1e-9)
 TRAIN = ("distill", "--batch-size", 8, "--warmup-steps", 0, "--device", "cpu", "--precision", "fp32", "--lr", 1e-2)
-# Dropout, noise, mixing, a mean of weights and a loss with state: all that a resumed run has to take up again.
+# Dropout, noise, mixing, draws by clusters, a mean of weights and a loss with state: all that a resumed run has to
+# take up again.
 ALL = (
     *TRAIN, "--epochs", 2, "--head", "mlp", "--head-width", 12, "--head-dropout", 0.3, "--feature-noise", 0.5,
     "--feature-mixup", 0.4, "--ema-decay", 0.9, "--validation-fraction", 0.2, "--accumulate-steps", 2,
+    "--balance", 0.5, "--balance-prototypes", 3, "--loss", "infonce=1", "--loss", "structure=1", "--loss", "siglip=0.1",
+    "--loss-option", "infonce.merge-images=true",
 )  # fmt: skip
 
 
@@ -190,6 +193,28 @@ def test_distill__refuses_options_of_features_without_any(
 ) -> None:
     message = run_cli.fails(*TRAIN, *words)
     assert f"{words[0]} must come with --features, the cached features" in message
+
+
+def test_distill__refuses_an_objective_of_features_without_any(run_cli: Cli, encoded: Pairs) -> None:
+    message = run_cli.fails(*TRAIN, "--loss", "infonce=1", "--loss", "structure=10")
+    assert "--loss structure must come with --features, whose likeness it keeps; got none." in message
+
+
+def test_distill__refuses_prototypes_of_a_balance_without_one(
+    train: Callable[..., dict[str, Any]], run_cli: Cli
+) -> None:
+    assert "--balance-prototypes must come with --balance" in run_cli.fails(*TRAIN, "--balance-prototypes", 8)
+
+
+def test_distill__draws_by_the_prototypes_that_are_named(train: Callable[..., dict[str, Any]], run_cli: Cli) -> None:
+    prototypes = run_cli("prototypes", "--num-prototypes", 3)
+    words = (*TRAIN, "--epochs", 2, "--balance", 1)
+    named, made = train(*words, "--prototypes", prototypes["path"]), train(*words, "--balance-prototypes", 4)
+    assert ArtifactRecord.read(Path(named["path"])).inputs["prototypes"].digest == prototypes["digest"]
+    assert prototypes["digest"] in ArtifactRecord.read(Path(named["path"])).uses
+    assert named["counts"]["steps"] == made["counts"]["steps"] == 6
+    plain = train(*TRAIN, "--epochs", 2)
+    assert len({each["digest"] for each in (named, made, plain)}) == 3
 
 
 def test_distill__names_features_that_are_not_there(run_cli: Cli, encoded: Pairs) -> None:

@@ -16,6 +16,9 @@ Shares = Callable[[slice], tuple[Tensor, Tensor]]
 """From rows of the batch to the targets of each among all columns, (rows, columns), and to its part in the target of
 each caption of the batch, (rows, batch)."""
 
+Adjust = Callable[[slice, Tensor], object]
+"""Changes scores of rows of the batch, (rows, columns), in place, by what counts as constant in the gradient."""
+
 
 def is_large(batch: int, columns: int) -> bool:
     """Tell whether a batch has more scores than are held at once."""
@@ -27,7 +30,7 @@ def chunked_contrast(
     keys: Tensor,
     *,
     shares: Shares | None = None,
-    left_out: Callable[[slice], Tensor] | None = None,
+    adjust: Adjust | None = None,
 ) -> Tensor:
     """Average both directions' cross-entropies, as `contrast` does, from blocks of rows that are computed twice.
 
@@ -38,16 +41,16 @@ def chunked_contrast(
         student: Embeddings, scaled.
         keys: Captions of the batch, then other negatives, which images alone are told from; constants.
         shares: Targets of both directions; None is each row's own column alone.
-        left_out: Columns that a row does without, none of them a positive; None leaves out none.
+        adjust: Raises negatives, and brings to the lowest number of their type the scores of columns that a row does
+            without, none of them a positive; None leaves the scores as they are.
 
     Shapes:
         student: (batch, dim), float32 or float64.
         keys: (columns, dim), the same type; columns at least batch.
-        left_out: from rows to (rows, columns), bool.
         returns: ().
     """
     with_gradient = torch.is_grad_enabled() and student.requires_grad
-    loss: Tensor = _ChunkedContrast.apply(student, _Blocks(student.detach(), keys, left_out), shares, with_gradient)
+    loss: Tensor = _ChunkedContrast.apply(student, _Blocks(student.detach(), keys, adjust), shares, with_gradient)
     return loss
 
 
@@ -69,9 +72,9 @@ class _ChunkedContrast(torch.autograd.Function):
 class _Blocks:
     """Blocks of rows of the scores, (rows, columns), computed whenever they are asked for."""
 
-    def __init__(self, student: Tensor, keys: Tensor, left_out: Callable[[slice], Tensor] | None) -> None:
+    def __init__(self, student: Tensor, keys: Tensor, adjust: Adjust | None) -> None:
         self.student, self.keys = student, keys
-        self._left_out = left_out
+        self._adjust = adjust
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         most = _BLOCK_SCORES_GPU if self.student.device.type == "cuda" else _BLOCK_SCORES
@@ -79,8 +82,8 @@ class _Blocks:
         for start in range(0, len(self.student), size):
             part = slice(start, min(start + size, len(self.student)))
             scores = self.student[part] @ self.keys.T
-            if self._left_out is not None:
-                scores.masked_fill_(self._left_out(part), torch.finfo(scores.dtype).min)  # -inf * 0 would be NaN
+            if self._adjust is not None:
+                self._adjust(part, scores)
             yield part, scores
 
 

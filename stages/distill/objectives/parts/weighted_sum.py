@@ -20,8 +20,10 @@ class WeightedObjectives(nn.Module):
     Shapes:
         student: (batch, student_dim), float.
         teacher: (batch, teacher_dim), float; gets no gradient.
-        rows: (batch,), int64: the corpus row of each caption; reaches the objectives that take it.
-        labels: (batch,), int64, -1 where unknown; reaches the objectives that take it.
+        rows: (batch,), int64: the corpus row of each caption; this and what follows reach the objectives that take it.
+        labels: (batch,), int64, -1 where unknown.
+        images: (batch,), int64: equal for equal images.
+        features: (batch, feature_dim), float: what the student embedded, where that was cached features.
         returns: the total, (), float; and by name each term before its weight, (), float, detached.
     """
 
@@ -33,11 +35,22 @@ class WeightedObjectives(nn.Module):
         self.objectives = nn.ModuleDict({name: objective for name, (_, objective) in objectives.items()})
         self._takes = {name: _keywords(objective) for name, objective in self.objectives.items()}
 
+    def takes(self, what: str) -> bool:
+        """Tell whether an objective reads one of the arguments beside student and teacher, by its name."""
+        return any(what in taken for taken in self._takes.values())
+
     def forward(
-        self, *, student: Tensor, teacher: Tensor, rows: Tensor | None = None, labels: Tensor | None = None
+        self,
+        *,
+        student: Tensor,
+        teacher: Tensor,
+        rows: Tensor | None = None,
+        labels: Tensor | None = None,
+        images: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted total and the detached terms by name."""
-        beside = {"rows": rows, "labels": labels}
+        beside = {"rows": rows, "labels": labels, "images": images, "features": features}
         terms: dict[str, Tensor] = {}
         for name, objective in self.objectives.items():
             taken = {key: value for key, value in beside.items() if key in self._takes[name]}
@@ -47,4 +60,5 @@ class WeightedObjectives(nn.Module):
 
 
 def _keywords(objective: nn.Module) -> set[str]:
-    return set(inspect.signature(objective.forward).parameters)
+    """List the arguments that an objective reads; ``unread`` names those that its options leave without use."""
+    return set(inspect.signature(objective.forward).parameters) - getattr(objective, "unread", frozenset())

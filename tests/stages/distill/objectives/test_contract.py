@@ -1,5 +1,8 @@
 """What every objective keeps, whichever it is: a new line in OBJECTIVES is tested here by itself."""
 
+import inspect
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,7 +17,20 @@ every_objective = pytest.mark.parametrize("name", sorted(OBJECTIVES))
 
 def build(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return build_objective(name, dim=DIM)
+    return WithFeatures(build_objective(name, dim=DIM))
+
+
+class WithFeatures(nn.Module):
+    """Give an objective that looks at features some that agree with the teacher."""
+
+    def __init__(self, objective: nn.Module) -> None:
+        super().__init__()
+        self.objective = objective
+        self._takes_features = "features" in inspect.signature(objective.forward).parameters
+
+    def forward(self, *, student: Tensor, teacher: Tensor) -> Any:
+        words = {"features": 2 * teacher} if self._takes_features else {}
+        return self.objective(student=student, teacher=teacher, **words)
 
 
 def embeddings(seed: int, rows: int = BATCH) -> Tensor:

@@ -197,6 +197,99 @@ def test_infonce__computes_in_float32_under_autocast() -> None:
     assert torch.equal(loss, expected)
 
 
+CORPUS = TableCorpus(embeddings(7, rows=9))
+CAPTIONS, IMAGES = [0, 1, 2, 3, 0, 4], [0, 0, 1, 2, 3, 3]  # the first two show one image, as do the last two
+
+
+def slow_contrast(
+    scores: Tensor, positives: Tensor, left_out: Tensor, *, beta: float, smoothing: float = 0.0
+) -> Tensor:
+    """Mean cross-entropy of rows, by loops: raised negatives, some left out, positives in equal shares."""
+    total = torch.zeros((), dtype=torch.float64)
+    for row, own, out in zip(scores, positives, left_out, strict=True):
+        terms = [
+            torch.exp(score) * (1.0 if is_own else math.exp(beta * score.item()))
+            for score, is_own, is_out in zip(row, own, out, strict=True)
+            if not is_out
+        ]
+        is_own = [bool(one) for one, is_out in zip(own, out, strict=True) if not is_out]
+        losses = [torch.log(sum(terms)) - torch.log(term) for term in terms]
+        share = sum(loss for loss, one in zip(losses, is_own, strict=True) if one) / sum(is_own)
+        total = total + (1 - smoothing) * share + smoothing * sum(losses) / len(losses)
+    return total / len(scores)
+
+
+def expected_loss(
+    student: Tensor, *, beta: float, spare: float, smoothing: float, images: bool, corpus: bool
+) -> Tensor:
+    rows, numbers = torch.tensor(CAPTIONS), torch.tensor(IMAGES)
+    table = unit(CORPUS.table)
+    captions, scores = table[rows], unit(student) @ table.T / 0.4
+    positives = torch.eye(6, dtype=torch.bool)
+    if images:
+        positives = numbers[:, None] == numbers
+    spared = (captions @ captions.T > spare) & ~positives
+    to_image = slow_contrast(scores[:, rows].T, positives, spared, beta=beta, smoothing=smoothing)
+    keys = torch.arange(9 if corpus else 0)
+    own = positives.double() @ (rows[:, None] == keys).double() > 0
+    to_text = slow_contrast(
+        torch.cat([scores[:, rows], scores[:, keys]], dim=1),
+        torch.cat([positives, torch.zeros(6, len(keys), dtype=torch.bool)], dim=1),
+        torch.cat([spared, own | (captions @ table[keys].T > spare)], dim=1),
+        beta=beta,
+        smoothing=smoothing,
+    )
+    return (to_text + to_image) / 2
+
+
+@pytest.mark.parametrize("corpus", [False, True])
+@pytest.mark.parametrize("images", [False, True])
+@pytest.mark.parametrize(
+    ("beta", "spare", "smoothing"), [(1.0, 1.0, 0.0), (0.0, 0.1, 0.0), (1.0, 0.1, 0.0), (0.7, 0.1, 0.3)]
+)
+def test_infonce__raises_negatives_spares_near_captions_and_merges_images(
+    beta: float, spare: float, smoothing: float, images: bool, corpus: bool
+) -> None:
+    objective = build(
+        corpus=CORPUS,
+        corpus_negatives=20 if corpus else 0,
+        temperature=0.4,
+        learn_temperature=False,
+        hard_negatives=beta,
+        spare_above=spare,
+        merge_images=images,
+        label_smoothing=smoothing,
+    )
+    student, rows = embeddings(1, rows=6).requires_grad_(), torch.tensor(CAPTIONS)
+    loss = objective(student=student, teacher=CORPUS.table[rows], rows=rows, images=torch.tensor(IMAGES))
+    # Equal captions, the first and the fifth, are near ones of one another: 1.0 spares none, rounding or not.
+    expected = expected_loss(
+        student, beta=beta, spare=2.0 if spare == 1 else spare, smoothing=smoothing, images=images, corpus=corpus
+    )
+    assert_same(loss, expected, student)
+
+
+def test_infonce__has_the_gradient_of_its_value_where_near_captions_are_spared() -> None:
+    objective = build(temperature=0.4, spare_above=0.1, merge_images=True, label_smoothing=0.1).double()
+    teacher, images = embeddings(2, rows=6), torch.tensor(IMAGES)
+
+    def loss(student: Tensor) -> Tensor:
+        value: Tensor = objective(student=student, teacher=teacher, images=images)
+        return value
+
+    assert torch.autograd.gradcheck(loss, (embeddings(1, rows=6).requires_grad_(),))
+
+
+def test_infonce__refuses_hard_negatives_with_a_learnt_temperature() -> None:
+    with pytest.raises(ProtoRKDError, match=r"hard_negatives .* fixed temperature; got 1\.0 .*learn-temperature=false"):
+        build(hard_negatives=1.0)
+
+
+def test_infonce__refuses_to_merge_images_that_it_is_not_told() -> None:
+    with pytest.raises(ProtoRKDError, match="images must be given where merge_images is true"):
+        build(merge_images=True)(student=embeddings(1), teacher=embeddings(2))
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -208,6 +301,10 @@ def test_infonce__computes_in_float32_under_autocast() -> None:
         ("label_smoothing", -0.1),
         ("corpus_negatives", -1),
         ("corpus_negatives", 5),
+        ("hard_negatives", -1.0),
+        ("hard_negatives", math.inf),
+        ("spare_above", 0.0),
+        ("spare_above", 1.5),
     ],
 )
 def test_infonce__refuses_options_without_meaning(option: str, value: float) -> None:

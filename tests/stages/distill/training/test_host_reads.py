@@ -46,6 +46,8 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
         {"merge_duplicates": True},
         {"merge_duplicates": True, "label_smoothing": 0.1, "corpus_negatives": 16},
         {"corpus_negatives": 64},
+        {"hard_negatives": 1.0, "learn_temperature": False, "spare_above": 0.5},
+        {"merge_images": True, "spare_above": 0.5, "corpus_negatives": 16},
     ],
     "proto": [
         _MAPPED | {"target_temperature": 0.1, "learn_temperature": True},
@@ -59,6 +61,11 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
     "protocpc": [_ASSIGNED],
     "rkd": [{"distance_weight": 1.0, "angle_weight": 2.0, "angle_block": 3}],
     "seed": [_QUEUE, _QUEUE | {"negatives": "corpus"}, _QUEUE | {"negatives": "corpus", "queue_size": 16}],
+    "siglip": [
+        {"temperature": 0.2, "bias": -5.0, "merge_duplicates": True},
+        {"merge_images": True, "spare_above": 0.5},
+    ],
+    "structure": [{"temperature": 0.1, "levels": 2}],
     "unicl": [{"temperature": 0.1, "learn_temperature": False, "max_scale": 50.0}],
     "vicreg": [{"invariance_weight": 1.0, "variance_weight": 1.0, "covariance_weight": 2.0}],
 }  # fmt: skip
@@ -110,10 +117,11 @@ def steps_of(name: str, options: dict[str, object], *, device: str, table_on: st
     objectives = WeightedObjectives({name: (1.0, objective)}).to(device)
     student, teacher = torch.randn(2, NUM_ROWS, DIM, device=device).unbind()
     rows, labels = torch.arange(NUM_ROWS, device=device), torch.full((NUM_ROWS,), -1, device=device)
+    beside = {"rows": rows, "labels": labels, "images": rows // 2, "features": torch.ones_like(teacher)}
     student.requires_grad_()
 
     def take() -> None:
-        loss, _ = objectives(student=student, teacher=teacher, rows=rows, labels=labels)
+        loss, _ = objectives(student=student, teacher=teacher, **beside)
         loss.backward()
 
     return take

@@ -136,7 +136,9 @@ def exchanges(ranks: Ranks, *, before: Callable[[], None]) -> Counter[str]:
             with step.micro_batch(last=last):
                 embeddings = step.forward(torch.randn(3, 3, 4, 4), seeds=torch.empty(0), sizes=torch.empty(0))
                 teacher = torch.randn(3, 6)
-                loss, _ = step.loss(embeddings, teacher=teacher, rows=numbers, labels=numbers, counts=[3, 3])
+                loss, _ = step.loss(
+                    embeddings, teacher=teacher, beside={"rows": numbers, "labels": numbers}, counts=[3, 3]
+                )
                 step.backward(loss, share=0.5)
         step.update(0.1)
     return Counter(event.name for event in profile.events() if event.name.startswith("gloo:"))

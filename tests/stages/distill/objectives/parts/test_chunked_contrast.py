@@ -12,12 +12,29 @@ from stages.distill.objectives import build_objective
 from stages.distill.objectives.parts import chunked_contrast as module
 
 BATCH, DIM = 37, 6
+HARD = {"hard_negatives": 1.5, "learn_temperature": False}
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("infonce", {}),
     "duplicates": ("infonce", {"merge_duplicates": True}),
     "smoothing": ("infonce", {"label_smoothing": 0.2}),
     "corpus": ("infonce", {"corpus_negatives": 11}),
     "all": ("infonce", {"corpus_negatives": 11, "label_smoothing": 0.2, "merge_duplicates": True}),
+    "hard": ("infonce", HARD),
+    "hard, corpus": ("infonce", HARD | {"corpus_negatives": 11}),
+    "spared": ("infonce", {"spare_above": 0.3}),
+    "spared, smoothing": ("infonce", {"spare_above": 0.3, "label_smoothing": 0.2}),
+    "images": ("infonce", {"merge_images": True}),
+    "images, duplicates": ("infonce", {"merge_images": True, "merge_duplicates": True}),
+    "images, duplicates, smoothing": (
+        "infonce",
+        {"merge_images": True, "merge_duplicates": True, "label_smoothing": 0.2},
+    ),
+    "every option": (
+        "infonce",
+        HARD
+        | {"corpus_negatives": 11, "label_smoothing": 0.2, "merge_duplicates": True}
+        | {"spare_above": 0.3, "merge_images": True},
+    ),
     "unicl": ("unicl", {}),
 }
 
@@ -33,6 +50,7 @@ class Corpus:
 
 
 ROWS = torch.arange(BATCH) % 30  # some captions twice
+IMAGES = torch.arange(BATCH) // 4 % 7  # several captions of an image, some of them another image's as well
 
 
 def evaluated(name: str, options: dict[str, Any], *, rows: Tensor | None, **words: Any) -> tuple[Tensor, ...]:
@@ -60,7 +78,7 @@ def in_blocks(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 @pytest.mark.parametrize("case", OPTIONS)
 def test_chunked_contrast__equals_the_whole(case: str, rows: Tensor | None, in_blocks: Callable[[], None]) -> None:
     name, options = OPTIONS[case]
-    words = {"labels": torch.arange(BATCH) % 5 - 1} if name == "unicl" else {}
+    words = {"labels": torch.arange(BATCH) % 5 - 1} if name == "unicl" else {"images": IMAGES}
     whole = evaluated(name, options, rows=rows, **words)
     in_blocks()
     for found, wanted in zip(evaluated(name, options, rows=rows, **words), whole, strict=True):
