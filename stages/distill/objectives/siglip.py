@@ -78,7 +78,8 @@ class SigLIPLoss(nn.Module):
                     of_pairs = torch.linalg.vecdot(block, keys[part])
                 else:
                     of_pairs = logits.masked_fill(~marks.positives(part), 0).sum(dim=1)
-                found, spared = softplus(logits), marks.spared(part)
-                return (found if spared is None else found.masked_fill(spared, 0)).sum(dim=1) - of_pairs
+                of_all, spared = softplus(logits), marks.spared(part)
+                summed: Tensor = (of_all if spared is None else of_all.masked_fill(spared, 0)).sum(dim=1)
+                return summed - of_pairs
 
             return mean_over_rows(losses, scaled)
