@@ -39,8 +39,10 @@ def balanced_weights(clusters: NDArray[np.int64], alpha: float) -> NDArray[np.fl
         clusters: (examples,), int64, not negative.
         returns: the same.
     """
-    weights = np.bincount(clusters).clip(1).astype(np.float64)[clusters] ** -alpha
-    return weights / weights.sum()
+    sizes = np.bincount(clusters).astype(np.float64)
+    weights: NDArray[np.float64] = sizes[clusters] ** -alpha
+    weights /= weights.sum()
+    return weights
 
 
 def balanced_episodes(weights: NDArray[np.float64], size: int, *, seed: int) -> Iterator[NDArray[np.int64]]:

@@ -56,7 +56,8 @@ class TrainingPairs:
     def image_numbers(self) -> NDArray[np.int64]:
         """Number the images of examples, those with the same path alike: (examples,), int64."""
         paths = pa.array(self.images.paths, pa.large_string()).take(pa.array(self.examples.pairs))
-        return paths.dictionary_encode().indices.to_numpy().astype(np.int64)
+        numbers: NDArray[np.int64] = paths.dictionary_encode().indices.to_numpy().astype(np.int64)
+        return numbers
 
 
 def choose_pairs(

@@ -36,7 +36,7 @@ class SigLIPLoss(nn.Module):
         teacher: (batch, dim), float, any scale; gets no gradient.
         rows: (batch,), int64: the corpus row of each caption; without them equal embeddings are equal captions.
         images: (batch,), int64: equal for equal images; needed for merge_images.
-        returns: (), float32, at least 0.
+        returns: (), float32, at least 0 up to rounding.
     """
 
     def __init__(
@@ -73,8 +73,13 @@ class SigLIPLoss(nn.Module):
 
             def losses(block: Tensor, part: slice) -> Tensor:
                 logits = block @ keys.T  # (rows, batch)
-                found = softplus(torch.where(marks.positives(part), -logits, logits))
-                spared = marks.spared(part)
-                return (found if spared is None else found.masked_fill(spared, 0)).sum(dim=1)
+                # -log sigmoid(z) is softplus(z) - z, so pairs need no pass of their own.
+                if marks.is_identity:
+                    of_pairs = torch.linalg.vecdot(block, keys[part])
+                else:
+                    of_pairs = logits.masked_fill(~marks.positives(part), 0).sum(dim=1)
+                of_all, spared = softplus(logits), marks.spared(part)
+                summed: Tensor = (of_all if spared is None else of_all.masked_fill(spared, 0)).sum(dim=1)
+                return summed - of_pairs
 
             return mean_over_rows(losses, scaled)

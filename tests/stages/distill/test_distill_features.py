@@ -20,6 +20,7 @@ from data_schemas.pair_index import read_rejected
 from data_schemas.student_checkpoint import WEIGHTS_NAME, HeadConfig, StudentConfig
 from pipeline.store.store import Artifact
 from stages.components.student.heads import build_feature_head
+from stages.distill.data.training_pairs import TrainingPairs
 
 DIM = 10
 SAVE_EACH_STEP = ("--save-every-minutes", 1e-9)
@@ -215,6 +216,16 @@ def test_distill__draws_by_the_prototypes_that_are_named(train: Callable[..., di
     assert named["counts"]["steps"] == made["counts"]["steps"] == 6
     plain = train(*TRAIN, "--epochs", 2)
     assert len({each["digest"] for each in (named, made, plain)}) == 3
+
+
+def test_distill__tells_objectives_which_pairs_show_the_same_image(
+    train: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*TRAIN, "--epochs", 1, "--loss-option", "infonce.merge-images=true")
+    apart = weights_of(train(*words))
+    monkeypatch.setattr(TrainingPairs, "image_numbers", lambda pairs: np.arange(pairs.examples.num) // 12)
+    together = weights_of(train(*words, "--force"))
+    assert not all(torch.allclose(tensor, together[name]) for name, tensor in apart.items())
 
 
 def test_distill__names_features_that_are_not_there(run_cli: Cli, encoded: Pairs) -> None:
