@@ -20,7 +20,7 @@ from pipeline.store.store import Artifact, Store
 from stages.components.compute.device import choose_device, describe_work
 from stages.components.compute.precision import choose_precision
 from stages.components.embeddings.distinct_images import Distinct, read_keys
-from stages.components.embeddings.image_rows import Compute, ImageRows, RowLayout, create_array
+from stages.components.embeddings.image_rows import Compute, ImageRows, RowLayout, begin_array
 from stages.components.embeddings.reused_rows import find_known_rows
 from stages.components.inputs.image_source import Images
 from stages.components.loading.batch import Batch
@@ -72,7 +72,7 @@ def embed_images(
         flag="--embedding-dtype",
     )
     opened = ViewImages(distinct.images, student.config.preprocessing)
-    array = create_array(draft, distinct, layout)
+    array = begin_array(draft, distinct, layout)
     rows = ImageRows(distinct, draft, array, layout=layout, reading=runtime, opened=opened, known=known)
 
     def load() -> Compute:

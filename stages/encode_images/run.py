@@ -19,7 +19,7 @@ from stages.components.compute.device import choose_devices, describe_work
 from stages.components.compute.distributed import ranks_of
 from stages.components.compute.precision import choose_precision
 from stages.components.embeddings.distinct_images import Distinct
-from stages.components.embeddings.image_rows import ImageRows, RowLayout, create_array
+from stages.components.embeddings.image_rows import ImageRows, RowLayout, begin_array
 from stages.components.embeddings.reused_rows import ReusedRows, find_known_rows
 from stages.components.loading.view_images import ViewImages
 from stages.encode_images.row_names import find_sources, name_rows, read_row_names
@@ -128,7 +128,7 @@ def _begin(
             read_keys=read_row_names,
             kind=FEATURE_KIND,
         )
-    return create_array(draft, distinct, _layout(params, backbone.config)), known
+    return begin_array(draft, distinct, _layout(params, backbone.config)), known
 
 
 def _layout(params: "EncodeImagesParams", config: BackboneConfig) -> RowLayout:

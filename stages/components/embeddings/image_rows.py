@@ -62,7 +62,7 @@ class ImageRows:
     Args:
         distinct: Distinct images.
         draft: Draft of the artifact.
-        array: Array of the draft, from `create_array`.
+        array: Array of the draft, from `begin_array`.
         layout: How rows are stored.
         reading: How images are read.
         opened: Dataset of the images' views.
@@ -200,7 +200,7 @@ class ImageRows:
         self._draft.adopt(shard.path)
 
 
-def create_array(draft: Draft, distinct: Distinct, layout: RowLayout) -> EmbeddingArray:
+def begin_array(draft: Draft, distinct: Distinct, layout: RowLayout) -> EmbeddingArray:
     """Make the array of a draft; shards that already lie there stay."""
     array = EmbeddingArray.create(
         draft.path,

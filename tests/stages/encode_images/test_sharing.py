@@ -18,6 +18,7 @@ from click.testing import Result
 from processes import ROOT
 from workbench import FEATURES, Cli, draw_image, on_ranks
 
+from data_schemas.artifact_record import JOURNAL_NAME
 from data_schemas.pair_index import read_rejected
 
 TWO = ("--device", "cpu,cpu")
@@ -77,8 +78,10 @@ def test_encode_images__on_two_devices_takes_over_what_is_known(
 def test_encode_images__goes_on_from_what_a_killed_process_left(
     words: tuple[object, ...], run_cli: Cli, alone: dict[str, Any]
 ) -> None:
+    journals = f"encode-images/.draft-*/{JOURNAL_NAME}"
+
     def kill_one() -> None:
-        while not list(run_cli.store.glob("encode-images/.draft-*/features.zarr/c/*/0")):
+        while not any("features.zarr/c/" in path.read_text() for path in run_cli.store.glob(journals)):
             time.sleep(0.002)
         [*_, child] = [each.pid for each in multiprocessing.active_children()]
         os.kill(child, signal.SIGKILL)
