@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from pipeline.python_api import StageResult, open_store, stage_function
 from stages import STAGES
 from stages.components.backbones.module_family import Backbone

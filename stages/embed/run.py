@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_schemas.embedded_images import CONFIG_NAME, EmbedConfig
 from data_schemas.embedding_array import IMAGE_KIND
+from data_schemas.images.embedded_images import CONFIG_NAME, EmbedConfig
 from data_schemas.later_fields import as_plain
 from data_schemas.pair_index import write_rejected
 from pipeline.log import log

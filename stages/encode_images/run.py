@@ -5,9 +5,9 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
-from data_schemas.backbone_checkpoint import BackboneConfig
 from data_schemas.embedding_array import FEATURE_KIND, FEATURES_NAME, EmbeddingArray
-from data_schemas.image_features import CONFIG_NAME, FeaturesConfig
+from data_schemas.images.backbone_checkpoint import BackboneConfig
+from data_schemas.images.image_features import CONFIG_NAME, FeaturesConfig
 from data_schemas.pair_index import write_rejected
 from pipeline.log import log
 from pipeline.peers import fail_together

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data_schemas.backbone_checkpoint import BackboneConfig
 from data_schemas.embedding_array import Shard
 from data_schemas.errors import ProtoRKDError
+from data_schemas.images.backbone_checkpoint import BackboneConfig
 from pipeline.peers import fail_together
 from pipeline.progress import progress
 from stages.components.backbones.frozen import load_backbone

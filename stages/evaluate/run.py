@@ -8,8 +8,8 @@ from data_schemas.artifact_record import PAGE_NAME, ArtifactRecord
 from data_schemas.errors import PartialError, ProtoRKDError
 from data_schemas.evaluation_report import REPORT_NAME, write_report
 from data_schemas.files import write_atomic
+from data_schemas.images.student_checkpoint import StudentConfig
 from data_schemas.per_query_results import outcomes_folder, write_outcomes
-from data_schemas.student_checkpoint import StudentConfig
 from pipeline.stage import Context, Result
 from pipeline.store.draft import Draft
 from stages.components.compute.distributed import ranks_of

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_schemas.backbone_checkpoint import CONFIG_NAME, WEIGHTS_NAME, BackboneConfig
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import find_config_beside
+from data_schemas.images.backbone_checkpoint import CONFIG_NAME, WEIGHTS_NAME, BackboneConfig
+from data_schemas.images.student_checkpoint import find_config_beside
 from pipeline.fingerprint import hash_json
 from pipeline.options.declaration import option
 from pipeline.peers import fail_together

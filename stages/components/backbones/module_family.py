@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.images.student_checkpoint import Preprocessing
 from data_schemas.later_fields import as_plain
-from data_schemas.student_checkpoint import Preprocessing
 from pipeline.fingerprint import canonical_json
 from stages.components.backbones.family import BackboneSource, BuiltBackbone
 

@@ -16,7 +16,7 @@ from workbench import Cli, Pairs, draw_image
 import protorkd
 from data_schemas.embedding_array import FEATURE_KIND, EmbeddingArray
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import StudentConfig
+from data_schemas.images.student_checkpoint import StudentConfig
 from stages.components.backbones import module_family
 from stages.components.images.lazy_image import open_lazily
 from stages.components.images.transforms import EvalTransform, Normalize
