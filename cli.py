@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import WEIGHTS_NAME
+from data_schemas.images.student_checkpoint import WEIGHTS_NAME
 from pipeline.commands.artifacts import gc, status, verify
 from pipeline.commands.listing import listing_options, show_groups
 from pipeline.commands.run import run

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.images.student_checkpoint import Preprocessing
 from pipeline.python_api import StageResult, open_store, stage_function
 from stages import STAGES
+from stages.components.backbones.module_family import Backbone
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,7 +39,8 @@ export: Callable[..., StageResult]
 
 globals().update({stage.name.replace("-", "_"): stage_function(stage, stages=STAGES) for stage in STAGES})
 
-__all__ = ["CachedEmbeddings", "ProtoRKDError", "StageResult", "load_embeddings", "load_model", "load_student"]
+__all__ = ["Backbone", "CachedEmbeddings", "Preprocessing", "ProtoRKDError", "StageResult"]
+__all__ += ["load_embeddings", "load_model", "load_student"]
 __all__ += [stage.name.replace("-", "_") for stage in STAGES]
 
 Reference = str | os.PathLike[str] | None

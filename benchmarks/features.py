@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.measure import Comparison
 from benchmarks.settings import Settings
 from benchmarks.step import draw_pairs, timed
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from pipeline.runner import context_of, run_stage
 from pipeline.store.store import Store
 from stages import STAGES

@@ -14,7 +14,7 @@ from torchvision import transforms
 
 from benchmarks.measure import Comparison, Limit, compare_time
 from benchmarks.settings import Settings
-from data_schemas.packed_images import PackedImages, write_config, write_shard
+from data_schemas.images.packed_images import PackedImages, write_config, write_shard
 from stages.components.images.batch_resize import resize_batch
 from stages.components.images.crop_boxes import draw_box
 from stages.components.images.image_set import ImageSet

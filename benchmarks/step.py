@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Comparison
 from benchmarks.settings import Settings
+from data_schemas.images.student_checkpoint import Preprocessing
 from data_schemas.pair_sources.text.manifest_table import read_manifest
-from data_schemas.student_checkpoint import Preprocessing
 from pipeline.runner import context_of, run_stage
 from pipeline.stage import Context
 from pipeline.store.store import Store

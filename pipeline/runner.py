@@ -88,7 +88,8 @@ def make_artifact(
 ) -> Artifact:
     """Find, or make, the artifact of another stage that a stage needs on its way; options left out are defaults."""
     stage = context.stages[stage_name]
-    outcome = run_stage(
+    _check_begin(stage)
+    outcome = _run_met(
         stage,
         params=stage.params(**params),
         inputs=stage.inputs(**inputs),
@@ -113,12 +114,25 @@ def run_stage(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, contex
         StopRequestedError: a stop was asked for before the stage began.
         ProtoRKDError: something that the user can mend. Whatever was whole by then serves the next run.
     """
+    _check_begin(stage)
+    peers = SingleProcess() if num_processes() == 1 or stage.distributed is None else stage.distributed.join()
+    outcome = _run_met(
+        stage, params=params, inputs=inputs, runtime=runtime, context=dataclasses.replace(context, peers=peers)
+    )
+    peers.leave()
+    return outcome
+
+
+def _check_begin(stage: AnyStage) -> None:
     if stop_is_asked():  # too late for the stage before, which is whole
         raise StopRequestedError(
             f"Asked to stop, and did, before {stage.name} began. Run the same command again: what was whole is kept."
         )
-    peers = SingleProcess() if num_processes() == 1 or stage.distributed is None else stage.distributed.join()
-    context = dataclasses.replace(context, peers=peers)
+
+
+def _run_met(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, context: Context) -> StageOutcome:
+    """Run a stage by the processes that have met for it."""
+    peers = context.peers
     if stage.prepare is not None:
         inputs = stage.prepare(inputs, params, runtime, context)
     context = dataclasses.replace(context, store=context.store.choosing_once())
@@ -127,7 +141,6 @@ def run_stage(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, contex
         context.store.note_asked(outcome.artifact, at=_now())
     if stage.deliver is not None and peers.is_first:
         stage.deliver(context.store.fetch(outcome.artifact), runtime)
-    peers.leave()
     return outcome
 
 

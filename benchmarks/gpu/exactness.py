@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.setup import Setup
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from stages.components.compute.precision import autocast, full_float32
 from stages.components.images.batch_resize import resize_batch
 from stages.components.images.transforms import Normalize

@@ -13,7 +13,7 @@ import torch
 from benchmarks.gpu.setup import Setup
 from benchmarks.gpu.timing import peak_memory, pipelined
 from data_schemas.artifact_record import ArtifactRecord
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from pipeline.store.store import Artifact
 from stages.components.compute.precision import autocast
 from stages.components.images.augmentation import AUGMENTATIONS, Augment

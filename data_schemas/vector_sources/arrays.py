@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data_schemas.embedding_array import FEATURE_KIND
 from data_schemas.errors import ProtoRKDError
-from data_schemas.image_features import CONFIG_NAME, FeaturesConfig
+from data_schemas.images.image_features import CONFIG_NAME, FeaturesConfig
 from data_schemas.vector_sources.part import BLOCK_ROWS, POSITION, ROW_KEY, VectorBlock, VectorColumns, as_keys
 
 _TABLE_SUFFIXES = (".parquet", ".tsv", ".csv", ".txt")

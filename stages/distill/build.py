@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.images.student_checkpoint import Preprocessing
 from data_schemas.prototypes import Prototypes
-from data_schemas.student_checkpoint import Preprocessing
 from pipeline.log import log
 from pipeline.runner import make_artifact
 from pipeline.stage import Context

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from data_schemas.image_features import FeaturesConfig
-from data_schemas.student_checkpoint import HeadConfig, Preprocessing, StudentConfig
+from data_schemas.images.image_features import FeaturesConfig
+from data_schemas.images.student_checkpoint import HeadConfig, Preprocessing, StudentConfig
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
 from stages.components.compute.distributed import Ranks

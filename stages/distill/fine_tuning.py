@@ -10,7 +10,7 @@ from pipeline.stage import Context, Input
 from stages.components.student.checkpoints import StudentWeights, find_checkpoint
 
 if TYPE_CHECKING:
-    from data_schemas.student_checkpoint import StudentConfig
+    from data_schemas.images.student_checkpoint import StudentConfig
     from stages.distill.options import DistillInputs, DistillParams, DistillSources
 
 ALL = "all"

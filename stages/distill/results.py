@@ -3,9 +3,9 @@
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from data_schemas.images.student_checkpoint import Preprocessing, StudentConfig, TeacherRecord
 from data_schemas.manifest import Rejection
 from data_schemas.pair_index import write_rejected
-from data_schemas.student_checkpoint import Preprocessing, StudentConfig, TeacherRecord
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
 from stages.components.teacher.encoding_options import EncodingOptions

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from data_schemas.student_checkpoint import WEIGHTS_NAME, Preprocessing, StudentConfig
+from data_schemas.images.student_checkpoint import WEIGHTS_NAME, Preprocessing, StudentConfig
 from pipeline.log import log
 from pipeline.sources import hashed_inputs
 from pipeline.stage import Context, Result

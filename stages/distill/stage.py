@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import CONFIG_NAME, find_config_beside
+from data_schemas.images.student_checkpoint import CONFIG_NAME, find_config_beside
 from pipeline.fingerprint import hash_json
 from pipeline.remote.object_store import url_of
 from pipeline.stage import Context, Distributed, Input, Result, Stage, Work

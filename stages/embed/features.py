@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_schemas.embedded_images import CONFIG_NAME, EmbedConfig
 from data_schemas.embedding_array import FEATURE_KIND, IMAGE_KIND, EmbeddingArray, array_name
 from data_schemas.errors import ProtoRKDError
+from data_schemas.images.embedded_images import CONFIG_NAME, EmbedConfig
 from data_schemas.later_fields import as_plain
 from data_schemas.pair_index import REJECTED_NAME, read_rejected, write_rejected
 from pipeline.runner import make_artifact

@@ -1,29 +1,30 @@
 """Embed distinct images by the student, shard by shard."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data_schemas.embedded_images import CONFIG_NAME, EmbedConfig
 from data_schemas.embedding_array import IMAGE_KIND
+from data_schemas.images.embedded_images import CONFIG_NAME, EmbedConfig
 from data_schemas.later_fields import as_plain
 from data_schemas.pair_index import write_rejected
 from pipeline.log import log
+from pipeline.progress import progress
 from pipeline.stage import Context, Result
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact, Store
 from stages.components.compute.device import choose_device, describe_work
 from stages.components.compute.precision import choose_precision
 from stages.components.embeddings.distinct_images import Distinct, read_keys
-from stages.components.embeddings.image_rows import Compute, ImageRows, RowLayout
+from stages.components.embeddings.image_rows import Compute, ImageRows, RowLayout, begin_array
 from stages.components.embeddings.reused_rows import find_known_rows
 from stages.components.inputs.image_source import Images
 from stages.components.loading.batch import Batch
-from stages.components.loading.view_images import View, ViewImages
+from stages.components.loading.view_images import ViewImages
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.embedder import ImageEmbedder
 
@@ -71,13 +72,16 @@ def embed_images(
         flag="--embedding-dtype",
     )
     opened = ViewImages(distinct.images, student.config.preprocessing)
-    rows = ImageRows(distinct, draft, layout=layout, reading=runtime, opened=opened, known=known)
+    array = begin_array(draft, distinct, layout)
+    rows = ImageRows(distinct, draft, array, layout=layout, reading=runtime, opened=opened, known=known)
 
-    def load(_sample: Sequence[View]) -> Compute:
+    def load() -> Compute:
         embedder = ImageEmbedder.load(student, device=device, precision=precision, store=context.store)
         return lambda batches: _embeddings(embedder, batches, normalize=params.normalize)
 
-    rows.write_missing(load, pin_memory=device.type == "cuda")
+    missing = rows.find_missing()
+    with progress("embedding images", total=array.rows, unit="images", done=rows.num_resumed) as advance:
+        rows.write(missing, load, pin_memory=device.type == "cuda", advance=advance)
     rejections = rows.rejections()
     write_rejected(draft.path, rejections)
     distinct.write(draft.path, without={entry.row for entry in rejections})

@@ -108,4 +108,7 @@ class EncodeImagesParams(VectorOptions, ManifestFormat):
 class EncodeImagesRuntime(ReadingOptions):
     """What changes only how fast or where it runs; not hashed."""
 
-    device: str = option("auto", help="Where the backbone runs: auto, cpu, cuda, ...")
+    device: str = option(
+        "auto",
+        help="Where the backbone runs: auto, cpu, cuda, ... Several (cuda:0,cuda:1) share the work, a process each.",
+    )

@@ -2,35 +2,28 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-
-from data_schemas.backbone_checkpoint import BackboneConfig
-from data_schemas.embedding_array import FEATURE_KIND, FEATURES_NAME
-from data_schemas.image_features import CONFIG_NAME, FeaturesConfig
+from data_schemas.embedding_array import FEATURE_KIND, FEATURES_NAME, EmbeddingArray
+from data_schemas.images.backbone_checkpoint import BackboneConfig
+from data_schemas.images.image_features import CONFIG_NAME, FeaturesConfig
 from data_schemas.pair_index import write_rejected
 from pipeline.log import log
+from pipeline.peers import fail_together
 from pipeline.stage import Context, Input, Result
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
-from stages.components.backbones.frozen import BackboneParams, load_backbone, make_backbone
-from stages.components.compute.device import choose_device, describe_work, send
+from stages.components.backbones.frozen import BackboneParams, make_backbone
+from stages.components.compute.device import choose_devices, describe_work
+from stages.components.compute.distributed import ranks_of
 from stages.components.compute.precision import choose_precision
 from stages.components.embeddings.distinct_images import Distinct
-from stages.components.embeddings.image_rows import Compute, ImageRows, RowLayout
-from stages.components.embeddings.nearness import nearness, tell_nearness
-from stages.components.embeddings.reused_rows import find_known_rows
-from stages.components.loading.batch import Batch, collate
-from stages.components.loading.view_images import View, ViewImages
-from stages.components.student.embedder import ImageEmbedder
-from stages.components.student.student import Student
+from stages.components.embeddings.image_rows import ImageRows, RowLayout, begin_array
+from stages.components.embeddings.reused_rows import ReusedRows, find_known_rows
+from stages.components.loading.view_images import ViewImages
 from stages.encode_images.row_names import find_sources, name_rows, read_row_names
+from stages.encode_images.sharing import FrozenBackbone, write_shared
 from stages.encode_images.view_seeds import seed_rows
 
 if TYPE_CHECKING:
@@ -53,17 +46,32 @@ def compute_features(
     Raises:
         ProtoRKDError: too many images cannot be read, a feature cannot be stored, or the disk is full.
     """
+    peers = context.peers
     artifact = _backbone(params, sources, context)
-    device = choose_device(runtime.device)
-    precision = choose_precision(params.precision, device)
-    log.info("encode-images: on %s", describe_work(device, precision=precision))
-    backbone = _Backbone(artifact, BackboneConfig.read(artifact.path), device=device, precision=precision)
-    digest = artifact.record.digest
-    _describe(FeaturesConfig(backbone.config, digest, precision, params.views, params.augmentation), draft)
-    images = sources.paths.value
-    distinct = Distinct.of(images.images, images.digests(context.file_digests))
-    rows = _open_rows(params, runtime, distinct, backbone, draft=draft, context=context)
-    rows.write_missing(partial(backbone.load, rows.opened), pin_memory=device.type == "cuda")
+    with fail_together(peers):
+        devices = choose_devices(runtime.device)
+        precision = choose_precision(params.precision, devices[0])
+        backbone = FrozenBackbone(artifact.path, BackboneConfig.read(artifact.path), artifact.record.digest, precision)
+        images = sources.paths.value
+        distinct = Distinct.of(images.images, images.digests(context.file_digests))
+        begun = None
+        if peers.is_first:
+            log.info("encode-images: on %s", describe_work(*devices, precision=precision))
+            begun = _begin(params, distinct, backbone, draft=draft, context=context)
+    array, known = peers.broadcast(begun)
+    rows = ImageRows(
+        distinct,
+        draft,
+        array,
+        layout=_layout(params, backbone.config),
+        reading=runtime,
+        opened=ViewImages(distinct.images, backbone.config.preprocessing, augmentation=params.augmentation),
+        seeds=partial(seed_rows, distinct, views=params.views, seed=params.seed) if params.views > 1 else None,
+        known=known,
+    )
+    nearness = write_shared(rows, backbone, devices=devices, ranks=ranks_of(peers))
+    if not peers.is_first:
+        return Result(counts={})
     rejections = rows.rejections()
     write_rejected(draft.path, rejections)
     distinct.write(draft.path, without={entry.row for entry in rejections})
@@ -77,9 +85,9 @@ def compute_features(
             "reused_rows": rows.num_reused,
             "resumed_rows": rows.num_resumed,
         },
-        metrics=backbone.nearness,
-        uses=(digest,),
-        environment={"device": device.type, "precision": precision},
+        metrics=nearness,
+        uses=(backbone.digest,),
+        environment={"device": devices[0].type, "precision": precision},
     )
 
 
@@ -91,7 +99,8 @@ def _backbone(params: "EncodeImagesParams", sources: "EncodeImagesSources", cont
         wanted = BackboneParams(params.backbone, params.image_size, params.pooling)
         return make_backbone(wanted, Input(found.digest, found.location, found.parts, value=kept), context)
     context.use(kept.record.digest)
-    kept.require_whole(read=True)
+    with fail_together(context.peers):
+        kept.require_whole(read=True)
     return kept
 
 
@@ -103,16 +112,12 @@ def _describe(config: FeaturesConfig, draft: Draft) -> None:
     draft.adopt(CONFIG_NAME)
 
 
-def _open_rows(
-    params: "EncodeImagesParams",
-    runtime: "EncodeImagesRuntime",
-    distinct: Distinct,
-    backbone: "_Backbone",
-    *,
-    draft: Draft,
-    context: Context,
-) -> ImageRows:
-    """Open the draft's rows, with those that earlier artifacts hold."""
+def _begin(
+    params: "EncodeImagesParams", distinct: Distinct, backbone: FrozenBackbone, *, draft: Draft, context: Context
+) -> tuple[EmbeddingArray, ReusedRows | None]:
+    """Make the draft's array, and find the rows that earlier artifacts hold."""
+    config = FeaturesConfig(backbone.config, backbone.digest, backbone.precision, params.views, params.augmentation)
+    _describe(config, draft)
     known = None
     if not context.force:
         known = find_known_rows(
@@ -123,71 +128,16 @@ def _open_rows(
             read_keys=read_row_names,
             kind=FEATURE_KIND,
         )
-    layout = RowLayout(
+    return begin_array(draft, distinct, _layout(params, backbone.config)), known
+
+
+def _layout(params: "EncodeImagesParams", config: BackboneConfig) -> RowLayout:
+    return RowLayout(
         kind=FEATURE_KIND,
-        dim=backbone.config.feature_dim,
+        dim=config.feature_dim,
         dtype=params.feature_dtype,
         shard_rows=params.shard_rows,
         model="backbone",
         flag="--feature-dtype",
         views=params.views,
     )
-    return ImageRows(
-        distinct,
-        draft,
-        layout=layout,
-        reading=runtime,
-        opened=ViewImages(distinct.images, backbone.config.preprocessing, augmentation=params.augmentation),
-        seeds=partial(seed_rows, distinct, views=params.views, seed=params.seed) if params.views > 1 else None,
-        known=known,
-    )
-
-
-class _Backbone:
-    """A frozen backbone, loaded when it has something to compute.
-
-    Args:
-        artifact: Artifact of the backbone.
-        config: Its configuration.
-        device: Device of the backbone.
-        precision: Precision of its matrix products.
-    """
-
-    def __init__(self, artifact: Artifact, config: BackboneConfig, *, device: torch.device, precision: str) -> None:
-        self.config, self.precision = config, precision
-        self.digest = artifact.record.digest
-        self._folder, self._device = artifact.path, device
-        self.nearness: dict[str, float] = {}
-        """Cosine of the features to those in fp32, on a sample; empty where they are in fp32, or none was computed."""
-
-    def load(self, opened: ViewImages, sample: Sequence[View]) -> Compute:
-        """Load the backbone; in fewer bits than fp32 it is compared with fp32 on a sample of the views."""
-        network, _ = load_backbone(self._folder, device=self._device)
-        embedder = self._embedder(network, self.precision)
-        if self.precision != "fp32":
-            exact = self._embedder(network, "fp32")
-            self._compare(embedder, exact, collate([opened[view] for view in sample]))
-        return partial(_features, embedder)
-
-    def _embedder(self, network: nn.Module, precision: str) -> ImageEmbedder:
-        dim = self.config.feature_dim
-        alone = Student(backbone=network, head=nn.Identity(), feature_dim=dim, embedding_dim=dim).eval()
-        return ImageEmbedder(alone, self.config.preprocessing, device=self._device, precision=precision)
-
-    def _compare(self, embedder: ImageEmbedder, exact: ImageEmbedder, sample: Batch) -> None:
-        if len(sample.images):
-            features = (_on_cpu(each, sample.images, self._device) for each in (embedder, exact))
-            self.nearness = nearness(*features, noun="image")
-            tell_nearness(self.nearness, model="backbone", precision=self.precision, noun="image")
-
-
-def _features(embedder: ImageEmbedder, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
-    """Yield the features of each batch, (read, feature_dim), float32."""
-    for batch, features, _ in embedder.over(batches):
-        yield batch, features
-
-
-def _on_cpu(embedder: ImageEmbedder, images: Tensor, device: torch.device) -> NDArray[np.float32]:
-    features, _ = embedder(send(images, device))
-    numbers: NDArray[np.float32] = features.cpu().numpy()
-    return numbers

@@ -9,11 +9,13 @@ import dataclasses
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.fingerprint import hash_json
-from pipeline.stage import Context, Input, Result, Stage, Work
+from pipeline.peers import num_processes
+from pipeline.stage import Context, Distributed, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
 from stages.components.backbones.family import BackboneSource
 from stages.components.backbones.frozen import identify_weights
+from stages.components.compute.torchrun import join_torchrun
 from stages.components.images.image_set import ImageSet
 from stages.components.inputs.image_source import Images
 from stages.components.inputs.vectors import identify_vectors
@@ -36,6 +38,8 @@ def encode_images(
 ) -> Result:
     """Write the features of each distinct image, in order of first appearance."""
     if sources.vectors is not None:
+        if not context.peers.is_first:
+            return Result(counts={})
         from stages.encode_images.vectors import take_vectors
 
         return take_vectors(params, runtime, sources=sources, draft=out, context=context)
@@ -146,8 +150,8 @@ def check(params: EncodeImagesParams, inputs: EncodeImagesInputs, runtime: Encod
     if inputs.student is None:
         check_backbone(params.backbone, image_size=params.image_size, pooling=params.pooling)
 
-    [device] = find_devices(runtime.device, most=1)
-    check_precision(params.precision, device)
+    for device in find_devices(runtime.device, most=1 if num_processes() > 1 else 0):
+        check_precision(params.precision, device)
 
 
 STAGE = Stage(
@@ -161,5 +165,6 @@ STAGE = Stage(
     run=encode_images,
     settle=settle,
     check=check,
+    distributed=Distributed(join_torchrun, fails_together=True),
     work=work,
 )

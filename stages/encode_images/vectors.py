@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_schemas.embedding_array import FEATURE_KIND
-from data_schemas.image_features import CONFIG_NAME, FeaturesConfig
+from data_schemas.images.image_features import CONFIG_NAME, FeaturesConfig
 from data_schemas.manifest import Rejection
 from data_schemas.pair_index import write_rejected
 from pipeline.stage import Context, Result

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from data_schemas.backbone_checkpoint import BackboneConfig
 from data_schemas.embedding_array import stored_bytes
+from data_schemas.images.backbone_checkpoint import BackboneConfig
 from pipeline.fingerprint import fingerprint
 from pipeline.stage import Context, Work
 from pipeline.store.store import Artifact

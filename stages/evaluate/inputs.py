@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from data_schemas.embedded_images import read_images
 from data_schemas.errors import ProtoRKDError
+from data_schemas.images.embedded_images import read_images
+from data_schemas.images.student_checkpoint import CONFIG_NAME
 from data_schemas.pair_index import read_pairs, read_rejected
-from data_schemas.student_checkpoint import CONFIG_NAME
 from pipeline.fingerprint import hash_json
 from pipeline.remote.object_store import url_of
 from pipeline.stage import Context, Input

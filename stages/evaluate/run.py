@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from data_schemas.artifact_record import PAGE_NAME
+from data_schemas.artifact_record import PAGE_NAME, ArtifactRecord
 from data_schemas.errors import PartialError, ProtoRKDError
 from data_schemas.evaluation_report import REPORT_NAME, write_report
 from data_schemas.files import write_atomic
+from data_schemas.images.student_checkpoint import StudentConfig
 from data_schemas.per_query_results import outcomes_folder, write_outcomes
 from pipeline.stage import Context, Result
 from pipeline.store.draft import Draft
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _EVERY_CHECKPOINT = "every checkpoint"
 _NAMED_FAILURES = 5
+_FEATURE_CHANGES = ("feature_noise", "feature_mixup")  # of distill, recorded where they are not the defaults
 
 Results = Mapping[str, Sequence[TaskResult]]
 """Results of the tasks that did not fail, by name of the checkpoint."""
@@ -106,8 +108,10 @@ def measure(
 
 def _describe(sources: "EvaluateSources", context: Context, *, precision: str) -> dict[str, Any]:
     """Describe for the report the student, its teacher and the sets that are absent."""
-    shown = sources.student.value.students[-1]
-    config = shown.config
+    checkpoints = sources.student.value
+    shown, config = checkpoints.students[-1], checkpoints.students[-1].config
+    given = {"caption_vectors": sources.teacher, "image_vectors": sources.image_vectors}
+    vectors = {name: each for name, each in given.items() if each and isinstance(each.value, VectorSource)}
     absent = () if sources.absent is None else sources.absent.value
     return {
         "student": {
@@ -118,20 +122,31 @@ def _describe(sources: "EvaluateSources", context: Context, *, precision: str) -
             "embedding_dim": config.embedding_dim,
             "precision": precision,
             "losses": [f"{name}={weight:g}" for name, weight in config.losses.items()],
+            **_describe_head(config, checkpoints.artifact.record),
         },
         "teacher": {
             "name": teacher_name(config.teacher.identity, sources.teacher, context),
             **asdict(config.teacher),
         },
-        **{
-            name: vectors.location
-            for name, vectors in (("caption_vectors", sources.teacher), ("image_vectors", sources.image_vectors))
-            if vectors is not None and isinstance(vectors.value, VectorSource)
-        },
+        **{name: each.location for name, each in vectors.items()},
+        **{f"{name}_digest": each.digest for name, each in vectors.items()},
         "absent": [
             {"name": each.name, "places": [str(place) for place in each.places], "reason": each.reason}
             for each in absent
         ],
+    }
+
+
+def _describe_head(config: StudentConfig, distilled: ArtifactRecord) -> dict[str, Any]:
+    """Describe the head of a student of features, and what it was trained on; nothing of other students."""
+    if config.head is None:
+        return {}
+    trained = {name: distilled.params[name] for name in _FEATURE_CHANGES if name in distilled.params}
+    features = distilled.inputs.get("features")
+    return {
+        "head": asdict(config.head) | trained,
+        "backbone_digest": config.backbone_digest,
+        "features_digest": "" if features is None else features.digest,
     }
 
 

@@ -6,6 +6,7 @@ from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file
 from pipeline.fingerprint import hash_json
 from pipeline.stage import Context, Input
+from stages.components.backbones.module_family import PREFIX
 from stages.components.student.checkpoints import StudentWeights, find_checkpoint
 from stages.components.teacher.prompts import find_query_prompt
 from stages.components.teacher.recorded import find_recorded_teacher, recorded_location
@@ -32,6 +33,7 @@ def find_inputs(inputs: ExportInputs, params: ExportParams, context: Context) ->
     location = recorded_location(identity, context)
     if "sentence-transformers" in params.format:
         _check_width(student)
+        _check_code(student)
         teacher = find_recorded_teacher(
             inputs.teacher,
             identity,
@@ -71,4 +73,12 @@ def _check_width(student: StudentWeights) -> None:
         raise ProtoRKDError(
             f"A student must be as wide as its teacher to share a space with it; got {config.embedding_dim} and "
             f"{config.teacher.dim}. Distil without --projection-dim, or pass --format onnx or --format torch."
+        )
+
+
+def _check_code(student: StudentWeights) -> None:
+    if student.config.backbone.startswith(PREFIX):
+        raise ProtoRKDError(
+            f"A folder for sentence-transformers must be able to build its backbone; got {student.config.backbone}, a "
+            "network from Python, whose code the store does not hold. Pass --format onnx, in Python where it is given."
         )

@@ -38,7 +38,7 @@ def gather_cc(table: Path, output: Path, as_json: bool, **values: Any) -> None:
     params, runtime = take(GatherParams, values), take(GatherRuntime, values)
     if importlib.util.find_spec("aiohttp") is None:
         raise ProtoRKDError("gather-cc must have aiohttp; it is not installed. Run pip install 'protorkd[download]'.")
-    from data_schemas.gathered_folder import MANIFEST_NAME, STATUS_NAME
+    from data_schemas.images.gathered_folder import MANIFEST_NAME, STATUS_NAME
     from stages.gather_cc.run import gather
 
     start = time.monotonic()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from data_schemas.gathered_folder import FAILED, INVALID, OK, REJECTED, RowOutcome, image_path
+from data_schemas.images.gathered_folder import FAILED, INVALID, OK, REJECTED, RowOutcome, image_path
 from stages.gather_cc.addresses import INVALID as INVALID_URL
 from stages.gather_cc.addresses import parse_url, url_problem
 from stages.gather_cc.client import Client

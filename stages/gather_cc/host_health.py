@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.gathered_folder import RowOutcome
+from data_schemas.images.gathered_folder import RowOutcome
 
 GIVEN_UP = "host given up"
 

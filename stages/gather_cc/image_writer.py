@@ -10,7 +10,7 @@ import PIL.Image
 import simplejpeg
 
 from data_schemas.files import disk_errors
-from data_schemas.gathered_folder import image_path
+from data_schemas.images.gathered_folder import image_path
 from stages.components.images.decoding import ImageRejected, decode_image
 from stages.components.images.lazy_image import DecodedImage, LazyImage, plain_jpeg
 

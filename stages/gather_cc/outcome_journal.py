@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from data_schemas.files import disk_errors, fsync_all
-from data_schemas.gathered_folder import OK, RowOutcome, block_numbers, image_path, write_block
+from data_schemas.images.gathered_folder import OK, RowOutcome, block_numbers, image_path, write_block
 
 _BLOCK_ROWS = 2048
 _BLOCK_S = 2.0

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from data_schemas.files import write_atomic_by
-from data_schemas.gathered_folder import (
+from data_schemas.images.gathered_folder import (
     MANIFEST_NAME,
     OK,
     STATUS_NAME,

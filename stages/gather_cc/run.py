@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import disk_errors, read_json, write_atomic_by
-from data_schemas.gathered_folder import FAILED, LOCK_PATH, PARTIAL_FOLDER, REQUEST_PATH, read_outcomes, rows_of
+from data_schemas.images.gathered_folder import FAILED, LOCK_PATH, PARTIAL_FOLDER, REQUEST_PATH, read_outcomes, rows_of
 from pipeline.log import log
 from pipeline.options.declaration import as_json
 from pipeline.progress import progress

@@ -4,7 +4,7 @@ import numpy as np
 import PIL.Image
 import simplejpeg
 
-from data_schemas.packed_images import Record
+from data_schemas.images.packed_images import Record
 from stages.components.images.decoding import ImageRejected
 from stages.components.images.image_set import ImageSet
 from stages.components.images.lazy_image import JpegImage, LazyImage, to_image

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
-from data_schemas.manifest import Rejection
-from data_schemas.packed_images import (
+from data_schemas.images.packed_images import (
     CONFIG_NAME,
     index_path,
     read_index,
@@ -14,6 +13,7 @@ from data_schemas.packed_images import (
     write_config,
     write_shard,
 )
+from data_schemas.manifest import Rejection
 from data_schemas.pair_index import write_rejected
 from pipeline.progress import progress
 from pipeline.remote.object_store import NUM_REQUESTS

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_schemas.embedded_images import EmbedConfig
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import StudentConfig
+from data_schemas.images.embedded_images import EmbedConfig
+from data_schemas.images.student_checkpoint import StudentConfig
 from pipeline.log import log
 from pipeline.stage import Context
 from pipeline.store.store import Artifact

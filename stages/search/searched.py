@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_schemas.embedded_images import IMAGES_NAME, read_images
-from data_schemas.packed_images import ABSENT, PackedImages
+from data_schemas.images.embedded_images import IMAGES_NAME, read_images
+from data_schemas.images.packed_images import ABSENT, PackedImages
 from data_schemas.pair_index import CAPTIONS_NAME, PAIRS_NAME, read_captions, read_pairs
 from pipeline.store.file_digests import FileDigests
 from pipeline.store.store import Artifact, Store

@@ -16,7 +16,8 @@ from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.errors import ProtoRKDError
 from pipeline import runner
 from pipeline.plan import plan_stage
-from pipeline.runner import context_of
+from pipeline.runner import context_of, make_artifact
+from pipeline.stage import Distributed
 from pipeline.store import draft
 from pipeline.store import file_digests as memo
 
@@ -389,3 +390,13 @@ def test_run_stage__keeps_to_the_newest_that_it_began_with(toy, monkeypatch):
     monkeypatch.setattr(toy_stage, "CHILD", replace(CHILD, run=run))
     child = toy.run_child().artifact
     assert child.record.inputs["toy"].digest == first.record.digest
+
+
+def test_make_artifact__meets_nobody_though_there_are_several_processes(toy, monkeypatch):
+    def join():
+        raise AssertionError("it waits for processes that are not coming")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    context = context_of(toy.store, stages=[replace(TOY, distributed=Distributed(join))])
+    artifact = make_artifact("toy", params={}, inputs={"source": toy.source}, runtime={}, context=context)
+    assert artifact.record.stage == "toy"

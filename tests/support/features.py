@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_schemas.backbone_checkpoint import BackboneConfig
-from data_schemas.embedded_images import IMAGES_NAME, write_images
 from data_schemas.embedding_array import FEATURE_KIND, EmbeddingArray
-from data_schemas.image_features import CONFIG_NAME, FeaturesConfig
+from data_schemas.images.backbone_checkpoint import BackboneConfig
+from data_schemas.images.embedded_images import IMAGES_NAME, write_images
+from data_schemas.images.image_features import CONFIG_NAME, FeaturesConfig
 from data_schemas.manifest import Rejection
 from data_schemas.pair_index import REJECTED_NAME, write_rejected
 from pipeline.runner import context_of, run_stage

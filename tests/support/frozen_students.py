@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from data_schemas.backbone_checkpoint import WEIGHTS_NAME as BACKBONE_WEIGHTS
-from data_schemas.backbone_checkpoint import BackboneConfig
-from data_schemas.student_checkpoint import (
+from data_schemas.images.backbone_checkpoint import WEIGHTS_NAME as BACKBONE_WEIGHTS
+from data_schemas.images.backbone_checkpoint import BackboneConfig
+from data_schemas.images.student_checkpoint import (
     WEIGHTS_NAME,
     HeadConfig,
     Preprocessing,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import IMAGENET_MEAN, IMAGENET_STD
+from data_schemas.images.student_checkpoint import IMAGENET_MEAN, IMAGENET_STD
 from stages.components.inputs.lfs_pointer import check_fetched
 
 # DINO's own evaluation takes its teacher; an average of weights is taken where there is nothing else.

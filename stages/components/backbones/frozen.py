@@ -4,11 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_schemas.backbone_checkpoint import CONFIG_NAME, WEIGHTS_NAME, BackboneConfig
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import find_config_beside
+from data_schemas.images.backbone_checkpoint import CONFIG_NAME, WEIGHTS_NAME, BackboneConfig
+from data_schemas.images.student_checkpoint import find_config_beside
 from pipeline.fingerprint import hash_json
 from pipeline.options.declaration import option
+from pipeline.peers import fail_together
 from pipeline.runner import run_within
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store.draft import Draft
@@ -104,7 +105,8 @@ def make_backbone(params: BackboneParams, weights: Input[BackboneSource], contex
     inputs = _Inputs(_Sources(weights))
     params = replace(params, name=portable_name(params.name))
     artifact = run_within(BACKBONE, params=params, inputs=inputs, runtime=_Runtime(), context=context).artifact
-    artifact.require_whole(read=True)
+    with fail_together(context.peers):
+        artifact.require_whole(read=True)
     return artifact
 
 

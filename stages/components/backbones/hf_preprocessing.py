@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _USABLE = ("bilinear", "bicubic", "lanczos", "box", "hamming", "nearest")

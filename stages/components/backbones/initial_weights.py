@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import StudentConfig, find_config_beside
+from data_schemas.images.student_checkpoint import StudentConfig, find_config_beside
 from stages.components.backbones.family import BackboneFamily, BackboneSource, BuiltBackbone
 from stages.components.backbones.foreign_checkpoints import (
     BARE,

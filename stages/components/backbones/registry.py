@@ -9,6 +9,7 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.commands.listing import NameGroup
 from stages.components.backbones.family import BackboneFamily, BackboneSource, BuiltBackbone, is_installed
 from stages.components.backbones.hf_family import HFFamily, known_kinds
+from stages.components.backbones.module_family import ModuleFamily
 from stages.components.backbones.open_clip_family import OpenCLIPFamily
 from stages.components.backbones.timm_family import TimmFamily
 from stages.components.backbones.torchvision_family import TorchvisionFamily
@@ -21,6 +22,8 @@ _PLAIN, _OPEN_CLIP = TorchvisionFamily(), OpenCLIPFamily()
 FAMILIES: tuple[BackboneFamily, ...] = (_PLAIN, TimmFamily(), HFFamily(), _OPEN_CLIP)
 """Families in the order in which they are listed."""
 
+_MODULES = ModuleFamily()  # not listed: nobody types these names
+
 _MOST_SUGGESTIONS = 5
 
 
@@ -32,7 +35,7 @@ def find_family(name: str) -> tuple[BackboneFamily, str]:
     Raises:
         ProtoRKDError: no family has such a name.
     """
-    for family in FAMILIES:
+    for family in (*FAMILIES, _MODULES):
         if family.prefix and name.startswith(family.prefix):
             return family, name.removeprefix(family.prefix)
     if name in _PLAIN.names():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import read_json
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from stages.components.backbones.family import BackboneSource, BuiltBackbone
 from stages.components.backbones.hub_files import find_model, find_snapshot, split_revision, weight_files
 

@@ -1,8 +1,9 @@
 """Hold where and in which numbers work is done, and no model.
 
 Devices and why there is none (`device`, `gpu_driver`), precision, processes that train together (`distributed`), random
-numbers by key, threads beside the work (`background`), memory that processes share, and their end with the command
-(`parent_process`).
+numbers by key, threads beside the work (`background`), memory that processes share, a process for each of several
+devices (`device_processes`), and the end of processes: with the command (`parent_process`), or because they are stopped
+or hang while others wait (`stopped_processes`, `hang_watch`).
 
 float32 is never TF32: passes that are not a training take `full_float32` for themselves, a training sets its flags in
 `stages/distill/training/training_device.py` and puts them back at its end.

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_schemas.embedded_images import IMAGES_NAME, read_images, write_images
+from data_schemas.images.embedded_images import IMAGES_NAME, read_images, write_images
 from pipeline.store.store import Artifact
 from stages.components.images.image_set import ImageSet
 

@@ -59,7 +59,7 @@ class Gathered:
     num_unused: int = 0
     num_repeated: int = 0
     reasons: dict[int, str] = field(default_factory=dict)
-    values: NDArray[Any] | None = None
+    values: np.memmap[Any, Any] | None = None
     placed: Rows = field(init=False)
     """Number of each row's vector among all of the source, counted from 1; 0 where there is none."""
 

@@ -4,7 +4,7 @@ An unreadable image keeps its rows, of zeros, so that a shard depends only on it
 shards, so a resumed run writes the same bytes as an uninterrupted one.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from data_schemas.embedding_array import EmbeddingArray, Shard, array_name
 from data_schemas.manifest import Rejection
-from pipeline.progress import progress
 from pipeline.store.draft import Draft
 from stages.components.embeddings.distinct_images import Distinct
 from stages.components.embeddings.reused_rows import ReusedRows
@@ -57,9 +56,13 @@ class RowLayout:
 class ImageRows:
     """The rows of a draft's array, with the reasons of rejected images.
 
+    Several processes write shards of one draft, each with an instance of its own; one of them looks which are missing,
+    and says who writes which. It can be handed to another process.
+
     Args:
         distinct: Distinct images.
         draft: Draft of the artifact.
+        array: Array of the draft, from `begin_array`.
         layout: How rows are stored.
         reading: How images are read.
         opened: Dataset of the images' views.
@@ -71,6 +74,7 @@ class ImageRows:
         self,
         distinct: Distinct,
         draft: Draft,
+        array: EmbeddingArray,
         *,
         layout: RowLayout,
         reading: ReadingOptions,
@@ -79,16 +83,7 @@ class ImageRows:
         known: ReusedRows | None = None,
     ) -> None:
         self._distinct, self._draft, self._layout, self._reading = distinct, draft, layout, reading
-        self.opened, self._seeds, self._known = opened, seeds, known
-        self._array = EmbeddingArray.create(
-            draft.path,
-            rows=len(distinct.firsts) * layout.views,
-            dim=layout.dim,
-            dtype=layout.dtype,
-            shard_rows=layout.shard_rows,
-            kind=layout.kind,
-        )
-        draft.adopt(f"{array_name(layout.kind)}/zarr.json")
+        self._opened, self._seeds, self._known, self._array = opened, seeds, known, array
         self.reasons: dict[int, str] = {}
         """Why a distinct image could not be read, by its row among the distinct ones."""
         self.num_computed, self.num_resumed = 0, 0
@@ -98,31 +93,55 @@ class ImageRows:
         """Number of rows taken from elsewhere."""
         return self._array.rows - self.num_resumed - self.num_computed
 
-    def write_missing(self, load: Callable[[Sequence[View]], Compute], *, pin_memory: bool) -> None:
-        """Write every shard that is not complete yet.
+    def find_missing(self) -> list[Shard]:
+        """Return the shards that are not complete yet, those in which nothing has to be computed last."""
+        missing = [shard for shard in self._array.shards() if not self._stands(shard)]
+        self.num_computed = sum(len(self._unknown(shard)) for shard in missing)
+        self.num_resumed = self._array.rows - sum(shard.stop - shard.start for shard in missing)
+        return sorted(missing, key=lambda shard: not len(self._unknown(shard)))
+
+    def write(
+        self, missing: Sequence[Shard], load: Callable[[], Compute], *, pin_memory: bool, advance: Callable[[int], None]
+    ) -> None:
+        """Write shards.
 
         Args:
-            load: Loads the network, given the views that it has to compute first; called only if there are any.
+            missing: Shards to write.
+            load: Loads the network; called only if there is something to compute.
             pin_memory: Whether the network is on a GPU.
+            advance: Called with the number of rows that have been done.
 
         Raises:
             ProtoRKDError: too many images cannot be read, a number cannot be stored, or the disk is full.
         """
-        missing = [shard for shard in self._array.shards() if not self._stands(shard)]
         to_read = [self._unknown(shard) for shard in missing]
-        self.num_computed = sum(map(len, to_read))
-        self.num_resumed = self._array.rows - sum(shard.stop - shard.start for shard in missing)
         batches = self._read(to_read, pin_memory=pin_memory)
-        computed = load(self._sample(to_read))(batches) if self.num_computed else iter(())
-        with progress("embedding images", total=self._array.rows, unit="images", done=self.num_resumed) as advance:
-            for shard, rows in zip(missing, to_read, strict=True):
-                values = np.zeros((shard.stop - shard.start, self._array.dim), np.float32)
-                for batch, results in islice(computed, -(-len(rows) // self._reading.batch_size)):
-                    self._note(batch)
-                    values[batch.rows.numpy() - shard.start] = results.numpy()
-                    advance(len(batch.rows) + len(batch.rejected))
-                self._write(shard, values)
-                advance(len(values) - len(rows))
+        computed = load()(batches) if any(map(len, to_read)) else iter(())
+        for shard, rows in zip(missing, to_read, strict=True):
+            values = np.zeros((shard.stop - shard.start, self._array.dim), np.float32)
+            for batch, results in islice(computed, -(-len(rows) // self._reading.batch_size)):
+                self.note({row // self._layout.views: reason for row, reason in batch.rejected.items()})
+                values[batch.rows.numpy() - shard.start] = results.numpy()
+                advance(len(batch.rows) + len(batch.rejected))
+            self._write(shard, values)
+            advance(len(values) - len(rows))
+
+    def note(self, reasons: Mapping[int, str]) -> None:
+        """Note why distinct images could not be read, here or in another process.
+
+        Raises:
+            ProtoRKDError: too many images cannot be read.
+        """
+        self.reasons |= reasons
+        if reasons:
+            check_rejected(self.rejections(), self._distinct.images, max_bad_fraction=self._reading.max_bad_fraction)
+
+    def draw_sample(self, missing: Sequence[Shard]) -> list[tuple[int, Tensor | str]]:
+        """Open views drawn evenly from those that have to be computed: one in a hundred, from 16 to 256."""
+        every = np.concatenate([np.empty(0, np.int64), *(self._unknown(shard) for shard in missing)])
+        size = min(max(len(every) // 100, 16), 256, len(every))
+        chosen = every[np.linspace(0, len(every) - 1, size).astype(np.int64)] if size else every
+        return [self._opened[view] for view in self._views(chosen)]
 
     def rejections(self) -> list[Rejection]:
         """Return the rejection of every image whose rows could not be computed."""
@@ -137,7 +156,7 @@ class ImageRows:
         if values is None:
             return False
         for view in self._views(np.flatnonzero(~values.any(axis=1)) + shard.start):
-            row, opened = self.opened[view]
+            row, opened = self._opened[view]
             if isinstance(opened, str):
                 self.reasons[row // self._layout.views] = opened
         return True
@@ -152,29 +171,17 @@ class ImageRows:
         seeds = np.full(len(rows), PLAIN) if self._seeds is None else self._seeds(rows)
         return list(zip(rows.tolist(), numbers.tolist(), seeds.tolist(), strict=True))
 
-    def _sample(self, rows: Sequence[Rows]) -> list[View]:
-        """Draw views evenly from those that have to be computed: one in a hundred, from 16 to 256."""
-        every = np.concatenate([np.empty(0, np.int64), *rows])
-        size = min(max(len(every) // 100, 16), 256, len(every))
-        return self._views(every[np.linspace(0, len(every) - 1, size).astype(np.int64)]) if size else []
-
     def _read(self, rows: Sequence[Rows], *, pin_memory: bool) -> ImageLoader:
         """Read images in batches that do not cross shards, so that each shard comes out as if it were alone."""
         size = self._reading.batch_size
         parts = [some[start : start + size] for some in rows for start in range(0, len(some), size)]
         return ImageLoader(
-            self.opened,
+            self._opened,
             workers=min(num_workers(self._reading.workers), len(parts)),
             pin_memory=pin_memory,
             batches=_Batches(self._views, parts),
-            batch_bytes=max(map(len, parts), default=0) * self.opened.image_bytes,
+            batch_bytes=max(map(len, parts), default=0) * self._opened.image_bytes,
         )
-
-    def _note(self, batch: Batch) -> None:
-        """Note why images could not be read, and raise an error if they are too many."""
-        self.reasons |= {row // self._layout.views: reason for row, reason in batch.rejected.items()}
-        if batch.rejected:
-            check_rejected(self.rejections(), self._distinct.images, max_bad_fraction=self._reading.max_bad_fraction)
 
     def _write(self, shard: Shard, values: NDArray[np.float32]) -> None:
         """Merge known and computed rows, and write them to disk and the journal."""
@@ -191,6 +198,20 @@ class ImageRows:
             stored[is_known] = self._known.values[shard.start : shard.stop][is_known]
         self._array.write(shard, stored)
         self._draft.adopt(shard.path)
+
+
+def begin_array(draft: Draft, distinct: Distinct, layout: RowLayout) -> EmbeddingArray:
+    """Make the array of a draft; shards that already lie there stay."""
+    array = EmbeddingArray.create(
+        draft.path,
+        rows=len(distinct.firsts) * layout.views,
+        dim=layout.dim,
+        dtype=layout.dtype,
+        shard_rows=layout.shard_rows,
+        kind=layout.kind,
+    )
+    draft.adopt(f"{array_name(layout.kind)}/zarr.json")
+    return array
 
 
 class _Batches:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ _SCRATCH_NAME = "known-rows.bin"
 
 @dataclass(frozen=True)
 class ReusedRows:
-    """Embeddings taken from earlier artifacts.
+    """Embeddings taken from earlier artifacts; another process that they are handed to reads the same file.
 
     Args:
         is_known: Rows that are reused, (rows,), bool.
@@ -31,12 +32,20 @@ class ReusedRows:
     """
 
     is_known: NDArray[np.bool_]
-    values: NDArray[Any]
+    values: "np.memmap[Any, Any]"
 
     @property
     def dim(self) -> int:
         """Width of an embedding."""
         return int(self.values.shape[1])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.values.flush()
+        return _open_rows, (self.is_known, self.values.filename, self.values.dtype, self.values.shape)
+
+
+def _open_rows(is_known: NDArray[np.bool_], path: Path, dtype: "np.dtype[Any]", shape: tuple[int, int]) -> ReusedRows:
+    return ReusedRows(is_known, np.memmap(path, dtype=dtype, mode="r", shape=shape))
 
 
 def find_known_rows(
@@ -62,7 +71,7 @@ def find_known_rows(
         kind: Kind of the sources' embeddings.
     """
     is_known = np.zeros(len(keys), dtype=np.bool_)
-    values: NDArray[Any] | None = None
+    values: np.memmap[Any, Any] | None = None
     for each in sources:
         if is_known.all():
             break
@@ -109,7 +118,7 @@ def _rows_in(keys: pa.Array, source: Artifact, read_keys: Callable[[Artifact], p
     return np.asarray(pc.fill_null(found, -1), dtype=np.int64)
 
 
-def scratch_rows(draft: Draft, num_rows: int, dim: int, dtype: "np.dtype[Any]") -> NDArray[Any]:
+def scratch_rows(draft: Draft, num_rows: int, dim: int, dtype: "np.dtype[Any]") -> "np.memmap[Any, Any]":
     """Make room for rows on disk, in the draft's state, so that they need not fit into memory: (num_rows, dim)."""
     path = draft.state / _SCRATCH_NAME
     allocate(path, num_rows * dim * dtype.itemsize)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
-from data_schemas.packed_images import ABSENT, CONFIG_NAME, INDEX_FOLDER, PackedImages
+from data_schemas.images.packed_images import ABSENT, CONFIG_NAME, INDEX_FOLDER, PackedImages
 from pipeline.fingerprint import hash_json
 from pipeline.log import log
 from pipeline.remote.object_store import url_of

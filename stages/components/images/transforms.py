@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from stages.components.compute.device import rows_at_a_time
 from stages.components.images.batch_resize import MILD_SHRINK
 from stages.components.images.crop_boxes import draw_box

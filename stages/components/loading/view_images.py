@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from stages.components.images.augmentation import AUGMENTATIONS, Augment
 from stages.components.images.decoding import ImageRejected
 from stages.components.images.image_set import ImageSet

@@ -10,14 +10,14 @@ from pathlib import Path
 from data_schemas.artifact_record import JOURNAL_NAME, RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import FileEntry
-from data_schemas.later_fields import as_plain
-from data_schemas.student_checkpoint import (
+from data_schemas.images.student_checkpoint import (
     CHECKPOINT_FOLDER,
     CONFIG_NAME,
     WEIGHTS_NAME,
     StudentConfig,
     checkpoint_path,
 )
+from data_schemas.later_fields import as_plain
 from pipeline.fingerprint import hash_json
 from pipeline.store.draft import read_journal
 from pipeline.store.locks import begun, is_held

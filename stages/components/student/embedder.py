@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from pipeline.store.store import Store
 from stages.components.compute.precision import autocast, full_float32
 from stages.components.images.transforms import Normalize

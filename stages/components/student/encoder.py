@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import CONFIG_NAME, WEIGHTS_NAME, StudentConfig, checkpoint_path
+from data_schemas.images.student_checkpoint import CONFIG_NAME, WEIGHTS_NAME, StudentConfig, checkpoint_path
 from pipeline.store.store import Artifact, Store
 from stages.components.compute.device import choose_device, send
 from stages.components.images.decoding import ImageRejected, upright_rgb

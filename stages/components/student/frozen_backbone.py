@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import CONFIG_NAME, StudentConfig
+from data_schemas.images.student_checkpoint import CONFIG_NAME, StudentConfig
 from pipeline.store.store import Artifact, Store
 
 BACKBONE_STAGE = "backbone"

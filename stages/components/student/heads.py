@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import HeadConfig
+from data_schemas.images.student_checkpoint import HeadConfig
 
 
 class FeatureHead(nn.Module):

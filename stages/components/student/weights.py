@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import StudentConfig
+from data_schemas.images.student_checkpoint import StudentConfig
 from pipeline.store.store import Store
 from stages.components.backbones.frozen import load_backbone
 from stages.components.backbones.registry import build_backbone

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from data_schemas.embedded_images import read_images
 from data_schemas.errors import ProtoRKDError
+from data_schemas.images.embedded_images import read_images
 from data_schemas.pair_index import REJECTED_NAME, read_pairs, read_rejected
 from pipeline.store.store import Artifact
 from stages.components.images.image_set import ImageSet

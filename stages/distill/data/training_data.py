@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from stages.components.compute.distributed import Ranks
 from stages.components.images.augmentation import AUGMENTATIONS, Augment
 from stages.components.images.batch_resize import resize_batch

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError, StopRequestedError
-from data_schemas.student_checkpoint import checkpoint_path
+from data_schemas.images.student_checkpoint import checkpoint_path
 from pipeline.log import log
 from pipeline.signals import stop_requests
 from pipeline.store.draft import Draft

@@ -14,6 +14,7 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.peers import fail_together
 from pipeline.progress import progress
 from stages.components.compute.distributed import Ranks
+from stages.components.compute.hang_watch import HangWatch
 from stages.components.images.image_set import ImageSet
 from stages.components.images.transforms import EvalTransform
 from stages.components.loading.batch import Batch, EvalImages
@@ -61,7 +62,7 @@ def student_embeddings(
     Raises:
         ProtoRKDError: the weights are gone or do not fit the student, or no image can be read; on all ranks.
     """
-    with fail_together(ranks):
+    with fail_together(ranks), HangWatch(is_on=ranks.size > 1) as watch:
         runs = _runs(len(images.paths), ranks.size)
         own_block = _embed(
             load(),
@@ -72,6 +73,7 @@ def student_embeddings(
             workers=num_workers(workers),
             batch_size=batch_size,
             is_first=ranks.is_first,
+            watch=watch,
         )
     rejected = {row: reason for part in ranks.gather_objects(own_block.rejected) for row, reason in part.items()}
     if ranks.is_first:
@@ -95,6 +97,7 @@ def _embed(
     workers: int,
     batch_size: int,
     is_first: bool,
+    watch: HangWatch,
 ) -> Block:
     """Embed the blocks of a run that are not in the scratch folder yet, and return the whole run on the CPU."""
     blocks = _blocks(run, batch_size)
@@ -117,7 +120,7 @@ def _embed(
         else contextlib.nullcontext(_ignore)
     )
     with shown as advance:
-        embedded_batches = embed.over(loader)
+        embedded_batches = embed.over(watch.over(loader))
         for block in missing:
             parts = [_no_images(embed.model)]
             for batch, features, embeddings in itertools.islice(embedded_batches, -(-len(block) // batch_size)):

@@ -1,6 +1,7 @@
 """Write the page of an evaluation, one HTML file: measures beside chance, and images of what the student finds."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Template
@@ -52,6 +53,8 @@ def render_page(
     galleries = thin_out(galleries, max_chars=rest)
     return _template().render(
         report=report,
+        head=_describe_head(report["student"].get("head", {})),
+        vectors=list(_given_vectors(report)),
         failures=report.get("failures", ()),
         absent=report.get("absent", ()),
         overlap=report.get("overlap", ()),
@@ -82,6 +85,24 @@ def _template() -> Template:
         "plural": _plural,
     }
     return page_template(__package__, "page.html", filters)
+
+
+def _describe_head(head: Mapping[str, Any]) -> str:
+    """Say what a head on features is, and what training did to it and to them; "" for none."""
+    if not head:
+        return ""
+    width = f", {head['width']:,} wide" if head["width"] else ""
+    changes = ("dropout", "feature_noise", "feature_mixup")
+    return ", ".join(
+        [head["kind"] + width, *(f"{name.replace('_', ' ')} {head[name]:g}" for name in changes if head.get(name))]
+    )
+
+
+def _given_vectors(report: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield of vectors by another tool whose they are, their file without its folder, and their digest."""
+    for key, noun in (("image_vectors", "Vectors of images"), ("caption_vectors", "Vectors of texts")):
+        if key in report:
+            yield noun, Path(report[key]).name, report.get(f"{key}_digest", "")
 
 
 def _measures(report: Mapping[str, Any]) -> Iterator[_Measure]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_json, write_unsynced
-from data_schemas.student_checkpoint import StudentConfig
+from data_schemas.images.student_checkpoint import StudentConfig
 from stages.components.student.student import Student
 from stages.export.formats.preprocessing import describe
 from stages.export.parity import require_near, unit

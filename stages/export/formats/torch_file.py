@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from data_schemas.files import write_json, write_unsynced
-from data_schemas.student_checkpoint import StudentConfig
+from data_schemas.images.student_checkpoint import StudentConfig
 from stages.components.student.student import Student
 from stages.export.formats.preprocessing import describe
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.evaluation_report import REPORT_NAME, interval_size, read_report
-from data_schemas.student_checkpoint import WEIGHTS_NAME, checkpoint_path
+from data_schemas.images.student_checkpoint import WEIGHTS_NAME, checkpoint_path
 from pipeline.log import log
 from pipeline.store.store import Artifact, Store
 from stages.components.student.checkpoints import LAST, StudentWeights

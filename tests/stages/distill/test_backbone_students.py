@@ -15,7 +15,7 @@ from workbench import DISTILL, Cli, Pairs
 
 import protorkd
 from data_schemas.files import hash_file
-from data_schemas.student_checkpoint import IMAGENET_MEAN, WEIGHTS_NAME, StudentConfig
+from data_schemas.images.student_checkpoint import IMAGENET_MEAN, WEIGHTS_NAME, StudentConfig
 from pipeline.runner import context_of
 from pipeline.store.store import Store
 from stages.components.student.weights import load_student

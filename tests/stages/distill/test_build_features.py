@@ -2,9 +2,9 @@
 
 import torch
 
-from data_schemas.backbone_checkpoint import BackboneConfig
-from data_schemas.image_features import FeaturesConfig
-from data_schemas.student_checkpoint import HeadConfig, Preprocessing, StudentConfig, TeacherRecord
+from data_schemas.images.backbone_checkpoint import BackboneConfig
+from data_schemas.images.image_features import FeaturesConfig
+from data_schemas.images.student_checkpoint import HeadConfig, Preprocessing, StudentConfig, TeacherRecord
 from stages.components.compute.distributed import Ranks
 from stages.distill.build_features import CachedFeatures, make_head_student, with_features
 from stages.distill.data.feature_statistics import FeatureStatistics

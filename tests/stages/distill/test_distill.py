@@ -15,8 +15,8 @@ import torch
 from workbench import DISTILL, SMALL, Cli, Pairs, at_step, power_cut
 
 import stages.distill.run
+from data_schemas.images.student_checkpoint import WEIGHTS_NAME, StudentConfig
 from data_schemas.pair_index import read_rejected
-from data_schemas.student_checkpoint import WEIGHTS_NAME, StudentConfig
 from stages.components.loading.batch import Batch
 from stages.components.loading.image_loader import NoBatchError
 from stages.components.student.weights import load_student

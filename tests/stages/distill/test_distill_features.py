@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from workbench import Cli, Pairs, at_step, power_cut
 
 from data_schemas.artifact_record import ArtifactRecord
+from data_schemas.images.student_checkpoint import WEIGHTS_NAME, HeadConfig, StudentConfig
 from data_schemas.manifest import Rejection
 from data_schemas.pair_index import read_rejected
-from data_schemas.student_checkpoint import WEIGHTS_NAME, HeadConfig, StudentConfig
 from pipeline.store.store import Artifact
 from stages.components.student.heads import build_feature_head
 from stages.distill.data.training_pairs import TrainingPairs

@@ -10,7 +10,7 @@ from host_reads import Reads
 from torch import Tensor
 from workbench import DISTILL, Cli, Pairs, at_step, power_cut
 
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from stages.components.images.augmentation import AUGMENTATIONS, Augment
 from stages.components.images.batch_resize import resize_batch
 from stages.components.images.transforms import Normalize

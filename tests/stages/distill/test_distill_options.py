@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from workbench import COLOURS, DISTILL, SHAPES, Cli, Pairs, at_step, make_pairs, power_cut
 
 from data_schemas.errors import ProtoRKDError
+from data_schemas.images.student_checkpoint import WEIGHTS_NAME, StudentConfig
 from data_schemas.pair_index import read_pairs
-from data_schemas.student_checkpoint import WEIGHTS_NAME, StudentConfig
 from pipeline.store.store import Store
 from stages.components.student.student import Student, build_student
 from stages.components.student.weights import load_student

@@ -21,10 +21,10 @@ from workbench import Cli, Pairs, at_step, power_cut
 import protorkd
 from cli import cli
 from data_schemas.artifact_record import ArtifactRecord
-from data_schemas.backbone_checkpoint import WEIGHTS_NAME as BACKBONE_WEIGHTS
-from data_schemas.backbone_checkpoint import BackboneConfig
 from data_schemas.embedding_array import IMAGE_KIND, EmbeddingArray
-from data_schemas.student_checkpoint import WEIGHTS_NAME, HeadConfig, StudentConfig
+from data_schemas.images.backbone_checkpoint import WEIGHTS_NAME as BACKBONE_WEIGHTS
+from data_schemas.images.backbone_checkpoint import BackboneConfig
+from data_schemas.images.student_checkpoint import WEIGHTS_NAME, HeadConfig, StudentConfig
 from pipeline.store.store import Artifact, Store
 from stages.distill.fine_tuning import last_blocks
 

@@ -9,7 +9,7 @@ import pytest
 from workbench import Cli, Pairs, draw_image
 
 from data_schemas.artifact_record import ArtifactRecord
-from data_schemas.student_checkpoint import StudentConfig
+from data_schemas.images.student_checkpoint import StudentConfig
 from pipeline.store.store import Store
 
 ON_CPU = ("--device", "cpu", "--workers", 0)

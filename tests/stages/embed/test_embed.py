@@ -10,10 +10,10 @@ import pytest
 import torch
 from workbench import ROOT, Cli, Pairs, draw_image, make_manifest, power_cut
 
-from data_schemas.embedded_images import EmbedConfig, read_images
 from data_schemas.embedding_array import IMAGE_KIND, EmbeddingArray
+from data_schemas.images.embedded_images import EmbedConfig, read_images
+from data_schemas.images.student_checkpoint import WEIGHTS_NAME, StudentConfig
 from data_schemas.pair_index import read_rejected
-from data_schemas.student_checkpoint import WEIGHTS_NAME, StudentConfig
 from stages.components.images.lazy_image import open_lazily
 from stages.components.images.transforms import EvalTransform, Normalize
 from stages.components.student.weights import load_student

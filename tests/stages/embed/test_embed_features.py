@@ -12,8 +12,8 @@ from workbench import Cli, Pairs, Trained, draw_image, power_cut
 
 import protorkd
 from data_schemas.artifact_record import ArtifactRecord
-from data_schemas.embedded_images import read_images
 from data_schemas.embedding_array import IMAGE_KIND, EmbeddingArray
+from data_schemas.images.embedded_images import read_images
 from data_schemas.pair_index import read_rejected
 from pipeline.store.store import Artifact, Store
 

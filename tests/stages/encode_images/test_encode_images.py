@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 from workbench import FEATURES, Cli, Pairs, draw_image, make_manifest, power_cut
 
-from data_schemas.embedded_images import read_images
 from data_schemas.embedding_array import FEATURE_KIND, EmbeddingArray
-from data_schemas.image_features import FeaturesConfig
+from data_schemas.images.embedded_images import read_images
+from data_schemas.images.image_features import FeaturesConfig
 from data_schemas.pair_index import read_rejected
 from pipeline.store.store import Store
 from stages.components.backbones.frozen import load_backbone

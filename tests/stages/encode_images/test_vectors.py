@@ -13,10 +13,10 @@ import pytest
 import zarr
 from workbench import Cli, Pairs
 
-from data_schemas.embedded_images import read_images
 from data_schemas.embedding_array import FEATURE_KIND, EmbeddingArray
 from data_schemas.files import hash_file
-from data_schemas.image_features import FeaturesConfig
+from data_schemas.images.embedded_images import read_images
+from data_schemas.images.image_features import FeaturesConfig
 from data_schemas.pair_index import read_rejected
 
 NUM, DIM = 24, 6

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -167,3 +168,35 @@ def test_evaluate__under_torchrun_gives_what_one_process_gives(
     assert together["fingerprint"] == alone["fingerprint"]
     assert together["counts"] == alone["counts"]
     assert together["metrics"] == pytest.approx(alone["metrics"], rel=1e-4, abs=1e-4)
+
+
+HANGS_ON_THE_SECOND_RANK = """
+import functools, os, time
+from stages.components.compute import hang_watch
+from stages.components.student.embedder import ImageEmbedder
+from stages.evaluate.embeddings import image_pass
+import cli
+
+image_pass.HangWatch = functools.partial(hang_watch.HangWatch, look_s=0.1, looks=20)
+if os.environ["RANK"] == "1":
+    ImageEmbedder.__call__ = lambda *_: time.sleep(3600)
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_evaluate__under_torchrun_ends_where_a_process_hangs(
+    trained: Any, pairs: Pairs, run_cli: Cli, tmp_path: Path
+) -> None:
+    script = tmp_path / "hangs.py"
+    script.write_text(HANGS_ON_THE_SECOND_RANK)
+    words = (*EVALUATE, "--retrieval", pairs.manifest, "--store", run_cli.store)
+    finished = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, *map(str, words)],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=TIMEOUT_S,
+        check=False,
+    )  # fmt: skip
+    assert finished.returncode != 0
+    assert "must be done with a batch within 0 minutes, for others wait for it; it hangs" in finished.stderr
+    assert "Another process of this run has ended" in finished.stderr
+    assert run_cli(*words)["status"] == "created"

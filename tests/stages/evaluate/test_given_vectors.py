@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from workbench import COLOURS, SHAPES, Cli, Pairs, draw_image
 
 import protorkd
+from data_schemas.artifact_record import ArtifactRecord
 from pipeline.store.store import Artifact, Store
 from stages.components.student.checkpoints import find_checkpoint
 from stages.components.student.head_on_features import embed_features
@@ -109,6 +110,10 @@ def test_image_vectors__are_put_through_the_head(
     report = json.loads((Path(outcome["path"]) / "report.json").read_text())
     assert report["image_vectors"] == str(path)
     assert "caption_vectors" not in report
+    record = ArtifactRecord.read(Path(outcome["path"]))
+    assert report["image_vectors_digest"] == record.inputs["image_vectors"].digest
+    assert report["student"]["head"] == {"kind": "linear", "width": 0, "dropout": 0.0}
+    assert "features.parquet" in (Path(outcome["path"]) / "report.html").read_text()
     digests = write(tmp_path / "digests.parquet", by_digest(encoded.root, features), key="sha256")
     assert run_cli(*words, digests)["metrics"] == outcome["metrics"]
 

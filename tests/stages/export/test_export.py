@@ -19,7 +19,7 @@ import protorkd
 import stages.export.run
 from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import Preprocessing, StudentConfig, TeacherRecord
+from data_schemas.images.student_checkpoint import Preprocessing, StudentConfig, TeacherRecord
 from pipeline.store.store import Store
 from stages.components.images.decoding import open_image
 from stages.components.student.checkpoints import find_checkpoint

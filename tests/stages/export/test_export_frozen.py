@@ -17,7 +17,7 @@ from PIL import Image
 from workbench import Cli, Pairs
 
 import protorkd
-from data_schemas.student_checkpoint import HeadConfig
+from data_schemas.images.student_checkpoint import HeadConfig
 from pipeline.store.store import Store
 from stages.components.images.decoding import open_image
 from stages.export.loading import load_model

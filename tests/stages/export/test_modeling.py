@@ -12,7 +12,7 @@ import torch
 from exports import Exported
 from PIL import Image
 
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from stages.components.images.decoding import decode_image
 from stages.components.images.lazy_image import DecodedImage
 from stages.components.images.transforms import EvalTransform, Normalize

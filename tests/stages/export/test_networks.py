@@ -9,7 +9,7 @@ import torch
 from frozen_students import EVERY_HEAD, head_tensors
 from torch import nn
 
-from data_schemas.student_checkpoint import HeadConfig
+from data_schemas.images.student_checkpoint import HeadConfig
 from stages.components.backbones.hf_family import KINDS
 from stages.components.backbones.registry import find_family
 from stages.components.backbones.wide_resnet import build_wide_resnet

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from stages.export.formats.preprocessing import describe
 
 

@@ -14,7 +14,7 @@ from misbehaving import GOOD, HOSTS, Server, serving
 from PIL import Image
 from workbench import Cli
 
-from data_schemas.gathered_folder import block_numbers, image_path
+from data_schemas.images.gathered_folder import block_numbers, image_path
 from data_schemas.pair_index import read_captions
 from data_schemas.pair_sources.text.manifest_table import read_manifest
 from stages.gather_cc import addresses, resolver

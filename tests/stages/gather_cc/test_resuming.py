@@ -12,7 +12,7 @@ from gathering import HERE, gather, run, status_of, write_table
 from misbehaving import Server
 from workbench import start_process
 
-from data_schemas.gathered_folder import block_numbers, read_outcomes, rows_of
+from data_schemas.images.gathered_folder import block_numbers, read_outcomes, rows_of
 
 pytest.importorskip("aiohttp")
 

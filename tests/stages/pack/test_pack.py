@@ -15,9 +15,9 @@ from PIL import ExifTags, Image
 from workbench import Cli, make_manifest, make_pairs
 
 import stages.pack.run
-from data_schemas.packed_images import PackedImages
+from data_schemas.images.packed_images import PackedImages
+from data_schemas.images.student_checkpoint import Preprocessing
 from data_schemas.pair_index import read_rejected
-from data_schemas.student_checkpoint import Preprocessing
 from stages.components.images.decoding import open_image
 from stages.components.images.lazy_image import JpegImage, open_lazily
 from stages.components.images.packed_image_set import PackedImageSet

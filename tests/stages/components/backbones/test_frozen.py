@@ -14,8 +14,8 @@ from hub_models import COMMIT, put_into_cache, save_vision_model
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_schemas.backbone_checkpoint import BackboneConfig
 from data_schemas.errors import ProtoRKDError
+from data_schemas.images.backbone_checkpoint import BackboneConfig
 from pipeline.runner import context_of
 from pipeline.store.store import Artifact, Store
 from stages.components.backbones.frozen import BackboneParams, identify_weights, load_backbone, make_backbone

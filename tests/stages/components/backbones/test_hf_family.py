@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from stages.components.backbones.family import BuiltBackbone
 from stages.components.backbones.hf_family import HFFamily, known_kinds
 from stages.components.backbones.hf_preprocessing import preprocessing_of

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import (
+from data_schemas.images.student_checkpoint import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Preprocessing,

@@ -13,7 +13,7 @@ from hub_models import COMMIT, put_into_cache
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from stages.components.backbones.initial_weights import load_initial_weights, load_published_weights
 from stages.components.backbones.registry import build_backbone, find_family
 from stages.components.backbones.timm_family import TimmFamily

@@ -8,7 +8,7 @@ import torch
 import torchvision
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import Preprocessing, StudentConfig, TeacherRecord
+from data_schemas.images.student_checkpoint import Preprocessing, StudentConfig, TeacherRecord
 from stages.components.backbones.registry import FAMILIES, build_backbone, find_family
 from stages.components.backbones.torchvision_family import TorchvisionFamily
 from stages.components.student.student import build_student

@@ -11,7 +11,7 @@ from image_set_contract import NAMES, READABLE, ImageSetContract, draw
 from workbench import Cli
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.packed_images import PackedImages, write_config, write_shard
+from data_schemas.images.packed_images import PackedImages, write_config, write_shard
 from pipeline.store.file_digests import FileDigests
 from pipeline.store.store import Artifact, Store
 from stages.components.images.decoding import ImageRejected, open_image

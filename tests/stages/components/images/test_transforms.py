@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from stages.components.images.crop_boxes import Box, draw_box
 from stages.components.images.lazy_image import DecodedImage, JpegImage, LazyImage, open_lazily
 from stages.components.images.transforms import EvalTransform, Normalize, TrainCrop

@@ -13,7 +13,7 @@ from torch import Tensor
 from workbench import Pairs
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from pipeline.signals import stop_requests
 from stages.components.images.image_set import ImageSet
 from stages.components.images.transforms import EvalTransform

@@ -12,7 +12,13 @@ from workbench import DISTILL, Cli, Pairs, at_step, power_cut
 from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file, write_atomic
-from data_schemas.student_checkpoint import WEIGHTS_NAME, Preprocessing, StudentConfig, TeacherRecord, checkpoint_path
+from data_schemas.images.student_checkpoint import (
+    WEIGHTS_NAME,
+    Preprocessing,
+    StudentConfig,
+    TeacherRecord,
+    checkpoint_path,
+)
 from pipeline.store.draft import Draft, commit, open_draft
 from pipeline.store.locks import locked
 from pipeline.store.store import Artifact, Store

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from workbench import Pairs
 
 import protorkd
-from data_schemas.backbone_checkpoint import WEIGHTS_NAME as BACKBONE_WEIGHTS
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import WEIGHTS_NAME, HeadConfig, StudentConfig
+from data_schemas.images.backbone_checkpoint import WEIGHTS_NAME as BACKBONE_WEIGHTS
+from data_schemas.images.student_checkpoint import WEIGHTS_NAME, HeadConfig, StudentConfig
 from pipeline.store.store import Store
 from stages.components.backbones.frozen import load_backbone
 from stages.components.images.lazy_image import open_lazily

@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812 - the name that everyone knows it 
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import HeadConfig
+from data_schemas.images.student_checkpoint import HeadConfig
 from stages.components.student.heads import FeatureHead, build_feature_head
 
 CONFIGS = {

@@ -1,12 +1,7 @@
-"""Several devices, played by processes on the CPU: what they give, what is said where one fails, and how they end."""
+"""Several devices, played by processes on the CPU, with a teacher each: what they give, and what one of them meets."""
 
 import multiprocessing
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from processes import ROOT, is_alive
 from workbench import counted_captions
 
-from data_schemas.errors import ProtoRKDError
 from stages.components.teacher.identity import find_teacher
-from stages.components.teacher.processes import TeacherProcesses, _nearness
 from stages.components.teacher.teacher import Teacher
 
 CAPTIONS = [*counted_captions(300), "", "red circle " * 40]
@@ -64,68 +56,3 @@ def test_devices__pass_on_what_one_of_them_meets(shared: Teacher) -> None:
     with pytest.raises(IndexError, match="index out of range"):
         shared.embed([good, far])
     assert shared.encode(["red"]).shape == (1, 7)
-
-
-@pytest.fixture
-def own_processes() -> Callable[[], set[int]]:
-    """Return those that this test has started."""
-    before = {process.pid for process in multiprocessing.active_children()}
-    return lambda: {process.pid for process in multiprocessing.active_children() if process.pid} - before
-
-
-@pytest.fixture
-def loading(bert_folder: Path) -> Iterator[TeacherProcesses]:
-    """Two processes that have just begun to load their teachers."""
-    processes = TeacherProcesses(["cpu", "cpu"], {"source": find_teacher(str(bert_folder))}, dim=16, num_threads=1)
-    yield processes
-    processes.stop()
-
-
-def test_process__that_dies_is_told_of(loading: TeacherProcesses, own_processes: Callable[[], set[int]]) -> None:
-    said = "The processes that embed captions on cpu, cpu must stay alive; one has ended"
-    answer, [process] = loading._ask(_nearness), own_processes()
-    os.kill(process, signal.SIGKILL)
-    with pytest.raises(ProtoRKDError, match=said):
-        loading._result(answer)
-    with pytest.raises(ProtoRKDError, match=said):
-        loading.nearness()
-
-
-def test_processes__end_at_once_when_they_are_stopped(
-    loading: TeacherProcesses, own_processes: Callable[[], set[int]]
-) -> None:
-    answers = [loading._ask(_nearness) for _ in range(2)]
-    assert len(own_processes()) == 2
-    loading.stop()
-    assert not own_processes()
-    with pytest.raises(ProtoRKDError, match="must stay alive"):
-        loading._result(answers[0])
-
-
-SCRIPT = """
-import multiprocessing, sys, time
-from stages.components.teacher.processes import TeacherProcesses, _nearness
-
-if __name__ == "__main__":
-    processes = TeacherProcesses(["cpu", "cpu"], {"source": None}, dim=16, num_threads=1)
-    processes._ask(time.sleep, 600), processes._ask(time.sleep, 600)
-    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-    time.sleep(600)
-"""
-
-
-def test_processes__do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    command, environment = [sys.executable, str(script)], os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
-    ) as parent:
-        assert parent.stdout is not None
-        children = [int(word) for word in parent.stdout.readline().split()]
-        assert len(children) == 2
-        parent.kill()
-        deadline = time.monotonic() + 60
-        while any(map(is_alive, children)):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)

@@ -16,8 +16,8 @@ import torch
 from features import make_features
 from workbench import SMALL, Cli, Pairs, on_ranks
 
+from data_schemas.images.student_checkpoint import WEIGHTS_NAME
 from data_schemas.pair_index import read_rejected
-from data_schemas.student_checkpoint import WEIGHTS_NAME
 
 ROOT = Path(__file__).parents[4]
 ENDED_S = 30.0

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.student_checkpoint import Preprocessing
+from data_schemas.images.student_checkpoint import Preprocessing
 from stages.components.compute.distributed import Ranks
 from stages.components.images.image_set import ImageSet
 from stages.components.images.lazy_image import open_lazily

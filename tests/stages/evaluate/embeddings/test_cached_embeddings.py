@@ -20,7 +20,7 @@ from workbench import Pairs, on_ranks
 from data_schemas import files
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file
-from data_schemas.student_checkpoint import Preprocessing, StudentConfig, TeacherRecord
+from data_schemas.images.student_checkpoint import Preprocessing, StudentConfig, TeacherRecord
 from data_schemas.vector_sources.part import VectorColumns
 from pipeline.peers import Peers
 from pipeline.runner import context_of, run_stage

@@ -143,6 +143,34 @@ def test_page__shows_lineage_measures_and_chance(image: str) -> None:
         assert shown in text
 
 
+def test_page__names_the_head_of_a_student_of_features_and_what_it_stands_on() -> None:
+    head = {"kind": "mlp", "width": 2048, "dropout": 0.7, "feature_noise": 1.0}
+    known = {"head": head, "backbone_digest": "ab" * 32, "features_digest": "cd" * 32}
+    text = words(render_page({**REPORT, "student": REPORT["student"] | known}, []))
+    assert "Head mlp, 2,048 wide, dropout 0.7, feature noise 1 Frozen backbone abab" in text
+    assert "Features trained on cdcd" in text
+    plain = {"kind": "linear", "width": 0, "dropout": 0.0}
+    text = words(render_page({**REPORT, "student": REPORT["student"] | known | {"head": plain}}, []))
+    assert "Head linear Frozen backbone" in text
+    assert "Frozen backbone" not in words(render_page(REPORT, []))
+
+
+def test_page__names_vectors_by_another_tool_and_no_backbone_where_there_is_none() -> None:
+    student = REPORT["student"] | {
+        "backbone": "",
+        "image_size": 0,
+        "head": {"kind": "gated", "width": 8, "dropout": 0.0},
+    }
+    vectors = {"image_vectors": "/home/me/test-*.parquet", "image_vectors_digest": "ef" * 32}
+    page = render_page({**REPORT, "student": student | {"backbone_digest": "", "features_digest": ""}, **vectors}, [])
+    assert "Head on given vectors, taught by all-MiniLM-L6-v2" in words(page)
+    assert (
+        "Student vectors by another tool → 384 dimensions Head gated, 8 wide Vectors of images test-*.parquet efef"
+        in (words(page))
+    )
+    assert "/home/me" not in page
+
+
 def test_page__shows_queries_and_what_they_find(image: str) -> None:
     html = render_page(REPORT, some_galleries(image))
     page = Page(html)

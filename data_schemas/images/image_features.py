@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_schemas.backbone_checkpoint import BackboneConfig
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import check_version, read_json, write_json
+from data_schemas.images.backbone_checkpoint import BackboneConfig
 from data_schemas.later_fields import as_plain
 
 CONFIG_NAME = "features.json"

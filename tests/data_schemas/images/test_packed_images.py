@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import data_schemas.packed_images
+import data_schemas.images.packed_images
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_json
-from data_schemas.packed_images import (
+from data_schemas.images.packed_images import (
     CONFIG_NAME,
     INDEX_SCHEMA,
     PackedImages,
@@ -68,7 +68,7 @@ def test_packed_images__is_handed_on_as_a_path(pack: PackedImages) -> None:
 
 
 def test_packed_images__maps_a_few_shards_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_schemas.packed_images, "_MAX_OPEN", 2)
+    monkeypatch.setattr(data_schemas.images.packed_images, "_MAX_OPEN", 2)
     for number in range(5):
         write_shard(tmp_path, number, [f"{number}.jpg"], [Record(b"%d" % number, 1, 1)])
     pack = PackedImages(tmp_path)

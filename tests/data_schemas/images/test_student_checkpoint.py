@@ -4,7 +4,13 @@ import pytest
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import read_json, write_json
-from data_schemas.student_checkpoint import CONFIG_NAME, Preprocessing, StudentConfig, TeacherRecord, checkpoint_path
+from data_schemas.images.student_checkpoint import (
+    CONFIG_NAME,
+    Preprocessing,
+    StudentConfig,
+    TeacherRecord,
+    checkpoint_path,
+)
 
 
 @pytest.fixture

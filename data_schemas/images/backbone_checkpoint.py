@@ -6,8 +6,8 @@ from typing import Any
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import check_version, read_json, write_json
+from data_schemas.images.student_checkpoint import Preprocessing, preprocessing_of
 from data_schemas.later_fields import as_plain
-from data_schemas.student_checkpoint import Preprocessing, preprocessing_of
 
 WEIGHTS_NAME = "backbone.safetensors"
 CONFIG_NAME = "backbone.json"
