@@ -28,6 +28,7 @@ from stages.distill.feature_options import AUTO, NEWEST, check_feature_options, 
 from stages.distill.fine_tuning import check_start, find_start, settle_start
 from stages.distill.loss_spec import reads_prototypes
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources
+from stages.distill.overview import OVERVIEW
 from stages.distill.own_features import find_own_features, prepare
 
 if TYPE_CHECKING:
@@ -188,5 +189,6 @@ STAGE = Stage(
     keep=True,
     distributed=Distributed(join_torchrun),
     work=work,
+    overview=OVERVIEW,
     lacking=lacking,
 )
