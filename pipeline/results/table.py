@@ -94,11 +94,12 @@ def differing_options(rows: Sequence[ResultRow]) -> list[str]:
 
 
 def best_rows(rows: Sequence[ResultRow], metric: str) -> set[int]:
-    """Return the places of the rows that are best in a metric; none where fewer than two have it, or none is better."""
+    """Return the places of the rows that are best in a metric; none where all are equal, or none is the better."""
     known = {place: row.figures[metric] for place, row in enumerate(rows) if metric in row.figures}
-    if len(known) < 2 or not next(iter(known.values())).better:
+    values = {figure.goodness() for figure in known.values()}
+    if len(values) < 2 or not next(iter(known.values())).better:
         return set()
-    best = max(figure.goodness() for figure in known.values())
+    best = max(values)
     return {place for place, figure in known.items() if figure.goodness() == best}
 
 

@@ -47,11 +47,14 @@ class Baseline:
     against: tuple[Against, ...]
     num_left_out: int = 0
 
-    @property
-    def reach(self) -> float:
-        """The largest end of an interval, either way, which the bars of a chart reach to."""
-        ends = [abs(end) for each in self.against if each.difference for end in each.difference.interval[:2]]
-        return max(ends, default=1.0) or 1.0
+    def place(self, difference: float) -> float:
+        """Return where a difference lies, from 0 to 100, between the lowest and the highest end of all intervals.
+
+        No difference, 0, lies between them or at one of them.
+        """
+        ends = [end for each in self.against if each.difference for end in each.difference.interval[:2]]
+        low, high = min(0.0, *ends), max(0.0, *ends)
+        return 100 * (difference - low) / (high - low) if high > low else 50.0
 
 
 def choose_baseline(students: Sequence[ResultRow], reference: str | None, metric: str) -> ResultRow | None:

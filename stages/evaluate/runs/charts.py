@@ -53,11 +53,10 @@ class Axis:
     place: Callable[[float], float]
 
 
-def linear_axis(low: float, high: float) -> Axis:
-    """Make an axis from one value to another, with round ticks between them."""
-    high = high if high > low else low + 1
-    ticks = tuple((tick, f"{tick:g}") for tick in round_ticks(low, high) if low <= tick <= high)
-    return Axis(ticks, lambda value: (value - low) / (high - low))
+def epoch_axis(last: float) -> Axis:
+    """Make an axis from 0 to the last epoch, with round ticks between them, whole ones where there are several."""
+    ticks = [tick for tick in round_ticks(0, last) if tick <= last and (last < 2 or tick == int(tick))]
+    return Axis(tuple((tick, f"{tick:g}") for tick in ticks), lambda value: value / last)
 
 
 def value_axis(values: Sequence[float]) -> Axis:

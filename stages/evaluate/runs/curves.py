@@ -12,7 +12,7 @@ from pipeline.results.rows import ResultRow
 from pipeline.results.table import differing_options
 from pipeline.store.store import Artifact, Store
 from stages.evaluate.page.scatter_svg import OTHER_COLOUR
-from stages.evaluate.runs.charts import Axis, Point, Series, draw_chart, linear_axis, name_axis, value_axis
+from stages.evaluate.runs.charts import Axis, Point, Series, draw_chart, epoch_axis, name_axis, value_axis
 
 CURVES = {"loss": "Training loss", "validation/mean_recall": "Mean recall on held-out images, %"}
 _MOST_OPTIONS = 8
@@ -50,7 +50,7 @@ def learning_curves(
             ]
             last = max(point.x for each in series for point in each.points)
             note = "by epoch" if len(curves) == len(lines) else f"by epoch; {len(curves)} of {len(lines)} logged it"
-            charts.append(Chart(title, note, draw_chart(series, axis=linear_axis(0, last), title=title)))
+            charts.append(Chart(title, note, draw_chart(series, axis=epoch_axis(last), title=title)))
     return charts
 
 

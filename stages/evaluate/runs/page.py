@@ -13,6 +13,7 @@ from pipeline.stage import AnyStage
 from pipeline.store.store import Store
 from stages.components.report.html import page_template
 from stages.components.report.thumbnails import stand_in
+from stages.evaluate.page import numbers as page_numbers
 from stages.evaluate.page.render import FILTERS
 from stages.evaluate.page.scatter_svg import COLOURS, OTHER_COLOUR
 from stages.evaluate.runs.baseline import Baseline, choose_baseline, hold_against, read_outcomes_of
@@ -61,7 +62,9 @@ def write_runs_page(
     held = None if chosen is None else hold_against(chosen, students, metric, store=store)
     drawn = {"colours": colours, "labels": labels}
     changes = None if held is None else _rank_changes(held, store)
-    template = page_template(__package__, "page.html", {**FILTERS, "text": text_of}, also=("stages.evaluate.page",))
+    template = page_template(
+        __package__, "page.html", {**FILTERS, "text": text_of, "gain": _gain}, also=("stages.evaluate.page",)
+    )
     return template.render(
         table=table,
         cells=[_cells(table, place) for place in range(len(table.rows))],
@@ -141,3 +144,7 @@ def _rank_changes(held: Baseline, store: Store) -> RankChanges | None:
     if isinstance(first, str) or isinstance(second, str):
         return None
     return find_rank_changes(first, second, set_name=held.metric.removesuffix(_MEAN_RECALL), store=store)
+
+
+def _gain(difference: float) -> str:
+    return page_numbers.signed(f"{difference:+.2f}")

@@ -30,7 +30,7 @@ class RankChange:
     Args:
         caption: The caption.
         path: Path of the image, as its set writes it.
-        image: Data URI of its thumbnail.
+        image: Data URI of its thumbnail; "" where no image of the set can be found.
         first: Rank by student A.
         second: Rank by student B.
     """
@@ -135,13 +135,13 @@ def _shown(
         RankChange(
             caption=first.queries[row] if first.queries else "",
             path=first.images[row],
-            image=(
-                thumbnail_or_stand_in(images, numbers[first.images[row]])
-                if images is not None and first.images[row] in numbers
-                else stand_in()
-            ),
+            image="" if images is None else _thumbnail(images, numbers.get(first.images[row])),
             first=math.ceil(first.measures[RANK][row]),
             second=math.ceil(second.measures[RANK][row]),
         )
         for row in rows
     )
+
+
+def _thumbnail(images: ImageSet, number: int | None) -> str:
+    return stand_in() if number is None else thumbnail_or_stand_in(images, number)

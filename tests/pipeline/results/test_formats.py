@@ -33,6 +33,11 @@ def test_table__shows_the_options_that_differ_and_marks_the_best():
     ]
 
 
+def test_table__marks_nothing_where_all_are_equal():
+    rows = [some_row(name, seed=seed, figures={"a/top1": recall(30.0)}) for seed, name in enumerate("ab")]
+    assert "*" not in "".join(written("table", rows))
+
+
 def test_table__shows_what_tells_a_single_row_apart():
     assert written("table", some_rows()[:1])[0].split()[:2] == ["fingerprint", "seed"]
 
