@@ -29,7 +29,7 @@ def test_figures__have_intervals_sizes_and_the_better_way(found: dict[str, Figur
     recall = found["test/mean_recall"]
     assert recall.low is not None
     assert recall.low < recall.value
-    assert recall.measured_on.startswith("2,000 images")
+    assert recall.measured_on.startswith("24 images")
     better = {name.rpartition("/")[2]: figure.better for name, figure in found.items()}
     assert (better["recall@10"], better["median_rank"], better["top1"]) == ("higher", "lower", "higher")
     assert better["modality_gap"] == ""
