@@ -93,27 +93,28 @@ def keep_rows(rows: Sequence[ResultRow], conditions: Sequence[str], *, flag: str
     return kept
 
 
-def sort_rows(rows: Sequence[ResultRow], name: str | None, *, flag: str = "--sort") -> list[ResultRow]:
+def sort_rows(
+    rows: Sequence[ResultRow], name: str | None, *, known: Sequence[ResultRow] = (), flag: str = "--sort"
+) -> list[ResultRow]:
     """Sort rows by a column: metrics with the best first, all else ascending; rows without a value come last.
 
     Args:
         rows: Rows in their present order, which those that are equal keep.
         name: Column to sort by; None takes the first metric that the rows are judged by, if there is one.
+        known: All rows that were chosen from, one of which must have the column; none for the rows themselves.
         flag: Option of the command line that names it, for the message.
     """
-    if not rows:
-        return []
     if name is None:
         headlines = headline_metrics(rows)
         return sort_rows(rows, headlines[0], flag=flag) if headlines else list(rows)
-    column = find_column(rows, name, flag=flag)
-    known = [row for row in rows if column.values(row) is not None]
+    column = find_column(known or rows, name, flag=flag)
+    sorted_rows = [row for row in rows if column.values(row) is not None]
     rest = [row for row in rows if column.values(row) is None]
     if column.is_metric:
-        known.sort(key=lambda row: -row.figures[column.name].goodness())
+        sorted_rows.sort(key=lambda row: -row.figures[column.name].goodness())
     else:
-        known.sort(key=lambda row: sort_key(column.values(row)))
-    return known + rest
+        sorted_rows.sort(key=lambda row: sort_key(column.values(row)))
+    return sorted_rows + rest
 
 
 def headline_metrics(rows: Sequence[ResultRow]) -> list[str]:

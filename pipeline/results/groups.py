@@ -11,7 +11,9 @@ from pipeline.results.figure import Figure
 from pipeline.results.rows import ResultRow, mean_fact
 
 
-def group_rows(rows: Sequence[ResultRow], names: Sequence[str], *, flag: str = "--group-by") -> list[ResultRow]:
+def group_rows(
+    rows: Sequence[ResultRow], names: Sequence[str], *, known: Sequence[ResultRow] = (), flag: str = "--group-by"
+) -> list[ResultRow]:
     """Make one row of those that differ in these options alone.
 
     A figure is the mean over the runs that have it, with their sample standard deviation; the interval of a single run
@@ -20,14 +22,15 @@ def group_rows(rows: Sequence[ResultRow], names: Sequence[str], *, flag: str = "
     Args:
         rows: Rows of one artifact each.
         names: Options to group by; none leaves the rows as they are.
+        known: All rows that were chosen from, one of which must have each option; none for the rows themselves.
         flag: Option of the command line that names them, for the message.
 
     Raises:
         ProtoRKDError: no row has such an option.
     """
-    if not names or not rows:
+    if not names:
         return list(rows)
-    left_out = {find_column(rows, name, flag=flag).name for name in names}
+    left_out = {find_column(known or rows, name, flag=flag).name for name in names}
     groups: dict[str, list[ResultRow]] = {}
     for row in rows:
         kept = {name: value for name, value in row.options.items() if name not in left_out}

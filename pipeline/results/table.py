@@ -59,19 +59,26 @@ class ResultTable:
         return lines
 
 
-def result_table(rows: Sequence[ResultRow], *, metrics: Sequence[str] = (), flag: str = "--metric") -> ResultTable:
+def result_table(
+    rows: Sequence[ResultRow],
+    *,
+    metrics: Sequence[str] = (),
+    known: Sequence[ResultRow] = (),
+    flag: str = "--metric",
+) -> ResultTable:
     """Lay rows out: the options in which they differ, the metrics that they are judged by, and what they took.
 
     Args:
         rows: Rows in the order in which they are shown.
         metrics: Metrics to show, by the end of their names; none shows those that the rows are judged by.
+        known: All rows that were chosen from, one of which must have each metric; none for the rows themselves.
         flag: Option of the command line that names metrics, for the message.
 
     Raises:
         ProtoRKDError: no row has such a metric.
     """
     headlines = headline_metrics(rows) or list(dict.fromkeys(name for row in rows for name in row.figures))
-    chosen = [find_metric(rows, name, flag=flag) for name in metrics] or headlines[:_MOST_METRICS]
+    chosen = [find_metric(known or rows, name, flag=flag) for name in metrics] or headlines[:_MOST_METRICS]
     options = differing_options(rows) or list(dict.fromkeys(name for row in rows for name in row.told))
     facts = dict.fromkeys(name for row in rows for name in row.facts)
     num_more = 0 if metrics else len(headlines) - len(chosen)

@@ -190,8 +190,8 @@ def compare_mean_recall(text_to_image: OutcomePair, image_to_text: OutcomePair, 
         replicates.append(mean_replicates(gain, groups=ours.groups, seed=draws.seed, num_resamples=draws.num_resamples))
     interval = percentile_interval(np.mean(replicates, axis=0), num_pictures=len(gains[0]))
     p_value = sign_flip_p_value(np.mean(gains, axis=0), seed=draws.seed, num_permutations=draws.num_permutations)
-    means = [float(np.mean([each.estimate() for each in students])) for students in zip(*recalls, strict=True)]
-    return Difference(f"{text_to_image[0].set_name}/{MEAN_RECALL}", *means, interval, p_value)
+    first, second = (float(np.mean([each.estimate() for each in students])) for students in zip(*recalls, strict=True))
+    return Difference(f"{text_to_image[0].set_name}/{MEAN_RECALL}", first, second, interval, p_value)
 
 
 def _comparisons(pairs: Sequence[OutcomePair], draws: Draws) -> Iterator[tuple[str, Callable[[], Difference]]]:

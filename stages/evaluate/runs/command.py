@@ -66,11 +66,12 @@ def runs(
     known = result_rows(store, available_stages())
     if not known:
         log.info("%s holds no students.", store)
+        where, sort, group_by, metric = (), None, (), ()  # nothing has a name yet
     students = sort_rows(keep_rows(known, where), None)
     if known and not students:
         log.info("None of %d students fulfils %s.", len(known), " and ".join(where))
-    rows = sort_rows(group_rows(students, group_by), sort) if students else []
-    table = result_table(rows, metrics=metric if students else ())
+    rows = sort_rows(group_rows(students, group_by, known=known), sort, known=known)
+    table = result_table(rows, metrics=metric, known=known)
     if page is not None:
         from stages.evaluate.runs.page import write_runs_page
 

@@ -63,6 +63,10 @@ def test_runs__says_where_there_is_nothing(tmp_path: Path, run_cli: Cli) -> None
     assert "None of 5 students fulfils lr>1." in run_cli.run("runs", "--where", "lr>1").stderr
     message = run_cli.fails("runs", "--where", "learning=1")
     assert "--where must name an option or a metric of these artifacts; got 'learning'" in message
+    nothing = run_cli.run("runs", "--where", "lr=0.03", "--sort", "test/mean_recall", "--metric", "test/mean_recall")
+    assert nothing.stdout.splitlines()[0].split()[-3:] == ["test/mean_recall", "seconds", "pairs"]
+    assert "got 'nothing'" in run_cli.fails("runs", "--where", "lr>1", "--sort", "nothing")
+    assert empty.run("runs", "--where", "lr>1", "--sort", "lr").exit_code == 0
     assert "--baseline must go with --page" in run_cli.fails("runs", "--baseline", "abc")
 
 
