@@ -32,6 +32,7 @@ from stages.encode_teacher.stage import STAGE as ENCODE_TEACHER
 from stages.evaluate.compare.command import compare
 from stages.evaluate.options import EvaluateInputs, EvaluateParams
 from stages.evaluate.prompts_command import prompts
+from stages.evaluate.runs.command import runs
 from stages.evaluate.stage import STAGE as EVALUATE
 from stages.gather_cc.command import gather_cc
 from stages.search.command import search
@@ -177,7 +178,7 @@ def list_sets(word: str, as_json: bool) -> None:
 for _stage in STAGES:
     cli.add_command(stage_command(_stage))
     why.add_command(why_command(_stage))
-for _command in (gather_cc, run, prompts, compare, search, status, verify, gc, completion):
+for _command in (gather_cc, run, prompts, runs, compare, search, status, verify, gc, completion):
     cli.add_command(_command)
 
 

@@ -12,7 +12,7 @@ Example:
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ export: Callable[..., StageResult]
 globals().update({stage.name.replace("-", "_"): stage_function(stage, stages=STAGES) for stage in STAGES})
 
 __all__ = ["Backbone", "CachedEmbeddings", "Preprocessing", "ProtoRKDError", "StageResult"]
-__all__ += ["load_embeddings", "load_model", "load_student"]
+__all__ += ["load_embeddings", "load_model", "load_student", "runs"]
 __all__ += [stage.name.replace("-", "_") for stage in STAGES]
 
 Reference = str | os.PathLike[str] | None
@@ -117,6 +117,38 @@ def load_model(folder: str | os.PathLike[str], *, device: str | None = None, tru
     from stages.export import loading
 
     return loading.load_model(os.fspath(folder), device=device, trust_remote_code=trust_remote_code)
+
+
+def runs(*, store: Reference = None, where: str | Sequence[str] = (), as_frame: bool = False) -> Any:
+    """List every student with its options, what it reached and what it took, as the command ``runs`` does.
+
+    Args:
+        store: Folder of all artifacts. Default: what PROTORKD_STORE says, or store.
+        where: Conditions that students must fulfil, such as ``lr=0.002`` or ``test/mean_recall>30``.
+        as_frame: Return a DataFrame of pandas, which must be installed, with a row for each student.
+
+    Returns:
+        A list of dicts, the first made first: ``fingerprint``, ``path``, ``created``, the options by name with ``-``,
+        metrics, their intervals as ``<metric>/low`` and ``<metric>/high``, ``seconds`` and ``pairs``.
+
+    Raises:
+        ProtoRKDError: a condition names nothing that is known, or pandas is asked for and not installed.
+    """
+    from pipeline.results.columns import keep_rows
+    from pipeline.results.rows import flat, result_rows
+
+    rows = result_rows(open_store(store), STAGES)
+    students = [flat(row) for row in keep_rows(rows, [where] if isinstance(where, str) else where, flag="where")]
+    if not as_frame:
+        return students
+    try:
+        import pandas
+    except ImportError as error:
+        raise ProtoRKDError(
+            "as_frame must have pandas to make a DataFrame; it is not installed. Run pip install pandas, or leave "
+            "as_frame out for a list of dicts."
+        ) from error
+    return pandas.DataFrame(students)
 
 
 def _text(reference: Reference) -> str | None:

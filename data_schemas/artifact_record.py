@@ -96,6 +96,19 @@ class ArtifactRecord:
             file for file in self.files if file.path != JOURNAL_NAME and not file.path.startswith(f"{LOG_FOLDER}/")
         )
 
+    def file(self, path: str) -> FileEntry:
+        """Return the entry of a file.
+
+        Raises:
+            ProtoRKDError: the artifact has no such file.
+        """
+        for file in self.files:
+            if file.path == path:
+                return file
+        raise ProtoRKDError(
+            f"{self.stage} {self.fingerprint[:12]} must have a file {path}; it has none. Run {self.stage} again."
+        )
+
     def problems(self, root: Path, *, read: bool) -> dict[str, str]:
         """Name each file under ``root`` that is not what the record says, with what is wrong.
 

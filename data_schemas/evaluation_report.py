@@ -72,7 +72,19 @@ def read_report(root: Path) -> dict[str, Any]:
         ProtoRKDError: it is missing, damaged or of a newer kind.
     """
     path = root / REPORT_NAME
-    report = read_json(path)
+    return parse_report(read_json(path), path)
+
+
+def parse_report(report: Any, path: Path) -> dict[str, Any]:
+    """Check a report, and fill in the keys that one of version 1 lacks.
+
+    Args:
+        report: The parsed JSON.
+        path: Path of its file, for messages.
+
+    Raises:
+        ProtoRKDError: it is damaged or of a newer kind.
+    """
     version = report.get("schema_version") if isinstance(report, dict) else None
     if not isinstance(version, int):
         raise ProtoRKDError(f"{path} must be an evaluation's report; it has no schema_version. {_ADVICE}")

@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from pipeline.options.presets import Presets
 from pipeline.peers import JoinPeers, Peers, SingleProcess
+from pipeline.results.figure import Figure
 from pipeline.store.draft import Draft
 from pipeline.store.file_digests import FileDigests
 from pipeline.store.store import Artifact, Store
@@ -111,6 +112,26 @@ class Distributed:
 
 
 @dataclass(frozen=True)
+class Overview:
+    """What ``status`` and tables of results say of a stage's artifacts.
+
+    Args:
+        options: Parameters that tell its artifacts apart at a glance.
+        count: Count of the record that says what an artifact was made from; "" for none.
+        measures: Input of the stage whose artifact its figures are of; "" where they are of its own.
+        headline: Chooses from the names of a record's metrics the one that it is usually judged by; "" for none.
+        figures: Returns the figures of an artifact by name, those that it is usually judged by first; it reads files of
+            the artifact by the function that it is given. None: the record has them all.
+    """
+
+    options: tuple[str, ...] = ()
+    count: str = ""
+    measures: str = ""
+    headline: Callable[[Mapping[str, float]], str] = lambda _metrics: ""
+    figures: Callable[[Artifact, Callable[[str], bytes]], Mapping[str, Figure]] | None = None
+
+
+@dataclass(frozen=True)
 class Stage(Generic[P, I, S, R]):
     """The declaration of a stage: the command line, the fingerprint and the runner all read it.
 
@@ -141,6 +162,7 @@ class Stage(Generic[P, I, S, R]):
         deliver: Handles an artifact each time that it is asked for, made now or before, for instance copies it; runs in
             the first process alone.
         presets: Named sets of values for options that are left out; None where the defaults are all there is.
+        overview: What ``status`` and tables of results say of its artifacts; None for no more than of any.
     """
 
     name: str
@@ -162,6 +184,7 @@ class Stage(Generic[P, I, S, R]):
     lacking: Callable[[Artifact, Store], Mapping[str, str]] | None = None
     deliver: Callable[[Artifact, R], None] | None = None
     presets: Presets | None = None
+    overview: Overview | None = None
 
     def check_options(self, *, params: P, inputs: I, runtime: R) -> None:
         """Refuse options that are mistakes, as `check` says; a stage without one takes all.

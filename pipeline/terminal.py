@@ -2,6 +2,7 @@
 
 import errno
 import re
+from collections.abc import Sequence
 
 import click
 
@@ -52,6 +53,27 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
             f"{name} must take what is printed; got {error.strerror or error}. Send it elsewhere, and run the same "
             "command again: what was whole is kept."
         ) from error
+
+
+def aligned(rows: Sequence[Sequence[str]], *, num_left: int) -> list[str]:
+    """Lay rows out as lines with aligned columns.
+
+    Args:
+        rows: Cells of each row, the header among them.
+        num_left: Number of columns, from the first, that stand at the left; the others stand at the right.
+
+    Example:
+        >>> aligned([["seed", "score"], ["7", "50.00"]], num_left=1)
+        ['seed  score', '7     50.00']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place < num_left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def _written_out(match: re.Match[str]) -> str:

@@ -28,6 +28,8 @@ from pipeline.maintenance.remote import (
     set_any_record_aside,
 )
 from pipeline.options.completion import complete_references
+from pipeline.results.overview import overview_of, overview_text
+from pipeline.results.rows import evaluations_by_digest
 from pipeline.runner import context_of
 from pipeline.sizes import human_size
 from pipeline.stage import AnyStage, Context
@@ -57,6 +59,9 @@ def status(store: Store, as_json: bool) -> None:
     """List the artifacts: what exists, from what, how big; those that stages made on their way are summed up."""
     artifacts, unreadable = store.survey()
     leftovers = list(store.leftovers())
+    stages = available_stages()
+    evaluations = evaluations_by_digest(artifacts, stages)
+    overviews = {each.path: overview_of(each, evaluations.get(each.record.digest, ()), stages) for each in artifacts}
     damages = {
         artifact.path: artifact.record.problems(artifact.path, read=False) if is_here(store, artifact) else {}
         for artifact in artifacts
@@ -65,7 +70,9 @@ def status(store: Store, as_json: bool) -> None:
         print_json(
             {
                 "store": str(store),
-                "artifacts": [{**_describe(each), "problems": damages[each.path]} for each in artifacts],
+                "artifacts": [
+                    {**_describe(each), **overviews[each.path], "problems": damages[each.path]} for each in artifacts
+                ],
                 "unreadable": {str(path): str(error) for path, error in unreadable.items()},
                 "unfinished": [_describe_leftover(store, path) for path in leftovers],
             }
@@ -74,7 +81,7 @@ def status(store: Store, as_json: bool) -> None:
     names = {artifact.record.digest: artifact.name for artifact in artifacts}
     if not artifacts and not unreadable:
         echo(f"{store} holds no artifacts.")
-    commands = {stage.name for stage in available_stages()}
+    commands = {stage.name for stage in stages}
     inner: dict[str, list[int]] = {}
     for artifact in artifacts:
         record = artifact.record
@@ -87,7 +94,9 @@ def status(store: Store, as_json: bool) -> None:
             for name, entry in record.inputs.items()
         ]
         state = f"  NOT WHOLE: {', '.join(damage)}" if damage else remark(store, artifact)
-        echo(f"{artifact.name}  {human_size(record.size)}  {record.created[:19]}  from {'; '.join(sources)}{state}")
+        said = overview_text(overviews[artifact.path])
+        made = f"{artifact.name}  {human_size(record.size)}  {record.created[:19]}"
+        echo(f"{made}  {said}from {'; '.join(sources)}{state}")
     for stage_name, sizes in inner.items():
         echo(f"{stage_name}  {len(sizes)} made on the way  {human_size(sum(sizes))}")
     for path, error in unreadable.items():

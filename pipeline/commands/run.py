@@ -1,7 +1,8 @@
-"""The command ``run``: plan a file of stages, run it for every combination, and sum up in a table."""
+"""The command ``run``: plan a file of stages, price it, run it for every combination, and sum up in a table."""
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ from pipeline.commands.store_options import open_store, store_options
 from pipeline.log import log, show_log
 from pipeline.peers import num_processes
 from pipeline.plan import plan_stage
+from pipeline.results.figure import Figure
+from pipeline.results.formats import as_text
+from pipeline.results.rows import SECONDS, ResultRow, figures_of, first_of_each, measured_stage
+from pipeline.results.table import result_table
 from pipeline.runner import StageOutcome, context_of
+from pipeline.sizes import human_time
 from pipeline.stage import Context
 from pipeline.store.store import Store
 from pipeline.terminal import echo
-from pipeline.workflow.estimate import forecast
-from pipeline.workflow.graph import Ending, Failure, Node, distinct, nodes_of, run_nodes, shown
+from pipeline.workflow.estimate import Price, forecast, likely
+from pipeline.workflow.graph import Ending, Failure, Node, distinct, nodes_of, run_nodes
 from pipeline.workflow.run_file import read_run_file
 
-_COLUMNS_AT_A_TIME = 6
 _FIRST = "its {} runs first"
 
 
@@ -65,7 +70,7 @@ def run(context: click.Context, *, file: Path, store: Store, quiet: bool, as_jso
         failed = sum(result["status"] == "failed" for result in results)
         print_json({"status": "failed" if failed else "done", "combinations": results, "seconds": seconds})
     elif not quiet:
-        echo("\n".join(table(results)))
+        echo(as_text(result_table(result_rows(combinations, endings, opened))))
     problems = [ending.reason for ending in endings.values() if isinstance(ending, Failure)]
     if problems:
         num = sum(result["status"] == "failed" for result in results)
@@ -110,29 +115,41 @@ def look_ahead(nodes: Sequence[Node], context: Context) -> tuple[list[tuple[Node
     return answers, mistakes
 
 
-def table(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lay the combinations out as columns, what was swept and what was measured as rows."""
-    lines: list[str] = []
-    for start in range(0, len(results), _COLUMNS_AT_A_TIME):
-        some = results[start : start + _COLUMNS_AT_A_TIME]
-        swept = list(dict.fromkeys(name for result in some for name in result["swept"]))
-        metrics = list(dict.fromkeys(name for result in some for name in result["metrics"]))
-        rows = [[name, *(shown(result["swept"].get(name, "")) for result in some)] for name in swept]
-        rows.append(["", *(result["status"] for result in some)])
-        rows += [[name, *(_figure(result["metrics"].get(name)) for result in some)] for name in metrics]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += [
-            "  ".join(
-                [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-            )
-            for row in rows
-        ]
-        lines += [""] if start + _COLUMNS_AT_A_TIME < len(results) else []
-    return [line.rstrip() for line in lines]
+def result_rows(
+    combinations: Sequence[Sequence[Node]], endings: Mapping[str, Ending], context: Context
+) -> list[ResultRow]:
+    """Make a row for each combination: what was swept, the figures of all it made, and what became of it.
+
+    Args:
+        combinations: Nodes of each combination.
+        endings: How each node ended, by its key.
+        context: Store of the artifacts, and their stages.
+    """
+    known = {
+        key: figures_of(ending.artifact, context.stages[ending.artifact.record.stage], context.store)
+        for key, ending in endings.items()
+        if isinstance(ending, StageOutcome)
+    }
+    return [_row(nodes, endings, known, context) for nodes in combinations]
 
 
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def _row(
+    nodes: Sequence[Node],
+    endings: Mapping[str, Ending],
+    known: Mapping[str, Mapping[str, Figure]],
+    context: Context,
+) -> ResultRow:
+    """Sum up a combination; it is called by what its last measuring stage measured, or by the last that it made."""
+    made = [ending.artifact for node in nodes if isinstance(ending := endings[node.key], StageOutcome)]
+    measured = {measured_stage(stage) for stage in context.stages.values()}
+    judged = [artifact for artifact in made if artifact.record.stage in measured] or made
+    num_failed = sum(isinstance(endings[node.key], Failure) for node in nodes)
+    return ResultRow(
+        artifacts=tuple(judged[-1:]),
+        options={name: value for node in nodes for name, value in node.named_sweep().items()},
+        figures=first_of_each(known.get(node.key, {}) for node in reversed(nodes)),
+        facts={SECONDS: judged[-1].record.seconds if judged else None, "status": "failed" if num_failed else "done"},
+    )
 
 
 def _result(nodes: Sequence[Node], endings: Mapping[str, Ending]) -> dict[str, Any]:
@@ -174,7 +191,7 @@ def _tell_json(node: Node, ending: Ending) -> None:
 
 
 def _forecast_all(nodes: Sequence[Node], context: Context, *, as_json: bool) -> None:
-    """Print what each node would do and take; nodes that wait for another are only named.
+    """Print what each node would do and take, and all together.
 
     Raises:
         ProtoRKDError: an input of one of them is missing, or an option is a mistake.
@@ -182,30 +199,49 @@ def _forecast_all(nodes: Sequence[Node], context: Context, *, as_json: bool) -> 
     references: dict[str, str] = {}
     entries: list[dict[str, Any]] = []
     problems: list[str] = []
+    price = Price()
     for node in nodes:
-        waits = [needed.step.name for needed in node.needs() if needed.key not in references]
-        said: dict[str, Any] = {"step": node.step.name, "swept": dict(node.named_sweep())}
         stage = node.step.stage
-        options = node.options({**dict.fromkeys([needed.key for needed in node.needs()], ""), **references})
         try:
-            if waits:
-                stage.check_options(**options)
-                reason = _FIRST.format(waits[0])
-                entries.append({**said, "stage": stage.name, "would_run": True, "reason": reason})
-                lines = [f"{stage.name} would run: {reason}"]
-            else:
-                answer = forecast(stage, **options, store=context.store, stages=context.stages.values())
-                if not answer.runs:
-                    references[node.key] = answer.plan.fingerprint
-                entries.append({**said, **answer.as_json()})
-                lines = answer.lines()
+            entry, lines, price = _forecast(node, references, context, price)
         except ProtoRKDError as error:
             problems.append(str(error))
-            entries.append({**said, "stage": stage.name, "would_run": True, "reason": f"would fail: {error}"})
+            entry = {"stage": stage.name, "would_run": True, "reason": f"would fail: {error}"}
             lines = [f"{stage.name} would fail: {error}"]
+        entries.append({"step": node.step.name, "swept": dict(node.named_sweep()), **entry})
         if not as_json:
             echo("\n".join([f"{node.name}:", *(f"  {line}" for line in lines)]))
     if as_json:
-        print_json({"status": "dry run", "stages": entries})
+        print_json({"status": "dry run", "stages": entries, "total": asdict(price)})
+    else:
+        echo(price.line())
     if problems:
         raise ProtoRKDError(f"{len(problems)} of {len(nodes)} stages would fail. The first: {problems[0]}")
+
+
+def _forecast(
+    node: Node, references: dict[str, str], context: Context, price: Price
+) -> tuple[dict[str, Any], list[str], Price]:
+    """Say what a node would do and take, as JSON and as lines, and add it to the price.
+
+    A node whose sources are not made yet is priced by the earlier run that is most like it.
+    """
+    stage, needed = node.step.stage, node.needs()
+    waits = [each.step.name for each in needed if each.key not in references]
+    options = node.options({**dict.fromkeys([each.key for each in needed], ""), **references})
+    if not waits:
+        answer = forecast(stage, **options, store=context.store, stages=context.stages.values())
+        if answer.runs:
+            return answer.as_json(), answer.lines(), price.plus(seconds=answer.seconds, size=answer.size)
+        references[node.key] = answer.plan.fingerprint
+        return answer.as_json(), answer.lines(), price.plus_unchanged()
+    stage.check_options(**options)
+    reason, earlier = _FIRST.format(waits[0]), likely(stage, params=options["params"], store=context.store)
+    entry = {"stage": stage.name, "would_run": True, "reason": reason}
+    lines = [f"{stage.name} would run: {reason}"]
+    if earlier is None:
+        return entry, lines, price.plus(seconds=None, size=None)
+    name = earlier.fingerprint[:12]
+    lines.append(f"  time: about {human_time(earlier.seconds)}, as {name} took, the run that is most like it")
+    estimate = {"seconds": round(earlier.seconds, 1), "gone_by": earlier.fingerprint, "bytes": earlier.size}
+    return {**entry, "estimate": estimate}, lines, price.plus(seconds=earlier.seconds, size=earlier.size)

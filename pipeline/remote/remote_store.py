@@ -1,6 +1,7 @@
 """A store in an object store, with a local store in front: artifacts are fetched on demand, and uploaded when made."""
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import filelock
 
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
 from data_schemas.errors import NewerRecordError, ProtoRKDError
-from data_schemas.files import FileEntry, disk_errors, fsync, fsync_all, write_atomic
+from data_schemas.files import OTHER_BYTES, FileEntry, disk_errors, fsync, fsync_all, write_atomic
 from pipeline.fingerprint import FINGERPRINT_LENGTH, hash_json
 from pipeline.log import log
 from pipeline.remote.conditional_writes import check_conditional_writes
@@ -107,6 +108,20 @@ class RemoteStore(Store):
             scratch.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(scratch.with_name(f"{scratch.name}.lock")):
                 return self._whole_here(record) or self._fetch(artifact, scratch)
+
+    def read_file(self, artifact: Artifact, path: str) -> bytes:
+        """Read one small file of an artifact: of the copy that is here, or else by one request."""
+        record = artifact.record
+        if artifact.path != self.folder(record.stage, record.fingerprint) or self._whole_here(record):
+            return artifact.read_whole(path)
+        file = record.file(path)
+        answer = self.objects.read(file_key(record, file), limit=file.size)
+        if answer is None or hashlib.sha256(answer[0]).hexdigest() != file.sha256:
+            raise ObjectDamagedError(
+                f"{self.objects.place(file_key(record, file))} must be as it was written; it "
+                f"{'is missing' if answer is None else OTHER_BYTES}. Run verify --repair on that store."
+            )
+        return answer[0]
 
     def share(self, artifact: Artifact, *, force: bool = False) -> Artifact:
         """Upload a committed artifact, after the artifacts it was made from; or take what is there."""

@@ -60,9 +60,9 @@ class Artifact:
             path: Path relative to the artifact's folder.
 
         Raises:
-            ProtoRKDError: the file is missing or altered.
+            ProtoRKDError: the artifact has no such file, or it is missing or altered.
         """
-        [file] = [file for file in self.record.files if file.path == path]
+        file = self.record.file(path)
         if problem := file.problem(self.path, read=False):
             raise self._damage(file, problem)
         try:
@@ -209,6 +209,18 @@ class Store:
             ProtoRKDError: they cannot be brought here whole.
         """
         return artifact
+
+    def read_file(self, artifact: Artifact, path: str) -> bytes:
+        """Read one small file of an artifact, proven, without bringing the others here.
+
+        Args:
+            artifact: Artifact of this store.
+            path: Path of the file relative to the artifact's folder.
+
+        Raises:
+            ProtoRKDError: the artifact has no such file, or it is not as it was written.
+        """
+        return artifact.read_whole(path)
 
     def share(self, artifact: Artifact, *, force: bool = False) -> Artifact:  # noqa: ARG002 - of shared ones
         """Put a committed artifact where others find it; return the artifact that is there in the end.

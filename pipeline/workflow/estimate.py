@@ -1,10 +1,11 @@
 """Estimate what a run would do and take, from its inputs and earlier runs. Writes nothing."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from data_schemas.artifact_record import ArtifactRecord
+from pipeline.difference import nearest
 from pipeline.fingerprint import canonical
 from pipeline.plan import Plan, plan_stage
 from pipeline.sizes import human_size, human_time
@@ -123,6 +124,62 @@ def forecast(
     seconds = None if gone_by is None else _seconds(gone_by, work)
     size = work.size if work and work.size is not None else gone_by.size if gone_by else None
     return Forecast(stage.name, plan, force, goes_on, work, seconds, gone_by, size)
+
+
+def likely(stage: AnyStage, *, params: Any, store: Store) -> ArtifactRecord | None:
+    """Return the earlier run whose parameters are most like those of one whose inputs are not made yet, if any tells.
+
+    Args:
+        stage: Declaration of the stage.
+        params: What changes the output.
+        store: Store of the earlier runs.
+    """
+    records = [artifact.record for artifact in store.artifacts(stage.name)]
+    timed = [record for record in records if record.seconds > 0 and record.version == stage.version]
+    near = nearest(timed, version=stage.version, params=params, inputs={})
+    return None if near is None else near[0]
+
+
+@dataclass(frozen=True)
+class Price:
+    """What several runs would take together.
+
+    Args:
+        num_stages: Number of stages.
+        num_runs: Number of those that would run.
+        num_untold: Number of those whose time no earlier run tells.
+        seconds: Approximate time of the others.
+        size: Approximate bytes that those would write whose size is known.
+    """
+
+    num_stages: int = 0
+    num_runs: int = 0
+    num_untold: int = 0
+    seconds: float = 0.0
+    size: int = 0
+
+    def plus(self, *, seconds: float | None, size: int | None) -> "Price":
+        """Add a stage that would run; its time or size may be unknown."""
+        return Price(
+            num_stages=self.num_stages + 1,
+            num_runs=self.num_runs + 1,
+            num_untold=self.num_untold + (seconds is None),
+            seconds=self.seconds + (seconds or 0.0),
+            size=self.size + (size or 0),
+        )
+
+    def plus_unchanged(self) -> "Price":
+        """Add a stage that would not run."""
+        return replace(self, num_stages=self.num_stages + 1)
+
+    def line(self) -> str:
+        """Return the sum for people."""
+        said = f"all: {self.num_runs} of {self.num_stages} stages would run"
+        if self.num_runs > self.num_untold:
+            said += f", about {human_time(self.seconds)} and {human_size(self.size)}"
+        if self.num_untold:
+            said += f"; no earlier run tells the time of {self.num_untold} of them"
+        return said
 
 
 def show_forecast(answer: Forecast, *, as_json: bool) -> None:

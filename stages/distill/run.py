@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from data_schemas.images.student_checkpoint import WEIGHTS_NAME, Preprocessing, StudentConfig
+from data_schemas.training_log import METRICS_NAME
 from pipeline.log import log
 from pipeline.sources import hashed_inputs
 from pipeline.stage import Context, Result
@@ -55,8 +56,6 @@ from stages.distill.training.validation import Validation
 
 if TYPE_CHECKING:
     from stages.distill.options import DistillParams, DistillRuntime, DistillSources
-
-METRICS_NAME = "metrics.jsonl"
 
 
 def train_student(

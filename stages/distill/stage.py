@@ -27,6 +27,7 @@ from stages.components.inputs.path_checks import check_inside, is_own
 from stages.distill.feature_options import AUTO, NEWEST, check_feature_options, without_images
 from stages.distill.fine_tuning import check_start, find_start, settle_start
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime, DistillSources
+from stages.distill.overview import OVERVIEW
 from stages.distill.own_features import find_own_features, prepare
 from stages.distill.presets import PRESETS
 
@@ -188,6 +189,7 @@ STAGE = Stage(
     keep=True,
     distributed=Distributed(join_torchrun),
     work=work,
+    overview=OVERVIEW,
     lacking=lacking,
     presets=PRESETS,
 )

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from data_schemas.evaluation_report import RETRIEVAL, metric_prefix
+from pipeline.results.formats import guarded
 
 METRICS_TABLE_NAME = "evaluation_metrics_all.csv"
 RESULTS_NAME = "results.jsonl"
 
 Entry = Mapping[str, Any]
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _ACCURACIES = {"top1": "acc1", "top5": "acc5", "mean_per_class": "mean_per_class_recall"}
 _PROBE_ACCURACIES = {measure: f"lp_{name}" for measure, name in _ACCURACIES.items()}
 _RECALLS = {
@@ -54,13 +54,13 @@ def metrics_table(report: Mapping[str, Any], entries: Mapping[str, Sequence[Entr
     ends = [(name, end) for name in measured for end in ("low", "high")]
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow([_guarded(name) for name in ("checkpoint", "epoch", *metrics, *(f"{n}/{end}" for n, end in ends))])
+    writer.writerow([guarded(name) for name in ("checkpoint", "epoch", *metrics, *(f"{n}/{end}" for n, end in ends))])
     for checkpoint in report["checkpoints"]:
         own = intervals[checkpoint["name"]]
         values = [checkpoint["metrics"].get(name) for name in metrics]
         writer.writerow(
             [
-                _guarded(checkpoint["name"]),
+                guarded(checkpoint["name"]),
                 checkpoint["epoch"],
                 *values,
                 *(own[name][end] if name in own else None for name, end in ends),
@@ -136,7 +136,3 @@ def _in_order(names: Iterable[str]) -> list[str]:
 def _parts(name: str) -> Iterator[str | int]:
     for place, part in enumerate(re.split(r"(\d+)", name)):
         yield int(part) if place % 2 else part
-
-
-def _guarded(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

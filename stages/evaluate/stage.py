@@ -10,6 +10,7 @@ from pipeline.stage import Context, Distributed, Result, Stage, Work
 from pipeline.store.draft import Draft
 from stages.components.compute.torchrun import join_torchrun
 from stages.evaluate.options import EvaluateInputs, EvaluateParams, EvaluateRuntime
+from stages.evaluate.overview import OVERVIEW
 from stages.evaluate.sources import EvaluateSources
 
 
@@ -71,4 +72,5 @@ STAGE = Stage(
     distributed=Distributed(join_torchrun, fails_together=True),
     prepare=prepare,
     work=work,
+    overview=OVERVIEW,
 )

@@ -1,4 +1,7 @@
-"""Names of the tasks: their groups on the command line, and what each needs."""
+"""Names of the tasks: their groups on the command line, what each needs, and what it is judged by."""
+
+from collections.abc import Mapping
+from typing import Any
 
 RETRIEVAL_TASKS = ("retrieval", "geometry", "neighbourhoods")
 CLASS_TASKS = ("zero_shot", "knn", "knn_backbone", "linear_probe", "linear_probe_backbone", "clustering")
@@ -22,6 +25,14 @@ OPTION_TASKS = {
 
 NEED_TRAIN = frozenset({"knn", "knn_backbone", "linear_probe", "linear_probe_backbone"})
 NEED_TEACHER = frozenset({*RETRIEVAL_TASKS, *STS_TASKS, "zero_shot"})
+
+
+def headline(entry: Mapping[str, Any]) -> str:
+    """Return the measure by which an entry of a report is usually judged."""
+    if entry["task"] == "retrieval":
+        return "mean_recall"
+    wanted: str = entry.get("headline", "top1")
+    return wanted if wanted in entry["metrics"] else "top1"
 
 
 def wanted_tasks(groups: tuple[str, ...]) -> frozenset[str]:

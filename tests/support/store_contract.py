@@ -103,6 +103,16 @@ class StoreContract(ABC):
         for artifact in other.store.artifacts():
             assert artifact_problems(other.store.fetch(artifact)) == {}
 
+    def test_read_file__reads_one_file_of_what_is_listed_and_proves_it(self, made, other):
+        store = other.store
+        [artifact] = [each for each in store.artifacts() if each.path.name == made[0].path.name]
+        assert store.read_file(artifact, "summary.txt") == b"1 parts"
+        with pytest.raises(ProtoRKDError, match=r"must have a file none\.txt; it has none\. Run toy again"):
+            store.read_file(artifact, "none.txt")
+        self.overwrite(store, artifact, "summary.txt", b"2 parts")
+        with pytest.raises(ProtoRKDError, match="must be as it was written; it has other bytes"):
+            store.read_file(artifact, "summary.txt")
+
     def test_share__leaves_what_is_there_as_it_is(self, toy, made, other):
         toy.store.check_writable()
         assert toy.store.share(made[0]) == made[0]

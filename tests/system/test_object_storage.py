@@ -50,6 +50,11 @@ def test_road__on_an_object_store_is_found_by_a_machine_that_has_nothing(
     assert bucket_server.count() <= 8  # listings of records: of what a command names by leaving it out
     for command in ("status", "verify", "gc"):
         assert machine("three").run(command).exit_code == 0
+    bucket_server.requests.clear()
+    [row] = machine("six")("runs")["runs"]
+    assert row["fingerprint"] == made[1]["fingerprint"]
+    assert row["pairs/mean_recall/low"] <= row["pairs/mean_recall"]
+    assert bucket_server.count("GET", ".safetensors") == bucket_server.count("PUT") == 0
     fewer = machine("four")(*commands[0], "--limit", 12)
     assert fewer["counts"]["reused_captions"] == 12  # fetched, and not embedded again
     message = machine("five").fails("compare", outputs[1]["fingerprint"], outputs[2]["fingerprint"])

@@ -1,26 +1,31 @@
-"""The command ``compare``: print how two evaluations differ, image by image, as a table or as JSON."""
+"""The command ``compare``: print how evaluations differ, image by image, as tables or as JSON."""
 
 import json
-from collections.abc import Sequence
+import string
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from data_schemas.errors import ProtoRKDError
+from pipeline.commands.artifacts import available_stages
 from pipeline.commands.store_options import store_options
 from pipeline.log import log, show_log
 from pipeline.options.declaration import NOT_NEGATIVE, POSITIVE, click_options, option, take
+from pipeline.results.columns import text_of
+from pipeline.results.rows import make_row
+from pipeline.results.table import differing_options
 from pipeline.store.store import Store
-from pipeline.terminal import echo
+from pipeline.terminal import aligned, echo
 
 if TYPE_CHECKING:
     from stages.evaluate.compare.find_evaluation import Evaluation
     from stages.evaluate.compare.paired_comparison import Difference
 
 SIGNIFICANCE = 0.05
-_COLUMNS = ("metric", "A", "B", "B - A", "95 % interval", "images", "p", "p (Holm)", "")
-_LEFT = (0, 8)
+LETTERS = string.ascii_uppercase
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,8 @@ class ComparedMetric:
     Args:
         name: Name of the metric.
         first: Its value in evaluation A.
-        second: Its value in evaluation B.
-        difference: B - A, in the metric's unit.
+        second: Its value in the other evaluation.
+        difference: ``second - first``, in the metric's unit.
         low: Lower end of the difference's 95 % interval.
         high: Upper end of that interval.
         num_pictures: Number of images that were compared.
@@ -63,39 +68,44 @@ class ComparedMetric:
 
 
 @click.command(params=[*click_options(CompareOptions), *store_options()])
-@click.argument("first", metavar="A")
-@click.argument("second", metavar="B")
+@click.argument("references", metavar="A B...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as one JSON object on stdout.")
-def compare(store: Store, first: str, second: str, as_json: bool, **values: Any) -> None:
-    """Compare two evaluations image by image: differences with 95 % intervals.
+def compare(store: Store, references: tuple[str, ...], as_json: bool, **values: Any) -> None:
+    """Compare evaluations image by image, each with the first: differences with 95 % intervals, and their options.
 
-    A and B are evaluations, or students, of which the newest evaluation is taken, each by path or by the beginning of
-    its fingerprint. REF@epoch_3 takes a checkpoint; without, the last is taken, or the only one.
+    A, B and more are evaluations, or students, of which the newest evaluation is taken, each by path or by the
+    beginning of its fingerprint. REF@epoch_3 takes a checkpoint; without, the last is taken, or the only one.
     """
     from stages.evaluate.compare.find_evaluation import read_evaluation
     from stages.evaluate.compare.paired_comparison import Draws, compare_outcomes
 
     show_log()
+    if not 2 <= len(references) <= len(LETTERS):
+        raise click.UsageError(f"Name 2 to {len(LETTERS)} evaluations or students; got {len(references)}.")
     options = take(CompareOptions, values)
-    pair = [
-        read_evaluation(reference, store=store, argument=argument)
-        for argument, reference in (("A", first), ("B", second))
+    evaluations = [
+        read_evaluation(reference, store=store, argument=letter)
+        for letter, reference in zip(LETTERS, references, strict=False)
     ]
-    _check_distinct(*pair)
+    _check_distinct(evaluations)
+    first, *others = evaluations
     draws = Draws(options.seed, num_resamples=options.resamples, num_permutations=2 * options.resamples)
-    metrics = adjusted(compare_outcomes(pair[0].outcomes, pair[1].outcomes, draws=draws))
-    left_out = sorted(pair[0].metrics.keys() & pair[1].metrics.keys() - {metric.name for metric in metrics})
+    differences = [compare_outcomes(first.outcomes, other.outcomes, draws=draws) for other in others]
+    metrics = iter(adjusted([difference for each in differences for difference in each]))
+    compared = [list(islice(metrics, len(each))) for each in differences]
+    differing = _differing_options(evaluations, store)
     if as_json:
-        described = {"first": _describe(pair[0]), "second": _describe(pair[1])}
-        rows = [asdict(metric) for metric in metrics]
-        echo(json.dumps({**described, "metrics": rows, "not_compared": left_out, **asdict(options)}))
+        comparisons = [_as_json(first, *each) for each in zip(others, compared, strict=True)]
+        shown = comparisons[0] if len(others) == 1 else {"comparisons": comparisons}
+        echo(json.dumps({"first": _describe(first), **shown, "options": differing, **asdict(options)}))
         return
-    if left_out:
-        log.info("not compared, for no single image has them: %s", ", ".join(left_out))
-    for argument, evaluation in zip("AB", pair, strict=True):
-        student = evaluation.report["student"]
-        echo(f"{argument}  {evaluation.name}  student {evaluation.student[:12]}, {student['backbone']}")
-    echo("\n".join(["", *table(metrics), "", *notes(metrics, resamples=options.resamples)]))
+    echo("\n".join(_heading(evaluations, differing)))
+    for letter, other, rows in zip(LETTERS[1:], others, compared, strict=False):
+        if left_out := _left_out(first, other, rows):
+            log.info("not compared, for no single image has them: %s", ", ".join(left_out))
+        echo("\n".join(["", *table(rows, second=letter)]))
+    everything = [metric for rows in compared for metric in rows]
+    echo("\n".join(["", *notes(everything, resamples=options.resamples)]))
 
 
 def adjusted(differences: "Sequence[Difference]") -> list[ComparedMetric]:
@@ -118,17 +128,15 @@ def adjusted(differences: "Sequence[Difference]") -> list[ComparedMetric]:
     ]
 
 
-def table(metrics: Sequence[ComparedMetric]) -> list[str]:
-    """Lay the metrics out in aligned columns below a header; a star marks those that differ beyond chance."""
-    rows = [_COLUMNS, *(_cells(metric) for metric in metrics)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if place in _LEFT else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+def table(metrics: Sequence[ComparedMetric], *, second: str = "B") -> list[str]:
+    """Lay the metrics out in aligned columns below a header; a star marks those that differ beyond chance.
+
+    Args:
+        metrics: Metrics of a comparison.
+        second: Letter of the evaluation that is compared with A.
+    """
+    header = ("metric", "A", second, f"{second} - A", "95 % interval", "images", "p", "p (Holm)", "")
+    return aligned([header, *(_cells(metric) for metric in metrics)], num_left=1)
 
 
 def notes(metrics: Sequence[ComparedMetric], *, resamples: int) -> list[str]:
@@ -136,7 +144,7 @@ def notes(metrics: Sequence[ComparedMetric], *, resamples: int) -> list[str]:
     num, num_differ = len(metrics), sum(metric.differs for metric in metrics)
     lines = [
         f"* differs beyond chance, p (Holm) {SIGNIFICANCE} or less: {num_differ} of {num}.",
-        "B - A is in percentage points, that of a median rank in ranks, where lower is better.",
+        "Differences are in percentage points, those of a median rank in ranks, where lower is better.",
     ]
     if num > 1:
         lines += [
@@ -165,6 +173,47 @@ def _cells(metric: ComparedMetric) -> tuple[str, ...]:
     )
 
 
+def _heading(evaluations: "Sequence[Evaluation]", differing: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Name the evaluations, and the options in which their students differ."""
+    letters = LETTERS[: len(evaluations)]
+    names = []
+    for letter, each in zip(letters, evaluations, strict=True):
+        backbone = each.report["student"]["backbone"] or "a head on features"
+        names.append(f"{letter}  {each.name}  student {each.student[:12]}, {backbone}")
+    if not differing:
+        return names
+    rows = [[name, *map(text_of, values)] for name, values in differing.items()]
+    return [*names, "", *aligned([["option", *letters], *rows], num_left=1 + len(letters))]
+
+
+def _differing_options(evaluations: "Sequence[Evaluation]", store: Store) -> dict[str, list[Any]]:
+    """Return the options in which the evaluations' students differ, with the value of each; none where one is gone."""
+    known = store.artifacts()
+    by_digest = {artifact.record.digest: artifact for artifact in known}
+    names = {artifact.record.digest: artifact.record.fingerprint[:12] for artifact in known}
+    stages = {stage.name: stage for stage in available_stages()}
+    rows = []
+    for evaluation in evaluations:
+        student = by_digest.get(evaluation.artifact.record.inputs["student"].digest)
+        if student is None or student.record.stage not in stages:
+            log.info("options are not compared: %s has no record of student %s", store, evaluation.student[:12])
+            return {}
+        rows.append(make_row(student, stages[student.record.stage], names, ()))
+    return {name: [row.options.get(name) for row in rows] for name in differing_options(rows)}
+
+
+def _as_json(first: "Evaluation", second: "Evaluation", metrics: Sequence[ComparedMetric]) -> dict[str, Any]:
+    return {
+        "second": _describe(second),
+        "metrics": [asdict(metric) for metric in metrics],
+        "not_compared": _left_out(first, second, metrics),
+    }
+
+
+def _left_out(first: "Evaluation", second: "Evaluation", metrics: Sequence[ComparedMetric]) -> list[str]:
+    return sorted(first.metrics.keys() & second.metrics.keys() - {metric.name for metric in metrics})
+
+
 def _describe(evaluation: "Evaluation") -> dict[str, str]:
     return {
         "evaluation": evaluation.artifact.record.fingerprint,
@@ -173,10 +222,14 @@ def _describe(evaluation: "Evaluation") -> dict[str, str]:
     }
 
 
-def _check_distinct(first: "Evaluation", second: "Evaluation") -> None:
-    if (first.artifact.record.digest, first.checkpoint) == (second.artifact.record.digest, second.checkpoint):
-        names = [checkpoint["name"] for checkpoint in first.report["checkpoints"]]
-        raise ProtoRKDError(
-            f"A and B must name two evaluations; both name {first.name}. Name another student, or another checkpoint "
-            f"with @; this evaluation has {', '.join(names)}."
-        )
+def _check_distinct(evaluations: "Sequence[Evaluation]") -> None:
+    seen: dict[tuple[str, str], str] = {}
+    for letter, each in zip(LETTERS, evaluations, strict=False):
+        key = (each.artifact.record.digest, each.checkpoint)
+        if key in seen:
+            names = [checkpoint["name"] for checkpoint in each.report["checkpoints"]]
+            raise ProtoRKDError(
+                f"{seen[key]} and {letter} must name two evaluations; both name {each.name}. Name another student, or "
+                f"another checkpoint with @; this evaluation has {', '.join(names)}."
+            )
+        seen[key] = letter

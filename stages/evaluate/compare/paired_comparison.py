@@ -1,8 +1,9 @@
 """Compare two students on the same images: their differences, with intervals and p-values."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -21,7 +22,13 @@ from stages.evaluate.statistics.bootstrap import (
     percentile_interval,
 )
 from stages.evaluate.statistics.permutation_test import NUM_PERMUTATIONS, sign_flip_p_value, swap_p_value
-from stages.evaluate.statistics.summary import statistics
+from stages.evaluate.statistics.summary import Statistic, statistics
+
+DIRECTIONS = ("text_to_image", "image_to_text")
+MEAN_RECALL = "mean_recall"
+
+OutcomePair = tuple[QueryResults, QueryResults]
+"""Outcomes of students A and B on one task and set, row by row of the same image and query."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +72,37 @@ class Draws:
 
 
 def compare_outcomes(
-    first: Sequence[QueryResults], second: Sequence[QueryResults], *, draws: Draws | None = None
+    first: Sequence[QueryResults],
+    second: Sequence[QueryResults],
+    *,
+    draws: Draws | None = None,
+    metric: str | None = None,
 ) -> list[Difference]:
     """Compare two evaluations in every metric of the sets and tasks that both have.
 
-    Metrics are computed as in reports: 100 times the mean, the median of ranks, and ``mean_per_class`` from the
-    ``top1`` of labelled images. A task that only one evaluation has is logged and left out.
+    Metrics are computed as in reports: 100 times the mean, the median of ranks, ``mean_per_class`` from the ``top1`` of
+    labelled images, and ``mean_recall`` of a set that both have both directions of. A task that only one evaluation has
+    is logged and left out.
 
     Args:
         first: Outcomes of student A.
         second: Outcomes of student B.
         draws: Seed and numbers of the random draws; None for the defaults.
+        metric: Name of the one metric to compare; None for all.
 
     Raises:
         ProtoRKDError: they share no set and task, or one whose images, captions, labels or measures differ.
+    """
+    draws = draws or Draws()
+    comparisons = _comparisons(shared_outcomes(first, second), draws)
+    return [compare() for name, compare in comparisons if metric in (None, name)]
+
+
+def shared_outcomes(first: Sequence[QueryResults], second: Sequence[QueryResults]) -> list[OutcomePair]:
+    """Pair the outcomes of two evaluations on the sets and tasks that both have, row by row.
+
+    Raises:
+        ProtoRKDError: as `compare_outcomes`.
     """
     theirs = {outcomes.name: outcomes for outcomes in second}
     ours = {outcomes.name for outcomes in first}
@@ -89,8 +113,7 @@ def compare_outcomes(
             f"Two evaluations must share a set and a task to be compared; got {sorted(ours)} and {sorted(theirs)}. "
             "Evaluate both students on the same sets."
         )
-    pairs = (_align(outcomes, theirs[outcomes.name]) for outcomes in first if outcomes.name in theirs)
-    return [difference for pair in pairs for difference in _compare(*pair, draws or Draws())]
+    return [_align(outcomes, theirs[outcomes.name]) for outcomes in first if outcomes.name in theirs]
 
 
 def compare_means(
@@ -144,16 +167,53 @@ def compare_medians(
     return Difference(name, *medians, interval, p_value)
 
 
-def _compare(first: QueryResults, second: QueryResults, draws: Draws) -> Iterator[Difference]:
-    for ours, theirs in zip(statistics(first), statistics(second), strict=True):
-        name = f"{first.name}/{ours.name}"
-        pair = {"first": ours.values, "second": theirs.values}
-        if ours.kind == "median":
-            yield compare_medians(name, **pair, groups=ours.groups, draws=draws)
-        elif ours.kind == "class_mean":
-            yield compare_class_means(name, **pair, labels=ours.groups, draws=draws)
-        else:
-            yield compare_means(name, **pair, groups=ours.groups, draws=draws)
+def compare_mean_recall(text_to_image: OutcomePair, image_to_text: OutcomePair, *, draws: Draws) -> Difference:
+    """Compare the mean over recall@1, 5 and 10 of both directions, as `mean_interval` sums them up.
+
+    An image is drawn, or its answers swapped, in both directions at once.
+
+    Args:
+        text_to_image: Outcomes of both students for captions that look for their image.
+        image_to_text: Outcomes of both students for images that look for their captions, of the same images.
+        draws: Seed and numbers of the random draws.
+    """
+    recalls = [
+        pair
+        for direction in (text_to_image, image_to_text)
+        for pair in zip(*map(statistics, direction), strict=True)
+        if pair[0].kind == "mean"
+    ]
+    gains, replicates = [], []
+    for ours, theirs in recalls:
+        gain = theirs.values - ours.values
+        gains.append(np.bincount(ours.groups, weights=gain) / len(gain))
+        replicates.append(mean_replicates(gain, groups=ours.groups, seed=draws.seed, num_resamples=draws.num_resamples))
+    interval = percentile_interval(np.mean(replicates, axis=0), num_pictures=len(gains[0]))
+    p_value = sign_flip_p_value(np.mean(gains, axis=0), seed=draws.seed, num_permutations=draws.num_permutations)
+    first, second = (float(np.mean([each.estimate() for each in students])) for students in zip(*recalls, strict=True))
+    return Difference(f"{text_to_image[0].set_name}/{MEAN_RECALL}", first, second, interval, p_value)
+
+
+def _comparisons(pairs: Sequence[OutcomePair], draws: Draws) -> Iterator[tuple[str, Callable[[], Difference]]]:
+    """Yield the name of each metric, and the function that compares it; the mean recall of a set before its parts."""
+    by_name = {pair[0].name: pair for pair in pairs}
+    for pair in pairs:
+        first, second = pair
+        text_to_image, image_to_text = (by_name.get(f"{first.set_name}/{task}") for task in DIRECTIONS)
+        if pair is text_to_image and image_to_text is not None:
+            yield f"{first.set_name}/{MEAN_RECALL}", partial(compare_mean_recall, pair, image_to_text, draws=draws)
+        for ours, theirs in zip(statistics(first), statistics(second), strict=True):
+            name = f"{first.name}/{ours.name}"
+            yield name, partial(_compare, name, ours, theirs, draws)
+
+
+def _compare(name: str, ours: Statistic, theirs: Statistic, draws: Draws) -> Difference:
+    pair = {"first": ours.values, "second": theirs.values}
+    if ours.kind == "median":
+        return compare_medians(name, **pair, groups=ours.groups, draws=draws)
+    if ours.kind == "class_mean":
+        return compare_class_means(name, **pair, labels=ours.groups, draws=draws)
+    return compare_means(name, **pair, groups=ours.groups, draws=draws)
 
 
 def _align(first: QueryResults, second: QueryResults) -> tuple[QueryResults, QueryResults]:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from data_schemas.evaluation_report import metric_prefix
 from stages.evaluate.page.numbers import share
 from stages.evaluate.page.scatter_svg import COLOURS
-from stages.evaluate.page.tables import CLASS_MEASURES, CLASS_TASKS, DIRECTIONS, ON_BACKBONE, headline
+from stages.evaluate.page.tables import CLASS_MEASURES, CLASS_TASKS, DIRECTIONS, ON_BACKBONE
+from stages.evaluate.task_names import headline
 
 _WIDTH, _HEIGHT = 320, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 30, 50, 10, 24

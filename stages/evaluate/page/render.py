@@ -29,6 +29,19 @@ class _Measure(NamedTuple):
     num_pictures: int
 
 
+def _plural(num: int, noun: str) -> str:
+    return f"{num:,} {noun}{'' if num == 1 else 's'}"
+
+
+FILTERS: Mapping[str, Callable[..., object]] = {
+    "share": page_numbers.share,
+    "similarity": page_numbers.similarity,
+    "thousands": "{:,}".format,
+    "plural": _plural,
+}
+"""Filters of the templates of this page, and of others that use its macros."""
+
+
 def render_page(
     report: Mapping[str, Any],
     galleries: Sequence[Gallery],
@@ -78,13 +91,7 @@ def render_page(
 
 
 def _template() -> Template:
-    filters: dict[str, Callable[..., object]] = {
-        "share": page_numbers.share,
-        "similarity": page_numbers.similarity,
-        "thousands": "{:,}".format,
-        "plural": _plural,
-    }
-    return page_template(__package__, "page.html", filters)
+    return page_template(__package__, "page.html", FILTERS)
 
 
 def _describe_head(head: Mapping[str, Any]) -> str:
@@ -115,7 +122,3 @@ def _measures(report: Mapping[str, Any]) -> Iterator[_Measure]:
         interval = known.get(name)
         written = page_numbers.interval(interval["low"], interval["high"], page_numbers.precise) if interval else ""
         yield _Measure(name, page_numbers.precise(value), written, interval_size(interval) if interval else 0)
-
-
-def _plural(num: int, noun: str) -> str:
-    return f"{num:,} {noun}{'' if num == 1 else 's'}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from data_schemas.evaluation_report import interval_size
 from stages.evaluate.page import numbers as page_numbers
+from stages.evaluate.task_names import headline
 
 Entry = Mapping[str, Any]
 
@@ -133,14 +134,6 @@ def make_cell(entry: Entry, measure: str, write: page_numbers.Write | None = Non
         bar=Bar(value, chance, ends) if is_share else None,
         is_headline=measure == headline(entry),
     )
-
-
-def headline(entry: Entry) -> str:
-    """Return the measure by which a set is usually judged."""
-    if entry["task"] == "retrieval":
-        return "mean_recall"
-    wanted: str = entry.get("headline", "top1")
-    return wanted if wanted in entry["metrics"] else "top1"
 
 
 def size_of(entry: Entry) -> str:

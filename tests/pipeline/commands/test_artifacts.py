@@ -13,6 +13,7 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.commands.artifacts import gc, status, verify
 from pipeline.commands.stages import stage_command, why_command
 from pipeline.sizes import human_size
+from pipeline.stage import Overview
 from pipeline.store.draft import open_draft
 from pipeline.store.locks import is_held, locked
 from pipeline.store.store import MEMO_NAME, Store
@@ -106,6 +107,24 @@ def test_status__lists_what_there_is_and_from_what(toy, said):
     assert lines[0].endswith(f"from source {toy.source}")
     assert lines[1].startswith(child.name)
     assert lines[1].endswith(f"from {first.name}")
+
+
+def test_status__tells_what_an_artifact_is_and_what_it_reached(toy, said):
+    def first_metric(metrics):
+        return next(iter(metrics), "")
+
+    stages = (
+        replace(TOY, overview=Overview(options=("word", "scale"))),
+        replace(CHILD, overview=Overview(measures="toy", headline=first_metric)),
+    )
+    toy.run(word="red")
+    toy.run_child()
+    lines = said(status, stages=stages).splitlines()
+    assert f"  word red, scale 1, score 50.00  from source {toy.source}" in lines[0]
+    assert "  score 50.00  from toy " in lines[1]
+    described = json.loads(said(status, "--json", stages=stages))["artifacts"][0]
+    assert described["options"] == {"word": "red", "scale": 1.0}
+    assert described["headline"] == {"metric": "score", "value": 50.0}
 
 
 def test_status__sums_up_the_artifacts_of_stages_that_are_no_commands(toy, said):

@@ -9,8 +9,10 @@ from click.testing import CliRunner
 from toy_stage import CHILD, TOY, run_toy
 
 from data_schemas.errors import ProtoRKDError, StopRequestedError
-from pipeline.commands.run import run, table
+from pipeline.commands.run import run
+from pipeline.results.figure import Figure
 from pipeline.signals import command_signals, stop_requests
+from pipeline.stage import Overview
 
 pytestmark = pytest.mark.usefixtures("quiet_log")
 
@@ -94,12 +96,12 @@ def test_run__goes_on_where_a_combination_fails(toy, call, lines):
     assert printed[3]["reason"] == "toy word=bad failed"
     assert [each["status"] for each in printed[-1]["combinations"]] == ["done", "failed", "done"]
     assert str(error) == ("1 of 3 combinations must be run again, once this is mended: word must be good; got bad.")
-    text = call(text).stdout
-    assert text.splitlines() == [
-        "toy.word      a     bad      b",
-        "           done  failed   done",
-        "score     50.00          50.00",
-    ]
+    rows = [line.split() for line in call(text).stdout.splitlines()]
+    names = [child.record.fingerprint[:12] for child in toy.store.artifacts("child")]
+    assert rows[0] == ["fingerprint", "toy.word", "score", "seconds", "status"]
+    assert [row[1:3] + row[4:] for row in (rows[1], rows[3])] == [["a", "50.00", "done"], ["b", "50.00", "done"]]
+    assert rows[2] == ["bad", "failed"]
+    assert sorted(names) == sorted([rows[1][0], rows[3][0]])
 
 
 def test_run__begins_nothing_more_once_it_is_asked_to_stop(toy, call):
@@ -172,11 +174,39 @@ def test_run__refuses_to_be_started_by_torchrun(call, monkeypatch):
     assert "run must be started as one process" in str(call("").exception)
 
 
-def test_table__has_six_combinations_side_by_side():
-    results = [{"swept": {"toy.scale": n}, "status": "done", "metrics": {"score": float(n)}} for n in range(7)]
-    first, second = "\n".join(table(results)).split("\n\n")[:2]
-    assert first.splitlines()[0].split() == ["toy.scale", "0", "1", "2", "3", "4", "5"]
-    assert second.splitlines()[-1].split() == ["score", "6.00"]
+def test_run__ends_with_the_headline_of_each_combination_and_marks_the_best(toy, call):
+    def judge(artifact, read):
+        digest = read("child.txt")
+        return {"score": Figure(float(digest == best), low=0.0, high=1.0, better="higher", is_headline=True)}
+
+    made = [toy.run(word=word).artifact for word in ("a", "b")]
+    best = made[1].record.digest.encode()
+    judged = (STAGES[0], replace(CHILD, overview=Overview(measures="toy", figures=judge)))
+    lines = call("[sweep.toy]\nword = ['a', 'b']\n", stages=judged).stdout.splitlines()
+    assert lines[0].split() == ["fingerprint", "toy.word", "score", "seconds", "status"]
+    assert [line.split()[:6] for line in lines[1:3]] == [
+        [made[0].record.fingerprint[:12], "a", "0.00", "[0.00,", "1.00]", lines[1].split()[5]],
+        [made[1].record.fingerprint[:12], "b", "1.00", "[0.00,", "1.00]", "*"],
+    ]
+
+
+def test_dry_run__prices_the_whole_sweep(toy, call, lines):
+    def took(artifact, seconds):
+        replace(artifact.record, seconds=seconds).write(artifact.path)
+
+    assert call(SWEEP, "--dry-run").stdout.splitlines()[-1] == (
+        "all: 4 of 4 stages would run; no earlier run tells the time of 4 of them"
+    )
+    took(toy.run(num_parts=3).artifact, 30.0)
+    took(toy.run_child().artifact, 60.0)
+    text = "[sweep.toy]\nnum-parts = [3, 6, 12]\n"
+    [answer], _ = lines(text, "--dry-run")
+    assert answer["total"]["seconds"] == 60.0 + 120.0 + 2 * 60.0  # by parts, and twice as the one child took
+    assert (answer["total"]["num_stages"], answer["total"]["num_runs"], answer["total"]["num_untold"]) == (6, 4, 0)
+    said = call(text, "--dry-run").stdout
+    assert "  time: about 1 min, as " in said
+    assert "took, the run that is most like it" in said
+    assert said.splitlines()[-1].startswith("all: 4 of 6 stages would run, about 5 min and ")
 
 
 def refuse_three_parts(params, inputs, runtime):

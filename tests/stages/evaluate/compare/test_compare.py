@@ -4,106 +4,30 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluations import (
+    NUM,
+    Checkpoints,
+    make,
+    make_evaluation,
+    make_measured,
+    make_student,
+    outcomes_of,
+    retrieval_outcomes,
+)
 from workbench import Cli
 
-from data_schemas.evaluation_report import write_report
 from data_schemas.files import write_atomic
-from data_schemas.per_query_results import QueryResults, outcomes_folder, write_outcomes
-from pipeline.runner import context_of, run_stage
-from pipeline.stage import Context, Input, Result, Stage
-from pipeline.store.draft import Draft
+from data_schemas.per_query_results import QueryResults
 from pipeline.store.store import Artifact, Store
 from stages.evaluate.compare.command import ComparedMetric, adjusted, notes, table
 from stages.evaluate.compare.paired_comparison import Draws, compare_outcomes
 
 ROOT = Path(__file__).parents[4]
-NUM = 120
-
-Checkpoints = Mapping[str, Sequence[QueryResults]]
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    pass
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a stage is to write, under inputs that tell it from others."""
-
-    write: Callable[[Path], object]
-    inputs: Mapping[str, Input[None]]
-
-
-@dataclass(frozen=True)
-class MadeSources:
-    write: Input[Callable[[Path], object]]
-    inputs: Mapping[str, Input[None]]
-
-
-def run_made(params: NoOptions, sources: MadeSources, out: Draft, runtime: NoOptions, context: Context) -> Result:
-    sources.write.value(out.path)
-    return Result(counts={})
-
-
-def identify_made(inputs: Made, params: NoOptions, context: Context) -> MadeSources:
-    return MadeSources(Input("", value=inputs.write), inputs.inputs)
-
-
-def make(store: Path, stage: str, digests: Mapping[str, str], write: Callable[[Path], object]) -> Artifact:
-    declared = Stage(stage, 1, "Write.", NoOptions, Made, NoOptions, identify_made, run_made)
-    inputs = {name: Input(digest, value=None) for name, digest in digests.items()}
-    options = {"params": NoOptions(), "inputs": Made(write, inputs), "runtime": NoOptions()}
-    return run_stage(declared, **options, context=context_of(Store(store))).artifact
-
-
-def make_student(store: Path, name: str) -> Artifact:
-    return make(
-        store, "distill", {"name": name}, lambda root: write_atomic(root / "student.safetensors", name.encode())
-    )
-
-
-def make_evaluation(store: Path, student: Artifact, checkpoints: Checkpoints, *, settings: str = "") -> Artifact:
-    metrics = {"last": {"pets/zero_shot/top1": 50.0, "pets/clustering/ari": 0.5}}
-    report = {
-        "student": {
-            "fingerprint": student.record.fingerprint,
-            "checkpoint": list(checkpoints)[-1] if checkpoints else "last",
-            "backbone": "resnet18",
-        },
-        "teacher": {"name": "minilm"},
-        "sets": [],
-        "metrics": metrics["last"],
-        "checkpoints": [{"name": name, "epoch": None, "metrics": metrics.get(name, {})} for name in checkpoints],
-        **{key: [] for key in ("failures", "absent", "overlap")},
-        "settings": settings,
-    }
-
-    def write(root: Path) -> None:
-        write_report(root, report)
-        for name, outcomes in checkpoints.items():
-            write_outcomes(root / outcomes_folder(name), outcomes)
-
-    return make(store, "evaluate", {"student": student.record.digest, "settings": settings}, write)
-
-
-def outcomes_of(seed: int, *, set_name: str = "pets", ease: float = 0.5) -> list[QueryResults]:
-    """Classification and retrieval on the same images; the ease is the share of hits."""
-    draws = np.random.default_rng(seed).random(NUM)
-    images = [f"{number}.jpg" for number in range(NUM)]
-    labels = ["cat" if number % 3 else "dog" for number in range(NUM)]
-    hits = (draws < ease).astype(np.float64)
-    ranks = 1 + np.floor(draws * 20)
-    return [
-        QueryResults(set_name, "zero_shot", images, {"top1": hits}, labels=labels),
-        QueryResults(set_name, "image_to_text", images, {"recall@5": (ranks <= 5).astype(np.float64), "rank": ranks}),
-    ]
 
 
 @dataclass(frozen=True)
@@ -170,7 +94,9 @@ def test_compare__says_in_json_what_was_compared(pair: Pair, run_cli: Cli) -> No
 def test_compare__prints_students_and_an_aligned_table(pair: Pair, run_cli: Cli) -> None:
     result = run_cli.run("compare", *pair.names)
     assert result.exit_code == 0
-    first, second, _, header, *rows = result.stdout.splitlines()
+    first, second, _, options, name, _, header, *rows = result.stdout.splitlines()
+    assert options.split() == ["option", "A", "B"]
+    assert name.split()[0] == "name"  # the input that tells the two apart
     for line, argument, name, student in zip((first, second), "AB", pair.names, pair.students, strict=True):
         assert line == f"{argument}  {name}@last  student {student.record.fingerprint[:12]}, resnet18"
     top1 = pair.outcomes[0]["last"][0].measures["top1"].mean(), pair.outcomes[1]["last"][0].measures["top1"].mean()
@@ -286,7 +212,7 @@ def test_compare__refuses_a_prefix_of_two_artifacts(pair: Pair, run_cli: Cli, st
 def test_compare__refuses_other_artifacts_and_students_without_evaluation(
     pair: Pair, run_cli: Cli, store: Path
 ) -> None:
-    other = make(store, "prototypes", {}, lambda root: write_atomic(root / "report.json", b"{}"))
+    other = make(store, "prototypes", {}, lambda out: write_atomic(out.path / "report.json", b"{}"))
     assert "B must name an artifact of evaluate or distill; got one of prototypes" in run_cli.fails(
         "compare", pair.names[0], other.path
     )
@@ -331,6 +257,63 @@ def test_compare__refuses_numbers_that_draw_nothing(
 
 def test_compare__must_be_given_two_evaluations(pair: Pair, run_cli: Cli) -> None:
     assert run_cli.run("compare", pair.names[0]).exit_code == 2
+    assert run_cli.run("compare", *pair.names * 20).exit_code == 2
+
+
+def test_compare__names_the_options_that_differ(run_cli: Cli, store: Path) -> None:
+    names = []
+    for place, lr in enumerate((1e-3, 2e-3, 2e-3)):
+        outcomes = retrieval_outcomes(place, ease=place)
+        _, evaluation = make_measured(store, "same", outcomes, lr=lr, seed=place, epochs=4)
+        names.append(evaluation.record.fingerprint[:12])
+    found = run_cli("compare", *names)
+    assert found["options"] == {"lr": [1e-3, 2e-3, 2e-3], "seed": [0, 1, 2]}
+    lines = run_cli.run("compare", *names[1:]).stdout.splitlines()
+    assert [line.split() for line in lines[3:5]] == [["option", "A", "B"], ["seed", "1", "2"]]
+
+
+def test_compare__holds_all_others_against_the_first(run_cli: Cli, store: Path) -> None:
+    outcomes = [retrieval_outcomes(place, ease=place) for place in range(3)]
+    made = [make_measured(store, str(place), each, seed=place) for place, each in enumerate(outcomes)]
+    references = [student.record.fingerprint[:12] for student, _ in made]
+    found = run_cli("compare", *references)
+    assert found["first"]["evaluation"] == made[0][1].record.fingerprint
+    assert [each["second"]["student"] for each in found["comparisons"]] == [
+        student.record.fingerprint for student, _ in made[1:]
+    ]
+    everything = [metric for each in found["comparisons"] for metric in each["metrics"]]
+    alone = run_cli("compare", *references[:2])
+    assert [row["p_value"] for row in alone["metrics"]] == [row["p_value"] for row in everything[:9]]
+    assert sum(row["p_holm"] for row in everything[:9]) > sum(row["p_holm"] for row in alone["metrics"])
+    stdout = run_cli.run("compare", *references).stdout
+    assert [line.split()[3:6] for line in stdout.splitlines() if line.startswith("metric")] == [
+        ["B", "-", "A"],
+        ["C", "-", "A"],
+    ]
+    assert f"of {len(everything)}." in stdout
+
+
+def test_compare__compares_the_mean_recall_before_its_parts(run_cli: Cli, store: Path) -> None:
+    both = [make_measured(store, str(place), retrieval_outcomes(place, ease=place), seed=place) for place in range(2)]
+    found = run_cli("compare", *(evaluation.record.fingerprint[:12] for _, evaluation in both))
+    mean, *parts = found["metrics"]
+    assert mean["name"] == "test/mean_recall"
+    assert found["not_compared"] == []
+    for key, (_, evaluation) in zip(("first", "second"), both, strict=True):
+        assert mean[key] == pytest.approx(evaluation.record.metrics["test/mean_recall"])
+    recalls = [row["difference"] for row in parts if "recall@" in row["name"]]
+    assert len(recalls) == 6
+    assert mean["difference"] == pytest.approx(sum(recalls) / 6)
+    assert mean["low"] < mean["difference"] < mean["high"]
+
+
+def test_compare__says_where_a_student_is_gone(run_cli: Cli, store: Path) -> None:
+    both = [make_measured(store, str(place), retrieval_outcomes(place, ease=place), seed=place) for place in range(2)]
+    Store(store).remove(both[1][0].path)
+    result = run_cli.run("compare", *(evaluation.record.fingerprint[:12] for _, evaluation in both))
+    assert "options are not compared: " in result.stderr
+    assert f"has no record of student {both[1][0].record.fingerprint[:12]}" in result.stderr
+    assert "test/mean_recall" in result.stdout
 
 
 def test_compare__needs_nothing_slow(pair: Pair) -> None:

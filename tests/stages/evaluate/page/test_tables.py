@@ -4,7 +4,8 @@ import pytest
 from page_samples import full_report, some_entry
 
 from stages.evaluate.page.analysis_tables import analysis_tables
-from stages.evaluate.page.tables import headline, make_cell, result_tables, size_of
+from stages.evaluate.page.tables import make_cell, result_tables, size_of
+from stages.evaluate.task_names import headline
 
 
 def test_cell__of_a_percentage_has_a_bar_and_of_a_rank_none() -> None:
