@@ -1,6 +1,6 @@
-"""What makes a student's scores comparable: a bank of captions, or moments of scores over training pairs; on disk."""
+"""What makes a student's scores comparable: a bank of captions, or levels of scores in its training; on disk."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +20,16 @@ _TENSOR = "query_bank"
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Mean and standard deviation of cosines between random pairs."""
+class ScoreLevels:
+    """Levels of the cosines of queries with candidates.
+
+    Args:
+        mean: Mean over all candidates.
+        nearest: Mean over the nearest of each query, a share of the candidates that is the same for every kind.
+    """
 
     mean: float
-    deviation: float
+    nearest: float
 
 
 @dataclass(frozen=True)
@@ -63,14 +68,17 @@ class QueryBank:
 
 @dataclass(frozen=True)
 class MixedScores:
-    """Moments of cosines between random captions and images of the training, as their teacher and student embed them.
+    """Levels of cosines among captions and images of the training, as their teacher and student embed them.
 
-    Standardised by these, an image's score with a query lies on the scale of a caption's score with it.
+    Scores of images are mapped onto the scale of captions' scores: the mean comes to lie on the mean, and the nearest
+    on the nearest, so that as many of either are found first. (Standardising by the deviation of all pairs, too, leaves
+    the nearest captions above the nearest images, because their scores have the longer tail.)
     """
 
-    caption_to_image: Moments
-    caption_to_caption: Moments
-    image_to_image: Moments
+    caption_to_image: ScoreLevels
+    caption_to_caption: ScoreLevels
+    image_to_image: ScoreLevels
+    image_to_caption: ScoreLevels
     kind = MIXED
 
     def map_images(self, query: str) -> ScoreMap:
@@ -82,19 +90,17 @@ class MixedScores:
         if query == "text":
             images, captions = self.caption_to_image, self.caption_to_caption
         else:
-            images, captions = self.image_to_image, self.caption_to_image
-        slope = captions.deviation / images.deviation
+            images, captions = self.image_to_image, self.image_to_caption
+        slope = (captions.nearest - captions.mean) / (images.nearest - images.mean)
         return ScoreMap(slope, captions.mean - slope * images.mean)
 
     def write(self, root: Path) -> None:
-        """Write the moments into an artifact's folder."""
-        moments = {name: [vars(self)[name].mean, vars(self)[name].deviation] for name in _MOMENTS}
-        _write_config(root, {"kind": self.kind, **moments})
+        """Write the levels into an artifact's folder."""
+        levels = {name: [each.mean, each.nearest] for name, each in vars(self).items()}
+        _write_config(root, {"kind": self.kind, **levels})
 
 
 Calibration = QueryBank | MixedScores
-
-_MOMENTS = ("caption_to_image", "caption_to_caption", "image_to_image")
 
 
 def read_calibration(root: Path) -> Calibration:
@@ -109,12 +115,12 @@ def read_calibration(root: Path) -> Calibration:
         check_version(values, path, newest=SCHEMA_VERSION)
         if values["kind"] == QUERY_BANK:
             return QueryBank(_read_bank(root / BANK_NAME), float(values["temperature"]))
-        moments = {name: Moments(*map(float, values[name])) for name in _MOMENTS}
+        levels = {each.name: ScoreLevels(*map(float, values[each.name])) for each in fields(MixedScores)}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProtoRKDError(
             f"{path} must hold a calibration; {error!r}. Remove its folder: it is made anew."
         ) from error
-    return MixedScores(**moments)
+    return MixedScores(**levels)
 
 
 def _write_config(root: Path, values: dict[str, Any]) -> None:

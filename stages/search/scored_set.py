@@ -32,7 +32,7 @@ class ScoredSet:
         finder: Finder of its rows.
         in_rows: Calibration that the finder's rows hold: ``none``, ``query-bank`` or ``mixed``.
         bank: Query bank that was written into the finder's rows; None where they are as the artifact has them.
-        mixed: Moments by which scores of images are standardised; None where they are not.
+        mixed: Levels by which scores of images are mapped; None where they are not.
     """
 
     artifact: Artifact

@@ -8,15 +8,15 @@ from data_schemas.calibration import (
     BANK_NAME,
     CONFIG_NAME,
     MixedScores,
-    Moments,
     QueryBank,
+    ScoreLevels,
     ScoreMap,
     read_calibration,
 )
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import read_json, write_json
 
-SCORES = MixedScores(Moments(0.1, 0.05), Moments(0.2, 0.1), Moments(0.3, 0.2))
+SCORES = MixedScores(ScoreLevels(0.1, 0.15), ScoreLevels(0.2, 0.3), ScoreLevels(0.3, 0.5), ScoreLevels(0.15, 0.2))
 
 
 def unit(num: int, dim: int = 8) -> np.ndarray:
@@ -41,9 +41,8 @@ def test_mixed_scores__come_back_as_written(tmp_path: Path) -> None:
 
 def test_map_images__puts_images_on_the_scale_of_captions() -> None:
     by_text, by_image = SCORES.map_images("text"), SCORES.map_images("picture")
-    # A score one deviation above the images' mean comes to lie one deviation above the captions' mean.
-    assert by_text.slope * (0.1 + 0.05) + by_text.offset == pytest.approx(0.2 + 0.1)
-    assert by_image.slope * (0.3 + 0.2) + by_image.offset == pytest.approx(0.1 + 0.05)
+    for found, images, captions in ((by_text, (0.1, 0.15), (0.2, 0.3)), (by_image, (0.3, 0.5), (0.15, 0.2))):
+        assert [found.slope * level + found.offset for level in images] == pytest.approx(captions)
     assert ScoreMap() == ScoreMap(1.0, 0.0)
 
 

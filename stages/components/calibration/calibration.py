@@ -17,8 +17,8 @@ from stages.components.student.checkpoints import StudentWeights
 if TYPE_CHECKING:
     from stages.components.calibration.fit import Vectors
 
-_MOST_IMAGES, _MOST_FEATURES = 2048, 16384
-_TEMPERATURE = 0.05
+_BANK_CAPTIONS, _TEMPERATURE = 8192, 0.05
+_MIXED_CAPTIONS, _MIXED_FEATURES, _MIXED_IMAGES = 4096, 4096, 2048
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class _Params:
     """What a calibration is, but for what it is computed from."""
 
     kind: str = option(help="query-bank or mixed.")
+    num_captions: int = option(help="Captions in the sample, at most.")
     seed: int = option(0, help="Of the samples.")
-    num_captions: int = option(8192, help="Captions in the sample, at most.")
     num_images: int = option(0, help="Images in the sample, at most.")
     temperature: float = option(0.0, help="Of the query bank.")
 
 
 @dataclass(frozen=True)
 class _Sources:
-    """The captions that a student was distilled from; for moments also the student and its images or features."""
+    """The captions that a student was distilled from; for mixed scores also the student and its images or features."""
 
     embeddings: Input[None]
     student: Input[StudentWeights] | None = None
@@ -91,10 +91,10 @@ def identify_calibration(student: StudentWeights, kind: str) -> Input[Calibratio
     made_of = artifact.record.inputs
     found = {name: Input(made_of[name].digest, made_of[name].location, value=None) for name in made_of}
     if kind == QUERY_BANK:
-        params, sources = _Params(kind, temperature=_TEMPERATURE), _Sources(found["embeddings"])
+        params, sources = _Params(kind, _BANK_CAPTIONS, temperature=_TEMPERATURE), _Sources(found["embeddings"])
     else:
         features = found.get("features")
-        params = _Params(kind, num_images=_MOST_IMAGES if features is None else _MOST_FEATURES)
+        params = _Params(kind, _MIXED_CAPTIONS, num_images=_MIXED_IMAGES if features is None else _MIXED_FEATURES)
         weights = Input(student.identity, str(student.folder), value=student)
         images = found["images"] if features is None else None
         sources = _Sources(found["embeddings"], weights, images, features)

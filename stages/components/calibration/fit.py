@@ -1,10 +1,10 @@
-"""Compute a calibration: a bank of captions, or the moments of cosines between captions and images."""
+"""Compute a calibration: a bank of captions, or the levels of cosines among captions and images."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_schemas.calibration import MixedScores, Moments
+from data_schemas.calibration import MixedScores, ScoreLevels
 from data_schemas.embedded_images import read_images
 from data_schemas.embedding_array import FEATURE_KIND
 from data_schemas.errors import ProtoRKDError
@@ -25,7 +25,9 @@ from stages.components.student.head_on_features import embed_features
 Vectors = NDArray[np.float32]
 
 _BATCH = 64
-_SMALLEST = 1e-6  # deviation of scores that differ
+_ROWS = 1024  # compared at a time
+_NEAREST_SHARE = 1 / 400  # of the candidates: the first ten of 4,000
+_SMALLEST = 1e-6  # distance of the nearest from the mean, where scores differ
 
 
 def sample_rows(num_rows: int, most: int, *, seed: int) -> NDArray[np.int64]:
@@ -104,34 +106,43 @@ def embed_sampled_images(
 
 
 def mixed_scores(captions: Vectors, images: Vectors) -> MixedScores:
-    """Compute the moments of cosines over all pairs of captions and images, a vector with itself left out.
+    """Compute the levels of cosines among captions and images, a vector with itself left out.
+
+    As many captions as images are compared, for the nearest of more candidates lie nearer.
 
     Raises:
-        ProtoRKDError: all vectors of a kind are alike, so that their scores have no scale.
+        ProtoRKDError: there are fewer than 2 of a kind, or all are alike, so that their scores have no scale.
 
     Shapes:
         captions: (captions, dim); images: (images, dim), float32, of unit length.
     """
+    num = min(len(captions), len(images))
+    captions, images = (rows[np.linspace(0, len(rows) - 1, num).astype(np.int64)] for rows in (captions, images))
     return MixedScores(
-        caption_to_image=_moments(captions, images, "captions and images"),
-        caption_to_caption=_moments(captions, None, "captions"),
-        image_to_image=_moments(images, None, "images"),
+        caption_to_image=_levels(captions, images, "captions and images"),
+        caption_to_caption=_levels(captions, captions, "captions"),
+        image_to_image=_levels(images, images, "images"),
+        image_to_caption=_levels(images, captions, "images and captions"),
     )
 
 
-def _moments(rows: Vectors, others: Vectors | None, what: str) -> Moments:
-    """Compute mean and deviation of all inner products, from the sums and Gram matrices of both sides alone."""
-    first, second = (each.astype(np.float64) for each in (rows, rows if others is None else others))
-    num, total = len(first) * len(second), first.sum(axis=0) @ second.sum(axis=0)
-    squares = float(((first.T @ first) * (second.T @ second)).sum())
-    if others is None:
-        own = (first**2).sum(axis=1)
-        num, total, squares = num - len(first), total - own.sum(), squares - float((own**2).sum())
-    mean = float(total) / max(num, 1)
-    deviation = max(squares / max(num, 1) - mean**2, 0.0) ** 0.5
-    if not deviation > _SMALLEST:
+def _levels(queries: Vectors, candidates: Vectors, what: str) -> ScoreLevels:
+    """Measure mean and nearest cosines of queries with candidates."""
+    own = candidates is queries  # each query is a candidate, too
+    num = len(candidates) - own
+    k = max(1, round(len(candidates) * _NEAREST_SHARE))
+    totals, nearest = 0.0, 0.0
+    for start in range(0, len(queries) if num > 0 else 0, _ROWS):
+        scores = queries[start : start + _ROWS] @ candidates.T  # (block, candidates)
+        rows = np.arange(len(scores))
+        if own:
+            scores[rows, start + rows] = -np.inf
+        nearest += float(np.partition(scores, -k, axis=1)[:, -k:].astype(np.float64).sum()) / k
+        totals += float(np.where(np.isneginf(scores), 0, scores).astype(np.float64).sum())
+    levels = ScoreLevels(totals / max(1, num * len(queries)), nearest / max(1, len(queries)))
+    if not levels.nearest - levels.mean > _SMALLEST:
         raise ProtoRKDError(
-            f"Scores between {what} must differ to be calibrated; got {len(first)} and {len(second)} vectors that are "
-            "all alike. Look at the training: the student may have collapsed."
+            f"Scores between {what} must differ to be calibrated; got {len(queries)} vectors that are all alike. Look "
+            "at the training: the student may have collapsed."
         )
-    return Moments(mean, deviation)
+    return levels

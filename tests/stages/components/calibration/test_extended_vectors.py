@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_schemas.calibration import MixedScores, Moments, QueryBank
+from data_schemas.calibration import MixedScores, QueryBank, ScoreLevels
 from stages.components.calibration import extended_vectors
 from stages.components.calibration.extended_vectors import (
     extend_captions,
@@ -13,7 +13,7 @@ from stages.components.calibration.extended_vectors import (
     plain_images,
 )
 
-SCORES = MixedScores(Moments(0.1, 0.05), Moments(0.2, 0.1), Moments(0.3, 0.2))
+SCORES = MixedScores(ScoreLevels(0.1, 0.15), ScoreLevels(0.2, 0.3), ScoreLevels(0.3, 0.5), ScoreLevels(0.15, 0.2))
 
 
 def unit(num: int, seed: int, dim: int = 12) -> np.ndarray:

@@ -1,9 +1,10 @@
-"""Samples of the training data, and the moments of scores between them."""
+"""Samples of the training data, and the levels of scores among them."""
 
 import numpy as np
 import pytest
 
 from data_schemas.errors import ProtoRKDError
+from stages.components.calibration import fit
 from stages.components.calibration.fit import mixed_scores, sample_rows, unit_vectors
 
 
@@ -11,16 +12,31 @@ def unit(num: int, seed: int) -> np.ndarray:
     return unit_vectors(np.random.default_rng(seed).normal(0.3, 1, size=(num, 12)))
 
 
-def test_mixed_scores__are_mean_and_deviation_over_all_pairs_of_different_vectors() -> None:
-    captions, images = unit(30, 0), unit(20, 1)
+def test_mixed_scores__are_mean_and_nearest_of_the_scores_of_different_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "_ROWS", 7)  # several blocks
+    monkeypatch.setattr(fit, "_NEAREST_SHARE", 0.1)
+    captions, images = unit(20, 0), unit(20, 1)
     scores = mixed_scores(captions, images)
-    across = captions.astype(np.float64) @ images.T
-    assert scores.caption_to_image.mean == pytest.approx(across.mean())
-    assert scores.caption_to_image.deviation == pytest.approx(across.std())
-    for found, rows in ((scores.caption_to_caption, captions), (scores.image_to_image, images)):
-        pairs = (rows.astype(np.float64) @ rows.T)[~np.eye(len(rows), dtype=bool)]
-        assert found.mean == pytest.approx(pairs.mean())
-        assert found.deviation == pytest.approx(pairs.std())
+    kinds = {"caption": captions, "image": images}
+    for query, queries in kinds.items():
+        for other, candidates in kinds.items():
+            cosines = queries.astype(np.float64) @ candidates.T
+            if query == other:
+                cosines = cosines[~np.eye(20, dtype=bool)].reshape(20, 19)
+            found = vars(scores)[f"{query}_to_{other}"]
+            assert found.mean == pytest.approx(cosines.mean(), abs=1e-6)
+            assert found.nearest == pytest.approx(np.sort(cosines, axis=1)[:, -2:].mean(), abs=1e-6)
+
+
+def test_mixed_scores__compare_as_many_captions_as_images() -> None:
+    captions, images = unit(30, 0), unit(3, 1)
+    assert mixed_scores(captions, images) == mixed_scores(captions[[0, 14, 29]], images)
+
+
+@pytest.mark.parametrize("num", [0, 1])
+def test_mixed_scores__refuse_too_few_vectors(num: int) -> None:
+    with pytest.raises(ProtoRKDError, match="must differ"):
+        mixed_scores(unit(30, 0), unit(30, 1)[:num])
 
 
 def test_mixed_scores__refuse_a_student_that_has_collapsed() -> None:
