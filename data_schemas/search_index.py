@@ -18,7 +18,8 @@ class IndexConfig:
     Args:
         kind: ``flat`` compares a query with every row; ``lists`` with the rows of the nearest lists.
         rows: Number of rows that can be found: all that are not zero vectors.
-        dim: Width of an embedding; rows and queries are of unit length, and scores are cosines.
+        dim: Width of a row; rows and queries are of unit length, and scores are cosines, unless rows are calibrated:
+            then they have one more number, and queries of words end in 1.
         lists: Number of lists into which the rows are divided; 0 in a flat index.
         probes: Number of lists that a query looks into.
         recall: Share of the ten nearest rows that are found, over a sample of rows; 1 in a flat index.

@@ -1,14 +1,16 @@
 """The files beside the embeddings of images: which image has which row, and what embedded them."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_schemas.calibration import NONE
 from data_schemas.errors import ProtoRKDError, in_one_line
 from data_schemas.files import read_json, write_atomic_by, write_json
+from data_schemas.later_fields import as_plain, later
 
 IMAGES_NAME = "images.parquet"
 CONFIG_NAME = "embed.json"
@@ -34,6 +36,8 @@ class EmbedConfig:
         checkpoint: ``last``, or ``epoch_3``.
         precision: Precision that the backbone ran in: fp32, bf16 or fp16.
         normalized: Whether embeddings were scaled to unit length.
+        calibration: ``query-bank`` or ``mixed`` where rows end in one more number, by which the inner product with a
+            query that ends in 1 is the calibrated score; ``none`` where they are raw.
     """
 
     student: dict[str, Any]
@@ -42,10 +46,11 @@ class EmbedConfig:
     precision: str
     normalized: bool
     schema_version: int = SCHEMA_VERSION
+    calibration: str = later(NONE)
 
     def write(self, root: Path) -> None:
         """Write ``embed.json`` into an artifact's folder."""
-        write_json(root / CONFIG_NAME, asdict(self))
+        write_json(root / CONFIG_NAME, as_plain(self))
 
     @classmethod
     def read(cls, root: Path) -> "EmbedConfig":

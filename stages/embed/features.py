@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from data_schemas.embedding_array import FEATURE_KIND, IMAGE_KIND, EmbeddingArray, array_name
 from data_schemas.errors import ProtoRKDError
-from data_schemas.images.embedded_images import CONFIG_NAME, EmbedConfig
-from data_schemas.later_fields import as_plain
 from data_schemas.pair_index import REJECTED_NAME, read_rejected, write_rejected
 from pipeline.runner import make_artifact
 from pipeline.stage import Context, Result
@@ -27,7 +25,7 @@ from stages.components.inputs.image_source import PackableImageSource
 from stages.components.inputs.manifest_options import ManifestFormat
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.head_on_features import embed_features
-from stages.embed.run import unit
+from stages.embed.run import Finish, describe_embeddings
 
 if TYPE_CHECKING:
     from stages.embed.options import EmbedParams, EmbedRuntime, EmbedSources
@@ -56,13 +54,13 @@ def embed_features_of_images(
     features.require_whole((REJECTED_NAME,), read=True)
     distinct = Distinct.of(images.images, images.digests(context.file_digests))
     precision = features.record.environment["precision"]
-    EmbedConfig(as_plain(student.config), student.sha256, student.name, precision, params.normalize).write(draft.path)
-    draft.adopt(CONFIG_NAME)
+    finish = Finish.of(params, sources.calibration, runtime, context)
+    describe_embeddings(params, student, precision=precision, draft=draft)
     rejections = read_rejected(features.path)
     without = {entry.row for entry in rejections}
     lost = np.unique(distinct.rows[sorted(without)])
     rows = EmbeddingRows(features, kind=FEATURE_KIND)
-    _write_embeddings(params, rows, distinct, lost=lost, student=student, device=device, draft=draft)
+    _write_embeddings(params, rows, distinct, lost=lost, student=student, finish=finish, device=device, draft=draft)
     write_rejected(draft.path, rejections)
     distinct.write(draft.path, without=without)
     num_embedded = len(distinct.firsts) - len(lost)
@@ -76,7 +74,7 @@ def embed_features_of_images(
             "reused_images": 0,
             "resumed_images": 0,
         },
-        uses=(student.artifact.record.digest, student.config.backbone_digest, features.record.digest),
+        uses=(student.artifact.record.digest, student.config.backbone_digest, features.record.digest, *finish.uses),
         environment={"device": device.type, "precision": precision},
     )
 
@@ -119,6 +117,7 @@ def _write_embeddings(
     *,
     lost: NDArray[np.int64],
     student: StudentWeights,
+    finish: Finish,
     device: torch.device,
     draft: Draft,
 ) -> None:
@@ -126,7 +125,7 @@ def _write_embeddings(
     array = EmbeddingArray.create(
         draft.path,
         rows=len(distinct.firsts),
-        dim=student.config.embedding_dim,
+        dim=student.config.embedding_dim + finish.num_added,
         dtype=params.embedding_dtype,
         shard_rows=params.shard_rows,
         kind=IMAGE_KIND,
@@ -134,8 +133,7 @@ def _write_embeddings(
     draft.adopt(f"{array_name(IMAGE_KIND)}/zarr.json")
     for shard in array.shards():
         rows = torch.from_numpy(features[shard.start : shard.stop].astype(np.float32))
-        embeddings = embed_features(student, rows, device=device)
-        values = (unit(embeddings) if params.normalize else embeddings).numpy()
+        values = finish(embed_features(student, rows, device=device)).numpy()
         values[lost[(lost >= shard.start) & (lost < shard.stop)] - shard.start] = 0
         stored = store_as(
             values,

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pipeline.options.declaration import Check, option
 from pipeline.sources import hashed_as
 from pipeline.stage import Input
+from stages.components.calibration.calibration import CalibrationSource
+from stages.components.calibration.option import calibrate_option
 from stages.components.inputs.image_source import Images, PackableImageSource
 from stages.components.inputs.manifest_options import ManifestFormat
 from stages.components.loading.reading_options import ReadingOptions
@@ -32,12 +34,14 @@ class EmbedSources:
         images: Images to embed.
         paths: Paths of the images, and where they were asked for.
         backbone: Frozen backbone of the student, whose features are embedded; None where it was trained whole.
+        calibration: Calibration that is written into the rows; None where they are raw.
     """
 
     student: Input[StudentWeights]
     images: Input[Images] = field(metadata=hashed_as("pictures"))
     paths: Input[EmbedInputs]
     backbone: Input[None] | None = None
+    calibration: Input[CalibrationSource] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class EmbedParams(ManifestFormat):
         "float16", help="Number format that is stored; float16 halves the disk.", choices=("float16", "float32")
     )
     normalize: bool = option(False, help="Scale each embedding to unit length, for indexes that do not do so.")
+    calibrate: str = calibrate_option(
+        "One more number a row, behind unit length, for an index by inner product: query-bank takes off how near an "
+        "image is to every caption; mixed puts images on the scale of captions. Queries of words end in 1, captions "
+        "in 0."
+    )
     shard_rows: int = option(
         8192,
         help="Images in one shard file: what an interrupted run loses at most.",

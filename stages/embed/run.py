@@ -1,29 +1,31 @@
 """Embed distinct images by the student, shard by shard."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data_schemas.calibration import Calibration
 from data_schemas.embedding_array import IMAGE_KIND
 from data_schemas.images.embedded_images import CONFIG_NAME, EmbedConfig
 from data_schemas.later_fields import as_plain
 from data_schemas.pair_index import write_rejected
 from pipeline.log import log
 from pipeline.progress import progress
-from pipeline.stage import Context, Result
+from pipeline.stage import Context, Input, Result
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact, Store
+from stages.components.calibration.calibration import CalibrationRuntime, CalibrationSource, make_calibration
+from stages.components.calibration.extended_vectors import extend_images
 from stages.components.compute.device import choose_device, describe_work
 from stages.components.compute.precision import choose_precision
 from stages.components.embeddings.distinct_images import Distinct, read_keys
 from stages.components.embeddings.image_rows import Compute, ImageRows, RowLayout, begin_array
 from stages.components.embeddings.reused_rows import find_known_rows
 from stages.components.inputs.image_source import Images
-from stages.components.loading.batch import Batch
 from stages.components.loading.view_images import ViewImages
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.embedder import ImageEmbedder
@@ -40,6 +42,7 @@ def embed_images(
     *,
     student: StudentWeights,
     images: Images,
+    calibration: Input[CalibrationSource] | None,
     draft: Draft,
     context: Context,
 ) -> Result:
@@ -55,17 +58,17 @@ def embed_images(
     device = choose_device(runtime.device)
     precision = choose_precision(params.precision, device)
     log.info("embed: on %s", describe_work(device, precision=precision))
-    EmbedConfig(as_plain(student.config), student.sha256, student.name, precision, params.normalize).write(draft.path)
-    draft.adopt(CONFIG_NAME)
+    finish = Finish.of(params, calibration, runtime, context)
+    describe_embeddings(params, student, precision=precision, draft=draft)
     known = None
     if not context.force:
-        sources = _sources(context.store, student, params, precision)
+        sources = _sources(context.store, student, params, precision, calibration)
         known = find_known_rows(
             distinct.keys, draft, sources=sources, context=context, read_keys=read_keys, kind=IMAGE_KIND
         )
     layout = RowLayout(
         kind=IMAGE_KIND,
-        dim=student.config.embedding_dim,
+        dim=student.config.embedding_dim + finish.num_added,
         dtype=params.embedding_dtype,
         shard_rows=params.shard_rows,
         model="student",
@@ -77,7 +80,7 @@ def embed_images(
 
     def load() -> Compute:
         embedder = ImageEmbedder.load(student, device=device, precision=precision, store=context.store)
-        return lambda batches: _embeddings(embedder, batches, normalize=params.normalize)
+        return lambda batches: ((batch, finish(embeddings)) for batch, _, embeddings in embedder.over(batches))
 
     missing = rows.find_missing()
     with progress("embedding images", total=array.rows, unit="images", done=rows.num_resumed) as advance:
@@ -95,17 +98,72 @@ def embed_images(
             "reused_images": rows.num_reused,
             "resumed_images": rows.num_resumed,
         },
-        uses=() if student.artifact is None else (student.artifact.record.digest,),
+        uses=(*(() if student.artifact is None else (student.artifact.record.digest,)), *finish.uses),
         environment={"device": device.type, "precision": precision},
     )
 
 
-def _embeddings(
-    embedder: ImageEmbedder, batches: Iterable[Batch], *, normalize: bool
-) -> Iterator[tuple[Batch, Tensor]]:
-    """Yield the embeddings of each batch, (read, dim), float32, of unit length where that is asked for."""
-    for batch, _, embeddings in embedder.over(batches):
-        yield batch, unit(embeddings) if normalize else embeddings
+@dataclass(frozen=True)
+class Finish:
+    """What is done to embeddings before they are stored: scaled to unit length, and calibrated.
+
+    Args:
+        normalize: Whether they are scaled to unit length, though they are not calibrated.
+        calibration: Calibration that is written into them; None for none.
+        uses: Digest of its artifact.
+    """
+
+    normalize: bool
+    calibration: Calibration | None = None
+    uses: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        params: "EmbedParams",
+        source: Input[CalibrationSource] | None,
+        runtime: "EmbedRuntime",
+        context: Context,
+    ) -> "Finish":
+        """Find or make the calibration that is asked for.
+
+        Raises:
+            ProtoRKDError: what it is computed from is gone.
+        """
+        if source is None:
+            return cls(params.normalize)
+        where = CalibrationRuntime(runtime.device, runtime.workers)
+        calibration, digest = make_calibration(source.value, where, context)
+        return cls(params.normalize, calibration, (digest,))
+
+    @property
+    def num_added(self) -> int:
+        """How many numbers a row gains."""
+        return int(self.calibration is not None)
+
+    def __call__(self, embeddings: Tensor) -> Tensor:
+        """Finish a batch.
+
+        Shapes:
+            embeddings: (batch, dim), float32, on the CPU.
+            returns: (batch, dim), or (batch, dim + 1) where they are calibrated.
+        """
+        if self.calibration is not None:
+            return torch.from_numpy(extend_images(unit(embeddings).numpy(), self.calibration))
+        return unit(embeddings) if self.normalize else embeddings
+
+
+def describe_embeddings(params: "EmbedParams", student: StudentWeights, *, precision: str, draft: Draft) -> None:
+    """Write what embeds the images into a draft."""
+    EmbedConfig(
+        as_plain(student.config),
+        student.sha256,
+        student.name,
+        precision,
+        params.normalize,
+        calibration=params.calibrate,
+    ).write(draft.path)
+    draft.adopt(CONFIG_NAME)
 
 
 def unit(embeddings: Tensor) -> Tensor:
@@ -114,13 +172,21 @@ def unit(embeddings: Tensor) -> Tensor:
     return embeddings / torch.from_numpy(np.maximum(lengths, np.finfo(np.float32).tiny))
 
 
-def _sources(store: Store, student: StudentWeights, params: "EmbedParams", precision: str) -> list[Artifact]:
+def _sources(
+    store: Store,
+    student: StudentWeights,
+    params: "EmbedParams",
+    precision: str,
+    calibration: Input[CalibrationSource] | None,
+) -> list[Artifact]:
     """Return the artifacts whose rows equal those of this run, the newest first."""
     alike = ("embedding_dtype", "normalize")
+    wanted = None if calibration is None else calibration.digest
     return [
         artifact
         for artifact in reversed(store.artifacts(_STAGE))
         if artifact.record.inputs["student"].digest == student.identity
+        and getattr(artifact.record.inputs.get("calibration"), "digest", None) == wanted
         and artifact.record.environment.get("precision") == precision
         and all(artifact.record.params[name] == getattr(params, name) for name in alike)
     ]

@@ -6,8 +6,10 @@ Does:   finds the distinct images, reuses rows of earlier artifacts, embeds the 
 Gives:  embeddings.zarr (row k: the embedding of image k), images.parquet, rejected.parquet, embed.json.
 """
 
+from data_schemas.calibration import NONE
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store.draft import Draft
+from stages.components.calibration.calibration import identify_calibration
 from stages.components.student.checkpoints import find_checkpoint
 from stages.embed.options import EmbedInputs, EmbedParams, EmbedRuntime, EmbedSources
 
@@ -25,6 +27,7 @@ def embed(params: EmbedParams, sources: EmbedSources, out: Draft, runtime: Embed
         runtime,
         student=sources.student.value,
         images=sources.images.value,
+        calibration=sources.calibration,
         draft=out,
         context=context,
     )
@@ -35,11 +38,13 @@ def identify(inputs: EmbedInputs, params: EmbedParams, context: Context) -> Embe
     student = find_checkpoint(inputs.student, store=context.store)
     images, paths = inputs.identify(params, context)
     backbone = student.config.backbone_digest
+    calibration = None if params.calibrate == NONE else identify_calibration(student, params.calibrate)
     return EmbedSources(
         student=Input(student.identity, str(student.folder.resolve()), value=student),
         images=images,
         paths=Input(paths.digest, paths.location, value=inputs),
         backbone=Input(backbone, value=None) if backbone else None,
+        calibration=calibration,
     )
 
 

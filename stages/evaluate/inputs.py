@@ -1,21 +1,16 @@
 """Find and identify the inputs of evaluation: the student's checkpoints, teacher, training images, and the sets."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.images.embedded_images import read_images
 from data_schemas.images.student_checkpoint import CONFIG_NAME
-from data_schemas.pair_index import read_pairs, read_rejected
 from pipeline.fingerprint import hash_json
-from pipeline.remote.object_store import url_of
 from pipeline.stage import Context, Input
-from pipeline.store.store import Artifact
-from stages.components.images.image_set import CONTENT, ImageSet
-from stages.components.images.opening import identify_images
-from stages.components.images.packed_image_set import PACK, find_pack, take_packed
+from stages.components.calibration.calibration import identify_calibration
+from stages.components.inputs.training_images import find_training_images
 from stages.components.inputs.vectors import VectorSource, check_keys, identify_vectors, width_of
 from stages.components.student.checkpoints import StudentWeights, finished_checkpoints
 from stages.components.teacher.identity import TeacherSource
@@ -26,7 +21,7 @@ from stages.evaluate.sets.caption_texts import texts_to_embed
 from stages.evaluate.sets.datasets import Absent
 from stages.evaluate.sets.evaluation_sets import RequestedSet
 from stages.evaluate.sets.requested_sets import read_requested_sets
-from stages.evaluate.sources import AbsentImages, Checkpoints, EvaluateSources
+from stages.evaluate.sources import Checkpoints, EvaluateSources
 from stages.evaluate.task_names import NEED_TEACHER
 
 
@@ -53,8 +48,9 @@ def find_inputs(inputs: EvaluateInputs, params: EvaluateParams, context: Context
         teacher=teacher,
         query_prompt=query_prompt_of(inputs, teacher, requested.readable.values()),
         absent=_identify_absent(requested.absent, inputs) if requested.absent else None,
-        training=_training_images(artifact, context) if params.overlap else None,
+        training=find_training_images(artifact, context) if params.overlap else None,
         image_vectors=find_image_vectors(inputs, params, students[-1], context),
+        calibration=_identify_calibrations(students, params) if params.calibrate else None,
     )
 
 
@@ -192,53 +188,13 @@ def teacher_name(identity: str, teacher: Input[TeacherSource | VectorSource] | N
     return path.name if path.is_file() else "/".join(path.parts[-2:]).partition("@")[0]
 
 
+def _identify_calibrations(students: Sequence[StudentWeights], params: EvaluateParams) -> Input[None]:
+    kinds = sorted(set(params.calibrate))
+    pairs = [(student, kind) for student in students for kind in kinds]
+    parts = {f"{kind} of {student.name}": identify_calibration(student, kind).digest for student, kind in pairs}
+    return Input(digest=hash_json(parts), parts=parts, value=None)
+
+
 def _identify_absent(absent: tuple[Absent, ...], inputs: EvaluateInputs) -> Input[tuple[Absent, ...]]:
     names = hash_json(sorted(each.name for each in absent))
     return Input(digest=names, location=str(inputs.eval_data_dir), value=absent)
-
-
-def _training_images(artifact: Artifact, context: Context) -> Input[ImageSet] | AbsentImages:
-    """Identify the images that the student was distilled from, where they are still available, and still the same."""
-    features, images = None, artifact.record.inputs.get("images")
-    if images is None:
-        features = _find_made("encode-images", artifact.record.inputs["features"].digest, context)
-        images = None if features is None else features.record.inputs.get("images")
-    if images is None:
-        missing = f"{context.store} does not say which images their features are of"
-        return AbsentImages(digest=hash_json("absent"), location="", value=missing)
-    root = Path(images.location)
-    embeddings = _find_made("encode-teacher", artifact.record.inputs["embeddings"].digest, context)
-    try:
-        pack = find_pack(images.parts.get(PACK, images.digest), images.location, context.store)
-        if pack is None and not (root.is_dir() or url_of(root)):
-            missing = f"{root} is gone"
-        elif embeddings is None:
-            missing = f"{context.store} no longer has their list"
-        else:
-            paths = read_pairs(context.store.fetch(embeddings).path)["image"]
-            if pack is not None:
-                manifest = embeddings.record.inputs["manifest"].location
-                return take_packed(pack, paths.combine_chunks(), manifest=manifest)
-            names = paths.to_pylist() if features is None else _listed(context.store.fetch(features))
-            request = (features or artifact).record.request
-            identity = str(request.inputs.get("image_identity", CONTENT)) if request else CONTENT
-            found = identify_images(root, names, identity=identity, file_digests=context.file_digests)
-            if found.digest == images.digest:
-                return found
-            changed = f"images below {root} are no longer those that {artifact.name} was trained on"
-            return AbsentImages(digest=hash_json("changed"), location=images.location, value=changed)
-    except ProtoRKDError as error:  # the list or the pack is damaged
-        missing = str(error)
-    return AbsentImages(digest=hash_json("absent"), location=images.location, value=missing)
-
-
-def _find_made(stage: str, digest: str, context: Context) -> Artifact | None:
-    return next((each for each in context.store.artifacts(stage) if each.record.digest == digest), None)
-
-
-def _listed(features: Artifact) -> list[str]:
-    """List the images that were put through a backbone, in their order, with those that could not be read."""
-    rejected = {rejection.row: rejection.value for rejection in read_rejected(features.path)}
-    read = iter(read_images(features.path)["image"].to_pylist())
-    total = features.record.counts["images"] + len(rejected)
-    return [rejected[number] if number in rejected else next(read) for number in range(total)]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_schemas.calibration import MIXED, QUERY_BANK
 from pipeline.options.declaration import FRACTION, NOT_NEGATIVE, POSITIVE, Check, option
 from stages.components.images.image_set import IDENTITIES
 from stages.components.inputs.manifest_options import ManifestFormat
@@ -129,6 +130,13 @@ class EvaluateParams(VectorOptions, ManifestFormat):
     )
     overlap: bool = option(True, help="Look for the sets' images among those that the student was distilled from.")
     map: str = option("pca", help="How the map of the embeddings is laid out.", choices=("pca", "tsne"))
+    calibrate: tuple[str, ...] = option(
+        (),
+        help="Also measure retrieval with calibrated vectors; repeatable. query-bank: images that are near to every "
+        "caption of the training stand back. mixed: images and captions in one index, raw and standardised.",
+        choices=(QUERY_BANK, MIXED),
+        later=True,
+    )
     num_resamples: int = option(
         1000,
         help="Bootstrap resamples for each 95 % interval.",

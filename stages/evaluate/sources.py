@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pipeline.store.store import Artifact
     from stages.components.images.image_set import ImageSet
+    from stages.components.inputs.training_images import AbsentImages
     from stages.components.student.checkpoints import StudentWeights
     from stages.evaluate.sets.datasets import Absent
     from stages.evaluate.sets.evaluation_sets import RequestedSet, UnreadSet
@@ -32,11 +33,6 @@ class Checkpoints:
 
 
 @dataclass(frozen=True)
-class AbsentImages(Input[str]):
-    """Training images that are no longer available; the value says why."""
-
-
-@dataclass(frozen=True)
 class EvaluateSources:
     """What the inputs name, identified by content.
 
@@ -50,6 +46,7 @@ class EvaluateSources:
         training: The images that the student was distilled from, or why they are not available; None without
             ``--overlap``.
         image_vectors: Features of the sets' images by another tool; None where the student embeds images.
+        calibration: What the calibrations of all checkpoints are computed from; None without ``--calibrate``.
     """
 
     student: Input[Checkpoints]
@@ -60,3 +57,4 @@ class EvaluateSources:
     absent: "Input[tuple[Absent, ...]] | None" = field(metadata=hashed_as("absent sets"))
     training: "Input[ImageSet] | AbsentImages | None" = field(metadata=hashed_as("training pictures"))
     image_vectors: Input[VectorSource] | None = None
+    calibration: Input[None] | None = None

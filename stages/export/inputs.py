@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from data_schemas.calibration import NONE
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import hash_file
 from pipeline.fingerprint import hash_json
 from pipeline.stage import Context, Input
 from stages.components.backbones.module_family import PREFIX
+from stages.components.calibration.calibration import CalibrationSource, identify_calibration
 from stages.components.student.checkpoints import StudentWeights, find_checkpoint
 from stages.components.teacher.prompts import find_query_prompt
 from stages.components.teacher.recorded import find_recorded_teacher, recorded_location
@@ -51,6 +53,7 @@ def find_inputs(inputs: ExportInputs, params: ExportParams, context: Context) ->
     lineage = trace(student, teacher_location=location, base_model=params.base_model, store=context.store)
     parts = {name: hash_json(value) for name, value in lineage.items()}
     code = {Path(path).name: hash_file(Path(__file__).parent / path) for path in _WRITTEN_OUT}
+    calibration = None if params.calibrate == NONE else _identify_calibration(student, params)
     return ExportSources(
         student=Input(digest=record.digest, location=str(student.artifact.path.resolve()), value=student),
         weights=Input(digest=student.sha256, location=student.name, value=None),
@@ -59,7 +62,17 @@ def find_inputs(inputs: ExportInputs, params: ExportParams, context: Context) ->
         evaluation=None if evaluation is None else _identify_evaluation(evaluation),
         lineage=Input(digest=hash_json(lineage), parts=parts, value=lineage),
         code=Input(digest=hash_json(code), parts=code, value=None),
+        calibration=calibration,
     )
+
+
+def _identify_calibration(student: StudentWeights, params: ExportParams) -> Input[CalibrationSource]:
+    if "torch" in params.format:
+        raise ProtoRKDError(
+            f"--calibrate must go without --format torch, which holds the weights alone; got {params.calibrate}. Leave "
+            "one out."
+        )
+    return identify_calibration(student, params.calibrate)
 
 
 def _identify_evaluation(evaluation: ChosenEvaluation) -> Input[ChosenEvaluation]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import read_json
-from stages.export.code_files import CODE_NAME
+from stages.export.code_files import CALIBRATION_FOLDER, CODE_NAME
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -36,14 +36,18 @@ def load_model(
 
     root = _folder(folder)
     config = _read(root, "config_sentence_transformers.json")
+    names = [entry["path"] for entry in _read(root, "modules.json")]
     # The library's own way to load code, so that the model can be saved again and passed to other processes.
     router: Any = get_class_from_dynamic_module(f"{_CODE.stem}.ProtoRKDRouter", str(_CODE.parent))
+    calibration: Any = get_class_from_dynamic_module(f"{_CODE.stem}.ProtoRKDCalibration", str(_CODE.parent))
     try:
-        modules = router.load(str(root), local_files_only=True, trust_remote_code=trust_remote_code)
+        modules = [router.load(str(root), local_files_only=True, trust_remote_code=trust_remote_code), Normalize()]
+        if CALIBRATION_FOLDER in names:
+            modules.append(calibration.load(str(root), CALIBRATION_FOLDER, local_files_only=True))
     except Exception as error:  # each library below raises its own
         raise ProtoRKDError(f"{folder} must be an export that can be loaded; {error}") from error
     return SentenceTransformer(
-        modules=[modules, Normalize()],
+        modules=modules,
         device=device,
         prompts=config["prompts"],
         default_prompt_name=config["default_prompt_name"],

@@ -6,6 +6,7 @@ they look like an address or a path: nothing is opened that is not handed over a
 """
 
 import json
+import math
 import shutil
 import sys
 from collections import OrderedDict
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from PIL import ExifTags, Image
-from sentence_transformers.base.modules import InputModule, Router
+from sentence_transformers.base.modules import InputModule, Module, Router
 from sentence_transformers.util import import_module_class
 from torch import Tensor
 from torchvision.transforms import v2
@@ -304,6 +305,89 @@ class ProtoRKDImageEncoder(InputModule):  # type: ignore[misc]
         cls.load_torch_weights(model_name_or_path, subfolder=subfolder, model=encoder, **where)
         encoder.eval()
         return encoder
+
+
+class ProtoRKDCalibration(Module):  # type: ignore[misc]
+    """Write a calibration into embeddings of unit length, as one more number: scores are inner products from then on.
+
+    Images get what makes their scores comparable, queries (``encode_query``) a 1, and other captions a 0: the numbers
+    of captions stay the text encoder's own.
+
+    Args:
+        kind: ``query-bank``: an image's scores lose how near it is to every caption of a bank; ``mixed``: they are
+            mapped onto the scale of scores between captions.
+        embedding_dim: Width of the embeddings without that number.
+        num_captions: Number of captions in the bank.
+        temperature: Temperature of the mean over the bank; the lower, the more the nearest captions count.
+        slope: Factor of images' scores.
+        offset: What is added to them then.
+
+    Raises:
+        ValueError: There is no such calibration.
+    """
+
+    config_keys: ClassVar = ["kind", "embedding_dim", "num_captions", "temperature", "slope", "offset"]
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        embedding_dim: int,
+        num_captions: int = 0,
+        temperature: float = 1.0,
+        slope: float = 1.0,
+        offset: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if kind not in ("query-bank", "mixed"):
+            raise ValueError(f"A calibration must be query-bank or mixed; got {kind!r}.")
+        self.kind, self.embedding_dim, self.num_captions = kind, embedding_dim, num_captions
+        self.temperature, self.slope, self.offset = temperature, slope, offset
+        self.register_buffer("query_bank", torch.zeros(num_captions, embedding_dim))
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        """Extend embeddings, which must be of unit length.
+
+        Shapes:
+            sentence_embedding: (rows, embedding_dim) before, (rows, embedding_dim + 1) after, float.
+        """
+        embeddings = features["sentence_embedding"]
+        if features["modality"] == "image":
+            features["sentence_embedding"] = self.extend_images(embeddings)
+        else:
+            last = embeddings.new_full((len(embeddings), 1), float(features.get("task") == "query"))
+            features["sentence_embedding"] = torch.cat([embeddings, last], dim=1)
+        return features
+
+    def extend_images(self, images: Tensor) -> Tensor:
+        """Extend the embeddings of images.
+
+        Shapes:
+            images: (images, embedding_dim), float, of unit length.
+            returns: (images, embedding_dim + 1).
+        """
+        if self.kind == "mixed":
+            return torch.cat([images * self.slope, torch.full_like(images[:, :1], self.offset)], dim=1)
+        scores = images @ self.query_bank.to(images.dtype).T / self.temperature  # type: ignore[operator]
+        nearness = torch.logsumexp(scores, dim=1, keepdim=True) - math.log(self.num_captions)
+        return torch.cat([images, -self.temperature * nearness], dim=1)
+
+    def get_embedding_dimension(self) -> int:
+        """Return the width of the embeddings, with the added number."""
+        return self.embedding_dim + 1
+
+    def save(self, output_path: str, *_args: Any, safe_serialization: bool = True, **_kwargs: Any) -> None:
+        """Write configuration and bank."""
+        self.save_config(output_path)
+        self.save_torch_weights(output_path, safe_serialization=safe_serialization)
+
+    @classmethod
+    def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> Self:
+        """Load configuration and bank from a folder, or by a name on the hub."""
+        where = {name: kwargs[name] for name in _LOADING if name in kwargs}
+        calibration = cls(**cls.load_config(model_name_or_path, subfolder=subfolder, **where))
+        cls.load_torch_weights(model_name_or_path, subfolder=subfolder, model=calibration, **where)
+        return calibration
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

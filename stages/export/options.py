@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from pipeline.options.declaration import Check, option
 from pipeline.sources import hashed_as
 from pipeline.stage import Input
+from stages.components.calibration.calibration import CalibrationSource
+from stages.components.calibration.option import calibrate_option
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.teacher.identity import TeacherSource, trust_option
 from stages.components.teacher.prompts import query_prompt_option
@@ -55,7 +57,10 @@ class ExportInputs:
 
 @dataclass(frozen=True)
 class ExportSources:
-    """What the inputs lead to, identified by content; the teacher only where its files are needed."""
+    """What the inputs lead to, identified by content; the teacher only where its files are needed.
+
+    ``calibration`` is what embeddings are extended by; None where they are raw.
+    """
 
     student: Input[StudentWeights]
     weights: Input[None]
@@ -64,6 +69,7 @@ class ExportSources:
     evaluation: "Input[ChosenEvaluation] | None"
     lineage: "Input[Lineage]"
     code: Input[None]
+    calibration: Input[CalibrationSource] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,10 @@ class ExportParams:
         help="What to write; repeatable. sentence-transformers: captions and images, for "
         "SentenceTransformer(folder); onnx: the images' side for onnxruntime; torch: the student's weights alone.",
         choices=FORMATS,
+    )
+    calibrate: str = calibrate_option(
+        "One more number an embedding, for scores by inner product: query-bank takes off how near an image is to every "
+        "caption; mixed puts images on the scale of captions. encode_query ends in 1, other captions in 0."
     )
     license: str = option(
         "",

@@ -57,3 +57,21 @@ def require_near(embeddings: NDArray[np.float32], expected: NDArray[np.float32],
             "exported: leave this --format out, or report the backbone."
         )
     return difference
+
+
+def require_same(embeddings: NDArray[np.float32], expected: NDArray[np.float32], *, what: str) -> None:
+    """Refuse embeddings that differ in any bit.
+
+    Args:
+        embeddings: Embeddings by the export.
+        expected: Embeddings by the bare teacher.
+        what: Name of what is compared, for the message.
+
+    Raises:
+        ProtoRKDError: they differ.
+    """
+    if embeddings.shape != expected.shape or not np.array_equal(embeddings, expected):
+        raise ProtoRKDError(
+            f"{what} must be the bare teacher's, bit for bit; got others, of shape {embeddings.shape} for "
+            f"{expected.shape}. Nothing was exported: report the teacher."
+        )

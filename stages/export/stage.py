@@ -17,7 +17,7 @@ def export(
     """Write the wanted formats, check them, and describe them."""
     from stages.export.run import write_export
 
-    result = write_export(params, sources, out, store=context.store)
+    result = write_export(params, sources, out, context)
     context.check_inputs()
     return result
 

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+from data_schemas.calibration import NONE, QUERY_BANK
 from pipeline.options.declaration import FRACTION, NOT_NEGATIVE, option
 from pipeline.stage import Input
 from pipeline.store.store import Artifact
+from stages.components.calibration.calibration import CalibrationSource
+from stages.components.calibration.option import calibrate_option
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,15 @@ class IndexInputs:
 
 @dataclass(frozen=True)
 class IndexSources:
-    """What the inputs lead to, identified by content."""
+    """What the inputs lead to, identified by content.
+
+    Args:
+        rows: Artifact whose rows are indexed.
+        calibration: Query bank that is written into rows of images; None where they are indexed as they are.
+    """
 
     rows: Input[Artifact]
+    calibration: Input[CalibrationSource] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,11 @@ class IndexParams:
         0.95, help="Share of the ten nearest rows that lists must find, over a sample of rows.", check=FRACTION
     )
     seed: int = option(0, help="Seed of the lists.", check=NOT_NEGATIVE)
+    calibrate: str = calibrate_option(
+        "query-bank: take off each image's scores how near it is to every caption of its student's training; queries "
+        "end in 1 then.",
+        choices=(NONE, QUERY_BANK),
+    )
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from data_schemas.calibration import NONE
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic_by
 from data_schemas.search_index import FLAT, INDEX_NAME, LISTS, IndexConfig
 from pipeline.log import log
-from pipeline.stage import Result
+from pipeline.stage import Context, Result
 from pipeline.store.draft import Draft
-from pipeline.store.store import Artifact
+from stages.components.calibration.calibration import CalibrationRuntime, make_calibration
+from stages.components.calibration.extended_vectors import extend_images
 from stages.components.compute.faiss_library import import_faiss
-from stages.components.embeddings.searchable import read_rows
+from stages.components.embeddings.searchable import Rows, read_rows
 
 if TYPE_CHECKING:
-    from stages.index.options import IndexParams
+    from stages.index.options import IndexParams, IndexSources
 
 _K = 10
 _SAMPLE = 1000
@@ -26,7 +27,7 @@ _ROWS_PER_LIST = 39  # at least so many are needed by faiss's k-means
 _AT_ONCE = 65_536
 
 
-def write_index(params: "IndexParams", artifact: Artifact, draft: Draft) -> Result:
+def write_index(params: "IndexParams", sources: "IndexSources", draft: Draft, context: Context) -> Result:
     """Write an index of an artifact's rows to a draft.
 
     Raises:
@@ -39,7 +40,11 @@ def write_index(params: "IndexParams", artifact: Artifact, draft: Draft) -> Resu
             f"index must have faiss; {error}. Install faiss-gpu or faiss-cpu, one of them alone; search does without, "
             "and compares with every row."
         ) from error
+    artifact, uses = sources.rows.value, ()
     rows = read_rows(artifact)
+    if sources.calibration is not None:
+        bank, digest = make_calibration(sources.calibration.value, CalibrationRuntime(), context)
+        rows, uses = Rows(extend_images(rows.values, bank), rows.numbers, params.calibrate), (digest,)
     if not len(rows.numbers):
         raise ProtoRKDError(f"{artifact.name} must have rows other than zeros to be searched; it has none.")
     num, dim = rows.values.shape
@@ -48,7 +53,7 @@ def write_index(params: "IndexParams", artifact: Artifact, draft: Draft) -> Resu
         index.add_with_ids(rows.values, rows.numbers)
         config = IndexConfig(FLAT, num, dim, lists=0, probes=0, recall=1.0)
     else:
-        index, config = _lists(rows.values, rows.numbers, recall=params.recall, seed=params.seed)
+        index, config = _lists(rows, recall=params.recall, seed=params.seed)
         log.info("index: %d of %d lists find %.3f of the nearest ten", config.probes, config.lists, config.recall)
 
     def write(partial: Path) -> None:
@@ -62,14 +67,14 @@ def write_index(params: "IndexParams", artifact: Artifact, draft: Draft) -> Resu
     return Result(
         counts={"rows": num, "dim": dim, "lists": config.lists, "probes": config.probes},
         metrics={"recall@10": 100 * config.recall},
+        uses=uses,
     )
 
 
-def _lists(
-    values: NDArray[np.float32], numbers: NDArray[np.int64], *, recall: float, seed: int
-) -> tuple[Any, IndexConfig]:
+def _lists(rows: Rows, *, recall: float, seed: int) -> tuple[Any, IndexConfig]:
     """Divide the rows into lists by k-means, and choose the fewest probes that reach the wanted recall."""
     faiss = import_faiss()
+    values, numbers = rows.values, rows.numbers
     num, dim = values.shape
     num_lists = max(1, min(int(_LISTS_PER_ROOT * num**0.5), num // _ROWS_PER_LIST))
     index: Any = faiss.index_factory(dim, f"IVF{num_lists},Flat", faiss.METRIC_INNER_PRODUCT)
@@ -79,6 +84,8 @@ def _lists(
     for start in range(0, num, _AT_ONCE):
         index.add_with_ids(values[start : start + _AT_ONCE], numbers[start : start + _AT_ONCE])
     sample = values[np.linspace(0, num - 1, min(_SAMPLE, num)).astype(np.int64)]
+    if rows.calibration != NONE:
+        sample[:, -1] = 1  # as queries of words end
     exact = faiss.knn(sample, values, min(_K, num), metric=faiss.METRIC_INNER_PRODUCT)[1]
     truth = numbers[exact]
     index.nprobe = 1

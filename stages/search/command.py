@@ -38,7 +38,8 @@ def search(store: Store, as_json: bool, **values: Any) -> None:
     from stages.search.engine import open_search  # keeps numpy out of --help
 
     context = context_of(store, stages=click.get_current_context().obj or ())
-    opened = open_search(find_searchable(options.searched, store=context.store), options, context)
+    artifacts = [find_searchable(each, store=context.store) for each in options.searched or (None,)]
+    opened = open_search(artifacts, options, context)
     asked = _ask(opened, options)
     if options.page is not None:
         from stages.search.page import write_page
@@ -62,9 +63,16 @@ def _ask(opened: "Search", options: SearchOptions) -> "list[SearchResult]":
 
 
 def _as_json(opened: "Search", asked: "Sequence[SearchResult]") -> dict[str, Any]:
-    record = opened.searched.artifact.record
+    sets = [
+        {
+            "stage": each.artifact.record.stage,
+            "fingerprint": each.artifact.record.fingerprint,
+            "finder": each.finder.description,
+        }
+        for each in opened.sets
+    ]
     return {
-        "in": {"stage": record.stage, "fingerprint": record.fingerprint, "finder": opened.finder.description},
+        "in": sets[0] if len(sets) == 1 else sets,
         "queries": [
             {
                 each.kind: each.name,
@@ -77,8 +85,17 @@ def _as_json(opened: "Search", asked: "Sequence[SearchResult]") -> dict[str, Any
 
 
 def _hit(hit: "Hit", opened: "Search") -> dict[str, Any]:
-    name, others = ("image", "also") if opened.searched.is_images else ("caption", "images")
-    return {"rank": hit.rank, "score": round(hit.score, 6), "row": hit.row, name: hit.name, others: list(hit.others)}
+    name, others = ("image", "also") if hit.is_image else ("caption", "images")
+    place, row = opened.searched.locate(hit.row)
+    within = {"in": opened.sets[place].artifact.record.fingerprint} if len(opened.sets) > 1 else {}
+    return {
+        "rank": hit.rank,
+        "score": round(hit.score, 6),
+        **within,
+        "row": row,
+        name: hit.name,
+        others: list(hit.others),
+    }
 
 
 def _lines(asked: "SearchResult") -> list[str]:

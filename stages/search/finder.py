@@ -5,6 +5,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from data_schemas.calibration import QUERY_BANK, QueryBank
 from data_schemas.errors import ProtoRKDError
 from data_schemas.search_index import INDEX_NAME, IndexConfig
 from pipeline.log import log
@@ -13,6 +14,7 @@ from pipeline.runner import make_artifact
 from pipeline.stage import Context
 from pipeline.store.file_digests import may_write
 from pipeline.store.store import Artifact
+from stages.components.calibration.extended_vectors import extend_images
 from stages.components.compute.faiss_library import find_faiss, import_faiss
 from stages.components.embeddings.searchable import Rows, read_rows
 
@@ -20,14 +22,14 @@ _MAX_SCORES = 1 << 24  # computed at a time: 64 MB
 
 
 class Finder(Protocol):
-    """A search for the rows with the greatest cosine with a query."""
+    """A search for the rows with the greatest inner product with a query: the cosine, unless rows are calibrated."""
 
     def find(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the ``k`` nearest rows of each query, best first, or all if there are fewer.
 
         Shapes:
-            queries: (queries, dim), of unit length.
-            returns: cosines (queries, k), float32, and rows of the artifact's array (queries, k), int64.
+            queries: (queries, dim), of unit length, extended where rows are.
+            returns: scores (queries, k), float32, and rows of the artifact's array (queries, k), int64.
         """
 
     @property
@@ -98,23 +100,30 @@ class FaissFinder:
         return f"{lists}, which find {config.recall:.1%} of the nearest ten"
 
 
-def open_finder(artifact: Artifact, *, context: Context) -> Finder:
+def open_finder(artifact: Artifact, *, context: Context, bank: QueryBank | None = None) -> Finder:
     """Find or build the index of an artifact; without faiss, or a place to keep the index, compare with every row.
 
     Args:
         artifact: Artifact of embed or encode-teacher.
         context: Holds the store.
+        bank: Query bank that is written into rows of images; None where they are searched as they are.
 
     Raises:
         ProtoRKDError: the artifact is damaged, or has only zero vectors.
     """
     if find_faiss() is None:  # checked here, because the stage would raise an error
-        return ExactFinder(read_rows(artifact))
+        return ExactFinder(_read(artifact, bank))
+    params = {} if bank is None else {"calibrate": QUERY_BANK}
     try:
-        index = make_artifact("index", params={}, inputs={"rows": str(artifact.path)}, runtime={}, context=context)
+        index = make_artifact("index", params=params, inputs={"rows": str(artifact.path)}, runtime={}, context=context)
     except ProtoRKDError as error:
         if may_write(context.store.root / "index") and not isinstance(error, RemoteError):
             raise
         log.info("search: no index can be kept, so rows are compared in memory: %s", error)
-        return ExactFinder(read_rows(artifact))
+        return ExactFinder(_read(artifact, bank))
     return FaissFinder(index)
+
+
+def _read(artifact: Artifact, bank: QueryBank | None) -> Rows:
+    rows = read_rows(artifact)
+    return rows if bank is None else Rows(extend_images(rows.values, bank), rows.numbers, QUERY_BANK)

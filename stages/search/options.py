@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.options.declaration import NOT_NEGATIVE, POSITIVE, option
+from stages.components.calibration.option import calibrate_option
 from stages.components.teacher.identity import trust_option
 from stages.components.teacher.prompts import query_prompt_option
 
@@ -12,16 +13,20 @@ from stages.components.teacher.prompts import query_prompt_option
 class SearchOptions:
     """The set to search, the queries, and how results are shown."""
 
-    searched: str | None = option(
-        None,
+    searched: tuple[str, ...] = option(
+        (),
         flag="in",
-        help="Artifact of embed (images) or encode-teacher (captions), by fingerprint or path. Default: the newest "
-        "of embed, or else of encode-teacher.",
+        help="Artifact of embed (images) or encode-teacher (captions), by fingerprint or path; repeatable: what is "
+        "found in several is one list. Default: the newest of embed, or else of encode-teacher.",
         metavar="REF",
         artifact="embed",
     )
     text: tuple[str, ...] = option((), help="Words to look for; repeatable.", metavar="WORDS")
     picture: tuple[Path, ...] = option((), help="Image to search by; repeatable.", metavar="FILE")
+    calibrate: str = calibrate_option(
+        "How scores are made comparable: query-bank: images that are near to every caption stand back; mixed: images "
+        "and captions that are searched together are standardised by their kind."
+    )
     top: int = option(10, help="Results of each query.", check=POSITIVE)
     student: str | None = option(
         None,

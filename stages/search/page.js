@@ -24,15 +24,22 @@ class Codes {
     return Float32Array.from(this.values.subarray(start, start + this.dim), (value) => value * this.scales[row]);
   }
 
-  nearest(vector, k) {
+  nearest(vector, k, kind) {
     const scores = Array.from(this.scales, (scale, row) => {
       const start = row * this.dim;
       let sum = 0;
       for (let place = 0; place < this.dim; place++) sum += this.values[start + place] * vector[place];
-      return { row, score: sum * scale };
+      return { row, score: calibrated(sum * scale, row, kind) };
     });
     return scores.sort((one, other) => other.score - one.score).slice(0, k);
   }
+}
+
+/* What a calibration makes of a row's cosine with words ("text") or with an image ("picture"). */
+function calibrated(cosine, row, kind) {
+  const [slope, offset] = data.maps[data.items[row].set][kind];
+  const added = kind === "text" && data.added.length ? data.added[row] : 0;
+  return slope * cosine + offset + added;
 }
 
 /* The rows that lie in the page. */
@@ -43,12 +50,13 @@ function ownRows() {
   return {
     start: () => data.start.map((row) => name({ row })),
     item: async (row) => {
-      const found = items.nearest(items.vector(row), data.top + 1).filter((hit) => hit.row !== row);
+      const kind = data.items[row].is_image ? "picture" : "text";
+      const found = items.nearest(items.vector(row), data.top + 1, kind).filter((hit) => hit.row !== row);
       return { ...data.items[row], hits: found.slice(0, data.top).map(name) };
     },
     asked: async (kind, row) => ({
       ...data[kind][row],
-      hits: items.nearest(asked[kind].vector(row), data.top).map(name),
+      hits: items.nearest(asked[kind].vector(row), data.top, data[kind][row].thumb ? "picture" : "text").map(name),
     }),
   };
 }
@@ -59,10 +67,10 @@ function served() {
     const answer = await fetch(address, options);
     const found = await answer.json();
     if (!answer.ok) throw new Error(found.error);
-    return { ...found, hits: found.hits.map(withPicture), thumb: found.row === undefined ? null : thumb(found.row) };
+    return { ...found, hits: found.hits.map(withPicture), thumb: thumb(found) };
   };
-  const thumb = (row) => (data.noun === "image" ? `picture/${row}` : null);
-  const withPicture = (hit) => ({ ...hit, thumb: thumb(hit.row), whole: thumb(hit.row) && `picture/${hit.row}/whole` });
+  const thumb = (hit) => (hit.is_image ? `picture/${hit.row}` : null);
+  const withPicture = (hit) => ({ ...hit, thumb: thumb(hit), whole: thumb(hit) && `picture/${hit.row}/whole` });
   return {
     start: () => data.start.map(withPicture),
     item: (row) => fetched(`nearest/${row}`),
@@ -79,7 +87,7 @@ function show({ title, thumb = null, hits, note = "" }) {
   element("asked-picture").hidden = !thumb;
   if (thumb) element("asked-picture").src = thumb;
   report(note);
-  element("results").replaceChildren(...hits.map(data.noun === "image" ? pictureHit : captionHit));
+  element("results").replaceChildren(...hits.map((hit) => (hit.thumb ? pictureHit(hit) : captionHit(hit))));
 }
 
 function report(note, failed = false) {

@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from data_schemas.calibration import ScoreMap
 from data_schemas.embedding_array import EmbeddingArray
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic
@@ -20,7 +22,9 @@ from pipeline.log import log
 from pipeline.progress import progress
 from pipeline.stage import Context
 from pipeline.store.store import Artifact
+from stages.components.calibration.extended_vectors import IMAGE, TEXT
 from stages.components.embeddings.searchable import ENCODE_TEACHER, read_rows
+from stages.components.images.image_set import ImageSet
 from stages.components.images.lazy_image import open_lazily, to_image
 from stages.components.report.even_sample import choose_queries
 from stages.components.report.html import page_template
@@ -47,17 +51,20 @@ def write_page(
         ProtoRKDError: the file cannot be written, or captions of another teacher are named.
     """
     assert options.page is not None
-    searched, rows = opened.searched, read_rows(opened.searched.artifact)
+    rows = _Rows.of(opened)
     chosen = choose_queries(options.page_rows, len(rows.numbers))
     dim = rows.values.shape[1]
     artifact = _captions_artifact(opened, options.captions, dim, context)
     names, vectors = _captions(artifact) if artifact else ([], np.empty((0, 0), np.float32))
+    noun = opened.searched.noun
     data = {
         "live": False,
-        "noun": searched.noun,
+        "noun": noun,
         "top": max(options.top, NUM_START),
         "items": _items(opened, rows.numbers[chosen].tolist()),
         "codes": _codes(rows.values[chosen]),
+        "added": rows.added[chosen].round(6).tolist() if rows.added.any() else [],
+        "maps": [{kind: _pair(each.map_scores(kind)) for kind in (TEXT, IMAGE)} for each in opened.sets],
         "queries": [_query(each) for each in asked],
         "query_codes": _codes(np.array([each.vector for each in asked], np.float32).reshape(-1, dim)),
         "captions": [{"name": name} for name in names],
@@ -66,7 +73,31 @@ def write_page(
     }
     html = render(opened, data, num_shown=len(chosen))
     write_atomic(options.page, html.encode())
-    log.info("search: wrote %s, %s of %d, %.1f MB", options.page, searched.noun + "s", len(chosen), len(html) / 1e6)
+    log.info("search: wrote %s, %s of %d, %.1f MB", options.page, noun + "s", len(chosen), len(html) / 1e6)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of all sets, without calibration.
+
+    Shapes:
+        values: (rows, dim), float32, of unit length; numbers: (rows,), int64, as `JointSet` has them.
+        added: (rows,), float32, to scores with words.
+    """
+
+    values: NDArray[np.float32]
+    numbers: NDArray[np.int64]
+    added: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, opened: "Search") -> "_Rows":
+        read = [each.plain_rows() for each in opened.sets]
+        starts = opened.searched.starts
+        return cls(
+            np.concatenate([values for values, _, _ in read]),
+            np.concatenate([start + numbers for start, (_, numbers, _) in zip(starts, read, strict=True)]),
+            np.concatenate([added for _, _, added in read]),
+        )
 
 
 def render(opened: "Search", data: Mapping[str, Any], *, num_shown: int) -> str:
@@ -89,6 +120,7 @@ def render(opened: "Search", data: Mapping[str, Any], *, num_shown: int) -> str:
         num_rows=len(opened.searched.rows),
         num_shown=num_shown,
         num_captions=len(data["captions"]),
+        is_calibrated=opened.is_calibrated,
         facts=facts(opened),
     )
 
@@ -111,9 +143,8 @@ def policy_of(*, live: bool) -> str:
 
 
 def facts(opened: "Search") -> str:
-    """Return a line that names the set, its student and its teacher."""
-    record = opened.searched.artifact.record
-    parts = [f"{record.stage} {record.fingerprint[:12]}"]
+    """Return a line that names the sets, their student and their teacher."""
+    parts = [each.artifact.name for each in opened.sets]
     try:
         config = opened.queries.student.config
         parts.append(f"images by {config.backbone} at {config.preprocessing.image_size} px")
@@ -124,19 +155,28 @@ def facts(opened: "Search") -> str:
 
 def _items(opened: "Search", rows: Sequence[int]) -> list[dict[str, Any]]:
     searched = opened.searched
-    items: list[dict[str, Any]] = [{"name": searched.name(row), "others": list(searched.others(row))} for row in rows]
-    if not searched.is_images:
+    items: list[dict[str, Any]] = [{**searched.describe(row), "set": searched.locate(row)[0]} for row in rows]
+    thumbs: list[tuple[dict[str, Any], ImageSet, int]] = []
+    for place, found in enumerate(searched.sets):
+        if found.is_images:
+            own = [(item, row) for item, row in zip(items, rows, strict=True) if item["set"] == place]
+            images = found.images([row - searched.starts[place] for _, row in own])
+            thumbs += [(item, images, number) for number, (item, _) in enumerate(own)]
+    if not thumbs:
         return items
-    images = searched.images(rows)
     with (
         ThreadPoolExecutor(_THREADS) as pool,
-        progress("shrinking images", total=len(rows), unit="images", done=0) as advance,
+        progress("shrinking images", total=len(thumbs), unit="images", done=0) as advance,
     ):
-        thumbs = pool.map(lambda number: thumbnail_or_stand_in(images, number, size=_THUMBNAIL_SIZE), range(len(rows)))
-        for item, thumb in zip(items, thumbs, strict=True):
+        shrunk = pool.map(lambda each: thumbnail_or_stand_in(each[1], each[2], size=_THUMBNAIL_SIZE), thumbs)
+        for (item, _, _), thumb in zip(thumbs, shrunk, strict=True):
             item["thumb"] = thumb
             advance(1)
     return items
+
+
+def _pair(scores: ScoreMap) -> list[float]:
+    return [scores.slope, scores.offset]
 
 
 def _query(asked: "SearchResult") -> dict[str, Any]:
@@ -169,8 +209,9 @@ def _captions_artifact(opened: "Search", reference: str | None, dim: int, contex
                 f"{reference}. Name another, or leave it out."
             )
         return artifact
-    if opened.searched.artifact.record.stage == ENCODE_TEACHER:
-        return opened.searched.artifact
+    for each in opened.sets:
+        if each.artifact.record.stage == ENCODE_TEACHER:
+            return each.artifact
     known = context.store.artifacts(ENCODE_TEACHER)
     newest = next((each for each in reversed(known) if fits(each)), None)
     return newest and context.store.fetch(newest)

@@ -82,6 +82,11 @@ class Queries:
             return self.student.config.teacher.identity
         return self._artifact.record.inputs["teacher"].digest
 
+    @property
+    def dim(self) -> int:
+        """Width of a query."""
+        return self.student.config.embedding_dim if self._is_images else self._dim()
+
     def texts(self, texts: Sequence[str]) -> Vectors:
         """Embed captions.
 

@@ -26,10 +26,11 @@ class Hit:
 
     Args:
         rank: Rank among the results, from 1.
-        score: Cosine with the query.
-        row: Row in the artifact's array.
+        score: Cosine with the query, or what a calibration makes of it.
+        row: Row in the artifact's array; of several artifacts, in one array after the other.
         name: Path of an image, or a caption.
         others: Paths of other images with the same bytes; for a caption, those of its images.
+        is_image: Whether it is an image.
     """
 
     rank: int
@@ -37,6 +38,7 @@ class Hit:
     row: int
     name: str
     others: tuple[str, ...]
+    is_image: bool
 
 
 class SearchedSet:
@@ -70,11 +72,6 @@ class SearchedSet:
         self._image_root, self._store, self._file_digests = image_root, store, file_digests
 
     @property
-    def noun(self) -> str:
-        """Word for what a row is."""
-        return "image" if self.is_images else "caption"
-
-    @property
     def rows(self) -> list[int]:
         """Rows that have an image or a caption, ascending."""
         rows: list[int] = np.unique(self._rows).tolist()
@@ -88,14 +85,6 @@ class SearchedSet:
         """Return the paths of a row's other images; for a caption, of all its images."""
         paths = self._of(row)[1:] if self.is_images else self._of(row)
         return tuple(dict.fromkeys(paths))
-
-    def hits(self, scores: Sequence[float], rows: Sequence[int]) -> list[Hit]:
-        """Turn rows with scores into hits; rows below 0, which an index adds for missing ones, are left out."""
-        return [
-            Hit(rank, float(score), int(row), self.name(int(row)), self.others(int(row)))
-            for rank, (score, row) in enumerate(zip(scores, rows, strict=True), start=1)
-            if row >= 0
-        ]
 
     def images(self, rows: Sequence[int]) -> ImageSet:
         """Return the first image of each row, from the pack that it was read from, or from its file.
@@ -123,3 +112,58 @@ class SearchedSet:
         first, last = np.searchsorted(self._sorted, [row, row + 1])
         paths: list[str] = self._paths.take(pa.array(self._order[first:last])).to_pylist()
         return paths
+
+
+class JointSet:
+    """Several searched sets as one: the rows of each are numbered on from those of the one before.
+
+    Args:
+        sets: Sets that are searched together, or one alone.
+    """
+
+    def __init__(self, sets: Sequence[SearchedSet]) -> None:
+        self.sets = tuple(sets)
+        ends = np.cumsum([0, *(each.rows[-1] + 1 if each.rows else 0 for each in sets)])
+        self.starts: list[int] = ends[:-1].tolist()
+
+    @property
+    def noun(self) -> str:
+        """Word for what a row is."""
+        nouns = {"image" if each.is_images else "caption" for each in self.sets}
+        return nouns.pop() if len(nouns) == 1 else "result"
+
+    @property
+    def rows(self) -> list[int]:
+        """Rows that have an image or a caption, ascending."""
+        return [start + row for start, each in zip(self.starts, self.sets, strict=True) for row in each.rows]
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """Return the place of a row's set among the sets, and its row there."""
+        place = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return place, row - self.starts[place]
+
+    def is_image(self, row: int) -> bool:
+        """Tell whether a row is an image's."""
+        return self.sets[self.locate(row)[0]].is_images
+
+    def describe(self, row: int) -> dict[str, Any]:
+        """Return the name of a row, its other paths, and whether it is an image."""
+        place, own = self.locate(row)
+        found = self.sets[place]
+        return {"name": found.name(own), "others": found.others(own), "is_image": found.is_images}
+
+    def hits(self, scores: Sequence[float], rows: Sequence[int]) -> list[Hit]:
+        """Turn rows with scores into hits, best first."""
+        return [
+            Hit(rank, float(score), int(row), **self.describe(int(row)))
+            for rank, (score, row) in enumerate(zip(scores, rows, strict=True), start=1)
+        ]
+
+    def image(self, row: int) -> ImageSet:
+        """Return the first image of a row, as a set of one.
+
+        Raises:
+            ProtoRKDError: its pack is damaged.
+        """
+        place, own = self.locate(row)
+        return self.sets[place].images([own])

@@ -17,7 +17,6 @@ import numpy as np
 from data_schemas.errors import ProtoRKDError
 from pipeline.log import log
 from pipeline.terminal import echo
-from stages.components.embeddings.searchable import read_row
 from stages.components.images.decoding import ImageRejected, decode_image
 from stages.components.images.lazy_image import DecodedImage, to_image
 from stages.components.report.even_sample import choose_queries
@@ -26,7 +25,6 @@ from stages.search.page import NUM_START, policy_of, render
 
 if TYPE_CHECKING:
     from stages.search.engine import Search, SearchResult
-    from stages.search.searched import Hit
 
 HOST = "127.0.0.1"
 MAX_UPLOAD_BYTES = 64 << 20
@@ -65,7 +63,8 @@ class SearchServer(ThreadingHTTPServer):
         rows = opened.searched.rows
         self.rows = frozenset(rows)
         start = [
-            {"row": row, **_named(opened, row)} for row in (rows[at] for at in choose_queries(NUM_START, len(rows)))
+            {"row": row, **opened.searched.describe(row)}
+            for row in (rows[at] for at in choose_queries(NUM_START, len(rows)))
         ]
         queries = [{"name": each.name, "thumb": None} for each in asked if each.kind == "text"]
         data = {"live": True, "noun": opened.searched.noun, "start": start, "queries": queries, "captions": []}
@@ -80,11 +79,8 @@ class SearchServer(ThreadingHTTPServer):
 
     def nearest(self, row: int) -> dict[str, Any]:
         """Find what is nearest to a row of the set, without the row itself."""
-        vectors = read_row(self.opened.searched.artifact, row)
-        [scores], [rows] = self.opened.finder.find(vectors, self.top + 1)
-        keep = np.flatnonzero(rows != row)[: self.top]
-        hits = self.opened.searched.hits(scores[keep], rows[keep])
-        return {"row": row, **_named(self.opened, row), "hits": [_hit(hit) for hit in hits]}
+        hits = self.opened.nearest(row, top=self.top)
+        return {"row": row, **self.opened.searched.describe(row), "hits": [asdict(hit) for hit in hits]}
 
     def text(self, text: str) -> dict[str, Any]:
         """Find what is nearest to words."""
@@ -98,7 +94,7 @@ class SearchServer(ThreadingHTTPServer):
     def image(self, row: int, *, size: int) -> bytes:
         """Return an image of the set as a JPEG, or a grey square if it can no longer be read."""
         try:
-            return small_jpeg(to_image(self.opened.searched.images([row]).open(0)), size=size)
+            return small_jpeg(to_image(self.opened.searched.image(row).open(0)), size=size)
         except ImageRejected:
             return stand_in_jpeg()
 
@@ -163,8 +159,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send_json(self.server.text(text))
             case ["nearest", row]:
                 self._send_json(self.server.nearest(self._row(row)))
-            case ["picture", row, *rest] if self.server.opened.searched.is_images and rest in ([], ["whole"]):
+            case ["picture", row, *rest] if rest in ([], ["whole"]):
                 number = self._row(row)
+                if not self.server.opened.searched.is_image(number):
+                    raise _RefusedError(HTTPStatus.NOT_FOUND, "There is nothing here.")
                 image = self.server.image(number, size=_WHOLE) if rest else self.server.small_image(number)
                 self._send(image, "image/jpeg", cache=True)
             case _:
@@ -233,12 +231,4 @@ def serve(opened: "Search", asked: "Sequence[SearchResult]", *, top: int, port: 
 
 
 def _answer(asked: "SearchResult") -> dict[str, Any]:
-    return {"name": asked.name, "seconds": asked.seconds, "hits": [_hit(hit) for hit in asked.hits]}
-
-
-def _hit(hit: "Hit") -> dict[str, Any]:
-    return asdict(hit)
-
-
-def _named(opened: "Search", row: int) -> dict[str, Any]:
-    return {"name": opened.searched.name(row), "others": list(opened.searched.others(row))}
+    return {"name": asked.name, "seconds": asked.seconds, "hits": [asdict(hit) for hit in asked.hits]}

@@ -34,4 +34,5 @@ class Embedded:
 def opened_search(store: Path, **options: Any) -> Search:
     context = context_of(Store(store), stages=STAGES)
     chosen = SearchOptions(device="cpu", **options)
-    return open_search(find_searchable(chosen.searched, store=context.store), chosen, context)
+    artifacts = [find_searchable(each, store=context.store) for each in chosen.searched or (None,)]
+    return open_search(artifacts, chosen, context)

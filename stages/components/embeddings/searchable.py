@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_schemas.artifact_record import ArtifactRecord
+from data_schemas.calibration import NONE
 from data_schemas.errors import ProtoRKDError
 from pipeline.store.store import Artifact, Store
 
@@ -20,15 +21,19 @@ SEARCHED_STAGES = (EMBED, ENCODE_TEACHER)
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Embeddings scaled to unit length; zero vectors are left out.
+    """Embeddings scaled to unit length, or calibrated; zero vectors are left out.
+
+    Args:
+        calibration: Calibration that is in the values: ``none``, ``query-bank`` or ``mixed``.
 
     Shapes:
-        values: (found, dim), float32.
+        values: (found, dim), float32; (found, dim + 1) where they are calibrated.
         numbers: (found,), int64, ascending: rows in the artifact's array.
     """
 
     values: "NDArray[np.float32]"
     numbers: "NDArray[np.int64]"
+    calibration: str = NONE
 
 
 def find_searchable(reference: str | None, *, store: Store, flag: str = "--in") -> Artifact:
@@ -79,11 +84,13 @@ def read_row(artifact: Artifact, row: int) -> "NDArray[np.float32]":
         ProtoRKDError: its bytes have changed, or it is the zero vector.
 
     Shapes:
-        returns: (1, dim), float32, of unit length.
+        returns: (1, dim), float32, of unit length, without what a calibration added.
     """
     import numpy as np
 
     values = _open(artifact).read(row, row + 1).astype(np.float32)
+    if row_calibration(artifact) != NONE:
+        values = values[:, :-1]
     length = np.linalg.norm(values)
     if not length:
         raise ProtoRKDError(
@@ -110,11 +117,21 @@ def read_rows(artifact: Artifact) -> Rows:
         raise ProtoRKDError(
             f"{artifact.path} must hold finite embeddings; row {int(np.argmin(np.isfinite(lengths)))} is not."
         )
-    numbers = np.flatnonzero(lengths)
+    numbers, calibration = np.flatnonzero(lengths), row_calibration(artifact)
     if len(numbers) < len(values):
         values, lengths = values[numbers], lengths[numbers]
-    values /= lengths[:, None]
-    return Rows(values, numbers)
+    if calibration == NONE:
+        values /= lengths[:, None]
+    return Rows(values, numbers, calibration)
+
+
+def row_calibration(artifact: Artifact) -> str:
+    """Return the calibration that embed has written into an artifact's rows; ``none`` where they are raw."""
+    if artifact.record.stage != EMBED:
+        return NONE
+    from data_schemas.images.embedded_images import EmbedConfig
+
+    return EmbedConfig.read(artifact.path).calibration
 
 
 def _open(artifact: Artifact) -> "EmbeddingArray":

@@ -146,18 +146,39 @@ def retrieval_ranks(
     return RetrievalRanks(captions=standings.text_to_image.ranks(), images=standings.image_to_text.ranks())
 
 
-@exact_scores()
 def retrieval_standings(
     *, image_embeddings: Tensor, caption_embeddings: Tensor, caption_image: Tensor, block: int = 1024
 ) -> RetrievalStandings:
     """Compare every caption with every image once, block by block; arguments and errors as in `retrieval_metrics`."""
     images, captions = _unit_pair(image_embeddings, caption_embeddings)
+    return score_standings(images=images, captions=captions, caption_image=caption_image, block=block)
+
+
+@exact_scores()
+def score_standings(
+    *, images: Tensor, captions: Tensor, caption_image: Tensor, block: int = 1024
+) -> RetrievalStandings:
+    """Compare every caption with every image once by their inner product, whatever their lengths.
+
+    Args:
+        images: One row for each image.
+        captions: One row for each caption.
+        caption_image: Row of the image that each caption describes; every image has at least one caption.
+        block: Captions and images compared at a time.
+
+    Raises:
+        ValueError: a caption's image is out of range, or an image has no caption.
+
+    Shapes:
+        images: (images, dim), captions: (captions, dim), float32, finite.
+        caption_image: (captions,), int64.
+    """
     num_captions_of = _count_captions(caption_image, num_captions=len(captions), num_images=len(images))
     caption_image = caption_image.to(images.device)
     caption_score = torch.cat(
         [(captions[rows] * images[caption_image[rows]]).sum(dim=1) for rows in _blocks(len(captions), block)]
     )
-    image_score = torch.full((len(images),), -2.0, device=images.device)
+    image_score = torch.full((len(images),), -torch.inf, device=images.device)
     image_score.scatter_reduce_(0, caption_image, caption_score, "amax")
 
     caption_above, caption_level = torch.zeros(2, len(captions), dtype=torch.int64, device=images.device)

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from data_schemas.calibration import Calibration
 from pipeline.stage import Context, Input
+from stages.components.calibration.calibration import CalibrationRuntime, identify_calibration, make_calibration
 from stages.components.compute.device import choose_device
 from stages.components.images.image_set import ImageSet
 from stages.components.inputs.vectors import VectorSource
@@ -98,6 +100,18 @@ class CheckpointEmbeddings:
         embeddings, digest = self._captions[captions, prompt]
         self._used.add(digest)
         return embeddings
+
+    def calibration(self, kind: str) -> Calibration:
+        """Find or make a calibration of the student, ``query-bank`` or ``mixed``.
+
+        Raises:
+            ProtoRKDError: what it is computed from is gone.
+        """
+        runtime = CalibrationRuntime(self._runtime.device, self._runtime.workers)
+        source = identify_calibration(self._student, kind).value
+        calibration, digest = make_calibration(source, runtime, self._context)
+        self._used.add(digest)
+        return calibration
 
     def _embed(self, images: Input[ImageSet]) -> ImageEmbeddings:
         embedded = self._known.get(images.digest)

@@ -13,6 +13,7 @@ from pipeline.runner import run_stage
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
+from stages.components.calibration.calibration import CalibrationSource, identify_calibration
 from stages.components.images.image_set import ImageSet
 from stages.components.inputs.vectors import VectorSource
 from stages.components.student.checkpoints import StudentWeights
@@ -26,7 +27,7 @@ from stages.evaluate.sets.evaluation_sets import (
     retrieval_digest,
     sts_digest,
 )
-from stages.evaluate.task_names import NEED_TEACHER, NEED_TRAIN
+from stages.evaluate.task_names import CALIBRATED_TASKS, NEED_TEACHER, NEED_TRAIN
 
 if TYPE_CHECKING:
     from stages.evaluate.embeddings.checkpoint_embeddings import CheckpointEmbeddings
@@ -102,12 +103,14 @@ class _Sources:
         student: The weights; None where the teacher itself is measured.
         teacher: The student's teacher, or vectors of the texts; None where the task needs none.
         image_vectors: Features of the images by another tool; None where the student embeds them, or there are none.
+        calibration: Calibration of the student's scores; None where the task measures them as they are.
     """
 
     set: Input[_Inputs]
     student: Input[None] | None
     teacher: Input[TeacherSource | VectorSource] | None
     image_vectors: Input[VectorSource] | None
+    calibration: Input[CalibrationSource] | None = None
 
 
 def find_measurement(
@@ -160,7 +163,7 @@ def make_measurement(
 
 def _params(job: Job, params: "EvaluateParams") -> _Params:
     settings: dict[str, Any] = {"num_resamples": params.num_resamples, "seed": params.seed}
-    if job.task == "retrieval" and job.query_prompt is not None:
+    if job.task in ("retrieval", *CALIBRATED_TASKS.values()) and job.query_prompt is not None:
         settings |= {"query_prompt": job.query_prompt}
     elif job.task == "zero_shot":
         settings |= {"templates": job.entry.templates}
@@ -190,6 +193,10 @@ def _identify(inputs: _Inputs, _params: object, _context: Context) -> _Sources:
         student=None if job.task == "sts" else Input(job.student.identity, str(job.student.folder), value=None),
         teacher=inputs.teacher if needs_teacher else None,
         image_vectors=None if job.task == "sts" else inputs.image_vectors,
+        calibration=next(
+            (identify_calibration(job.student, kind) for kind, task in CALIBRATED_TASKS.items() if task == job.task),
+            None,
+        ),
     )
 
 

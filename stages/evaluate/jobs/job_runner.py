@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _HEADLINES = {
     "retrieval": "mean_recall",
+    "query_bank": "mean_recall",
     "geometry": "modality_gap",
     "neighbourhoods": "neighbour_overlap@10",
     "clustering": "ari",

@@ -47,6 +47,11 @@ def follow(
         raise ProtoRKDError(
             f"--watch must go with --checkpoints {ALL}, for it measures each; got {params.checkpoints!r}. Pass both."
         )
+    if params.calibrate:
+        raise ProtoRKDError(
+            f"--watch must go without --calibrate, which needs a student that is finished; got {params.calibrate[0]}. "
+            "Leave it out, and calibrate once the distillation has ended."
+        )
     ranks = ranks_of(context.peers)
     seen: set[str] = set()
     run = _look(inputs.student, context)

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 from pipeline.log import log
 from pipeline.stage import Context, Input
 from stages.components.images.image_set import ImageSet
+from stages.components.inputs.training_images import AbsentImages
 from stages.evaluate.overlap.near_duplicates import find_overlap
 from stages.evaluate.overlap.perceptual_hash import hash_images
 from stages.evaluate.sets.evaluation_sets import AnySet, ClassSet, RetrievalSet
-from stages.evaluate.sources import AbsentImages
 
 _LISTED_PAIRS = 20
 

@@ -11,6 +11,7 @@ from data_schemas.prototypes import Prototypes
 from pipeline.log import log
 from pipeline.stage import Context, Input
 from stages.components.images.image_set import ImageSet
+from stages.components.inputs.training_images import AbsentImages
 from stages.evaluate.embeddings.checkpoint_embeddings import CheckpointEmbeddings
 from stages.evaluate.metrics.zero_shot import class_embeddings, class_scores
 from stages.evaluate.overlap.near_duplicates import OverlapPair
@@ -19,7 +20,7 @@ from stages.evaluate.page.gallery import ContactSheet, Gallery, OverlapExample
 from stages.evaluate.page.render import render_page
 from stages.evaluate.sets.evaluation_sets import ClassSet, RequestedSet, RetrievalSet
 from stages.evaluate.sets.prompts import fill
-from stages.evaluate.sources import AbsentImages, Checkpoints
+from stages.evaluate.sources import Checkpoints
 
 
 def draw_page(

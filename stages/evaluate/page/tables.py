@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_schemas.evaluation_report import interval_size
+from data_schemas.evaluation_report import RETRIEVAL, interval_size
 from stages.evaluate.page import numbers as page_numbers
 from stages.evaluate.task_names import headline
 
@@ -105,9 +105,24 @@ class Table:
         return tuple(column for column in (*self.whole_columns, *self.columns) if column.meaning)
 
 
+MIXED_MEASURES = {
+    **{f"own_image@{k}": Column(f"Own image in {k}") for k in (1, 5, 10)},
+    "image_share@10": Column(
+        "Images in 10", "share of images among the first ten; the nearer to their share of the index, the fairer"
+    ),
+}
+
+
 def result_tables(report: Mapping[str, Any]) -> list[Table]:
     """Make the tables that a student is judged by: retrieval and classification, as far as they were measured."""
-    return [table for table in (_retrieval_table(report["sets"]), _class_table(report["sets"])) if table.groups]
+    sets = report["sets"]
+    tables = (
+        _retrieval_table(sets, RETRIEVAL, "Retrieval"),
+        _retrieval_table(sets, "query_bank", "Retrieval, calibrated by a query bank"),
+        _mixed_table(sets),
+        _class_table(sets),
+    )
+    return [table for table in tables if table.groups]
 
 
 def make_cell(entry: Entry, measure: str, write: page_numbers.Write | None = None) -> Cell | None:
@@ -153,8 +168,8 @@ def make_group(entry: Entry, *, whole: Sequence[Cell | None], rows: Sequence[Row
     )
 
 
-def _retrieval_table(sets: Sequence[Entry]) -> Table:
-    entries = [entry for entry in sets if entry["task"] == "retrieval"]
+def _retrieval_table(sets: Sequence[Entry], task: str, title: str) -> Table:
+    entries = [entry for entry in sets if entry["task"] == task]
     recalls = sorted({int(key.rpartition("@")[2]) for entry in entries for key in entry["metrics"] if "recall@" in key})
     measures = (*(f"recall@{k}" for k in recalls), "median_rank")
     whole = ("mean_recall",) if any("mean_recall" in entry["metrics"] for entry in entries) else ()
@@ -175,12 +190,30 @@ def _retrieval_table(sets: Sequence[Entry]) -> Table:
         for entry in entries
     ]
     return Table(
-        title="Retrieval",
+        title=title,
         whole_columns=tuple(Column("Mean recall") for _ in whole),
         label="Direction",
         columns=(*(Column(f"R@{k}") for k in recalls), Column("Median rank")),
         groups=tuple(groups),
     )
+
+
+def _mixed_table(sets: Sequence[Entry]) -> Table:
+    entries = [entry for entry in sets if entry["task"] == "mixed"]
+    groups = [
+        make_group(
+            entry,
+            whole=(),
+            rows=[
+                Row(
+                    scores, _settings(entry), "", tuple(make_cell(entry, f"{scores}/{name}") for name in MIXED_MEASURES)
+                )
+                for scores in ("raw", "calibrated")
+            ],
+        )
+        for entry in entries
+    ]
+    return Table("Images and captions in one index", (), "Scores", tuple(MIXED_MEASURES.values()), tuple(groups))
 
 
 def _class_table(sets: Sequence[Entry]) -> Table:

@@ -25,7 +25,7 @@ from stages.evaluate.sets.evaluation_sets import (
     read_sts_set,
 )
 from stages.evaluate.sets.prompts import fill, templates_for
-from stages.evaluate.task_names import CLASS_TASKS, OPTION_TASKS, RETRIEVAL_TASKS, STS_TASKS, choose, wanted_tasks
+from stages.evaluate.task_names import CLASS_TASKS, OPTION_TASKS, STS_TASKS, choose, retrieval_tasks, wanted_tasks
 
 if TYPE_CHECKING:
     from stages.evaluate.options import EvaluateInputs, EvaluateParams
@@ -61,6 +61,7 @@ def read_requested_sets(inputs: "EvaluateInputs", params: "EvaluateParams", cont
     """
     _check_given(inputs, params)
     wanted = wanted_tasks(params.task)
+    captioned_tasks = retrieval_tasks(wanted, params.calibrate)
     packs = [Pack.open(context.store.resolve(name, stage="pack", flag="--packed")) for name in inputs.packed]
 
     def read_captioned(argument: str) -> RetrievalSet:
@@ -83,7 +84,7 @@ def read_requested_sets(inputs: "EvaluateInputs", params: "EvaluateParams", cont
     check_names([name for kind in names for name in kind])
     if not unread_classes:
         _check_names_files(inputs, names[1])
-    readable = {f"retrieval {each.name}": RequestedSet(each, choose(RETRIEVAL_TASKS, wanted)) for each in retrieval}
+    readable = {f"retrieval {each.name}": RequestedSet(each, captioned_tasks) for each in retrieval}
     readable |= _requested_classes(merged, params, wanted)
     readable |= {f"sts {each.name}": RequestedSet(each, choose(STS_TASKS, wanted)) for each in sts}
     readable = {name: each for name, each in readable.items() if each.tasks}
@@ -182,6 +183,11 @@ def _check_given(inputs: "EvaluateInputs", params: "EvaluateParams") -> None:
         raise ProtoRKDError(
             "--class-names FILE must go with --zero-shot, --knn or --linear-probe; got none. Write SET=FILE for a set "
             "of --eval-data-dir."
+        )
+    if params.calibrate and not (inputs.retrieval and "retrieval" in wanted_tasks(params.task)):
+        raise ProtoRKDError(
+            f"--calibrate must go with --retrieval, whose scores it changes; got {params.calibrate[0]} without. Pass a "
+            "set, or leave it out."
         )
     for template in params.template:
         fill(template, "")

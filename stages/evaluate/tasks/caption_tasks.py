@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from data_schemas.evaluation_report import RETRIEVAL
 from data_schemas.per_query_results import RANK, QueryResults
 from stages.components.metrics.retrieval import RetrievalStandings, Standing, chance_recall, retrieval_standings
 from stages.evaluate.embeddings.cached_embeddings import ImageEmbeddings
@@ -103,22 +104,51 @@ def retrieval(
     if embed_queries is not None:
         queries = captioned_rows(retrieval_set, images, embed_queries)
         standings = standings._replace(text_to_image=_standings(queries).text_to_image)
+    return report_standings(
+        retrieval_set, images, rows, standings, task=RETRIEVAL, seed=seed, num_resamples=num_resamples
+    )
+
+
+def report_standings(
+    retrieval_set: RetrievalSet,
+    images: ImageEmbeddings,
+    rows: CaptionedRows,
+    standings: RetrievalStandings,
+    *,
+    task: str,
+    seed: int,
+    num_resamples: int,
+) -> TaskResult:
+    """Make the entry and the outcomes of a comparison of all captions with all images.
+
+    Args:
+        retrieval_set: Set that was measured.
+        images: Embeddings of its images.
+        rows: The images and captions that were compared.
+        standings: Outcome of the comparison.
+        task: Name of the task in the report.
+        seed: Seed of the resamples.
+        num_resamples: Number of resamples for the intervals.
+    """
     of_captions = [rows.paths[image] for image in rows.caption_image.tolist()]
+    prefix = "" if task == RETRIEVAL else f"{task}/"
+    to_image, to_text = f"{prefix}text_to_image", f"{prefix}image_to_text"
     outcomes = (
-        _retrieved(retrieval_set, "text_to_image", standings.text_to_image, images=of_captions, queries=rows.texts),
-        _retrieved(retrieval_set, "image_to_text", standings.image_to_text, images=rows.paths),
+        _retrieved(retrieval_set, to_image, standings.text_to_image, images=of_captions, queries=rows.texts),
+        _retrieved(retrieval_set, to_text, standings.image_to_text, images=rows.paths),
     )
     metrics: dict[str, float] = {}
     intervals: dict[str, Interval] = {}
     for each in outcomes:
         own = summarise(each, seed=seed, num_resamples=num_resamples)
-        metrics |= {f"{each.task}/{name}": value for name, value in own.metrics.items()}
-        intervals |= {f"{each.task}/{name}": interval for name, interval in own.intervals.items()}
+        direction = each.task.removeprefix(prefix)
+        metrics |= {f"{direction}/{name}": value for name, value in own.metrics.items()}
+        intervals |= {f"{direction}/{name}": interval for name, interval in own.intervals.items()}
     recalls = [each for direction in outcomes for each in statistics(direction) if each.kind == "mean"]
     metrics["mean_recall"] = sum(each.estimate() for each in recalls) / len(recalls)
     intervals["mean_recall"] = mean_interval(recalls, seed=seed, num_resamples=num_resamples)
     chance = chance_recall(caption_image=rows.caption_image, num_images=len(rows.images), ks=_CUT_OFFS)
-    entry = captioned_entry(retrieval_set, images, rows, task="retrieval") | {
+    entry = captioned_entry(retrieval_set, images, rows, task=task) | {
         "metrics": {name: metrics[name] for name in chance},
         "intervals": as_json({name: intervals[name] for name in chance}),
         "chance": chance,

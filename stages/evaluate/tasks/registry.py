@@ -12,11 +12,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from data_schemas.calibration import MIXED, QUERY_BANK, Calibration
 from pipeline.stage import Input
 from stages.components.images.image_set import ImageSet
 from stages.evaluate.embeddings.cached_embeddings import ImageEmbeddings
 from stages.evaluate.sets.evaluation_sets import ClassSet, RetrievalSet, STSSet
-from stages.evaluate.tasks import caption_tasks, class_tasks, space_tasks
+from stages.evaluate.tasks import calibrated_tasks, caption_tasks, class_tasks, space_tasks
 from stages.evaluate.tasks.class_tasks import Space, split_of
 from stages.evaluate.tasks.task_result import TaskResult
 
@@ -34,6 +35,9 @@ class Embeddings(Protocol):
     def captions(self, captions: tuple[str, ...], *, prompt: str | None = None) -> Tensor:
         """Embed captions behind a prompt, or behind their usual one: one row per caption, (captions, dim), float32."""
 
+    def calibration(self, kind: str) -> Calibration:
+        """Find or make a calibration of the student's scores."""
+
 
 def _retrieval(
     retrieval_set: RetrievalSet,
@@ -48,6 +52,28 @@ def _retrieval(
         embeddings.images(retrieval_set.images),
         embeddings.captions,
         embed_queries=None if query_prompt is None else partial(embeddings.captions, prompt=query_prompt),
+        seed=seed,
+        num_resamples=num_resamples,
+    )
+    noted = {} if query_prompt is None else {"query_prompt": query_prompt}
+    return replace(measured, entry=measured.entry | noted)
+
+
+def _calibrated(
+    retrieval_set: RetrievalSet,
+    embeddings: Embeddings,
+    *,
+    kind: str,
+    query_prompt: str | None = None,
+    seed: int,
+    num_resamples: int,
+) -> TaskResult:
+    measured = calibrated_tasks.MEASURES[kind](
+        retrieval_set,
+        embeddings.images(retrieval_set.images),
+        embeddings.captions,
+        embed_queries=partial(embeddings.captions, prompt=query_prompt),
+        calibration=embeddings.calibration(kind),
         seed=seed,
         num_resamples=num_resamples,
     )
@@ -134,6 +160,8 @@ def _clustering(class_set: ClassSet, embeddings: Embeddings, *, seed: int, num_r
 
 TASKS: dict[str, Callable[..., TaskResult]] = {
     "retrieval": _retrieval,
+    "query_bank": partial(_calibrated, kind=QUERY_BANK),
+    "mixed": partial(_calibrated, kind=MIXED),
     "zero_shot": _zero_shot,
     "knn": partial(_knn, space="embedding"),
     "knn_backbone": partial(_knn, space="backbone"),

@@ -10,15 +10,16 @@ from stages.components.student.student import Student
 from stages.components.student.weights import save_weights
 from stages.components.teacher.encoding_options import EncodingOptions
 from stages.components.teacher.identity import TeacherSource
-from stages.export.code_files import CODE_NAME, CODE_NAMES
+from stages.export.code_files import CALIBRATION_FOLDER, CODE_NAME, CODE_NAMES
 from stages.export.formats.text_route import TextRoute, write_text_route
-from stages.export.modeling_protorkd import FORMAT
+from stages.export.modeling_protorkd import FORMAT, ProtoRKDCalibration
 from stages.export.requirements import requirements_of
 
 IMAGE_FOLDER = "image_0_ProtoRKDImageEncoder"
 
 _PROMPT_NAME = "caption"
 _NORMALIZE = "1_Normalize"
+_CODE = Path(CODE_NAME).stem
 
 
 def write_folder(
@@ -29,6 +30,7 @@ def write_folder(
     out: Path,
     *,
     query_prompt: str | None,
+    calibration: ProtoRKDCalibration | None,
 ) -> None:
     """Write student and teacher as one model.
 
@@ -39,6 +41,7 @@ def write_folder(
         files: Files that make the teacher's identity.
         out: Folder of the export.
         query_prompt: Text that ``encode_query`` puts before a query; None leaves the teacher's own, or the captions'.
+        calibration: What extends the embeddings; None where they are raw.
 
     Raises:
         ProtoRKDError: as `write_text_route`; or the code beside the model cannot build such a student.
@@ -51,7 +54,7 @@ def write_folder(
     write_json(
         out / "router_config.json",
         {
-            "types": {**route.modules, IMAGE_FOLDER: f"{Path(CODE_NAME).stem}.ProtoRKDImageEncoder"},
+            "types": {**route.modules, IMAGE_FOLDER: f"{_CODE}.ProtoRKDImageEncoder"},
             "structure": {"text": list(route.modules), "image": [IMAGE_FOLDER]},
             "parameters": {
                 "max_tokens": recipe.max_tokens,
@@ -63,11 +66,16 @@ def write_folder(
         out / _NORMALIZE / "config.json",
         {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"},
     )
+    modules = {"": f"{_CODE}.ProtoRKDRouter", _NORMALIZE: "sentence_transformers.base.modules.Normalize"}
+    if calibration is not None:
+        modules[CALIBRATION_FOLDER] = f"{_CODE}.{ProtoRKDCalibration.__name__}"
+        (out / CALIBRATION_FOLDER).mkdir()
+        calibration.save(str(out / CALIBRATION_FOLDER))
     write_json(
         out / "modules.json",
         [
-            {"idx": 0, "name": "0", "path": "", "type": f"{Path(CODE_NAME).stem}.ProtoRKDRouter"},
-            {"idx": 1, "name": "1", "path": _NORMALIZE, "type": "sentence_transformers.base.modules.Normalize"},
+            {"idx": index, "name": str(index), "path": path, "type": kind}
+            for index, (path, kind) in enumerate(modules.items())
         ],
     )
     prompts, default = _prompts(route, recipe, query_prompt)
@@ -77,7 +85,7 @@ def write_folder(
             "model_type": "SentenceTransformer",
             "prompts": prompts,
             "default_prompt_name": default,
-            "similarity_fn_name": "cosine",
+            "similarity_fn_name": "cosine" if calibration is None else "dot",
             "requirements": requirements_of(chosen.config.backbone),
         },
     )

@@ -15,6 +15,7 @@ from data_schemas.files import write_json, write_unsynced
 from data_schemas.images.student_checkpoint import StudentConfig
 from stages.components.student.student import Student
 from stages.export.formats.preprocessing import describe
+from stages.export.modeling_protorkd import ProtoRKDCalibration
 from stages.export.parity import require_near, unit
 
 FOLDER = "onnx"
@@ -28,21 +29,25 @@ _NUM_CHECKED = (1, 5)
 
 
 class _UnitLength(nn.Module):
-    def __init__(self, student: Student) -> None:
+    def __init__(self, student: Student, calibration: ProtoRKDCalibration | None) -> None:
         super().__init__()
-        self.student = student
+        self.student, self.calibration = student, calibration
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return nn.functional.normalize(self.student(pixel_values), dim=1)
+        embeddings = nn.functional.normalize(self.student(pixel_values), dim=1)
+        return embeddings if self.calibration is None else self.calibration.extend_images(embeddings)
 
 
-def write_onnx(student: Student, config: StudentConfig, out: Path) -> float:
+def write_onnx(
+    student: Student, config: StudentConfig, out: Path, *, calibration: ProtoRKDCalibration | None = None
+) -> float:
     """Write ``image_encoder.onnx`` and ``preprocessing.json``, and compare with PyTorch by onnxruntime.
 
     Args:
         student: Student in eval mode, on the CPU.
         config: Configuration of the student.
         out: Folder of the export.
+        calibration: What extends the embeddings; None where they are raw.
 
     Returns:
         Largest difference between numbers of embeddings.
@@ -51,7 +56,7 @@ def write_onnx(student: Student, config: StudentConfig, out: Path) -> float:
         ProtoRKDError: a package is missing, the backbone has no ONNX form, or the embeddings differ.
     """
     onnx, _, runtime = (_import(name) for name in ("onnx", "onnxscript", "onnxruntime"))
-    network = _UnitLength(student).eval()
+    network = _UnitLength(student, calibration).eval()
     size = config.preprocessing.image_size
     model = _strip(_convert(network, size, backbone=config.backbone), onnx)
     (out / FOLDER).mkdir()
@@ -66,9 +71,10 @@ def write_onnx(student: Student, config: StudentConfig, out: Path) -> float:
             "input": {"name": INPUT, "shape": ["batch", 3, size, size], "type": "float32"},
             "output": {
                 "name": OUTPUT,
-                "shape": ["batch", config.embedding_dim],
+                "shape": ["batch", config.embedding_dim + (calibration is not None)],
                 "type": "float32",
-                "unit_length": True,
+                "unit_length": calibration is None,
+                **({} if calibration is None else {"calibration": calibration.kind}),
             },
             **describe(config.preprocessing),
         },
@@ -117,7 +123,7 @@ def _strip(model: Any, onnx: Any) -> Any:
 
 
 @torch.inference_mode()
-def _compare(network: nn.Module, runtime: Any, path: Path, *, size: int) -> float:
+def _compare(network: _UnitLength, runtime: Any, path: Path, *, size: int) -> float:
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -125,7 +131,8 @@ def _compare(network: nn.Module, runtime: Any, path: Path, *, size: int) -> floa
     for number in _NUM_CHECKED:
         images = torch.randn(number, 3, size, size, generator=torch.Generator().manual_seed(number))
         [embeddings] = session.run([OUTPUT], {INPUT: images.numpy()})
-        expected = unit(network(images).numpy().astype(np.float32))
+        expected = network(images).numpy().astype(np.float32)
+        expected = unit(expected) if network.calibration is None else expected
         differences.append(require_near(embeddings, expected, what=f"Embeddings of {number} images by onnxruntime"))
     return max(differences)
 

@@ -56,6 +56,7 @@ def write_card(out: Path, params: "ExportParams", *, lineage: Lineage, evaluatio
         recipe_words=_recipe_words(teacher["recipe"]),
         preprocessing=student["preprocessing"],
         formats=params.format,
+        calibrate=params.calibrate,
         with_text="sentence-transformers" in params.format,
         packages=_Written(" ".join([*requirements_of(student["backbone"]), "pillow"])),
         head=_head_words(student),

@@ -58,7 +58,7 @@ def test_page__of_captions_holds_captions(embedded: Embedded, run_cli: Cli, tmp_
     image = embedded.images.root / embedded.images.images[0]
     html, data = page_of(run_cli, tmp_path / "page.html", "--in", encoded.name, "--picture", image)
     assert data["noun"] == "caption"
-    assert data["items"][0] == {"name": "red circle", "others": ["images/000.jpg"]}
+    assert data["items"][0] == {"name": "red circle", "others": ["images/000.jpg"], "is_image": False, "set": 0}
     assert data["queries"][0]["thumb"].startswith("data:image/jpeg")
     assert str(embedded.images.root) not in html
 
