@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_schemas.evaluation_report import interval_size
-from stages.evaluate.page import numbers as page_numbers
+from stages.components.report import numbers as page_numbers
 
 Entry = Mapping[str, Any]
 
