@@ -9,6 +9,7 @@ from pipeline.store.store import Artifact
 from stages.components.teacher.identity import TeacherSource, trust_option
 from stages.report.images import ImageFolder
 
+NEWEST = "newest"
 COSINE = Check("lie between -1 and 1", lambda value: -1 <= value <= 1)
 
 
@@ -24,8 +25,8 @@ class ReportInputs:
     )
     features: str | None = option(
         None,
-        help="Artifact of encode-images, by fingerprint or path: its features of the pairs' images are compared with "
-        "the captions. Default: captions alone.",
+        help="Artifact of encode-images, by fingerprint or path, or newest: its features of the pairs' images are "
+        "compared with the captions. Default: captions alone.",
         metavar="REF",
         artifact="encode-images",
     )
@@ -49,7 +50,7 @@ class ReportInputs:
     trust_remote_code: bool = trust_option()
     image_root: Path | None = option(
         None,
-        help="Folder that relative image paths start from, for pictures on the page. Default: the manifest's.",
+        help="Folder that relative image paths start from, for the images on the page. Default: the manifest's.",
         metavar="FOLDER",
     )
     allow_outside: bool = option(False, help="Let image paths lead out of their folder: the manifest is trusted.")

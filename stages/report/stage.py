@@ -2,7 +2,7 @@
 
 Takes:  an artifact of encode-teacher; one of encode-images, of prototypes and queries where they are named.
 Does:   looks for duplicates and false negatives, measures both spaces, and how far the simplest head gets.
-Gives:  report.json and report.html, with what to do next in words and pictures of the extremes.
+Gives:  report.json and report.html, with what to do next in words and images of the extremes.
 """
 
 from data_schemas.artifact_record import PAGE_NAME
@@ -10,7 +10,7 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.stage import Context, Input, Result, Stage, Work
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
-from stages.report.options import ReportInputs, ReportParams, ReportRuntime, ReportSources
+from stages.report.options import NEWEST, ReportInputs, ReportParams, ReportRuntime, ReportSources
 
 
 def report(
@@ -28,7 +28,10 @@ def identify(inputs: ReportInputs, _params: ReportParams, context: Context) -> R
     from stages.report.queries import find_teacher, read_queries
 
     embeddings = _find("encode-teacher", inputs.embeddings, "--embeddings", context)
-    features = None if inputs.features is None else _find("encode-images", inputs.features, "--features", context)
+    features = None
+    if inputs.features is not None:
+        named = None if inputs.features == NEWEST else inputs.features
+        features = _find("encode-images", named, "--features", context)
     prototypes = None if inputs.prototypes is None else _find("prototypes", inputs.prototypes, "--prototypes", context)
     if prototypes is not None:
         _check_prototypes(prototypes.value, embeddings.value)
@@ -73,7 +76,7 @@ def _check_prototypes(prototypes: Artifact, embeddings: Artifact) -> None:
 STAGE = Stage(
     name="report",
     version=1,
-    summary="Say before training whether a text model fits images and a backbone: figures, pictures, what to do next.",
+    summary="Say before training whether a text model fits images and a backbone: figures, images, what to do next.",
     params=ReportParams,
     inputs=ReportInputs,
     runtime=ReportRuntime,

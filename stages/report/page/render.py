@@ -1,4 +1,4 @@
-"""Write the page of a report, one HTML file: what to do next, figures, and pictures of the extremes."""
+"""Write the page of a report, one HTML file: what to do next, figures, and images of the extremes."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -74,6 +74,11 @@ def test_report__says_whether_features_fit_the_captions(run_cli: Cli, encoded: P
         assert encoded.captions[entry["pair"]] == entry["caption"]
 
 
+def test_report__takes_the_newest_features(run_cli: Cli, encoded: Pairs, features: Artifact) -> None:
+    named, newest = (run_cli(*REPORT, "--features", each) for each in (features.path, "newest"))
+    assert newest["fingerprint"] == named["fingerprint"]
+
+
 def test_page__shows_the_images(run_cli: Cli, encoded: Pairs, features: Artifact) -> None:
     page = page_of(run_cli(*REPORT, "--features", features.path))
     assert page.count("<img") == page.count("data:image/jpeg") >= 24

@@ -26,7 +26,7 @@ def test_page__says_what_the_report_says() -> None:
         "13.8 % of the 10 nearest of each image",
         "3.21 % 642 of 20,000, word for word",
         "5.40 % cosine 0.95 or above, estimated",
-        "0.70 0.10 % 24.7 % 0.520 on average 77.0 % 20.5 on average",
+        "0.70 0.10 % 24.7 % mean 0.520 77.0 % mean 20.5",
         "Balance of 1,024 prototypes 0.860",
         "180 of 20,000, by SHA-256",
         "do first",
