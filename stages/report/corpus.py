@@ -93,7 +93,6 @@ class ImageCorpus:
         images: Image of each pair, with the row of its features.
         digests: SHA-256 of each image row's file, or None.
         dim: Width of the features.
-        num_rows: Number of image rows, of all images of the artifact.
 
     Shapes:
         pairs: (images,), int64, ascending: the first pair of each image row.
@@ -104,7 +103,6 @@ class ImageCorpus:
     images: FeatureImages
     digests: dict[int, str]
     dim: int
-    num_rows: int
     pairs: NDArray[np.int64]
     rows: NDArray[np.int64]
     captions: NDArray[np.int64]
@@ -140,7 +138,6 @@ class ImageCorpus:
             images=images,
             digests=dict(zip(known["image_row"].to_pylist(), known["sha256"].to_pylist(), strict=True)),
             dim=array.shape[1],
-            num_rows=len(array) // views,
             pairs=pairs,
             rows=images.rows[pairs],
             captions=places[pairs],

@@ -71,7 +71,8 @@ def measure_baseline(features: Tensor, captions: Tensor, *, seed: int) -> Baseli
     """
     num = len(features)
     order = torch.randperm(num, generator=torch.Generator().manual_seed(seed))
-    held_out, fitted = order.split([num_held_out := max(1, min(num // 10, _MOST_HELD_OUT)), num - num_held_out])
+    num_held_out = max(1, min(num // 10, _MOST_HELD_OUT))
+    held_out, fitted = order[:num_held_out], order[num_held_out:]
     ridge = fit_ridge(features[fitted], captions[fitted])
     predicted = normalize(ridge.predict(features), dim=1)
     cosines = (predicted * captions).sum(dim=1).clamp(-1, 1)

@@ -1,10 +1,13 @@
 """Estimate how often the negatives of a batch describe the image, too."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.special import gammaln
 
 BATCH_SIZES = (512, 32_768)
 
@@ -42,10 +45,8 @@ def false_negative_rates(
 
 def _log_share_without(near: NDArray[np.float64], *, others: int, drawn: int) -> NDArray[np.float64]:
     """Compute log of C(others - near, drawn) / C(others, drawn): the chance that none of the near ones is drawn."""
-    from scipy.special import gammaln
-
-    left = others - near
-    with np.errstate(invalid="ignore"):  # infinities of what cannot be, which the choice below leaves out
-        logs = gammaln(left + 1) - gammaln(left - drawn + 1) - gammaln(others + 1) + gammaln(others - drawn + 1)
-    possible: NDArray[np.float64] = np.where(left >= drawn, logs, -np.inf)
+    left = others - torch.from_numpy(near)
+    logs = gammaln(left + 1) - gammaln(left - drawn + 1)
+    whole = math.lgamma(others + 1) - math.lgamma(others - drawn + 1)
+    possible: NDArray[np.float64] = torch.where(left >= drawn, logs - whole, -torch.inf).numpy()
     return possible
