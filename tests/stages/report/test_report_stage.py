@@ -1,6 +1,7 @@
 """The report from the command line: what it measures, shows, says to do, refuses; the same every time."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from features import make_features
-from workbench import Cli, Pairs, make_manifest
+from workbench import FEATURES, Cli, Pairs, make_manifest
 
 import protorkd
 from data_schemas.artifact_record import PAGE_NAME
@@ -102,6 +103,25 @@ def test_page__goes_on_without_images_and_is_made_anew_where_they_come_back(
     (tmp_path / "elsewhere").rename(tmp_path / "root" / "images")
     assert run_cli(*words, "--image-root", tmp_path / "root")["fingerprint"] == shown["fingerprint"]
     assert "--image-root must be the folder" in run_cli.fails(*words, "--image-root", tmp_path / "there")
+
+
+def test_page__does_not_show_an_image_that_has_changed_since(
+    run_cli: Cli, encoded: Pairs, tmp_path: Path, backbone_weights: Path
+) -> None:
+    there = shutil.copytree(encoded.root, tmp_path / "there")
+    shutil.copy(there / encoded.images[0], there / encoded.images[1])
+    manifest = ("--manifest", there / "pairs.tsv")
+    embeddings = run_cli("encode-teacher", *manifest, "--teacher", teacher_of(run_cli.store))
+    features = run_cli(*FEATURES, *manifest, "--init-from", backbone_weights)
+    (there / encoded.images[2]).write_bytes((there / encoded.images[3]).read_bytes())
+    (there / encoded.images[4]).unlink()
+    outcome = run_cli(*REPORT, "--embeddings", embeddings["path"], "--features", features["path"])
+    page = page_of(outcome)
+    assert {encoded.images[number] for number in (2, 4)} == set(re.findall(r'title="not shown: ([^"]*)"', page))
+    assert "In 2 places a grey square stands for an image" in page
+    images = read(outcome)["images"]
+    assert (images["num_images"], images["num_distinct"], images["num_equal"]) == (24, 23, 2)
+    assert "squeezenet1_1" in page
 
 
 def teacher_of(store: Path) -> str:
