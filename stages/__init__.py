@@ -10,5 +10,18 @@ from stages.export.stage import STAGE as EXPORT
 from stages.index.stage import STAGE as INDEX
 from stages.pack.stage import STAGE as PACK
 from stages.prototypes.stage import STAGE as PROTOTYPES
+from stages.report.stage import STAGE as REPORT
 
-STAGES = (ENCODE_TEACHER, ENCODE_IMAGES, PACK, PROTOTYPES, DISTILL, EVALUATE, EXPORT, EMBED, INDEX, DRAW_SCENES)
+STAGES = (
+    ENCODE_TEACHER,
+    ENCODE_IMAGES,
+    PACK,
+    PROTOTYPES,
+    REPORT,
+    DISTILL,
+    EVALUATE,
+    EXPORT,
+    EMBED,
+    INDEX,
+    DRAW_SCENES,
+)

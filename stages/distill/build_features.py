@@ -12,11 +12,11 @@ from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
 from stages.components.compute.distributed import Ranks
 from stages.components.compute.precision import autocast
+from stages.components.embeddings.feature_images import FeatureImages
 from stages.components.student.heads import LINEAR, build_feature_head
 from stages.components.student.student import Student
 from stages.distill.build import hold_out, place_student
 from stages.distill.data.example_features import ExampleFeatures, HeldOutFeatures, all_rows
-from stages.distill.data.feature_images import FeatureImages
 from stages.distill.data.feature_noise import FeatureMixup, FeatureNoise
 from stages.distill.data.feature_statistics import FeatureStatistics
 from stages.distill.data.targets import EmbeddingTable, Targets, load_features

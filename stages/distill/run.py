@@ -15,6 +15,7 @@ from pipeline.store.store import DRAFT_PREFIX, Artifact
 from stages.components.compute.device import choose_device, describe_work, gpu_name
 from stages.components.compute.distributed import Ranks, ranks_of
 from stages.components.compute.precision import choose_precision
+from stages.components.embeddings.feature_images import check_matched, find_features
 from stages.components.images.image_set import ImageSet
 from stages.components.loading.image_loader import start_server
 from stages.components.loading.num_workers import num_workers
@@ -38,7 +39,6 @@ from stages.distill.build_features import (
     make_head_student,
     with_features,
 )
-from stages.distill.data.feature_images import check_matched, find_features
 from stages.distill.data.targets import Targets, load_targets
 from stages.distill.data.training_data import TrainingData, make_data
 from stages.distill.data.training_pairs import TrainingPairs, choose_pairs

@@ -10,12 +10,12 @@ from data_schemas.embedding_array import FEATURE_KIND, EmbeddingArray
 from data_schemas.pair_index import read_pairs
 from pipeline.stage import Work
 from stages.components.backbones.registry import build_backbone
+from stages.components.embeddings.feature_images import find_features
 from stages.components.images.image_set import ImageSet
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.heads import build_feature_head
 from stages.components.student.student import build_student
 from stages.distill.build_features import head_config
-from stages.distill.data.feature_images import find_features
 
 if TYPE_CHECKING:
     from stages.distill.options import DistillParams, DistillSources

@@ -15,7 +15,7 @@ from stages.components.inputs.vectors import VectorSource, check_keys, identify_
 from stages.components.student.checkpoints import StudentWeights, finished_checkpoints
 from stages.components.teacher.identity import TeacherSource
 from stages.components.teacher.prompts import find_query_prompt
-from stages.components.teacher.recorded import find_recorded_teacher, recorded_location
+from stages.components.teacher.recorded import find_recorded_teacher, name_of_location, recorded_location
 from stages.evaluate.options import EvaluateInputs, EvaluateParams
 from stages.evaluate.sets.caption_texts import texts_to_embed
 from stages.evaluate.sets.datasets import Absent
@@ -182,10 +182,7 @@ def teacher_name(identity: str, teacher: Input[TeacherSource | VectorSource] | N
         location = recorded_location(identity, context)
     else:
         location = teacher.location
-    if location is None:
-        return identity[:12]
-    path = Path(location)
-    return path.name if path.is_file() else "/".join(path.parts[-2:]).partition("@")[0]
+    return identity[:12] if location is None else name_of_location(location)
 
 
 def _identify_calibrations(students: Sequence[StudentWeights], params: EvaluateParams) -> Input[None]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, linear
 
-from stages.prototypes.device_table import DeviceTable, has_room
+from stages.components.compute.device_table import DeviceTable, has_room
 from stages.prototypes.rows import MAX_GPU_SCORES
 
 

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from stages.components.compute.device_table import DeviceTable, has_room
 from stages.components.compute.precision import choose_precision
 from stages.components.metrics.unit_rows import exact_scores
 from stages.prototypes.device_rows import DeviceRows
-from stages.prototypes.device_table import DeviceTable, has_room
 from stages.prototypes.rows import HostRows, Rows
 
 _START_ROUNDS = 16

@@ -47,6 +47,8 @@ _SMALLER = {
     "distill --features": "--batch-size 8 --epochs 1 --warmup-steps 0 --device cpu --precision fp32",
     "evaluate": "--workers 0 --device cpu --num-resamples 100 --knn-k 3",
     "prototypes": "--num-prototypes 4",
+    "report": "--num-neighbours 3 --device cpu",
+    "report --features": "--num-neighbours 3 --device cpu",
     "encode-teacher": "--device cpu --teacher-precision fp32",
     "pack": "--workers 0",
     "embed": "--workers 0 --device cpu",
@@ -67,6 +69,7 @@ def world(
     make_manifest(root / "cc3m" / "manifest.tsv", pairs.images, pairs.captions)
     _make_coco(root / "coco2017", pairs)
     shutil.copytree(root / "images", root / "photos")
+    (root / "queries.txt").write_text("red circle\nblue square\n")
     for name in ("holiday.jpg", "photo.jpg"):
         shutil.copy(root / pairs.images[0], root / name)
     _make_tars(root / "shards", pairs)

@@ -9,6 +9,7 @@ import pytest
 from pipeline.sources import hashed_inputs
 from pipeline.stage import AnyStage, Input
 from stages import STAGES
+from stages.components.embeddings.neighbours.stage import NeighboursSources
 from stages.distill.options import DistillSources
 from stages.draw_scenes.stage import DrawSources
 from stages.embed.options import EmbedSources
@@ -22,6 +23,7 @@ from stages.export.options import ExportSources
 from stages.index.options import IndexSources
 from stages.pack.options import PackSources
 from stages.prototypes.options import PrototypesSources
+from stages.report.options import ReportSources
 
 SETS = {"sets": ("retrieval NAME", "classes NAME", "sts NAME"), "unread": ("unread NAME",)}
 
@@ -30,6 +32,8 @@ KEYS: Mapping[type[Any], list[str]] = {
     EncodeImagesSources: ["backbone", "vectors", "images", "paths"],
     PackSources: ["pictures", "paths"],
     PrototypesSources: ["embeddings"],
+    NeighboursSources: ["embeddings"],
+    ReportSources: ["embeddings", "features", "prototypes", "queries", "teacher", "images"],
     DistillSources: [
         "embeddings",
         "images",

@@ -35,7 +35,8 @@ def test_status__imports_neither_tensors_nor_tables(trained: dict[str, Any], sto
 
 
 @pytest.mark.parametrize(
-    "stage", ["encode-teacher", "encode-images", "prototypes", "distill", "evaluate", "embed", "export", "index"]
+    "stage",
+    ["encode-teacher", "encode-images", "prototypes", "report", "distill", "evaluate", "embed", "export", "index"],
 )
 def test_unchanged__imports_no_tensors(
     stage: str,
@@ -50,6 +51,7 @@ def test_unchanged__imports_no_tensors(
     words = {
         "encode-teacher": ("encode-teacher", "--manifest", manifest, "--teacher", word_vectors),
         "prototypes": ("prototypes", "--num-prototypes", 3),
+        "report": ("report", "--num-neighbours", 3),
         "distill": DISTILL,
         "embed": ("embed", "--images", manifest.parent, "--workers", 0),
         "index": ("index",),

@@ -66,6 +66,12 @@ def recorded_location(identity: str, context: Context) -> str | None:
     return None if recorded is None else recorded.location
 
 
+def name_of_location(location: str) -> str:
+    """Name a teacher for reports by where it lies: the end of its path, or its name on the hub."""
+    path = Path(location)
+    return path.name if path.is_file() else "/".join(path.parts[-2:]).partition("@")[0]
+
+
 def identify_by_vectors(
     path: Path, options: VectorOptions, *, name: str, file_digests: FileDigests
 ) -> Input[VectorSource]:

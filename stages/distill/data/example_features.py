@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from stages.components.compute.keyed_random import keyed_numbers
+from stages.components.embeddings.feature_images import FeatureImages
 from stages.components.loading.batch import Batch
 from stages.distill.data.batch_order import BatchRequests
-from stages.distill.data.feature_images import FeatureImages
 from stages.distill.data.feature_noise import FeatureMixup
 from stages.distill.data.targets import EmbeddingTable
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.components.compute.faiss_library import find_faiss, import_faiss
+from stages.components.metrics.embedding_space import draw_rows
 from stages.components.metrics.ranking import check_labels
 from stages.components.metrics.unit_rows import STUDENT_REMEDY, exact_scores, unit_rows
-from stages.evaluate.metrics.embedding_space import draw_rows
 
 _ITERATIONS, _RESTARTS = 30, 5
 

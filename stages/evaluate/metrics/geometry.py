@@ -6,11 +6,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from stages.components.metrics.ranking import TIE_TOLERANCE
+from stages.components.metrics.embedding_space import draw_rows, paired_rows
+from stages.components.metrics.spectrum import blocks_of, centroid_of, covariance_of, effective_ranks
 from stages.components.metrics.unit_rows import exact_scores
-from stages.evaluate.metrics.embedding_space import draw_rows, paired_rows
 
-_BLOCK = 8192  # rows turned to float64 at a time
 _MAX_DISTANCES = 2**24  # distances held at once: 64 MiB of float32
 _UNIFORMITY_TEMPERATURE = 2.0
 
@@ -58,7 +57,7 @@ def geometry_metrics(
         image_embeddings=image_embeddings, caption_embeddings=caption_embeddings, caption_image=caption_image
     )
     metrics = {
-        "modality_gap": float((_centroid(images) - _centroid(captions)).norm()),
+        "modality_gap": float((centroid_of(images) - centroid_of(captions)).norm()),
         "alignment": float(squared_distances(images, captions, caption_image).mean()),
     }
     for name, rows in (("images", images), ("captions", captions)):
@@ -77,26 +76,6 @@ def squared_distances(images: Tensor, captions: Tensor, caption_image: Tensor) -
     return torch.cat([(block - images[of]).double().square().sum(dim=1) for block, of in blocks])
 
 
-def covariance_of(rows: Tensor) -> Tensor:
-    """Compute the covariance of the columns: (dim, dim), float64."""
-    centroid = _centroid(rows)
-    covariance = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
-    for block in blocks_of(rows):
-        centred = block.double() - centroid
-        covariance += centred.T @ centred
-    return covariance / len(rows)
-
-
-def effective_ranks(variances: Tensor) -> Tensor:
-    """Compute the effective rank of each spectrum: (spectra, dim), float64, to (spectra,), float64."""
-    variances = variances.clamp_min(0)
-    sums = variances.sum(dim=1)
-    share = variances / sums.clamp_min(torch.finfo(torch.float64).tiny)[:, None]
-    ranks = torch.special.entr(share).sum(dim=1).exp()
-    # Rows this close differ by rounding alone, and the shares say nothing.
-    return torch.where(sums > TIE_TOLERANCE**2, ranks, 0.0)
-
-
 def kernel_blocks(rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield uniformity's exp(-2 squared distance) between a block of rows and all rows; 0 for a row and itself.
 
@@ -111,15 +90,6 @@ def kernel_blocks(rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         kernel = squared.clamp_min_(0).mul_(-_UNIFORMITY_TEMPERATURE).exp_()
         kernel[torch.arange(len(own)), own] = 0
         yield own, kernel
-
-
-def blocks_of(rows: Tensor) -> tuple[Tensor, ...]:
-    """Split rows into the blocks that are turned to float64 one at a time."""
-    return torch.split(rows, _BLOCK)
-
-
-def _centroid(rows: Tensor) -> Tensor:
-    return rows.mean(dim=0, dtype=torch.float64)
 
 
 def _self_similarity(rows: Tensor) -> float:

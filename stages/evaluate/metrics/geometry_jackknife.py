@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from stages.components.metrics.embedding_space import draw_rows, paired_rows
+from stages.components.metrics.spectrum import blocks_of, covariance_of, effective_ranks
 from stages.components.metrics.unit_rows import exact_scores
-from stages.evaluate.metrics.embedding_space import draw_rows, paired_rows
-from stages.evaluate.metrics.geometry import blocks_of, covariance_of, effective_ranks, kernel_blocks, squared_distances
+from stages.evaluate.metrics.geometry import kernel_blocks, squared_distances
 from stages.evaluate.statistics.bootstrap import Values
 
 

@@ -4,12 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from stages.components.metrics.ranking import TIE_TOLERANCE
+from stages.components.metrics.embedding_space import draw_rows, paired_rows, spearman
+from stages.components.metrics.space_comparison import MIN_ROWS, debiased_cka, neighbour_overlap
 from stages.components.metrics.unit_rows import exact_scores
-from stages.evaluate.metrics.embedding_space import draw_rows, paired_rows, spearman
-
-_MAX_SCORES = 2**24  # similarities held at once: 64 MiB of float32
-_MIN_IMAGES = 4  # that the debiased similarity measures need
 
 
 @exact_scores()
@@ -59,9 +56,9 @@ def neighbourhood_metrics(
     teacher = normalize(torch.zeros_like(student).index_add_(0, caption_image, captions), dim=1)
     metrics = {}
     if len(student) > k:
-        metrics[f"neighbour_overlap@{k}"] = _overlap(student, teacher, k=k)
+        metrics[f"neighbour_overlap@{k}"] = neighbour_overlap(student, teacher, k=k)
     rows = draw_rows(len(student), limit=sample_size, seed=seed)
-    if len(rows) >= _MIN_IMAGES:
+    if len(rows) >= MIN_ROWS:
         pair = (space[rows].double() @ space[rows].double().T for space in (student, teacher))
         metrics |= _structure(*pair)
     return metrics
@@ -70,54 +67,12 @@ def neighbourhood_metrics(
 def neighbourhood_chance(*, num_images: int, k: int = 10) -> dict[str, float]:
     """Give what `neighbourhood_metrics` gives on average for unrelated spaces, under the same keys."""
     overlap = {f"neighbour_overlap@{k}": 100 * k / (num_images - 1)} if num_images > k else {}
-    return overlap | ({"similarity_spearman": 0.0, "cka": 0.0} if num_images >= _MIN_IMAGES else {})
-
-
-def _overlap(student: Tensor, teacher: Tensor, *, k: int) -> float:
-    num_rows = len(student)
-    total = 0.0
-    for own in torch.split(torch.arange(num_rows), max(1, _MAX_SCORES // num_rows)):
-        shared = _neighbours(student, own, k=k) * _neighbours(teacher, own, k=k)
-        total += float(shared.sum(dtype=torch.float64))
-    return 100 * total / (k * num_rows)
-
-
-def _neighbours(rows: Tensor, own: Tensor, *, k: int) -> Tensor:
-    """Compute the chance that a row is among the k nearest of each query, with equal similarities in random order.
-
-    Shapes:
-        rows: (rows, dim), float32.
-        own: (block,), int64, the query rows; none is its own neighbour.
-        returns: (block, rows), float32, from 0 to 1; each row sums to k.
-    """
-    scores = rows[own] @ rows.T
-    scores[torch.arange(len(own)), own] = -torch.inf
-    last = scores.topk(k, dim=1).values[:, -1:]
-    is_nearer = scores > last + TIE_TOLERANCE
-    is_level = (scores >= last - TIE_TOLERANCE) & ~is_nearer
-    places = k - is_nearer.sum(dim=1, keepdim=True)
-    return is_nearer + is_level * (places / is_level.sum(dim=1, keepdim=True))
+    return overlap | ({"similarity_spearman": 0.0, "cka": 0.0} if num_images >= MIN_ROWS else {})
 
 
 def _structure(student: Tensor, teacher: Tensor) -> dict[str, float]:
     first, second = torch.triu_indices(len(student), len(student), offset=1)
     return {
         "similarity_spearman": spearman(student[first, second].numpy(), teacher[first, second].numpy()),
-        "cka": _alignment(_centred(student), _centred(teacher)),
+        "cka": debiased_cka(student, teacher),
     }
-
-
-def _alignment(student: Tensor, teacher: Tensor) -> float:
-    strengths = [float(kernel.square().mean().sqrt()) for kernel in (student, teacher)]
-    if min(strengths) <= TIE_TOLERANCE:  # in a collapsed space only rounding is left
-        return 0.0
-    return float((student * teacher).mean()) / (strengths[0] * strengths[1])
-
-
-def _centred(kernel: Tensor) -> Tensor:
-    """Subtract the mean of every row and column, leaving the diagonal out (U-centring)."""
-    num_rows = len(kernel)
-    kernel = kernel.clone().fill_diagonal_(0)
-    sums = kernel.sum(dim=0)
-    means = (sums[:, None] + sums) / (num_rows - 2) - sums.sum() / ((num_rows - 1) * (num_rows - 2))
-    return (kernel - means).fill_diagonal_(0)

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.components.metrics.embedding_space import pearson, spearman
 from stages.components.metrics.unit_rows import TEACHER_REMEDY, exact_scores, unit_rows
-from stages.evaluate.metrics.embedding_space import pearson, spearman
 from stages.evaluate.sets.scored_pairs import ScoredPairs
 
 

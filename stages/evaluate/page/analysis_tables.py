@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stages.evaluate.page.numbers import figure
+from stages.components.report.numbers import figure
 from stages.evaluate.page.tables import Cell, Column, Entry, Row, Table, make_cell, make_group
 
 

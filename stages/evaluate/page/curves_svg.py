@@ -7,7 +7,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 from data_schemas.evaluation_report import metric_prefix
-from stages.evaluate.page.numbers import share
+from stages.components.report.numbers import share
 from stages.evaluate.page.scatter_svg import COLOURS
 from stages.evaluate.page.tables import CLASS_MEASURES, CLASS_TASKS, DIRECTIONS, ON_BACKBONE
 from stages.evaluate.task_names import headline

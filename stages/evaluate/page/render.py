@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 from jinja2 import Template
 
 from data_schemas.evaluation_report import interval_size, metric_prefix
+from stages.components.report import numbers as page_numbers
 from stages.components.report.html import page_template
 from stages.components.report.prototype_examples import GROUPS
 from stages.components.report.thumbnails import stand_in
-from stages.evaluate.page import numbers as page_numbers
 from stages.evaluate.page.analysis_tables import analysis_tables
 from stages.evaluate.page.curves_svg import find_curves
 from stages.evaluate.page.gallery import ContactSheet, Gallery, OverlapExample

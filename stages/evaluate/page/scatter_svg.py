@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_schemas.errors import ProtoRKDError
+from stages.components.metrics.embedding_space import draw_rows
 from stages.components.metrics.ranking import TIE_TOLERANCE
 from stages.components.metrics.unit_rows import STUDENT_REMEDY, exact_scores, unit_rows
-from stages.evaluate.metrics.embedding_space import draw_rows
 
 # Each stands out both from white and from near-black paper; a test checks it.
 COLOURS = (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_schemas.evaluation_report import RETRIEVAL, interval_size
-from stages.evaluate.page import numbers as page_numbers
+from stages.components.report import numbers as page_numbers
 from stages.evaluate.task_names import headline
 
 Entry = Mapping[str, Any]

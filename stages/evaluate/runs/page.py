@@ -11,9 +11,9 @@ from pipeline.results.rows import ResultRow
 from pipeline.results.table import ResultTable, best_rows, differing_options, fact_text
 from pipeline.stage import AnyStage
 from pipeline.store.store import Store
+from stages.components.report import numbers as page_numbers
 from stages.components.report.html import page_template
 from stages.components.report.thumbnails import stand_in
-from stages.evaluate.page import numbers as page_numbers
 from stages.evaluate.page.render import FILTERS
 from stages.evaluate.page.scatter_svg import COLOURS, OTHER_COLOUR
 from stages.evaluate.runs.baseline import Baseline, choose_baseline, hold_against, read_outcomes_of

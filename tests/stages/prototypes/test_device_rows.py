@@ -7,10 +7,11 @@ import pytest
 import torch
 from host_reads import Reads
 
+from stages.components.compute import device_table
+from stages.components.compute.device_table import DeviceTable
 from stages.components.metrics.unit_rows import exact_scores
-from stages.prototypes import device_rows, device_table
+from stages.prototypes import device_rows
 from stages.prototypes.device_rows import DeviceRows, cluster_sums
-from stages.prototypes.device_table import DeviceTable
 from stages.prototypes.kmeans import Fit, _fit_best
 from stages.prototypes.rows import HostRows
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
+import stages.components.compute.device_table
 import stages.prototypes.device_rows
-import stages.prototypes.device_table
 import stages.prototypes.kmeans
 import stages.prototypes.rows
 from stages.prototypes.kmeans import Fit, assign, fit_prototypes
@@ -213,7 +213,7 @@ def test_fit__is_as_good_and_the_same_every_time_on_a_gpu() -> None:
 def test_fit__on_a_gpu_is_that_of_the_cpu_but_for_rounding_and_the_same_streamed(
     precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages.prototypes.device_table, "_BLOCK_NUMBERS", 32 * 500)
+    monkeypatch.setattr(stages.components.compute.device_table, "_BLOCK_NUMBERS", 32 * 500)
     rows, device = text_like_rows(), torch.device("cuda")
     expected = fit(rows, 40, precision=precision)
     resident, again = (fit(rows, 40, precision=precision, device=device) for _ in range(2))
@@ -235,8 +235,8 @@ def test_fit__on_a_gpu_takes_the_device_way(monkeypatch: pytest.MonkeyPatch) -> 
         placed.append((device.type, is_resident))
         return original(host, CPU, is_resident=is_resident)
 
-    original = stages.prototypes.device_table.DeviceTable.of
-    monkeypatch.setattr(stages.prototypes.device_table.DeviceTable, "of", place)
+    original = stages.components.compute.device_table.DeviceTable.of
+    monkeypatch.setattr(stages.components.compute.device_table.DeviceTable, "of", place)
     rows, gpu = text_like_rows(200, 8), torch.device("cuda")
     expected = fit(rows, 4)
     for free in (1 << 40, 1):

@@ -17,7 +17,7 @@ from data_schemas.embedding_array import ARRAY_NAME, EmbeddingArray
 from data_schemas.pair_index import read_captions
 from data_schemas.prototypes import Prototypes, read_report
 from pipeline.commands.stages import stage_command, why_command
-from stages.prototypes.device_table import DeviceTable
+from stages.components.compute.device_table import DeviceTable
 from stages.prototypes.report import render_page, size_bins
 from stages.prototypes.stage import STAGE
 

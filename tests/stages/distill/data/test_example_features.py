@@ -10,9 +10,9 @@ from workbench import Cli, Pairs
 
 from data_schemas.errors import ProtoRKDError
 from pipeline.store.store import Artifact, Store
+from stages.components.embeddings.feature_images import FeatureImages, check_matched, find_features
 from stages.distill.data.batch_order import BatchRequests
 from stages.distill.data.example_features import ExampleFeatures, HeldOutFeatures, all_rows
-from stages.distill.data.feature_images import FeatureImages, check_matched, find_features
 from stages.distill.data.feature_noise import FeatureMixup, FeatureNoise
 from stages.distill.data.feature_statistics import FeatureStatistics
 from stages.distill.data.targets import EmbeddingTable

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from data_schemas.errors import ProtoRKDError
+from stages.components.metrics import spectrum
 from stages.evaluate.metrics import geometry
 from stages.evaluate.metrics.geometry import geometry_metrics
 
@@ -62,7 +63,7 @@ def test_geometry_metrics__agree_with_the_formulas() -> None:
 def test_geometry_metrics__do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = some_pairs()
     expected = geometry_metrics(**pairs)
-    monkeypatch.setattr(geometry, "_BLOCK", 7)
+    monkeypatch.setattr(spectrum, "_BLOCK", 7)
     monkeypatch.setattr(geometry, "_MAX_DISTANCES", 100)
     assert geometry_metrics(**pairs) == pytest.approx(expected)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from stages.components.metrics import spectrum
 from stages.evaluate.metrics import geometry
 from stages.evaluate.metrics.geometry import geometry_metrics
 from stages.evaluate.metrics.geometry_jackknife import geometry_replicates
@@ -32,7 +33,7 @@ def without(pairs: dict[str, Any], left_out: torch.Tensor) -> dict[str, Any]:
 def test_geometry_replicates__are_the_metrics_without_each_group(
     blocks: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(geometry, "_BLOCK", blocks[0])
+    monkeypatch.setattr(spectrum, "_BLOCK", blocks[0])
     monkeypatch.setattr(geometry, "_MAX_DISTANCES", blocks[1])
     pairs, groups = some_pairs(), torch.arange(60) % 20
     found = geometry_replicates(**pairs, groups=groups)

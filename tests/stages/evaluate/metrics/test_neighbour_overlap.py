@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from data_schemas.errors import ProtoRKDError
-from stages.evaluate.metrics import neighbour_overlap as neighbourhoods
+from stages.components.metrics import space_comparison
 from stages.evaluate.metrics.neighbour_overlap import neighbourhood_chance, neighbourhood_metrics
 
 
@@ -101,7 +101,7 @@ def test_neighbour_overlap__shares_places_among_tied_neighbours() -> None:
 
 def test_neighbour_overlap__does_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = neighbourhood_metrics(**some_pairs())
-    monkeypatch.setattr(neighbourhoods, "_MAX_SCORES", 100)
+    monkeypatch.setattr(space_comparison, "_MAX_SCORES", 100)
     assert neighbourhood_metrics(**some_pairs()) == pytest.approx(expected)
 
 

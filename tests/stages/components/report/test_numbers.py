@@ -1,6 +1,6 @@
 import pytest
 
-from stages.evaluate.page.numbers import figure, interval, precise, rank, share, signed, similarity
+from stages.components.report.numbers import figure, interval, precise, rank, share, signed, similarity
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from stages.prototypes import device_table
-from stages.prototypes.device_table import DeviceTable, has_room, stream
+from stages.components.compute import device_table
+from stages.components.compute.device_table import DeviceTable, has_room, stream
 
 CPU = torch.device("cpu")
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from data_schemas.errors import ProtoRKDError
-from stages.evaluate.metrics.embedding_space import draw_rows, paired_rows, pearson, spearman
+from stages.components.metrics.embedding_space import draw_rows, paired_rows, pearson, spearman
 
 
 def test_correlations__agree_with_scipy() -> None:

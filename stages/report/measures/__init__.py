@@ -1,0 +1,1 @@
+"""Measure cached captions and features: each alone, and whether they fit together."""
