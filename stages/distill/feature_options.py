@@ -20,7 +20,7 @@ _OF_OWN_FEATURES = {  # read by --features auto
 }  # fmt: skip
 _OF_IMAGES = _OF_OWN_FEATURES | {
     "projection_layers", "augmentation", "crop_min_scale", "compile", "checkpoint_gradients", "from_student",
-    "unfreeze", "backbone_lr_scale",
+    "unfreeze", "lora", "backbone_lr_scale", "head_lr_scale", "freeze_batchnorm",
 }  # fmt: skip
 _SETTLED = {"student": "", "augmentation": "none"}  # what the record of a training on features says
 _LINEAR = "linear"

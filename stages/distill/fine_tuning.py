@@ -5,6 +5,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import ProtoRKDError
+from pipeline.log import log
 from pipeline.options.declaration import Check, flag_of
 from pipeline.stage import Context, Input
 from stages.components.student.checkpoints import StudentWeights, find_checkpoint
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from stages.distill.options import DistillInputs, DistillParams, DistillSources
 
 ALL = "all"
+AUTO = "auto"
 SCALE_FROM_STUDENT = 0.1
 
 _LAST = re.compile("last:([1-9][0-9]*)")
@@ -27,11 +29,6 @@ def last_blocks(unfreeze: str) -> int:
     """Return the number of blocks that ``--unfreeze last:N`` names; 0 where the whole backbone is meant."""
     found = _LAST.fullmatch(unfreeze)
     return int(found[1]) if found else 0
-
-
-def lr_scale(params: "DistillParams", *, from_student: bool) -> float:
-    """Settle the factor on the learning rate of the backbone's parameters."""
-    return params.backbone_lr_scale or (SCALE_FROM_STUDENT if from_student else 1.0)
 
 
 def check_start(params: "DistillParams", inputs: "DistillInputs") -> None:
@@ -50,15 +47,30 @@ def check_start(params: "DistillParams", inputs: "DistillInputs") -> None:
     if len(sources) > 1:
         raise ProtoRKDError(f"Only one of {' and '.join(sources)} must be given; got both. Leave one out.")
     if params.freeze_backbone:
-        for flag, value in (("--unfreeze", params.unfreeze), ("--backbone-lr-scale", params.backbone_lr_scale)):
+        of_backbone = {
+            "--unfreeze": params.unfreeze,
+            "--lora": params.lora,
+            "--backbone-lr-scale": params.backbone_lr_scale,
+        }
+        for flag, value in of_backbone.items():
             if value:
                 raise ProtoRKDError(
                     f"{flag} must be left out with --freeze-backbone, which trains no backbone; got {value}."
                 )
-    if inputs.from_student is not None and not params.unfreeze:
+    if params.lora and params.unfreeze:
         raise ProtoRKDError(
-            "--from-student must come with --unfreeze, which part of its backbone trains; got none. Pass --unfreeze "
-            "last:2 or all; a head alone is trained by --features."
+            f"Only one of --lora and --unfreeze must be given; got {params.lora} and {params.unfreeze}. Adapters "
+            "train in place of the backbone's weights: leave one out."
+        )
+    if params.lora and not sources:
+        raise ProtoRKDError(
+            "--lora must come with weights to adapt: --from-student, --pretrained or --init-from; got none. A backbone "
+            "of random weights trains whole."
+        )
+    if inputs.from_student is not None and not (params.unfreeze or params.lora):
+        raise ProtoRKDError(
+            "--from-student must come with --unfreeze or --lora, which part of its backbone trains; got neither. Pass "
+            "--unfreeze last:2 or all, or for a transformer --lora 16; a head alone is trained by --features."
         )
 
 
@@ -86,8 +98,29 @@ def find_start(params: "DistillParams", inputs: "DistillInputs", context: Contex
 
 
 def settle_start(params: "DistillParams", student: StudentWeights) -> "DistillParams":
-    """Record what the student is, whether or not that was said."""
-    return dataclasses.replace(params, **_of_student(student.config))
+    """Record what the student is and how it is tuned, whether or not that was said."""
+    lr_scale = 1.0 if params.lora else SCALE_FROM_STUDENT
+    return dataclasses.replace(
+        params,
+        **_of_student(student.config),
+        backbone_lr_scale=params.backbone_lr_scale or lr_scale,
+        freeze_batchnorm="backbone" if params.freeze_batchnorm == AUTO else params.freeze_batchnorm,
+    )
+
+
+def note_seen_images(params: "DistillParams", student: StudentWeights) -> None:
+    """Say so where validation looks at images that the student was trained on, for its figures are too good then."""
+    if not params.validation_fraction or student.artifact is None:
+        return
+    before = student.artifact.record.params
+    fraction, seed = before.get("validation_fraction", 0.0), before.get("seed", 0)
+    if fraction < params.validation_fraction or seed != params.seed:
+        log.info(
+            "distill: the student may have been trained on images that are held out now: it held out %g of its own by "
+            "seed %d; pass the same --validation-fraction and --seed for figures that compare",
+            fraction,
+            seed,
+        )
 
 
 def start_of(sources: "DistillSources") -> StudentWeights | None:

@@ -65,7 +65,7 @@ class DistillInputs:
         "Default: a student is trained on images.",
         metavar="REF",
         artifact="encode-images",
-        is_read=lambda params: not params.unfreeze,
+        is_read=lambda params: not (params.unfreeze or params.lora),
         later=True,
     )
     from_student: str | None = option(
@@ -74,7 +74,7 @@ class DistillInputs:
         "head, preprocessing and pooling are taken whole, and trained on images. Default: a new student.",
         metavar="REF",
         artifact="distill",
-        is_read=lambda params: bool(params.unfreeze) and not params.pretrained,
+        is_read=lambda params: bool(params.unfreeze or params.lora) and not params.pretrained,
         later=True,
     )
 
@@ -256,10 +256,32 @@ class DistillParams:
         check=UNFREEZE,
         later=True,
     )
+    lora: int = option(
+        0,
+        help="Rank of adapters on the linear layers of the backbone's blocks, which train in place of its weights and "
+        "are merged into them at the end. 0: none.",
+        metavar="RANK",
+        check=NOT_NEGATIVE,
+        later=True,
+    )
     backbone_lr_scale: float = option(
         0.0,
-        help="Factor on the learning rate of the backbone's parameters. 0: 0.1 with --from-student, else 1.",
+        help="Factor on the learning rate of the backbone's parameters. 0: 0.1 with --from-student, unless adapters "
+        "train, else 1.",
         check=NOT_NEGATIVE,
+        later=True,
+    )
+    head_lr_scale: float = option(
+        0.0,
+        help="Factor on the learning rate of the head's parameters. 0: 1.",
+        check=NOT_NEGATIVE,
+        later=True,
+    )
+    freeze_batchnorm: str = option(
+        "auto",
+        help="Part whose batch normalisation keeps to the statistics that it has, while its gains train on. auto: the "
+        "backbone's with --from-student, else none.",
+        choices=("auto", "none", "backbone", "all"),
         later=True,
     )
 

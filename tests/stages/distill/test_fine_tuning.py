@@ -151,15 +151,27 @@ def test_distill__goes_on_from_a_head_on_features_of_a_model_of_the_hub(
     assert protorkd.load_student(outcome["path"], store=store, device="cpu").encode(images).shape == (2, 16)
 
 
-def test_distill__of_batch_normalisation_keeps_what_is_frozen_in_eval_mode(
+def test_distill__of_batch_normalisation_moves_no_statistics_of_the_backbone_unless_told(
     run_cli: Cli, opened: Store, encoded: Pairs
 ) -> None:
     backbone = make_tiny_backbone(opened)
-    student = make_frozen_student(opened, backbone)
-    outcome = run_cli(*TUNE, "--from-student", student.path, "--unfreeze", "last:1")
-    changed = moved(start_of(student, backbone), weights_of(outcome["path"]))
-    assert all(name.startswith(("backbone.layer4.", "head.layers.")) for name in changed)
-    assert any(name.startswith("backbone.layer4.") and name.endswith("running_mean") for name in changed)
+    student = make_frozen_student(opened, backbone, head=HEAD)
+    start = start_of(student, backbone)
+
+    def changed(*words: object) -> set[str]:
+        outcome = run_cli(*TUNE, "--from-student", student.path, "--unfreeze", "last:1", *words)
+        names = moved(start, weights_of(outcome["path"]))
+        assert all(name.startswith(("backbone.layer4.", "head.layers.")) for name in names)
+        return names
+
+    def statistics(names: set[str]) -> set[str]:
+        return {name.partition(".")[0] for name in names if "running_" in name}
+
+    names = changed()
+    assert statistics(names) == {"head"}
+    assert any(".bn" in name and name.endswith(".weight") for name in names)  # gains go on training
+    assert statistics(changed("--freeze-batchnorm", "none")) == {"backbone", "head"}
+    assert statistics(changed("--freeze-batchnorm", "all")) == set()
 
 
 def test_distill__goes_on_from_a_tuned_student_and_from_an_epoch_of_any(
@@ -199,12 +211,31 @@ def test_distill__asks_for_the_same_whether_or_not_the_student_is_described(
     run_cli: Cli, tune: Callable[..., dict[str, Any]], student: Artifact
 ) -> None:
     outcome = tune("--unfreeze", "last:1")
-    assert tune("--unfreeze", "last:1", "--student", VIT, "--image-size", 32)["status"] == "unchanged"
-    record = ArtifactRecord.read(Path(outcome["path"]))
-    assert (record.params["student"], record.params["image_size"]) == (VIT, 32)
+    told = ("--student", VIT, "--image-size", 32, "--backbone-lr-scale", 0.1, "--freeze-batchnorm", "backbone")
+    assert tune("--unfreeze", "last:1", *told)["status"] == "unchanged"
+    params = ArtifactRecord.read(Path(outcome["path"])).params
+    assert (params["student"], params["image_size"]) == (VIT, 32)
+    assert (params["backbone_lr_scale"], params["freeze_batchnorm"]) == (0.1, "backbone")
     assert run_cli.run("verify").exit_code == 0
     plan = run_cli.run(*TUNE, "--from-student", student.path, "--unfreeze", "all", "--dry-run")
     assert plan.exit_code == 0, plan.output
+
+
+def test_distill__says_where_held_out_images_may_have_been_trained_on(
+    run_cli: Cli, encoded: Pairs, caplog: pytest.LogCaptureFixture
+) -> None:
+    held_out = ("--validation-fraction", 0.4, "--seed", 3)
+    student = run_cli(*TUNE, "--student", "resnet18", "--image-size", 32, *held_out)
+
+    def says(*words: object) -> bool:
+        caplog.clear()
+        run_cli(*TUNE, "--from-student", student["path"], "--unfreeze", "last:1", *words)
+        return "may have been trained on images that are held out now: it held out 0.4" in caplog.text
+
+    assert not says(*held_out)
+    assert not says("--seed", 3, "--validation-fraction", 0.3)
+    assert says("--seed", 3, "--validation-fraction", 0.5)
+    assert says("--seed", 4, "--validation-fraction", 0.4)
 
 
 @pytest.mark.parametrize(
