@@ -22,6 +22,7 @@ from stages.components.student.adapters import add_adapters
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.embedder import load_identified
 from stages.components.student.gradient_checkpointing import enable_gradient_checkpointing
+from stages.components.student.heads import FeatureHead
 from stages.components.student.student import Student, add_head, freeze_backbone, freeze_batchnorm, train_last_blocks
 from stages.components.student.weights import load_student
 from stages.distill.data.held_out import HeldOutImages
@@ -108,6 +109,8 @@ def take_student(
     )
     built.network.load_state_dict(found.backbone.state_dict())  # into one that is not frozen
     student = Student(backbone=built.network, head=found.head, feature_dim=found.feature_dim, embedding_dim=dim).train()
+    if isinstance(student.head, FeatureHead):
+        student.head.noise = params.feature_noise
     freeze_parts(params, student)
     return place_student(params, student, device=device, ranks=ranks)
 
@@ -157,7 +160,6 @@ def make_model(
         beta2=params.beta2,
         eps=params.eps,
         backbone_lr_scale=params.backbone_lr_scale or 1.0,
-        head_lr_scale=params.head_lr_scale or 1.0,
     )
     return TrainedModel(
         student=student,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from data_schemas.errors import ProtoRKDError
@@ -88,6 +89,11 @@ def find_start(params: "DistillParams", inputs: "DistillInputs", context: Contex
             f"--from-student must name a student with a backbone; the features of {student.weights.parent} came from "
             "another tool. Distill on features of encode-images, which keeps the backbone."
         )
+    if params.feature_noise and student.config.head is None:
+        raise ProtoRKDError(
+            f"--feature-noise must come with a student whose head was found on features; got {params.feature_noise:g} "
+            f"for {student.weights.parent}, which was trained on images. Leave it out."
+        )
     known = _of_student(student.config)
     for field in dataclasses.fields(params):
         if field.name in known and (value := getattr(params, field.name)) not in (field.default, known[field.name]):
@@ -105,14 +111,15 @@ def settle_start(params: "DistillParams", student: StudentWeights) -> "DistillPa
         **_of_student(student.config),
         backbone_lr_scale=params.backbone_lr_scale or lr_scale,
         freeze_batchnorm="backbone" if params.freeze_batchnorm == AUTO else params.freeze_batchnorm,
+        feature_noise=params.feature_noise or _recorded(student).get("feature_noise", 0.0),
     )
 
 
 def note_seen_images(params: "DistillParams", student: StudentWeights) -> None:
     """Say so where validation looks at images that the student was trained on, for its figures are too good then."""
-    if not params.validation_fraction or student.artifact is None:
+    before = _recorded(student)
+    if not params.validation_fraction or not before:
         return
-    before = student.artifact.record.params
     fraction, seed = before.get("validation_fraction", 0.0), before.get("seed", 0)
     if fraction < params.validation_fraction or seed != params.seed:
         log.info(
@@ -132,6 +139,11 @@ def origins(sources: "DistillSources") -> tuple[str, ...]:
     """Return the digest of the artifact that training goes on from, which holds on to its backbone; none without."""
     start = start_of(sources)
     return () if start is None or start.artifact is None else (start.artifact.record.digest,)
+
+
+def _recorded(student: StudentWeights) -> Mapping[str, Any]:
+    """Return the parameters that a student was trained with; none of one whose training is not finished."""
+    return {} if student.artifact is None else student.artifact.record.params
 
 
 def _of_student(config: "StudentConfig") -> dict[str, Any]:

@@ -237,7 +237,7 @@ class DistillParams:
     feature_noise: float = option(
         0.0,
         help="Gaussian noise that training adds to features, in units of each feature's standard deviation over the "
-        "corpus. 0: none.",
+        "corpus. 0: none; with --from-student as much as its head was trained with.",
         check=NOT_NEGATIVE,
         later=True,
     )
@@ -268,12 +268,6 @@ class DistillParams:
         0.0,
         help="Factor on the learning rate of the backbone's parameters. 0: 0.1 with --from-student, unless adapters "
         "train, else 1.",
-        check=NOT_NEGATIVE,
-        later=True,
-    )
-    head_lr_scale: float = option(
-        0.0,
-        help="Factor on the learning rate of the head's parameters. 0: 1.",
         check=NOT_NEGATIVE,
         later=True,
     )

@@ -22,7 +22,6 @@ class AdamWSettings:
         beta2: Decay of its running square; 0: 0.98 for transformers, 0.999 for the rest.
         eps: Number added to the root of that square; 0: 1e-6 for transformers, 1e-8 for the rest.
         backbone_lr_scale: Factor on the learning rate of the backbone's parameters.
-        head_lr_scale: Factor on that of the head's.
     """
 
     lr: float
@@ -31,7 +30,6 @@ class AdamWSettings:
     beta2: float = 0.0
     eps: float = 0.0
     backbone_lr_scale: float = 1.0
-    head_lr_scale: float = 1.0
 
 
 def build_optimizer(student: nn.Module, objectives: nn.Module, settings: AdamWSettings) -> torch.optim.AdamW:
@@ -40,22 +38,18 @@ def build_optimizer(student: nn.Module, objectives: nn.Module, settings: AdamWSe
     Radford et al., CLIP, 2021, arXiv:2103.00020, table 18, gives transformers another beta2 and eps.
 
     Args:
-        student: Student; with a factor on a learning rate, of a backbone and a head.
+        student: Student; with a factor on the backbone's learning rate, of a backbone and a head.
         objectives: Objectives, with whatever parameters they have.
         settings: Settings of AdamW.
     """
     transformer = any(_is_attention(module) for module in student.modules())
     groups = parameter_groups(objectives, 0.0)
-    scales = {"backbone": settings.backbone_lr_scale, "head": settings.head_lr_scale}
-    if set(scales.values()) == {1}:
+    if settings.backbone_lr_scale == 1:
         groups = parameter_groups(student, settings.weight_decay) + groups
     else:
-        of_parts = [
-            {**group, _LR_SCALE: scale}
-            for name, scale in scales.items()
-            for group in parameter_groups(student.get_submodule(name), settings.weight_decay)
-        ]
-        groups = of_parts + groups
+        of_backbone = parameter_groups(student.get_submodule("backbone"), settings.weight_decay)
+        scaled = [{**group, _LR_SCALE: settings.backbone_lr_scale} for group in of_backbone]
+        groups = scaled + parameter_groups(student.get_submodule("head"), settings.weight_decay) + groups
     device = next(student.parameters()).device
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],

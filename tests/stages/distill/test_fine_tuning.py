@@ -114,10 +114,30 @@ def test_distill__trains_all_blocks_by_a_smaller_rate_unless_told(
     assert small == distance("--backbone-lr-scale", 0.1)
 
 
+def test_distill__goes_on_with_the_noise_that_the_head_was_trained_with(
+    run_cli: Cli, opened: Store, encoded: Pairs, backbone: Artifact
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(len(encoded.images), 64)).astype(np.float16)
+    features = make_features(opened.root, encoded.images, rows, backbone=backbone)
+    train = ("distill", "--features", features.path, "--device", "cpu", "--batch-size", 8, "--epochs", 1)
+    noisy, plain = run_cli(*train, "--feature-noise", 0.5), run_cli(*train)
+
+    def tuned(student: dict[str, Any], *words: object) -> tuple[float, str]:
+        outcome = run_cli(*TUNE, "--from-student", student["path"], "--unfreeze", "last:1", *words)
+        return ArtifactRecord.read(Path(outcome["path"])).params.get("feature_noise", 0.0), outcome["digest"]
+
+    assert tuned(noisy) == tuned(noisy, "--feature-noise", 0.5)
+    assert tuned(noisy)[0] == 0.5
+    without, told = tuned(plain), tuned(plain, "--feature-noise", 0.5)
+    assert (without[0], told[0]) == (0.0, 0.5)
+    assert without[1] != told[1]
+
+
 def test_distill__that_stopped_within_an_epoch_ends_with_the_same_bytes(
     run_cli: Cli, opened: Store, tune: Callable[..., dict[str, Any]], student: Artifact, tmp_path: Path
 ) -> None:
     words = ("--unfreeze", "last:1", "--epochs", 2, "--ema-decay", 0.9, "--augmentation", "light")
+    words += ("--feature-noise", 0.5)
     other = Cli(shutil.copytree(opened.root, tmp_path / "other"))
     undisturbed = tune(*words)
     asked = (*TUNE, *words, "--from-student", student.record.fingerprint, "--save-every-minutes", 1e-9)
@@ -266,6 +286,9 @@ def test_distill__refuses_students_that_are_not_there_or_take_no_images(
     assert "--from-student must" in run_cli.fails(*words, "0123456789")
     message = run_cli.fails(*words, f"{student.record.fingerprint}@epoch_9")
     assert "--from-student must name weights that" in message
+    plain = run_cli(*TUNE, "--student", "resnet18", "--image-size", 32)
+    message = run_cli.fails(*words, plain["path"], "--feature-noise", 0.5)
+    assert "--feature-noise must come with a student whose head was found on features; got 0.5" in message
     vectors_only = make_frozen_student(opened, None)
     assert "--from-student must name a student with a backbone" in run_cli.fails(*words, vectors_only.path)
     features = make_features(opened.root, encoded.images, np.zeros((len(encoded.images), 4), np.float16))
