@@ -20,10 +20,12 @@ from stages.components.backbones.registry import build_backbone, published_name
 from stages.components.compute.distributed import Ranks
 from stages.components.compute.precision import autocast
 from stages.components.images.transforms import EvalTransform, Normalize
+from stages.components.student.adapters import add_adapters
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.embedder import load_identified
 from stages.components.student.gradient_checkpointing import enable_gradient_checkpointing
-from stages.components.student.student import Student, add_head, freeze_backbone, train_last_blocks
+from stages.components.student.heads import FeatureHead
+from stages.components.student.student import Student, add_head, freeze_backbone, freeze_batchnorm, train_last_blocks
 from stages.components.student.weights import load_student
 from stages.distill.data.balanced_order import balanced_episodes, balanced_weights, nearest_prototypes
 from stages.distill.data.batch_order import Order
@@ -77,10 +79,7 @@ def make_student(
     if start is not None:
         log.info("distill: the backbone starts from %d tensors of %s", start.num_tensors, start.format)
         preprocessing = replace(built.preprocessing, mean=start.mean, std=start.std)
-    if params.freeze_backbone:
-        freeze_backbone(student)
-    elif num_blocks := last_blocks(params.unfreeze):
-        train_last_blocks(student, num_blocks)
+    freeze_parts(params, student)
     return place_student(params, student, device=device, ranks=ranks), preprocessing, built.architecture
 
 
@@ -115,9 +114,27 @@ def take_student(
     )
     built.network.load_state_dict(found.backbone.state_dict())  # into one that is not frozen
     student = Student(backbone=built.network, head=found.head, feature_dim=found.feature_dim, embedding_dim=dim).train()
-    if num_blocks := last_blocks(params.unfreeze):
-        train_last_blocks(student, num_blocks)
+    if isinstance(student.head, FeatureHead):
+        student.head.noise = params.feature_noise
+    freeze_parts(params, student)
     return place_student(params, student, device=device, ranks=ranks)
+
+
+def freeze_parts(params: "DistillParams", student: Student) -> None:
+    """Freeze what of a student is not to train, before it is moved to its device.
+
+    Raises:
+        ProtoRKDError: its backbone has not so many blocks, or takes no adapters.
+    """
+    if params.freeze_backbone:
+        freeze_backbone(student)
+    elif params.lora:
+        num_layers = add_adapters(student, rank=params.lora, image_size=params.image_size)
+        log.info("distill: %d linear layers of the backbone have adapters of rank %d", num_layers, params.lora)
+    elif num_blocks := last_blocks(params.unfreeze):
+        train_last_blocks(student, num_blocks)
+    if params.freeze_batchnorm in ("backbone", "all"):
+        freeze_batchnorm(student, "" if params.freeze_batchnorm == "all" else "backbone")
 
 
 def place_student(params: "DistillParams", student: Student, *, device: torch.device, ranks: Ranks) -> Student:
@@ -137,7 +154,6 @@ def make_model(
     objectives: WeightedObjectives,
     *,
     checkpoint_gradients: bool,
-    backbone_lr_scale: float,
 ) -> TrainedModel:
     """Add optimizer and loss scaler to a student and its objectives, and a mean of weights if one is asked for."""
     ema = EMA(student, decay=params.ema_decay) if params.ema_decay else None  # copies the student before it is compiled
@@ -148,7 +164,7 @@ def make_model(
         beta1=params.beta1,
         beta2=params.beta2,
         eps=params.eps,
-        backbone_lr_scale=backbone_lr_scale,
+        backbone_lr_scale=params.backbone_lr_scale or 1.0,
     )
     return TrainedModel(
         student=student,

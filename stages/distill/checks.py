@@ -9,6 +9,7 @@ from pipeline.log import log
 from stages.components.backbones.registry import published_name
 from stages.components.compute.device import find_devices
 from stages.components.compute.precision import check_precision
+from stages.components.student.adapters import find_adaptable, import_peft
 from stages.components.student.student import build_student, train_last_blocks
 from stages.distill.feature_options import AUTO, check_feature_runtime
 from stages.distill.fine_tuning import check_start, last_blocks
@@ -46,6 +47,8 @@ def check_training(params: DistillParams, inputs: DistillInputs, runtime: Distil
     if inputs.features not in (None, AUTO):
         return
     check_start(params, inputs)
+    if params.lora:
+        import_peft()
     if inputs.from_student is not None:
         return  # what it is, the store knows
     starts_somewhere = params.pretrained or inputs.init_from is not None
@@ -66,6 +69,8 @@ def check_training(params: DistillParams, inputs: DistillInputs, runtime: Distil
         )
         if num_blocks := last_blocks(params.unfreeze):
             train_last_blocks(student, num_blocks)
+        if params.lora:
+            find_adaptable(student.backbone, image_size=params.image_size)
 
 
 def check_objectives(params: DistillParams) -> None:

@@ -21,7 +21,7 @@ _OF_OWN_FEATURES = {  # read by --features auto
 }  # fmt: skip
 _OF_IMAGES = _OF_OWN_FEATURES | {
     "projection_layers", "augmentation", "crop_min_scale", "compile", "checkpoint_gradients", "from_student",
-    "unfreeze", "backbone_lr_scale",
+    "unfreeze", "lora", "backbone_lr_scale", "freeze_batchnorm",
 }  # fmt: skip
 _SETTLED = {"student": "", "augmentation": "none"}  # what the record of a training on features says
 _LINEAR = "linear"
@@ -35,7 +35,8 @@ def check_feature_options(inputs: "DistillInputs", params: "DistillParams") -> N
             hidden layer that an option is for.
     """
     if inputs.features is None:
-        for flag, value in _changed(params, _OF_FEATURES):
+        of_features = _OF_FEATURES if inputs.from_student is None else _OF_FEATURES - {"feature_noise"}
+        for flag, value in _changed(params, of_features):
             raise ProtoRKDError(
                 f"{flag} must come with --features, the cached features that a head is trained on; got {value} "
                 "without. Name an artifact of encode-images, or leave it out."

@@ -66,7 +66,7 @@ class DistillInputs:
         "Default: a student is trained on images.",
         metavar="REF",
         artifact="encode-images",
-        is_read=lambda params: not params.unfreeze,
+        is_read=lambda params: not (params.unfreeze or params.lora),
         later=True,
     )
     from_student: str | None = option(
@@ -75,7 +75,7 @@ class DistillInputs:
         "head, preprocessing and pooling are taken whole, and trained on images. Default: a new student.",
         metavar="REF",
         artifact="distill",
-        is_read=lambda params: bool(params.unfreeze) and not params.pretrained,
+        is_read=lambda params: bool(params.unfreeze or params.lora) and not params.pretrained,
         later=True,
     )
 
@@ -238,7 +238,7 @@ class DistillParams:
     feature_noise: float = option(
         0.0,
         help="Gaussian noise that training adds to features, in units of each feature's standard deviation over the "
-        "corpus. 0: none.",
+        "corpus. 0: none; with --from-student as much as its head was trained with.",
         check=NOT_NEGATIVE,
         later=True,
     )
@@ -257,10 +257,26 @@ class DistillParams:
         check=UNFREEZE,
         later=True,
     )
+    lora: int = option(
+        0,
+        help="Rank of adapters on the linear layers of the backbone's blocks, which train in place of its weights and "
+        "are merged into them at the end. 0: none.",
+        metavar="RANK",
+        check=NOT_NEGATIVE,
+        later=True,
+    )
     backbone_lr_scale: float = option(
         0.0,
-        help="Factor on the learning rate of the backbone's parameters. 0: 0.1 with --from-student, else 1.",
+        help="Factor on the learning rate of the backbone's parameters. 0: 0.1 with --from-student, unless adapters "
+        "train, else 1.",
         check=NOT_NEGATIVE,
+        later=True,
+    )
+    freeze_batchnorm: str = option(
+        "auto",
+        help="Part whose batch normalisation keeps to the statistics that it has, while its gains train on. auto: the "
+        "backbone's with --from-student, else none.",
+        choices=("auto", "none", "backbone", "all"),
         later=True,
     )
     balance: float = option(

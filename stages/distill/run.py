@@ -42,7 +42,7 @@ from stages.distill.build_features import (
 from stages.distill.data.targets import Targets, load_targets
 from stages.distill.data.training_data import TrainingData, make_data
 from stages.distill.data.training_pairs import TrainingPairs, choose_pairs
-from stages.distill.fine_tuning import lr_scale, origins, start_of
+from stages.distill.fine_tuning import note_seen_images, origins, start_of
 from stages.distill.objectives import WeightedObjectives
 from stages.distill.reporting.metric_log import Metrics
 from stages.distill.reporting.trackers import make_reporters
@@ -192,6 +192,8 @@ def _model(
     torch.manual_seed(params.seed)
     architecture, start = None, start_of(sources)
     if start is not None:
+        if ranks.is_first:
+            note_seen_images(params, start)
         student = take_student(params, start, teacher_dim=targets.dim, device=device, ranks=ranks, store=context.store)
         preprocessing, architecture = start.config.preprocessing, start.config.architecture
     elif features is None:
@@ -212,7 +214,6 @@ def _model(
         student,
         objectives,
         checkpoint_gradients=runtime.checkpoint_gradients,
-        backbone_lr_scale=lr_scale(params, from_student=start is not None),
     )
     return model, preprocessing, architecture
 

@@ -38,7 +38,17 @@ def training_work(params: "DistillParams", sources: "DistillSources") -> Work:
     return Work(
         counts={"pairs": pairs.num_rows, "images": num_images, "examples": examples, "steps": steps},
         paced_by="steps",
-        like=("student", "image_size", "batch_size", "loss", "freeze_backbone", "head", "head_width", "unfreeze"),
+        like=(
+            "student",
+            "image_size",
+            "batch_size",
+            "loss",
+            "freeze_backbone",
+            "head",
+            "head_width",
+            "unfreeze",
+            "lora",
+        ),
         size=kept * _weight_bytes(params, sources, EmbeddingArray.open(embeddings.path).dim),
     )
 

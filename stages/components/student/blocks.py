@@ -32,12 +32,13 @@ _BLOCKS_BY_NAME = {
 """Names of the classes of blocks, by the beginning of their modules, of which each model has its own."""
 
 
-def find_blocks(backbone: nn.Module, *, flag: str) -> list[nn.Module]:
+def find_blocks(backbone: nn.Module, *, flag: str, instead: str = "Leave it out") -> list[nn.Module]:
     """List the blocks of a backbone in the order in which they are defined, which is that of the pass through them.
 
     Args:
         backbone: Backbone of any family.
         flag: Option that asks for blocks, for the message.
+        instead: What serves in its place, for the message.
 
     Raises:
         ProtoRKDError: it has no known blocks.
@@ -45,7 +46,7 @@ def find_blocks(backbone: nn.Module, *, flag: str) -> list[nn.Module]:
     blocks = _outermost(backbone)
     if not blocks:
         raise ProtoRKDError(
-            f"{flag} must have a --student of known blocks; got {type(backbone).__name__}. Leave it out, or pass one "
+            f"{flag} must have a --student of known blocks; got {type(backbone).__name__}. {instead}, or pass one "
             f"of the families {', '.join(_BLOCKS)}, a ResNet or ViT of OpenCLIP, or most models of timm or the hub."
         )
     return blocks

@@ -14,6 +14,9 @@ class FeatureHead(nn.Module):
 
     The statistics are buffers, so they lie among the weights. Until `set_statistics` they are 0 and 1.
 
+    Attributes:
+        noise: Standard deviation of the Gaussian noise that training adds to standardised features; 0 adds none.
+
     Args:
         layers: Maps standardised features to embeddings.
         feature_dim: Width of the features.
@@ -31,6 +34,7 @@ class FeatureHead(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_std", torch.ones(feature_dim))
         self.layers = layers
+        self.noise = 0.0
 
     def set_statistics(self, *, mean: Tensor, std: Tensor) -> None:
         """Take the statistics of the corpus; a feature that does not vary is only centred.
@@ -43,7 +47,10 @@ class FeatureHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return one embedding for each row of features."""
-        embeddings: Tensor = self.layers((features.float() - self.feature_mean) / self.feature_std)
+        standardised = (features.float() - self.feature_mean) / self.feature_std
+        if self.training and self.noise:
+            standardised = standardised + self.noise * torch.randn_like(standardised)
+        embeddings: Tensor = self.layers(standardised)
         return embeddings
 
 

@@ -158,6 +158,21 @@ def train_last_blocks(student: Student, num: int) -> None:
     student.train(student.training)
 
 
+def freeze_batchnorm(student: Student, part: str) -> None:
+    """Keep batch normalisation to the running statistics that it has; its gains and offsets go on training.
+
+    Args:
+        student: Student, changed in place.
+        part: Part of the student: ``backbone``, ``head``, or "" for the whole.
+    """
+    student.frozen += tuple(
+        name
+        for name, module in student.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and name.startswith(part)
+    )
+    student.train(student.training)
+
+
 def _freeze_before(block: nn.Module, module: nn.Module, *, prefix: str) -> Iterator[str]:
     """Freeze what comes before a block in a module that holds it, and yield the names of the modules frozen."""
     for parameter in module.parameters(recurse=False):

@@ -14,6 +14,7 @@ from pipeline.store.store import Store
 from stages.components.backbones.frozen import load_backbone
 from stages.components.backbones.registry import build_backbone
 from stages.components.compute.tensor_file import write_tensors
+from stages.components.student.adapters import merge_adapters
 from stages.components.student.frozen_backbone import find_frozen_backbone
 from stages.components.student.heads import FeatureHead, build_feature_head
 from stages.components.student.student import Student, build_student
@@ -22,8 +23,9 @@ _HEAD = "head."
 
 
 def save_weights(student: Student, path: Path) -> None:
-    """Write the weights to a safetensors file atomically."""
-    write_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}, path)
+    """Write the weights, with adapters merged into them, to a safetensors file atomically."""
+    tensors = merge_adapters({name: tensor.detach().cpu() for name, tensor in student.state_dict().items()})
+    write_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
 def load_student(config: StudentConfig, weights: Path, *, device: torch.device, store: Store | None = None) -> Student:

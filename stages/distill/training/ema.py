@@ -1,7 +1,6 @@
 """A running mean of the student's weights, which is often the better student."""
 
 import copy
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +64,8 @@ class EMA(nn.Module):
             torch._foreach_copy_(self._copied[0], self._copied[1])
 
     def _pair_up(self, student: nn.Module) -> None:
-        pairs = list(zip(_tensors(self.shadow), _tensors(student), strict=True))
+        own, followed = _tensors(self.shadow), _tensors(student)  # by name: a pass may register a weight anew
+        pairs = [(own[name], followed[name]) for name in own]
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
         others = [pair for pair in pairs if not pair[0].is_floating_point()]
         self._averaged = [list(side) for side in zip(*floats, strict=True)]
@@ -80,5 +80,5 @@ class EMA(nn.Module):
         self._num_updates = int(state)
 
 
-def _tensors(module: nn.Module) -> chain[Tensor]:
-    return chain(module.parameters(), module.buffers())
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}

@@ -10,6 +10,7 @@ from pipeline.store.draft import Draft
 from stages.components.compute.background import write_behind
 from stages.components.compute.distributed import Ranks
 from stages.components.compute.tensor_file import write_tensors
+from stages.components.student.adapters import merge_adapters
 from stages.distill.training.model import TrainedModel
 from stages.distill.training.profiler import Clock
 from stages.distill.training.state import TrainingProgress, TrainingState, load_training_state
@@ -108,6 +109,6 @@ class Saver:
     def _write(self, state: TrainingState, checkpoint: str | None) -> None:
         """Write a state, after the weights that it refers to."""
         if checkpoint is not None:
-            write_tensors(state.below(self._model.kept_prefix), self._draft.path / checkpoint)
+            write_tensors(merge_adapters(state.below(self._model.kept_prefix)), self._draft.path / checkpoint)
             self._draft.adopt(checkpoint)
         state.write(self._draft.state / STATE_NAME)

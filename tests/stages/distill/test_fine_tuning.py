@@ -114,10 +114,30 @@ def test_distill__trains_all_blocks_by_a_smaller_rate_unless_told(
     assert small == distance("--backbone-lr-scale", 0.1)
 
 
+def test_distill__goes_on_with_the_noise_that_the_head_was_trained_with(
+    run_cli: Cli, opened: Store, encoded: Pairs, backbone: Artifact
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(len(encoded.images), 64)).astype(np.float16)
+    features = make_features(opened.root, encoded.images, rows, backbone=backbone)
+    train = ("distill", "--features", features.path, "--device", "cpu", "--batch-size", 8, "--epochs", 1)
+    noisy, plain = run_cli(*train, "--feature-noise", 0.5), run_cli(*train)
+
+    def tuned(student: dict[str, Any], *words: object) -> tuple[float, str]:
+        outcome = run_cli(*TUNE, "--from-student", student["path"], "--unfreeze", "last:1", *words)
+        return ArtifactRecord.read(Path(outcome["path"])).params.get("feature_noise", 0.0), outcome["digest"]
+
+    assert tuned(noisy) == tuned(noisy, "--feature-noise", 0.5)
+    assert tuned(noisy)[0] == 0.5
+    without, told = tuned(plain), tuned(plain, "--feature-noise", 0.5)
+    assert (without[0], told[0]) == (0.0, 0.5)
+    assert without[1] != told[1]
+
+
 def test_distill__that_stopped_within_an_epoch_ends_with_the_same_bytes(
     run_cli: Cli, opened: Store, tune: Callable[..., dict[str, Any]], student: Artifact, tmp_path: Path
 ) -> None:
     words = ("--unfreeze", "last:1", "--epochs", 2, "--ema-decay", 0.9, "--augmentation", "light")
+    words += ("--feature-noise", 0.5)
     other = Cli(shutil.copytree(opened.root, tmp_path / "other"))
     undisturbed = tune(*words)
     asked = (*TUNE, *words, "--from-student", student.record.fingerprint, "--save-every-minutes", 1e-9)
@@ -151,15 +171,27 @@ def test_distill__goes_on_from_a_head_on_features_of_a_model_of_the_hub(
     assert protorkd.load_student(outcome["path"], store=store, device="cpu").encode(images).shape == (2, 16)
 
 
-def test_distill__of_batch_normalisation_keeps_what_is_frozen_in_eval_mode(
+def test_distill__of_batch_normalisation_moves_no_statistics_of_the_backbone_unless_told(
     run_cli: Cli, opened: Store, encoded: Pairs
 ) -> None:
     backbone = make_tiny_backbone(opened)
-    student = make_frozen_student(opened, backbone)
-    outcome = run_cli(*TUNE, "--from-student", student.path, "--unfreeze", "last:1")
-    changed = moved(start_of(student, backbone), weights_of(outcome["path"]))
-    assert all(name.startswith(("backbone.layer4.", "head.layers.")) for name in changed)
-    assert any(name.startswith("backbone.layer4.") and name.endswith("running_mean") for name in changed)
+    student = make_frozen_student(opened, backbone, head=HEAD)
+    start = start_of(student, backbone)
+
+    def changed(*words: object) -> set[str]:
+        outcome = run_cli(*TUNE, "--from-student", student.path, "--unfreeze", "last:1", *words)
+        names = moved(start, weights_of(outcome["path"]))
+        assert all(name.startswith(("backbone.layer4.", "head.layers.")) for name in names)
+        return names
+
+    def statistics(names: set[str]) -> set[str]:
+        return {name.partition(".")[0] for name in names if "running_" in name}
+
+    names = changed()
+    assert statistics(names) == {"head"}
+    assert any(".bn" in name and name.endswith(".weight") for name in names)  # gains go on training
+    assert statistics(changed("--freeze-batchnorm", "none")) == {"backbone", "head"}
+    assert statistics(changed("--freeze-batchnorm", "all")) == set()
 
 
 def test_distill__goes_on_from_a_tuned_student_and_from_an_epoch_of_any(
@@ -199,12 +231,31 @@ def test_distill__asks_for_the_same_whether_or_not_the_student_is_described(
     run_cli: Cli, tune: Callable[..., dict[str, Any]], student: Artifact
 ) -> None:
     outcome = tune("--unfreeze", "last:1")
-    assert tune("--unfreeze", "last:1", "--student", VIT, "--image-size", 32)["status"] == "unchanged"
-    record = ArtifactRecord.read(Path(outcome["path"]))
-    assert (record.params["student"], record.params["image_size"]) == (VIT, 32)
+    told = ("--student", VIT, "--image-size", 32, "--backbone-lr-scale", 0.1, "--freeze-batchnorm", "backbone")
+    assert tune("--unfreeze", "last:1", *told)["status"] == "unchanged"
+    params = ArtifactRecord.read(Path(outcome["path"])).params
+    assert (params["student"], params["image_size"]) == (VIT, 32)
+    assert (params["backbone_lr_scale"], params["freeze_batchnorm"]) == (0.1, "backbone")
     assert run_cli.run("verify").exit_code == 0
     plan = run_cli.run(*TUNE, "--from-student", student.path, "--unfreeze", "all", "--dry-run")
     assert plan.exit_code == 0, plan.output
+
+
+def test_distill__says_where_held_out_images_may_have_been_trained_on(
+    run_cli: Cli, encoded: Pairs, caplog: pytest.LogCaptureFixture
+) -> None:
+    held_out = ("--validation-fraction", 0.4, "--seed", 3)
+    student = run_cli(*TUNE, "--student", "resnet18", "--image-size", 32, *held_out)
+
+    def says(*words: object) -> bool:
+        caplog.clear()
+        run_cli(*TUNE, "--from-student", student["path"], "--unfreeze", "last:1", *words)
+        return "may have been trained on images that are held out now: it held out 0.4" in caplog.text
+
+    assert not says(*held_out)
+    assert not says("--seed", 3, "--validation-fraction", 0.3)
+    assert says("--seed", 3, "--validation-fraction", 0.5)
+    assert says("--seed", 4, "--validation-fraction", 0.4)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +286,9 @@ def test_distill__refuses_students_that_are_not_there_or_take_no_images(
     assert "--from-student must" in run_cli.fails(*words, "0123456789")
     message = run_cli.fails(*words, f"{student.record.fingerprint}@epoch_9")
     assert "--from-student must name weights that" in message
+    plain = run_cli(*TUNE, "--student", "resnet18", "--image-size", 32)
+    message = run_cli.fails(*words, plain["path"], "--feature-noise", 0.5)
+    assert "--feature-noise must come with a student whose head was found on features; got 0.5" in message
     vectors_only = make_frozen_student(opened, None)
     assert "--from-student must name a student with a backbone" in run_cli.fails(*words, vectors_only.path)
     features = make_features(opened.root, encoded.images, np.zeros((len(encoded.images), 4), np.float16))

@@ -95,3 +95,14 @@ def test_head__only_centres_a_feature_that_does_not_vary() -> None:
 def test_head__refuses_what_does_not_fit(config: HeadConfig, message: str) -> None:
     with pytest.raises(ProtoRKDError, match=message):
         build_feature_head(config, feature_dim=5, embedding_dim=3)
+
+
+def test_feature_head__adds_noise_in_units_of_deviations_in_training_alone() -> None:
+    torch.manual_seed(0)
+    head = FeatureHead(torch.nn.Identity(), feature_dim=FEATURE_DIM)
+    head.set_statistics(mean=torch.zeros(FEATURE_DIM), std=torch.full((FEATURE_DIM,), 4.0))
+    head.noise = 0.5
+    many = torch.zeros(20_000, FEATURE_DIM)
+    torch.testing.assert_close(head.train()(many).std(0), torch.full((FEATURE_DIM,), 0.5), rtol=0.05, atol=0)
+    assert torch.equal(head.eval()(many), many)
+    assert "noise" not in head.state_dict()

@@ -12,7 +12,13 @@ import stages.distill.student
 from data_schemas.errors import ProtoRKDError
 from stages.components.backbones.torchvision_family import TorchvisionFamily
 from stages.components.student.blocks import find_blocks
-from stages.components.student.student import Student, build_student, freeze_backbone, train_last_blocks
+from stages.components.student.student import (
+    Student,
+    build_student,
+    freeze_backbone,
+    freeze_batchnorm,
+    train_last_blocks,
+)
 
 slow = pytest.mark.slow
 
@@ -231,3 +237,18 @@ def test_train_last_blocks__counts_the_blocks() -> None:
     student = build_vit()
     train_last_blocks(student, 6)
     assert not any(parameter.requires_grad for parameter in student.backbone.patch_embed.parameters())
+
+
+@pytest.mark.parametrize(("part", "num"), [("backbone", 3), ("head", 1), ("", 4)])
+def test_freeze_batchnorm__stops_the_statistics_of_a_part_and_not_its_gains(part: str, num: int) -> None:
+    backbone = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)) for _ in range(3)), nn.Flatten())
+    head = nn.Sequential(nn.Linear(12, 4), nn.BatchNorm1d(4))
+    student = Student(backbone=backbone, head=head, feature_dim=12, embedding_dim=4).train()
+    freeze_batchnorm(student, part)
+    assert student.train() is student
+    before = {name: tensor.clone() for name, tensor in student.named_buffers() if name.endswith("running_mean")}
+    student(torch.randn(5, 3, 2, 2)).square().sum().backward()
+    kept = {name for name, tensor in student.named_buffers() if name in before and torch.equal(tensor, before[name])}
+    assert len(kept) == num
+    assert all(name.startswith(part) for name in kept)
+    assert all(parameter.grad is not None for parameter in student.parameters())
