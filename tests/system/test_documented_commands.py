@@ -155,7 +155,7 @@ def _smaller(command: str) -> str:
     name, _, rest = command.partition(" ")
     stage = rest.split(" ")[0] if name == "why" else name
     smaller = _SMALLER.get(f"{stage} --features" if "--features" in command else stage, "")
-    is_of_prototypes = "proto" in command or "--config" in command
+    is_of_prototypes = "--loss proto" in command or "--config" in command
     if stage == "distill" and is_of_prototypes and "num-prototypes" not in command and "--prototypes" not in command:
         smaller += " --loss-option proto-rkd.num-prototypes=4"
     if "--from-student" in command:

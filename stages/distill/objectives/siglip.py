@@ -79,7 +79,7 @@ class SigLIPLoss(nn.Module):
                 else:
                     of_pairs = logits.masked_fill(~marks.positives(part), 0).sum(dim=1)
                 of_all, spared = softplus(logits), marks.spared(part)
-                summed: Tensor = (of_all if spared is None else of_all.masked_fill(spared, 0)).sum(dim=1)
-                return summed - of_pairs
+                summed: Tensor = (of_all if spared is None else of_all.masked_fill(spared, 0)).sum(dim=1) - of_pairs
+                return summed
 
             return mean_over_rows(losses, scaled)
