@@ -2,9 +2,10 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from benchmarks.measure import Comparison
 from benchmarks.settings import Settings
 from benchmarks.step import draw_pairs, timed
+from data_schemas.embedding_array import Shard
 from data_schemas.images.student_checkpoint import Preprocessing
 from pipeline.runner import context_of, run_stage
 from pipeline.store.store import Store
@@ -80,13 +82,13 @@ def _forward(network: torch.nn.Module, preprocessing: Preprocessing) -> Callable
 def _stage(manifest: Path, root: Path, weights: Path, store: Path) -> list[float]:
     """Measure the seconds from batch to batch of the real stage, after the first ones."""
     times: list[float] = []
-    real = ImageRows.write_missing
+    real = ImageRows.write
 
-    def write_missing(rows: ImageRows, load: Callable[..., Compute], *, pin_memory: bool) -> None:
-        real(rows, lambda sample: _stamped(load(sample), times), pin_memory=pin_memory)
+    def write(rows: ImageRows, missing: Sequence[Shard], load: Callable[[], Compute], **how: Any) -> None:
+        real(rows, missing, lambda: _stamped(load(), times), **how)
 
     try:
-        ImageRows.write_missing = write_missing  # type: ignore[method-assign,assignment]
+        ImageRows.write = write  # type: ignore[method-assign,assignment]
         run_stage(
             STAGE,
             params=EncodeImagesParams(backbone=_BACKBONE, image_size=_IMAGE_SIZE),
@@ -95,7 +97,7 @@ def _stage(manifest: Path, root: Path, weights: Path, store: Path) -> list[float
             context=context_of(Store(store), stages=STAGES),
         )
     finally:
-        ImageRows.write_missing = real  # type: ignore[method-assign]
+        ImageRows.write = real  # type: ignore[method-assign]
     return [later - before for before, later in pairwise(times)][_WARM - 1 :]
 
 

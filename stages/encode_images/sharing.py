@@ -113,7 +113,7 @@ def write_shared(
     if not ranks.is_first:
         return {}
     rows.note({row: reason for each in done for row, reason in each.reasons.items()})
-    cosines = next((each.nearness for each in done if each.nearness), {})
+    cosines: dict[str, float] = next((each.nearness for each in done if each.nearness), {})
     if cosines:
         tell_nearness(cosines, model="backbone", precision=backbone.precision, noun="image")
     return cosines

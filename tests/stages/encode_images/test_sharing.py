@@ -24,6 +24,7 @@ from data_schemas.pair_index import read_rejected
 TWO = ("--device", "cpu,cpu")
 NUM = 560  # images, in three shards
 TIMEOUT_S = 240.0
+JOURNALS = f"encode-images/.draft-*/{JOURNAL_NAME}"
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +79,8 @@ def test_encode_images__on_two_devices_takes_over_what_is_known(
 def test_encode_images__goes_on_from_what_a_killed_process_left(
     words: tuple[object, ...], run_cli: Cli, alone: dict[str, Any]
 ) -> None:
-    journals = f"encode-images/.draft-*/{JOURNAL_NAME}"
-
     def kill_one() -> None:
-        while not any("features.zarr/c/" in path.read_text() for path in run_cli.store.glob(journals)):
+        while not any("features.zarr/c/" in path.read_text() for path in run_cli.store.glob(JOURNALS)):
             time.sleep(0.002)
         [*_, child] = [each.pid for each in multiprocessing.active_children()]
         os.kill(child, signal.SIGKILL)
@@ -143,15 +142,18 @@ def test_encode_images__fails_in_both_ranks_where_too_many_cannot_be_read(
         assert "got 1 of 560 that cannot" in said
 
 
-KILLED_IN_ITS_SECOND_SHARD = """
-import os, signal
+KILLED_ONCE_A_SHARD_IS_WHOLE = """
+import os, signal, sys, time
+from pathlib import Path
 from data_schemas.embedding_array import EmbeddingArray
 import cli
 
 if os.environ["RANK"] == RANK:
     real = EmbeddingArray.write
     def write(array, shard, values):
-        if shard.start >= 512:
+        if shard.start:
+            while not any("zarr/c/" in path.read_text() for path in Path(sys.argv[-1]).glob(JOURNALS)):
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         real(array, shard, values)
     EmbeddingArray.write = write
@@ -165,7 +167,9 @@ def test_encode_images__under_torchrun_loses_the_shard_of_a_killed_process(
     words: tuple[object, ...], run_cli: Cli, alone: dict[str, Any], tmp_path: Path, rank: str
 ) -> None:
     script = tmp_path / "killed.py"
-    script.write_text(KILLED_IN_ITS_SECOND_SHARD.replace("== RANK", f"== '{rank}'"))
+    script.write_text(
+        KILLED_ONCE_A_SHARD_IS_WHOLE.replace("JOURNALS", repr(JOURNALS)).replace("== RANK", f"== '{rank}'")
+    )
     ended = torchrun(script, *words, store=run_cli.store)
     assert ended.returncode != 0
     assert "Another process of this run has ended" in ended.stderr or rank == "0"
