@@ -13,8 +13,9 @@ from data_schemas.files import write_atomic
 from pipeline.commands.store_options import open_store
 from pipeline.log import show_log
 from pipeline.options.declaration import NOT_NEGATIVE, POSITIVE, option
+from pipeline.results.figure import Figure
 from pipeline.runner import context_of, run_stage
-from pipeline.stage import Input, Result, Stage, Work
+from pipeline.stage import Input, Overview, Result, Stage, Work
 from pipeline.store.store import Store
 
 
@@ -117,6 +118,18 @@ CHILD = Stage(
     identify=identify_child,
     run=run_child,
     keep=True,
+)
+
+
+def child_figures(artifact, read):
+    """Read a file, and give the score of the record with an interval."""
+    read("child.txt")
+    return {"score": Figure(artifact.record.metrics["score"], low=40.0, high=60.0, better="higher", is_headline=True)}
+
+
+MEASURED_TOY = replace(TOY, overview=Overview(options=("word",), count="made"))
+MEASURING_CHILD = replace(
+    CHILD, overview=Overview(measures="toy", headline=lambda metrics: next(iter(metrics), ""), figures=child_figures)
 )
 
 

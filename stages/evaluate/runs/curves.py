@@ -56,7 +56,7 @@ def learning_curves(
 
 def option_charts(
     students: Sequence[ResultRow], metric: str, *, colours: Mapping[str, str], labels: Mapping[str, str]
-) -> list[Chart]:
+) -> tuple[list[Chart], list[str]]:
     """Draw a metric against each option in which students differ, a dot for each student.
 
     Args:
@@ -64,14 +64,17 @@ def option_charts(
         metric: Metric to draw.
         colours: Colour of each student, by its name.
         labels: What each student is called, by its name.
+
+    Returns:
+        The charts, and the options that have none: too many names on one axis, or too many options.
     """
     measured = [row for row in students if metric in row.figures]
-    if len(measured) < 2:
-        return []
-    charts = []
-    for option in differing_options(measured)[:_MOST_OPTIONS]:
+    charts: list[Chart] = []
+    left_out = []
+    for option in differing_options(measured):
         xs, axis = _placed(measured, option)
-        if axis is None:
+        if axis is None or len(charts) == _MOST_OPTIONS:
+            left_out.append(option)
             continue
         dots = [
             Series(labels[row.name], colours[row.name], (_point(x, row, metric),), is_line=False)
@@ -83,7 +86,7 @@ def option_charts(
         trend = Series("mean", OTHER_COLOUR, tuple(Point(x, values[x]) for x in sorted(values)))
         svg = draw_chart([*dots, trend], axis=axis, title=f"{metric} by {option}")
         charts.append(Chart(option, "", svg))
-    return charts
+    return charts, left_out
 
 
 def _placed(rows: Sequence[ResultRow], option: str) -> tuple[list[float], Axis | None]:

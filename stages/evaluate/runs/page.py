@@ -61,6 +61,7 @@ def write_runs_page(
     chosen = choose_baseline(students, baseline, metric)
     held = None if chosen is None else hold_against(chosen, students, metric, store=store)
     drawn = {"colours": colours, "labels": labels}
+    charts, not_drawn = option_charts(students, metric, **drawn)
     changes = None if held is None else _rank_changes(held, store)
     template = page_template(
         __package__, "page.html", {**FILTERS, "text": text_of, "gain": _gain}, also=("stages.evaluate.page",)
@@ -72,7 +73,8 @@ def write_runs_page(
         students=students,
         shared=_shared_options(students, stages),
         curves=learning_curves(students, store=store, **drawn),
-        option_charts=option_charts(students, metric, **drawn),
+        option_charts=charts,
+        not_drawn=not_drawn,
         metric=metric,
         options=options,
         baseline=held,

@@ -14,7 +14,7 @@ import pytest
 import toy_stage
 from click.testing import CliRunner
 from store_contract import StoreContract
-from toy_stage import CHILD, TOY, Toy
+from toy_stage import CHILD, MEASURED_TOY, MEASURING_CHILD, TOY, Toy
 
 from data_schemas.artifact_record import RECORD_NAME
 from data_schemas.errors import ProtoRKDError
@@ -26,6 +26,7 @@ from pipeline.remote import remote_store
 from pipeline.remote.errors import RemoteError
 from pipeline.remote.records import file_key, record_key
 from pipeline.remote.remote_store import RemoteStore
+from pipeline.results.rows import result_rows
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 60
@@ -528,3 +529,17 @@ def test_url__of_a_folder_is_a_store_that_machines_share_too(tmp_path):
     found = machine("two").run()
     assert found.status == "unchanged"
     assert artifact_problems(found.artifact) == {}
+
+
+def test_result_rows__of_a_bucket_bring_single_files_and_no_artifact(machine, bucket_server):
+    toy = machine("one").run().artifact
+    machine("one").run_child()
+    bucket_server.requests.clear()
+    other = machine("two")
+    [row] = result_rows(other.store, (MEASURED_TOY, MEASURING_CHILD))
+    assert row.artifacts[0].record == toy.record
+    assert row.figures["score"].low == 40.0  # for which a file of the child was read
+    assert bucket_server.count("GET", "child.txt") == 1
+    assert bucket_server.count("GET", "parts/") == 0
+    assert bucket_server.count() == bucket_server.count("GET")
+    assert not (other.store.root / "toy").exists()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import pytest
-from toy_stage import CHILD, TOY
+from toy_stage import CHILD, MEASURED_TOY, MEASURING_CHILD, TOY
 
 from pipeline.options.declaration import option
 from pipeline.results.figure import Figure
@@ -14,16 +14,7 @@ from pipeline.stage import Overview
 pytestmark = pytest.mark.usefixtures("quiet_log")
 
 
-def child_figures(artifact, read):
-    read("child.txt")
-    return {"score": Figure(artifact.record.metrics["score"], low=40.0, high=60.0, better="higher", is_headline=True)}
-
-
-MEASURED = replace(TOY, overview=Overview(options=("word",), count="made"))
-MEASURING = replace(
-    CHILD, overview=Overview(measures="toy", headline=lambda metrics: next(iter(metrics), ""), figures=child_figures)
-)
-STAGES = (MEASURED, MEASURING)
+STAGES = (MEASURED_TOY, MEASURING_CHILD)
 
 
 def test_result_rows__put_options_beside_figures(toy):

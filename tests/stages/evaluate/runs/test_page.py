@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from evaluations import make_measured, make_student, retrieval_outcomes
-from result_samples import some_row
+from result_samples import recall, some_row
 from workbench import Cli, Pairs
 
 from data_schemas.artifact_record import Request
@@ -14,6 +14,7 @@ from pipeline.store.store import Artifact, Store
 from stages.evaluate.compare.find_evaluation import read_evaluation
 from stages.evaluate.compare.paired_comparison import Difference
 from stages.evaluate.runs.baseline import Against, Baseline
+from stages.evaluate.runs.curves import option_charts
 from stages.evaluate.runs.rank_changes import find_images, find_rank_changes
 from stages.evaluate.statistics.bootstrap import Interval
 
@@ -88,6 +89,17 @@ def test_page__escapes_what_options_say(tmp_path: Path) -> None:
     html = write_page(tmp_path / "store", tmp_path / "runs.html")
     assert "&lt;b&gt;" in html
     assert "<b>" not in html
+
+
+def test_option_charts__name_the_options_that_have_none() -> None:
+    rows = [
+        some_row(chr(97 + n), lr=10.0**-n, head=f"head {n}", loss=n % 2, figures={"test/mean_recall": recall(float(n))})
+        for n in range(13)
+    ]
+    names = {row.name: row.name for row in rows}
+    charts, left_out = option_charts(rows, "test/mean_recall", colours=names, labels=names)
+    assert ([chart.title for chart in charts], left_out) == (["lr", "loss"], ["head"])
+    assert option_charts(rows, "other", colours=names, labels=names) == ([], [])
 
 
 def test_baseline__places_no_difference_among_the_intervals() -> None:
