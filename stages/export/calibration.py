@@ -24,4 +24,5 @@ def extension_of(calibration: Calibration, embedding_dim: int) -> ProtoRKDCalibr
         temperature=calibration.temperature,
     )
     extension.load_state_dict({"query_bank": torch.from_numpy(calibration.captions)})
-    return extension.eval()
+    extension.eval()
+    return extension

@@ -368,7 +368,7 @@ class ProtoRKDCalibration(Module):  # type: ignore[misc]
         """
         if self.kind == "mixed":
             return torch.cat([images * self.slope, torch.full_like(images[:, :1], self.offset)], dim=1)
-        scores = images @ self.query_bank.to(images.dtype).T / self.temperature  # type: ignore[operator]
+        scores = images @ self.query_bank.to(images.dtype).T / self.temperature
         nearness = torch.logsumexp(scores, dim=1, keepdim=True) - math.log(self.num_captions)
         return torch.cat([images, -self.temperature * nearness], dim=1)
 

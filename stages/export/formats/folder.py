@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data_schemas.files import write_json, write_unsynced
 from data_schemas.later_fields import as_plain
+from stages.components.compute.tensor_file import write_tensors
 from stages.components.student.checkpoints import StudentWeights
 from stages.components.student.student import Student
 from stages.components.student.weights import save_weights
@@ -69,8 +70,8 @@ def write_folder(
     modules = {"": f"{_CODE}.ProtoRKDRouter", _NORMALIZE: "sentence_transformers.base.modules.Normalize"}
     if calibration is not None:
         modules[CALIBRATION_FOLDER] = f"{_CODE}.{ProtoRKDCalibration.__name__}"
-        (out / CALIBRATION_FOLDER).mkdir()
-        calibration.save(str(out / CALIBRATION_FOLDER))
+        write_json(out / CALIBRATION_FOLDER / "config.json", calibration.get_config_dict())
+        write_tensors(dict(calibration.state_dict()), out / CALIBRATION_FOLDER / "model.safetensors")
     write_json(
         out / "modules.json",
         [

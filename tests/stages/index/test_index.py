@@ -11,7 +11,7 @@ from workbench import Cli, Pairs
 
 from data_schemas.search_index import INDEX_NAME, IndexConfig
 from pipeline.store.store import Store
-from stages.components.embeddings.searchable import find_searchable, read_rows
+from stages.components.embeddings.searchable import Rows, find_searchable, read_rows
 from stages.index.run import _lists
 
 
@@ -56,7 +56,7 @@ def test_index__divides_many_rows_into_lists(encoded: Pairs, run_cli: Cli) -> No
 
 def test_lists__have_the_recall_that_they_say_and_look_into_few() -> None:
     values, numbers = clustered(6000), np.arange(6000) * 3
-    index, config = _lists(values, numbers, recall=0.9, seed=0)
+    index, config = _lists(Rows(values, numbers), recall=0.9, seed=0)
     queries = values[::7]
     truth = numbers[np.argsort(-(queries @ values.T), axis=1)[:, :10]]
     found = index.search(queries, 10)[1]
@@ -66,9 +66,21 @@ def test_lists__have_the_recall_that_they_say_and_look_into_few() -> None:
     assert config.probes < config.lists / 4
 
 
+def test_lists__of_calibrated_rows_have_the_recall_of_queries_by_words() -> None:
+    values, numbers = clustered(3000), np.arange(3000)
+    rows = np.column_stack([values, -np.abs(values[:, 0])]).astype(np.float32)
+    index, config = _lists(Rows(rows, numbers, "query-bank"), recall=0.9, seed=0)
+    queries = np.column_stack([values[::7], np.ones(len(values[::7]))]).astype(np.float32)
+    truth = np.argsort(-(queries @ rows.T), axis=1)[:, :10]
+    found = index.search(queries, 10)[1]
+    recall = np.mean([len(np.intersect1d(*pair)) / 10 for pair in zip(found, truth, strict=True)])
+    assert config.recall >= 0.9
+    assert recall == pytest.approx(config.recall, abs=0.03)
+
+
 def test_lists__are_the_same_each_time() -> None:
     def made(seed: int) -> Any:
-        index, _ = _lists(clustered(3000), np.arange(3000), recall=0.9, seed=seed)
+        index, _ = _lists(Rows(clustered(3000), np.arange(3000)), recall=0.9, seed=seed)
         return faiss.serialize_index(index)
 
     np.testing.assert_array_equal(made(0), made(0))

@@ -99,10 +99,18 @@ def test_search__of_images_and_captions_is_one_list_on_one_scale(held: bool, emb
             newest(embedded.store, "embed").record.fingerprint,
             captions.record.fingerprint,
         }
-    raw = run_cli(
-        "search", *both(embedded)[2:], *both(embedded)[:2], "--top", 3, "--text", "red circle", "--device", "cpu"
+    turned = run_cli(
+        "search",
+        *both(embedded)[2:],
+        *both(embedded)[:2],
+        "--calibrate",
+        "mixed",
+        "--text",
+        "red circle",
+        "--device",
+        "cpu",
     )
-    assert [each["stage"] for each in raw["in"]] == ["encode-teacher", "embed"]
+    assert [each["stage"] for each in turned["in"]] == ["encode-teacher", "embed"]
 
 
 def test_page__scores_as_the_command_does(embedded: Embedded, run_cli: Cli, tmp_path: Path) -> None:
