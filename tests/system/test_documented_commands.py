@@ -27,6 +27,7 @@ _NOT_RUN = {
     "--init-from": "a file that somebody publishes",
     "--serve": "ends by Ctrl-C",
     "--push-to-hub": "sends to the hub",
+    "--lora": "for transformers, which the small student is not",
 }
 _ENCODE = "encode-teacher --manifest train.tsv --teacher all-MiniLM-L6-v2"
 # A placeholder stands for an artifact of the stage that the words before it ask for.

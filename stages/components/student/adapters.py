@@ -115,10 +115,7 @@ def _take(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _called(backbone: nn.Module, layers: Mapping[str, nn.Module], *, image_size: int) -> set[str]:
     """Name the layers that a pass through the backbone calls."""
     called: set[str] = set()
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: called.add(name))  # type: ignore[misc]
-        for name, module in layers.items()
-    ]
+    hooks = [module.register_forward_hook(lambda *_, name=name: called.add(name)) for name, module in layers.items()]
     was_training = backbone.training
     try:
         with torch.no_grad():
