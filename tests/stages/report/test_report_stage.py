@@ -98,7 +98,7 @@ def test_page__goes_on_without_images_and_is_made_anew_where_they_come_back(
     gone = run_cli(*words)
     assert gone["status"] == "created"
     assert "The images are not shown" in page_of(gone)
-    assert page_of(gone).count("data:image/jpeg") == page_of(gone).count(stand_in())
+    assert "<img" not in page_of(gone)
     (tmp_path / "root").mkdir()
     (tmp_path / "elsewhere").rename(tmp_path / "root" / "images")
     assert run_cli(*words, "--image-root", tmp_path / "root")["fingerprint"] == shown["fingerprint"]

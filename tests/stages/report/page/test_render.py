@@ -54,7 +54,8 @@ def test_page__tells_of_images_that_are_gone() -> None:
     assert "In 2 places a grey square stands for an image" in words_of(some)
     none = render_page(full_report(), {})
     assert "The images are not shown: they were not found" in words_of(none)
-    assert none.count(f'src="{stand_in()}"') == 56
+    assert "<img" not in none
+    assert none.count("<figcaption>") == 56
 
 
 @pytest.mark.parametrize("part", ["images", "coverage", "examples"])
