@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.images.student_checkpoint import Preprocessing
+from data_schemas.neighbours import Neighbours
 from data_schemas.prototypes import Prototypes
 from pipeline.log import log
 from pipeline.runner import make_artifact
@@ -19,6 +20,7 @@ from stages.components.backbones.initial_weights import load_initial_weights, lo
 from stages.components.backbones.registry import build_backbone, published_name
 from stages.components.compute.distributed import Ranks
 from stages.components.compute.precision import autocast
+from stages.components.embeddings.neighbours.stage import make_neighbours
 from stages.components.images.transforms import EvalTransform, Normalize
 from stages.components.student.adapters import add_adapters
 from stages.components.student.checkpoints import StudentWeights
@@ -28,9 +30,10 @@ from stages.components.student.heads import FeatureHead
 from stages.components.student.student import Student, add_head, freeze_backbone, freeze_batchnorm, train_last_blocks
 from stages.components.student.weights import load_student
 from stages.distill.data.balanced_order import balanced_episodes, balanced_weights, nearest_prototypes
-from stages.distill.data.batch_order import Order
+from stages.distill.data.batch_order import Order, episodes
 from stages.distill.data.examples import Examples
 from stages.distill.data.held_out import HeldOutImages
+from stages.distill.data.neighbour_batches import neighbour_examples, with_neighbours
 from stages.distill.data.targets import Targets
 from stages.distill.data.training_pairs import TrainingPairs
 from stages.distill.fine_tuning import last_blocks
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from stages.distill.options import DistillParams, DistillSources
 
 _CAPTIONS_PER_PROTOTYPE = 4
+_NUM_NEIGHBOURS = 32  # of a caption; part of what --neighbour-batches asks for
 
 
 def make_student(
@@ -312,9 +316,25 @@ def make_objectives(
 def make_order(
     params: "DistillParams", examples: Examples, *, targets: Targets, prototypes: PrototypeMaps
 ) -> Order | None:
-    """Make the order of a training that draws by clusters; None where each example is seen once an epoch."""
-    if not params.balance:
-        return None
+    """Make the order of a training that draws by clusters or gathers neighbours; None where it does neither."""
+    if params.neighbour_batches:
+        return _neighbour_order(params, examples, prototypes)
+    return _balanced_order(params, examples, targets, prototypes) if params.balance else None
+
+
+def _neighbour_order(params: "DistillParams", examples: Examples, made: PrototypeMaps) -> Order:
+    artifact = make_neighbours(
+        made.embeddings, num_neighbours=_NUM_NEIGHBOURS, device=made.device.type, context=made.context
+    )
+    made.used.add(artifact.record.digest)
+    rows = examples.caption_rows(torch.arange(examples.num), epoch=0).numpy()
+    neighbours = neighbour_examples(rows, Neighbours.read(artifact.path).rows)
+    order = partial(episodes, examples.num, params.episode_size or examples.num, seed=params.seed)
+    sizes = [len(part) for part in np.array_split(np.arange(params.batch_size), params.accumulate_steps)]
+    return partial(with_neighbours, order, neighbours, sizes=sizes, share=params.neighbour_batches)
+
+
+def _balanced_order(params: "DistillParams", examples: Examples, targets: Targets, prototypes: PrototypeMaps) -> Order:
     centroids = prototypes(params.balance_prototypes)
     clusters = None
     if prototypes.ranks.is_first:  # another device might round otherwise, and all must draw the same

@@ -41,6 +41,11 @@ def check_training(params: DistillParams, inputs: DistillInputs, runtime: Distil
             f"--balance-prototypes must come with --balance, which draws by them; got {params.balance_prototypes} "
             "without. Add --balance, such as 0.5, or leave it out."
         )
+    if params.balance and params.neighbour_batches:
+        raise ProtoRKDError(
+            "Only one of --balance and --neighbour-batches must be given, for one draws an example several times in an "
+            f"epoch and the other moves each once; got {params.balance:g} and {params.neighbour_batches:g}."
+        )
     check_trackers(runtime.report_to)
     if inputs.features is not None:
         check_feature_runtime(runtime)

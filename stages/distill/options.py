@@ -292,6 +292,13 @@ class DistillParams:
         check=Check("be 2 or more", lambda number: number >= 2),
         later=True,
     )
+    neighbour_batches: float = option(
+        0.0,
+        help="Share of each batch that is filled with the nearest captions of the others in it, as far as they are "
+        "still to come in the epoch. 0: none.",
+        check=BELOW_ONE,
+        later=True,
+    )
 
     @property
     def reads_prototypes(self) -> bool:

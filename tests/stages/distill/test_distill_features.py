@@ -18,7 +18,7 @@ from data_schemas.artifact_record import ArtifactRecord
 from data_schemas.images.student_checkpoint import WEIGHTS_NAME, HeadConfig, StudentConfig
 from data_schemas.manifest import Rejection
 from data_schemas.pair_index import read_rejected
-from pipeline.store.store import Artifact
+from pipeline.store.store import Artifact, Store
 from stages.components.student.heads import build_feature_head
 from stages.distill.data.training_pairs import TrainingPairs
 
@@ -226,6 +226,25 @@ def test_distill__tells_objectives_which_pairs_show_the_same_image(
     monkeypatch.setattr(TrainingPairs, "image_numbers", lambda pairs: np.arange(pairs.examples.num) // 12)
     together = weights_of(train(*words, "--force"))
     assert not all(torch.allclose(tensor, together[name]) for name, tensor in apart.items())
+
+
+def test_distill__gathers_near_captions_in_the_same_batch(
+    train: Callable[..., dict[str, Any]], features: Artifact, tmp_path: Path
+) -> None:
+    words = (*TRAIN, "--epochs", 2, "--neighbour-batches", 0.5)
+    other = Cli(shutil.copytree(features.path.parents[1], tmp_path / "other"))
+    with at_step(2, power_cut), pytest.raises(RuntimeError, match="power cut"):
+        train(*words, *SAVE_EACH_STEP)
+    resumed, undisturbed = train(*words), other(*words, "--features", features.path)
+    assert resumed["digest"] == undisturbed["digest"]
+    [neighbours] = Store(features.path.parents[1]).artifacts("neighbours")
+    assert neighbours.record.digest in ArtifactRecord.read(Path(resumed["path"])).uses
+    assert resumed["digest"] != train(*TRAIN, "--epochs", 2)["digest"]
+
+
+def test_distill__refuses_to_balance_and_to_gather_at_once(run_cli: Cli, encoded: Pairs) -> None:
+    message = run_cli.fails(*TRAIN, "--balance", 1, "--neighbour-batches", 0.5)
+    assert "Only one of --balance and --neighbour-batches must be given" in message
 
 
 def test_distill__names_features_that_are_not_there(run_cli: Cli, encoded: Pairs) -> None:
