@@ -172,7 +172,6 @@ def test_encode_images__under_torchrun_loses_the_shard_of_a_killed_process(
     )
     ended = torchrun(script, *words, store=run_cli.store)
     assert ended.returncode != 0
-    assert "Another process of this run has ended" in ended.stderr or rank == "0"
     finished = torchrun(ROOT / "cli.py", *words, "--json", store=run_cli.store)
     assert finished.returncode == 0, finished.stderr
     [line] = [line for line in finished.stdout.splitlines() if line.startswith("{")]
