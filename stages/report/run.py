@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,7 +109,8 @@ def _neighbours(
     """Make the graph of the captions' neighbours, unless it is too large to be made for a report."""
     if len(corpus.numbers) > params.graph_captions:
         return None
-    return make_neighbours(embeddings, num_neighbours=_GRAPH_NEIGHBOURS, device=device, context=context)
+    unforced = replace(context, force=False)  # the graph is no part of the report that is made anew
+    return make_neighbours(embeddings, num_neighbours=_GRAPH_NEIGHBOURS, device=device, context=unforced)
 
 
 def _describe_captions(
