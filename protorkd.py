@@ -143,7 +143,7 @@ def runs(*, store: Reference = None, where: str | Sequence[str] = (), as_frame: 
     if not as_frame:
         return students
     try:
-        import pandas
+        import pandas  # type: ignore[import-untyped]
     except ImportError as error:
         raise ProtoRKDError(
             "as_frame must have pandas to make a DataFrame; it is not installed. Run pip install pandas, or leave "

@@ -12,13 +12,13 @@ import torch
 
 from benchmarks.measure import Comparison, seconds
 from benchmarks.settings import Settings
+from data_schemas.training_log import METRICS_NAME
 from pipeline.runner import context_of, run_stage
 from pipeline.stage import Context
 from pipeline.store.store import Store
 from stages import STAGES
 from stages.components.compute.precision import autocast, choose_precision
 from stages.distill.options import DistillInputs, DistillParams, DistillRuntime
-from stages.distill.run import METRICS_NAME
 from stages.distill.stage import STAGE as DISTILL
 from stages.encode_images.options import EncodeImagesInputs
 from stages.encode_images.stage import STAGE as ENCODE_IMAGES

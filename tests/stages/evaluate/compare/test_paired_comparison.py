@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from evaluations import retrieval_outcomes
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.per_query_results import QueryResults
@@ -15,6 +16,7 @@ from stages.evaluate.compare.paired_comparison import (
     compare_medians,
     compare_outcomes,
 )
+from stages.evaluate.statistics.summary import statistics
 
 DRAWS = Draws(seed=0, num_resamples=300, num_permutations=300)
 
@@ -176,3 +178,26 @@ def test_compare_outcomes__logs_what_only_one_has(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.INFO):
         compare_outcomes([first], [first, replace(first, task="knn")], draws=DRAWS)
     assert "pets/knn is left out" in caplog.text
+
+
+def test_mean_recall__is_paired_over_images_in_both_directions() -> None:
+    first, second = retrieval_outcomes(0, ease=0.2), retrieval_outcomes(1, ease=1.0)
+    draws = Draws(num_resamples=200, num_permutations=500)
+    [found] = compare_outcomes(first, second, draws=draws, metric="test/mean_recall")
+    assert found == compare_outcomes(first, second, draws=draws)[0]
+    assert found.p_value == pytest.approx(1 / 501)
+    recalls = [
+        [each for task in student for each in statistics(task) if each.kind == "mean"] for student in (first, second)
+    ]
+    replicates = [
+        np.mean([each.replicates(seed=0, num_resamples=200) for each in student], axis=0) for student in recalls
+    ]
+    low, high = np.percentile(replicates[1] - replicates[0], (2.5, 97.5))
+    assert (found.interval.low, found.interval.high) == pytest.approx((low, high))
+    [same] = compare_outcomes(first, first, draws=draws, metric="test/mean_recall")
+    assert (same.difference, same.interval[:2], same.p_value) == (0.0, (0.0, 0.0), 1.0)
+
+
+def test_mean_recall__needs_both_directions() -> None:
+    [captions, _] = retrieval_outcomes(0, ease=0.2)
+    assert compare_outcomes([captions], [captions], metric="test/mean_recall") == []
