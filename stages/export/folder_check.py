@@ -82,7 +82,7 @@ def _encode(encode: Any, inputs: Any) -> Vectors:
 
 
 def _ending(vectors: Vectors, ends: tuple[float, ...]) -> Vectors:
-    return np.column_stack([vectors, np.tile(np.float32(ends), (len(vectors), 1))])
+    return np.column_stack([vectors, np.tile(np.asarray(ends, np.float32), (len(vectors), 1))])
 
 
 def _by_teacher(source: TeacherSource, recipe: EncodingOptions) -> Vectors:

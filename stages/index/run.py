@@ -40,7 +40,8 @@ def write_index(params: "IndexParams", sources: "IndexSources", draft: Draft, co
             f"index must have faiss; {error}. Install faiss-gpu or faiss-cpu, one of them alone; search does without, "
             "and compares with every row."
         ) from error
-    artifact, uses = sources.rows.value, ()
+    artifact = sources.rows.value
+    uses: tuple[str, ...] = ()
     rows = read_rows(artifact)
     if sources.calibration is not None:
         bank, digest = make_calibration(sources.calibration.value, CalibrationRuntime(), context)

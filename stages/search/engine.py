@@ -75,7 +75,7 @@ class Search:
         kind = IMAGE if self.searched.is_image(row) else TEXT
         scores, rows = self._find(read_row(self.sets[place].artifact, own), kind, top + 1)
         keep = np.flatnonzero(rows != row)[:top]
-        return self.searched.hits(scores[keep], rows[keep])
+        return self.searched.hits(scores[keep].tolist(), rows[keep].tolist())
 
     def ask_text(self, text: str, *, top: int) -> SearchResult:
         """Find what is nearest to words.
@@ -113,7 +113,9 @@ class Search:
 
     def _asked(self, kind: str, name: str, vectors: NDArray[np.float32], top: int, start: float) -> SearchResult:
         scores, rows = self._find(vectors, kind, top)
-        return SearchResult(kind, name, vectors[0], self.searched.hits(scores, rows), time.perf_counter() - start)
+        return SearchResult(
+            kind, name, vectors[0], self.searched.hits(scores.tolist(), rows.tolist()), time.perf_counter() - start
+        )
 
     def _find(self, vectors: NDArray[np.float32], kind: str, top: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the best rows of all sets: scores and rows, best first."""
