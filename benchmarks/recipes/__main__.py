@@ -7,13 +7,13 @@ from typing import Any
 
 from benchmarks.recipes.regimes import REGIMES, Regime
 from benchmarks.recipes.tables import Trained, image_recalls, table
+from data_schemas.training_log import METRICS_NAME
 from pipeline.log import show_log
 from pipeline.runner import context_of, run_stage
 from pipeline.stage import Context
 from pipeline.store.store import Artifact, Store
 from stages import STAGES
 from stages.distill.options import DistillInputs, DistillParams
-from stages.distill.run import METRICS_NAME
 from stages.distill.stage import STAGE as DISTILL
 from stages.encode_images.options import EncodeImagesInputs
 from stages.encode_images.stage import STAGE as ENCODE_IMAGES
@@ -100,7 +100,7 @@ class _Data:
 
 def _last_validation(student: Artifact) -> float:
     lines = map(json.loads, (student.path / METRICS_NAME).read_text(encoding="utf-8").splitlines())
-    return [line[_VALIDATION] for line in lines if _VALIDATION in line][-1]
+    return float([line[_VALIDATION] for line in lines if _VALIDATION in line][-1])
 
 
 def _read_setting(text: str) -> tuple[str, Any]:

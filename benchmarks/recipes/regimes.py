@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Values = Mapping[str, Any]
+Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ def _infonce(*options: str) -> Values:
     return {"loss_option": tuple(f"infonce.{option}" for option in options)}
 
 
-_LEARNT = {"loss": ("infonce=1",)}
+_LEARNT: Values = {"loss": ("infonce=1",)}
 _FIXED = "learn-temperature=false"
-_NOISE = {"feature_noise": 1.0}
-_MLP = {"head": "mlp", "head_width": 2048, "head_dropout": 0.7}
+_NOISE: Values = {"feature_noise": 1.0}
+_MLP: Values = {"head": "mlp", "head_width": 2048, "head_dropout": 0.7}
 _SHARP = _infonce(_FIXED, "temperature=0.05")
 _HARD = _infonce(_FIXED, "temperature=0.05", "hard-negatives=1")
 
@@ -46,16 +46,16 @@ FROZEN = Regime(
         "linear, noise 1, 0.035": _NOISE | _infonce(_FIXED, "temperature=0.035"),
         "linear, noise 1, 0.07, hard 1": _NOISE | _infonce(_FIXED, "temperature=0.07", "hard-negatives=1"),
         "linear, noise 1, 0.05, hard 1": _NOISE | _HARD,
-        "linear, noise 1, siglip": _NOISE | {"loss": ("siglip=1",)},
-        "linear, noise 1, 0.05, structure": _NOISE | _SHARP | {"loss": ("infonce=1", "structure=1")},
-        "linear, noise 1, 0.05, hard 1, proto-rkd 0.3": _NOISE | _HARD | {"loss": ("infonce=1", "proto-rkd=0.3")},
-        "linear, noise 1, 0.05, hard 1, balance 0.5": _NOISE | _HARD | {"balance": 0.5},
-        "mlp, infonce 0.07": {"head": "mlp", "head_width": 2048} | _infonce(_FIXED, "temperature=0.07"),
+        "linear, noise 1, siglip": _NOISE | Values(loss=("siglip=1",)),
+        "linear, noise 1, 0.05, structure": _NOISE | _SHARP | Values(loss=("infonce=1", "structure=1")),
+        "linear, noise 1, 0.05, hard 1, proto-rkd 0.3": _NOISE | _HARD | Values(loss=("infonce=1", "proto-rkd=0.3")),
+        "linear, noise 1, 0.05, hard 1, balance 0.5": _NOISE | _HARD | Values(balance=0.5),
+        "mlp, infonce 0.07": Values(head="mlp", head_width=2048) | _infonce(_FIXED, "temperature=0.07"),
         "mlp, dropout, noise 1, 0.05": _MLP | _NOISE | _SHARP,
         "mlp, dropout, noise 1, 0.07, hard 1": _MLP | _NOISE | _infonce(_FIXED, "temperature=0.07", "hard-negatives=1"),
         "mlp, dropout, noise 1, 0.05, hard 1": _MLP | _NOISE | _HARD,
-        "gated, noise 1, 0.05, hard 1": {"head": "gated"} | _NOISE | _HARD,
-        "residual, dropout, noise 1, 0.05, hard 1": {"head": "residual", "head_dropout": 0.7} | _NOISE | _HARD,
+        "gated, noise 1, 0.05, hard 1": Values(head="gated") | _NOISE | _HARD,
+        "residual, dropout, noise 1, 0.05, hard 1": Values(head="residual", head_dropout=0.7) | _NOISE | _HARD,
     },
     on_features=True,
     seeds=(0, 1, 2),
@@ -67,8 +67,9 @@ SMALL = Regime(
         "infonce 0.1": _infonce(_FIXED, "temperature=0.1"),
         "infonce 0.05": _SHARP,
         "infonce 0.05, hard 1": _HARD,
-        "infonce 0.07, structure": _infonce(_FIXED, "temperature=0.07") | {"loss": ("infonce=1", "structure=1")},
-        "infonce 0.07, proto-rkd 0.5": _infonce(_FIXED, "temperature=0.07") | {"loss": ("infonce=1", "proto-rkd=0.5")},
+        "infonce 0.07, structure": _infonce(_FIXED, "temperature=0.07") | Values(loss=("infonce=1", "structure=1")),
+        "infonce 0.07, proto-rkd 0.5": _infonce(_FIXED, "temperature=0.07")
+        | Values(loss=("infonce=1", "proto-rkd=0.5")),
         "proto-rkd": {"loss": ("proto-rkd=1",)},
         "simreg": {"loss": ("simreg=1",)},
     },
@@ -97,7 +98,7 @@ SCRATCH = Regime(
         "infonce, smoothed": {"loss": ("infonce=1",), "target_smoothing": 0.5},
         "infonce 0.05": _SHARP,
         "infonce 0.05, hard 1": _HARD,
-        "infonce 0.05, hard 1, light": _HARD | {"augmentation": "light"},
+        "infonce 0.05, hard 1, light": _HARD | Values(augmentation="light"),
         "infonce, light": {"augmentation": "light"},
     },
     on_features=False,

@@ -44,7 +44,8 @@ def image_recalls(evaluation: str, *, store: Store) -> NDArray[np.float64]:
     for task in _DIRECTIONS:
         order = np.argsort(np.array(found[task].images), kind="stable")
         parts += [np.asarray(found[task].measures[measure])[order] for measure in _MEASURES]
-    return 100 * np.mean(parts, axis=0)
+    recalls: NDArray[np.float64] = 100 * np.mean(parts, axis=0)
+    return recalls
 
 
 def table(results: Mapping[str, Sequence[Trained]], *, headline: str, columns: Mapping[str, str]) -> str:
