@@ -32,25 +32,26 @@ _LEARNT: Values = {"loss": ("infonce=1",)}
 _FIXED = "learn-temperature=false"
 _NOISE: Values = {"feature_noise": 1.0}
 _MLP: Values = {"head": "mlp", "head_width": 2048, "head_dropout": 0.7}
+_SOFT = _infonce(_FIXED, "temperature=0.07")
 _SHARP = _infonce(_FIXED, "temperature=0.05")
 _HARD = _infonce(_FIXED, "temperature=0.05", "hard-negatives=1")
 
 FROZEN = Regime(
     shared={"epochs": 20, "batch_size": 512, "lr": 2e-3, "warmup_steps": 50},
     recipes={
-        "linear, infonce 0.07": _infonce(_FIXED, "temperature=0.07"),
+        "linear, infonce 0.07": _SOFT,
         "linear, simreg": {"loss": ("simreg=1",)},
         "linear, infonce learnt": _LEARNT,
-        "linear, noise 1": _NOISE | _infonce(_FIXED, "temperature=0.07"),
+        "linear, noise 1": _NOISE | _SOFT,
         "linear, noise 1, 0.05": _NOISE | _SHARP,
         "linear, noise 1, 0.035": _NOISE | _infonce(_FIXED, "temperature=0.035"),
         "linear, noise 1, 0.07, hard 1": _NOISE | _infonce(_FIXED, "temperature=0.07", "hard-negatives=1"),
         "linear, noise 1, 0.05, hard 1": _NOISE | _HARD,
         "linear, noise 1, siglip": _NOISE | Values(loss=("siglip=1",)),
-        "linear, noise 1, 0.05, structure": _NOISE | _SHARP | Values(loss=("infonce=1", "structure=1")),
+        "linear, noise 1, 0.05, structure": _NOISE | _SHARP | Values(loss=("infonce=1", "structure=10")),
         "linear, noise 1, 0.05, hard 1, proto-rkd 0.3": _NOISE | _HARD | Values(loss=("infonce=1", "proto-rkd=0.3")),
         "linear, noise 1, 0.05, hard 1, balance 0.5": _NOISE | _HARD | Values(balance=0.5),
-        "mlp, infonce 0.07": Values(head="mlp", head_width=2048) | _infonce(_FIXED, "temperature=0.07"),
+        "mlp, infonce 0.07": Values(head="mlp", head_width=2048) | _SOFT,
         "mlp, dropout, noise 1, 0.05": _MLP | _NOISE | _SHARP,
         "mlp, dropout, noise 1, 0.07, hard 1": _MLP | _NOISE | _infonce(_FIXED, "temperature=0.07", "hard-negatives=1"),
         "mlp, dropout, noise 1, 0.05, hard 1": _MLP | _NOISE | _HARD,
@@ -63,13 +64,12 @@ FROZEN = Regime(
 SMALL = Regime(
     shared={"batch_size": 256, "lr": 2e-3, "warmup_steps": 20, "feature_noise": 1.0},
     recipes={
-        "infonce 0.07": _infonce(_FIXED, "temperature=0.07"),
+        "infonce 0.07": _SOFT,
         "infonce 0.1": _infonce(_FIXED, "temperature=0.1"),
         "infonce 0.05": _SHARP,
         "infonce 0.05, hard 1": _HARD,
-        "infonce 0.07, structure": _infonce(_FIXED, "temperature=0.07") | Values(loss=("infonce=1", "structure=1")),
-        "infonce 0.07, proto-rkd 0.5": _infonce(_FIXED, "temperature=0.07")
-        | Values(loss=("infonce=1", "proto-rkd=0.5")),
+        "infonce 0.07, structure": _SOFT | Values(loss=("infonce=1", "structure=10")),
+        "infonce 0.07, proto-rkd 0.5": _SOFT | Values(loss=("infonce=1", "proto-rkd=0.5")),
         "proto-rkd": {"loss": ("proto-rkd=1",)},
         "simreg": {"loss": ("simreg=1",)},
     },

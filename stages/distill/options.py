@@ -320,7 +320,7 @@ class DistillRuntime:
     preset: str = option(
         "",
         help="Set of defaults that did best with a kind of training; what you give counts for more, and --show-config "
-        "prints what comes out. Default: frozen with --features, else plain.",
+        "prints what comes out. Default: frozen with --features, finetune with --from-student and --unfreeze, else plain.",
         choices=("", *PRESETS.sets),
         metavar="NAME",
     )

@@ -5,7 +5,7 @@ from typing import Any
 from pipeline.options.presets import Preset, Presets, Values
 from stages.distill.loss_spec import parse_losses
 
-FROZEN, FINETUNE, SCRATCH, PLAIN = "frozen", "finetune", "scratch", "plain"
+FROZEN, FINETUNE, PLAIN = "frozen", "finetune", "plain"
 
 _FROZEN = Preset(
     "A head on cached features of a frozen backbone; the default with --features.",
@@ -15,19 +15,25 @@ _FROZEN = Preset(
         "head_dropout": 0.7,
         "feature_noise": 1.0,
         "loss": ("infonce=1",),
-        "loss_option": ("infonce.hard-negatives=1", "infonce.learn-temperature=false", "infonce.temperature=0.05"),
+        "loss_option": ("infonce.hard-negatives=1", "infonce.learn-temperature=false", "infonce.temperature=0.07"),
         "epochs": 20,
         "batch_size": 512,
         "lr": 2e-3,
         "warmup_steps": 50,
     },
 )
+_FINETUNE = Preset(
+    "A student's last blocks, trained on images; the default with --from-student and --unfreeze.",
+    {"unfreeze": "last:4", "epochs": 1, "batch_size": 64, "lr": 5e-4, "warmup_steps": 0},
+)
 _PLAIN = Preset("The declared defaults, whatever the inputs are.", {})
 
 
 def choose_preset(given: Values) -> str:
-    """Name the preset of the inputs: ``frozen`` where a head is trained on features, else none."""
-    return FROZEN if given.get("features") is not None else ""
+    """Name the preset of the inputs: ``frozen`` with features, ``finetune`` with a student of which a part is to train."""
+    if given.get("features") is not None:
+        return FROZEN
+    return FINETUNE if given.get("from_student") is not None and given.get("unfreeze") else ""
 
 
 def fit_preset(values: Values, given: Values) -> dict[str, Any]:
@@ -40,6 +46,8 @@ def fit_preset(values: Values, given: Values) -> dict[str, Any]:
     if given.get("head", values.get("head")) != values.get("head"):
         fitted.pop("head_width", None)
         fitted.pop("head_dropout", None)
+    if given.get("lora"):
+        fitted.pop("unfreeze", None)  # adapters train in place of the backbone's weights
     losses = parse_losses(given.get("loss", values.get("loss", ("infonce",))))
     own: tuple[str, ...] = given.get("loss_option", ())
     named = {_setting(each) for each in own}
@@ -55,4 +63,4 @@ def _setting(loss_option: str) -> str:
     return loss_option.partition("=")[0].strip().replace("_", "-")
 
 
-PRESETS = Presets("preset", {FROZEN: _FROZEN, PLAIN: _PLAIN}, choose=choose_preset, fit=fit_preset)
+PRESETS = Presets("preset", {FROZEN: _FROZEN, FINETUNE: _FINETUNE, PLAIN: _PLAIN}, choose=choose_preset, fit=fit_preset)

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.options.values import build, options_of, read_values
 from stages.distill.checks import check_objectives
-from stages.distill.presets import FROZEN, PRESETS
+from stages.distill.presets import FINETUNE, FROZEN, PRESETS
 from stages.distill.stage import STAGE
 
 FEATURES = {"features": "5c1d0f6a2b7e"}
@@ -44,3 +44,14 @@ def test_frozen__leaves_out_options_of_an_objective_that_is_not_trained_on():
     assert params(loss=("simreg=1",)).loss_option == ()
     both = params(loss=("simreg=1", "infonce=0.5"))
     assert both.loss_option == params().loss_option
+
+
+def test_finetune__is_the_default_where_a_part_of_a_student_is_to_train():
+    student = {"from_student": "5c1d0f6a2b7e"}
+    assert build(STAGE, {**student, "unfreeze": "all"}, place="here")["runtime"].preset == FINETUNE
+    assert build(STAGE, student, place="here")["params"] == STAGE.params()  # refused later, for want of a part
+
+
+def test_finetune__names_no_blocks_beside_adapters():
+    tuned = build(STAGE, {"from_student": "5c1d0f6a2b7e", "preset": FINETUNE, "lora": 8}, place="here")["params"]
+    assert (tuned.lora, tuned.unfreeze, tuned.epochs) == (8, "", PRESETS.sets[FINETUNE].values["epochs"])
