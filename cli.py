@@ -10,7 +10,7 @@ import click
 from data_schemas.errors import ProtoRKDError
 from data_schemas.images.student_checkpoint import WEIGHTS_NAME
 from pipeline.commands.artifacts import gc, status, verify
-from pipeline.commands.listing import listing_options, show_groups
+from pipeline.commands.listing import NameGroup, listing_options, show_groups
 from pipeline.commands.run import run
 from pipeline.commands.stages import show_outcome, stage_command, why_command
 from pipeline.commands.store_options import store_options
@@ -22,6 +22,7 @@ from pipeline.store.store import Store
 from pipeline.terminal import printable
 from stages import STAGES
 from stages.distill.options import DistillInputs, DistillParams
+from stages.distill.presets import PRESETS
 from stages.distill.stage import STAGE as DISTILL
 from stages.draw_scenes.stage import COLOURS_NAME, WORDS_NAME, DrawInputs, DrawParams
 from stages.draw_scenes.stage import STAGE as DRAW_SCENES
@@ -148,7 +149,7 @@ def demo(store: Store) -> None:
 
 @cli.group(name="list")
 def list_names() -> None:
-    """List names that options take: students, objectives, sets; after them a WORD that the names must have."""
+    """List names that options take: students, objectives, presets, sets; after them a WORD that the names must have."""
 
 
 @list_names.command("students", params=listing_options("the backbones"))
@@ -157,6 +158,13 @@ def list_students(word: str, as_json: bool) -> None:
     from stages.components.backbones.registry import student_groups
 
     show_groups(student_groups(), word=word, as_json=as_json)
+
+
+@list_names.command("presets", params=listing_options("the presets"))
+def list_presets(word: str, as_json: bool) -> None:
+    """List the presets of distill, with when each is taken; distill --preset NAME --show-config prints its values."""
+    names = {name: preset.summary for name, preset in PRESETS.sets.items()}
+    show_groups([NameGroup("sets of defaults", "--preset NAME", names)], word=word, as_json=as_json)
 
 
 @list_names.command("objectives", params=listing_options("the objectives"))

@@ -320,7 +320,8 @@ class DistillRuntime:
     preset: str = option(
         "",
         help="Set of defaults that did best with a kind of training; what you give counts for more, and --show-config "
-        "prints what comes out. Default: frozen with --features, finetune with --from-student and --unfreeze, else plain.",
+        "prints what comes out. Default: frozen with --features, finetune where part of --from-student trains, else "
+        "plain.",
         choices=("", *PRESETS.sets),
         metavar="NAME",
     )

@@ -30,7 +30,7 @@ _PLAIN = Preset("The declared defaults, whatever the inputs are.", {})
 
 
 def choose_preset(given: Values) -> str:
-    """Name the preset of the inputs: ``frozen`` with features, ``finetune`` with a student of which a part is to train."""
+    """Name the preset of the inputs: ``frozen`` with features, ``finetune`` with a student's part that is to train."""
     if given.get("features") is not None:
         return FROZEN
     return FINETUNE if given.get("from_student") is not None and given.get("unfreeze") else ""

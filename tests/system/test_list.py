@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from cli import cli
 from stages.components.backbones.registry import find_family
 from stages.distill.objectives import OBJECTIVES
+from stages.distill.presets import PRESETS
 from stages.evaluate.sets.datasets import KNOWN_SETS
 
 
@@ -49,6 +50,11 @@ def test_list_objectives__names_each_once_with_its_options() -> None:
     assert sorted(names) == sorted(OBJECTIVES)
     assert "queue-size" in groups["looking at the whole cache, if told to"]["names"]["seed"]
     assert "proto-rkd" in groups["relating to prototypes"]["names"]
+
+
+def test_list_presets__says_when_each_is_taken() -> None:
+    [group] = listed("presets").values()
+    assert group["names"] == {name: preset.summary for name, preset in PRESETS.sets.items()}
 
 
 def test_list_sets__names_those_that_are_known() -> None:
