@@ -48,7 +48,7 @@ FROZEN = Regime(
         "linear, noise 1, 0.07, hard 1": _NOISE | _infonce(_FIXED, "temperature=0.07", "hard-negatives=1"),
         "linear, noise 1, 0.05, hard 1": _NOISE | _HARD,
         "linear, noise 1, siglip": _NOISE | Values(loss=("siglip=1",)),
-        "linear, noise 1, 0.05, structure": _NOISE | _SHARP | Values(loss=("infonce=1", "structure=10")),
+        "linear, noise 1, 0.05, structure": _NOISE | _SHARP | Values(loss=("infonce=1", "structure=1")),
         "linear, noise 1, 0.05, hard 1, proto-rkd 0.3": _NOISE | _HARD | Values(loss=("infonce=1", "proto-rkd=0.3")),
         "linear, noise 1, 0.05, hard 1, balance 0.5": _NOISE | _HARD | Values(balance=0.5),
         "mlp, infonce 0.07": Values(head="mlp", head_width=2048) | _SOFT,

@@ -160,8 +160,8 @@ def _false_negatives(report: Report) -> Advice | None:
         f"{figure(large['mean'])} on average."
     )
     remedy = (
-        "Have equal captions share their target, spare near ones among the negatives where the objective can, or keep "
-        "to smaller batches."
+        "Have equal captions share their target (--loss-option infonce.merge-duplicates=true), spare near ones among "
+        "the negatives (infonce.spare-above=0.9), or keep to smaller batches."
     )
     if small["affected"] >= _OFTEN_FALSE:
         return Advice(ACT, "False negatives in every batch", f"{said} {remedy}")
@@ -209,7 +209,7 @@ def _balance(report: Report) -> Advice | None:
         LOOK,
         "Few subjects make up most captions",
         f"The largest tenth of {balance['num_prototypes']:,} prototypes has {share(100 * balance['largest_share'])} % "
-        "of the captions. Sample rare ones more often, or thin out the frequent.",
+        "of the captions. Try distill --balance, which draws rare ones more often, or thin out the frequent.",
     )
 
 
