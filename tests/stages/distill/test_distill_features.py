@@ -24,7 +24,10 @@ from stages.distill.data.training_pairs import TrainingPairs
 
 DIM = 10
 SAVE_EACH_STEP = ("--save-every-minutes", 1e-9)
-TRAIN = ("distill", "--batch-size", 8, "--warmup-steps", 0, "--device", "cpu", "--precision", "fp32", "--lr", 1e-2)
+TRAIN = (
+    "distill", "--preset", "plain", "--batch-size", 8, "--warmup-steps", 0, "--device", "cpu", "--precision", "fp32",
+    "--lr", 1e-2,
+)  # fmt: skip
 # Dropout, noise, mixing, draws by clusters, a mean of weights and a loss with state: all that a resumed run has to
 # take up again.
 ALL = (
