@@ -96,7 +96,7 @@ def make_artifact(
         context=dataclasses.replace(context, force=False, peers=SingleProcess()),
     )
     context.use(outcome.artifact.record.digest)
-    return outcome.artifact
+    return context.store.fetch(outcome.artifact)
 
 
 def run_stage(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, context: Context) -> StageOutcome:

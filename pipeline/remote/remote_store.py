@@ -79,7 +79,16 @@ class RemoteStore(Store):
         return local
 
     def shared_place(self, stage: str, fingerprint: str, key: str) -> SharedPrefix:
-        """Open the place in the object store in which the processes of a joint run meet."""
+        """Open the place in the object store in which the processes of a joint run meet.
+
+        Raises:
+            ProtoRKDError: the store is one that cannot tell writers apart.
+        """
+        if self._single_writer:
+            raise ProtoRKDError(
+                "--join must go without --single-writer, for its processes are several writers. Pass --no-join, or use "
+                "a store that refuses to create an object that exists."
+            )
         return SharedPrefix(self.objects, f"{stage}/{fingerprint}/{JOINT_NAME}-{key}")
 
     def look_up(self, stage: str, fingerprint: str) -> Artifact | None:
@@ -100,12 +109,11 @@ class RemoteStore(Store):
 
         in_parallel(put, record.files)
         data, key = (draft_path / RECORD_NAME).read_bytes(), record_key(record.stage, record.fingerprint)
-        written = self.objects.write(key, data) if self._single_writer else self.objects.create(key, data)
+        written = self.objects.create(key, data)
         if written is None:
             return False
         self.records.remember(record.stage, record.fingerprint, data, written)
-        name = Artifact(draft_path, record).name
-        self._tell("put together", name, record.files, started)
+        self._tell("put together", Artifact(draft_path, record).name, record.files, started)
         return True
 
     def survey(self, stage: str | None = None) -> tuple[list[Artifact], dict[Path, ProtoRKDError]]:

@@ -189,11 +189,10 @@ def commit(store: Store, draft: Draft, record: ArtifactRecord) -> ArtifactRecord
         sealed = draft.seal(record)
     if draft.joint is None:
         publish(store, draft.path, sealed)
-    else:
-        shutil.rmtree(draft.state, ignore_errors=True)
-        if not store.publish_first(draft.path, sealed, place=draft.joint.place):
-            raise MadeByOthersError
-        draft.joint.clear()
+        return sealed
+    shutil.rmtree(draft.state, ignore_errors=True)
+    if not store.publish_first(draft.path, sealed, place=draft.joint.place):
+        raise MadeByOthersError
     return sealed
 
 

@@ -120,7 +120,8 @@ class Joint:
         self._held.close()
         shutil.rmtree(self.workspace, ignore_errors=True)
         with contextlib.suppress(ProtoRKDError, OSError):
-            if self._is_made():  # and perhaps written into since that was tidied up
+            if self._is_made():  # by this process or another, and perhaps written into since that one tidied up
+                self.discard()
                 shutil.rmtree(self.folder)
             for empty in (self.workspace.parent, self.folder / JOINT_NAME, self.folder):
                 empty.rmdir()
@@ -129,12 +130,6 @@ class Joint:
         """Forget what all processes have made."""
         if self.place is not None:
             self.place.clear()
-
-    def clear(self) -> None:
-        """Remove what is left once the artifact is committed."""
-        self._held.close()
-        self.discard()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def shards(self, draft: "Draft", files: Sequence[tuple[str, ...]], look: Look, *, left: "Draft") -> "JointShards":
         """Open the shards, which others share who have adopted the same files of the same bytes so far.
@@ -212,6 +207,7 @@ class JointShards:
             self._place.put(entry, self._draft.path)
         done = {"files": [asdict(entry) for entry in entries], "facts": facts}
         self._place.create(f"{_DONE}/{number}", json.dumps(done, sort_keys=True).encode())
+        self.facts[number] = facts
         self._done.add(number)
 
     def _claimed(self, at_most: int) -> Iterator[int]:

@@ -61,6 +61,7 @@ STAGE = Stage(
     runtime=EmbedRuntime,
     identify=identify,
     run=embed,
+    joinable=True,
     check=check,
     keep=True,
 )

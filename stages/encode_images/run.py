@@ -63,7 +63,9 @@ def compute_features(
     images = sources.paths.value
     distinct = Distinct.of(images.images, images.digests(context.file_digests))
     rows = _open_rows(params, runtime, distinct, backbone, draft=draft, context=context)
-    rows.write_missing(partial(backbone.load, rows.opened), pin_memory=device.type == "cuda")
+    rows.write_missing(
+        partial(backbone.load, rows.opened), pin_memory=device.type == "cuda", measured=lambda: backbone.nearness
+    )
     rejections = rows.rejections()
     write_rejected(draft.path, rejections)
     distinct.write(draft.path, without={entry.row for entry in rejections})
@@ -77,7 +79,7 @@ def compute_features(
             "reused_rows": rows.num_reused,
             "resumed_rows": rows.num_resumed,
         },
-        metrics=backbone.nearness,
+        metrics=backbone.nearness or rows.measured,
         uses=(digest,),
         environment={"device": device.type, "precision": precision},
     )

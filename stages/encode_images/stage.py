@@ -159,6 +159,7 @@ STAGE = Stage(
     runtime=EncodeImagesRuntime,
     identify=identify,
     run=encode_images,
+    joinable=True,
     settle=settle,
     check=check,
     work=work,

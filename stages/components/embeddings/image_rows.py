@@ -4,7 +4,7 @@ An unreadable image keeps its rows, of zeros, so that a shard depends only on it
 shards, so a resumed run writes the same bytes as an uninterrupted one.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -16,6 +16,7 @@ from data_schemas.embedding_array import EmbeddingArray, Shard, array_name
 from data_schemas.manifest import Rejection
 from pipeline.progress import progress
 from pipeline.store.draft import Draft
+from pipeline.store.shards import Facts
 from stages.components.embeddings.distinct_images import Distinct
 from stages.components.embeddings.reused_rows import ReusedRows
 from stages.components.embeddings.storage_dtype import store_as
@@ -78,7 +79,7 @@ class ImageRows:
         seeds: Callable[[Rows], Rows] | None = None,
         known: ReusedRows | None = None,
     ) -> None:
-        self._distinct, self._draft, self._layout, self._reading = distinct, draft, layout, reading
+        self._distinct, self._layout, self._reading = distinct, layout, reading
         self.opened, self._seeds, self._known = opened, seeds, known
         self._array = EmbeddingArray.create(
             draft.path,
@@ -89,40 +90,90 @@ class ImageRows:
             kind=layout.kind,
         )
         draft.adopt(f"{array_name(layout.kind)}/zarr.json")
+        self._shards = list(self._array.shards())
+        self._queue = draft.shards([(shard.path,) for shard in self._shards], self._look)
         self.reasons: dict[int, str] = {}
         """Why a distinct image could not be read, by its row among the distinct ones."""
-        self.num_computed, self.num_resumed = 0, 0
+        self._note(self._queue.facts.values())
+
+    @property
+    def num_computed(self) -> int:
+        """Number of rows that the network computed, in all processes that shared the work."""
+        return sum(facts.get("computed", 0) for facts in self._queue.facts.values())
+
+    @property
+    def num_resumed(self) -> int:
+        """Number of rows in shards that an earlier run left."""
+        return sum(facts.get("resumed", 0) for facts in self._queue.facts.values())
 
     @property
     def num_reused(self) -> int:
         """Number of rows taken from elsewhere."""
         return self._array.rows - self.num_resumed - self.num_computed
 
-    def write_missing(self, load: Callable[[Sequence[View]], Compute], *, pin_memory: bool) -> None:
+    @property
+    def measured(self) -> dict[str, float]:
+        """What the first process that loaded the network measured of it, for one that loaded none."""
+        return next((dict(facts["measured"]) for facts in self._queue.facts.values() if facts.get("measured")), {})
+
+    def write_missing(
+        self,
+        load: Callable[[Sequence[View]], Compute],
+        *,
+        pin_memory: bool,
+        measured: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
         """Write every shard that is not complete yet.
 
         Args:
             load: Loads the network, given the views that it has to compute first; called only if there are any.
             pin_memory: Whether the network is on a GPU.
+            measured: Returns what was measured of the network when it was loaded.
 
         Raises:
             ProtoRKDError: too many images cannot be read, a number cannot be stored, or the disk is full.
         """
-        missing = [shard for shard in self._array.shards() if not self._stands(shard)]
-        to_read = [self._unknown(shard) for shard in missing]
-        self.num_computed = sum(map(len, to_read))
-        self.num_resumed = self._array.rows - sum(shard.stop - shard.start for shard in missing)
-        batches = self._read(to_read, pin_memory=pin_memory)
-        computed = load(self._sample(to_read))(batches) if self.num_computed else iter(())
-        with progress("embedding images", total=self._array.rows, unit="images", done=self.num_resumed) as advance:
-            for shard, rows in zip(missing, to_read, strict=True):
-                values = np.zeros((shard.stop - shard.start, self._array.dim), np.float32)
-                for batch, results in islice(computed, -(-len(rows) // self._reading.batch_size)):
-                    self._note(batch)
-                    values[batch.rows.numpy() - shard.start] = results.numpy()
-                    advance(len(batch.rows) + len(batch.rejected))
-                self._write(shard, values)
-                advance(len(values) - len(rows))
+        compute: Compute | None = None
+        stand = self.num_resumed
+        with progress("embedding images", total=self._array.rows, unit="images", done=stand) as advance:
+            for numbers in self._queue.rounds(at_most=1):
+                missing = list(numbers)
+                to_read = [self._unknown(self._shards[number]) for number in missing]
+                computed: Iterator[tuple[Batch, Tensor]] = iter(())
+                if any(map(len, to_read)):
+                    compute = compute or load(self._sample(to_read))
+                    computed = compute(self._read(to_read, pin_memory=pin_memory))
+                for number, rows in zip(missing, to_read, strict=True):
+                    self._compute(number, rows, computed, advance=advance, measured=measured())
+        self._note(self._queue.facts.values())
+        if self.reasons:
+            check_rejected(self.rejections(), self._distinct.images, max_bad_fraction=self._reading.max_bad_fraction)
+
+    def _compute(
+        self,
+        number: int,
+        rows: Rows,
+        computed: Iterator[tuple[Batch, Tensor]],
+        *,
+        advance: Callable[[int], None],
+        measured: Mapping[str, float],
+    ) -> None:
+        """Take the batches of a shard, and write it."""
+        shard, reasons = self._shards[number], {}
+        values = np.zeros((shard.stop - shard.start, self._array.dim), np.float32)
+        for batch, results in islice(computed, -(-len(rows) // self._reading.batch_size)):
+            reasons |= {row // self._layout.views: reason for row, reason in batch.rejected.items()}
+            if batch.rejected:
+                self.reasons |= reasons
+                check_rejected(
+                    self.rejections(), self._distinct.images, max_bad_fraction=self._reading.max_bad_fraction
+                )
+            values[batch.rows.numpy() - shard.start] = results.numpy()
+            advance(len(batch.rows) + len(batch.rejected))
+        self._write(shard, values)
+        facts = {"computed": len(rows), "reasons": {str(row): reason for row, reason in reasons.items()}}
+        self._queue.finish(number, facts | ({"measured": dict(measured)} if measured else {}))
+        advance(len(values) - len(rows))
 
     def rejections(self) -> list[Rejection]:
         """Return the rejection of every image whose rows could not be computed."""
@@ -131,16 +182,21 @@ class ImageRows:
         reasons = [self.reasons[int(rows[number])] for number in numbers]
         return [Rejection(number, why, paths[number]) for number, why in zip(numbers, reasons, strict=True)]
 
-    def _stands(self, shard: Shard) -> bool:
-        """Return whether a shard is complete; images of its rows of zeros are opened again, to note their reasons."""
-        values = self._array.read_sound(shard) if self._draft.is_whole(shard.path) else None
+    def _look(self, number: int) -> Facts | None:
+        """Look at a shard that is there; images of its rows of zeros are opened again, to note their reasons."""
+        values = self._array.read_sound(self._shards[number])
         if values is None:
-            return False
-        for view in self._views(np.flatnonzero(~values.any(axis=1)) + shard.start):
+            return None
+        reasons = {}
+        for view in self._views(np.flatnonzero(~values.any(axis=1)) + self._shards[number].start):
             row, opened = self.opened[view]
             if isinstance(opened, str):
-                self.reasons[row // self._layout.views] = opened
-        return True
+                reasons[str(row // self._layout.views)] = opened
+        return {"resumed": len(values), "reasons": reasons}
+
+    def _note(self, facts: Iterable[Facts]) -> None:
+        for each in facts:
+            self.reasons |= {int(row): reason for row, reason in each["reasons"].items()}
 
     def _unknown(self, shard: Shard) -> Rows:
         """Return the rows of a shard that have to be computed."""
@@ -170,14 +226,8 @@ class ImageRows:
             batch_bytes=max(map(len, parts), default=0) * self.opened.image_bytes,
         )
 
-    def _note(self, batch: Batch) -> None:
-        """Note why images could not be read, and raise an error if they are too many."""
-        self.reasons |= {row // self._layout.views: reason for row, reason in batch.rejected.items()}
-        if batch.rejected:
-            check_rejected(self.rejections(), self._distinct.images, max_bad_fraction=self._reading.max_bad_fraction)
-
     def _write(self, shard: Shard, values: NDArray[np.float32]) -> None:
-        """Merge known and computed rows, and write them to disk and the journal."""
+        """Merge known and computed rows, and write them to disk."""
         stored = store_as(
             values,
             self._array.dtype,
@@ -190,7 +240,6 @@ class ImageRows:
             is_known = self._known.is_known[shard.start : shard.stop]
             stored[is_known] = self._known.values[shard.start : shard.stop][is_known]
         self._array.write(shard, stored)
-        self._draft.adopt(shard.path)
 
 
 class _Batches:
