@@ -8,6 +8,7 @@ from functools import partial
 from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
 from data_schemas.errors import NewerRecordError, ProtoRKDError
 from pipeline.log import log
+from pipeline.peers import one_of_many
 from pipeline.plan import Plan, intact
 from pipeline.stage import AnyStage, Context
 from pipeline.store.draft import Draft, is_joint, open_draft, open_joint, publish
@@ -15,6 +16,22 @@ from pipeline.store.locks import locked, locked_together
 from pipeline.store.store import Artifact, Store
 
 Changed = Callable[[], Sequence[str]]
+
+
+def joins_others(stage: AnyStage, join: bool | None, *, force: bool) -> bool:
+    """Tell whether a run shares its work with others that ask for the same.
+
+    Args:
+        stage: Declaration of the stage.
+        join: What the user says; None leaves it to the environment.
+        force: Whether the artifact is made anew.
+
+    Raises:
+        ProtoRKDError: the user asks for both.
+    """
+    if join and force:
+        raise ProtoRKDError("--join must go without --force: each of the processes would begin anew. Leave one out.")
+    return stage.joinable and not force and (one_of_many() if join is None else join)
 
 
 def claim(

@@ -8,13 +8,14 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from data_schemas.errors import PartialError, ProtoRKDError
+from data_schemas.errors import PartialError
+from pipeline.claim import joins_others
 from pipeline.commands.artifacts import available_stages, json_option, print_json, quiet_option
 from pipeline.commands.store_options import store_options
 from pipeline.log import show_log
 from pipeline.options.config_file import config_text, stage_values
 from pipeline.options.declaration import click_options, take
-from pipeline.peers import is_first_process, one_of_many
+from pipeline.peers import is_first_process
 from pipeline.plan import plan_stage
 from pipeline.runner import StageOutcome, context_of, run_stage
 from pipeline.stage import AnyStage
@@ -81,22 +82,6 @@ def stage_command(stage: AnyStage) -> click.Command:
     return _command(
         stage, run, [*store_options(), config_option(stage), *flags, quiet_option(), json_option("the outcome")]
     )
-
-
-def joins_others(stage: AnyStage, join: bool | None, *, force: bool) -> bool:
-    """Tell whether a run shares its work with others that ask for the same.
-
-    Args:
-        stage: Declaration of the stage.
-        join: What the user says; None leaves it to the environment.
-        force: Whether the artifact is made anew.
-
-    Raises:
-        ProtoRKDError: the user asks for both.
-    """
-    if join and force:
-        raise ProtoRKDError("--join must go without --force: each of the processes would begin anew. Leave one out.")
-    return stage.joinable and not force and (one_of_many() if join is None else join)
 
 
 def why_command(stage: AnyStage) -> click.Command:

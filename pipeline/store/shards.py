@@ -119,11 +119,12 @@ class Joint:
         """Let others have what this process has claimed, and remove what only it can use."""
         self._held.close()
         shutil.rmtree(self.workspace, ignore_errors=True)
-        with contextlib.suppress(ProtoRKDError, OSError):
+        with contextlib.suppress(ProtoRKDError):
             if self._is_made():  # by this process or another, and perhaps written into since that one tidied up
                 self.discard()
-                shutil.rmtree(self.folder)
-            for empty in (self.workspace.parent, self.folder / JOINT_NAME, self.folder):
+                shutil.rmtree(self.folder, ignore_errors=True)  # of several at once, each passes over what is gone
+        for empty in (self.workspace.parent, self.folder / JOINT_NAME, self.folder):
+            with contextlib.suppress(OSError):
                 empty.rmdir()
 
     def discard(self) -> None:

@@ -1,6 +1,5 @@
 """Where the processes of a joint run meet: small records and whole files, in a shared folder or an object store."""
 
-import contextlib
 import shutil
 from pathlib import Path
 from typing import Protocol
@@ -107,5 +106,4 @@ class SharedFolder:
 
     def clear(self) -> None:
         """Remove the folder; who writes into it meanwhile is late, and finds the artifact made."""
-        with contextlib.suppress(OSError):
-            shutil.rmtree(self._root)
+        shutil.rmtree(self._root, ignore_errors=True)
