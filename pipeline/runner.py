@@ -333,7 +333,7 @@ def _unchanged(stage: AnyStage, artifact: Artifact, inputs: Mapping[str, Input[A
         for name, entry in inputs.items()
         if record.inputs[name].location != entry.location
     }
-    if moved:
+    if moved and artifact.path.exists():
         record = dataclasses.replace(record, inputs={**record.inputs, **moved})
         with contextlib.suppress(ProtoRKDError):
             record.write(artifact.path)

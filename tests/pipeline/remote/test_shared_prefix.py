@@ -97,6 +97,19 @@ def test_joined__machines_make_the_bytes_of_one_and_fetch_nothing(machine, bucke
     check_whole(machine, bucket, alone)
 
 
+def test_joined__machine_that_comes_late_fetches_nothing(machine, bucket_server, tmp_path):
+    made = machine("one").run(num_parts=NUM_PARTS).artifact
+    bucket_server.requests.clear()
+    late = machine("two")
+    moved = tmp_path / "moved.txt"
+    moved.write_text(late.source.read_text())
+    outcome = late.run(num_parts=NUM_PARTS, join=True, source=moved)
+    assert (outcome.status, outcome.artifact.record.digest) == ("unchanged", made.record.digest)
+    assert not outcome.artifact.path.exists()
+    assert bucket_server.count("GET", "/parts/") == 0
+    assert artifact_problems(late.store.fetch(outcome.artifact)) == {}
+
+
 def test_joined__processes_of_one_machine_may_share_its_cache(machine, bucket, alone):
     one = machine("one")
     outcomes = [outcome_of(process) for process in [start(one, pause_s=0.2) for _ in range(2)]]
