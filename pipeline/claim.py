@@ -66,7 +66,7 @@ def claim(
         held.close()
         return None, context.use
     if not context.force:
-        artifact, _ = intact(*work)
+        artifact, _ = intact(*work, fetch=not joins)
         if artifact is None and not joins:
             artifact = _publish_sealed(*work)
         if artifact is not None:
@@ -82,7 +82,7 @@ def claim(
 
 def _put_in_order(store: Store, stage: str, request: str) -> None:
     """Make a draft of what dead processes left, before several share it."""
-    artifact, _ = intact(store, stage, request)
+    artifact, _ = intact(store, stage, request, fetch=False)
     if artifact is None and _publish_sealed(store, stage, request) is None:
         open_draft(store, stage, request)
 

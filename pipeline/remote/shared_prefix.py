@@ -6,6 +6,7 @@ from pathlib import Path
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import FileEntry
 from pipeline.remote.object_store import Objects
+from pipeline.store.store import JOINT_NAME
 
 
 class SharedPrefix:
@@ -61,6 +62,11 @@ class SharedPrefix:
     def bring(self, entry: FileEntry, root: Path) -> None:
         """Download a file."""
         self._objects.download(self.file_key(entry), entry, root)
+
+    def siblings(self) -> set[str]:
+        """Name the prefixes beside this one that are places, too."""
+        folder, _, name = self._prefix.rpartition("/")
+        return {each for each in self._objects.list_folder(folder)[0] if each.startswith(JOINT_NAME)} - {name}
 
     def clear(self) -> None:
         """Delete everything; what cannot be deleted now is left to ``gc``."""

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import FileEntry, link_whole
+from data_schemas.files import FileEntry, disk_errors, link_whole
 from pipeline.log import log
 from pipeline.store.leases import Leases, lease_seconds
 from pipeline.store.shared_place import SharedPlace
@@ -110,7 +110,10 @@ class Joint:
 
     def __enter__(self) -> Self:
         """Make the workspace."""
-        self.workspace.mkdir(parents=True)
+        with disk_errors(self.workspace):
+            while not self.workspace.is_dir():
+                with contextlib.suppress(FileNotFoundError):  # another, which leaves, removes empty folders
+                    self.workspace.mkdir(parents=True)
         return self
 
     def __exit__(
@@ -144,6 +147,11 @@ class Joint:
         adopted = draft.adopted
         key = hashlib.sha256(json.dumps([asdict(each) for each in adopted], sort_keys=True).encode())
         self.place = self._open_place(key.hexdigest()[:16])
+        if self.place.siblings():
+            log.warning(
+                "others make the same from what they read in other bytes, as libraries of other versions write it: "
+                "their shards are not shared, and who is done first counts"
+            )
         leases = self._held.enter_context(Leases(self.place, lease_s=lease_seconds()))
         return JointShards(
             draft,
@@ -214,16 +222,21 @@ class JointShards:
     def _claimed(self, at_most: int) -> Iterator[int]:
         """Claim shards, each when it is asked for."""
         for number in self._order:
-            if number in self._done or not at_most:
+            name = f"shard-{number}"
+            if number in self._done or not self._leases.is_free(name):
                 continue
             self._check_made()
-            if not self._leases.claim(f"shard-{number}"):
+            if not self._leases.claim(name):
+                self._look_for_done()  # others are at work here: what they have done needs no further request
+                self._leases.look_for_leases()
                 continue
-            if self._leases.was_taken_over(f"shard-{number}") and self._place.read(f"{_DONE}/{number}") is not None:
+            if self._leases.was_taken_over(name) and self._place.read(f"{_DONE}/{number}") is not None:
                 self._done.add(number)
-            elif not self._take_over(number):
-                at_most -= 1
+            elif not self._take_left(number):
                 yield number
+                at_most -= 1
+                if not at_most:
+                    return
 
     def _wait(self) -> bool:
         """Wait until there is something to claim; true where all is done and this process has to commit."""
@@ -251,7 +264,7 @@ class JointShards:
     def _look_for_done(self) -> None:
         self._done |= {int(name) for name in self._place.names(_DONE) if name.isdigit()}
 
-    def _take_over(self, number: int) -> bool:
+    def _take_left(self, number: int) -> bool:
         """Take a shard that a run by one process left whole, before others joined; false where there is none."""
         left, paths = self._left, self._files[number]
         if left is None or not all(map(left.is_whole, paths)):

@@ -40,6 +40,9 @@ class SharedPlace(Protocol):
     def bring(self, entry: FileEntry, root: Path) -> None:
         """Put a file in its place below ``root``, where the place does not keep files."""
 
+    def siblings(self) -> set[str]:
+        """Name the places of the same request with other keys."""
+
     def clear(self) -> None:
         """Remove everything."""
 
@@ -103,6 +106,10 @@ class SharedFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
             link_whole(self._root / "files" / entry.sha256, path)
+
+    def siblings(self) -> set[str]:
+        """Name the folders beside this one; each holds leases, as no other folder there does."""
+        return {path.parent.name for path in self._root.parent.glob("*/leases")} - {self._root.name}
 
     def clear(self) -> None:
         """Remove the folder; who writes into it meanwhile is late, and finds the artifact made."""

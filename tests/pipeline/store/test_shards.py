@@ -94,7 +94,7 @@ def test_joined__process_goes_on_from_what_one_alone_left(toy, alone):
     only_artifact(toy)
 
 
-def test_joined__run_is_gone_on_with_by_a_process_that_was_not_told_to(toy, alone, caplog):
+def test_joined__run_is_gone_on_with_by_a_process_that_was_not_told_to(toy, alone):
     with pytest.raises(RuntimeError):
         toy.run(num_parts=NUM_PARTS, join=True, fail_after=5)
     shards = list(toy.store.root.glob(f"toy/{DRAFT_PREFIX}*/joint/*/done/*"))
@@ -138,7 +138,7 @@ def test_joined__processes_are_seen_by_gc(toy):
     only_artifact(toy)
 
 
-def test_joined__processes_that_read_something_else_share_no_shards(toy, alone):
+def test_joined__processes_that_read_something_else_share_no_shards(toy, alone, caplog):
     """As where libraries of other versions write the same table in other bytes, or an input changed unseen."""
 
     def run(params, sources, out, runtime, context):
@@ -152,6 +152,7 @@ def test_joined__processes_that_read_something_else_share_no_shards(toy, alone):
     outcome = run_stage(replace(TOY, run=run), **options, context=context_of(toy.store, join=True))
     assert outcome.artifact.record.counts["made"] == NUM_PARTS
     assert outcome.artifact.record.digest != alone
+    assert "their shards are not shared, and who is done first counts" in caplog.text
 
 
 def test_shard__that_is_damaged_before_the_commit_is_made_anew_by_the_next_run(toy, alone):
@@ -188,11 +189,11 @@ def test_shard__of_a_process_that_was_asked_to_stop_is_free_at_once(toy, alone, 
 
 @pytest.mark.parametrize("wakes", ["before the commit", "after it"])
 def test_process__that_is_stopped_beyond_its_lease_and_wakes_up_spoils_nothing(toy, alone, wakes):
-    stopped = start(toy, pause_s=0.5)
-    wait_for(toy, f"toy/{DRAFT_PREFIX}*/joint/*/done/*")
+    stopped = start(toy, pause_s=0.7)
+    wait_for(toy, f"toy/{DRAFT_PREFIX}*/joint/*/leases/shard-*", num=2)  # it has begun its second
     stopped.send_signal(signal.SIGSTOP)
     try:
-        other = start(toy, pause_s=0.02 if wakes == "after it" else 0.5)
+        other = start(toy, pause_s=0.02 if wakes == "after it" else 0.7)
         if wakes == "after it":
             assert outcome_of(other)["digest"] == alone
         else:
