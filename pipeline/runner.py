@@ -28,7 +28,6 @@ from pipeline.signals import stop_is_asked
 from pipeline.stage import AnyStage, Context, Input
 from pipeline.store.draft import Draft, commit
 from pipeline.store.file_digests import FileDigests
-from pipeline.store.shards import MadeByOthersError
 from pipeline.store.store import MEMO_NAME, Artifact, Store
 
 _LIBRARIES = ("protorkd", "torch", "torchvision", "sentence-transformers", "zarr", "pyarrow", "numpy")
@@ -204,7 +203,10 @@ def _lead(stage: AnyStage, params: Any, inputs: Any, runtime: Any, context: Cont
             record = _make(
                 stage, inputs, runtime, plan=plan, context=holding, draft=claimed, changed=changed, request=request
             )
-        except MadeByOthersError:
+        except Exception as error:  # of a joint run that others have ended, and tidied up around this process
+            if claimed.joint is None or not context.store.is_made(stage.name, plan.fingerprint):
+                raise
+            log.debug("nothing more to do: %r", error)
             return _made_by_others(stage, plan, context, start)
         artifact = Artifact(path=context.store.folder(stage.name, plan.fingerprint), record=record)
         artifact = artifact if claimed.joint else context.store.share(artifact, force=context.force)
@@ -256,14 +258,8 @@ def _make(
     try:
         barrier(context.peers)  # the others look whether they see the same inputs
         result = stage.run(plan.params, plan.sources, draft, runtime, context)
-    except MadeByOthersError:
-        raise
-    except Exception as error:
-        if draft.joint is not None and context.store.is_made(stage.name, plan.fingerprint):
-            log.debug("what failed was late: %r", error)  # others have tidied up around it
-            raise MadeByOthersError from error
-        if isinstance(error, ProtoRKDError):
-            draft.discard_if_empty()
+    except ProtoRKDError:
+        draft.discard_if_empty()
         raise
     if names := changed():
         _refuse_changed(stage, names, plan, draft, context.store)

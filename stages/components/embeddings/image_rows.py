@@ -159,7 +159,8 @@ class ImageRows:
         measured: Mapping[str, float],
     ) -> None:
         """Take the batches of a shard, and write it."""
-        shard, reasons = self._shards[number], {}
+        shard = self._shards[number]
+        reasons: dict[int, str] = {}
         values = np.zeros((shard.stop - shard.start, self._array.dim), np.float32)
         for batch, results in islice(computed, -(-len(rows) // self._reading.batch_size)):
             reasons |= {row // self._layout.views: reason for row, reason in batch.rejected.items()}

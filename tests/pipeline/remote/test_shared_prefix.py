@@ -97,6 +97,15 @@ def test_joined__machines_make_the_bytes_of_one_and_fetch_nothing(machine, bucke
     check_whole(machine, bucket, alone)
 
 
+def test_joined__shard_costs_four_requests_and_two_at_the_commit(machine, bucket_server):
+    machine("one").run(num_parts=NUM_PARTS, join=True)
+    shard = {(method, part): bucket_server.count(method, part) for method, part in (
+        ("PUT", "/leases/shard-"), ("PUT", "/files/"), ("PUT", "/done/"), ("GET", "/done/"), ("PUT", "/parts/"),
+    )}  # fmt: skip
+    assert set(shard.values()) == {NUM_PARTS}
+    assert NUM_PARTS < bucket_server.count("GET", ".json") < NUM_PARTS + 10  # whether it is made by now
+
+
 def test_joined__machine_that_comes_late_fetches_nothing(machine, bucket_server, tmp_path):
     made = machine("one").run(num_parts=NUM_PARTS).artifact
     bucket_server.requests.clear()

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from toy_stage import TOY, ToyInputs, ToyParams, ToyRuntime, run_toy
 from data_schemas.errors import ProtoRKDError
 from pipeline.commands.artifacts import artifact_problems
 from pipeline.runner import context_of, run_stage
+from pipeline.store.draft import Draft
 from pipeline.store.leases import LEASE_VARIABLE
 from pipeline.store.locks import is_held
 from pipeline.store.store import DRAFT_PREFIX, HOLDER_PREFIX, Store
@@ -203,6 +205,25 @@ def test_process__that_is_stopped_beyond_its_lease_and_wakes_up_spoils_nothing(t
     outcomes = [outcome_of(process) for process in (stopped, other) if process.returncode is None]
     assert {outcome["digest"] for outcome in outcomes} == {alone}
     assert only_artifact(toy).record.digest == alone
+
+
+@pytest.mark.parametrize("moment", ["before it is sealed", "once it is sealed"])
+def test_commit__of_a_process_that_was_stopped_in_it_takes_what_others_have_committed(
+    toy, alone, tmp_path, monkeypatch, moment
+):
+    seal = Draft.seal
+
+    def stopped(draft, record):
+        sealed = seal(draft, record) if moment == "once it is sealed" else None
+        shutil.copytree(tmp_path / "alone" / "toy" / record.fingerprint, toy.store.folder("toy", record.fingerprint))
+        if moment == "before it is sealed":
+            shutil.rmtree(draft.joint.folder)  # as others tidy up
+        return sealed or seal(draft, record)
+
+    monkeypatch.setattr(Draft, "seal", stopped)
+    outcome = toy.run(num_parts=NUM_PARTS, join=True)
+    assert (outcome.status, outcome.artifact.record.digest) == ("unchanged", alone)
+    only_artifact(toy)
 
 
 @pytest.mark.slow
