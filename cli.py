@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import ProtoRKDError, StopRequestedError
 from data_schemas.images.student_checkpoint import WEIGHTS_NAME
 from pipeline.commands.artifacts import gc, status, verify
 from pipeline.commands.listing import NameGroup, listing_options, show_groups
@@ -40,12 +40,21 @@ from stages.search.command import search
 
 _NO_PATHS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
 _SHOWN_CHARS = 200
+STOPPED_STATUS = 75
+"""Exit status of a command that was asked to stop: EX_TEMPFAIL of sysexits.h, for the same command goes on."""
+
+
+class _StoppedException(click.ClickException):
+    """Ctrl-C or SIGTERM has stopped a command."""
+
+    exit_code = STOPPED_STATUS
 
 
 class _Commands(click.Group):
-    """The group of all commands: turns our own errors, Ctrl-C and SIGTERM into a line on stderr and exit status 1.
+    """The group of all commands: turns our own errors, Ctrl-C and SIGTERM into a line on stderr and an exit status.
 
-    So it does with a path that the system will not even look at, which any option may name.
+    That is 1 for an error, `STOPPED_STATUS` for a stop, and click's 2 for a mistake in what was typed. A path that the
+    system will not even look at, which any option may name, is an error.
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -63,13 +72,15 @@ class _Commands(click.Group):
             raise click.ClickException(
                 f"{path} must be a path that you can reach; {error.strerror}. Check it."
             ) from error
+        except StopRequestedError as error:
+            raise _StoppedException(printable(str(error))) from error
         except ProtoRKDError as error:
             raise click.ClickException(printable(str(error))) from error
         except click.ClickException as error:
             vars(error)["message"] = printable(error.message)
             raise
         except KeyboardInterrupt as error:
-            raise click.ClickException(
+            raise _StoppedException(
                 "Asked to stop, and did. Run the same command again: what was whole is kept."
             ) from error
 

@@ -109,6 +109,60 @@ def write_atomic_by(path: Path, write: Callable[[Path], object], *, flag: str = 
             partial.unlink(missing_ok=True)
 
 
+def create_whole(path: Path, data: bytes) -> bool:
+    """Write a whole file where there is none; of several processes, on any machines, one does. Makes parent folders.
+
+    Returns:
+        Whether this call wrote it; a file that is there stays as it is.
+
+    Raises:
+        ProtoRKDError: the folder cannot be written, or its file system knows no hard links.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL_SUFFIX}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(data)
+        fsync(partial)
+        is_ours = link_whole(partial, path)
+        fsync(path.parent)
+    except OSError as error:
+        raise disk_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+    return is_ours
+
+
+def link_whole(source: Path, target: Path) -> bool:
+    """Give a whole file a second name, unless that name is taken; makes no folders.
+
+    Returns:
+        Whether the name is this file's.
+
+    Raises:
+        OSError: a folder is missing or cannot be written.
+        ProtoRKDError: the file system knows no hard links.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return source.samefile(target)  # NFS may have linked it, lost the answer, and asked again
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise ProtoRKDError(
+                f"{target.parent} must be on a file system with hard links for --join; it is not. Pass --no-join, or "
+                "share the store as s3://."
+            ) from error
+        raise
+    return True
+
+
+def open_lock(path: Path) -> int:
+    """Open a file that only serves to be locked, and make it if it is absent; return its descriptor."""
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+
+
 def write_unsynced(path: Path, data: bytes) -> None:
     """Write one of many files of a draft, which is forced to disk as a whole before it becomes an artifact.
 

@@ -89,3 +89,9 @@ def num_processes() -> int:
 def is_first_process() -> bool:
     """Tell whether this is the launcher's first process; true without a launcher."""
     return num_processes() == 1 or os.environ.get("RANK", "0") == "0"
+
+
+def one_of_many() -> bool:
+    """Tell whether a launcher says that it has started others by the same command: torchrun, SLURM or Kubernetes."""
+    sizes = (os.environ.get(name, "") for name in ("WORLD_SIZE", "SLURM_ARRAY_TASK_COUNT", "SLURM_STEP_NUM_TASKS"))
+    return "JOB_COMPLETION_INDEX" in os.environ or any(size.isdigit() and int(size) > 1 for size in sizes)

@@ -105,7 +105,8 @@ def plan_stage(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, conte
     """
     asked = settle(stage, params=params, inputs=inputs, runtime=runtime, context=context)
     request = asked.fingerprint, asked.params, asked.sources, asked.inputs
-    artifact, damage = intact(context.store, stage.name, asked.fingerprint)
+    joins = context.join and stage.joinable
+    artifact, damage = intact(context.store, stage.name, asked.fingerprint, fetch=not joins)
     if artifact is not None:
         return Plan(*request, artifact, {}, None, [], asked.files)
     records = [artifact.record for artifact in context.store.artifacts(stage.name)]
@@ -141,14 +142,22 @@ def changed_inputs(
     return changed
 
 
-def intact(store: Store, stage: str, request: str) -> tuple[Artifact | None, Mapping[str, str]]:
+def intact(store: Store, stage: str, request: str, *, fetch: bool = True) -> tuple[Artifact | None, Mapping[str, str]]:
     """Open an artifact whose files have the sizes that its record says; else say what is wrong with what is there.
+
+    Args:
+        store: Store of the artifact.
+        stage: Name of the stage.
+        request: Fingerprint of the request.
+        fetch: Whether files that are elsewhere are brought here; otherwise their record counts for them.
 
     Raises:
         RemoteError: the store lies elsewhere, and cannot say.
         NewerRecordError: a newer protorkd made it.
     """
     try:
+        if not fetch and (there := store.look_up(stage, request)) and not there.path.exists():
+            return there, {}
         artifact = store.find(stage, request)
     except (RemoteError, NewerRecordError):
         raise  # it may be whole there, or for others

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_schemas.errors import ProtoRKDError
+from pipeline.claim import joins_others
 from pipeline.commands import store_options
 from pipeline.log import show_log
 from pipeline.options.config_file import stage_values
@@ -22,6 +24,7 @@ STORE_VARIABLE = "PROTORKD_STORE"
 _COMMON = {
     "store": "Folder of all artifacts. Default: what PROTORKD_STORE says, or store.",
     "force": "Run again though the artifact is there.",
+    "join": "Share the work with all processes that ask for the same. Default: if a launcher has started several.",
     "quiet": "Log nothing but warnings.",
     "config": "File of options, as of --config; those that are given here count for more.",
 }
@@ -89,6 +92,7 @@ def stage_function(stage: AnyStage, *, stages: Sequence[AnyStage]) -> Callable[.
         *,
         store: str | os.PathLike[str] | None = None,
         force: bool = False,
+        join: bool | None = None,
         quiet: bool = False,
         config: str | os.PathLike[str] | None = None,
         **options: Any,
@@ -97,8 +101,11 @@ def stage_function(stage: AnyStage, *, stages: Sequence[AnyStage]) -> Callable[.
         place = f"{name}()"
         values = {} if config is None else stage_values(Path(config), stage, stages=stages)
         of_file = values.pop("store", None)
+        if join and not stage.joinable:
+            raise ProtoRKDError(f"{place} must be called without join, for its work cannot be shared; got join=True.")
         made = build(stage, {**values, **read_values(stage, options, place=place)}, place=place)
-        context = context_of(open_store(store or of_file), force=force, stages=stages)
+        joins = joins_others(stage, join, force=force)
+        context = context_of(open_store(store or of_file), force=force, join=joins, stages=stages)
         with _main_unseen():
             return StageResult.of(run_stage(stage, **made, context=context))
 
@@ -109,7 +116,7 @@ def stage_function(stage: AnyStage, *, stages: Sequence[AnyStage]) -> Callable[.
 
 
 def _signature(stage: AnyStage, call: Callable[..., StageResult]) -> inspect.Signature:
-    common = [each for each in inspect.signature(call).parameters.values() if each.name in _COMMON]
+    common = [each for each in inspect.signature(call).parameters.values() if each.name in _common(stage)]
     own = [
         inspect.Parameter(
             name,
@@ -122,8 +129,13 @@ def _signature(stage: AnyStage, call: Callable[..., StageResult]) -> inspect.Sig
     return inspect.Signature([*own, *common], return_annotation=StageResult)
 
 
+def _common(stage: AnyStage) -> dict[str, str]:
+    """Return what is said of the keyword arguments that a stage's function has beside its options."""
+    return {name: text for name, text in _COMMON.items() if name != "join" or stage.joinable}
+
+
 def _document(stage: AnyStage) -> str:
-    helps = {name: line_of(known.field).help for name, known in options_of(stage).items()} | _COMMON
+    helps = {name: line_of(known.field).help for name, known in options_of(stage).items()} | _common(stage)
     lines = [f"    {name}: {text}" for name, text in helps.items()]
     return "\n".join(
         [stage.summary, "", "Args:", *lines, "", "Raises:", "    ProtoRKDError: something that can be mended."]

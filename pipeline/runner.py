@@ -7,30 +7,28 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from typing import Any, NoReturn
 
-from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord, InputRecord, Request
-from data_schemas.errors import NewerRecordError, ProtoRKDError, StopRequestedError
+from data_schemas.artifact_record import ArtifactRecord, InputRecord, Request
+from data_schemas.errors import ProtoRKDError, StopRequestedError
 from data_schemas.files import write_atomic
+from pipeline.claim import Changed, claim
 from pipeline.fingerprint import canonical
 from pipeline.log import log
 from pipeline.options.config_file import CONFIG_NAME, config_text
 from pipeline.options.declaration import as_json
 from pipeline.peers import SingleProcess, barrier, fail_together, num_processes
-from pipeline.plan import Plan, changed_inputs, intact, plan_stage, settle
+from pipeline.plan import Plan, changed_inputs, plan_stage, settle
 from pipeline.signals import stop_is_asked
 from pipeline.stage import AnyStage, Context, Input
-from pipeline.store.draft import Draft, commit, open_draft, publish
+from pipeline.store.draft import Draft, commit
 from pipeline.store.file_digests import FileDigests
-from pipeline.store.locks import locked
 from pipeline.store.store import MEMO_NAME, Artifact, Store
-
-_Changed = Callable[[], Sequence[str]]
 
 _LIBRARIES = ("protorkd", "torch", "torchvision", "sentence-transformers", "zarr", "pyarrow", "numpy")
 
@@ -72,10 +70,11 @@ class StageOutcome:
         }
 
 
-def context_of(store: Store, *, force: bool = False, stages: Iterable[AnyStage] = ()) -> Context:
+def context_of(store: Store, *, force: bool = False, join: bool = False, stages: Iterable[AnyStage] = ()) -> Context:
     """Put together what a stage is given beside its options."""
     by_name = {stage.name: stage for stage in stages}
-    return Context(store=store, file_digests=FileDigests(store.root / MEMO_NAME), force=force, stages=by_name)
+    digests = FileDigests(store.root / MEMO_NAME)
+    return Context(store=store, file_digests=digests, force=force, join=join, stages=by_name)
 
 
 def make_artifact(
@@ -97,7 +96,7 @@ def make_artifact(
         context=dataclasses.replace(context, force=False, peers=SingleProcess()),
     )
     context.use(outcome.artifact.record.digest)
-    return outcome.artifact
+    return context.store.fetch(outcome.artifact)
 
 
 def run_stage(stage: AnyStage, *, params: Any, inputs: Any, runtime: Any, context: Context) -> StageOutcome:
@@ -205,7 +204,7 @@ def _lead(stage: AnyStage, params: Any, inputs: Any, runtime: Any, context: Cont
                 if plan.artifact is None or context.force:
                     stage.check_options(params=params, inputs=inputs, runtime=runtime)
                 changed = partial(changed_inputs, stage, plan, params=params, inputs=inputs, context=context)
-                claimed, use = _claim(stage, plan, changed, context, held)
+                claimed, use = claim(stage, plan, changed, context, held)
         peers.broadcast(_Order(plan.fingerprint, run=isinstance(claimed, Draft)))
         if isinstance(claimed, Artifact):
             context.use(claimed.record.digest)
@@ -213,11 +212,17 @@ def _lead(stage: AnyStage, params: Any, inputs: Any, runtime: Any, context: Cont
         request = Request(os.getcwd(), as_json(inputs)) if stage.name in context.stages else None  # noqa: PTH109
         check_inputs = partial(_check_untouched, stage, plan, partial(changed, touched=True))
         holding = dataclasses.replace(context, use=use, check_inputs=check_inputs)
-        record = _make(
-            stage, inputs, runtime, plan=plan, context=holding, draft=claimed, changed=changed, request=request
-        )
+        try:
+            record = _make(
+                stage, inputs, runtime, plan=plan, context=holding, draft=claimed, changed=changed, request=request
+            )
+        except Exception as error:  # of a joint run that others have ended, and tidied up around this process
+            if claimed.joint is None or not context.store.is_made(stage.name, plan.fingerprint):
+                raise
+            log.debug("nothing more to do: %r", error)
+            return _made_by_others(stage, plan, context, start)
         artifact = Artifact(path=context.store.folder(stage.name, plan.fingerprint), record=record)
-        artifact = context.store.share(artifact, force=context.force)
+        artifact = artifact if claimed.joint else context.store.share(artifact, force=context.force)
         record = artifact.record
         context.use(record.digest)
     seconds = time.monotonic() - start
@@ -251,40 +256,6 @@ class _Order:
     run: bool
 
 
-def _claim(
-    stage: AnyStage, plan: Plan, changed: "_Changed", context: Context, held: contextlib.ExitStack
-) -> tuple[Artifact | Draft | None, Callable[[str], None]]:
-    """Find the artifact made, or open its draft under its lock, which ``held`` keeps; and how to tell what it uses.
-
-    Neither, and no lock, where inputs have changed while another process held the lock: the plan no longer holds.
-    """
-    if plan.artifact is not None and not context.force:
-        return plan.artifact, context.use
-    log.log(
-        _level(stage),
-        "%s: making %s (%s)",
-        stage.name,
-        plan.fingerprint[:12],
-        "forced" if context.force else plan.reason(),
-    )
-    context.store.check_writable()
-    uses = [entry.digest for entry in plan.inputs.values()]
-    hold = held.enter_context(locked(context.store, stage.name, plan.fingerprint, uses=uses))
-    if hold.waited and (names := changed()):
-        log.log(_level(stage), "%s: planned anew, because %s changed meanwhile", stage.name, ", ".join(names))
-        held.close()
-        return None, context.use
-    if not context.force:
-        artifact, _ = intact(context.store, stage.name, plan.fingerprint)
-        artifact = artifact or _publish_sealed(context.store, stage.name, plan.fingerprint)
-        if artifact is not None:
-            return artifact, hold.use
-    draft = open_draft(context.store, stage.name, plan.fingerprint, fresh=context.force)
-    if draft.resumed:
-        log.log(_level(stage), "%s: going on from what an earlier run left", stage.name)
-    return draft, hold.use
-
-
 def _make(
     stage: AnyStage,
     inputs: Any,
@@ -293,7 +264,7 @@ def _make(
     plan: Plan,
     context: Context,
     draft: Draft,
-    changed: "_Changed",
+    changed: Changed,
     request: Request | None,
 ) -> ArtifactRecord:
     start = time.monotonic()
@@ -332,6 +303,8 @@ def _make(
 
 def _refuse_changed(stage: AnyStage, names: Sequence[str], plan: Plan, draft: Draft, store: Store) -> NoReturn:
     """Put a draft where no run goes on from it: what it holds may be of other inputs than its fingerprint says."""
+    if draft.joint is not None:
+        draft.joint.discard()
     aside = store.set_aside(draft.path)
     raise ProtoRKDError(
         f"The inputs of {stage.name} must stay as they are while it runs; got others by now: {_places(names, plan)}. "
@@ -339,7 +312,7 @@ def _refuse_changed(stage: AnyStage, names: Sequence[str], plan: Plan, draft: Dr
     )
 
 
-def _check_untouched(stage: AnyStage, plan: Plan, changed: _Changed) -> None:
+def _check_untouched(stage: AnyStage, plan: Plan, changed: Changed) -> None:
     if names := changed():
         raise ProtoRKDError(
             f"The inputs of {stage.name} must stay as they are while it reads them; written meanwhile: "
@@ -351,22 +324,14 @@ def _places(names: Sequence[str], plan: Plan) -> str:
     return ", ".join(f"{name} {plan.inputs[name].location}".strip() if name in plan.inputs else name for name in names)
 
 
-def _publish_sealed(store: Store, stage: str, request: str) -> Artifact | None:
-    """Finish a commit that was killed between its record and its rename."""
-    draft_path = store.draft_folder(stage, request)
-    if not (draft_path / RECORD_NAME).is_file():
-        return None
-    try:
-        record = ArtifactRecord.read(draft_path)
-    except NewerRecordError:
-        raise
-    except ProtoRKDError:
-        return None
-    if record.problems(draft_path, read=True):
-        (draft_path / RECORD_NAME).unlink()
-        return None
-    publish(store, draft_path, record)
-    return store.find(stage, request)
+def _made_by_others(stage: AnyStage, plan: Plan, context: Context, start: float) -> StageOutcome:
+    """Take the artifact that another process of a joint run has committed; its files are not brought here."""
+    artifact = context.store.look_up(stage.name, plan.fingerprint)
+    if artifact is None:
+        raise ProtoRKDError(f"{context.store} must keep what was made; it was removed. Run the same command again.")
+    context.use(artifact.record.digest)
+    log.log(_level(stage), "%s: made together with others, %s", stage.name, artifact.path)
+    return StageOutcome(artifact=artifact, status="unchanged", seconds=time.monotonic() - start)
 
 
 def _unchanged(stage: AnyStage, artifact: Artifact, inputs: Mapping[str, Input[Any]], start: float) -> StageOutcome:
@@ -377,7 +342,7 @@ def _unchanged(stage: AnyStage, artifact: Artifact, inputs: Mapping[str, Input[A
         for name, entry in inputs.items()
         if record.inputs[name].location != entry.location
     }
-    if moved:
+    if moved and artifact.path.exists():
         record = dataclasses.replace(record, inputs={**record.inputs, **moved})
         with contextlib.suppress(ProtoRKDError):
             record.write(artifact.path)

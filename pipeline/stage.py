@@ -44,6 +44,7 @@ class Context:
         store: Store of other artifacts, and of artifacts that the stage makes on its way.
         file_digests: Content hashes of files outside the store.
         force: Make everything anew; take over nothing from earlier artifacts.
+        join: Share the work with other processes that ask for the same, where a stage can be shared.
         stages: Stages that another stage may ask for an artifact of, by name.
         peers: Processes that run the stage together.
         use: Takes the digest of an artifact that the run has come to read, so that ``gc`` leaves it alone.
@@ -54,6 +55,7 @@ class Context:
     store: Store
     file_digests: FileDigests
     force: bool = False
+    join: bool = False
     stages: "Mapping[str, AnyStage]" = field(default_factory=dict)
     peers: Peers = field(default_factory=SingleProcess)
     use: Callable[[str], None] = lambda _digest: None
@@ -148,7 +150,10 @@ class Stage(Generic[P, I, S, R]):
         keep: Whether ``gc`` keeps its artifacts though nothing refers to them.
         page: File of the artifact that people open; "" for none.
         quiet: Whether the log leaves out its starts and ends, for a stage that others ask for by the dozen and report.
-        distributed: How several processes run the stage together. Without it, the first of them runs it alone.
+        distributed: How several processes run the stage together. Without it, the first of them runs it alone, unless
+            the stage is joinable.
+        joinable: Whether processes that know nothing of each other may share its work: it writes shards that do not
+            depend on one another, through the draft's `shards`.
         prepare: Runs before the plan in every process that has met, for instance to wait for an input; returns the
             inputs to plan with.
         settle: Settles parameters that depend on the machine, the store or an input, such as an "auto", before they are
@@ -177,6 +182,7 @@ class Stage(Generic[P, I, S, R]):
     page: str = ""
     quiet: bool = False
     distributed: Distributed | None = None
+    joinable: bool = False
     prepare: Callable[[I, P, R, Context], I] | None = None
     settle: Callable[[P, I, S, R, Context], P] | None = None
     work: Callable[[P, S, Context], Work] | None = None

@@ -255,7 +255,7 @@ def _show_abandoned(store: Store, *, to_stderr: bool) -> list[Abandoned]:
     """Show files in an object store that no record names; return those that no upload can still be writing."""
     abandoned = abandoned_files(store)
     for each in abandoned:
-        state = "no record names them" if each.is_old else "being uploaded, or left; stays for a day"
+        state = "no record names them" if each.is_old else "being made by others, uploaded, or left; stays for a day"
         echo(f"{each.folder}  {len(each.keys)} files  {human_size(each.size)}  {state}", err=to_stderr)
     return [each for each in abandoned if each.is_old]
 

@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from data_schemas.errors import PartialError
+from pipeline.claim import joins_others
 from pipeline.commands.artifacts import available_stages, json_option, print_json, quiet_option
 from pipeline.commands.store_options import store_options
 from pipeline.log import show_log
@@ -22,17 +23,33 @@ from pipeline.store.store import Store
 from pipeline.terminal import echo
 from pipeline.workflow.estimate import forecast, show_forecast
 
+_JOIN_HELP = (
+    "Share the work with all processes that run the same command on the same store, on any machines. Default: if "
+    "torchrun, a SLURM array or an indexed job of Kubernetes has started several."
+)
+
 
 def stage_command(stage: AnyStage) -> click.Command:
     """Make a stage's subcommand from its declaration."""
 
     def run(
-        *, store: Store, force: bool, as_json: bool, quiet: bool, dry_run: bool, show_config: bool, **values: Any
+        *,
+        store: Store,
+        force: bool,
+        as_json: bool,
+        quiet: bool,
+        dry_run: bool,
+        show_config: bool,
+        join: bool | None = None,
+        **values: Any,
     ) -> None:
         show_log(quiet=quiet or not is_first_process())
         filled = _fill(stage, values)
         options = _options(stage, {**values, **filled})
-        if stage.distributed is None and not is_first_process():
+        joins = joins_others(stage, join, force=force)
+        if stage.distributed is None and not joins and not is_first_process():
+            return
+        if (show_config or dry_run) and not is_first_process():
             return
         if show_config:
             echo(config_text(stage, options, store=store, origins=_origins(stage, filled)), nl=False)
@@ -42,7 +59,7 @@ def stage_command(stage: AnyStage) -> click.Command:
                 forecast(stage, **options, store=store, stages=available_stages(), force=force), as_json=as_json
             )
             return
-        context = context_of(store, force=force, stages=available_stages())
+        context = context_of(store, force=force, join=joins, stages=available_stages())
         try:
             outcome = run_stage(stage, **options, context=context)
         except PartialError as error:
@@ -61,6 +78,8 @@ def stage_command(stage: AnyStage) -> click.Command:
         click.Option(["--dry-run"], is_flag=True, help="Say what would be done, and what it would take; do nothing."),
         click.Option(["--show-config"], is_flag=True, help="Print all options as TOML, and where each comes from."),
     ]
+    if stage.joinable:
+        flags.append(click.Option(["--join/--no-join"], default=None, help=_JOIN_HELP))
     return _command(
         stage, run, [*store_options(), config_option(stage), *flags, quiet_option(), json_option("the outcome")]
     )

@@ -205,6 +205,21 @@ class Objects:
 
         self._try(put, key)
 
+    def copy(self, source: str, target: str) -> None:
+        """Copy an object within the store, whose bytes do not come here; one with the target's key is overwritten.
+
+        Raises:
+            RemoteError: it is not there, or the store does not answer, or refuses.
+        """
+        import obstore
+
+        try:
+            self._try(lambda: obstore.copy(self._client, source, target), source)
+        except FileNotFoundError as error:
+            raise ObjectDamagedError(
+                f"{self.place(source)} must be there; it is not. Run the same command again."
+            ) from error
+
     def create(self, key: str, data: bytes) -> ObjectInfo | None:
         """Write a small object that must not exist yet; None if it does.
 

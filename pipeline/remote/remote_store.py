@@ -23,7 +23,9 @@ from pipeline.remote.conditional_writes import check_conditional_writes
 from pipeline.remote.errors import ObjectDamagedError, RemoteError
 from pipeline.remote.object_store import Objects, in_parallel
 from pipeline.remote.records import RemoteRecord, RemoteRecords, asked_key, file_key, files_folder, record_key
-from pipeline.store.store import SET_ASIDE_NAME, Artifact, Store, in_order
+from pipeline.remote.shared_prefix import SharedPrefix
+from pipeline.store.shared_place import SharedPlace
+from pipeline.store.store import JOINT_NAME, SET_ASIDE_NAME, Artifact, Store, in_order
 
 REMOTE_NAME = ".remote"  # hidden, so that the store does not take it for a stage
 FETCH_NAME = ".fetch"
@@ -76,6 +78,44 @@ class RemoteStore(Store):
         if damage is not None:
             raise damage
         return local
+
+    def shared_place(self, stage: str, fingerprint: str, key: str) -> SharedPrefix:
+        """Open the place in the object store in which the processes of a joint run meet.
+
+        Raises:
+            ProtoRKDError: the store is one that cannot tell writers apart.
+        """
+        if self._single_writer:
+            raise ProtoRKDError(
+                "--join must go without --single-writer, for its processes are several writers. Pass --no-join, or use "
+                "a store that refuses to create an object that exists."
+            )
+        return SharedPrefix(self.objects, f"{stage}/{fingerprint}/{JOINT_NAME}-{key}")
+
+    def look_up(self, stage: str, fingerprint: str) -> Artifact | None:
+        """Open an artifact that is there by its record alone."""
+        remote = self.records.read(stage, fingerprint)
+        return None if remote is None else Artifact(self.folder(stage, fingerprint), remote.record)
+
+    def publish_first(self, draft_path: Path, record: ArtifactRecord, *, place: SharedPlace | None) -> bool:
+        """Upload what the draft holds, copy within the object store what it does not, then create the record."""
+        started = time.monotonic()
+        self._share_sources(record)
+
+        def put(file: FileEntry) -> None:
+            if (draft_path / file.path).is_file():
+                self.objects.upload(file_key(record, file), file, draft_path)
+            elif isinstance(place, SharedPrefix):
+                self.objects.copy(place.file_key(file), file_key(record, file))
+
+        in_parallel(put, record.files)
+        data, key = (draft_path / RECORD_NAME).read_bytes(), record_key(record.stage, record.fingerprint)
+        written = self.objects.create(key, data)
+        if written is None:
+            return False
+        self.records.remember(record.stage, record.fingerprint, data, written)
+        self._tell("put together", Artifact(draft_path, record).name, record.files, started)
+        return True
 
     def survey(self, stage: str | None = None) -> tuple[list[Artifact], dict[Path, ProtoRKDError]]:
         """Read the records here and there; the remote one counts where both places hold one with different bytes."""

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
 
@@ -18,7 +19,8 @@ from data_schemas.files import (
     list_files,
 )
 from pipeline.fingerprint import digest_of_files
-from pipeline.store.store import OLD_PREFIX, Store
+from pipeline.store.shards import Joint, Look, MadeByOthersError, OwnShards, ShardQueue
+from pipeline.store.store import JOINT_NAME, OLD_PREFIX, Store
 
 STATE_FOLDER = "state"
 
@@ -30,12 +32,15 @@ class Draft:
 
     Args:
         path: Path of the folder.
-        resumed: Whether an earlier run left something here.
+        resumed: Whether an earlier run left something here, or others take part in this one.
+        joint: This process's part in a joint run, or None.
     """
 
-    def __init__(self, path: Path, *, resumed: bool) -> None:
+    def __init__(self, path: Path, *, resumed: bool, joint: Joint | None = None) -> None:
         self.path = path
         self.resumed = resumed
+        self.joint = joint
+        self._elsewhere: dict[str, FileEntry] = {}
         self._entries = read_journal(path / JOURNAL_NAME)
         self._seen_whole: set[str] = set()
 
@@ -49,12 +54,38 @@ class Draft:
         """Folder for files that hold times; it becomes part of the artifact, not of its digest."""
         return self.path / LOG_FOLDER
 
-    def adopt(self, path: str) -> None:
-        """Note in the journal that the file ``path``, relative to the draft, is whole."""
+    @property
+    def adopted(self) -> list[FileEntry]:
+        """Files that this run or an earlier one adopted, by path."""
+        return [self._entries[path] for path in sorted(self._entries)]
+
+    def shards(self, files: Sequence[tuple[str, ...]], look: Look) -> ShardQueue:
+        """Open the shards of the draft, once all that they depend on is adopted; who joins the run shares them.
+
+        Args:
+            files: Files of each shard, relative to the draft.
+            look: Returns the facts of a shard whose files have the bytes that were written, or None where it must be
+                written anew.
+        """
+        if self.joint is None:
+            return OwnShards(self, files, look)
+        return self.joint.shards(self, files, look, left=Draft(self.joint.folder, resumed=True))
+
+    def adopt(self, path: str) -> FileEntry:
+        """Note in the journal that the file ``path``, relative to the draft, is whole; return what it is."""
         entry = FileEntry.of(self.path, path)
         append_line(self.path / JOURNAL_NAME, json.dumps(asdict(entry), sort_keys=True))
         self._entries[path] = entry
         self._seen_whole.add(path)
+        return entry
+
+    def knows(self, entry: FileEntry) -> bool:
+        """Tell whether the last file adopted under its path is this one."""
+        return self._entries.get(entry.path) == entry
+
+    def note_elsewhere(self, entry: FileEntry) -> None:
+        """Count a file as one of the artifact's that is published from another place."""
+        self._elsewhere[entry.path] = entry
 
     def was_adopted(self, path: str) -> bool:
         """Tell whether this run or an earlier one adopted a file of this name, whatever its bytes are now."""
@@ -77,8 +108,8 @@ class Draft:
         self.resumed = False
 
     def discard_if_empty(self) -> None:
-        """Remove the folder when nothing in it would spare a later run any work."""
-        if not self._entries and not any(path.is_file() for path in self.state.rglob("*")):
+        """Remove the folder when nothing in it would spare a later run any work; a joint run's goes when it is left."""
+        if self.joint is None and not self._entries and not any(path.is_file() for path in self.state.rglob("*")):
             shutil.rmtree(self.path)
 
     def seal(self, record: ArtifactRecord) -> ArtifactRecord:
@@ -94,6 +125,7 @@ class Draft:
             )
         folders = {folder for entry in entries for folder in PurePosixPath(entry.path).parents}
         fsync_all([*(self.path / entry.path for entry in entries), *(self.path / folder for folder in folders)])
+        entries = sorted([*entries, *self._elsewhere.values()], key=lambda entry: entry.path)
         sealed = replace(record, files=tuple(entries))
         sealed = replace(sealed, digest=digest_of_files(sealed.digested_files))
         sealed.write(self.path)
@@ -127,11 +159,40 @@ def open_draft(store: Store, stage: str, fingerprint: str, *, fresh: bool = Fals
     return Draft(path, resumed=resumed)
 
 
+def open_joint(store: Store, stage: str, fingerprint: str) -> Joint:
+    """Open a process's part in the run of a request that several processes share.
+
+    Args:
+        store: The store to write to.
+        stage: Name of the stage.
+        fingerprint: Fingerprint of the request.
+    """
+    return Joint(
+        store.draft_folder(stage, fingerprint),
+        open_place=lambda key: store.shared_place(stage, fingerprint, key),
+        is_made=lambda: store.is_made(stage, fingerprint),
+    )
+
+
+def is_joint(store: Store, stage: str, fingerprint: str) -> bool:
+    """Tell whether several processes have begun to make an artifact together, as far as that is known here."""
+    return (store.draft_folder(stage, fingerprint) / JOINT_NAME).is_dir()
+
+
 def commit(store: Store, draft: Draft, record: ArtifactRecord) -> ArtifactRecord:
-    """Move a finished draft into its place; an existing artifact is replaced."""
+    """Move a finished draft into its place; an existing artifact is replaced.
+
+    Raises:
+        MadeByOthersError: the run is a joint one, and another process was quicker: its artifact stays.
+    """
     with disk_errors(draft.path):
         sealed = draft.seal(record)
-    publish(store, draft.path, sealed)
+    if draft.joint is None:
+        publish(store, draft.path, sealed)
+        return sealed
+    shutil.rmtree(draft.state, ignore_errors=True)
+    if not store.publish_first(draft.path, sealed, place=draft.joint.place):
+        raise MadeByOthersError
     return sealed
 
 

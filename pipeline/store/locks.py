@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,13 +13,11 @@ from pathlib import Path
 import filelock
 
 from data_schemas.errors import ProtoRKDError
-from data_schemas.files import (
-    disk_error,
-    read_json,
-    write_json,
-)
+from data_schemas.files import disk_error, open_lock, read_json, write_json
 from pipeline.log import log
 from pipeline.store.store import HOLDER_PREFIX, LOCK_PREFIX, Store
+
+_SHARED_MARK = "."  # in the name of the note of one of several holders, between the fingerprint and a name of its own
 
 
 @dataclass(frozen=True)
@@ -57,22 +56,88 @@ def locked(store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = 
             lock.acquire()
     except OSError as error:
         raise disk_error(folder, error) from error
-    holder_path = folder / f"{HOLDER_PREFIX}{fingerprint}"
     try:
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S")}
-        who["begun"] = datetime.now(UTC).isoformat(timespec="microseconds")
-        used = dict.fromkeys(uses)
-
-        def use(digest: str) -> None:
-            if digest not in used:
-                used[digest] = None
-                write_json(holder_path, {**who, "uses": list(used)})
-
-        write_json(holder_path, {**who, "uses": list(used)})
-        yield HeldLock(waited, use)
+        with _noted(folder / f"{HOLDER_PREFIX}{fingerprint}", uses) as use:
+            yield HeldLock(waited, use)
     finally:
-        holder_path.unlink(missing_ok=True)
         lock.release()
+
+
+@contextlib.contextmanager
+def locked_together(
+    store: Store, stage: str, fingerprint: str, *, uses: Sequence[str] = (), prepare: Callable[[], None]
+) -> Iterator[HeldLock]:
+    """Hold the lock of one piece of work beside others that hold it so; who holds it alone is waited for.
+
+    Args:
+        store: The store that holds the lock.
+        stage: Name of the stage.
+        fingerprint: Fingerprint of the request.
+        uses: Digests of the artifacts that the work reads, so that ``gc`` leaves them alone meanwhile.
+        prepare: Puts in order what dead processes left; called where nobody else holds the lock.
+
+    Raises:
+        ProtoRKDError: the system has no such locks, or the folder cannot be written.
+    """
+    try:
+        import fcntl  # absent on Windows
+    except ImportError as error:
+        raise ProtoRKDError("--join must run on a system with flock; this one has none. Pass --no-join.") from error
+    folder = store.root / stage
+    with contextlib.ExitStack() as opened:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = open_lock(folder / f"{LOCK_PREFIX}{fingerprint}")
+            opened.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waited = not _shares(descriptor)
+                if waited:
+                    log.info("%s: waiting for %s, which works alone", stage, holder(store, stage, fingerprint))
+            else:
+                waited = False
+                prepare()
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        except OSError as error:
+            raise disk_error(folder, error) from error
+        note = f"{HOLDER_PREFIX}{fingerprint}{_SHARED_MARK}"
+        with _noted(folder / f"{note}{uuid.uuid4().hex[:12]}", uses) as use:
+            yield HeldLock(waited, use)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for path in folder.glob(f"{note}*"):  # of killed ones, for the last has come to its end
+                path.unlink(missing_ok=True)
+
+
+def _shares(descriptor: int) -> bool:
+    """Try to hold a lock beside others; false where one holds it alone."""
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _noted(path: Path, uses: Sequence[str]) -> Iterator[Callable[[str], None]]:
+    """Note who works, and on what, in a file that goes in the end; yield what adds a digest to it."""
+    who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M:%S")}
+    who["begun"] = datetime.now(UTC).isoformat(timespec="microseconds")
+    used = dict.fromkeys(uses)
+
+    def use(digest: str) -> None:
+        if digest not in used:
+            used[digest] = None
+            write_json(path, {**who, "uses": list(used)})
+
+    write_json(path, {**who, "uses": list(used)})
+    try:
+        yield use
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def holder(store: Store, stage: str, fingerprint: str) -> str:
@@ -101,7 +166,7 @@ def digests_in_use(store: Store) -> set[str]:
     """Return the digests of the artifacts that live processes read."""
     used: set[str] = set()
     for path in store.root.glob(f"*/{HOLDER_PREFIX}*"):
-        if is_held(store, path.parent.name, path.name.removeprefix(HOLDER_PREFIX)):
+        if is_held(store, path.parent.name, path.name.removeprefix(HOLDER_PREFIX).partition(_SHARED_MARK)[0]):
             with contextlib.suppress(ProtoRKDError, KeyError, TypeError):
                 used |= set(read_json(path)["uses"])
     return used

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import errno
 import hashlib
 import shutil
 import uuid
@@ -14,6 +15,7 @@ from data_schemas.artifact_record import RECORD_NAME, ArtifactRecord
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import OTHER_BYTES, FileEntry, disk_errors, fsync, write_atomic
 from pipeline.log import log
+from pipeline.store.shared_place import SharedFolder, SharedPlace
 
 DRAFT_PREFIX = ".draft-"
 LOCK_PREFIX = ".lock-"
@@ -21,6 +23,7 @@ HOLDER_PREFIX = ".holder-"
 OLD_PREFIX = ".old-"
 ASKED_PREFIX = ".asked-"  # beside an artifact: when it was last asked for, if that was after it was made
 SET_ASIDE_NAME = ".set-aside"
+JOINT_NAME = "joint"  # in a draft: where the processes of a joint run meet and work
 MEMO_NAME = "file-digests.sqlite"
 
 T = TypeVar("T")
@@ -114,6 +117,46 @@ class Store:
     def draft_folder(self, stage: str, fingerprint: str) -> Path:
         """Return the folder in which an artifact is made."""
         return self.root / stage / f"{DRAFT_PREFIX}{fingerprint}"
+
+    def shared_place(self, stage: str, fingerprint: str, key: str) -> SharedPlace:
+        """Open the place in which the processes of a joint run meet.
+
+        Args:
+            stage: Name of the stage.
+            fingerprint: Fingerprint of the request.
+            key: Name that only those share whose shards are interchangeable.
+        """
+        return SharedFolder(self.draft_folder(stage, fingerprint) / JOINT_NAME / key)
+
+    def is_made(self, stage: str, fingerprint: str) -> bool:
+        """Tell whether an artifact is committed, without looking at its files."""
+        return self.look_up(stage, fingerprint) is not None
+
+    def look_up(self, stage: str, fingerprint: str) -> Artifact | None:
+        """Open an artifact by its fingerprint, without bringing its files here; None when it is absent."""
+        return self.find(stage, fingerprint)
+
+    def publish_first(self, draft_path: Path, record: ArtifactRecord, *, place: SharedPlace | None) -> bool:  # noqa: ARG002
+        """Put a sealed draft in its artifact's place, unless one is there; tell whether it was put there.
+
+        Args:
+            draft_path: Folder of the draft.
+            record: Its record.
+            place: Place that holds the files that the draft does not hold; None where it holds all.
+
+        Raises:
+            ProtoRKDError: the folder cannot be written.
+        """
+        final = self.folder(record.stage, record.fingerprint)
+        with disk_errors(final):
+            try:
+                draft_path.rename(final)  # over a folder that holds anything it fails
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    return False
+                raise
+            fsync(final.parent)
+        return True
 
     def find(self, stage: str, fingerprint: str) -> Artifact | None:
         """Open an artifact by its fingerprint, or return None when it is absent. Its files are not checked."""

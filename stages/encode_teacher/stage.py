@@ -156,6 +156,7 @@ STAGE = Stage(
     runtime=EncodeRuntime,
     identify=identify,
     run=encode_teacher,
+    joinable=True,
     check=check,
     settle=settle,
     work=work,

@@ -14,7 +14,7 @@ import filelock
 import numpy as np
 from numpy.typing import NDArray
 
-from data_schemas.errors import ProtoRKDError
+from data_schemas.errors import ProtoRKDError, StopRequestedError
 from data_schemas.files import disk_errors, read_json, write_atomic_by
 from data_schemas.images.gathered_folder import FAILED, LOCK_PATH, PARTIAL_FOLDER, REQUEST_PATH, read_outcomes, rows_of
 from pipeline.log import log
@@ -125,7 +125,7 @@ async def _ask(rows: Iterator[Row], num_rows: int, *, root: Path, params: Gather
             )
             await gatherer.run()
     if gatherer.stopped:
-        raise ProtoRKDError(
+        raise StopRequestedError(
             "gather-cc was asked to stop and did; what is whole is kept. Run the same command again to go on."
         )
 

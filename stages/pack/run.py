@@ -19,6 +19,7 @@ from pipeline.progress import progress
 from pipeline.remote.object_store import NUM_REQUESTS
 from pipeline.stage import Result
 from pipeline.store.draft import Draft
+from pipeline.store.shards import Facts, ShardQueue
 from stages.components.images.image_set import ImageSet
 from stages.components.images.opening import has_objects
 from stages.components.images.rejections import check_rejected
@@ -43,37 +44,53 @@ def pack_images(params: "PackParams", runtime: "PackRuntime", *, images: ImageSe
     draft.adopt(CONFIG_NAME)
     total = len(images.paths)
     starts = range(0, total, params.shard_images)
-    shards = {number: range(start, min(start + params.shard_images, total)) for number, start in enumerate(starts)}
-    kept = {number for number in shards if draft.is_whole(index_path(number)) and draft.is_whole(shard_path(number))}
-    rejections: list[Rejection] = []
+    shards = [range(start, min(start + params.shard_images, total)) for start in starts]
+
+    def facts_of(number: int, *, resumed: int) -> Facts:
+        reasons = read_index(draft.path, ["reason"], shard=number)["reason"].to_pylist()
+        rejected = [(row, reason) for row, reason in zip(shards[number], reasons, strict=True) if reason is not None]
+        size = (draft.path / shard_path(number)).stat().st_size
+        return {"rejected": rejected, "bytes": size, "resumed": resumed}
+
+    files = [(shard_path(number), index_path(number)) for number in range(len(shards))]
+    queue = draft.shards(files, lambda number: facts_of(number, resumed=len(shards[number])))
     are_objects = has_objects(images.root, images.paths[:1])
     threads = NUM_REQUESTS if are_objects else max(1, num_workers(runtime.workers))
     make = RecordMaker(images, short_side=params.short_side, format_=params.format, quality=params.quality)
-    resumed = sum(len(shards[number]) for number in kept)
     with (
         ThreadPoolExecutor(threads) as pool,
-        progress("packing images", total=total, unit="images", done=resumed) as advance,
+        progress("packing images", total=total, unit="images", done=_sum(queue, "resumed")) as advance,
     ):
-        for number, rows in shards.items():
-            if number not in kept:
+        for numbers in queue.rounds():
+            for number in numbers:
+                rows = shards[number]
                 records = _in_order(pool, make, rows, ahead=_AHEAD * threads, advance=advance)
                 write_shard(draft.path, number, images.paths[rows.start : rows.stop], records)
-                draft.adopt(shard_path(number))
-                draft.adopt(index_path(number))
-            reasons = read_index(draft.path, ["reason"], shard=number)["reason"].to_pylist()
-            rejected = [(row, reason) for row, reason in zip(rows, reasons, strict=True) if reason is not None]
-            rejections += [Rejection(row=row, reason=reason, value=images.paths[row]) for row, reason in rejected]
-            check_rejected(rejections, images, max_bad_fraction=runtime.max_bad_fraction)
+                queue.finish(number, facts_of(number, resumed=0))
+                check_rejected(_rejections(queue, images), images, max_bad_fraction=runtime.max_bad_fraction)
+    rejections = _rejections(queue, images)
+    check_rejected(rejections, images, max_bad_fraction=runtime.max_bad_fraction)
     write_rejected(draft.path, rejections)
     return Result(
         counts={
             "images": total - len(rejections),
             "rejected_images": len(rejections),
             "rejected_reasons": dict(Counter(entry.reason for entry in rejections)),
-            "resumed_images": resumed,
-            "bytes": sum((draft.path / shard_path(number)).stat().st_size for number in shards),
+            "resumed_images": _sum(queue, "resumed"),
+            "bytes": _sum(queue, "bytes"),
         }
     )
+
+
+def _sum(queue: ShardQueue, name: str) -> int:
+    """Add up a fact of all shards that are whole."""
+    return sum(facts[name] for facts in queue.facts.values())
+
+
+def _rejections(queue: ShardQueue, images: ImageSet) -> list[Rejection]:
+    """Return the images without a record in the shards that are whole, in their order."""
+    rejected = [each for number in sorted(queue.facts) for each in queue.facts[number]["rejected"]]
+    return [Rejection(row=row, reason=reason, value=images.paths[row]) for row, reason in rejected]
 
 
 def _in_order(

@@ -48,5 +48,6 @@ STAGE = Stage(
     runtime=PackRuntime,
     identify=identify,
     run=pack,
+    joinable=True,
     work=work,
 )

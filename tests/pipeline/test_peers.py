@@ -9,7 +9,7 @@ from toy_stage import CHILD, TOY, ChildInputs, NoOptions, ToyInputs, ToyParams, 
 
 from data_schemas.errors import ProtoRKDError
 from data_schemas.files import write_atomic
-from pipeline.peers import SingleProcess, barrier, fail_together
+from pipeline.peers import SingleProcess, barrier, fail_together, one_of_many
 from pipeline.runner import context_of, run_stage, run_within
 from pipeline.stage import Distributed, Input, Result
 
@@ -254,3 +254,25 @@ def test_run_stage__prepares_the_inputs_of_a_process_alone(toy):
     options = {"params": ToyParams(), "inputs": ToyInputs(toy.source), "runtime": ToyRuntime()}
     outcome = run_stage(stage, **options, context=context_of(toy.store))
     assert outcome.artifact.record.inputs["source"].location == str(source)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"WORLD_SIZE": "1"}, False),
+        ({"WORLD_SIZE": "2"}, True),
+        ({"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "1"}, False),
+        ({"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "64"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "none"}, False),
+        ({"JOB_COMPLETION_INDEX": "0"}, True),
+    ],
+    ids=str,
+)
+def test_one_of_many__is_what_a_launcher_says(environment, expected, monkeypatch):
+    for name in ("WORLD_SIZE", "SLURM_ARRAY_TASK_COUNT", "SLURM_STEP_NUM_TASKS", "JOB_COMPLETION_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert one_of_many() == expected

@@ -6,7 +6,7 @@ import threading
 import pytest
 from click.testing import CliRunner
 
-from cli import cli
+from cli import STOPPED_STATUS, cli
 from data_schemas.errors import ProtoRKDError
 from pipeline.signals import command_signals, stop_is_asked, stop_requests
 
@@ -135,5 +135,5 @@ def test_command__that_is_interrupted_says_so_in_a_line(number, monkeypatch, tmp
         done = CliRunner().invoke(cli, ["status", "--store", str(tmp_path)])
     finally:
         signal.signal(signal.SIGINT, before)
-    assert done.exit_code == 1
+    assert done.exit_code == STOPPED_STATUS == 75
     assert done.stderr == "Error: Asked to stop, and did. Run the same command again: what was whole is kept.\n"

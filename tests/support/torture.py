@@ -5,6 +5,9 @@ moment drawn evenly over the time that the undisturbed run takes. Then the store
 command is run to its end, and its digest is compared with the undisturbed one's. Processes are forked from one that has
 imported everything, so that a kill costs the work and not the imports; nor do they wait for the disk, which only a
 power cut can tell.
+
+Of a job that is joined, several processes make one artifact, and two of them are killed; the others must make it whole
+without them, and embed at most one shard again for each kill.
 """
 
 import argparse
@@ -25,8 +28,11 @@ from pathlib import Path
 from cli import cli
 from data_schemas.artifact_record import JOURNAL_NAME, RECORD_NAME
 from data_schemas.embedding_array import ARRAY_NAME
+from data_schemas.files import append_line
 from pipeline.commands.artifacts import artifact_problems
 from pipeline.store.draft import read_journal
+from pipeline.store.leases import LEASE_VARIABLE
+from pipeline.store.shards import Facts, JointShards
 from pipeline.store.store import Store
 from tests.support.workbench import (
     DISTILL,
@@ -64,11 +70,13 @@ class Job:
         name: Name of the stage.
         words: Words of the command line.
         before: Command lines that make the store which it starts from.
+        joined: Number of processes that share the work; two of them are killed. 1 is one that works alone.
     """
 
     name: str
     words: tuple[object, ...]
     before: tuple[tuple[object, ...], ...] = ()
+    joined: int = 1
 
 
 def jobs(root: Path) -> Iterator[Job]:
@@ -82,6 +90,7 @@ def jobs(root: Path) -> Iterator[Job]:
     distill = (*DISTILL, "--save-every-minutes", 1e-9)
     evaluate = ("evaluate", "--device", "cpu", "--workers", 0, "--retrieval", pairs.manifest)
     yield Job("encode-teacher", many)
+    yield Job("encode-teacher joined", many, joined=4)
     images = make_pairs(root / "many", 240, 40).root
     embed = ("embed", "--images", images, "--device", "cpu", "--workers", 0)
     weights = make_backbone_weights(root / "backbone.safetensors")
@@ -103,6 +112,12 @@ def torture(job: Job, *, kills: int, seed: int, root: Path) -> Findings:
             seconds = _run(job.words, store)
             expected = _contents(store)
     findings, draw = Findings(), random.Random(f"{seed} {job.name}")
+    while findings.kills < kills and job.joined > 1:
+        with _copied(ready, root / "store") as store:
+            _kill_two(job, store, findings, draw, seconds)
+            if (contents := _contents(store)) != expected:
+                findings.wrong.append(f"artifacts {sorted(contents ^ expected)}")
+            findings.wrong += _wrong(store) + [f"left: {path}" for path in Store(store).leftovers()]
     while findings.kills < kills:
         moment = draw.uniform(0, seconds)
         with _copied(ready, root / "store") as store:
@@ -117,6 +132,31 @@ def torture(job: Job, *, kills: int, seed: int, root: Path) -> Findings:
                 problems.append(f"artifacts {sorted(contents ^ expected)}")
             findings.wrong += [f"killed after {moment:.3f} s: {one}" for one in problems]
     return findings
+
+
+def _kill_two(job: Job, store: Path, findings: Findings, draw: random.Random, seconds: float) -> None:
+    """Start all processes of a job, kill two at random moments, and wait for the others."""
+    computed = store / "computed"
+    processes = [_fork((*job.words, "--join"), store, computed=computed) for _ in range(job.joined)]
+    moments = sorted(draw.uniform(0, seconds) for _ in range(2))
+    victims = draw.sample(processes, 2)
+    start = time.monotonic()
+    killed = 0
+    for moment, victim in zip(moments, victims, strict=True):
+        time.sleep(max(0.0, start + moment - time.monotonic()))
+        os.kill(victim, signal.SIGKILL)
+        killed += os.WIFSIGNALED(os.waitpid(victim, 0)[1])
+    findings.kills += killed
+    findings.late += 2 - killed
+    for process in set(processes) - set(victims):
+        if os.waitpid(process, 0)[1]:
+            findings.wrong.append(f"killed after {moments} s: process {process} failed")
+    shards = computed.read_text().split() if computed.exists() else []
+    computed.unlink(missing_ok=True)
+    if len(shards) - len(set(shards)) > killed:
+        findings.wrong.append(
+            f"killed {killed} after {moments} s: of {len(set(shards))} shards {len(shards)} were made"
+        )
 
 
 def _ready(before: tuple[tuple[object, ...], ...], root: Path) -> Path:
@@ -160,8 +200,14 @@ def _contents(store: Path) -> set[tuple[str, str, str]]:
     return {(record.stage, record.fingerprint, record.digest) for record in records}
 
 
-def _fork(words: tuple[object, ...], store: Path) -> int:
-    """Start the command line in a process of its own, without its output on the terminal."""
+def _fork(words: tuple[object, ...], store: Path, *, computed: Path | None = None) -> int:
+    """Start the command line in a process of its own, without its output on the terminal.
+
+    Args:
+        words: Words of the command line.
+        store: Store that it works on.
+        computed: File to which it adds the number of each shard that it has embedded; None for none.
+    """
     process = os.fork()
     if process:
         return process
@@ -170,10 +216,23 @@ def _fork(words: tuple[object, ...], store: Path) -> int:
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), 1)
             os.dup2(nowhere.fileno(), 2)
+        if computed is not None:
+            _note_shards(computed)
         cli.main([*map(str, words), "--store", str(store)], standalone_mode=False)
         code = 0
     finally:
         os._exit(code)
+
+
+def _note_shards(computed: Path) -> None:
+    """Let this process note the shards that it has embedded, before anybody can know."""
+    finish = JointShards.finish
+
+    def noted(queue: JointShards, number: int, facts: Facts) -> None:
+        append_line(computed, str(number))
+        finish(queue, number, facts)
+
+    JointShards.finish = noted  # type: ignore[method-assign]
 
 
 def _run(words: tuple[object, ...], store: Path) -> float:
@@ -210,7 +269,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="Of the moments.")
     parser.add_argument("--only", action="append", help="This job alone; repeatable.")
     options = parser.parse_args()
-    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # a forked process would miss torch's other threads
+    os.environ |= {
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        LEASE_VARIABLE: "1",
+    }  # a forked process would miss torch's other threads
     os.fsync, os.sync = (lambda _: None), (lambda: None)
     for name in (
         "stages.distill.run",

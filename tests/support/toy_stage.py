@@ -1,9 +1,11 @@
 """A stage without tensors: it writes its input's words into files, one per part.
 
-As a script, it runs the stage in a process of its own: ``toy_stage.py STORE SOURCE PAUSE_S [CACHE]``.
+As a script, it runs the stage in a process of its own: ``toy_stage.py STORE SOURCE PAUSE_S [CACHE [NUM_PARTS]]``; with
+a number of parts it joins others.
 """
 
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -44,21 +46,22 @@ class ToyRuntime:
 
 def run_toy(params, sources, out, runtime, context):
     """Write the parts that are not whole yet, and the files that are written anew each time."""
-    num_made = 0
-    for number in range(params.num_parts):
-        path = f"parts/{number}.txt"
-        if out.is_whole(path):
-            continue
-        if num_made == runtime.fail_after:
-            raise RuntimeError("as asked")
-        time.sleep(runtime.pause_s)
-        write_atomic(out.path / path, f"{number} {params.scale} {params.word} {sources.source.value}".encode())
-        out.adopt(path)
-        num_made += 1
+    paths = [f"parts/{number}.txt" for number in range(params.num_parts)]
+    queue, num_made = out.shards([(path,) for path in paths], look=lambda number: {"made": 0}), 0
+    for numbers in queue.rounds():
+        for number in numbers:
+            if num_made == runtime.fail_after:
+                raise RuntimeError("as asked")
+            time.sleep(runtime.pause_s)
+            text = f"{number} {params.scale} {params.word} {sources.source.value}"
+            write_atomic(out.path / paths[number], text.encode())
+            queue.finish(number, {"made": 1, "by": os.getpid()})
+            num_made += 1
     write_atomic(out.path / "summary.txt", f"{params.num_parts} parts".encode())
     write_atomic(out.logs / "times.txt", f"{time.time_ns():020}".encode())
     write_atomic(out.state / "resume.txt", b"for a resume alone")
-    return Result(counts={"made": num_made}, environment={"device": "none"})
+    made = sum(facts["made"] for facts in queue.facts.values())
+    return Result(counts={"made": made}, environment={"device": "none"})
 
 
 def identify(inputs, params, context):
@@ -79,6 +82,7 @@ TOY = Stage(
     runtime=ToyRuntime,
     identify=identify,
     run=run_toy,
+    joinable=True,
     work=work,
 )
 
@@ -141,13 +145,13 @@ class Toy:
         self.source = root / "source.txt"
         self.source.write_text("words")
 
-    def run(self, *, force=False, pause_s=0.0, fail_after=-1, version=1, source=None, **params):
+    def run(self, *, force=False, join=False, pause_s=0.0, fail_after=-1, version=1, source=None, **params):
         return run_stage(
             replace(TOY, version=version),
             params=ToyParams(**params),
             inputs=ToyInputs(source=source or self.source),
             runtime=ToyRuntime(pause_s=pause_s, fail_after=fail_after),
-            context=context_of(self.store, force=force),
+            context=context_of(self.store, force=force, join=join),
         )
 
     def run_child(self, toy=None):
@@ -158,8 +162,9 @@ class Toy:
 if __name__ == "__main__":
     show_log()
     toy = Toy.__new__(Toy)
-    cache = Path(sys.argv[4]) if len(sys.argv) > 4 else None
+    cache = Path(sys.argv[4]) if len(sys.argv) > 4 and sys.argv[4] else None
     toy.store, toy.source = open_store(sys.argv[1], cache=cache), Path(sys.argv[2])
-    outcome = toy.run(pause_s=float(sys.argv[3]))
+    joined = {"join": True, "num_parts": int(sys.argv[5])} if len(sys.argv) > 5 else {}
+    outcome = toy.run(pause_s=float(sys.argv[3]), **joined)
     modules = "torch" in sys.modules
     sys.stdout.write(json.dumps({**outcome.as_json(), "torch": modules}))

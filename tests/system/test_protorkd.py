@@ -39,7 +39,8 @@ def test_protorkd__has_a_function_for_every_stage(stage: Any) -> None:
     assert all(each.kind is inspect.Parameter.KEYWORD_ONLY for each in parameters.values())
     fields = {**stage.inputs.__dataclass_fields__, **stage.params.__dataclass_fields__}
     fields |= stage.runtime.__dataclass_fields__
-    assert {"store", "force", "quiet", "config"} | set(fields) == set(parameters)
+    common = {"store", "force", "quiet", "config", *(["join"] if stage.joinable else [])}
+    assert common | set(fields) == set(parameters)
     for name in fields:
         assert f"    {name}: " in function.__doc__
 
@@ -228,3 +229,8 @@ def test_script__needs_no_guard_though_processes_read_its_images(encoded: Pairs,
 def test_distill_options__are_those_of_the_shared_training() -> None:
     words = dict(zip(DISTILL[1::2], DISTILL[2::2], strict=True))
     assert {name[2:].replace("-", "_"): value for name, value in words.items()} == OPTIONS
+
+
+def test_join__is_refused_where_the_work_cannot_be_shared() -> None:
+    with pytest.raises(ProtoRKDError, match=r"distill\(\) must be called without join, for its work cannot be shared"):
+        protorkd.distill(join=True)

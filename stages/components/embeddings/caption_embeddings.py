@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from pipeline.log import log
 from pipeline.progress import progress
 from pipeline.stage import Context, Input
 from pipeline.store.draft import Draft
+from pipeline.store.shards import Facts, ShardQueue
 from stages.components.compute.background import prefetch, write_behind
 from stages.components.embeddings.reused_captions import find_known_captions
 from stages.components.embeddings.reused_rows import ReusedRows
@@ -103,44 +104,53 @@ def write_caption_embeddings(
         draft.path, rows=len(captions), dim=dim, dtype=recipe.embedding_dtype, shard_rows=shard_rows
     )
     draft.adopt(f"{ARRAY_NAME}/zarr.json")
-    writer = _Writer(embeddings, draft)
-    missing = []
-    for shard in embeddings.shards():
-        values = embeddings.read_sound(shard) if draft.is_whole(shard.path) else None
-        if values is None:
-            missing.append(shard)
-        else:
-            writer.count_zeros(values)
-    resumed = len(captions) - sum(shard.stop - shard.start for shard in missing)
+    shards = list(embeddings.shards())
 
-    def prepare(shard: Shard) -> _Prepared:
+    def look(number: int) -> Facts | None:
+        values = embeddings.read_sound(shards[number])
+        return None if values is None else {"zero": _count_zeros(values), "resumed": len(values)}
+
+    queue = draft.shards([(shard.path,) for shard in shards], look)
+    writer = _Writer(embeddings, queue, nearness=loaded.nearness if loaded else {})
+
+    def prepare(number: int) -> _Prepared:
+        shard = shards[number]
         rows = np.arange(shard.start, shard.stop)
         if known is not None:
             rows = rows[~known.is_known[rows]]
         chosen = captions.take(pa.array(rows))
         batches = loaded.tokenize(chosen, batch_tokens=batch_tokens) if loaded and rows.size else []
-        return _Prepared(shard, rows, chosen, batches)
+        return _Prepared(number, shard, rows, chosen, batches)
 
-    encoded = num_cut = 0
+    stand = sum(facts["resumed"] for facts in queue.facts.values())
     with (
-        progress("encoding captions", total=len(captions), unit="captions", done=resumed) as advance,
+        progress("encoding captions", total=len(captions), unit="captions", done=stand) as advance,
         write_behind(writer.write) as write,
         loaded or contextlib.nullcontext(),
     ):
-        for prepared in prefetch(prepare, missing):
-            fresh = loaded.start(prepared.batches, advance=advance) if loaded and prepared.batches else None
-            write(prepared, fresh, known=known)
-            advance(prepared.shard.stop - prepared.shard.start - len(prepared.rows))
-            encoded += len(prepared.rows)
-            num_cut += sum(batch.num_cut for batch in prepared.batches)
+        for numbers in queue.rounds():
+            for prepared in prefetch(prepare, numbers):
+                fresh = loaded.start(prepared.batches, advance=advance) if loaded and prepared.batches else None
+                write(prepared, fresh, known=known)
+                advance(prepared.shard.stop - prepared.shard.start - len(prepared.rows))
+            write.settle()
+    return _summed_up(queue.facts.values(), len(captions), loaded)
+
+
+def _summed_up(facts: Collection[Facts], num_captions: int, loaded: "Teacher | None") -> WrittenCaptions:
+    """Sum up what was done in all shards, by this process and by others."""
+    encoded, resumed, zero, num_cut = (
+        sum(each.get(name, 0) for each in facts) for name in ("encoded", "resumed", "zero", "cut")
+    )
+    nearness = loaded.nearness if loaded else next((each["nearness"] for each in facts if "nearness" in each), {})
     return WrittenCaptions(
-        captions=len(captions),
+        captions=num_captions,
         encoded_captions=encoded,
-        reused_captions=len(captions) - resumed - encoded,
+        reused_captions=num_captions - resumed - encoded,
         resumed_captions=resumed,
-        zero_captions=writer.num_zero,
+        zero_captions=zero,
         cut_captions=num_cut,
-        metrics=(loaded.nearness if loaded else {}) | _tell_cut(num_cut, encoded, loaded),
+        metrics=nearness | _tell_cut(num_cut, encoded, loaded),
     )
 
 
@@ -171,7 +181,8 @@ class _Prepared:
     """The captions of a shard that the teacher has to embed.
 
     Args:
-        shard: Shard that they belong to.
+        number: Number of the shard that they belong to.
+        shard: That shard.
         captions: Captions without a known embedding, in row order.
         batches: The same captions, tokenized.
 
@@ -179,6 +190,7 @@ class _Prepared:
         rows: (captions,), int64: rows of the captions in the whole array.
     """
 
+    number: int
     shard: Shard
     rows: NDArray[np.int64]
     captions: pa.Array
@@ -190,15 +202,10 @@ class _Prepared:
 
 
 class _Writer:
-    """Writes shards, one at a time, and counts the zero vectors in them."""
+    """Writes shards, one at a time, with the facts of each."""
 
-    def __init__(self, embeddings: EmbeddingArray, draft: Draft) -> None:
-        self._embeddings = embeddings
-        self._draft = draft
-        self.num_zero = 0
-
-    def count_zeros(self, values: NDArray[Any]) -> None:
-        self.num_zero += int(np.count_nonzero(~values.any(axis=1)))
+    def __init__(self, embeddings: EmbeddingArray, queue: ShardQueue, *, nearness: dict[str, float]) -> None:
+        self._embeddings, self._queue, self._nearness = embeddings, queue, nearness
 
     def write(
         self,
@@ -218,8 +225,13 @@ class _Writer:
                 fresh(), self._embeddings.dtype, model="teacher", noun="caption", name=prepared.name
             )
         self._embeddings.write(shard, values)
-        self._draft.adopt(shard.path)
-        self.count_zeros(values)
+        num_cut = sum(batch.num_cut for batch in prepared.batches)
+        facts = {"zero": _count_zeros(values), "encoded": len(prepared.rows), "cut": num_cut}
+        self._queue.finish(prepared.number, facts | ({"nearness": self._nearness} if self._nearness else {}))
+
+
+def _count_zeros(values: NDArray[Any]) -> int:
+    return int(np.count_nonzero(~values.any(axis=1)))
 
 
 def load_teacher(

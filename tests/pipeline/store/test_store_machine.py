@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from toy_stage import CHILD, TOY, ChildInputs, NoOptions, ToyInputs, ToyParams, ToyRuntime
 
 from data_schemas.errors import ProtoRKDError
-from pipeline import runner
+from pipeline import claim
 from pipeline.commands.artifacts import artifact_problems, gc, status, verify
 from pipeline.runner import run_stage
 from pipeline.stage import Context
@@ -90,7 +90,7 @@ class StoreMachine(RuleBasedStateMachine):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(target, name, cut)
             if name == "publish":
-                patch.setattr(runner, name, cut)
+                patch.setattr(claim, name, cut)
             try:
                 self.run_toy(scale, force=force)
             except Cut:

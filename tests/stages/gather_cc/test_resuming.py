@@ -101,7 +101,7 @@ def test_stopped__call_ends_in_seconds_and_says_how_to_go_on(
     begin = time.monotonic()
     _, said = process.communicate(timeout=10)
     assert time.monotonic() - begin < 5
-    assert process.returncode == 1
+    assert process.returncode == 75
     assert "Traceback" not in said
     assert said.endswith("what is whole is kept. Run the same command again to go on.\n")
     written_down = len(read_outcomes(tmp_path / "out"))
