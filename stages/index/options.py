@@ -52,8 +52,8 @@ class IndexParams:
     )
     seed: int = option(0, help="Seed of the lists.", check=NOT_NEGATIVE)
     calibrate: str = calibrate_option(
-        "query-bank: take off each image's scores how near it is to every caption of its student's training; queries "
-        "end in 1 then.",
+        "Calibration of images' scores; query-bank takes off each image's how near it is to every caption of its "
+        "student's training, and queries end in 1 then.",
         choices=(NONE, QUERY_BANK),
     )
 

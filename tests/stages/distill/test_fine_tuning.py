@@ -119,7 +119,19 @@ def test_distill__goes_on_with_the_noise_that_the_head_was_trained_with(
 ) -> None:
     rows = np.random.default_rng(0).normal(size=(len(encoded.images), 64)).astype(np.float16)
     features = make_features(opened.root, encoded.images, rows, backbone=backbone)
-    train = ("distill", "--features", features.path, "--device", "cpu", "--batch-size", 8, "--epochs", 1)
+    train = (
+        "distill",
+        "--preset",
+        "plain",
+        "--features",
+        features.path,
+        "--device",
+        "cpu",
+        "--batch-size",
+        8,
+        "--epochs",
+        1,
+    )
     noisy, plain = run_cli(*train, "--feature-noise", 0.5), run_cli(*train)
 
     def tuned(student: dict[str, Any], *words: object) -> tuple[float, str]:

@@ -39,7 +39,21 @@ SYNCED = (
 )
 # Neither noise nor dropout, which each process draws for its own part of a batch.
 HEAD = (
-    *("distill", "--batch-size", 8, "--warmup-steps", 0, "--device", "cpu", "--precision", "fp32", "--epochs", 2),
+    *(
+        "distill",
+        "--preset",
+        "plain",
+        "--batch-size",
+        8,
+        "--warmup-steps",
+        0,
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--epochs",
+        2,
+    ),
     *("--head", "mlp", "--head-width", 12, "--sync-batchnorm", "--validation-fraction", 0.2, "--eps", 0.01),
     *("--loss", "infonce=1", "--loss", "siglip=0.1", "--loss", "structure=1", "--balance", 0.5),
     *("--loss-option", "infonce.merge-images=true", "--loss-option", "siglip.spare-above=0.9"),

@@ -5,6 +5,7 @@ import torch
 from task_sets import class_set, embeddings, retrieval_set
 from torch import Tensor
 
+from data_schemas.calibration import QUERY_BANK, Calibration, MixedScores, QueryBank, ScoreLevels
 from pipeline.stage import Input
 from stages.evaluate.embeddings.cached_embeddings import ImageEmbeddings
 from stages.evaluate.sets.scored_pairs import ScoredPairs
@@ -29,8 +30,14 @@ class _Embeddings:
     def images(self, images: Input) -> ImageEmbeddings:
         return embeddings(self.tables[images.digest], features=self.tables[images.digest].flip(1))
 
-    def captions(self, captions: tuple[str, ...]) -> Tensor:
+    def captions(self, captions: tuple[str, ...], *, prompt: str | None = None) -> Tensor:
+        assert prompt is None
         return torch.randn(len(captions), 6, generator=torch.Generator().manual_seed(len(captions)))
+
+    def calibration(self, kind: str) -> Calibration:
+        bank = torch.nn.functional.normalize(self.captions(("a",) * 5)).numpy()
+        images, captions = ScoreLevels(0.1, 0.2), ScoreLevels(0.2, 0.5)
+        return QueryBank(bank, 0.05) if kind == QUERY_BANK else MixedScores(images, captions, captions, images)
 
 
 class _Scored:
@@ -44,7 +51,7 @@ def test_task__writes_an_entry_under_its_name(task: str) -> None:
     classes, tables = class_set()
     embeddings = _Embeddings({**tables, "": images})
     measured_set: Any = classes
-    if task in ("retrieval", "geometry", "neighbourhoods"):
+    if task in ("retrieval", "query_bank", "mixed", "geometry", "neighbourhoods"):
         measured_set = pairs
     elif task == "sts":
         measured_set = _Scored()
@@ -55,6 +62,8 @@ def test_task__writes_an_entry_under_its_name(task: str) -> None:
     assert all(outcomes.set_name == measured_set.name for outcomes in measured.outcomes)
     assert {outcomes.task for outcomes in measured.outcomes} == {
         "retrieval": {"text_to_image", "image_to_text"},
+        "query_bank": {"query_bank/text_to_image", "query_bank/image_to_text"},
+        "mixed": {"mixed/raw", "mixed/calibrated"},
         **{name: {name} for name in SETTINGS},
     }.get(task, set())
 
