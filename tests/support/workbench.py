@@ -65,12 +65,18 @@ class Cli:
         values: dict[str, Any] = json.loads(line)
         return values
 
-    def fails(self, *args: object) -> str:
-        """Run a command that must end in a user's error; return its message."""
+    def fails(self, *args: object, status: int = 1) -> str:
+        """Run a command that must end in a user's error, or with another status; return its message."""
         result = self.run(*args)
-        assert result.exit_code == 1, result.output
+        assert result.exit_code == status, result.output
         assert "Traceback" not in result.output
         return result.stderr
+
+    def stops(self, *args: object) -> str:
+        """Run a command that must end because it was asked to stop; return its message."""
+        from cli import STOPPED_STATUS
+
+        return self.fails(*args, status=STOPPED_STATUS)
 
     def run(self, *args: object) -> Result:
         """Run a command; an exception that is no user's error comes through."""

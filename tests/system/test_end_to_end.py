@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from workbench import DISTILL, Cli, Pairs, counted_captions, wait_for
 
+from cli import STOPPED_STATUS
+
 ROOT = Path(__file__).parents[2]
 KILL_TIMEOUT_S = 240
 LONG = (*DISTILL, "--epochs", 8, "--save-every-minutes", 1e-9)
@@ -53,14 +55,14 @@ def test_distill__that_is_killed_again_and_again_ends_with_the_same_digest(
 
 
 @slow
-def test_distill__that_is_asked_to_stop_exits_with_status_1_and_goes_on_later(
+def test_distill__that_is_asked_to_stop_exits_with_a_status_of_its_own_and_goes_on_later(
     start: Any, undisturbed_long: dict[str, Any], run_cli: Cli
 ) -> None:
     process = start(*LONG)
     wait_for(process, run_cli.store, "distill/.draft-*/state/latest.safetensors")
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=KILL_TIMEOUT_S)
-    assert process.returncode == 1
+    assert process.returncode == STOPPED_STATUS
     assert "distill was asked to stop and did" in stderr
     assert "Traceback" not in stderr
     assert run_cli(*LONG)["digest"] == undisturbed_long["digest"]

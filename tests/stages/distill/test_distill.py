@@ -168,7 +168,7 @@ def test_run__begins_nothing_more_after_a_training_that_was_asked_to_stop(
     )
     (tmp_path / "run.yaml").write_text(f"distill: {options}\nsweep: {{distill: {{seed: [0, 1]}}}}\n")
     with at_step(1, lambda: signal.raise_signal(signal.SIGINT)):
-        message = run_cli.fails("run", tmp_path / "run.yaml")
+        message = run_cli.stops("run", tmp_path / "run.yaml")
     assert "distill was asked to stop and did" in message
     assert len(list((store / "distill").glob(".draft-*"))) == 1
 
@@ -181,7 +181,7 @@ def test_run__begins_nothing_more_where_a_training_is_asked_to_stop_at_its_last_
     )
     (tmp_path / "run.yaml").write_text(f"distill: {options}\nsweep: {{distill: {{seed: [0, 1]}}}}\n")
     with at_step(2, lambda: signal.raise_signal(signal.SIGTERM)):
-        message = run_cli.fails("run", tmp_path / "run.yaml")
+        message = run_cli.stops("run", tmp_path / "run.yaml")
     assert "Asked to stop, and did, before distill began. Run the same command again" in message
     assert len(list((store / "distill").glob("[!.]*"))) == 1  # it was whole
 
@@ -198,7 +198,7 @@ def test_distill__saves_where_no_batch_comes_and_a_stop_is_asked_for(
 
     with monkeypatch.context() as patch:
         patch.setattr(ExampleImages, "batches", stalling)
-        message = run_cli.fails(*DISTILL)
+        message = run_cli.stops(*DISTILL)
     assert "distill was asked to stop and did, after step 1 of 6." in message
     assert "going on from step 1" in run_cli.run(*DISTILL).stderr
 
@@ -209,7 +209,7 @@ def test_distill__saves_and_says_so_when_asked_to_stop(
 ) -> None:
     before = signal.getsignal(number)
     with at_step(1, lambda: signal.raise_signal(number)):
-        message = run_cli.fails(*DISTILL)
+        message = run_cli.stops(*DISTILL)
     assert "distill was asked to stop and did, after step 2 of 6." in message
     assert signal.getsignal(number) == before
     steps: list[int] = []
