@@ -1,15 +1,33 @@
 """The inputs of a stage once identified: a dataclass of `Input` fields, and the keys that they are hashed under."""
 
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pipeline.stage import Input
+from pipeline.stage import Context, Input
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _KEY = "hashed as"
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Identified(Generic[S]):
+    """The inputs of a stage that others ask for on their way, and have identified already.
+
+    Args:
+        sources: The stage's dataclass of identified inputs.
+    """
+
+    sources: S
+
+
+def take_identified(inputs: Identified[S], _params: object, _context: Context) -> S:
+    """Return what the asking stage has identified: the ``identify`` of such a stage."""
+    return inputs.sources
 
 
 def hashed_as(key: str) -> Mapping[str, str]:

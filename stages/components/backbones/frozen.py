@@ -11,6 +11,7 @@ from pipeline.fingerprint import hash_json
 from pipeline.options.declaration import option
 from pipeline.peers import fail_together
 from pipeline.runner import run_within
+from pipeline.sources import Identified, take_identified
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
@@ -33,11 +34,6 @@ class BackboneParams:
 @dataclass(frozen=True)
 class _Sources:
     weights: Input[BackboneSource]
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    sources: _Sources
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,7 @@ def make_backbone(params: BackboneParams, weights: Input[BackboneSource], contex
     """
     from stages.components.backbones.registry import portable_name
 
-    inputs = _Inputs(_Sources(weights))
+    inputs = Identified(_Sources(weights))
     params = replace(params, name=portable_name(params.name))
     artifact = run_within(BACKBONE, params=params, inputs=inputs, runtime=_Runtime(), context=context).artifact
     with fail_together(context.peers):
@@ -168,18 +164,14 @@ def _run(params: BackboneParams, sources: _Sources, out: Draft, runtime: _Runtim
     return Result(counts={"parameters": sum(tensor.numel() for tensor in tensors.values())})
 
 
-def _identify(inputs: _Inputs, _params: BackboneParams, _context: Context) -> _Sources:
-    return inputs.sources
-
-
 BACKBONE = Stage(
     name="backbone",
     version=1,
     summary="Keep the weights of a frozen backbone.",
     params=BackboneParams,
-    inputs=_Inputs,
+    inputs=Identified,
     runtime=_Runtime,
-    identify=_identify,
+    identify=take_identified,
     run=_run,
     quiet=True,
 )

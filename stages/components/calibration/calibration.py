@@ -8,7 +8,7 @@ from data_schemas.errors import ProtoRKDError
 from pipeline.fingerprint import fingerprint
 from pipeline.options.declaration import option
 from pipeline.runner import run_within
-from pipeline.sources import hashed_inputs
+from pipeline.sources import Identified, hashed_inputs, take_identified
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store.draft import Draft
 from pipeline.store.store import Artifact
@@ -40,11 +40,6 @@ class _Sources:
     student: Input[StudentWeights] | None = None
     images: Input[None] | None = None
     features: Input[None] | None = None
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    sources: _Sources
 
 
 @dataclass(frozen=True)
@@ -116,7 +111,7 @@ def make_calibration(
     Raises:
         ProtoRKDError: what it is computed from is gone.
     """
-    inputs, context = _Inputs(source.sources), replace(context, force=False)
+    inputs, context = Identified(source.sources), replace(context, force=False)
     outcome = run_within(CALIBRATION, params=source.params, inputs=inputs, runtime=runtime, context=context)
     outcome.require_whole()
     return read_calibration(outcome.artifact.path), outcome.artifact.record.digest
@@ -182,17 +177,13 @@ def _find(stage: str, wanted: Input[None], kind: str, context: Context) -> Artif
     return context.store.fetch(made)
 
 
-def _identify(inputs: _Inputs, _params: _Params, _context: Context) -> _Sources:
-    return inputs.sources
-
-
 CALIBRATION = Stage(
     name="calibration",
     version=1,
     summary="Make the scores of a student comparable, from its training data.",
     params=_Params,
-    inputs=_Inputs,
+    inputs=Identified,
     runtime=CalibrationRuntime,
-    identify=_identify,
+    identify=take_identified,
     run=_run,
 )

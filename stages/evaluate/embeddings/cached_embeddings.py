@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 from data_schemas.embedding_array import EmbeddingArray
 from data_schemas.manifest import Rejection
@@ -11,6 +11,7 @@ from pipeline.fingerprint import hash_json
 from pipeline.options.declaration import option
 from pipeline.peers import fail_together
 from pipeline.runner import StageOutcome, run_within
+from pipeline.sources import Identified, take_identified
 from pipeline.stage import Context, Distributed, Input, Result, Stage
 from pipeline.store.draft import Draft
 from stages.components.compute.torchrun import join_torchrun
@@ -68,16 +69,6 @@ class _CaptionSources:
     teacher: Input[TeacherSource | VectorSource]
 
 
-S = TypeVar("S", _ImageSources, _CaptionSources)
-
-
-@dataclass(frozen=True)
-class _Inputs(Generic[S]):
-    """Sources that the calling stage has already identified."""
-
-    sources: S
-
-
 @dataclass(frozen=True)
 class _ImageParams:
     """How the student's matrix products are rounded; all else that shapes embeddings is part of the student."""
@@ -133,7 +124,7 @@ def embed_images(
     import safetensors.torch
 
     params = _ImageParams("" if isinstance(student.value, VectorSource) else precision)
-    inputs = _Inputs(_ImageSources(student=student, images=images))
+    inputs = Identified(_ImageSources(student=student, images=images))
     outcome = run_within(IMAGE_EMBEDDINGS, params=params, inputs=inputs, runtime=runtime, context=context)
     _require_whole(outcome, context)
     tensors = safetensors.torch.load_file(outcome.artifact.path / _FEATURES_NAME)
@@ -169,7 +160,7 @@ def embed_captions(
     distinct, places = distinct_captions(captions)
     params = _CaptionParams(**recipe.as_dict())
     sources = _CaptionSources(captions=Input(digest=hash_json(distinct.to_pylist()), value=distinct), teacher=teacher)
-    inputs = _Inputs(sources)
+    inputs = Identified(sources)
     outcome = run_within(CAPTION_EMBEDDINGS, params=params, inputs=inputs, runtime=runtime, context=context)
     _require_whole(outcome, context)
     embeddings = EmbeddingArray.open(outcome.artifact.path)
@@ -269,18 +260,14 @@ def _require_whole(outcome: StageOutcome, context: Context) -> None:
             outcome.require_whole()
 
 
-def _identify(inputs: _Inputs[S], _params: object, _context: Context) -> S:
-    return inputs.sources
-
-
 IMAGE_EMBEDDINGS = Stage(
     name="image-embeddings",
     version=3,
     summary="Embed the images of a set with a student.",
     params=_ImageParams,
-    inputs=_Inputs,
+    inputs=Identified,
     runtime=FeatureRuntime,
-    identify=_identify,
+    identify=take_identified,
     run=_embed_images,
     distributed=Distributed(join_torchrun, fails_together=True),
 )
@@ -290,9 +277,9 @@ CAPTION_EMBEDDINGS = Stage(
     version=1,
     summary="Embed the captions or prompts of a set with the teacher.",
     params=_CaptionParams,
-    inputs=_Inputs,
+    inputs=Identified,
     runtime=FeatureRuntime,
-    identify=_identify,
+    identify=take_identified,
     run=_embed_captions,
 )
 

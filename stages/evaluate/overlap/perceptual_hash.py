@@ -16,6 +16,7 @@ from data_schemas.files import write_atomic
 from pipeline.fingerprint import hash_json
 from pipeline.progress import progress
 from pipeline.runner import run_stage
+from pipeline.sources import Identified, take_identified
 from pipeline.stage import Context, Input, Result, Stage
 from pipeline.store.draft import Draft
 from stages.components.images.decoding import ImageRejected
@@ -89,7 +90,7 @@ def hash_images(images: Input[ImageSet], *, workers: int, context: Context) -> I
     outcome = run_stage(
         IMAGE_HASHES,
         params=_NoParams(),
-        inputs=_Inputs(_Sources(images=distinct)),
+        inputs=Identified(_Sources(images=distinct)),
         runtime=HashRuntime(workers),
         context=context,
     )
@@ -135,13 +136,6 @@ _COSINES, _WAVES = _cosines(), _longest_waves()
 
 
 @dataclass(frozen=True)
-class _Inputs:
-    """Sources that the calling stage has already identified."""
-
-    sources: "_Sources"
-
-
-@dataclass(frozen=True)
 class _Sources:
     """Images to hash."""
 
@@ -158,10 +152,6 @@ class HashRuntime:
     """How many threads read images."""
 
     workers: int
-
-
-def _identify(inputs: _Inputs, _params: object, _context: Context) -> _Sources:
-    return inputs.sources
 
 
 def _hash_images(params: _NoParams, sources: _Sources, out: Draft, runtime: HashRuntime, context: Context) -> Result:
@@ -213,8 +203,8 @@ IMAGE_HASHES = Stage(
     version=1,
     summary="Hash the images of a set, to find those that another set has, too.",
     params=_NoParams,
-    inputs=_Inputs,
+    inputs=Identified,
     runtime=HashRuntime,
-    identify=_identify,
+    identify=take_identified,
     run=_hash_images,
 )
