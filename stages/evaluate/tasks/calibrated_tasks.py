@@ -8,7 +8,7 @@ from torch import Tensor
 from data_schemas.calibration import MIXED, QUERY_BANK, MixedScores, QueryBank, ScoreMap
 from data_schemas.per_query_results import QueryResults
 from stages.components.calibration.extended_vectors import TEXT, extend_images
-from stages.components.metrics.retrieval import score_standings
+from stages.components.metrics.retrieval import RetrievalStandings, score_standings
 from stages.components.metrics.unit_rows import STUDENT_REMEDY, TEACHER_REMEDY, unit_rows
 from stages.evaluate.embeddings.cached_embeddings import ImageEmbeddings
 from stages.evaluate.metrics.mixed_index import MixedStandings, mixed_standings
@@ -33,7 +33,7 @@ def query_bank(
     images: ImageEmbeddings,
     embed_captions: EmbedCaptions,
     *,
-    embed_queries: EmbedCaptions,
+    embed_queries: EmbedCaptions | None,
     calibration: QueryBank,
     seed: int,
     num_resamples: int,
@@ -46,7 +46,8 @@ def query_bank(
         retrieval_set: The set to measure on.
         images: Embeddings of the set's images.
         embed_captions: Gives one embedding per caption, in order.
-        embed_queries: Gives one embedding per caption that looks for its image.
+        embed_queries: Gives one embedding per caption that looks for its image; None where captions are embedded
+            alike both ways.
         calibration: The bank.
         seed: Seed of the resamples.
         num_resamples: Number of resamples for the intervals.
@@ -55,17 +56,16 @@ def query_bank(
         ProtoRKDError: an embedding is NaN or infinite.
     """
     rows = captioned_rows(retrieval_set, images, embed_captions)
-    queries = captioned_rows(retrieval_set, images, embed_queries)
     extended = torch.from_numpy(extend_images(_unit_images(rows).numpy(), calibration))
-    directions = [
-        score_standings(
-            images=extended,
-            captions=torch.nn.functional.pad(_unit_captions(each), (0, 1), value=1.0),
-            caption_image=rows.caption_image,
-        )
-        for each in (rows, queries)
-    ]
-    standings = directions[0]._replace(text_to_image=directions[1].text_to_image)
+
+    def compare(captions: CaptionedRows) -> RetrievalStandings:
+        queries = torch.nn.functional.pad(_unit_captions(captions), (0, 1), value=1.0)
+        return score_standings(images=extended, captions=queries, caption_image=rows.caption_image)
+
+    standings = compare(rows)
+    if embed_queries is not None:
+        queries = captioned_rows(retrieval_set, images, embed_queries)
+        standings = standings._replace(text_to_image=compare(queries).text_to_image)
     measured = report_standings(
         retrieval_set,
         images,
@@ -84,7 +84,7 @@ def mixed(
     images: ImageEmbeddings,
     embed_captions: EmbedCaptions,
     *,
-    embed_queries: EmbedCaptions,
+    embed_queries: EmbedCaptions | None,
     calibration: MixedScores,
     seed: int,
     num_resamples: int,
@@ -99,7 +99,7 @@ def mixed(
         ProtoRKDError: an embedding is NaN or infinite.
     """
     rows = captioned_rows(retrieval_set, images, embed_captions)
-    queries = captioned_rows(retrieval_set, images, embed_queries)
+    queries = rows if embed_queries is None else captioned_rows(retrieval_set, images, embed_queries)
     entry = captioned_entry(retrieval_set, images, rows, task="mixed")
     entry |= {"headline": f"calibrated/own_image@{_FIRST}", "metrics": {}, "intervals": {}, "chance": {}}
     outcomes = []

@@ -39,6 +39,17 @@ class Embeddings(Protocol):
         """Find or make a calibration of the student's scores."""
 
 
+def _queries(embeddings: Embeddings, prompt: str | None) -> caption_tasks.EmbedCaptions | None:
+    """Return what embeds captions that look for their image; None where that is what embeds captions."""
+    return None if prompt is None else partial(embeddings.captions, prompt=prompt)
+
+
+def _noting(query_prompt: str | None, measured: TaskResult) -> TaskResult:
+    return (
+        measured if query_prompt is None else replace(measured, entry=measured.entry | {"query_prompt": query_prompt})
+    )
+
+
 def _retrieval(
     retrieval_set: RetrievalSet,
     embeddings: Embeddings,
@@ -51,12 +62,11 @@ def _retrieval(
         retrieval_set,
         embeddings.images(retrieval_set.images),
         embeddings.captions,
-        embed_queries=None if query_prompt is None else partial(embeddings.captions, prompt=query_prompt),
+        embed_queries=_queries(embeddings, query_prompt),
         seed=seed,
         num_resamples=num_resamples,
     )
-    noted = {} if query_prompt is None else {"query_prompt": query_prompt}
-    return replace(measured, entry=measured.entry | noted)
+    return _noting(query_prompt, measured)
 
 
 def _calibrated(
@@ -72,13 +82,12 @@ def _calibrated(
         retrieval_set,
         embeddings.images(retrieval_set.images),
         embeddings.captions,
-        embed_queries=partial(embeddings.captions, prompt=query_prompt),
+        embed_queries=_queries(embeddings, query_prompt),
         calibration=embeddings.calibration(kind),
         seed=seed,
         num_resamples=num_resamples,
     )
-    noted = {} if query_prompt is None else {"query_prompt": query_prompt}
-    return replace(measured, entry=measured.entry | noted)
+    return _noting(query_prompt, measured)
 
 
 def _geometry(retrieval_set: RetrievalSet, embeddings: Embeddings, *, seed: int, num_resamples: int) -> TaskResult:
