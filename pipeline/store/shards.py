@@ -38,13 +38,10 @@ class ShardQueue(Protocol):
 
     facts: dict[int, Facts]
 
-    def rounds(self, *, at_most: int = 0) -> Iterator[Iterable[int]]:
+    def rounds(self) -> Iterator[Iterable[int]]:
         """Yield rounds of shards to write, until all are whole.
 
         A round's shards are all finished before the next round is asked for.
-
-        Args:
-            at_most: Most shards in one round, of a run that shares them with others; 0 is any number.
         """
 
     def finish(self, number: int, facts: Facts) -> None:
@@ -72,7 +69,7 @@ class OwnShards:
             if facts is not None:
                 self.facts[number] = facts
 
-    def rounds(self, *, at_most: int = 0) -> Iterator[Iterable[int]]:  # noqa: ARG002 - nobody else wants any
+    def rounds(self) -> Iterator[Iterable[int]]:
         """Yield all missing shards, once."""
         yield [number for number in range(len(self._files)) if number not in self.facts]
 
@@ -196,7 +193,7 @@ class JointShards:
         first = uuid.uuid4().int % max(len(files), 1)  # so that who begins together rarely meets
         self._order = [*range(first, len(files)), *range(first)]
 
-    def rounds(self, *, at_most: int = 0) -> Iterator[Iterable[int]]:
+    def rounds(self) -> Iterator[Iterable[int]]:
         """Yield rounds of claimed shards; at the end all are whole, and this process alone may commit.
 
         Raises:
@@ -204,7 +201,7 @@ class JointShards:
             ProtoRKDError: a shard that another process made is not as it was written, or the place fails.
         """
         while True:
-            yield self._claimed(at_most or len(self._files))
+            yield self._claimed()
             if self._wait():
                 break
         self._collect()
@@ -219,7 +216,7 @@ class JointShards:
         self.facts[number] = facts
         self._done.add(number)
 
-    def _claimed(self, at_most: int) -> Iterator[int]:
+    def _claimed(self) -> Iterator[int]:
         """Claim shards, each when it is asked for."""
         for number in self._order:
             name = f"shard-{number}"
@@ -234,9 +231,6 @@ class JointShards:
                 self._done.add(number)
             elif not self._take_left(number):
                 yield number
-                at_most -= 1
-                if not at_most:
-                    return
 
     def _wait(self) -> bool:
         """Wait until there is something to claim; true where all is done and this process has to commit."""
