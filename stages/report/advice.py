@@ -131,8 +131,8 @@ def _repeated(report: Report) -> Advice | None:
     return Advice(
         LOOK,
         f"{share(100 * repeated)} % of the pairs share their caption word for word",
-        "In one batch they are each other's negatives. Have equal captions share the target (merge_duplicates of "
-        "infonce), or use them as labels (unicl).",
+        "In one batch they are each other's negatives. Have equal captions share the target (--loss-option "
+        "infonce.merge-duplicates=true), or use them as labels (--loss unicl=1).",
     )
 
 
